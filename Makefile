@@ -1,0 +1,29 @@
+# On a fresh machine with Python 3.11 or later, each target first makes the virtual environment that it needs.
+
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+
+.PHONY: venv demo test lint check
+
+venv: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[test,dev]'
+	touch $@
+
+# A private classifier of handwritten digits at ε = 2, in a run directory of its own.
+demo: $(INSTALLED)
+	$(VENV)/bin/dpvision train bundled:digits --epsilon 2 --test bundled:digits \
+		--out runs/demo-$$(date +%Y%m%d-%H%M%S)
+
+test: $(INSTALLED)
+	$(VENV)/bin/python -m pytest
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+check: lint test

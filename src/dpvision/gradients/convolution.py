@@ -1,0 +1,128 @@
+"""Per-example weight gradients of convolutions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dpvision.gradients.per_example import Factored, Instantiated, PerExample, ghost_is_cheaper, widened
+
+# Multiplications per example under which one convolution call per example costs more to start than to run (CPU).
+SMALL_CONVOLUTION = 2_000_000
+
+
+def convolution_gradient(
+    layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int, ghost: bool
+) -> PerExample:
+    """The gradients of ``weight`` in ``layer(x)``, an ``nn.Conv*d`` or ``nn.ConvTranspose*d`` with zero padding.
+
+    x: ``[B·K, C_in, …]``; g: ``[B·K, C_out, …]`` → ``[B, *weight.shape]``, instantiated or as factors.
+    """
+    x = x.to(g.dtype)
+    if layer.transposed or x.ndim != 4:
+        return Instantiated(one_by_one(layer, weight, x, g, examples))
+    kernel = weight[0, 0].numel()
+    positions = g[0, 0].numel() * (len(g) // examples)
+    inputs, outputs = weight.shape[1] * kernel, weight.shape[0]
+    # Ghost sums are of float32 operands only: rounding scaled gradients to bfloat16 would move them from the norm that was taken.
+    if (
+        ghost
+        and layer.groups == 1
+        and g.dtype != torch.bfloat16
+        and ghost_is_cheaper(positions, inputs, outputs)
+    ):
+        return Factored(
+            x=x.unflatten(0, (examples, -1)),
+            g=g.unflatten(0, (examples, -1)),
+            factors=lambda x, g: (
+                unfolded(layer, x.flatten(0, 1)).reshape(examples, -1, inputs),
+                _channels_last(g.flatten(0, 1)).reshape(examples, -1, outputs),
+            ),
+            combine=lambda x, g: _backward(layer, weight, x.flatten(0, 1), g.flatten(0, 1)),
+            form=lambda x, g: one_by_one(layer, weight, x.flatten(0, 1), g.flatten(0, 1), examples),
+        )
+    cheap_to_start = x.device.type == "cpu" and positions * inputs * outputs > SMALL_CONVOLUTION
+    method = one_by_one if cheap_to_start else by_patches
+    return Instantiated(method(layer, weight, x, g, examples))
+
+
+def one_by_one(layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int) -> Tensor:
+    """One library call per example, its K views being the minibatch: on a CPU as fast as the summed gradient."""
+    found = weight.new_empty((examples, *weight.shape), dtype=widened(g[:0]).dtype)
+    for each, x_views, g_views in zip(found, x.chunk(examples), g.chunk(examples), strict=True):
+        each.copy_(_backward(layer, weight, x_views, g_views))
+    return found
+
+
+def by_patches(layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int) -> Tensor:
+    """One batched matrix product of the output gradients with the input patches they saw (2-D, not transposed)."""
+    groups, outputs = layer.groups, weight.shape[0]
+    patches = unfolded(layer, x)  # [B·K, L, kernel, C_in]
+    kernel = patches.shape[2]
+    # → [B, groups, K·L, kernel · C_in/groups]
+    patches = patches.reshape(examples, -1, kernel, groups, weight.shape[1]).movedim(3, 1).flatten(3)
+    b = (
+        _channels_last(g).reshape(examples, -1, groups, outputs // groups).movedim(2, 1)
+    )  # [B, groups, K·L, C_out/groups]
+    product = torch.matmul(b.mT, patches)  # [B, groups, C_out/groups, kernel · C_in/groups]
+    by_channel = product.reshape(
+        examples, outputs, kernel, weight.shape[1]
+    ).mT  # [B, C_out, C_in/groups, kernel]
+    return widened(by_channel.reshape(examples, *weight.shape))
+
+
+def unfolded(layer: Any, x: Tensor) -> Tensor:
+    """``[N, C, H, W] -> [N, L, kH·kW, C]``: the patch that each of the L output positions sees.
+
+    With channels last a row of a patch is contiguous in memory, so that the copy runs at memory speed (F.unfold's does not).
+    """
+    top, left, bottom, right = _padding(layer)
+    x = F.pad(_channels_last(x), (0, 0, left, right, top, bottom)).contiguous()
+    (count, height, width, channels), (sn, sh, sw, sc) = x.shape, x.stride()
+    (kh, kw), (dh, dw), (th, tw) = layer.kernel_size, layer.dilation, layer.stride
+    out_h, out_w = (height - dh * (kh - 1) - 1) // th + 1, (width - dw * (kw - 1) - 1) // tw + 1
+    windows = x.as_strided(
+        (count, out_h, out_w, kh, kw, channels), (sn, sh * th, sw * tw, sh * dh, sw * dw, sc)
+    )
+    return windows.reshape(count, out_h * out_w, kh * kw, channels)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1)
+
+
+def _padding(layer: Any) -> tuple[int, int, int, int]:
+    """top, left, bottom, right. "same" puts the odd row or column at the end, as the forward does."""
+    if layer.padding == "valid":
+        return 0, 0, 0, 0
+    if layer.padding == "same":
+        total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        return total[0] // 2, total[1] // 2, total[0] - total[0] // 2, total[1] - total[1] // 2
+    vertical, horizontal = layer.padding
+    return vertical, horizontal, vertical, horizontal
+
+
+def _backward(layer: Any, weight: Tensor, x: Tensor, g: Tensor) -> Tensor:
+    """The weight's gradient, summed over the rows of ``x`` and ``g``."""
+    padding = layer.padding
+    if isinstance(padding, str):  # only in two dimensions: see rules.convolution
+        top, left, bottom, right = _padding(layer)
+        x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
+    with torch.backends.cudnn.flags(allow_tf32=False):  # ghost sums must match norms taken in float32
+        _, found, _ = torch.ops.aten.convolution_backward(
+            g,
+            x,
+            weight.to(g.dtype),
+            None,
+            layer.stride,
+            padding,
+            layer.dilation,
+            layer.transposed,
+            layer.output_padding,
+            layer.groups,
+            (False, True, False),
+        )
+    return found

@@ -1,0 +1,61 @@
+"""Per-example gradients of any module, by running it again for each example under torch.func."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vjp, vmap
+
+
+def replayed_gradients(
+    module: nn.Module,
+    parameters: Mapping[str, Tensor],
+    arguments: tuple[Any, ...],
+    keywords: Mapping[str, Any],
+    output_gradient: Tensor,
+    examples: int,
+) -> dict[str, Tensor]:
+    """The gradients ``[B, *shape]`` of ``parameters`` (names within the module), float32 or wider.
+
+    ``arguments`` and ``keywords`` are those of a call on ``examples`` · K rows; tensors among them with that many rows are the examples'
+    views and are split, all else is the same for everyone. Each example is run with its K views as the minibatch.
+    ``output_gradient`` is that of the module's output (the first tensor, where it returns several).
+    """
+    rows = len(output_gradient)
+    flat, spec = torch.utils._pytree.tree_flatten((arguments, dict(keywords)))
+    moving = [isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == rows for leaf in flat]
+    by_example = [
+        leaf.unflatten(0, (examples, -1)) for leaf, moves in zip(flat, moving, strict=True) if moves
+    ]
+
+    def one_example(inputs: list[Tensor], gradient: Tensor) -> dict[str, Tensor]:
+        own = iter(inputs)
+        leaves = [next(own) if moves else leaf for leaf, moves in zip(flat, moving, strict=True)]
+        args, kwargs = torch.utils._pytree.tree_unflatten(leaves, spec)
+
+        def run(values: dict[str, Tensor]) -> Tensor:
+            return first_tensor(functional_call(module, values, args, kwargs))
+
+        _, pull_back = vjp(run, dict(parameters))
+        return pull_back(gradient)[0]
+
+    gradients = output_gradient.unflatten(0, (examples, -1))
+    try:
+        found = vmap(one_example, randomness="different")(by_example, gradients)
+    except RuntimeError:  # an operation without a batching rule
+        each = [one_example([leaf[b] for leaf in by_example], gradients[b]) for b in range(examples)]
+        found = {name: torch.stack([own[name] for own in each]) for name in parameters}
+    return {name: value.to(torch.promote_types(value.dtype, torch.float32)) for name, value in found.items()}
+
+
+def first_tensor(output: Any) -> Tensor:
+    """The tensor of a module's output whose gradient is followed. TypeError where there is none."""
+    if isinstance(output, Tensor):
+        return output
+    for leaf in torch.utils._pytree.tree_leaves(output):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            return leaf
+    raise TypeError("the module returns no tensor")

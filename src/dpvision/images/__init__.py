@@ -1,0 +1,96 @@
+"""Images in: every format that a data set comes in, read to one form."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any, Protocol
+
+from dpvision.images import bundled, folder, idx, npz, parquet
+from dpvision.images.decode import Conversion
+from dpvision.images.images import Images
+from dpvision.privacy.errors import InputError
+
+__all__ = ["Images", "available_splits", "open_images"]
+
+
+class Reader(Protocol):
+    """What the module of a format offers."""
+
+    def recognises(self, path: Path) -> bool:
+        """Whether what lies at path is of this format, by its name alone."""
+
+    def splits(self, path: Path) -> dict[str, Any]:
+        """The splits at path, by name."""
+
+    def read(self, path: Path, split: str, conversion: Conversion, labelled: bool) -> Images:
+        """One of these splits."""
+
+
+READERS: tuple[Reader, ...] = (npz, parquet, idx, bundled, folder)  # folder last: it takes any folder
+
+
+def open_images(
+    spec: str | os.PathLike[str],
+    split: str = "train",
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    labelled: bool = True,
+) -> Images:
+    """Reads one split of a data set into memory.
+
+    Args:
+        spec: "bundled:digits", or the path of one of these:
+            a folder of class folders (PNG, JPEG, WebP, BMP, TIFF), or of train/ and test/ that hold class
+            folders; a NumPy archive .npz with train_images and train_labels, test_…, val_…, or with images
+            and labels; a folder of IDX files (train-images-idx3-ubyte, …, plain or gzip);
+            a Parquet file, or a folder of them, in the Hugging Face image layout.
+        split: "train", "val" or "test". Data without splits are all train.
+        size: makes every image a square of that side: the largest centred square, resized. By default sizes
+            stay, and must agree.
+        channels: 1 makes every image grey, 3 RGB. By default grey images keep 1 channel and colour images 3.
+        labelled: False reads the images alone: from the same places, any folder of images, or one image.
+
+    The names and the number of classes come from the data set (folder names, metadata, or the greatest label
+    of any split) and are taken as public.
+
+    Raises:
+        InputError: for anything missing, damaged, ambiguous or too large (an image of more than 2**26 pixels,
+            a data set of more bytes than this machine has memory).
+    """
+    conversion = Conversion(size, channels)
+    reader, path = _reader(spec)
+    available = reader.splits(path)
+    if split not in available:
+        raise InputError(f"{spec} has no split '{split}' (it has: {', '.join(available)}); name one of these")
+    with warnings.catch_warnings():
+        # What Pillow warns of is either harmless or refused here, in one sentence.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        return reader.read(path, split, conversion, labelled)
+
+
+def available_splits(spec: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The splits that open_images can read from spec, out of "train", "val" and "test".
+
+    Raises:
+        InputError: as open_images, as far as it shows without reading images.
+    """
+    reader, path = _reader(spec)
+    return tuple(reader.splits(path))
+
+
+def _reader(spec: str | os.PathLike[str]) -> tuple[Reader, Path]:
+    path = Path(spec)
+    if not (path.exists() or bundled.recognises(path)):
+        raise InputError(
+            f"{spec} does not exist; give the path of a data set, or one of: {', '.join(bundled.NAMES)}"
+        )
+    for reader in READERS:
+        if reader.recognises(path):
+            return reader, path
+    raise InputError(
+        f"{spec} is no data set that can be read; give a folder of class folders, of IDX files or of Parquet "
+        "files, or a .npz or .parquet file"
+    )

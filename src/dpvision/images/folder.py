@@ -1,0 +1,133 @@
+"""Folders of class folders: DIR/CLASS/…, or DIR/train/CLASS/… and DIR/test/CLASS/…; unlabelled: any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from dpvision.images.decode import Conversion
+from dpvision.images.files import SPLIT_WORDS, reading
+from dpvision.images.images import Images
+from dpvision.images.stack import stack
+from dpvision.privacy.errors import InputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+CLUTTER = ("Thumbs.db", "desktop.ini", "__MACOSX")  # beside all names that begin with a dot
+
+
+def recognises(path: Path) -> bool:
+    """Whether path is a folder, or one image."""
+    return path.is_dir() or path.suffix.lower() in SUFFIXES
+
+
+def splits(path: Path) -> dict[str, Path]:
+    """The splits, each with its folder. Where no folder named as a split holds folders, all is train."""
+    if path.is_file():
+        return {"train": path}
+    found: dict[str, Path] = {}
+    for entry in _entries(path, path):
+        # A class may be called "train": then the folder holds images, and no class folders.
+        split = SPLIT_WORDS.get(entry.name.lower())
+        if split and entry.is_dir() and any(inner.is_dir() for inner in _entries(entry, path)):
+            if split in found:
+                raise InputError(
+                    f"{path} has both '{found[split].name}' and '{entry.name}' for {split}; remove one"
+                )
+            found[split] = entry
+    return found or {"train": path}
+
+
+def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Images:
+    """One split, in the order of the file names.
+
+    With labels, classes are the folders, in the order of their names; they may hold folders in turn. Without,
+    it is all images in the folder, at any depth.
+
+    Raises:
+        InputError: for a file that is no image, since to leave it out unsaid would change the data set; a
+            link that leaves the folder; a class folder without images; an image outside the class folders; a
+            class that train does not have.
+    """
+    folders = splits(path)
+    folder = folders[split]
+    if folder.is_file():
+        if labelled:
+            raise InputError(f"{path} is a single image without a class; give a folder of class folders")
+        pixels = stack([(str(path), path)], 1, conversion.decode, str(path))
+        return Images(pixels, None, (), str(path), (path.name,))
+    if labelled:
+        class_names = tuple(_class_folders(folders.get("train", folder), path))
+        files_of = {name: _image_files(sub, path) for name, sub in _class_folders(folder, path).items()}
+        _check_classes(files_of, class_names, folder)
+        files = [file for of_class in files_of.values() for file in of_class]
+        index = {name: i for i, name in enumerate(class_names)}
+        labels = torch.tensor([index[name] for name, of_class in files_of.items() for _ in of_class])
+    else:
+        class_names, labels = (), None
+        files = _image_files(folder, path)
+        if not files:
+            raise InputError(f"{folder} has no images in it; give a folder with some ({' '.join(SUFFIXES)})")
+    pixels = stack(((str(file), file) for file in files), len(files), conversion.decode, str(path))
+    names = tuple(file.relative_to(folder).as_posix() for file in files)
+    return Images(pixels, labels, class_names, str(path), names)
+
+
+def _class_folders(folder: Path, root: Path) -> dict[str, Path]:
+    """The folders in a folder by name, in order; there must be some, and no images beside them."""
+    classes: dict[str, Path] = {}
+    for entry in _entries(folder, root):
+        if entry.is_dir():
+            classes[entry.name] = entry
+        elif entry.suffix.lower() in SUFFIXES:
+            raise InputError(f"{entry} lies outside any class folder; move it into the folder of its class")
+    if not classes:
+        raise InputError(
+            f"{folder} has no class folders in it; put the images of each class into a folder of its own"
+        )
+    return classes
+
+
+def _check_classes(files_of: Mapping[str, Sequence[Path]], class_names: Sequence[str], folder: Path) -> None:
+    for name, files in files_of.items():
+        if name not in class_names:
+            raise InputError(
+                f"{folder / name} is a class that the train folder does not have; rename or remove it"
+            )
+        if not files:
+            raise InputError(f"{folder / name} is a class folder without images; fill or remove it")
+
+
+def _image_files(folder: Path, root: Path) -> list[Path]:
+    """All images in a folder, at any depth, in the order of their names."""
+    files = []
+    for entry in _entries(folder, root):
+        if entry.is_dir():
+            files += _image_files(entry, root)
+        elif entry.suffix.lower() not in SUFFIXES:
+            raise InputError(
+                f"{entry} is not an image that can be read ({' '.join(SUFFIXES)}); convert or remove it"
+            )
+        elif not entry.is_file():  # a pipe would block for ever
+            raise InputError(f"{entry} is not a regular file; remove it")
+        else:
+            files.append(entry)
+    return files
+
+
+def _entries(folder: Path, root: Path) -> Iterator[Path]:
+    """What lies in a folder, in order, less clutter. Refuses links that leave root, or may loop."""
+    with reading(str(folder)):
+        entries = sorted(folder.iterdir())
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name in CLUTTER:
+            continue
+        if entry.is_symlink():
+            target = entry.resolve()
+            if target.is_dir() or not target.is_relative_to(root.resolve()):
+                raise InputError(
+                    f"{entry} links to {target}; links to folders or out of {root} are not followed: copy it"
+                )
+        yield entry

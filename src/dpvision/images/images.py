@@ -1,0 +1,140 @@
+"""The one form in which every reader hands over a data set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpvision.privacy.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A set of images in memory, with or without labels.
+
+    Attributes:
+        pixels: uint8 [N, C, H, W], N at least 1, C 1 (grey) or 3 (RGB).
+        labels: int64 [N], each an index into class_names, or None.
+        class_names: all classes, in the order of their indices; public, as N is. Empty without labels.
+        source: where the images came from, for messages and records.
+        names: one name per image (for a folder its path inside the folder), or None.
+
+    Raises:
+        InputError: if the parts do not fit together.
+    """
+
+    pixels: Tensor
+    labels: Tensor | None
+    class_names: tuple[str, ...]
+    source: str
+    names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        pixels, labels = self.pixels, self.labels
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
+            raise InputError(
+                f"{self.source}: images must be uint8 of shape [N, 1 or 3, H, W], "
+                f"got {pixels.dtype} of shape {list(pixels.shape)}"
+            )
+        if pixels.numel() == 0:
+            raise InputError(f"{self.source} holds no images; at least one is needed")
+        if len(set(self.class_names)) != len(self.class_names):
+            raise InputError(f"{self.source}: two classes have the same name; give each its own")
+        if labels is not None:
+            if labels.dtype != torch.int64 or labels.shape != (len(self),):
+                raise InputError(
+                    f"{self.source}: {len(self)} images need as many int64 labels, "
+                    f"got {labels.dtype} of shape {list(labels.shape)}"
+                )
+            if int(labels.min()) < 0 or int(labels.max()) >= len(self.class_names):
+                raise InputError(
+                    f"{self.source}: labels must lie in 0..{len(self.class_names) - 1} (one per class), "
+                    f"found {int(labels.min())}..{int(labels.max())}"
+                )
+        if self.names is not None and len(self.names) != len(self):
+            raise InputError(f"{self.source}: {len(self)} images need as many names, got {len(self.names)}")
+
+    def __len__(self) -> int:
+        return self.pixels.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        _, channels, height, width = self.pixels.shape
+        return channels, height, width
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of shape, pixels and labels: the data set's identity. Private, as the pixels are."""
+        sha256 = hashlib.sha256(repr((tuple(self.pixels.shape), self.labels is not None)).encode())
+        sha256.update(self.pixels.cpu().contiguous().numpy().data)
+        if self.labels is not None:
+            sha256.update(self.labels.cpu().contiguous().numpy().astype("<i8").data)
+        return sha256.hexdigest()
+
+    def subset(self, indices: Sequence[int] | Tensor) -> Images:
+        """The images at these indices, in this order, with the same classes."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        return Images(
+            pixels=self.pixels[chosen],
+            labels=None if self.labels is None else self.labels[chosen],
+            class_names=self.class_names,
+            source=self.source,
+            names=None if self.names is None else tuple(self.names[i] for i in chosen.tolist()),
+        )
+
+    def with_classes(self, class_names: Sequence[str]) -> Images:
+        """The same images labelled in the order of other classes (say, those a model was trained on).
+
+        Raises:
+            InputError: if there are no labels, or an image belongs to a class that class_names lacks.
+        """
+        if self.labels is None:
+            raise InputError(f"{self.source} has no labels to match with classes; give labelled images")
+        index = {name: i for i, name in enumerate(class_names)}
+        missing = [
+            self.class_names[i] for i in self.labels.unique().tolist() if self.class_names[i] not in index
+        ]
+        if missing:
+            raise InputError(
+                f"{self.source} has images of class '{missing[0]}', which is not among the known classes "
+                f"({_listing(class_names)}); rename or remove it"
+            )
+        # A class without images may be unknown: its entry (-1) is never looked up.
+        new_index = torch.tensor([index.get(name, -1) for name in self.class_names], dtype=torch.int64)
+        return Images(self.pixels, new_index[self.labels.cpu()], tuple(class_names), self.source, self.names)
+
+    def check_trainable(self) -> None:
+        """Raises InputError unless a classifier can be trained: labelled images of at least two classes."""
+        if self.labels is None:
+            raise InputError(f"{self.source} has no labels; a classifier needs labelled images to train on")
+        if len(self.labels.unique()) < 2:
+            only = self.class_names[int(self.labels[0])]
+            raise InputError(
+                f"{self.source} has images of one class only ('{only}'); a classifier needs at least two"
+            )
+
+    def summary(self) -> dict[str, Any]:
+        """What the data set holds, as JSON types. The counts are exact, so private: do not publish them."""
+        counts = None
+        if self.labels is not None:
+            per_class = torch.bincount(self.labels.cpu(), minlength=len(self.class_names)).tolist()
+            counts = dict(zip(self.class_names, per_class, strict=True))
+        return {
+            "notice": "private: do not publish",
+            "source": self.source,
+            "num_examples": len(self),
+            "shape": list(self.shape),
+            "class_names": list(self.class_names),
+            "class_counts": counts,
+        }
+
+
+def _listing(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

@@ -1,0 +1,148 @@
+"""Parquet in the Hugging Face image layout: structs with encoded images, ClassLabel names in the metadata."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from dpvision.images.arrays import labels_from_array, numbered_classes
+from dpvision.images.decode import Conversion
+from dpvision.images.files import SPLIT_WORDS, reading
+from dpvision.images.images import Images
+from dpvision.images.stack import stack
+from dpvision.privacy.errors import InputError
+
+IMAGE_COLUMNS = ("img", "image")
+LABEL_COLUMN = "label"
+
+FILE_NAME = re.compile(rf"(?:.*[-_.])?({'|'.join(SPLIT_WORDS)})(?:-(\d+)-of-(\d+).*)?\.parquet")
+
+ROWS_AT_ONCE = 1024  # that many encoded images wait in memory at a time
+
+
+def recognises(path: Path) -> bool:
+    """Whether path is a file called *.parquet, or a folder with some in it or in its folder "data"."""
+    return bool(_files(path))
+
+
+def splits(path: Path) -> dict[str, list[Path]]:
+    """The splits by file name (train-00000-of-00004.parquet), each with its shards in order.
+
+    One file whose name says no split is train.
+
+    Raises:
+        InputError: if it is unclear which split a file belongs to, or a shard is missing or there twice.
+    """
+    files = _files(path)
+    found: dict[str, list[Path]] = {}
+    numbers: dict[str, list[tuple[int, int]]] = {}  # of each shard: its own, and how many there should be
+    for file in files:
+        match = FILE_NAME.fullmatch(file.name)
+        if match is None and len(files) > 1:
+            raise InputError(f"{file} does not say its split; call it like train-00000-of-00004.parquet")
+        split = SPLIT_WORDS[match[1]] if match else "train"
+        found.setdefault(split, []).append(file)
+        numbers.setdefault(split, []).append((int(match[2]), int(match[3])) if match and match[2] else (0, 1))
+    if path.is_dir():  # of a file named by itself only that file is wanted
+        for split, shards in found.items():
+            if numbers[split] != [(i, len(shards)) for i in range(len(shards))]:
+                names = ", ".join(file.name for file in shards)
+                raise InputError(
+                    f"{path} has not every shard of {split} exactly once ({names}); complete the download"
+                )
+    return found
+
+
+def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Images:
+    """One split, all its shards in order. Without ClassLabel names the classes are numbered."""
+    shards = splits(path)
+    count = sum(_open(file).metadata.num_rows for file in shards[split])
+    if count == 0:
+        raise InputError(f"{path} has no rows in {split}; at least one image is needed")
+    pixels = stack(_encoded_images(shards[split]), count, conversion.decode, str(path))
+    if not labelled:
+        return Images(pixels, None, (), str(path))
+    labels = _labels(shards[split])
+    names = {_class_names(file) for files in shards.values() for file in files}
+    if len(names) > 1:
+        raise InputError(
+            f"{path}: the shards' metadata name different classes; keep one data set in a folder"
+        )
+    class_names = names.pop() or numbered_classes(_labels(files) for files in shards.values())
+    return Images(pixels, labels, class_names, str(path))
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
+    return [path] if path.suffix.lower() == ".parquet" else []
+
+
+def _open(file: Path) -> pq.ParquetFile:
+    with reading(str(file)):
+        return pq.ParquetFile(file)
+
+
+def _encoded_images(files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
+    """The encoded images, each with the words "FILE, row i", a batch of rows at a time."""
+    for file in files:
+        parquet = _open(file)
+        column = next((name for name in IMAGE_COLUMNS if name in parquet.schema_arrow.names), None)
+        if column is None:
+            raise InputError(
+                f"{file} has no column {' or '.join(IMAGE_COLUMNS)}; rename the column of images"
+            )
+        kind = parquet.schema_arrow.field(column).type
+        if not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
+            raise InputError(
+                f"{file}: column '{column}' is {kind}, not a struct with the images' bytes; embed the images"
+            )
+        row = 0
+        with reading(str(file)):
+            batches = parquet.iter_batches(ROWS_AT_ONCE, columns=[f"{column}.bytes"])
+        while True:
+            with reading(str(file)):
+                batch = next(batches, None)
+            if batch is None:
+                break
+            for encoded in batch.column(0).field("bytes").to_pylist():
+                if encoded is None:
+                    raise InputError(
+                        f"{file}, row {row} holds no image bytes; embed the image or remove the row"
+                    )
+                yield f"{file}, row {row}", encoded
+                row += 1
+
+
+def _labels(files: Sequence[Path]) -> Tensor:
+    """int64 [N] over all the shards of a split."""
+    of_files = []
+    for file in files:
+        parquet = _open(file)
+        if LABEL_COLUMN not in parquet.schema_arrow.names:
+            raise InputError(f"{file} has no column '{LABEL_COLUMN}'; add or rename the column of labels")
+        with reading(str(file)):
+            column = parquet.read(columns=[LABEL_COLUMN]).column(0)
+        if column.null_count:
+            raise InputError(
+                f"{file}: column '{LABEL_COLUMN}' has {column.null_count} empty entries; fill or remove them"
+            )
+        of_files.append(labels_from_array(column.to_numpy(), f"column '{LABEL_COLUMN}' in {file}"))
+    return torch.cat(of_files)
+
+
+def _class_names(file: Path) -> tuple[str, ...] | None:
+    """The ClassLabel names in the metadata that Hugging Face datasets writes, if there are any."""
+    metadata = _open(file).schema_arrow.metadata or {}
+    if b"huggingface" not in metadata:
+        return None
+    with reading(f"the metadata of {file}"):
+        feature = json.loads(metadata[b"huggingface"])["info"]["features"].get(LABEL_COLUMN, {})
+        return tuple(str(name) for name in feature["names"]) if "names" in feature else None

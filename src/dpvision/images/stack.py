@@ -1,0 +1,89 @@
+"""Many images to one tensor, on all cores."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dpvision.images.files import check_fits_memory
+from dpvision.privacy.errors import InputError
+
+SLOW_SECONDS = 5e-4
+"""Threads pay for images that take longer than this each; 32-pixel PNGs come slower from two than one."""
+
+IMAGES_PER_TASK = 64  # enough that the pool's own work does not show, few enough that little waits in memory
+
+Item = TypeVar("Item")
+
+
+def stack(
+    items: Iterable[tuple[str, Item]],
+    count: int,
+    make: Callable[[Item, str], NDArray[np.uint8]],
+    source: str,
+) -> Tensor:
+    """uint8 [N, C, H, W] of N = count pairs (name, item), each made an array [C, H, W] by make(item, name).
+
+    Items are drawn as they are needed. Images that take long are made by several threads at once, for Pillow
+    decodes without Python's lock; small ones would but fight for it.
+
+    Raises:
+        InputError: what make raises of the first item that fails; that an image differs in shape from the
+            first; that the whole would not fit in memory.
+    """
+    items = iter(items)
+    first_name, first_item = next(items)
+    first = make(first_item, first_name)
+    check_fits_memory(count * first.size, f"{source}: {count} images of {_shape_in_words(first)}")
+    out = np.empty((count, *first.shape), dtype=np.uint8)
+    out[0] = first
+
+    def fill(start: int, task: list[tuple[str, Item]]) -> float:
+        """Makes the images from index start on; returns the seconds that one of them took."""
+        began = time.thread_time()
+        for index, (name, item) in enumerate(task, start):
+            pixels = make(item, name)
+            if pixels.shape != first.shape:
+                option = "channels" if len(pixels) != len(first) else "size"
+                raise InputError(
+                    f"{name} is {_shape_in_words(pixels)} but {first_name} is {_shape_in_words(first)}; "
+                    f"pass {option}= to make all images alike"
+                )
+            out[index] = pixels
+        return (time.thread_time() - began) / len(task)
+
+    cores = os.cpu_count() or 1
+    most_pending = 1
+    pending: deque[Future[float]] = deque()  # awaited in order, so the first failing image is the one named
+    start = 1
+    pool = ThreadPoolExecutor(cores)
+    try:
+        while task := list(islice(items, IMAGES_PER_TASK)):
+            if start + len(task) > count:
+                raise InputError(f"{source} holds more than the {count} images it states; replace it")
+            pending.append(pool.submit(fill, start, task))
+            start += len(task)
+            if len(pending) >= most_pending:
+                most_pending = 2 * cores if pending.popleft().result() > SLOW_SECONDS else 1
+        while pending:
+            pending.popleft().result()
+        if start < count:
+            raise InputError(f"{source} holds {start} images and not the {count} it states; replace it")
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return torch.from_numpy(out)
+
+
+def _shape_in_words(pixels: NDArray[np.uint8]) -> str:
+    channels, height, width = pixels.shape
+    return f"{'grey' if channels == 1 else 'colour'}, {width} x {height}"

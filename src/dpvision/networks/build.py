@@ -1,0 +1,63 @@
+"""From the name of a network to the network."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+from torch import nn
+
+from dpvision.networks.linear import LinearClassifier
+from dpvision.networks.tanh_cnn import DeepTanhCNN, TanhCNN
+from dpvision.networks.wide_resnet import WideResNet
+from dpvision.privacy.errors import InputError
+
+NETWORKS = ("wrn-D-K", "tanh-cnn", "tanh-cnn-deep", "linear")
+"""The names that :func:`build_network` knows; D and K stand for a depth and a width, as in wrn-16-4."""
+
+_SIZED_NETWORKS: dict[str, type[TanhCNN] | type[DeepTanhCNN] | type[LinearClassifier]] = {
+    "tanh-cnn": TanhCNN,
+    "tanh-cnn-deep": DeepTanhCNN,
+    "linear": LinearClassifier,
+}
+
+
+def build_network(
+    name: str, *, in_channels: int, image_size: tuple[int, int], num_classes: int, **options: Any
+) -> nn.Module:
+    """A freshly initialised network that maps ``[B, in_channels, H, W]`` to logits ``[B, num_classes]``.
+
+    Args:
+        name: one of :data:`NETWORKS`.
+        in_channels: C of the images.
+        image_size: (H, W) of the images.
+        num_classes: the number of logits.
+        options: further arguments of the network's class, such as ``order`` of :class:`WideResNet`.
+
+    Raises:
+        InputError: for an unknown name or option, or images too small for the network.
+    """
+    wide_resnet = re.fullmatch(r"wrn-(\d+)-(\d+)", name)
+    network_class: type[nn.Module]
+    arguments: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes}
+    if wide_resnet:
+        network_class, smallest_side = WideResNet, WideResNet.SMALLEST_SIDE
+        arguments |= {"depth": int(wide_resnet[1]), "width": int(wide_resnet[2])}
+    elif name in _SIZED_NETWORKS:
+        network_class, smallest_side = _SIZED_NETWORKS[name], _SIZED_NETWORKS[name].SMALLEST_SIDE
+        arguments |= {"image_size": image_size}
+    else:
+        raise InputError(f"there is no network '{name}'; choose one of {', '.join(NETWORKS)}")
+
+    if min(image_size) < smallest_side:
+        raise InputError(
+            f"network {name} needs images of at least {smallest_side}×{smallest_side} pixels, "
+            f"not {image_size[0]}×{image_size[1]}; enlarge them with size, or choose another network"
+        )
+    known_options = inspect.signature(network_class).parameters.keys() - arguments.keys()
+    unknown_options = options.keys() - known_options
+    if unknown_options:
+        listing = ", ".join(sorted(known_options)) or "none"
+        raise InputError(f"network {name} has no option '{min(unknown_options)}'; its options: {listing}")
+    return network_class(**arguments, **options)

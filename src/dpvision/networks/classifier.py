@@ -1,0 +1,111 @@
+"""A network with its input normalisation inside: what is trained, released and used to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpvision.networks.build import build_network
+from dpvision.privacy.errors import InputError
+
+
+class Normalize(nn.Module):
+    """Pixels to what a network reads: uint8 becomes [0, 1], then ``(x − mean) / std``; keeps the shape.
+
+    The two constants are fixed and public. Statistics of the private images would be a release of their own.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: float = 0.5, std: float = 0.25) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.uint8:
+            x = x.to(self.mean.dtype) / 255
+        return (x - self.mean) / self.std
+
+
+class Classifier(nn.Module):
+    """Images to logits: ``normalize``, then ``network``, both plain modules.
+
+    Args:
+        network: maps ``[B, C, H, W]`` to logits ``[B, len(class_names)]``.
+        class_names: the names of the logits, in order.
+        image_shape: the (C, H, W) that the network takes.
+        config: the arguments of :func:`build_classifier` that make the same classifier anew, or None for a
+            network that this package did not build.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        class_names: Sequence[str],
+        image_shape: tuple[int, int, int],
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.normalize = Normalize()
+        self.network = network
+        self.class_names = tuple(class_names)
+        self.image_shape = image_shape
+        self.config = config
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[B, num_classes]`` of images ``[B, C, H, W]``, uint8 or floating point in [0, 1].
+
+        Raises:
+            InputError: for images of another shape or type.
+        """
+        if tuple(x.shape[-3:]) != self.image_shape:
+            raise InputError(
+                f"the classifier takes images of shape {_shape(self.image_shape)}, "
+                f"not {_shape(x.shape[-3:])}; open them with its size and channels"
+            )
+        if x.dtype != torch.uint8 and not x.is_floating_point():
+            raise InputError(f"the classifier takes uint8 images, or floating point in [0, 1], not {x.dtype}")
+        return self.network(self.normalize(x))
+
+
+def build_classifier(
+    network: str,
+    *,
+    image_shape: Sequence[int],
+    class_names: Sequence[str],
+    options: dict[str, Any] | None = None,
+) -> Classifier:
+    """A classifier with a freshly initialised network.
+
+    ``build_classifier(**classifier.config)`` builds the same one again; the config holds only JSON types.
+
+    Args:
+        network: a name that :func:`build_network` knows.
+        image_shape: (C, H, W) of the images.
+        class_names: one per class.
+        options: the network's own options.
+
+    Raises:
+        InputError: as :func:`build_network`.
+    """
+    channels, height, width = image_shape
+    options = dict(options or {})
+    module = build_network(
+        network, in_channels=channels, image_size=(height, width), num_classes=len(class_names), **options
+    )
+    config = {
+        "network": network,
+        "image_shape": [channels, height, width],
+        "class_names": list(class_names),
+        "options": options,
+    }
+    return Classifier(module, class_names, (channels, height, width), config)
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return "×".join(str(size) for size in sizes)

@@ -1,0 +1,64 @@
+"""The tanh networks of Papernot et al. (arXiv 2007.14191, tables 1 and 2). Bounded activations keep the
+gradients small, and with them what clipping loses."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+class TanhCNN(nn.Sequential):
+    """The two-convolution network for MNIST and Fashion-MNIST: 26,010 parameters at 1×28×28 and 10 classes.
+
+    Maps ``[B, in_channels, H, W]`` to logits ``[B, num_classes]``; H and W at least :attr:`SMALLEST_SIDE`.
+    """
+
+    SMALLEST_SIDE = 14
+
+    def __init__(self, in_channels: int, image_size: tuple[int, int], num_classes: int) -> None:
+        height, width = (self._final_side(side) for side in image_size)
+        super().__init__(
+            nn.Conv2d(in_channels, 16, 8, stride=2, padding=3),
+            nn.Tanh(),
+            nn.MaxPool2d(2, stride=1),
+            nn.Conv2d(16, 32, 4, stride=2),
+            nn.Tanh(),
+            nn.MaxPool2d(2, stride=1),
+            nn.Flatten(),
+            nn.Linear(32 * height * width, 32),
+            nn.Tanh(),
+            nn.Linear(32, num_classes),
+        )
+
+    @staticmethod
+    def _final_side(side: int) -> int:
+        pooled = side // 2 - 1
+        return (pooled - 4) // 2
+
+
+class DeepTanhCNN(nn.Sequential):
+    """The six-convolution network for CIFAR-10: 550,570 parameters at 3×32×32 and 10 classes.
+
+    Maps ``[B, in_channels, H, W]`` to logits ``[B, num_classes]``; H and W at least :attr:`SMALLEST_SIDE`.
+    """
+
+    SMALLEST_SIDE = 8
+
+    def __init__(self, in_channels: int, image_size: tuple[int, int], num_classes: int) -> None:
+        layers: list[nn.Module] = []
+        for channels in (32, 64, 128):
+            layers += [
+                nn.Conv2d(in_channels, channels, 3, padding=1),
+                nn.Tanh(),
+                nn.Conv2d(channels, channels, 3, padding=1),
+                nn.Tanh(),
+                nn.AvgPool2d(2),
+            ]
+            in_channels = channels
+        height, width = (side // 8 for side in image_size)
+        super().__init__(
+            *layers,
+            nn.Flatten(),
+            nn.Linear(128 * height * width, 128),
+            nn.Tanh(),
+            nn.Linear(128, num_classes),
+        )

@@ -1,0 +1,43 @@
+"""Everything the privacy guarantee rests on: budget, accounting, sampling, noise, mechanisms, ledger.
+
+This package imports nothing of the rest of dpvision and is meant to be read in an afternoon, in this order:
+budget, accounting, sampled_gaussian, noise, sampling, mechanisms, plan, ledger, account.
+"""
+
+from dpvision.privacy.account import Account
+from dpvision.privacy.accounting import (
+    GaussianEvent,
+    calibrate_noise_multiplier,
+    calibrate_steps,
+    epsilon,
+    merge_events,
+)
+from dpvision.privacy.budget import Budget, NeighboringRelation, default_delta
+from dpvision.privacy.errors import BudgetExceeded, InputError
+from dpvision.privacy.ledger import Ledger, default_ledger_path
+from dpvision.privacy.mechanisms import GaussianSumMechanism
+from dpvision.privacy.noise import RandomSource, SecureRandom, SeededRandom
+from dpvision.privacy.sampling import FullBatch, PoissonSampler, Sampler
+
+__all__ = [
+    "Account",
+    "Budget",
+    "BudgetExceeded",
+    "FullBatch",
+    "GaussianEvent",
+    "GaussianSumMechanism",
+    "InputError",
+    "Ledger",
+    "NeighboringRelation",
+    "PoissonSampler",
+    "RandomSource",
+    "Sampler",
+    "SecureRandom",
+    "SeededRandom",
+    "calibrate_noise_multiplier",
+    "calibrate_steps",
+    "default_delta",
+    "default_ledger_path",
+    "epsilon",
+    "merge_events",
+]

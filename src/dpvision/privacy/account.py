@@ -1,0 +1,89 @@
+"""One run's account: what it may release, what it has released, and the ε of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dpvision.privacy.accounting import Accountant, GaussianEvent, epsilon
+from dpvision.privacy.budget import Budget
+from dpvision.privacy.errors import BudgetExceeded
+from dpvision.privacy.ledger import Ledger
+from dpvision.privacy.plan import Plan
+
+
+class Account:
+    """Every release of a run goes through `record`, which writes it to the ledger before it may happen.
+
+    Args:
+        budget: what the run may spend in total.
+        ledger: the data set's, or None to keep the account in memory only (a rehearsal or a test).
+        run_id: names the run in the ledger; the same id and plan take up a run that was interrupted.
+        planned: everything the run means to release.
+    """
+
+    def __init__(
+        self, budget: Budget, ledger: Ledger | None, run_id: str, planned: Sequence[GaussianEvent]
+    ) -> None:
+        self.budget = budget
+        self.ledger = ledger
+        self.run_id = run_id
+        self._plan = Plan(planned)
+        self._is_open = False
+
+    def open(self) -> None:
+        """Reserve the plan in the ledger; on taking a run up again, learn what it has spent.
+
+        Raises:
+            BudgetExceeded: the plan exceeds this account's budget or the owner's limit. Nothing was written.
+        """
+        planned = self.epsilon_planned()
+        if planned > self.budget.epsilon:
+            raise BudgetExceeded(
+                f"the plan spends epsilon {planned:.6g} at delta {self.budget.delta:g}, more than the budget "
+                f"of {self.budget.epsilon:g}; add noise or take fewer steps."
+            )
+        if self.ledger is not None:
+            for event in self.ledger.open_run(self.run_id, self._plan.planned):
+                self._plan.spend(event)
+        self._is_open = True
+
+    def record(self, event: GaussianEvent) -> None:
+        """Count a release that is about to happen; durable when this returns.
+
+        Raises:
+            BudgetExceeded: the plan does not hold (any more of) this event. Nothing was written.
+        """
+        if not self._is_open:
+            raise RuntimeError("the account is not open")
+        self._plan.check(event)
+        if self.ledger is not None:
+            self.ledger.record(self.run_id, event)
+        self._plan.spend(event)
+
+    def close(self) -> None:
+        """End the run: what was planned but not spent is free again for others."""
+        if self.ledger is not None and self._is_open:
+            self.ledger.close_run(self.run_id)
+        self._is_open = False
+
+    @property
+    def planned(self) -> tuple[GaussianEvent, ...]:
+        """All that the run means to release, identical events merged."""
+        return self._plan.planned
+
+    @property
+    def spent(self) -> tuple[GaussianEvent, ...]:
+        """What was released so far (or at least recorded), identical events merged."""
+        return self._plan.spent
+
+    def left(self, event: GaussianEvent) -> int:
+        """How many more releases of this kind the plan holds."""
+        return self._plan.left(event)
+
+    def epsilon_spent(self, accountant: Accountant = "pld") -> float:
+        """ε of `spent` at the budget's δ and relation. Takes up to a second with PLD; RDP is quicker."""
+        return epsilon(self.spent, self.budget.delta, self.budget.neighboring_relation, accountant)
+
+    def epsilon_planned(self, accountant: Accountant = "pld") -> float:
+        """ε of `planned` at the budget's δ and relation."""
+        return epsilon(self.planned, self.budget.delta, self.budget.neighboring_relation, accountant)

@@ -1,0 +1,333 @@
+"""The ledger of one data set: everything that was ever released about it, written before it is released.
+
+An append-only file of JSON lines. Each line holds the SHA-256 of the line before it and of itself, so that an
+edit anywhere is noticed (by accident or by hand, that is: there is no secret key, so whoever may write the
+file can also replace it or cut off its end). Every change happens under an exclusive lock and is on disk
+before the call returns. The lines, by ``kind``:
+
+    dataset   the first line: the data set's digest and its public number of examples
+    limit     what the data set's owner allows in total; the last one counts
+    open      a run begins and reserves all it plans to release
+    spend     a run is about to release something
+    close     a run has ended; from now on it counts for what it spent
+
+A run that dies stays open and keeps its reservation until it is taken up again or closed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from dpvision.privacy.accounting import GaussianEvent, epsilon, merge_events
+from dpvision.privacy.budget import Budget, default_delta
+from dpvision.privacy.errors import BudgetExceeded, InputError
+from dpvision.privacy.plan import Plan
+
+_NO_LINE = "0" * 64
+
+
+@dataclass
+class LedgerRun:
+    """What the ledger knows of one run."""
+
+    plan: Plan
+    is_open: bool = True
+
+    @property
+    def counted(self) -> tuple[GaussianEvent, ...]:
+        """The events held against the limit: an open run's whole plan, a closed run's spending."""
+        return self.plan.planned if self.is_open else self.plan.spent
+
+
+class Ledger:
+    """The ledger at ``path``, which must exist; `for_dataset` makes one.
+
+    Safe to use from several processes at once.
+
+    Raises:
+        InputError: from any method, when the file cannot be read or written, or was tampered with.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._forget()
+        if not self.path.exists():
+            raise InputError(f"there is no ledger at {self.path}.")
+        with self._locked():
+            pass
+
+    @classmethod
+    def for_dataset(cls, path: Path | str, digest: str, num_examples: int) -> Ledger:
+        """The ledger at ``path`` for the data set with this digest; begun now if there is none.
+
+        Args:
+            path: the file; missing folders are made.
+            digest: identifies the data set (SHA-256, hex).
+            num_examples: N, public.
+
+        Raises:
+            InputError: the ledger at this path is another data set's, or the path cannot be written.
+        """
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as error:
+            raise _unusable(path, error) from error
+        ledger = cls.__new__(cls)
+        ledger.path = path
+        ledger._forget()
+        with ledger._locked() as file:
+            if ledger._dataset is None:
+                ledger._append(file, kind="dataset", digest=digest, num_examples=num_examples)
+                _sync_folder(path.parent)
+            if (ledger.digest, ledger.num_examples) != (digest, num_examples):
+                raise InputError(
+                    f"the ledger {path} belongs to another data set ({ledger.num_examples} examples, digest "
+                    f"{ledger.digest[:12]}…, not {num_examples} and {digest[:12]}…); name another file."
+                )
+        return ledger
+
+    @property
+    def digest(self) -> str:
+        """Which data set this ledger belongs to (SHA-256, hex)."""
+        return str(self._header["digest"])
+
+    @property
+    def num_examples(self) -> int:
+        """N of that data set."""
+        return int(self._header["num_examples"])
+
+    @property
+    def limit(self) -> Budget | None:
+        """What the owner allows in total; None when nothing was set."""
+        return self._limit
+
+    def set_limit(self, limit: Budget) -> None:
+        """Allow at most this much in total, from now on. It may be lowered below what is spent already."""
+        limit.check_against(self.num_examples)
+        with self._locked() as file:
+            self._append(file, kind="limit", **asdict(limit))
+
+    def open_run(self, run_id: str, planned: Sequence[GaussianEvent]) -> tuple[GaussianEvent, ...]:
+        """Reserve everything the run plans to release, or take up again a run that is open with the same
+        plan.
+
+        Returns:
+            What the run has spent already: empty for a new one.
+
+        Raises:
+            BudgetExceeded: with all that counts already, the plan would exceed the owner's limit.
+            InputError: the run is closed, or open with another plan. In every case nothing was written.
+        """
+        planned = merge_events(planned)
+        with self._locked() as file:
+            run = self._runs.get(run_id)
+            if run is None:
+                self._check_limit(planned)
+                self._append(file, kind="open", run=run_id, planned=[event.to_json() for event in planned])
+                return ()
+            if not run.is_open:
+                raise InputError(f"run {run_id} is closed in the ledger {self.path}; start a new one.")
+            if run.plan.planned != planned:
+                raise InputError(f"run {run_id} is open in the ledger {self.path} with another plan.")
+            return run.plan.spent
+
+    def record(self, run_id: str, event: GaussianEvent) -> None:
+        """Write down a release before it is made; on disk when this returns.
+
+        Raises:
+            BudgetExceeded: the run's plan does not hold (any more of) this event. Nothing was written.
+        """
+        with self._locked() as file:
+            self._open_run(run_id).plan.check(event)
+            self._append(file, kind="spend", run=run_id, event=event.to_json())
+
+    def close_run(self, run_id: str) -> None:
+        """End a run: what it planned but did not spend is free again.
+
+        Only for a run that no process is still working on.
+        """
+        with self._locked() as file:
+            self._open_run(run_id)
+            self._append(file, kind="close", run=run_id)
+
+    def summary(self) -> dict[str, Any]:
+        """What was spent, what is reserved and what the owner allows, as JSON would have it.
+
+        ε is stated at the limit's δ and relation, or without one at the largest power of ten below 1/N and
+        add-or-remove-one. ``epsilon_remaining`` is the limit less ``epsilon_counted``; several runs compose
+        to less than the sum of their ε, so a run somewhat larger than that may still be granted.
+        """
+        with self._locked():
+            target = self._limit
+            delta = target.delta if target else default_delta(self.num_examples)
+            relation = target.neighboring_relation if target else "add_or_remove_one"
+
+            def total(events: Sequence[GaussianEvent]) -> float:
+                return epsilon(events, delta, relation)
+
+            runs = list(self._runs.values())
+            counted = total([event for run in runs for event in run.counted])
+            return {
+                "path": str(self.path),
+                "digest": self.digest,
+                "num_examples": self.num_examples,
+                "delta": delta,
+                "neighboring_relation": relation,
+                "epsilon_limit": target.epsilon if target else None,
+                "epsilon_spent": total([event for run in runs for event in run.plan.spent]),
+                "epsilon_counted": counted,
+                "epsilon_remaining": max(target.epsilon - counted, 0.0) if target else None,
+                "runs": [
+                    {
+                        "run": run_id,
+                        "open": run.is_open,
+                        "epsilon_spent": total(run.plan.spent),
+                        "epsilon_planned": total(run.plan.planned),
+                    }
+                    for run_id, run in self._runs.items()
+                ],
+            }
+
+    def _check_limit(self, planned: Sequence[GaussianEvent]) -> None:
+        if self._limit is None:
+            return
+        counted = [event for run in self._runs.values() for event in run.counted]
+        limit = self._limit
+        total = epsilon([*counted, *planned], limit.delta, limit.neighboring_relation)
+        if total > limit.epsilon:
+            raise BudgetExceeded(
+                f"this run would bring the data set to epsilon {total:.4g} at delta {limit.delta:g}, over "
+                f"its owner's limit of {limit.epsilon:g}; plan a smaller run, or close abandoned runs "
+                f"(ledger {self.path})."
+            )
+
+    def _open_run(self, run_id: str) -> LedgerRun:
+        run = self._runs.get(run_id)
+        if run is None or not run.is_open:
+            raise InputError(f"run {run_id} is not open in the ledger {self.path}.")
+        return run
+
+    @property
+    def _header(self) -> dict[str, Any]:
+        if self._dataset is None:
+            raise InputError(f"the ledger {self.path} does not say which data set it belongs to.")
+        return self._dataset
+
+    # Reading and writing the file -------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        self._offset = 0  # bytes read and verified so far
+        self._last_hash = _NO_LINE
+        self._dataset: dict[str, Any] | None = None
+        self._limit: Budget | None = None
+        self._runs: dict[str, LedgerRun] = {}
+
+    @contextmanager
+    def _locked(self) -> Iterator[IO[bytes]]:
+        """The file under an exclusive lock, with whatever other processes appended taken in."""
+        try:
+            file = self.path.open("r+b", buffering=0)
+        except OSError as error:
+            raise _unusable(self.path, error) from error
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            self._catch_up(file)
+            yield file
+
+    def _catch_up(self, file: IO[bytes]) -> None:
+        size = os.fstat(file.fileno()).st_size
+        if size < self._offset:
+            raise InputError(f"the ledger {self.path} has become shorter; restore it from a copy.")
+        file.seek(self._offset)
+        unread = file.read(size - self._offset)
+        complete, newline, torn = unread.rpartition(b"\n")
+        for line in complete.split(b"\n") if newline else []:
+            self._take_in(line)
+        self._offset += len(complete) + len(newline)
+        if torn:
+            # Its writer died within the write, so before any noise was drawn for it.
+            file.truncate(self._offset)
+
+    def _take_in(self, line: bytes) -> None:
+        try:
+            entry = json.loads(line)
+            own_hash = entry.pop("sha256")
+            if own_hash != _hash(entry) or entry["previous"] != self._last_hash:
+                raise ValueError("the chain of hashes is broken")
+            self._apply(entry)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"the ledger {self.path} was changed or damaged at byte {self._offset} or after ({error}); "
+                "restore it from a copy."
+            ) from error
+        self._last_hash = own_hash
+
+    def _apply(self, entry: dict[str, Any]) -> None:
+        match entry["kind"]:
+            case "dataset":
+                self._dataset = entry
+            case "limit":
+                self._limit = Budget(entry["epsilon"], entry["delta"], entry["neighboring_relation"])
+            case "open":
+                self._runs[entry["run"]] = LedgerRun(Plan(map(GaussianEvent.from_json, entry["planned"])))
+            case "spend":
+                self._runs[entry["run"]].plan.spend(GaussianEvent.from_json(entry["event"]))
+            case "close":
+                self._runs[entry["run"]].is_open = False
+            case kind:
+                raise ValueError(f"unknown kind {kind!r}")
+
+    def _append(self, file: IO[bytes], **fields: Any) -> None:
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        entry = {"previous": self._last_hash, "time": time, **fields}
+        line = json.dumps({**entry, "sha256": _hash(entry)}).encode() + b"\n"
+        try:
+            file.seek(self._offset)
+            written = file.write(line)
+            if written != len(line):
+                raise OSError("the disk is full")
+            os.fsync(file.fileno())
+        except OSError as error:
+            file.truncate(self._offset)
+            raise _unusable(self.path, error) from error
+        self._take_in(line)
+        self._offset += len(line)
+
+
+def default_ledger_path(digest: str) -> Path:
+    """Where a data set's ledger lives unless told otherwise, so that all runs on it share one.
+
+    ``$DPVISION_HOME/ledgers/<digest>.jsonl``; the home is by default ``dpvision`` under ``$XDG_DATA_HOME``,
+    or under ``~/.local/share``.
+    """
+    data_home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    home = os.environ.get("DPVISION_HOME") or Path(data_home) / "dpvision"
+    return Path(home) / "ledgers" / f"{digest}.jsonl"
+
+
+def _hash(entry: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
+
+
+def _unusable(path: Path, error: OSError) -> InputError:
+    return InputError(f"the ledger {path} cannot be written: {error.strerror or error}.")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new file's name durable, not only its contents."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

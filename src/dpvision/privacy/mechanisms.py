@@ -1,0 +1,93 @@
+"""The Gaussian mechanism for sums: the only place in dpvision that adds noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from dpvision.privacy.accounting import GaussianEvent
+from dpvision.privacy.errors import InputError
+from dpvision.privacy.noise import RandomSource
+from dpvision.privacy.sampling import Sampler
+
+
+class Recorder(Protocol):
+    """Whoever keeps the account. ``record`` returns once the event is durable, and raises to refuse it."""
+
+    def record(self, event: GaussianEvent) -> None: ...
+
+
+@dataclass(frozen=True)
+class GaussianSumMechanism:
+    """Releases a sum over a batch with N(0, (noise_multiplier·sensitivity)²) added to every coordinate.
+
+    The guarantee that `event` states holds if and only if the caller keeps this promise: the batch was drawn
+    by ``sampler`` with fresh randomness, and for every pair of data sets D, D′ that differ by one example's
+    presence,
+
+        ‖sums(D) − sums(D′)‖₂ ≤ sensitivity,
+
+    the norm being taken jointly over all the tensors of one release, with the same draw of the others.
+    Under ``replace_one`` the same norm must be at most replace_one_ratio·sensitivity, which 2 always
+    satisfies.
+
+    Attributes:
+        noise_multiplier: standard deviation of the noise over ``sensitivity``.
+        sensitivity: the bound above, for instance the clipping norm C.
+        sampler: what drew the batch.
+        replace_one_ratio: see `GaussianEvent`.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    noise_multiplier: float
+    sensitivity: float
+    sampler: Sampler
+    replace_one_ratio: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.sensitivity) and self.sensitivity > 0):
+            raise InputError(f"the sensitivity must be a positive finite number, not {self.sensitivity}.")
+        _ = self.event  # validates the rest
+
+    @property
+    def event(self) -> GaussianEvent:
+        """What one release costs."""
+        return self.sampler.event(self.noise_multiplier, replace_one_ratio=self.replace_one_ratio)
+
+    @property
+    def standard_deviation(self) -> float:
+        """Of the noise on every coordinate of the sum."""
+        return self.noise_multiplier * self.sensitivity
+
+    def release(
+        self, sums: Mapping[str, torch.Tensor], account: Recorder, random: RandomSource
+    ) -> dict[str, torch.Tensor]:
+        """Record the event, then draw the noise and add it.
+
+        Args:
+            sums: tensors of any shapes; not changed.
+            account: records the event durably first. If it raises, nothing is drawn or released.
+            random: the source for this release (already ``at`` its purpose and step).
+
+        Returns:
+            float32 tensors of the same names and shapes, on the same devices.
+
+        Raises:
+            FloatingPointError: a sum is not finite, so the promise above is broken. Nothing is recorded.
+        """
+        for name, total in sums.items():
+            if not torch.isfinite(total).all():
+                raise FloatingPointError(f"the sum {name!r} is not finite: its sensitivity is not bounded.")
+        account.record(self.event)
+        return {name: self._add_noise(total, random) for name, total in sums.items()}
+
+    def _add_noise(self, total: torch.Tensor, random: RandomSource) -> torch.Tensor:
+        precise = torch.promote_types(total.dtype, torch.float32)
+        noise = random.normal(total.shape).to(total.device, precise)
+        return noise.mul_(self.standard_deviation).add_(total.detach()).float()

@@ -1,0 +1,50 @@
+"""What a run means to release and what of it is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from dpvision.privacy.accounting import GaussianEvent, merge_events
+from dpvision.privacy.errors import BudgetExceeded
+
+
+class Plan:
+    """The events a run may release, crossed off as they are spent. More than planned is refused.
+
+    Attributes:
+        planned: all events, merged.
+    """
+
+    def __init__(self, planned: Iterable[GaussianEvent]) -> None:
+        self.planned = merge_events(planned)
+        self._left = {replace(event, count=1): event.count for event in self.planned}
+
+    @property
+    def spent(self) -> tuple[GaussianEvent, ...]:
+        """What has been released, merged."""
+        kinds = (replace(event, count=1) for event in self.planned)
+        used = zip(self.planned, kinds, strict=True)
+        return tuple(
+            replace(event, count=event.count - self._left[kind])
+            for event, kind in used
+            if event.count > self._left[kind]
+        )
+
+    def left(self, event: GaussianEvent) -> int:
+        """How many more releases of this kind (whatever the event's own count) are planned."""
+        return self._left.get(replace(event, count=1), 0)
+
+    def check(self, event: GaussianEvent) -> None:
+        """Raises BudgetExceeded when the plan does not hold the event's count any more."""
+        if event.count > self.left(event):
+            raise BudgetExceeded(
+                f"the plan holds {self.left(event)} more releases at noise multiplier "
+                f"{event.noise_multiplier:g} and sample rate {event.sample_rate:g}, "
+                f"not {event.count}; nothing was released."
+            )
+
+    def spend(self, event: GaussianEvent) -> None:
+        """Cross the event off, after `check`."""
+        self.check(event)
+        self._left[replace(event, count=1)] -= event.count

@@ -1,0 +1,7 @@
+"""Views: what one private example becomes before its gradient is taken."""
+
+from dpvision.views.leak import check_no_leak
+from dpvision.views.policy import ViewPolicy
+from dpvision.views.self_augmentation import SelfAugmentation
+
+__all__ = ["SelfAugmentation", "ViewPolicy", "check_no_leak"]

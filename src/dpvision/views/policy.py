@@ -1,0 +1,39 @@
+"""What a view policy is."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class ViewPolicy(Protocol):
+    """Makes K views of each example, on which its one gradient is taken.
+
+    The privacy guarantee of every training method rests on this: **views of an example depend on that
+    example, on public data and on fresh randomness, and on no other example of the batch.** Then one example
+    more or less changes one clipped gradient, and the sensitivity of the sum is the clipping norm. If a
+    policy mixed two private examples, it would change several. :func:`dpvision.views.leak.check_no_leak`
+    looks for such a leak.
+
+    All randomness comes from the generator, so that a resumed run can make the same views again. It carries
+    no part of the guarantee and need not be cryptographic.
+    """
+
+    @property
+    def views_per_example(self) -> int:
+        """K, at least 1."""
+
+    def __call__(self, pixels: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Make the views of a batch.
+
+        Args:
+            pixels: uint8 ``[B, C, H, W]``. B may be 0.
+            targets: int64 ``[B]``, class indices.
+            generator: on the pixels' device or on the CPU.
+
+        Returns:
+            views: float32 ``[B, K, C, H, W]`` in [0, 1], on the pixels' device.
+            targets: ``[B, K]`` class indices, or ``[B, K, num_classes]`` probabilities.
+        """

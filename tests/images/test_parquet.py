@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from dpvision.images import Images, available_splits, open_images
+from dpvision.privacy.errors import InputError
+
+NAMES = ("ant", "bee", "cow")
+
+
+def png(value: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.full((4, 5, 3), value, dtype=np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def save(
+    path: Path,
+    values: Sequence[int],
+    labels: Sequence[int | None],
+    *,
+    names: Sequence[str] | None = NAMES,
+    column: str = "image",
+    encoded: Sequence[bytes | None] | None = None,
+) -> Path:
+    """A file as the Hugging Face datasets library writes it; the images are plain, of the values given."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = [png(v) for v in values] if encoded is None else encoded
+    table = pa.table(
+        {
+            column: pa.array([{"bytes": c, "path": None} for c in content], IMAGE_TYPE),
+            "label": pa.array(labels, pa.int64()),
+        }
+    )
+    if names is not None:
+        label = {"names": list(names), "_type": "ClassLabel"}
+        info = {"info": {"features": {column: {"_type": "Image"}, "label": label}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
+    pq.write_table(table, path, row_group_size=2)
+    return path
+
+
+IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def content(images: Images) -> list[tuple[int, str]]:
+    assert images.labels is not None
+    values = images.pixels[:, 0, 0, 0].tolist()
+    return [(v, images.class_names[i]) for v, i in zip(values, images.labels.tolist(), strict=True)]
+
+
+def test_one_file(tmp_path: Path) -> None:
+    path = save(tmp_path / "anything.parquet", [10, 20, 30, 40, 50], [0, 1, 2, 1, 0])
+    images = open_images(path)
+    assert images.shape == (3, 4, 5)
+    assert images.class_names == NAMES
+    assert content(images) == [(10, "ant"), (20, "bee"), (30, "cow"), (40, "bee"), (50, "ant")]
+    assert open_images(path, labelled=False).labels is None
+
+
+@pytest.mark.parametrize("inside", ["", "data"])
+@pytest.mark.parametrize("column", ["img", "image"])
+def test_shards_of_splits_in_order(tmp_path: Path, inside: str, column: str) -> None:
+    folder = tmp_path / inside
+    for i in range(3):
+        save(folder / f"train-{i:05}-of-00003.parquet", [i, 100 + i], [0, 1], column=column)
+    save(folder / "test-00000-of-00001-a09b74b3ef9c3b56.parquet", [7], [2], column=column)
+    assert set(available_splits(tmp_path)) == {"train", "test"}
+    assert [value for value, _ in content(open_images(tmp_path))] == [0, 100, 1, 101, 2, 102]
+    assert content(open_images(tmp_path, "test", size=6)) == [(7, "cow")]
+
+
+def test_without_names_the_classes_of_all_splits_are_numbered(tmp_path: Path) -> None:
+    save(tmp_path / "train.parquet", [1, 2], [0, 3], names=None)
+    save(tmp_path / "cifar-test.parquet", [3], [1], names=None)
+    assert open_images(tmp_path, "test").class_names == ("0", "1", "2", "3")
+
+
+def test_a_missing_shard(tmp_path: Path) -> None:
+    for i in (0, 2):
+        save(tmp_path / f"train-{i:05}-of-00003.parquet", [i], [0])
+    with pytest.raises(InputError, match=r"not every shard of train exactly once"):
+        open_images(tmp_path)
+
+
+def test_files_of_unclear_split(tmp_path: Path) -> None:
+    save(tmp_path / "train.parquet", [1], [0])
+    save(tmp_path / "more.parquet", [1], [0])
+    with pytest.raises(InputError, match=r"more\.parquet does not say its split"):
+        open_images(tmp_path)
+
+
+def test_shards_that_name_different_classes(tmp_path: Path) -> None:
+    save(tmp_path / "train.parquet", [1], [0])
+    save(tmp_path / "test.parquet", [1], [0], names=("bee", "ant", "cow"))
+    with pytest.raises(InputError, match="different classes"):
+        open_images(tmp_path)
+
+
+def test_a_corrupt_image_is_named_by_its_row(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.parquet", [], [0, 1, 2], encoded=[png(1), png(2), png(3)[:-30]])
+    with pytest.raises(InputError, match=r"x\.parquet, row 2 cannot be read"):
+        open_images(path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "encoded", "message"),
+    [
+        ([0, 3], [png(1), png(2)], r"must lie in 0\.\.2"),
+        ([0, -1], [png(1), png(2)], "-1"),
+        ([0, None], [png(1), png(2)], "1 empty entries"),
+        ([0, 1], [png(1), None], "row 1 holds no image bytes"),
+        ([], [], "no rows in train"),
+    ],
+)
+def test_rows_that_do_not_fit(
+    tmp_path: Path, labels: list[int | None], encoded: list[bytes | None], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        open_images(save(tmp_path / "x.parquet", [], labels, encoded=encoded))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"picture": pa.array([{"bytes": b""}]), "label": pa.array([0])}, "no column img or image"),
+        ({"image": pa.array([b""]), "label": pa.array([0])}, "not a struct"),
+        ({"image": pa.array([{"bytes": png(1)}])}, "no column 'label'"),
+        ({"image": pa.array([{"bytes": png(1)}]), "label": pa.array([0.5])}, "not integers"),
+        ({"image": pa.array([{"bytes": png(1)}]), "label": pa.array(["ant"])}, "not integers"),
+    ],
+)
+def test_columns_that_do_not_fit(tmp_path: Path, table: dict[str, pa.Array], message: str) -> None:
+    pq.write_table(pa.table(table), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=message):
+        open_images(tmp_path / "x.parquet")
+
+
+def test_a_truncated_file(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.parquet", [1, 2], [0, 1])
+    whole = path.read_bytes()
+    for kept in range(0, len(whole), 101):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(InputError, match=r"x\.parquet cannot be read"):
+            open_images(path)
+
+
+def test_metadata_that_is_no_json(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.parquet", [1], [0])
+    table = pq.read_table(path).replace_schema_metadata({"huggingface": "{"})
+    pq.write_table(table, path)
+    with pytest.raises(InputError, match=r"metadata of .*x\.parquet cannot be read"):
+        open_images(path)
