@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image, ImageOps
 
-from dpvision.images.decode import MAX_PIXELS, Conversion
+from dpvision.images.decode import MAX_PIXELS, Conversion, encoded_size
+from dpvision.images.decode import decode as decode_image
 from dpvision.privacy.errors import InputError
 
 LOSSLESS = {"PNG": {}, "BMP": {}, "TIFF": {}, "WEBP": {"lossless": True}}
@@ -28,7 +29,7 @@ def encode(image: Image.Image, image_format: str = "PNG", **options: Any) -> byt
 
 
 def decode(encoded: bytes, **options: Any) -> np.ndarray:
-    return Conversion(**options).decode(encoded, "picture")
+    return Conversion(**options).convert(decode_image(encoded, "picture"), "picture")
 
 
 def png(width: int, height: int, bit_depth: int, colour_type: int, rows: bytes) -> bytes:
@@ -152,7 +153,7 @@ def test_size_option_takes_the_centred_square() -> None:
 
 def test_decoded_arrays_take_the_same_options() -> None:
     conversion = Conversion(size=9, channels=1)
-    from_file = conversion.decode(encode(Image.fromarray(gradient)), "picture")
+    from_file = decode(encode(Image.fromarray(gradient)), size=9, channels=1)
     np.testing.assert_array_equal(conversion.convert(gradient.transpose(2, 0, 1), "picture"), from_file)
 
 
@@ -210,3 +211,10 @@ def test_a_cut_image_is_refused(image_format: str) -> None:
     for kept in (0, 3, len(whole) // 2, len(whole) * 4 // 5):
         with pytest.raises(InputError, match="picture cannot be read"):
             decode(whole[:kept])
+
+
+def test_the_size_is_read_from_the_header() -> None:
+    encoded = encode(Image.fromarray(gradient))
+    assert encoded_size(encoded, "picture") == encoded_size(encoded[:60], "picture") == (20, 24)
+    with pytest.raises(InputError, match="picture cannot be read"):
+        encoded_size(b"no image", "picture")

@@ -1,7 +1,8 @@
-"""One forward and backward pass over a chunk, in which forward hooks turn each layer call into per-example gradients.
+"""One forward and backward pass over a chunk, in which forward hooks turn each layer call into per-example
+gradients.
 
-The user's module is not wrapped or changed: it runs through ``torch.func.functional_call`` on detached parameters, so that
-autograd computes no summed weight gradients, and the hooks are gone when the pass ends.
+The user's module is not wrapped or changed: it runs through ``torch.func.functional_call`` on detached
+parameters, so that autograd computes no summed weight gradients, and the hooks are gone when the pass ends.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from dpvision.gradients.replay import first_tensor, replayed_gradients
 from dpvision.gradients.rules import RULES
 from dpvision.privacy.errors import InputError
 
-# Maps logits [N, classes] and targets [N, …] to one loss per row, [N]: e.g. cross-entropy with reduction="none".
+# Maps logits [N, classes] and targets [N, …] to one loss per row, [N]: e.g. cross-entropy with
+# reduction="none".
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -28,8 +30,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class Plan:
     """Who computes the gradient of which parameter.
 
-    owners: module path → {parameter's name in that module: its name in the model}. A module with a rule and only parameters
-        of its own uses the rule; any other is replayed.
+    owners: module path → {parameter's name in that module: its name in the model}. A module with a rule and
+        only parameters of its own uses the rule; any other is replayed.
     used_once: names of the parameters that enter a pass once, whose gradients may stay factors.
     """
 
@@ -39,14 +41,18 @@ class Plan:
 
 @dataclass
 class Pass:
-    """What one pass leaves: per-example gradients by parameter name, and ``[B]`` losses (each the mean over K views)."""
+    """What one pass leaves: per-example gradients by parameter name, and ``[B]`` losses (each the mean over K
+    views).
+    """
 
     losses: Tensor
     gradients: dict[str, PerExample] = field(default_factory=dict)
 
 
 class _Anchor(torch.autograd.Function):
-    """Copies a tensor to one that requires gradients: autograd must reach a first layer whose parameters are detached."""
+    """Copies a tensor to one that requires gradients: autograd must reach a first layer whose parameters are
+    detached.
+    """
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, anchor: Tensor) -> Tensor:
@@ -67,7 +73,8 @@ def per_example_gradients(
 ) -> Pass:
     """Per-example gradients of every trainable parameter.
 
-    views: ``[B, K, …]``; targets: ``[B, K, …]``. ``autocast``: the lower precision of forward and backward, or None.
+    views: ``[B, K, …]``; targets: ``[B, K, …]``. ``autocast``: the lower precision of forward and backward,
+        or None.
     """
     examples, per_view = views.shape[0], views.shape[1]
     rows = views.flatten(0, 1)
@@ -84,6 +91,8 @@ def per_example_gradients(
 
     def on_call(module: nn.Module, owned: dict[str, str]) -> Callable[..., Any]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            if not torch.is_grad_enabled():  # the forward asks for no gradient of this call
+                return None
             followed = first_tensor(output)
             anchored = followed if followed.requires_grad else _Anchor.apply(followed, anchor)
             args, kwargs = torch.utils._pytree.tree_map_only(Tensor, Tensor.detach, (args, kwargs))
@@ -92,12 +101,11 @@ def per_example_gradients(
             def on_gradient(gradient: Tensor) -> None:
                 if versions != [leaf._version for leaf in args if isinstance(leaf, Tensor)]:
                     raise InputError(
-                        f"network: the input of a {type(module).__name__} layer is modified in place after the layer has read it, "
-                        "so that its gradient is lost; set inplace=False in the operation that does so"
+                        f"network: the input of a {type(module).__name__} layer is modified in place after "
+                        "the layer has read it, so that its gradient is lost; set inplace=False where that is"
                     )
-                for name, values in layer_gradients(
-                    module, owned, plan, args, kwargs, gradient, examples
-                ).items():
+                computed = layer_gradients(module, owned, plan, args, kwargs, gradient, examples)
+                for name, values in computed.items():
                     add(owned[name], values)
 
             anchored.register_hook(on_gradient)
@@ -107,13 +115,14 @@ def per_example_gradients(
 
         return hook
 
-    with _hooks(model, plan, on_call):
+    with torch.enable_grad(), _hooks(model, plan, on_call):
         with torch.autocast(views.device.type, dtype=autocast, enabled=autocast is not None):
             logits = functional_call(model, detached, (rows,), tie_weights=True)
         losses = loss(widened(logits), targets.flatten(0, 1))
         if losses.shape != (len(rows),):
             raise InputError(
-                f"loss: one value per view is needed, shape [{len(rows)}], not {list(losses.shape)}; use reduction='none'"
+                f"loss: one value per view is needed, shape [{len(rows)}], not {list(losses.shape)}; "
+                "use reduction='none'"
             )
         by_example = losses.view(examples, per_view).mean(dim=1)
         if by_example.requires_grad:
@@ -137,7 +146,9 @@ def layer_gradients(
     gradient: Tensor,
     examples: int,
 ) -> dict[str, PerExample]:
-    """The per-example gradients of the parameters that ``module`` owns, for one call: by its rule, else by replaying it."""
+    """The per-example gradients of the parameters that ``module`` owns, for one call: by its rule, else by
+    replaying it.
+    """
     layer_rule = RULES.get(type(module))
     if layer_rule is not None and len(args) == 1 and not kwargs and not any("." in name for name in owned):
         ghost = all(name in plan.used_once for name in owned.values())

@@ -14,18 +14,20 @@ from dpvision.privacy.errors import InputError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
-# Norms are float32 sums of millions of squares. Clipping to this much less than max_grad_norm keeps the true norm below it.
+# Norms are float32 sums of millions of squares. Clipping to this much less than max_grad_norm keeps the true
+# norm below it.
 ROUNDING_MARGIN = 1e-4
 GIB = 1 << 30
 
 
 @dataclass(frozen=True)
 class ClippedSum:
-    """gradients: Σ_b g_b · min(1, C/‖g_b‖) by parameter name, float32 (or wider): ‖·‖₂ over all of them together changes by
-    at most C when one example is added or removed.
+    """gradients: Σ_b g_b · min(1, C/‖g_b‖) by parameter name, float32 (or wider): ‖·‖₂ over all of them
+    together changes by at most C when one example is added or removed.
 
-    The rest is private and covered by no mechanism: ``norms`` and ``losses`` ``[B]`` (each the mean over an example's views),
-    ``nonfinite``, the number of examples left out because their gradient had a NaN or an infinity.
+    The rest is private and covered by no mechanism: ``norms`` and ``losses`` ``[B]`` (each the mean over an
+    example's views), ``nonfinite``, the number of examples left out because their gradient had a NaN or an
+    infinity.
     """
 
     gradients: dict[str, Tensor]
@@ -35,7 +37,9 @@ class ClippedSum:
 
 
 def resolve_precision(precision: Precision, device: torch.device | str) -> torch.dtype | None:
-    """The autocast dtype, or None for float32. "auto": bfloat16 where the hardware multiplies bfloat16 matrices (AMX, GPUs)."""
+    """The autocast dtype, or None for float32. "auto": bfloat16 where the hardware multiplies bfloat16
+    matrices (AMX, GPUs).
+    """
     if precision not in ("auto", "float32", "bfloat16"):
         raise InputError(f"precision: must be auto, float32 or bfloat16, not {precision!r}")
     kind = torch.device(device).type
@@ -47,15 +51,18 @@ def resolve_precision(precision: Precision, device: torch.device | str) -> torch
 
 
 class ClippedGradient:
-    """Computes clipped gradient sums of ``model``, an ordinary ``nn.Module`` that maps ``[N, …]`` to logits ``[N, classes]``.
+    """Computes clipped gradient sums of ``model``, an ordinary ``nn.Module`` that maps ``[N, …]`` to logits
+    ``[N, classes]``.
 
     Args:
         loss: ``(logits [N, classes], targets [N, …]) -> [N]``.
         max_grad_norm: C, the L2 norm that an example's gradient is clipped to.
         precision: of forward and backward; norms, clipping and sums are float32 whatever it is.
-        memory_bytes: bound on what a chunk of examples may take; by default 2 GiB on a CPU, half of what is free on a GPU.
+        memory_bytes: bound on what a chunk of examples may take; by default 2 GiB on a CPU, half of what is
+            free on a GPU.
 
-    The first call checks the model on random inputs: see :func:`dpvision.gradients.plan.make_plan`, also for the errors.
+    The first call checks the model on random inputs: see :func:`dpvision.gradients.plan.make_plan`, also for
+        the errors.
     """
 
     def __init__(
@@ -75,10 +82,13 @@ class ClippedGradient:
         self._chunk = 0
 
     def sum(self, views: Tensor, targets: Tensor) -> ClippedSum:
-        """views: ``[B, K, …]``, the K views of each example; targets: ``[B]``, ``[B, K]`` or soft ``[B, K, classes]``. B may be 0."""
+        """views: ``[B, K, …]``, the K views of each example; targets: ``[B]``, ``[B, K]`` or soft ``[B, K,
+        classes]``. B may be 0.
+        """
         if views.ndim < 3 or len(views) != len(targets):
             raise InputError(
-                f"views: expected [B, K, …] and as many targets, got {list(views.shape)} and {list(targets.shape)}"
+                f"views: expected [B, K, …] and as many targets, got {list(views.shape)} "
+                f"and {list(targets.shape)}"
             )
         if targets.ndim == 1:
             targets = targets.unsqueeze(1).expand(-1, views.shape[1])
@@ -131,7 +141,9 @@ class ClippedGradient:
 
 
 def bytes_per_example(model: nn.Module, views: Tensor) -> int:
-    """About what one example takes: its gradient (twice, while it is pulled back or summed) and its views' activations."""
+    """About what one example takes: its gradient (twice, while it is pulled back or summed) and its views'
+    activations.
+    """
     gradient = sum(p.numel() for p in model.parameters() if p.requires_grad) * 4 * 2
     seen = 0
 
@@ -141,10 +153,12 @@ def bytes_per_example(model: nn.Module, views: Tensor) -> int:
             seen += output.numel()
 
     handles = [module.register_forward_hook(count) for module in model.modules()]
-    with torch.no_grad():
-        model(torch.zeros_like(views[0, :1]))
-    for handle in handles:
-        handle.remove()
+    try:
+        with torch.no_grad():
+            model(torch.zeros_like(views[0, :1]))
+    finally:
+        for handle in handles:
+            handle.remove()
     return gradient + seen * 4 * 3 * views.shape[1]  # saved, its gradient, and room for a layer's work
 
 

@@ -10,14 +10,16 @@ from torch import Tensor
 
 from dpvision.gradients.per_example import Factored, Instantiated, PerExample, ghost_is_cheaper, widened
 
-# Multiplications per example under which one convolution call per example costs more to start than to run (CPU).
+# Multiplications per example under which one convolution call per example costs more to start than to run
+# (CPU).
 SMALL_CONVOLUTION = 2_000_000
 
 
 def convolution_gradient(
     layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int, ghost: bool
 ) -> PerExample:
-    """The gradients of ``weight`` in ``layer(x)``, an ``nn.Conv*d`` or ``nn.ConvTranspose*d`` with zero padding.
+    """The gradients of ``weight`` in ``layer(x)``, an ``nn.Conv*d`` or ``nn.ConvTranspose*d`` with zero
+    padding.
 
     x: ``[B·K, C_in, …]``; g: ``[B·K, C_out, …]`` → ``[B, *weight.shape]``, instantiated or as factors.
     """
@@ -27,7 +29,8 @@ def convolution_gradient(
     kernel = weight[0, 0].numel()
     positions = g[0, 0].numel() * (len(g) // examples)
     inputs, outputs = weight.shape[1] * kernel, weight.shape[0]
-    # Ghost sums are of float32 operands only: rounding scaled gradients to bfloat16 would move them from the norm that was taken.
+    # Ghost sums are of float32 operands only: rounding scaled gradients to bfloat16 would move them from the
+    # norm that was taken.
     if (
         ghost
         and layer.groups == 1
@@ -50,15 +53,17 @@ def convolution_gradient(
 
 
 def one_by_one(layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int) -> Tensor:
-    """One library call per example, its K views being the minibatch: on a CPU as fast as the summed gradient."""
-    found = weight.new_empty((examples, *weight.shape), dtype=widened(g[:0]).dtype)
+    """One library call per example, its K views the minibatch: on a CPU as fast as the summed gradient."""
+    # Channels last in memory, like what the library returns for x and g with channels last.
+    last = weight.movedim(1, -1).shape
+    found = weight.new_empty((examples, *last), dtype=widened(g[:0]).dtype).movedim(-1, 2)
     for each, x_views, g_views in zip(found, x.chunk(examples), g.chunk(examples), strict=True):
         each.copy_(_backward(layer, weight, x_views, g_views))
     return found
 
 
 def by_patches(layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int) -> Tensor:
-    """One batched matrix product of the output gradients with the input patches they saw (2-D, not transposed)."""
+    """One batched product of output gradients with the input patches they saw (2-D, not transposed)."""
     groups, outputs = layer.groups, weight.shape[0]
     patches = unfolded(layer, x)  # [B·K, L, kernel, C_in]
     kernel = patches.shape[2]
@@ -77,7 +82,8 @@ def by_patches(layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int) 
 def unfolded(layer: Any, x: Tensor) -> Tensor:
     """``[N, C, H, W] -> [N, L, kH·kW, C]``: the patch that each of the L output positions sees.
 
-    With channels last a row of a patch is contiguous in memory, so that the copy runs at memory speed (F.unfold's does not).
+    With channels last a row of a patch is contiguous in memory, so that the copy runs at memory speed
+    (F.unfold's does not).
     """
     top, left, bottom, right = _padding(layer)
     x = F.pad(_channels_last(x), (0, 0, left, right, top, bottom)).contiguous()

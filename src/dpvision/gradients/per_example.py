@@ -1,4 +1,6 @@
-"""One parameter's per-example gradients in one chunk: instantiated, or kept as the two factors they are a product of."""
+"""One parameter's per-example gradients in one chunk: instantiated, or kept as the two factors they are a
+product of.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ class PerExample(Protocol):
         """``[B]`` float32 or wider: ‖g_b‖²."""
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Σ_b weights[b]·g_b in the parameter's shape. An example of weight 0 adds 0 even where g_b is not finite."""
+        """Σ_b weights[b]·g_b in the parameter's shape. An example of weight 0 adds 0 even where g_b is not
+        finite.
+        """
 
     def instantiate(self) -> Tensor:
         """``[B, *parameter.shape]`` float32 or wider."""
@@ -32,7 +36,9 @@ def widened(tensor: Tensor) -> Tensor:
 
 
 def without_zero_weights(rows: Tensor, weights: Tensor) -> Tensor:
-    """``rows`` ``[B, …]`` with zeros for examples of weight 0, since 0 · inf would be NaN; no copy where there are none."""
+    """``rows`` ``[B, …]`` with zeros for examples of weight 0, since 0 · inf would be NaN; no copy where
+    there are none.
+    """
     excluded = weights == 0
     if not excluded.any():
         return rows
@@ -41,16 +47,29 @@ def without_zero_weights(rows: Tensor, weights: Tensor) -> Tensor:
 
 @dataclass
 class Instantiated:
-    """``values``: ``[B, *parameter.shape]``, float32 or wider. The norm is taken of the very numbers that are summed."""
+    """``values``: ``[B, *parameter.shape]``, float32 or wider. The norm is taken of the very numbers that are
+    summed.
+    """
 
     values: Tensor
 
     def squared_norms(self) -> Tensor:
-        return torch.linalg.vector_norm(self.values.flatten(1), dim=1).square()
+        return torch.linalg.vector_norm(self._rows(), dim=1).square()
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        rows = without_zero_weights(self.values, weights).flatten(1)
-        return torch.mv(rows.t(), weights.to(rows.dtype)).view(self.values.shape[1:])
+        rows = without_zero_weights(self._rows(), weights)
+        total = torch.mv(rows.t(), weights.to(rows.dtype))
+        order = self._memory_order()
+        shape = [self.values.shape[dim] for dim in order]
+        return total.view(shape).permute([order.index(dim) for dim in range(1, self.values.ndim)])
+
+    def _memory_order(self) -> list[int]:
+        """The dimensions after the first, outermost in memory first: convolutions hand over channels last."""
+        return sorted(range(1, self.values.ndim), key=lambda dim: -self.values.stride(dim))
+
+    def _rows(self) -> Tensor:
+        """``[B, parameter.numel()]`` in memory order, so that no copy is made."""
+        return self.values.permute(0, *self._memory_order()).flatten(1)
 
     def instantiate(self) -> Tensor:
         return self.values
@@ -61,7 +80,8 @@ class Factored:
     """Ghost form (Goodfellow, arXiv 1510.01799; Li et al., arXiv 2110.05679, section 4): g_b is never formed.
 
     x: the layer's input ``[B, …]``; g: its output's gradient ``[B, …]``; both float32 or wider.
-    factors: ``(x, g) -> inputs [B, T, D], output gradients [B, T, P]``, of which g_b is the product over T positions and views.
+    factors: ``(x, g) -> inputs [B, T, D], output gradients [B, T, P]``, of which g_b is the product over T
+        positions and views.
     combine: ``(x, g) -> Σ_b g_b`` in the parameter's shape, in one batched operation.
     form: ``(x, g) -> [B, *parameter.shape]``.
     """
@@ -80,8 +100,9 @@ class Factored:
         if a.shape[1] == 1:
             return bound
         gram = (torch.bmm(a, a.mT) * torch.bmm(b, b.mT)).sum(dim=(1, 2))
-        # The terms of the Gram sum can cancel: its rounding error is relative to the bound, not to the result. Added on top, it
-        # keeps a norm from being under-reported, which would let an example exceed the clipping norm.
+        # The terms of the Gram sum can cancel: its rounding error is relative to the bound, not to the
+        # result. Added on top, it keeps a norm from being under-reported, which would let an example exceed
+        # the clipping norm.
         return torch.minimum(gram.clamp(min=0) + GRAM_ERROR * bound, bound)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
@@ -93,9 +114,11 @@ class Factored:
 
 
 def ghost_is_cheaper(positions: int, inputs: int, outputs: int) -> bool:
-    """Whether T = ``positions`` terms of D = ``inputs`` by P = ``outputs`` factors are better kept as factors.
+    """Whether T = ``positions`` terms of D = ``inputs`` by P = ``outputs`` factors are better kept as
+    factors.
 
-    Ghost: Gram matrices, T²(D + P) multiplications, and then the weighted sum, T·D·P. Instantiated: T·D·P, and three passes
-    over D·P numbers in memory (written, normed, summed), each of which takes the time of some 30 multiplications.
+    Ghost: Gram matrices, T²(D + P) multiplications, and then the weighted sum, T·D·P. Instantiated: T·D·P,
+    and three passes over D·P numbers in memory (written, normed, summed), each of which takes the time of
+    some 30 multiplications.
     """
     return positions**2 * (inputs + outputs) < 3 * 30 * inputs * outputs

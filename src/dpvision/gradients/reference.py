@@ -1,6 +1,7 @@
 """The definition, one example at a time and slow: what the fast engine must equal.
 
-De et al., arXiv 2204.13650, section 3.2: the gradient of an example is that of its mean loss over its K views.
+De et al., arXiv 2204.13650, section 3.2: the gradient of an example is that of its mean loss over its K
+views.
 """
 
 from __future__ import annotations

@@ -20,15 +20,19 @@ def replayed_gradients(
 ) -> dict[str, Tensor]:
     """The gradients ``[B, *shape]`` of ``parameters`` (names within the module), float32 or wider.
 
-    ``arguments`` and ``keywords`` are those of a call on ``examples`` · K rows; tensors among them with that many rows are the examples'
-    views and are split, all else is the same for everyone. Each example is run with its K views as the minibatch.
-    ``output_gradient`` is that of the module's output (the first tensor, where it returns several).
+    ``arguments`` and ``keywords`` are those of a call on ``examples`` examples: every tensor among them (but
+    for scalars) holds an equal number of rows for each, next to each other, and is split. Each example is run
+    with its own rows as the minibatch. ``output_gradient`` is that of the module's output (the first tensor,
+    where it returns several).
     """
-    rows = len(output_gradient)
     flat, spec = torch.utils._pytree.tree_flatten((arguments, dict(keywords)))
-    moving = [isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == rows for leaf in flat]
+    moving = [isinstance(leaf, Tensor) and leaf.ndim > 0 for leaf in flat]
+    dtype = next(iter(parameters.values())).dtype
     by_example = [
-        leaf.unflatten(0, (examples, -1)) for leaf, moves in zip(flat, moving, strict=True) if moves
+        # The autocast that let this call mix precisions has ended.
+        (leaf.to(dtype) if leaf.is_floating_point() else leaf).unflatten(0, (examples, -1))
+        for leaf, moves in zip(flat, moving, strict=True)
+        if moves
     ]
 
     def one_example(inputs: list[Tensor], gradient: Tensor) -> dict[str, Tensor]:
@@ -39,15 +43,16 @@ def replayed_gradients(
         def run(values: dict[str, Tensor]) -> Tensor:
             return first_tensor(functional_call(module, values, args, kwargs))
 
-        _, pull_back = vjp(run, dict(parameters))
-        return pull_back(gradient)[0]
+        output, pull_back = vjp(run, dict(parameters))[:2]
+        return pull_back(gradient.to(output.dtype))[0]
 
     gradients = output_gradient.unflatten(0, (examples, -1))
-    try:
-        found = vmap(one_example, randomness="different")(by_example, gradients)
-    except RuntimeError:  # an operation without a batching rule
-        each = [one_example([leaf[b] for leaf in by_example], gradients[b]) for b in range(examples)]
-        found = {name: torch.stack([own[name] for own in each]) for name in parameters}
+    with torch.enable_grad():  # some operations (LSTM) look at the mode, which is off in a backward pass
+        try:
+            found = vmap(one_example, randomness="different")(by_example, gradients)
+        except RuntimeError:  # an operation without a batching rule
+            each = [one_example([leaf[b] for leaf in by_example], gradients[b]) for b in range(examples)]
+            found = {name: torch.stack([own[name] for own in each]) for name in parameters}
     return {name: value.to(torch.promote_types(value.dtype, torch.float32)) for name, value in found.items()}
 
 

@@ -1,12 +1,14 @@
-"""Per-example gradients of one layer call, from the layer's input and its output's gradient: one function per kind of layer.
+"""Per-example gradients of one layer call, from the layer's input and its output's gradient: one function per
+kind of layer.
 
-A rule is called as ``rule(layer, x, g, examples, ghost)``. The input ``x`` and the output's gradient ``g`` hold ``examples`` · K
-rows, the K views of an example next to each other. It returns, by name, the per-example gradient of each of the layer's own
-parameters, summed over views and positions; or None for a setting that it does not cover (the call is then replayed, replay.py).
-``ghost`` says that the parameters are used only once, so that their gradients may be left as factors.
+A rule is called as ``rule(layer, x, g, examples, ghost)``. The input ``x`` and the output's gradient ``g``
+hold ``examples`` · K rows, the K views of an example next to each other. It returns, by name, the per-example
+gradient of each of the layer's own parameters, summed over views and positions; or None for a setting that it
+does not cover (the call is then replayed, replay.py). ``ghost`` says that the parameters are used only once,
+so that their gradients may be left as factors.
 
-To teach the engine a layer, write one function under ``@rule(LayerType)``. Types are matched exactly: a subclass may compute
-something else.
+To teach the engine a layer, write one function under ``@rule(LayerType)``. Types are matched exactly: a
+subclass may compute something else.
 """
 
 from __future__ import annotations
@@ -78,20 +80,23 @@ def weight_standardized_convolution(
     if not _covers(layer, x):
         return None
     weight, gain = layer.weight, layer.gain
-    # unit = standardize(weight) is (w − mean)·scale for each output channel. Where scale is not at its floor, unit has norm one.
+    # unit = standardize(weight) is (w − mean)·scale for each output channel. Where scale is not at its floor,
+    # unit has norm one.
     unit = standardize(weight)
     gradients = convolution_gradient(layer, unit, x, g, examples, ghost=False).instantiate()
-    by_channel = gradients.flatten(2)  # [B, C_out, fan_in], changed in place below
-    unit = unit.flatten(1)
+    # Channels last is the order in memory: these are views, and what follows is done in place.
+    by_channel = gradients.movedim(2, -1).flatten(2)  # [B, C_out, fan_in]
+    unit = unit.movedim(1, -1).flatten(1)
     along = torch.linalg.vecdot(by_channel, unit)  # [B, C_out]
     scale = standard_scale(weight).flatten(1)  # [C_out, 1]
     free = scale < SMALLEST_VARIANCE**-0.5  # the clamped scale is a constant, which has no gradient
-    # The pull-back of g is gain · scale · (g − mean(g) − unit·(unit·g)), as unit is orthogonal to the constants.
+    # The pull-back of g is gain · scale · (g − mean(g) − unit·(unit·g)), as unit is orthogonal to the
+    # constants.
     by_channel.sub_(by_channel.mean(dim=2, keepdim=True))
     by_channel.sub_(along.unsqueeze(2) * (unit * free))
     by_channel.mul_(scale * gain.unsqueeze(1))
     found: dict[str, PerExample] = {
-        "weight": Instantiated(by_channel.view(gradients.shape)),
+        "weight": Instantiated(gradients),
         "gain": Instantiated(along),
     }
     return found | _bias(layer, g, examples)
@@ -105,7 +110,7 @@ def _covers(layer: Any, x: Tensor) -> bool:
 
 
 def _bias(layer: Any, g: Tensor, examples: int) -> dict[str, PerExample]:
-    """A bias per channel: the output's gradient summed over views and positions, ``[B·K, C, …] -> [B, C]``."""
+    """One bias per channel: the output's gradient summed over views and positions."""
     if layer.bias is None:
         return {}
     return {"bias": Instantiated(_by_channel(widened(g), examples))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from dpvision.images.decode import Conversion
 from dpvision.images.images import Images
 from dpvision.privacy.errors import InputError
 
-__all__ = ["Images", "available_splits", "open_images"]
+__all__ = ["Images", "available_splits", "image_sizes", "open_images"]
 
 
 class Reader(Protocol):
@@ -23,6 +24,9 @@ class Reader(Protocol):
 
     def splits(self, path: Path) -> dict[str, Any]:
         """The splits at path, by name."""
+
+    def sizes(self, path: Path, split: str) -> Counter[tuple[int, int]]:
+        """How many images of one of these splits have which (width, height)."""
 
     def read(self, path: Path, split: str, conversion: Conversion, labelled: bool) -> Images:
         """One of these splits."""
@@ -61,10 +65,7 @@ def open_images(
             a data set of more bytes than this machine has memory).
     """
     conversion = Conversion(size, channels)
-    reader, path = _reader(spec)
-    available = reader.splits(path)
-    if split not in available:
-        raise InputError(f"{spec} has no split '{split}' (it has: {', '.join(available)}); name one of these")
+    reader, path = _reader_of_split(spec, split)
     with warnings.catch_warnings():
         # What Pillow warns of is either harmless or refused here, in one sentence.
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -79,6 +80,26 @@ def available_splits(spec: str | os.PathLike[str]) -> tuple[str, ...]:
     """
     reader, path = _reader(spec)
     return tuple(reader.splits(path))
+
+
+def image_sizes(spec: str | os.PathLike[str], split: str = "train") -> Counter[tuple[int, int]]:
+    """How many images of a split have which (width, height), as stored (and kept without a size).
+
+    Reads headers, not pixels, where images have headers of their own. EXIF orientation is not looked at.
+
+    Raises:
+        InputError: as open_images, as far as it shows without decoding images.
+    """
+    reader, path = _reader_of_split(spec, split)
+    return reader.sizes(path, split)
+
+
+def _reader_of_split(spec: str | os.PathLike[str], split: str) -> tuple[Reader, Path]:
+    reader, path = _reader(spec)
+    available = reader.splits(path)
+    if split not in available:
+        raise InputError(f"{spec} has no split '{split}' (it has: {', '.join(available)}); name one of these")
+    return reader, path
 
 
 def _reader(spec: str | os.PathLike[str]) -> tuple[Reader, Path]:

@@ -18,8 +18,10 @@ MAX_CLASSES = 2**16
 """More classes than numbered labels may imply: one stray label would make a classifier of any width."""
 
 
-def pixels_from_array(array: NDArray[Any], conversion: Conversion, what: str) -> Tensor:
+def pixels_from_array(array: NDArray[Any], conversion: Conversion, what: str) -> tuple[Tensor, str | None]:
     """uint8 [N, C, H, W] from uint8 [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1 or 3.
+
+    And, where they were converted, `digest_of` the images before.
 
     Raises:
         InputError: for any other type or shape.
@@ -41,9 +43,9 @@ def pixels_from_array(array: NDArray[Any], conversion: Conversion, what: str) ->
     if array.size == 0:
         raise InputError(f"{what} holds no images; at least one is needed")
     if conversion.keeps(array.shape[1:]):
-        return torch.from_numpy(np.ascontiguousarray(array))
+        return torch.from_numpy(np.ascontiguousarray(array)), None
     named = ((f"{what}, image {i}", image) for i, image in enumerate(array))
-    return stack(named, len(array), conversion.convert, what)
+    return stack(named, len(array), lambda image, _: image, what, conversion)
 
 
 def labels_from_array(array: NDArray[Any], what: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,11 @@ def splits(path: Path) -> dict[str, int]:
     return {"train": 1437, "test": 360}
 
 
+def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
+    """How many images of a split have which (width, height)."""
+    return Counter({(8, 8): splits(path)[split]})
+
+
 def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Images:
     """scikit-learn's digits: 1,797 grey images of 8 x 8 in 17 levels (Alpaydin and Kaynak, UCI 1998).
 
@@ -38,10 +44,12 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
     is_test = np.zeros(len(by_class), dtype=bool)
     is_test[by_class[::5]] = True
     chosen = is_test if split == "test" else ~is_test
-    pixels = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)
+    array = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)
+    pixels, stored = pixels_from_array(array, conversion, DIGITS)
     return Images(
-        pixels=pixels_from_array(pixels, conversion, DIGITS),
+        pixels=pixels,
         labels=torch.from_numpy(digits.target[chosen].astype(np.int64)) if labelled else None,
         class_names=tuple(str(name) for name in digits.target_names) if labelled else (),
         source=DIGITS,
+        stored=stored,
     )

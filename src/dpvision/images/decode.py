@@ -43,50 +43,64 @@ class Conversion:
         if self.channels not in (None, 1, 3):
             raise InputError(f"channels must be 1 (grey) or 3 (colour), got {self.channels}")
 
-    def decode(self, encoded: bytes | Path, name: str) -> NDArray[np.uint8]:
-        """An encoded image, or the path of one, as uint8 [C, H, W]; name is for messages.
-
-        The first frame of several; turned upright by its EXIF orientation; transparent parts over white; of
-        16 bits per channel the high 8; palette, CMYK and the like to RGB. Colour profiles are ignored.
-
-        Raises:
-            InputError: for anything but a whole PNG, JPEG, WebP, BMP or TIFF image of at most MAX_PIXELS, and
-                for 32-bit and float pixels, whose range nothing states.
-        """
-        file = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
-        with reading(name), Image.open(file, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:  # the header is read, the pixels are not yet
-                raise InputError(
-                    f"{name} has {width} x {height} pixels, more than the {MAX_PIXELS} that are decoded; "
-                    "scale it down"
-                )
-            if image.mode in ("I", "F"):
-                raise InputError(
-                    f"{name} has 32-bit pixels, whose range is unknown; save it with 8 or 16 bits"
-                )
-            ImageOps.exif_transpose(image, in_place=True)
-            return self._finish(_to_grey_or_rgb(image))
-
     def convert(self, pixels: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
-        """An image already decoded, uint8 [C, H, W], with the same options; name is for messages."""
+        """An image, uint8 [C, H, W], with the options applied; name is for messages."""
+        if self.keeps(pixels.shape):
+            return pixels
         with reading(name):
             channels_last = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
-            return self._finish(Image.fromarray(channels_last))
+            image = Image.fromarray(channels_last)
+            if self.channels is not None:
+                image = image.convert("L" if self.channels == 1 else "RGB")
+            if self.size is not None and image.size != (self.size, self.size):
+                image = ImageOps.fit(image, (self.size, self.size), method=Image.Resampling.BICUBIC)
+            return _to_array(image)
 
-    def keeps(self, shape: tuple[int, int, int]) -> bool:
+    def keeps(self, shape: tuple[int, ...]) -> bool:
         """Whether images of this shape (C, H, W) stay as they are."""
         channels, height, width = shape
         return self.channels in (None, channels) and (self.size is None or self.size == height == width)
 
-    def _finish(self, image: Image.Image) -> NDArray[np.uint8]:
-        """A grey or RGB image with the options applied, as [C, H, W]."""
-        if self.channels is not None:
-            image = image.convert("L" if self.channels == 1 else "RGB")
-        if self.size is not None and image.size != (self.size, self.size):
-            image = ImageOps.fit(image, (self.size, self.size), method=Image.Resampling.BICUBIC)
-        pixels = np.asarray(image)
-        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+def decode(encoded: bytes | Path, name: str) -> NDArray[np.uint8]:
+    """An encoded image, or the path of one, as uint8 [C, H, W]; name is for messages.
+
+    The first frame of several; turned upright by its EXIF orientation; transparent parts over white; of 16
+    bits per channel the high 8; palette, CMYK and the like to RGB. Colour profiles are ignored.
+
+    Raises:
+        InputError: for anything but a whole PNG, JPEG, WebP, BMP or TIFF image of at most MAX_PIXELS, and for
+            32-bit and float pixels, whose range nothing states.
+    """
+    file = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
+    with reading(name), Image.open(file, formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:  # the header is read, the pixels are not yet
+            raise InputError(
+                f"{name} has {width} x {height} pixels, more than the {MAX_PIXELS} that are decoded; "
+                "scale it down"
+            )
+        if image.mode in ("I", "F"):
+            raise InputError(f"{name} has 32-bit pixels, whose range is unknown; save it with 8 or 16 bits")
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_array(_to_grey_or_rgb(image))
+
+
+def encoded_size(encoded: bytes | Path, name: str) -> tuple[int, int]:
+    """(width, height) that the header of an encoded image states; name is for messages.
+
+    Raises:
+        InputError: for anything that does not begin as a PNG, JPEG, WebP, BMP or TIFF image.
+    """
+    file = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
+    with reading(name), Image.open(file, formats=FORMATS) as image:
+        return image.size
+
+
+def _to_array(image: Image.Image) -> NDArray[np.uint8]:
+    """A grey or RGB image as [C, H, W]."""
+    pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def _to_grey_or_rgb(image: Image.Image) -> Image.Image:

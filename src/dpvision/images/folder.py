@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from dpvision.images.decode import Conversion
+from dpvision.images.decode import Conversion, decode, encoded_size
 from dpvision.images.files import SPLIT_WORDS, reading
 from dpvision.images.images import Images
 from dpvision.images.stack import stack
@@ -56,8 +57,8 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
     if folder.is_file():
         if labelled:
             raise InputError(f"{path} is a single image without a class; give a folder of class folders")
-        pixels = stack([(str(path), path)], 1, conversion.decode, str(path))
-        return Images(pixels, None, (), str(path), (path.name,))
+        pixels, stored = stack([(str(path), path)], 1, decode, str(path), conversion)
+        return Images(pixels, None, (), str(path), (path.name,), stored)
     if labelled:
         class_names = tuple(_class_folders(folders.get("train", folder), path))
         files_of = {name: _image_files(sub, path) for name, sub in _class_folders(folder, path).items()}
@@ -70,9 +71,17 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
         files = _image_files(folder, path)
         if not files:
             raise InputError(f"{folder} has no images in it; give a folder with some ({' '.join(SUFFIXES)})")
-    pixels = stack(((str(file), file) for file in files), len(files), conversion.decode, str(path))
+    named = ((str(file), file) for file in files)
+    pixels, stored = stack(named, len(files), decode, str(path), conversion)
     names = tuple(file.relative_to(folder).as_posix() for file in files)
-    return Images(pixels, labels, class_names, str(path), names)
+    return Images(pixels, labels, class_names, str(path), names, stored)
+
+
+def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
+    """How many images of a split have which (width, height), by their headers."""
+    folder = splits(path)[split]
+    files = [folder] if folder.is_file() else _image_files(folder, path)
+    return Counter(encoded_size(file, str(file)) for file in files)
 
 
 def _class_folders(folder: Path, root: Path) -> dict[str, Path]:

@@ -6,6 +6,7 @@ import gzip
 import math
 import re
 import struct
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,21 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
         raise InputError(
             f"{images_file} has no labels beside it; add {images_file.name.replace('images', 'labels')}"
         )
-    pixels = pixels_from_array(_read_idx(images_file, dimensions=3), conversion, str(images_file))
+    pixels, stored = pixels_from_array(_read_idx(images_file, dimensions=3), conversion, str(images_file))
     if not labelled:
-        return Images(pixels, None, (), str(path))
+        return Images(pixels, None, (), str(path), stored=stored)
     labels = {
         s: labels_from_array(_read_idx(file, dimensions=1), str(file)) for s, file in label_files.items()
     }
     check_same_length(pixels, labels[split], f"{split} of {path}")
-    return Images(pixels, labels[split], numbered_classes(labels.values()), str(path))
+    return Images(pixels, labels[split], numbered_classes(labels.values()), str(path), stored=stored)
+
+
+def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
+    """How many images of a split have which (width, height): in an array, all the same."""
+    images = read(path, split, Conversion(), labelled=False)
+    _, height, width = images.shape
+    return Counter({(width, height): len(images)})
 
 
 def _files(path: Path) -> dict[tuple[str, str], Path]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dpvision.privacy.errors import InputError
@@ -24,6 +26,8 @@ class Images:
         class_names: all classes, in the order of their indices; public, as N is. Empty without labels.
         source: where the images came from, for messages and records.
         names: one name per image (for a folder its path inside the folder), or None.
+        stored: `digest_of` the images as they were before reading changed their size or channels, or None if
+            pixels are as they were.
 
     Raises:
         InputError: if the parts do not fit together.
@@ -34,6 +38,7 @@ class Images:
     class_names: tuple[str, ...]
     source: str
     names: tuple[str, ...] | None = None
+    stored: str | None = None
 
     def __post_init__(self) -> None:
         pixels, labels = self.pixels, self.labels
@@ -71,9 +76,11 @@ class Images:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) of shape, pixels and labels: the data set's identity. Private, as the pixels are."""
-        sha256 = hashlib.sha256(repr((tuple(self.pixels.shape), self.labels is not None)).encode())
-        sha256.update(self.pixels.cpu().contiguous().numpy().data)
+        """SHA-256 (hex) of the images as stored and of the labels: the data set's identity, whatever size and
+        channels it is read with. Private, as the pixels are.
+        """
+        stored = self.stored or digest_of(self.pixels.cpu().numpy())
+        sha256 = hashlib.sha256(repr((len(self), stored, self.labels is not None)).encode())
         if self.labels is not None:
             sha256.update(self.labels.cpu().contiguous().numpy().astype("<i8").data)
         return sha256.hexdigest()
@@ -108,7 +115,14 @@ class Images:
             )
         # A class without images may be unknown: its entry (-1) is never looked up.
         new_index = torch.tensor([index.get(name, -1) for name in self.class_names], dtype=torch.int64)
-        return Images(self.pixels, new_index[self.labels.cpu()], tuple(class_names), self.source, self.names)
+        return Images(
+            self.pixels,
+            new_index[self.labels.cpu()],
+            tuple(class_names),
+            self.source,
+            self.names,
+            self.stored,
+        )
 
     def check_trainable(self) -> None:
         """Raises InputError unless a classifier can be trained: labelled images of at least two classes."""
@@ -134,6 +148,23 @@ class Images:
             "class_names": list(self.class_names),
             "class_counts": counts,
         }
+
+
+def digest_of(images: Iterable[NDArray[np.uint8]]) -> str:
+    """SHA-256 (hex) of the shapes and pixels of uint8 images [C, H, W], in their order."""
+    return combine_digests(digest_of_one(image) for image in images)
+
+
+def digest_of_one(image: NDArray[np.uint8]) -> bytes:
+    """SHA-256 of the shape and pixels of one image."""
+    sha256 = hashlib.sha256(repr(image.shape).encode())
+    sha256.update(np.ascontiguousarray(image).data)
+    return sha256.digest()
+
+
+def combine_digests(digests: Iterable[bytes]) -> str:
+    """`digest_of` images, from `digest_of_one` for each."""
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def _listing(names: Sequence[str], most: int = 10) -> str:

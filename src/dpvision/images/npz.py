@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,21 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
         raise InputError(
             f"{path} has '{images_name}' but no '{prefixes[split]}labels'; add the labels to the archive"
         )
-    pixels = pixels_from_array(_array(path, images_name), conversion, f"'{images_name}' in {path}")
+    pixels, stored = pixels_from_array(_array(path, images_name), conversion, f"'{images_name}' in {path}")
     if not labelled:
-        return Images(pixels, None, (), str(path))
+        return Images(pixels, None, (), str(path), stored=stored)
     labels = {
         s: labels_from_array(_array(path, name), f"'{name}' in {path}") for s, name in label_names.items()
     }
     check_same_length(pixels, labels[split], f"{split} of {path}")
-    return Images(pixels, labels[split], numbered_classes(labels.values()), str(path))
+    return Images(pixels, labels[split], numbered_classes(labels.values()), str(path), stored=stored)
+
+
+def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
+    """How many images of a split have which (width, height): in an array, all the same."""
+    images = read(path, split, Conversion(), labelled=False)
+    _, height, width = images.shape
+    return Counter({(width, height): len(images)})
 
 
 def _array_names(path: Path) -> set[str]:

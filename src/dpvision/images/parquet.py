@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dpvision.images.arrays import labels_from_array, numbered_classes
-from dpvision.images.decode import Conversion
+from dpvision.images.decode import Conversion, decode, encoded_size
 from dpvision.images.files import SPLIT_WORDS, reading
 from dpvision.images.images import Images
 from dpvision.images.stack import stack
@@ -66,9 +67,9 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
     count = sum(_open(file).metadata.num_rows for file in shards[split])
     if count == 0:
         raise InputError(f"{path} has no rows in {split}; at least one image is needed")
-    pixels = stack(_encoded_images(shards[split]), count, conversion.decode, str(path))
+    pixels, stored = stack(_encoded_images(shards[split]), count, decode, str(path), conversion)
     if not labelled:
-        return Images(pixels, None, (), str(path))
+        return Images(pixels, None, (), str(path), stored=stored)
     labels = _labels(shards[split])
     names = {_class_names(file) for files in shards.values() for file in files}
     if len(names) > 1:
@@ -76,7 +77,12 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
             f"{path}: the shards' metadata name different classes; keep one data set in a folder"
         )
     class_names = names.pop() or numbered_classes(_labels(files) for files in shards.values())
-    return Images(pixels, labels, class_names, str(path))
+    return Images(pixels, labels, class_names, str(path), stored=stored)
+
+
+def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
+    """How many images of a split have which (width, height), by their headers."""
+    return Counter(encoded_size(encoded, name) for name, encoded in _encoded_images(splits(path)[split]))
 
 
 def _files(path: Path) -> list[Path]:

@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dpvision.images.decode import Conversion
 from dpvision.images.files import check_fits_memory
+from dpvision.images.images import combine_digests, digest_of_one
 from dpvision.privacy.errors import InputError
 
 SLOW_SECONDS = 5e-4
@@ -31,8 +33,10 @@ def stack(
     count: int,
     make: Callable[[Item, str], NDArray[np.uint8]],
     source: str,
-) -> Tensor:
-    """uint8 [N, C, H, W] of N = count pairs (name, item), each made an array [C, H, W] by make(item, name).
+    conversion: Conversion,
+) -> tuple[Tensor, str | None]:
+    """uint8 [N, C, H, W] of N = count pairs (name, item), each made an array [C, H, W] by make(item, name)
+    and then converted; and `digest_of` the images before that, or None where nothing is to be converted.
 
     Items are drawn as they are needed. Images that take long are made by several threads at once, for Pillow
     decodes without Python's lock; small ones would but fight for it.
@@ -43,7 +47,17 @@ def stack(
     """
     items = iter(items)
     first_name, first_item = next(items)
-    first = make(first_item, first_name)
+    converts = conversion != Conversion()
+    digests = [b""] * count if converts else []
+
+    def make_converted(index: int, item: Item, name: str) -> NDArray[np.uint8]:
+        pixels = make(item, name)
+        if not converts:
+            return pixels
+        digests[index] = digest_of_one(pixels)
+        return conversion.convert(pixels, name)
+
+    first = make_converted(0, first_item, first_name)
     check_fits_memory(count * first.size, f"{source}: {count} images of {_shape_in_words(first)}")
     out = np.empty((count, *first.shape), dtype=np.uint8)
     out[0] = first
@@ -52,7 +66,7 @@ def stack(
         """Makes the images from index start on; returns the seconds that one of them took."""
         began = time.thread_time()
         for index, (name, item) in enumerate(task, start):
-            pixels = make(item, name)
+            pixels = make_converted(index, item, name)
             if pixels.shape != first.shape:
                 option = "channels" if len(pixels) != len(first) else "size"
                 raise InputError(
@@ -81,7 +95,7 @@ def stack(
             raise InputError(f"{source} holds {start} images and not the {count} it states; replace it")
     finally:
         pool.shutdown(cancel_futures=True)
-    return torch.from_numpy(out)
+    return torch.from_numpy(out), combine_digests(digests) if converts else None
 
 
 def _shape_in_words(pixels: NDArray[np.uint8]) -> str:

@@ -1,6 +1,8 @@
-"""What to train when the user does not say: settings that suit the data's public facts, the budget and the machine.
+"""What to train when the user does not say: settings that suit the data's public facts, the budget and the
+machine.
 
-Only N, the image shape, the number of classes and random stand-in images are looked at, so that the choice costs no budget.
+Only N, the image shape, the number of classes and random stand-in images are looked at, so that the choice
+costs no budget.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ PROBE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """seconds: of training, start-up included; memory_bytes: of training, the images included. From a trial of a second or so."""
+    """seconds: of training, start-up included; memory_bytes: of training, the images included. From a trial
+    of a second or so.
+    """
 
     seconds: float
     memory_bytes: int
@@ -40,7 +44,8 @@ def default_config(
     device: torch.device | str,
     overrides: Mapping[str, Any],
 ) -> DPSGDConfig:
-    """A full configuration: ``overrides`` where given, the rest chosen so that training takes minutes on this machine.
+    """A full configuration: ``overrides`` where given, the rest chosen so that training takes minutes on this
+    machine.
 
     Raises:
         InputError: an override does not exist or is out of range.
@@ -61,7 +66,8 @@ def _starting_point(
     side = min(height, width)
     augmentable = side >= 16
     if side < 14 or num_examples < 4000:
-        # Few examples pay for few parameters: noise in every coordinate outweighs what a deeper network could learn.
+        # Few examples pay for few parameters: noise in every coordinate outweighs what a deeper network could
+        # learn.
         network, augmult, learning_rate = "linear", 1, 0.5
     elif channels == 1:
         network, augmult, learning_rate = "tanh-cnn", 1, 2.0
@@ -88,7 +94,9 @@ def estimate(
     num_examples: int,
     device: torch.device | str,
 ) -> Estimate:
-    """Expected time and memory of a run, from a trial on random images. InputError as :func:`build_classifier`."""
+    """Expected time and memory of a run, from a trial on random images. InputError as
+    :func:`build_classifier`.
+    """
     seconds = config.steps * _seconds_per_step(config, image_shape, class_names, device)
     model = build_classifier(
         config.network, image_shape=image_shape, class_names=class_names, options=config.network_options

@@ -1,7 +1,8 @@
-"""DP-SGD with the recipe of De et al. (arXiv 2204.13650): no prior, K self-augmentations, Poisson-sampled Gaussian steps.
+"""DP-SGD with the recipe of De et al. (arXiv 2204.13650): no prior, K self-augmentations, Poisson-sampled
+Gaussian steps.
 
-Every step releases one noisy sum of clipped gradients; the whole run is ``steps`` equal events. What leaves is the exponential
-moving average of the weights after the last step.
+Every step releases one noisy sum of clipped gradients; the whole run is ``steps`` equal events. What leaves
+is the exponential moving average of the weights after the last step.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class DPSGDConfig:
     @classmethod
     def options(cls) -> dict[str, type]:
         """Names of the settings and the types that they take."""
-        found = {f.name: str for f in fields(cls)}
+        found: dict[str, type] = {f.name: str for f in fields(cls)}
         found |= dict.fromkeys(("steps", "expected_batch_size", "augmult", "pad"), int)
         found |= dict.fromkeys(("learning_rate", "max_grad_norm", "momentum", "ema_decay"), float)
         return found | {"flip": bool, "network_options": dict}
@@ -108,7 +109,8 @@ class TrainingPlan:
 
 
 def make_plan(config: DPSGDConfig, num_examples: int, budget: Budget) -> TrainingPlan:
-    """The least noise at which all the steps together stay within the budget (add-or-remove-one or replace-one, by PLD).
+    """The least noise at which all the steps together stay within the budget (add-or-remove-one or
+    replace-one, by PLD).
 
     Raises:
         InputError: the budget is out of range for N, or no noise meets it.
@@ -116,7 +118,8 @@ def make_plan(config: DPSGDConfig, num_examples: int, budget: Budget) -> Trainin
     budget.check_against(num_examples)
     if config.expected_batch_size > num_examples:
         raise InputError(
-            f"expected_batch_size must be at most the number of examples, {num_examples}, not {config.expected_batch_size}"
+            f"expected_batch_size must be at most the number of examples, {num_examples}, "
+            f"not {config.expected_batch_size}"
         )
     sampler = PoissonSampler(num_examples, config.expected_batch_size / num_examples)
     noise_multiplier = calibrate_steps(sampler.sample_rate, config.steps, budget)
@@ -163,9 +166,11 @@ def train(
     checkpoints: Checkpoints | None = None,
     on_step: Callable[[StepStatistics], None] | None = None,
 ) -> torch.nn.Module:
-    """Train ``model`` (in place, on its device) until the account's plan is spent; it ends with the averaged weights.
+    """Train ``model`` (in place, on its device) until the account's plan is spent; it ends with the averaged
+    weights.
 
-    An interrupted run goes on from its checkpoint. Steps that the ledger holds but no checkpoint does were paid for and are
+    An interrupted run goes on from its checkpoint. Steps that the ledger holds but no checkpoint does were
+    paid for and are
     lost: the run then takes that many fewer.
 
     Raises:

@@ -27,6 +27,7 @@ class WideResNet(nn.Module):
             "activation_first_in_shortcuts", where only the shortcuts have the named order and the residual
             branches the other. Sander et al. (arXiv 2210.03403) number them 0, 1, 3 and 2 in their code. The
             norm before the classifier comes after its activation, unless the order is "norm_first".
+        stem_stride: of the first convolution. 2 quarters the cost, for larger images or slower machines.
 
     ``forward`` maps ``[B, in_channels, H, W]`` to logits ``[B, num_classes]``. The parts are plain modules:
     ``stem``, ``stages``, ``final`` (activation and norm, "final.norm") and ``head`` (linear).
@@ -46,6 +47,7 @@ class WideResNet(nn.Module):
         num_classes: int,
         groups: int = 16,
         order: Order = "activation_first",
+        stem_stride: int = 1,
     ) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
@@ -58,12 +60,14 @@ class WideResNet(nn.Module):
             raise InputError(
                 f"groups must be 1, 2, 4, 8 or 16, to divide the network's channels, not {groups}"
             )
+        if stem_stride < 1:
+            raise InputError(f"stem_stride must be at least 1, not {stem_stride}")
         if order not in get_args(Order):
             raise InputError(f"order must be one of {', '.join(get_args(Order))}, not {order!r}")
         norm_first_in_residual = order in ("norm_first", "activation_first_in_shortcuts")
         norm_first_in_shortcut = order in ("norm_first", "norm_first_in_shortcuts")
         channels = [16, 16 * width, 32 * width, 64 * width]
-        self.stem = WeightStandardizedConv2d(in_channels, channels[0], 3, padding=1)
+        self.stem = WeightStandardizedConv2d(in_channels, channels[0], 3, stride=stem_stride, padding=1)
         self.stages = nn.Sequential()
         for stage in range(3):
             for block in range((depth - 4) // 6):

@@ -31,7 +31,7 @@ _RELATIONS = {
 # Composing distributions by FFT in double precision leaves errors of this order in δ; it is given away.
 _PLD_DELTA_SLACK = 1e-11
 _SMALLEST_PLD_DELTA = 1e-9
-_LARGEST_PLD_EPSILON = 1000.0
+_LARGEST_PLD_EPSILON = 500.0  # beyond, e^−ε underflows in the PLD accountant
 _LARGEST_GRID = 200_000
 # As dp_accounting's own list.
 _RDP_ORDERS = (*(1 + tenth / 10 for tenth in range(1, 100)), *range(11, 64), 128, 256, 512, 1024)
@@ -119,7 +119,7 @@ def epsilon(
 ) -> float:
     """The ε that the composition of all events satisfies at δ; an upper bound, 0 for no events.
 
-    Above 1000 both accountants state the looser RDP bound.
+    Above 500 both accountants state the looser RDP bound.
     The composition may be adaptive: each event's query may depend on earlier results.
 
     Raises:

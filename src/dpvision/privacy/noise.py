@@ -44,7 +44,7 @@ class RandomSource(ABC):
         """Uniform on [0, 1), multiples of 2⁻⁵³; float64 on the CPU."""
         bits = torch.frombuffer(bytearray(self.bytes(8 * math.prod(shape)) or bytes(8)), dtype=torch.int64)
         bits = bits[: math.prod(shape)].bitwise_and_(2**53 - 1)
-        return bits.double().mul_(2.0**-53).reshape(*shape)
+        return bits.double().mul_(2.0**-53).reshape(tuple(shape))
 
     def normal(self, shape: Sequence[int]) -> torch.Tensor:
         """Standard normal; float32 on the CPU, computed in float64 (Box and Muller, 1958)."""
@@ -55,7 +55,7 @@ class RandomSource(ABC):
             radius = torch.log1p(-radius).mul_(-2).sqrt_()  # 1 − u lies in (0, 1]: the logarithm is finite
             angle = angle.mul_(2 * math.pi)
             block.copy_(torch.cat([radius * angle.cos(), radius * angle.sin()])[: len(block)])
-        return flat.reshape(*shape)
+        return flat.reshape(tuple(shape))
 
     def bernoulli_indices(self, count: int, probability: float) -> torch.Tensor:
         """Which of ``count`` independent trials succeed, each with ``probability`` (to within 2⁻⁵³).

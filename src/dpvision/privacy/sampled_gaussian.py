@@ -1,21 +1,21 @@
 """The Poisson-sampled Gaussian sum: its worst pair of distributions, and their Rényi divergence.
 
-**The mechanism.** Each example enters the batch independently with probability q; the batch's vectors, each of
-norm at most 1, are summed and N(0, σ²I) is added. The neighbours D, D′ share all examples but one, whose vector
-is u in D and v in D′; an absent example's is 0. Given which of the *others* were drawn (the same law in both),
-the output is, up to the same shift,
+**The mechanism.** Each example enters the batch independently with probability q; the batch's vectors, each
+of norm at most 1, are summed and N(0, σ²I) is added. The neighbours D, D′ share all examples but one, whose
+vector is u in D and v in D′; an absent example's is 0. Given which of the *others* were drawn (the same law
+in both), the output is, up to the same shift,
 
     P = (1−q)·N(0, σ²I) + q·N(u, σ²I)   against   Q = (1−q)·N(0, σ²I) + q·N(v, σ²I).
 
-The hockey-stick divergence H_a(P‖Q) = ∫ [dP − a·dQ]₊ is jointly convex, so bounding it for such pairs is enough.
+Hockey-stick divergence H_a(P‖Q) = ∫ [dP − a·dQ]₊ is jointly convex: it suffices to bound it for such pairs.
 
 **Add or remove one.** The worst pair is u = 1, v = 0 in one dimension, or its reverse: Zhu, Dong and Wang
 (arXiv 2106.08567, Theorem 11). Of the two, (1, 0) has the larger Rényi divergence (Mironov, Talwar and Zhang,
 arXiv 1908.10530, Theorem 5).
 
-**Replace one.** For every a ≥ 0 and all ‖u‖, ‖v‖ ≤ 1, H_a(P‖Q) is at most its value in one dimension at u = 1,
-v = −1. That pair thus dominates the mechanism, and its products dominate every adaptive composition (Zhu, Dong
-and Wang, Theorem 10). It is attained, so the bound is tight.
+**Replace one.** For every a ≥ 0 and all ‖u‖, ‖v‖ ≤ 1, H_a(P‖Q) is at most its value in one dimension at
+u = 1, v = −1. That pair thus dominates the mechanism, and its products dominate every adaptive composition
+(Zhu, Dong and Wang, Theorem 10). It is attained, so the bound is tight.
 
 *Proof.* The pair (1, −1) is symmetric and H_a(P‖Q) = 1 − a + a·H_{1/a}(Q‖P), so let a ≥ 1.
 With c = (a−1)(1−q)/q ≥ 0,
@@ -26,12 +26,12 @@ where, under N(u, σ²I), X = log dN(v)/dN(u) and Y = log dN(0)/dN(u) are jointl
 
     Σ = σ⁻² · [[‖u−v‖², ⟨v−u, −u⟩], [⟨v−u, −u⟩, ‖u‖²]]   and mean −diag(Σ)/2.
 
-For exponents with this mean and weights w = (a, c) ≥ 0, Gaussian integration by parts gives, for B = Σᵢ wᵢe^{Xᵢ},
+For exponents X₁, X₂ with such a mean, weights w₁, w₂ ≥ 0 and B = Σᵢ wᵢe^{Xᵢ}, integration by parts gives
 
     d E[φ(B)] = ½ · Σᵢⱼ E[φ″(B)·wᵢe^{Xᵢ}·wⱼe^{Xⱼ}] · dΣᵢⱼ ≥ 0   whenever every dΣᵢⱼ ≥ 0
 
-(φ by smooth convex approximation). At u = 1, v = −1 the matrix is σ⁻²·[[4, 2], [2, 1]], which is entrywise the
-largest possible: ‖u−v‖² ≤ 4, ⟨v−u, −u⟩ ≤ ‖u−v‖·‖u‖ ≤ 2, ‖u‖² ≤ 1. The segment from Σ to it stays positive
+(φ by smooth convex approximation). At u = 1, v = −1 the matrix is σ⁻²·[[4, 2], [2, 1]], which is entrywise
+the largest possible: ‖u−v‖² ≤ 4, ⟨v−u, −u⟩ ≤ ‖u−v‖·‖u‖ ≤ 2, ‖u‖² ≤ 1. The segment from Σ to it stays positive
 semi-definite and increases in every entry, so the value only grows along it. ∎
 
 dp_accounting's PLD accountant uses exactly these pairs. Its RDP accountant knows no sampled event under
@@ -74,8 +74,8 @@ def renyi_divergence(
     """
     v = -1.0 if neighboring_relation == "replace_one" else 0.0
     if sample_rate == 1 or noise_multiplier < _SMALLEST_QUADRATURE_NOISE:
-        # N(1) against N(v). Sampling only reduces it (quasi-convexity), so it also serves where a grid would be
-        # too fine.
+        # N(1) against N(v). By quasi-convexity sampling only reduces it, so it also serves where the grid
+        # would be too fine.
         return np.asarray(orders, dtype=np.float64) * (1 - v) ** 2 / (2 * noise_multiplier**2)
     return np.array([_renyi_divergence(noise_multiplier, sample_rate, order, v) for order in orders])
 

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 
 class ExponentialMovingAverage:
-    """The average that is released: post-processing of noisy weights, so free of privacy cost (De et al., arXiv 2204.13650, 3.3).
+    """The average that is released: post-processing of noisy weights, so free of privacy cost (De et al.,
+    arXiv 2204.13650, 3.3).
 
-    The decay warms up as min(decay, (1 + t) / (10 + t)) over the steps t = 0, 1, …, so that the first, random weights are
-    soon forgotten.
+    The decay warms up as min(decay, (1 + t) / (10 + t)) over the steps t = 0, 1, …, so that the first, random
+    weights are soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

@@ -1,4 +1,5 @@
-"""DP-SGD (Abadi et al., arXiv 1607.00133, algorithm 1) with K views per example (De et al., arXiv 2204.13650): one step.
+"""DP-SGD (Abadi et al., arXiv 1607.00133, algorithm 1) with K views per example (De et al., arXiv
+2204.13650): one step.
 
 sample → views → clipped sum → mechanism → optimiser → average.
 """
@@ -20,7 +21,8 @@ from dpvision.training.ema import ExponentialMovingAverage
 from dpvision.training.optimization import Schedule, schedule_factor
 from dpvision.views import ViewPolicy, check_no_leak
 
-# Examples whose views are made and held at a time. Fixed, so that memory settings do not change which views are drawn.
+# Examples whose views are made and held at a time. Fixed, so that memory settings do not change which views
+# are drawn.
 EXAMPLES_AT_A_TIME = 256
 
 
@@ -43,7 +45,8 @@ class PrivateTrainer:
         model: maps ``[N, C, H, W]`` to logits.
         images: the private data, labelled; their number must be the mechanism's sampler's N.
         policy: what an example becomes. It is checked for leaks between examples.
-        engine: computes clipped sums of ``model``'s gradients; its clipping norm is the mechanism's sensitivity.
+        engine: computes clipped sums of ``model``'s gradients; its clipping norm is the mechanism's
+            sensitivity.
         mechanism: adds the noise, and draws the batches by its sampler.
         optimizer: over the model's trainable parameters; its learning rates are those of the first step.
         schedule, steps: the learning rate's course over all the steps.
@@ -71,7 +74,8 @@ class PrivateTrainer:
         images.check_trainable()
         if mechanism.sampler.num_examples != len(images):
             raise InputError(
-                f"{images.source} holds {len(images)} examples, but {mechanism.sampler.num_examples} were declared; declare N as it is"
+                f"{images.source} holds {len(images)} examples, but {mechanism.sampler.num_examples} were "
+                "declared; declare N as it is"
             )
         if engine.model is not model or engine.max_grad_norm != mechanism.sensitivity:
             raise InputError(
@@ -89,7 +93,9 @@ class PrivateTrainer:
         self._labels = images.labels.to(self.device)  # type: ignore[union-attr]  # check_trainable
 
     def step(self, account: Recorder) -> StepStatistics:
-        """One noisy step. The account records it, durably, before the noise is drawn; if it refuses, nothing has changed."""
+        """One noisy step. The account records it, durably, before the noise is drawn; if it refuses, nothing
+        has changed.
+        """
         step = self.steps_done
         batch = self.mechanism.sampler.sample(self.random.at("batch", step)).to(self.device)
         sums, statistics = self._clipped_sum(batch, step)
@@ -108,7 +114,9 @@ class PrivateTrainer:
         return statistics
 
     def _clipped_sum(self, batch: Tensor, step: int) -> tuple[dict[str, Tensor], StepStatistics]:
-        """The clipped gradient sum of the examples at the indices ``batch`` ``[B]``, some at a time. B may be 0."""
+        """The clipped gradient sum of the examples at the indices ``batch`` ``[B]``, some at a time. B may be
+        0.
+        """
         generator = torch.Generator().manual_seed(
             int.from_bytes(self.random.at("views", step).bytes(7), "big")
         )
@@ -132,7 +140,8 @@ class PrivateTrainer:
         return sums, statistics
 
     def state(self) -> dict[str, Tensor]:
-        """All that a later process needs to go on, as one flat dictionary of tensors. Weights before averaging are covered by the
+        """All that a later process needs to go on, as one flat dictionary of tensors. Weights before
+        averaging are covered by the
         account like the average, but a checkpoint is kept private all the same."""
         found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         found |= {f"average.{name}": tensor for name, tensor in self.average.weights.items()}

@@ -1,0 +1,56 @@
+"""dpvision: learn from private images under one privacy budget.
+
+    import dpvision
+    result = dpvision.train("photos/", epsilon=2, out="runs/photos")
+
+The names below are imported when they are first used, so that ``import dpvision`` takes no time.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dpvision.api import evaluate, load, plan, predict, resume, train
+    from dpvision.images import Images, open_images
+    from dpvision.privacy import Budget, InputError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Budget",
+    "Images",
+    "InputError",
+    "__version__",
+    "evaluate",
+    "load",
+    "open_images",
+    "plan",
+    "predict",
+    "resume",
+    "train",
+]
+
+_HOMES = {
+    "Budget": "dpvision.privacy",
+    "Images": "dpvision.images",
+    "InputError": "dpvision.privacy",
+    "evaluate": "dpvision.api",
+    "load": "dpvision.api",
+    "open_images": "dpvision.images",
+    "plan": "dpvision.api",
+    "predict": "dpvision.api",
+    "resume": "dpvision.api",
+    "train": "dpvision.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dpvision' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,228 @@
+"""What a run is to do, all of it resolved: from the user's options, or from the record of an earlier run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from dpvision.api.sources import Reading, Source, fitting_reading, lasting, training_reading
+from dpvision.images import Images, available_splits
+from dpvision.methods.defaults import default_config
+from dpvision.methods.dp_sgd import DPSGDConfig, TrainingPlan, make_model, make_plan
+from dpvision.networks import Classifier
+from dpvision.privacy import (
+    Budget,
+    InputError,
+    NeighboringRelation,
+    PoissonSampler,
+    RandomSource,
+    SecureRandom,
+    SeededRandom,
+    default_delta,
+)
+
+METHODS = ("dp-sgd",)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be: the data that it reads, and everything public about it.
+
+    Attributes:
+        images: to train on.
+        test: to measure the accuracy on, or None.
+        budget: not to be exceeded.
+        config: of the training.
+        plan: what the training will release.
+        seed: of the noise, which makes the run not private; None for noise from the system's entropy.
+        device: to train on.
+        data, test_data: how the images were read; the latter is None without test images.
+        chosen_size: the image size, if it was chosen by looking at the sizes of the images.
+    """
+
+    images: Images
+    test: Images | None
+    budget: Budget
+    config: DPSGDConfig
+    plan: TrainingPlan
+    seed: int | None
+    device: torch.device
+    data: Reading
+    test_data: Reading | None
+    chosen_size: int | None
+
+    def make_model(self) -> Classifier:
+        """The untrained network, on the device; a seed fixes its weights too."""
+        with torch.random.fork_rng(devices=[], enabled=self.seed is not None):
+            if self.seed is not None:
+                torch.manual_seed(self.seed)
+            return make_model(self.config, self.images).to(self.device)
+
+    def random(self) -> RandomSource:
+        """Where batches, views and noise come from."""
+        return SecureRandom() if self.seed is None else SeededRandom(self.seed)
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the images themselves."""
+        return {
+            "method": "dp-sgd",
+            "data": asdict(self.data),
+            "test": asdict(self.test_data) if self.test_data else None,
+            "chosen_size": self.chosen_size,
+            "num_examples": len(self.images),
+            "budget": asdict(self.budget),
+            "config": asdict(self.config),
+            "noise_multiplier": self.plan.noise_multiplier,
+            "sample_rate": self.plan.sampler.sample_rate,
+            "epsilon": self.plan.epsilon,
+            "seed": self.seed,
+            "device": str(self.device),
+        }
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any], data: Images | None, test: Images | None) -> Job:
+        """The job that `to_json` recorded, its images read again, or given if they were in memory.
+
+        Raises:
+            InputError: the images cannot be read, or were in memory and are not given.
+        """
+        data_reading = Reading.from_json(fields["data"])
+        test_reading = Reading.from_json(fields["test"]) if fields["test"] else None
+        images = _open_again(data_reading, data, "data")
+        sampler = PoissonSampler(fields["num_examples"], fields["sample_rate"])
+        config = DPSGDConfig(**fields["config"])
+        events = (sampler.event(fields["noise_multiplier"], config.steps),)
+        return cls(
+            images=images,
+            test=_open_again(test_reading, test, "test") if test_reading else None,
+            budget=Budget(**fields["budget"]),
+            config=config,
+            plan=TrainingPlan(fields["noise_multiplier"], sampler, events, fields["epsilon"]),
+            seed=fields["seed"],
+            device=resolve_device(fields["device"]),
+            data=data_reading,
+            test_data=test_reading,
+            chosen_size=fields["chosen_size"],
+        )
+
+
+def prepare(
+    data: Source,
+    *,
+    epsilon: float,
+    delta: float | None,
+    neighboring_relation: NeighboringRelation,
+    test: Source | None,
+    method: str,
+    config: Mapping[str, Any],
+    size: int | None,
+    channels: int | None,
+    seed: int | None,
+    device: str | None,
+) -> Job:
+    """Check every option, read the images, and resolve what was left open. Writes and spends nothing.
+
+    Raises:
+        InputError: an option or the data cannot be used.
+    """
+    # What is wrong at first sight is refused before the images are read, which may take a while.
+    budget = Budget(epsilon, 1e-9 if delta is None else delta, neighboring_relation)
+    if method not in METHODS:
+        raise InputError(f"there is no method '{method}'; choose one of {', '.join(METHODS)}")
+    if not (seed is None or isinstance(seed, int)):
+        raise InputError(f"seed must be a whole number, not {seed!r}")
+    check_settings(config)
+    chosen_device = resolve_device(device)
+
+    reading, chosen_size = training_reading(data, size, channels, keep_large="network" in config)
+    images = data if isinstance(data, Images) else reading.open()
+    images.check_trainable()
+    test_reading, test_images = _test_images(data, test, images)
+    if delta is None:
+        budget = replace(budget, delta=default_delta(len(images)))
+    budget.check_against(len(images))
+    settings = default_config(len(images), images.shape, images.class_names, budget, chosen_device, config)
+    plan = make_plan(settings, len(images), budget)
+    return Job(
+        images, test_images, budget, settings, plan, seed, chosen_device, reading, test_reading, chosen_size
+    )
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse settings of the training that do not exist, or are of another type.
+
+    Raises:
+        InputError: names the first such setting.
+    """
+    options = DPSGDConfig.options()
+    for name, value in settings.items():
+        if name not in options:
+            raise InputError(f"there is no setting '{name}'; choose from {', '.join(sorted(options))}")
+        accepted = (int, float) if options[name] is float else options[name]
+        is_bool_for_number = isinstance(value, bool) and options[name] is not bool
+        if not isinstance(value, accepted) or is_bool_for_number:
+            raise InputError(f"the setting {name} takes {_TYPES_IN_WORDS[options[name]]}, not {value!r}")
+
+
+_TYPES_IN_WORDS: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a name",
+    dict: "a table",
+}
+
+
+def resolve_device(name: str | None) -> torch.device:
+    """The device of this name; by default the GPU where there is one.
+
+    Raises:
+        InputError: this machine has no such device.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise InputError(f"there is no way to train on device '{name}'; choose cpu, cuda or mps")
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by how it was built
+        raise InputError(f"device '{name}' cannot be used here ({str(error).splitlines()[0]})") from error
+    return device
+
+
+def _test_images(data: Source, test: Source | None, images: Images) -> tuple[Reading | None, Images | None]:
+    """The test images: those given, or else the test split that comes with the data, if any."""
+    if test is None:
+        if isinstance(data, Images) or "test" not in available_splits(data):
+            return None, None
+        test = data
+    if isinstance(test, Images):
+        reading, test_images = Reading(None), test
+    else:
+        reading = fitting_reading(test, None, images.shape)
+        if reading.split == "train" and _same_place(data, test):
+            raise InputError(f"{test} has no test split, and must not be tested on what it is trained on")
+        test_images = reading.open()
+    if test_images.shape != images.shape:
+        raise InputError(
+            f"test images from {test_images.source} have the shape {list(test_images.shape)}, but those to "
+            f"train on {list(images.shape)}; read both with the same size and channels"
+        )
+    return reading, test_images.with_classes(images.class_names)
+
+
+def _same_place(data: Source, test: str | os.PathLike[str]) -> bool:
+    return not isinstance(data, Images) and lasting(data) == lasting(test)
+
+
+def _open_again(reading: Reading, given: Images | None, what: str) -> Images:
+    if reading.spec is not None:
+        return reading.open()
+    if given is None:
+        raise InputError(f"the images of this run were in memory; give them again ({what}=)")
+    return given

@@ -1,0 +1,43 @@
+"""From what a person names to the ledger that it means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dpvision.api.sources import training_reading
+from dpvision.privacy import Ledger, default_ledger_path
+from dpvision.runs import RunDirectory
+
+
+def find_ledger(target: str, channels: int | None = None) -> Ledger:
+    """The ledger of a data set (begun now if there is none), of a run, or in a file.
+
+    Args:
+        target: a spec for `open_images`, a run's directory, or the path of a ledger (.jsonl).
+        channels: as in `open_images`; needed only for data that mix grey and colour.
+
+    Raises:
+        InputError: there is none, or the data cannot be read.
+    """
+    path = Path(target)
+    if path.suffix == ".jsonl":
+        return Ledger(path)
+    if (path / "private" / "run.json").is_file():
+        return Ledger(RunDirectory.open(path).private["ledger"])
+    reading, _ = training_reading(target, None, channels, keep_large=False)
+    images = reading.open()
+    return Ledger.for_dataset(default_ledger_path(images.digest), images.digest, len(images))
+
+
+def close_run(ledger: Ledger, run: str) -> None:
+    """End an abandoned run, named by its directory or its id in the ledger.
+
+    Raises:
+        InputError: it is not open there, or a process is working on it.
+    """
+    if not (Path(run) / "private" / "run.json").is_file():
+        ledger.close_run(run)
+        return
+    directory = RunDirectory.open(run)
+    with directory.locked():
+        ledger.close_run(directory.private["run_id"])

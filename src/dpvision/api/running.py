@@ -1,0 +1,222 @@
+"""Train a private classifier, and go on with a run that was interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from dpvision.api.job import Job, prepare
+from dpvision.api.sources import Source
+from dpvision.api.using import load
+from dpvision.evaluation import Accuracy, accuracy
+from dpvision.images import Images
+from dpvision.methods import dp_sgd
+from dpvision.networks import Classifier
+from dpvision.privacy import Account, InputError, Ledger, NeighboringRelation, default_ledger_path
+from dpvision.reports import card_markdown, release_card
+from dpvision.runs import FileCheckpoints, Metrics, RunDirectory, check_free, classifier_files
+from dpvision.runs.files import json_bytes, read_json
+from dpvision.training import StepStatistics
+
+Progress = Callable[[int, int, Account], None]
+"""Called after every step: how many steps are paid for, how many there will be, and the run's account."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run.
+
+    Attributes:
+        epsilon, delta: what was spent.
+        test_accuracy: on the test images, if there were any.
+        release: the directory that may be published.
+        model: the released classifier, ready for use.
+    """
+
+    epsilon: float
+    delta: float
+    test_accuracy: Accuracy | None
+    release: Path
+    model: Classifier
+
+
+def train(
+    data: Source,
+    *,
+    epsilon: float,
+    out: str | os.PathLike[str],
+    delta: float | None = None,
+    neighboring_relation: NeighboringRelation = "add_or_remove_one",
+    test: Source | None = None,
+    method: str = "dp-sgd",
+    config: Mapping[str, Any] | None = None,
+    size: int | None = None,
+    channels: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    ledger: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Train a classifier that is (ε, δ)-differentially private in its training images, and release it.
+
+    Args:
+        data: the private images: a spec for `open_images`, or `Images`.
+        epsilon: the budget's ε; never exceeded.
+        out: the run's directory, made here. Publish RUN/release, keep RUN/private.
+        delta: the budget's δ, below 1/N; by default the largest power of ten below 1/N.
+        neighboring_relation: "add_or_remove_one" or "replace_one".
+        test: images to measure the accuracy on; by default the test split of ``data`` if it has one.
+        method: "dp-sgd".
+        config: settings that replace the defaults, see `dpvision.methods.dp_sgd.DPSGDConfig`. The defaults
+            suit the data's public facts and the machine.
+        size, channels: as in `open_images`. By default images that differ in size, or are larger than 64
+            pixels when no network is named, are resized to 64 or 32.
+        seed: makes the run reproducible and not private.
+        device: such as "cpu" or "cuda"; by default a GPU where there is one.
+        ledger: the data set's ledger; by default in the user's data directory, found by the data's digest.
+        progress: see `Progress`.
+
+    Raises:
+        InputError: an option or the data cannot be used, or the owner's limit does not allow the run. Nothing
+            was spent and nothing is left behind.
+        KeyboardInterrupt: passed on; `resume` continues the run.
+    """
+    check_free(out)
+    job = prepare(
+        data,
+        epsilon=epsilon,
+        delta=delta,
+        neighboring_relation=neighboring_relation,
+        test=test,
+        method=method,
+        config=config or {},
+        size=size,
+        channels=channels,
+        seed=seed,
+        device=device,
+    )
+    model = job.make_model()
+    digest = job.images.digest
+    started = datetime.now(UTC)
+    public = {
+        "dpvision": version("dpvision"),
+        "started": started.isoformat(timespec="seconds"),
+        **job.to_json(),
+    }
+    private = {
+        "run_id": f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}",
+        "digest": digest,
+        "ledger": str(Path(ledger or default_ledger_path(digest)).absolute()),
+    }
+    run = RunDirectory.create(out, public, private)
+    with run.locked():
+        account = None
+        try:
+            account = _open_account(run, job)
+            return _work(run, job, model, account, progress)
+        except Exception:
+            # Nothing spent: as if it had never begun.
+            if account is None or not account.spent:
+                if account is not None:
+                    account.close()
+                run.discard()
+            raise
+
+
+def resume(
+    run: str | os.PathLike[str],
+    *,
+    data: Images | None = None,
+    test: Images | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Go on with a run that was interrupted. Of one that is complete, the result.
+
+    Args:
+        run: its directory.
+        data, test: the images, if they were given in memory.
+        progress: see `Progress`.
+
+    Raises:
+        InputError: there is no such run, another process works on it, its data have changed, or its ledger
+            does not have it as open.
+        KeyboardInterrupt: passed on.
+    """
+    directory = RunDirectory.open(Path(run))
+    with directory.locked():
+        if directory.is_released:
+            # The process may have died between the release and the closing of the account.
+            with contextlib.suppress(InputError):
+                Ledger(directory.private["ledger"]).close_run(directory.private["run_id"])
+            return _result(directory)
+        job = Job.from_json(directory.config, data, test)
+        if job.images.digest != directory.private["digest"]:
+            raise InputError(
+                f"the images from {job.images.source} have changed since {directory.path} began; "
+                "restore them, or start a new run"
+            )
+        return _work(directory, job, job.make_model(), _open_account(directory, job), progress)
+
+
+def _open_account(run: RunDirectory, job: Job) -> Account:
+    ledger = Ledger.for_dataset(run.private["ledger"], run.private["digest"], len(job.images))
+    account = Account(job.budget, ledger, run.private["run_id"], job.plan.events)
+    account.open()
+    return account
+
+
+def _work(
+    run: RunDirectory, job: Job, model: Classifier, account: Account, progress: Progress | None
+) -> Result:
+    """Train to the end, release, close the account."""
+    random = job.random()
+    checkpoints = FileCheckpoints(run.private_path / "checkpoint.safetensors")
+    metrics = Metrics(run.private_path / "metrics.jsonl")
+    (event,) = job.plan.events
+
+    def on_step(statistics: StepStatistics) -> None:
+        metrics.append(statistics)
+        if progress:
+            progress(event.count - account.left(event), event.count, account)
+
+    dp_sgd.train(
+        model, job.images, job.config, job.plan, account, random, checkpoints=checkpoints, on_step=on_step
+    )
+    training_seconds = metrics.seconds
+    state = checkpoints.load()
+    assert state is not None  # saved at the end of training
+    card = release_card(
+        account=account,
+        sampler=job.plan.sampler,
+        random=random,
+        config=job.config,
+        model=model,
+        chosen_size=job.chosen_size,
+        lost_steps=job.config.steps - int(state["steps_done"]),
+        training_seconds=training_seconds,
+        test=accuracy(model, job.test) if job.test else None,
+    )
+    run.release(
+        classifier_files(model) | {"card.json": json_bytes(card), "card.md": card_markdown(card).encode()}
+    )
+    account.close()
+    return _result(run)
+
+
+def _result(run: RunDirectory) -> Result:
+    card = read_json(run.release_path / "card.json")
+    test = card["test"]
+    return Result(
+        epsilon=card["epsilon"],
+        delta=card["delta"],
+        test_accuracy=Accuracy(test["correct"], test["total"]) if test else None,
+        release=run.release_path,
+        model=load(run.release_path),
+    )

@@ -1,0 +1,113 @@
+"""Where images come from: those to train on, and those that must fit a model."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median_low
+from typing import Any
+
+from dpvision.images import Images, available_splits, image_sizes, open_images
+from dpvision.privacy.errors import InputError
+
+logger = logging.getLogger("dpvision")
+
+Source = str | os.PathLike[str] | Images
+"""What `open_images` takes, or images in memory."""
+
+# Larger images take hours where a first run should take minutes, so they are made smaller unless told
+# otherwise.
+LARGEST_DEFAULT_SIDE = 64
+SMALL_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a data set was read, to read it again: `open_images`' arguments. No spec: images in memory."""
+
+    spec: str | None
+    split: str = "train"
+    size: int | None = None
+    channels: int | None = None
+
+    def open(self, labelled: bool = True) -> Images:
+        """Read it (again)."""
+        assert self.spec is not None
+        return open_images(self.spec, self.split, size=self.size, channels=self.channels, labelled=labelled)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Reading:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**fields)
+
+
+def training_reading(
+    data: Source, size: int | None, channels: int | None, keep_large: bool, split: str = "train"
+) -> tuple[Reading, int | None]:
+    """How to read the images to train on, and the size if it was chosen here, by looking at their sizes.
+
+    Args:
+        data: a spec, or images in memory, which stay as they are.
+        size, channels: as in `open_images`; a size given is kept to.
+        keep_large: whether images that agree in size keep it however large they are.
+        split: of the spec.
+
+    Raises:
+        InputError: the data cannot be read, or size or channels were given for images in memory.
+    """
+    if isinstance(data, Images):
+        if size is not None or channels is not None:
+            raise InputError("size and channels are for reading; images in memory stay as they are")
+        return Reading(None), None
+    spec = lasting(data)
+    if size is not None:
+        return Reading(spec, split, size, channels), None
+    sizes = image_sizes(spec, split)
+    chosen = _choose_size(sizes, keep_large)
+    if chosen is not None:
+        smallest, largest = min(sizes), max(sizes)
+        found = (
+            _in_words(smallest) if smallest == largest else f"{_in_words(smallest)} to {_in_words(largest)}"
+        )
+        logger.info(
+            f"the images are {found} pixels: each is cropped to its middle square and resized to "
+            f"{chosen}×{chosen}; choose another with size"
+        )
+    return Reading(spec, split, chosen, channels), chosen
+
+
+def fitting_reading(data: str | os.PathLike[str], split: str | None, shape: tuple[int, int, int]) -> Reading:
+    """How to read images for a model that takes ``shape`` (C, H, W). Square ones are made to fit.
+
+    Without a split it is "test" where there is one, or else the data without splits.
+
+    Raises:
+        InputError: the data cannot be read.
+    """
+    spec = lasting(data)
+    if split is None:
+        available = available_splits(spec)
+        split = "test" if "test" in available else available[0]
+    channels, height, width = shape
+    return Reading(spec, split, height if height == width else None, channels)
+
+
+def lasting(spec: str | os.PathLike[str]) -> str:
+    """A spec that means the same from another working directory."""
+    return str(Path(spec).absolute() if Path(spec).exists() else spec)
+
+
+def _choose_size(sizes: Counter[tuple[int, int]], keep_large: bool) -> int | None:
+    if not sizes:
+        return None  # nothing to read, which the reader explains best
+    if len(sizes) == 1 and (keep_large or max(next(iter(sizes))) <= LARGEST_DEFAULT_SIDE):
+        return None
+    shorter_side = median_low(min(size) for size in sizes.elements())
+    return LARGEST_DEFAULT_SIDE if shorter_side >= LARGEST_DEFAULT_SIDE else SMALL_SIDE
+
+
+def _in_words(size: tuple[int, int]) -> str:
+    return f"{size[0]}×{size[1]}"

@@ -1,0 +1,93 @@
+"""What to do with a released classifier."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dpvision.api.job import resolve_device
+from dpvision.api.sources import Source, fitting_reading
+from dpvision.evaluation import Accuracy, accuracy
+from dpvision.images import Images
+from dpvision.networks import Classifier
+from dpvision.privacy.errors import InputError
+from dpvision.runs import load_release
+
+BATCH_SIZE = 1024
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the classifier says of one image.
+
+    Attributes:
+        name: of the image: its file name, or its number.
+        class_name: the likeliest class.
+        probability: of that class, according to the classifier.
+    """
+
+    name: str
+    class_name: str
+    probability: float
+
+
+def load(path: str | os.PathLike[str]) -> Classifier:
+    """The classifier of a run, or of a release directory, on the CPU and in evaluation mode.
+
+    It takes uint8 images ``[B, C, H, W]``, or floating point in [0, 1], and returns logits ``[B, classes]``;
+    its normalisation is inside.
+
+    Raises:
+        InputError: the run is not complete, or files are missing or damaged.
+    """
+    path = Path(path)
+    if (path / "private" / "run.json").is_file():
+        path = path / "release"
+        if not path.is_dir():
+            raise InputError(f"{path.parent} is not complete; resume it first")
+    return load_release(path)
+
+
+def evaluate(run: str | os.PathLike[str], data: Source, split: str | None = None) -> Accuracy:
+    """The accuracy of a run's classifier on labelled images. They are not covered by the run's guarantee.
+
+    Args:
+        run: a run's directory or release directory.
+        data: a spec for `open_images`, or `Images`. Files are read to fit the classifier.
+        split: of the spec; by default "test", or all of data without splits.
+
+    Raises:
+        InputError: the run or the images cannot be used, or an image is of a class that the run did not know.
+    """
+    model = load(run).to(resolve_device(None))
+    if not isinstance(data, Images):
+        data = fitting_reading(data, split, model.image_shape).open()
+    return accuracy(model, data)
+
+
+@torch.inference_mode()
+def predict(run: str | os.PathLike[str], images: Source, split: str | None = None) -> list[Prediction]:
+    """The class of every image, according to a run's classifier.
+
+    Args:
+        run: a run's directory or release directory.
+        images: a spec for `open_images`, or `Images`; labels are not needed. Files are read to fit.
+        split: of the spec; by default "test", or all of data without splits.
+
+    Raises:
+        InputError: the run or the images cannot be used.
+    """
+    device = resolve_device(None)
+    model = load(run).to(device)
+    if not isinstance(images, Images):
+        images = fitting_reading(images, split, model.image_shape).open(labelled=False)
+    logits = torch.cat([model(pixels.to(device)).cpu() for pixels in images.pixels.split(BATCH_SIZE)])
+    probabilities, classes = logits.softmax(dim=1).max(dim=1)
+    names = images.names or tuple(str(index) for index in range(len(images)))
+    return [
+        Prediction(name, model.class_names[index], probability)
+        for name, index, probability in zip(names, classes.tolist(), probabilities.tolist(), strict=True)
+    ]

@@ -1,0 +1,156 @@
+"""dpvision data, ledger, epsilon and noise: what there is, what was spent, and what would be."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, cast
+
+import typer
+
+from dpvision.cli.options import AsJson, Channels, Size
+from dpvision.cli.output import show, show_messages, table
+
+SampleRate = Annotated[float, typer.Option(help="Probability with which an example enters a batch.")]
+Steps = Annotated[int, typer.Option(help="How many noisy sums.")]
+Delta = Annotated[float, typer.Option(help="δ of the guarantee.")]
+Accountant = Annotated[str, typer.Option(help="pld (tight) or rdp (looser).")]
+Relation = Annotated[str, typer.Option(help="Neighbouring relation: add_or_remove_one or replace_one.")]
+
+
+def data(
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="Images, as for train.")],
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
+    size: Size = None,
+    channels: Channels = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a data set holds: shape, classes, counts. Private: do not publish the output."""
+    show_messages()
+    from dpvision.api.sources import training_reading
+
+    reading, _ = training_reading(spec, size, channels, keep_large=False, split=split)
+    images = reading.open()
+    summary = images.summary()
+    rows: dict[str, object] = {
+        "source": images.source,
+        "images": f"{len(images)} of {'×'.join(map(str, images.shape))} (channels, height, width)",
+        "classes": len(images.class_names),
+        **{f"  {name}": count for name, count in summary["class_counts"].items()},
+    }
+    show(summary, as_json, f"{summary['notice']}\n{table(rows)}")
+
+
+def ledger(
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="Data as for train, a run's directory, or a ledger file.")
+    ],
+    limit_epsilon: Annotated[
+        float | None, typer.Option(help="Allow at most this ε in total, from now on.", show_default=False)
+    ] = None,
+    limit_delta: Annotated[
+        float | None, typer.Option(help="δ of the limit (default: the largest power of ten below 1/N).")
+    ] = None,
+    relation: Relation = "add_or_remove_one",
+    close: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="End an abandoned run (its directory or id): frees what it did not spend."
+        ),
+    ] = None,
+    channels: Channels = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show, limit or tidy what was spent on a data set.
+
+    Examples:
+
+        dpvision ledger photos/
+
+        dpvision ledger photos/ --limit-epsilon 8
+
+        dpvision ledger photos/ --close runs/abandoned
+    """
+    show_messages()
+    from dpvision.api.ledgers import close_run, find_ledger
+    from dpvision.privacy import Budget, InputError, default_delta
+
+    book = find_ledger(target, channels)
+    if limit_epsilon is not None:
+        delta = default_delta(book.num_examples) if limit_delta is None else limit_delta
+        book.set_limit(Budget(limit_epsilon, delta, cast(Any, relation)))
+    elif limit_delta is not None:
+        raise InputError("--limit-delta needs --limit-epsilon beside it")
+    if close is not None:
+        close_run(book, close)
+    summary = book.summary()
+    rows: dict[str, object] = {
+        "ledger": summary["path"],
+        "images": summary["num_examples"],
+        "epsilon spent": f"{summary['epsilon_spent']:.6g} at delta {summary['delta']:g} "
+        f"({summary['neighboring_relation']})",
+        "with reservations": f"{summary['epsilon_counted']:.6g}",
+        "owner's limit": "none"
+        if summary["epsilon_limit"] is None
+        else f"{summary['epsilon_limit']:g}, leaves {summary['epsilon_remaining']:.4g}",
+    }
+    rows |= {
+        f"  {run['run']}": f"spent {run['epsilon_spent']:.4g} of {run['epsilon_planned']:.4g}"
+        + (", open" if run["open"] else "")
+        for run in summary["runs"]
+    }
+    show(summary, as_json, table(rows))
+
+
+def epsilon(
+    noise_multiplier: Annotated[
+        float, typer.Option(help="Noise's standard deviation over the clipping norm.")
+    ],
+    sample_rate: SampleRate,
+    steps: Steps,
+    delta: Delta,
+    accountant: Accountant = "pld",
+    relation: Relation = "add_or_remove_one",
+    as_json: AsJson = False,
+) -> None:
+    """The ε that noise, sample rate and steps of DP-SGD amount to.
+
+    Example:
+
+        dpvision epsilon --noise-multiplier 1.5 --sample-rate 0.04 --steps 2250 --delta 1e-5
+    """
+    from dpvision import privacy
+
+    events = [privacy.GaussianEvent(noise_multiplier, sample_rate, steps)]
+    found = privacy.epsilon(events, delta, cast(Any, relation), cast(Any, accountant))
+    fields = {"epsilon": found, "delta": delta, "accountant": accountant, "neighboring_relation": relation}
+    show(fields, as_json, f"{found:.6g}")
+
+
+def noise(
+    target_epsilon: Annotated[float, typer.Option(help="ε to spend; never exceeded.")],
+    sample_rate: SampleRate,
+    steps: Steps,
+    delta: Delta,
+    accountant: Accountant = "pld",
+    relation: Relation = "add_or_remove_one",
+    as_json: AsJson = False,
+) -> None:
+    """The noise multiplier with which DP-SGD spends a given ε.
+
+    Example:
+
+        dpvision noise --target-epsilon 1 --sample-rate 0.08192 --steps 875 --delta 1e-5
+    """
+    from dpvision import privacy
+
+    budget = privacy.Budget(target_epsilon, delta, cast(Any, relation))
+    multiplier = privacy.calibrate_steps(sample_rate, steps, budget, cast(Any, accountant))
+    events = [privacy.GaussianEvent(multiplier, sample_rate, steps)]
+    spent = privacy.epsilon(events, delta, cast(Any, relation), cast(Any, accountant))
+    fields = {
+        "noise_multiplier": multiplier,
+        "epsilon": spent,
+        "delta": delta,
+        "accountant": accountant,
+        "neighboring_relation": relation,
+    }
+    show(fields, as_json, f"{multiplier:.6g} (spends epsilon {spent:.6g})")

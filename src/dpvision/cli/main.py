@@ -1,0 +1,89 @@
+"""`dpvision`, the command. Nothing heavy is imported until a command needs it, so that --help is quick."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+import dpvision
+from dpvision.cli import accounting, models, training
+
+HELP = """
+Learn from private images under one privacy budget.
+
+Look at what a run would take, without spending anything; train; classify new images:
+
+    dpvision plan photos --epsilon 2
+
+    dpvision train photos --epsilon 2 --out run
+
+    dpvision predict run new-photos
+
+The folder photos holds one folder of images per class. Also taken: .npz, IDX (MNIST's files), Parquet in
+Hugging Face's image layout, and bundled:digits. Publish run/release and nothing else.
+"""
+
+app = typer.Typer(
+    help=HELP,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dpvision {dpvision.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Train": (training.train, training.plan, training.resume),
+    "Use a model": (models.evaluate, models.predict),
+    "Data and budget": (accounting.data, accounting.ledger, accounting.epsilon, accounting.noise),
+}
+for panel, commands in PANELS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+
+
+def main() -> None:
+    """The entry point of the command line."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command; its exit code. Bad input is one line on stderr and code 2."""
+    try:
+        return app(list(arguments), prog_name="dpvision", standalone_mode=False) or 0
+    except Exception as error:
+        message = _input_error(error)
+        if message is None:
+            raise
+        if message:
+            typer.echo(f"error: {message}", err=True)
+        return 2
+
+
+def _input_error(error: Exception) -> str | None:
+    """The message if the user's input is at fault; None if the program is."""
+    from dpvision.privacy.errors import InputError
+
+    if isinstance(error, InputError):
+        return str(error)
+    if hasattr(error, "format_message"):  # a mistake in the options, found by typer
+        return " ".join(error.format_message().split())
+    return None

@@ -1,0 +1,77 @@
+"""What commands show: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from dpvision.privacy import Account
+
+# ε so far takes up to a second to compute: it may cost one part in this many of the time.
+EPSILON_PAUSE = 200
+LEAST_EPSILON_PAUSE = 5.0  # seconds
+
+
+def show(fields: dict[str, Any], as_json: bool, text: str) -> None:
+    """A command's result: one JSON object on one line, or text for people."""
+    typer.echo(json.dumps(fields) if as_json else text)
+
+
+def table(rows: dict[str, object]) -> str:
+    """Names and values in two columns."""
+    width = max(map(len, rows))
+    return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def show_messages() -> None:
+    """Announcements of the package (such as a size that was chosen) go to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("dpvision")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[int, int, Account], None]]:
+    """A bar on stderr, if that is a terminal: steps, time left, ε so far. Yields dpvision.train's progress."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("ε {task.fields[epsilon]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=None, epsilon="…")
+        next_epsilon = time.monotonic() + LEAST_EPSILON_PAUSE
+
+        def update(done: int, total: int, account: Account) -> None:
+            nonlocal next_epsilon
+            bar.update(task, completed=done, total=total)
+            started = time.monotonic()
+            if console.is_terminal and started >= next_epsilon:
+                bar.update(task, epsilon=f"{account.epsilon_spent():.2f} of {account.budget.epsilon:g}")
+                ended = time.monotonic()
+                next_epsilon = ended + max(LEAST_EPSILON_PAUSE, EPSILON_PAUSE * (ended - started))
+
+        yield update

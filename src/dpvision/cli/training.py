@@ -1,0 +1,183 @@
+"""dpvision train, plan and resume."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dpvision.cli import options as given
+from dpvision.cli.options import collect
+from dpvision.cli.output import duration, progress_bar, show, show_messages, table
+
+if TYPE_CHECKING:
+    from dpvision.api import Result
+
+
+def train(
+    data: given.Data = None,
+    epsilon: given.Epsilon = None,
+    out: given.Out = None,
+    delta: given.Delta = None,
+    relation: given.Relation = None,
+    test: given.Test = None,
+    method: given.Method = None,
+    config: given.ConfigFile = None,
+    settings: given.Settings = None,
+    size: given.Size = None,
+    channels: given.Channels = None,
+    device: given.Device = None,
+    seed: given.Seed = None,
+    ledger: given.LedgerFile = None,
+    as_json: given.AsJson = False,
+) -> None:
+    """Train a private classifier and release it.
+
+    Examples:
+
+        dpvision train photos/ --epsilon 2 --out runs/photos
+
+        dpvision train mnist/ --epsilon 1 --out runs/mnist --set network=tanh-cnn --set steps=800
+
+        dpvision train --config recipe.toml --out runs/recipe
+
+    RUN/release may be published: the weights, a configuration that rebuilds the network, and the release card.
+    RUN/private may not.
+    """
+    show_messages()
+    found = collect(
+        config,
+        settings,
+        data=data,
+        epsilon=epsilon,
+        out=out,
+        delta=delta,
+        neighboring_relation=relation,
+        test=test,
+        method=method,
+        size=size,
+        channels=channels,
+        device=device,
+        seed=seed,
+        ledger=ledger,
+    )
+    from dpvision import api
+    from dpvision.privacy.errors import InputError
+
+    if "out" not in found:
+        raise InputError("--out is missing; name a new directory for the run")
+    with _interruptible(found["out"]), progress_bar() as progress:
+        result = api.train(found.pop("data"), **found, progress=progress)
+    _show_result(result, as_json)
+
+
+def plan(
+    data: given.Data = None,
+    epsilon: given.Epsilon = None,
+    out: given.Out = None,
+    delta: given.Delta = None,
+    relation: given.Relation = None,
+    test: given.Test = None,
+    method: given.Method = None,
+    config: given.ConfigFile = None,
+    settings: given.Settings = None,
+    size: given.Size = None,
+    channels: given.Channels = None,
+    device: given.Device = None,
+    seed: given.Seed = None,
+    ledger: given.LedgerFile = None,
+    as_json: given.AsJson = False,
+) -> None:
+    """Show what train would do with the same options. Spends nothing, writes nothing.
+
+    Examples:
+
+        dpvision plan photos/ --epsilon 2
+
+        dpvision plan mnist/ --epsilon 1 --set network=wrn-16-4 --set augmult=8 --json
+    """
+    show_messages()
+    found = collect(
+        config,
+        settings,
+        data=data,
+        epsilon=epsilon,
+        out=out,
+        delta=delta,
+        neighboring_relation=relation,
+        test=test,
+        method=method,
+        size=size,
+        channels=channels,
+        device=device,
+        seed=seed,
+        ledger=ledger,
+    )
+    from dpvision import api
+
+    forecast = api.plan(found.pop("data"), **found)
+    rows: dict[str, object] = {
+        "images": f"{forecast.num_examples} of {'×'.join(map(str, forecast.image_shape))}, "
+        f"{forecast.num_classes} classes; {forecast.test_examples} to test on",
+        "epsilon": f"{forecast.epsilon:.6g} at delta {forecast.delta:g} ({forecast.neighboring_relation})",
+        "noise multiplier": f"{forecast.noise_multiplier:.6g}",
+        "steps": f"{forecast.steps}, sample rate {forecast.sample_rate:.6g}",
+        "expected time": duration(forecast.seconds),
+        "expected memory": f"{forecast.memory_bytes / 2**20:.0f} MiB",
+    }
+    if forecast.epsilon_remaining is not None:
+        rows["owner's limit"] = f"leaves epsilon {forecast.epsilon_remaining:.4g}"
+    rows |= {f"  {name}": value for name, value in asdict(forecast.config).items()}
+    show(asdict(forecast), as_json, table(rows))
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of the interrupted run.")],
+    as_json: given.AsJson = False,
+) -> None:
+    """Go on with a run that was interrupted.
+
+    What it had paid for stays paid: steps whose result was lost when the process was killed are not taken
+    again.
+    """
+    show_messages()
+    from dpvision import api
+
+    with _interruptible(run), progress_bar() as progress:
+        result = api.resume(run, progress=progress)
+    _show_result(result, as_json)
+
+
+@contextmanager
+def _interruptible(run: Path | str) -> Iterator[None]:
+    """Ctrl-C ends the command with a word on how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        began = (Path(run) / "private").is_dir()
+        hint = f"go on with: dpvision resume {shlex.quote(str(run))}" if began else "nothing was spent"
+        typer.echo(f"interrupted; {hint}", err=True)
+        raise typer.Exit(130) from None
+
+
+def _show_result(result: Result, as_json: bool) -> None:
+    test = result.test_accuracy
+    fields = {
+        "epsilon": result.epsilon,
+        "delta": result.delta,
+        "test_accuracy": test.value if test else None,
+        "test_interval_95": list(test.interval) if test else None,
+        "test_total": test.total if test else None,
+        "release": str(result.release),
+    }
+    rows: dict[str, object] = {
+        "epsilon": f"{result.epsilon:.6g} at delta {result.delta:g}",
+        "test accuracy": test or "not measured: there are no test images",
+        "release": f"{result.release} (card: {result.release / 'card.md'})",
+    }
+    show(fields, as_json, table(rows))

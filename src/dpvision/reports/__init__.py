@@ -1,0 +1,5 @@
+"""What is said about a run in public."""
+
+from dpvision.reports.card import card_markdown, release_card
+
+__all__ = ["card_markdown", "release_card"]

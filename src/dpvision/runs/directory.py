@@ -1,0 +1,158 @@
+"""A run's directory: what it was asked to do, what it may publish, and what it may not.
+
+RUN/config.json   everything resolved, enough to take the run up again
+RUN/release/      what the guarantee covers, written when all is done: may be published
+RUN/private/      everything else: never to be published
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dpvision.privacy.errors import InputError
+from dpvision.runs.files import json_bytes, read_json, write_atomically, writing
+
+
+class RunDirectory:
+    """The directory at ``path``, made by `create` or found by `open`.
+
+    Attributes:
+        path: of the directory.
+        config: what config.json holds.
+        private: what private/run.json holds: the data's digest, the ledger's path, the run's id.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], private: dict[str, Any]) -> None:
+        self.path = path
+        self.config = config
+        self.private = private
+        self._made_parents: list[Path] = []
+
+    @classmethod
+    def create(
+        cls, path: str | os.PathLike[str], config: dict[str, Any], private: dict[str, Any]
+    ) -> RunDirectory:
+        """A new run's directory; missing parents are made.
+
+        Raises:
+            InputError: as `check_free`, or the place cannot be written. Nothing is left behind.
+        """
+        check_free(path)
+        run = cls(Path(path), config, private)
+        # Everything is first written beside the place, so that a run directory is never half made.
+        partial: Path | None = None
+        try:
+            with writing(run.path):
+                run._made_parents = _make_parents(run.path)
+                partial = Path(tempfile.mkdtemp(prefix=f".{run.path.name}.", dir=run.path.parent))
+                partial.chmod(0o755)
+                (partial / "private").mkdir(mode=0o700)
+                write_atomically(partial / "config.json", json_bytes(config))
+                write_atomically(partial / "private" / "run.json", json_bytes(private))
+                os.rename(partial, run.path)  # also onto an empty directory
+        except BaseException:
+            if partial:
+                shutil.rmtree(partial, ignore_errors=True)
+            run._remove_parents()
+            raise
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RunDirectory:
+        """The directory of a run that was begun earlier.
+
+        Raises:
+            InputError: there is none at ``path``, or its records are damaged.
+        """
+        path = Path(path)
+        if not (path / "config.json").is_file() or not (path / "private" / "run.json").is_file():
+            raise InputError(f"{path} is no run directory; give the --out of an earlier run")
+        return cls(path, read_json(path / "config.json"), read_json(path / "private" / "run.json"))
+
+    def discard(self) -> None:
+        """Take back `create`: for a run that could not begin. Parents that it made go too."""
+        shutil.rmtree(self.path)
+        self._remove_parents()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """For one process at a time to work on the run.
+
+        Raises:
+            InputError: another process does.
+        """
+        with (self.private_path / "run.json").open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(f"another process is working on {self.path}; wait for it") from error
+            yield
+
+    @property
+    def private_path(self) -> Path:
+        """RUN/private."""
+        return self.path / "private"
+
+    @property
+    def release_path(self) -> Path:
+        """RUN/release, which exists once the run is complete."""
+        return self.path / "release"
+
+    @property
+    def is_released(self) -> bool:
+        """Whether the release is written. What exists of one is complete."""
+        return self.release_path.is_dir()
+
+    def release(self, files: Mapping[str, bytes]) -> None:
+        """Write the release: all of it, or nothing.
+
+        Raises:
+            InputError: the file system refuses.
+        """
+        with writing(self.release_path):
+            partial = Path(tempfile.mkdtemp(prefix=".release.", dir=self.path))
+            try:
+                partial.chmod(0o755)
+                for name, content in files.items():
+                    write_atomically(partial / name, content)
+                os.rename(partial, self.release_path)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+
+    def _remove_parents(self) -> None:
+        for parent in reversed(self._made_parents):
+            parent.rmdir()
+        self._made_parents = []
+
+
+def check_free(path: str | os.PathLike[str]) -> None:
+    """Refuse a place where a run's directory cannot be made because something is there.
+
+    Raises:
+        InputError: ``path`` is a file, or a directory with something in it.
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            return
+        if not path.is_dir():
+            raise InputError(f"{path} is a file; name a new directory for the run")
+        is_empty = not any(path.iterdir())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not is_empty:
+        raise InputError(f"{path} is not empty; resume the run in it, or name another directory")
+
+
+def _make_parents(path: Path) -> list[Path]:
+    """Make the missing parents of ``path``; those made, outermost first."""
+    missing = [parent for parent in path.parents if not parent.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return missing[::-1]

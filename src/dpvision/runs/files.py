@@ -1,0 +1,67 @@
+"""Files that are whole or not there at all, whatever happens to the process that writes them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from dpvision.privacy.errors import InputError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write under another name, flush to the disk, rename.
+
+    Raises:
+        InputError: the file system refuses.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError:
+            with suppress(OSError):
+                partial.unlink()
+            raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the file system refuses into one sentence.
+
+    Raises:
+        InputError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def json_bytes(fields: dict[str, Any]) -> bytes:
+    """Indented JSON, as people read it."""
+    return (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file that holds one JSON object.
+
+    Raises:
+        InputError: there is no such file, or it holds something else.
+    """
+    try:
+        fields = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); it was changed or damaged") from error
+    if not isinstance(fields, dict):
+        raise InputError(f"{path} does not hold a JSON object; it was changed or damaged")
+    return fields

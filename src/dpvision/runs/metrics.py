@@ -1,0 +1,46 @@
+"""What every step saw, as JSON lines: private, for whoever looks after the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from dpvision.training import StepStatistics
+
+
+class Metrics:
+    """Appends to the file at ``path``, one line per step, each with the seconds spent training so far.
+
+    The clock runs from the object's making. A step whose result was lost with an interrupted process has two
+    lines.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seconds_before = _last_seconds(path)
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Spent training so far, over all the processes that worked on the run."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def append(self, statistics: StepStatistics) -> None:
+        """Write down one step."""
+        line = {**asdict(statistics), "seconds": round(self.seconds, 3)}
+        with self.path.open("ab") as file:
+            file.write(json.dumps(line).encode() + b"\n")
+
+
+def _last_seconds(path: Path) -> float:
+    """The time on the last line; 0 without one. The torn line of a killed process is cut off."""
+    if not path.exists():
+        return 0.0
+    lines = path.read_bytes()
+    whole, newline, torn = lines.rpartition(b"\n")
+    if torn:
+        os.truncate(path, len(whole) + len(newline))
+    return float(json.loads(whole.rpartition(b"\n")[2])["seconds"]) if whole else 0.0

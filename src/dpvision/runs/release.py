@@ -1,0 +1,57 @@
+"""A released classifier as files: safetensors weights and the configuration that rebuilds the network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from dpvision.networks import Classifier, build_classifier
+from dpvision.privacy.errors import InputError
+from dpvision.runs.files import json_bytes, read_json
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+def classifier_files(model: Classifier) -> dict[str, bytes]:
+    """The files from which `load_release` makes the same classifier, by name."""
+    if model.config is None:
+        raise InputError("only a network that dpvision built can be released by name; save its state_dict")
+    weights = {
+        name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()
+    }
+    return {WEIGHTS: safetensors.torch.save(weights), CONFIG: json_bytes(model.config)}
+
+
+def load_release(path: str | os.PathLike[str]) -> Classifier:
+    """The classifier in a release directory, on the CPU, ready for use (in evaluation mode).
+
+    Nothing is unpickled, and no code of the release is run.
+
+    Raises:
+        InputError: a file is missing, damaged, or does not fit the other.
+    """
+    path = Path(path)
+    weights_path = path / WEIGHTS
+    for file in (path / CONFIG, weights_path):
+        if not file.is_file():
+            raise InputError(f"{file} is missing; give the release directory of a run that is complete")
+    try:
+        model = build_classifier(**read_json(path / CONFIG))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path / CONFIG} does not describe a classifier ({error})") from error
+    try:
+        weights = safetensors.torch.load(weights_path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{weights_path} is not a safetensors file ({error})") from error
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{weights_path} is of another network than {CONFIG} beside it ({reason})"
+        ) from error
+    return model.eval()

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from scipy.stats import chi2, kstest, norm, poisson
+
+from dpvision.privacy import SecureRandom, SeededRandom
+
+SOURCES = [SecureRandom, lambda: SeededRandom(1)]
+
+
+def has_scale(sample, scale):
+    """Kolmogorov–Smirnov against N(0, scale²); a false alarm has probability 1e-6."""
+    return kstest(sample.double().numpy() / scale, "norm").pvalue > 1e-6
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_normal_has_unit_scale_to_within_three_percent(source):
+    sample = source().normal((500, 1000)).flatten()
+    assert sample.dtype == torch.float32
+    assert has_scale(sample, 1.0)
+    assert not has_scale(sample * 0.97, 1.0)
+    assert not has_scale(sample * 1.03, 1.0)
+
+
+def test_normal_has_its_tails():
+    sample = SeededRandom(2).normal((3_000_000,)).abs()
+    for bound in (3.0, 4.0, 4.9):
+        expected = 2 * norm.sf(bound) * len(sample)
+        low, high = poisson.ppf([1e-6, 1 - 1e-6], expected)
+        assert low <= (sample > bound).sum() <= high
+    assert sample.isfinite().all()
+
+
+def test_the_coordinates_of_a_normal_are_independent():
+    """Also within the pairs that Box and Muller's method makes, and their squares."""
+    sample = SeededRandom(3).normal((1 << 18,)).double()
+    for lag in (1, 2, 1 << 17):
+        for values in (sample, sample.square() - 1):
+            correlation = (values[lag:] * values[:-lag]).mean() / values.var()
+            assert abs(correlation) < 5 / (len(values) - lag) ** 0.5
+
+
+def test_uniform_fills_the_unit_interval():
+    sample = SeededRandom(4).uniform((300_000,))
+    assert sample.dtype == torch.float64
+    assert sample.min() >= 0
+    assert sample.max() < 1
+    assert kstest(sample.numpy(), "uniform").pvalue > 1e-6
+    lowest_bits = (sample * 2.0**53).long() % 256
+    counts = torch.bincount(lowest_bits, minlength=256).double()
+    expected = len(sample) / 256
+    assert chi2.sf(float(((counts - expected) ** 2 / expected).sum()), 255) > 1e-6
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (7, 3), (2, 0, 4)])
+def test_shapes(shape):
+    random = SeededRandom(5)
+    assert random.normal(shape).shape == shape
+    assert random.uniform(shape).shape == shape
+
+
+@pytest.mark.parametrize(("probability", "chosen"), [(1.0, 50), (0.0, 0)])
+def test_certain_and_impossible_trials(probability, chosen):
+    assert len(SecureRandom().bernoulli_indices(50, probability)) == chosen
+
+
+def test_seeded_draws_depend_only_on_seed_purpose_and_step():
+    first = SeededRandom(6).at("noise", 3).normal((5,))
+    elsewhere = SeededRandom(6)
+    elsewhere.normal((100,))
+    assert torch.equal(elsewhere.at("views", 9).at("noise", 3).normal((5,)), first)
+    for other in (
+        SeededRandom(7).at("noise", 3),
+        SeededRandom(6).at("noise", 4),
+        SeededRandom(6).at("sampling", 3),
+        SeededRandom(6),
+    ):
+        assert not torch.equal(other.normal((5,)), first)
+
+
+def test_a_stream_goes_on_where_it_stopped():
+    whole, pieces = SeededRandom(8), SeededRandom(8)
+    assert whole.bytes(100) == pieces.bytes(33) + pieces.bytes(67)
+
+
+def test_only_the_secure_source_is_private():
+    assert SecureRandom().is_private
+    assert SecureRandom().at("noise", 1).is_private
+    assert not SeededRandom(1).is_private
+    assert not SeededRandom(1).at("noise", 1).is_private
+
+
+def test_the_secure_source_never_repeats():
+    random = SecureRandom()
+    draws = {random.at("noise", step).bytes(16) for step in (0, 0, 1, 1)}
+    draws |= {SecureRandom().at("noise", 0).bytes(16) for _ in range(4)}
+    assert len(draws) == 8
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_gets_a_stream_of_its_own():
+    random = SecureRandom()
+    random.bytes(16)
+    reader, writer = os.pipe()
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            os.write(writer, random.bytes(16))
+            os._exit(0)
+        os.waitpid(child, 0)
+    children = os.read(reader, 16), os.read(reader, 16)
+    os.close(reader), os.close(writer)
+    assert len({random.bytes(16), *children}) == 3

@@ -1,0 +1,365 @@
+"""One private step, and many, against computations by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dpvision.gradients import ClippedGradient, reference_clipped_sum
+from dpvision.gradients.clipped import ROUNDING_MARGIN
+from dpvision.images import Images
+from dpvision.privacy import GaussianEvent, InputError, PoissonSampler, SeededRandom
+from dpvision.privacy.mechanisms import GaussianSumMechanism
+from dpvision.training import ExponentialMovingAverage, PrivateTrainer, make_optimizer, schedule_factor
+from dpvision.views import SelfAugmentation, ViewPolicy
+
+N, C, SIGMA, RATE, STEPS = 40, 0.7, 1.3, 0.05, 6
+CROPS = SelfAugmentation(augmult=3, pad=1, flip=True)
+
+
+def loss(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits, targets, reduction="none")
+
+
+def no_gradient(logits: Tensor, targets: Tensor) -> Tensor:
+    return 0 * loss(logits, targets)
+
+
+def make_images(count: int = N) -> Images:
+    generator = torch.Generator().manual_seed(5)
+    pixels = torch.randint(256, (count, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    return Images(pixels, torch.arange(count) % 3, ("a", "b", "c"), "made")
+
+
+def make_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3))
+
+
+@dataclass
+class Log:
+    """A recorder that keeps what happens, in order, and refuses on demand."""
+
+    lines: list[str] = field(default_factory=list)
+    events: list[GaussianEvent] = field(default_factory=list)
+    refuses: bool = False
+
+    def record(self, event: GaussianEvent) -> None:
+        if self.refuses:
+            raise InputError("the budget is spent")
+        self.lines.append("record")
+        self.events.append(event)
+
+
+class LoggedRandom(SeededRandom):
+    """Tells the log of every draw of normals."""
+
+    def __init__(self, log: Log, seed: int, purpose: str = "", step: int = 0) -> None:
+        super().__init__(seed, purpose, step)
+        self.log, self.purpose = log, purpose
+
+    def at(self, purpose: str, step: int) -> LoggedRandom:
+        return LoggedRandom(self.log, self.seed, purpose, step)
+
+    def normal(self, shape: Any) -> Tensor:
+        self.log.lines.append(f"normal for {self.purpose}")
+        return super().normal(shape)
+
+
+def make_trainer(
+    *,
+    model: nn.Module | None = None,
+    images: Images | None = None,
+    sample_rate: float = 0.3,
+    the_loss: Callable[[Tensor, Tensor], Tensor] = loss,
+    memory_bytes: int | None = None,
+    optimizer: str = "sgd",
+    momentum: float = 0.0,
+    schedule: str = "linear",
+    policy: ViewPolicy = CROPS,
+    random: SeededRandom | None = None,
+) -> PrivateTrainer:
+    model, images = model or make_model(), images or make_images()
+    return PrivateTrainer(
+        model,
+        images,
+        policy=policy,
+        engine=ClippedGradient(model, the_loss, C, precision="float32", memory_bytes=memory_bytes),
+        mechanism=GaussianSumMechanism(SIGMA, C, PoissonSampler(len(images), sample_rate)),
+        optimizer=make_optimizer(optimizer, model.parameters(), RATE, momentum),  # type: ignore[arg-type]
+        schedule=schedule,  # type: ignore[arg-type]
+        steps=STEPS,
+        ema_decay=0.9,
+        random=random or SeededRandom(3),
+    )
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def noise(model: nn.Module, step: int, seed: int = 3) -> dict[str, Tensor]:
+    """What the mechanism adds to the sum at this step."""
+    source = SeededRandom(seed).at("noise", step)
+    return {name: SIGMA * C * source.normal(p.shape) for name, p in model.named_parameters()}
+
+
+def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], **tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name], **tolerance)
+
+
+def test_steps_are_those_of_a_computation_by_hand() -> None:
+    images, sample_rate = make_images(), 0.3
+    trainer = make_trainer(images=images, sample_rate=sample_rate)
+    model, average = make_model(), ExponentialMovingAverage(make_model(), 0.9)
+    sizes = []
+    for step in range(3):
+        source = SeededRandom(3)
+        batch = PoissonSampler(N, sample_rate).sample(source.at("batch", step))
+        sizes.append(len(batch))
+        generator = torch.Generator().manual_seed(int.from_bytes(source.at("views", step).bytes(7), "big"))
+        views, targets = CROPS(images.pixels[batch], images.labels[batch], generator)  # type: ignore[index]
+        sums = reference_clipped_sum(model, loss, views, targets, C * (1 - ROUNDING_MARGIN))
+        added = noise(model, step)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                update = (sums[name] + added[name]) / (
+                    sample_rate * N
+                )  # q·N is public, the batch's size is not
+                parameter -= RATE * (1 - step / STEPS) * update
+        average.update(model, step)
+
+        statistics = trainer.step(Log())
+        assert (statistics.step, statistics.batch_size, statistics.nonfinite) == (step, len(batch), 0)
+        assert_close(weights(trainer.model), weights(model), rtol=1e-4, atol=1e-6)
+    assert trainer.steps_done == 3
+    assert len(set(sizes)) > 1  # so none but the public constant divides all of them
+    assert_close(trainer.average.weights, average.weights, rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_are_those_of_the_batch() -> None:
+    trainer = make_trainer()
+    with mock.patch.object(trainer.engine, "sum", wraps=trainer.engine.sum) as spy:
+        statistics = make_trainer().step(Log())
+        trainer.step(Log())
+    result = make_trainer().engine.sum(*spy.call_args.args)  # the same network, batch and views
+    assert statistics.mean_loss == pytest.approx(float(result.losses.mean()))
+    assert statistics.median_norm == float(result.norms.median())
+    assert statistics.fraction_clipped == pytest.approx(float((result.norms > C).float().mean()))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "momentum", "make"),
+    [
+        ("sgd", 0.0, lambda p: torch.optim.SGD(p, lr=RATE)),
+        ("sgd", 0.8, lambda p: torch.optim.SGD(p, lr=RATE, momentum=0.8)),
+        ("adam", 0.0, lambda p: torch.optim.Adam(p, lr=RATE)),
+    ],
+)
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_optimizers_and_schedules_are_those_of_torch(
+    optimizer: str, momentum: float, make: Callable[..., torch.optim.Optimizer], schedule: str
+) -> None:
+    # Without gradients the steps are of noise alone, which the seed tells.
+    trainer = make_trainer(the_loss=no_gradient, optimizer=optimizer, momentum=momentum, schedule=schedule)
+    model = make_model()
+    theirs = make(model.parameters())
+    for step in range(4):
+        trainer.step(Log())
+        for group in theirs.param_groups:
+            group["lr"] = RATE * schedule_factor(schedule, step, STEPS)  # type: ignore[arg-type]
+        for (_, parameter), added in zip(model.named_parameters(), noise(model, step).values(), strict=True):
+            parameter.grad = added / (0.3 * N)
+        theirs.step()
+        assert_close(weights(trainer.model), weights(model))
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
+def test_an_empty_batch_is_a_step_of_noise() -> None:
+    sample_rate = 1e-9
+    trainer = make_trainer(sample_rate=sample_rate, schedule="constant")
+    before, log = weights(trainer.model), Log()
+    statistics = trainer.step(log)
+    assert statistics.batch_size == 0
+    added = noise(trainer.model, 0)
+    expected = {name: before[name] - RATE * added[name] / (sample_rate * N) for name in before}
+    assert_close(weights(trainer.model), expected)
+    assert len(log.events) == 1
+    assert trainer.steps_done == 1
+
+
+@pytest.mark.parametrize("the_loss", [loss, no_gradient])
+def test_noise_is_added_once_however_the_sum_is_accumulated(the_loss: Callable[..., Tensor]) -> None:
+    images = make_images(600)  # more than are taken at a time
+    by_memory = []
+    for memory_bytes in (0, 1 << 40):
+        log = Log()
+        trainer = make_trainer(
+            images=images,
+            sample_rate=0.9,
+            the_loss=the_loss,
+            memory_bytes=memory_bytes,
+            random=LoggedRandom(log, 3),
+        )
+        before = weights(trainer.model)
+        assert trainer.step(log).batch_size > 512
+        by_memory.append(weights(trainer.model))
+        assert log.lines.count("normal for noise") == len(before)  # one draw for each parameter
+    assert_close(by_memory[0], by_memory[1], rtol=1e-4, atol=1e-6)
+    if the_loss is no_gradient:
+        added = noise(make_model(), 0)
+        expected = {name: before[name] - RATE * added[name] / (0.9 * 600) for name in before}
+        assert_close(by_memory[0], expected)
+
+
+def test_every_step_is_recorded_once_and_before_its_noise_is_drawn() -> None:
+    log = Log()
+    trainer = make_trainer(random=LoggedRandom(log, 3))
+    tensors = len(weights(trainer.model))
+    for _ in range(3):
+        trainer.step(log)
+    assert log.lines == (["record"] + ["normal for noise"] * tensors) * 3
+    assert log.events == [GaussianEvent(SIGMA, 0.3)] * 3
+
+
+def test_nothing_changes_when_the_account_refuses() -> None:
+    log = Log()
+    trainer = make_trainer(optimizer="sgd", momentum=0.9, random=LoggedRandom(log, 3))
+    uninterrupted = make_trainer(optimizer="sgd", momentum=0.9)
+    for each in (trainer, uninterrupted):
+        each.step(log)
+    log.lines.clear()
+    before, average = weights(trainer.model), {k: v.clone() for k, v in trainer.average.weights.items()}
+
+    log.refuses = True
+    with pytest.raises(InputError, match="the budget is spent"):
+        trainer.step(log)
+    assert log.lines == []
+    assert trainer.steps_done == 1
+    assert_close(weights(trainer.model), before, rtol=0, atol=0)
+    assert_close(trainer.average.weights, average, rtol=0, atol=0)
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+    log.refuses = False
+    for each in (trainer, uninterrupted):
+        each.step(log)
+    assert_close(weights(trainer.model), weights(uninterrupted.model), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("optimizer", "momentum"), [("sgd", 0.0), ("sgd", 0.8), ("adam", 0.0)])
+@pytest.mark.parametrize("done", [0, 3])
+def test_a_resumed_run_goes_on_as_an_uninterrupted_one(optimizer: str, momentum: float, done: int) -> None:
+    whole = make_trainer(optimizer=optimizer, momentum=momentum)
+    for _ in range(STEPS):
+        whole.step(Log())
+
+    first = make_trainer(optimizer=optimizer, momentum=momentum)
+    for _ in range(done):
+        first.step(Log())
+    state = {name: tensor.clone() for name, tensor in first.state().items()}
+    first.step(Log())  # must not reach into the state that was taken
+
+    model = make_model()
+    nn.init.zeros_(model[2].weight)  # type: ignore[index]
+    second = make_trainer(model=model, optimizer=optimizer, momentum=momentum)
+    second.load_state(state)
+    assert second.steps_done == done
+    for _ in range(STEPS - done):
+        second.step(Log())
+    assert_close(weights(second.model), weights(whole.model), rtol=0, atol=0)
+    assert_close(second.average.weights, whole.average.weights, rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_another_network_is_refused() -> None:
+    other = make_trainer(model=nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
+    with pytest.raises(InputError, match="another network or optimiser"):
+        make_trainer().load_state(other.state())
+
+
+def test_views_follow_from_the_seed_and_the_step() -> None:
+    class Watched:
+        """Self-augmentation whose views are kept."""
+
+        views_per_example = 3
+
+        def __init__(self) -> None:
+            self.views: list[Tensor] = []
+
+        def __call__(
+            self, pixels: Tensor, targets: Tensor, generator: torch.Generator
+        ) -> tuple[Tensor, Tensor]:
+            views, targets = CROPS(pixels, targets, generator)
+            self.views.append(views)
+            return views, targets
+
+    def views_of(steps: int, seed: int, resume_at: int = 0) -> list[Tensor]:
+        policy = Watched()
+        trainer = make_trainer(policy=policy, sample_rate=1.0, random=SeededRandom(seed))
+        policy.views.clear()
+        trainer.steps_done = resume_at
+        for _ in range(steps):
+            trainer.step(Log())
+        return policy.views
+
+    first, second = views_of(2, seed=3)
+    again, other_seed, resumed = (
+        views_of(1, seed=3)[0],
+        views_of(1, seed=4)[0],
+        views_of(1, seed=3, resume_at=1)[0],
+    )
+    assert torch.equal(first, again)
+    assert torch.equal(second, resumed)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, other_seed)
+
+
+def test_parts_that_do_not_fit_are_refused() -> None:
+    model, other = make_model(), make_model()
+    images, optimizer = make_images(), make_optimizer("sgd", make_model().parameters(), RATE, 0.0)
+
+    def build(engine: ClippedGradient, num_examples: int = N, policy: ViewPolicy = CROPS) -> None:
+        PrivateTrainer(
+            model,
+            images,
+            policy=policy,
+            engine=engine,
+            mechanism=GaussianSumMechanism(SIGMA, C, PoissonSampler(num_examples, 0.3)),
+            optimizer=optimizer,
+            schedule="constant",
+            steps=1,
+            ema_decay=0.9,
+            random=SeededRandom(0),
+        )
+
+    build(ClippedGradient(model, loss, C))
+    with pytest.raises(InputError, match="clipping norm of the gradients must be the sensitivity"):
+        build(ClippedGradient(model, loss, 2 * C))
+    with pytest.raises(InputError, match="on one model"):
+        build(ClippedGradient(other, loss, C))
+    for declared in (N - 1, N + 1):
+        with pytest.raises(InputError, match=f"holds {N} examples, but {declared} were declared"):
+            build(ClippedGradient(model, loss, C), num_examples=declared)
+
+    class Leaks:
+        views_per_example = 1
+
+        def __call__(self, pixels: Tensor, targets: Tensor, _: torch.Generator) -> tuple[Tensor, Tensor]:
+            return (pixels.float() - pixels.float().mean())[:, None], targets[:, None]
+
+    with pytest.raises(InputError, match="Leaks lets one private example into the views of another"):
+        build(ClippedGradient(model, loss, C), policy=Leaks())
+
+
+def test_images_that_cannot_be_trained_on_are_refused() -> None:
+    one_class = Images(make_images().pixels, torch.zeros(N).long(), ("a", "b"), "made")
+    with pytest.raises(InputError, match="one class only"):
+        make_trainer(images=one_class)
