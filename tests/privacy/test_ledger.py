@@ -131,18 +131,29 @@ def test_shortening_a_ledger_in_use_is_noticed(ledger, path):
         record(ledger, 1)
 
 
+def at_once(work):
+    """Run ``work("left")`` and ``work("right")`` in two processes that start together; their exit codes."""
+    start = fork.Barrier(2)
+
+    def main(name):
+        start.wait()
+        work(name)
+
+    children = [fork.Process(target=main, args=(name,)) for name in ("left", "right")]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    return [child.exitcode for child in children]
+
+
 def test_two_processes_at_once_lose_nothing(ledger, path):
     def work(run_id):
         own = Ledger(path)
         own.open_run(run_id, PLAN)
         record(own, 100, run_id)
 
-    children = [fork.Process(target=work, args=(name,)) for name in ("left", "right")]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join()
-    assert [child.exitcode for child in children] == [0, 0]
+    assert at_once(work) == [0, 0]
     assert spent(path, "left") == spent(path, "right") == 100
 
 
@@ -157,11 +168,7 @@ def test_of_two_processes_racing_for_the_last_budget_one_wins(ledger, path):
         except BudgetExceeded:
             results.put("refused")
 
-    children = [fork.Process(target=work, args=(name,)) for name in ("left", "right")]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join()
+    assert at_once(work) == [0, 0]
     assert sorted([results.get(), results.get()]) == ["granted", "refused"]
 
 

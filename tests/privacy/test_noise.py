@@ -34,6 +34,13 @@ def test_normal_has_its_tails():
     assert sample.isfinite().all()
 
 
+@pytest.mark.parametrize("byte", [b"\x00", b"\xff"])
+def test_normal_is_finite_at_the_ends_of_the_uniform(monkeypatch, byte):
+    random = SeededRandom(1)
+    monkeypatch.setattr(random, "bytes", lambda count: byte * count)
+    assert random.normal((4,)).isfinite().all()
+
+
 def test_the_coordinates_of_a_normal_are_independent():
     """Also within the pairs that Box and Muller's method makes, and their squares."""
     sample = SeededRandom(3).normal((1 << 18,)).double()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from typing import Annotated
 
 import typer
 
-import dpvision
 from dpvision.cli import accounting, models, training
 
 HELP = """
@@ -37,7 +37,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"dpvision {dpvision.__version__}")
+        typer.echo(f"dpvision {metadata.version('dpvision')}")
         raise typer.Exit
 
 

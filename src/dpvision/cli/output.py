@@ -49,7 +49,7 @@ def show_messages() -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[int, int, Account], None]]:
-    """A bar on stderr, if that is a terminal: steps, time left, ε so far. Yields dpvision.train's progress."""
+    """A bar on stderr, if that is a terminal: steps, time left, ε. Yields dpvision.train's progress."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -46,8 +46,8 @@ def train(
 
         dpvision train --config recipe.toml --out runs/recipe
 
-    RUN/release may be published: the weights, a configuration that rebuilds the network, and the release card.
-    RUN/private may not.
+    RUN/release may be published: the weights, a configuration that rebuilds the network, and the release
+    card. RUN/private may not.
     """
     show_messages()
     found = collect(

@@ -1,0 +1,51 @@
+"""The README's examples work as they stand."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from dpvision.api.job import check_settings
+from dpvision.cli.main import run
+from dpvision.cli.options import collect
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("python")
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert names["result"].test_accuracy.value > 0.8  # type: ignore[attr-defined]
+    assert names["logits"].shape == (360, 10)  # type: ignore[attr-defined]
+    assert "/release" in capsys.readouterr().out
+
+
+def test_the_recipe_is_understood(tmp_path: Path) -> None:
+    (recipe,) = blocks("toml")
+    (tmp_path / "recipe.toml").write_text(recipe)
+    options = collect(tmp_path / "recipe.toml", None)
+    assert options == tomllib.loads(recipe)
+    check_settings(options["config"])
+
+
+def test_the_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = [line for block in blocks("console") for line in block.splitlines() if "$ dpvision" in line]
+    assert len(commands) >= 7
+    for line in commands:
+        arguments = shlex.split(line.removeprefix("$ dpvision"), comments=True)
+        # The data do not exist, which is found only once the options were understood.
+        expected = "does not exist" if "photos" in arguments[1] else "missing"
+        assert run(arguments) == 2
+        assert expected in capsys.readouterr().err
