@@ -142,6 +142,14 @@ dpvision.train(images, epsilon=3.0, out={str(tmp_path / "run")!r}, config={CONFI
     assert card["mechanisms"][0]["count"] == STEPS
 
 
+def test_only_a_seed_makes_runs_alike(images: Images, tmp_path: Path) -> None:
+    def weights(name: str, seed: int | None) -> bytes:
+        return (train(images, tmp_path / name, seed=seed).release / "model.safetensors").read_bytes()
+
+    assert weights("a", 5) == weights("b", 5)
+    assert len({weights("c", 6), weights("d", None), weights("e", None), weights("a2", 5)}) == 4
+
+
 def test_resuming_a_complete_run_gives_its_result(images: Images, tmp_path: Path) -> None:
     first = train(images, tmp_path / "run", test=images)
     before = ledger_of(images).path.read_bytes()

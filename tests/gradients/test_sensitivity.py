@@ -167,7 +167,12 @@ def test_changing_one_example_leaves_the_others_alone(mode: Mode) -> None:
     first, second = clipped(mode, views, targets), clipped(mode, other_views, other_targets)
     torch.testing.assert_close(first.norms[others], second.norms[others])
     torch.testing.assert_close(first.losses[others], second.losses[others])
-    assert float((flat(first) - flat(second)).norm()) <= 2 * C
+    # The sum changes by what the example itself adds, and by nothing else.
+    alone = flat(clipped(mode, views[2:3], targets[2:3])) - flat(
+        clipped(mode, other_views[2:3], other_targets[2:3])
+    )
+    tolerance = 1e-5 if mode.precision == "float32" else 0.05  # bfloat16 may round otherwise in another batch
+    assert float((flat(first) - flat(second) - alone).norm()) <= tolerance * C
 
 
 @in_every_mode

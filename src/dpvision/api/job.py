@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -57,9 +58,8 @@ class Job:
 
     def make_model(self) -> Classifier:
         """The untrained network, on the device; a seed fixes its weights too."""
-        with torch.random.fork_rng(devices=[], enabled=self.seed is not None):
-            if self.seed is not None:
-                torch.manual_seed(self.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(secrets.randbits(63) if self.seed is None else self.seed)
             return make_model(self.config, self.images).to(self.device)
 
     def random(self) -> RandomSource:
@@ -144,7 +144,6 @@ def prepare(
     test_reading, test_images = _test_images(data, test, images)
     if delta is None:
         budget = replace(budget, delta=default_delta(len(images)))
-    budget.check_against(len(images))
     settings = default_config(len(images), images.shape, images.class_names, budget, chosen_device, config)
     plan = make_plan(settings, len(images), budget)
     return Job(

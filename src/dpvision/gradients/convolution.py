@@ -10,9 +10,9 @@ from torch import Tensor
 
 from dpvision.gradients.per_example import Factored, Instantiated, PerExample, ghost_is_cheaper, widened
 
-# Multiplications per example under which one convolution call per example costs more to start than to run
-# (CPU).
-SMALL_CONVOLUTION = 2_000_000
+# Numbers: 2 MB of float32. Patches up to this size stay in a CPU's cache, where products with them beat the
+# library's convolutions on few images; beyond it the copying costs more than the convolution.
+PATCHES_IN_CACHE = 500_000
 
 
 def convolution_gradient(
@@ -47,8 +47,8 @@ def convolution_gradient(
             combine=lambda x, g: _backward(layer, weight, x.flatten(0, 1), g.flatten(0, 1)),
             form=lambda x, g: one_by_one(layer, weight, x.flatten(0, 1), g.flatten(0, 1), examples),
         )
-    cheap_to_start = x.device.type == "cpu" and positions * inputs * outputs > SMALL_CONVOLUTION
-    method = one_by_one if cheap_to_start else by_patches
+    large = positions * inputs * layer.groups > PATCHES_IN_CACHE
+    method = one_by_one if large and x.device.type == "cpu" else by_patches
     return Instantiated(method(layer, weight, x, g, examples))
 
 
@@ -63,20 +63,24 @@ def one_by_one(layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int) 
 
 
 def by_patches(layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int) -> Tensor:
-    """One batched product of output gradients with the input patches they saw (2-D, not transposed)."""
-    groups, outputs = layer.groups, weight.shape[0]
-    patches = unfolded(layer, x)  # [B·K, L, kernel, C_in]
-    kernel = patches.shape[2]
-    # → [B, groups, K·L, kernel · C_in/groups]
-    patches = patches.reshape(examples, -1, kernel, groups, weight.shape[1]).movedim(3, 1).flatten(3)
-    b = (
-        _channels_last(g).reshape(examples, -1, groups, outputs // groups).movedim(2, 1)
-    )  # [B, groups, K·L, C_out/groups]
-    product = torch.matmul(b.mT, patches)  # [B, groups, C_out/groups, kernel · C_in/groups]
-    by_channel = product.reshape(
-        examples, outputs, kernel, weight.shape[1]
-    ).mT  # [B, C_out, C_in/groups, kernel]
-    return widened(by_channel.reshape(examples, *weight.shape))
+    """Batched products of output gradients with the input patches they saw (2-D, not transposed)."""
+    groups, inputs, outputs = layer.groups, weight.shape[1], weight.shape[0]
+    kernel, views = weight[0, 0].numel(), len(x) // examples
+    found = g.new_empty(examples, groups, outputs // groups, kernel * inputs)
+    at_a_time = examples
+    if x.device.type == "cpu":
+        per_example = views * g[0, 0].numel() * kernel * inputs * groups
+        at_a_time = max(1, PATCHES_IN_CACHE // per_example)
+    for first in range(0, examples, at_a_time):
+        some = found[first : first + at_a_time]
+        rows = slice(first * views, (first + len(some)) * views)
+        patches = unfolded(layer, x[rows])  # [b·K, L, kernel, C_in]
+        patches = patches.reshape(len(some), -1, kernel, groups, inputs).movedim(3, 1).flatten(3)
+        b = _channels_last(g[rows]).reshape(len(some), -1, groups, outputs // groups).movedim(2, 1)
+        # [b, groups, C_out/groups, K·L] × [b, groups, K·L, kernel · C_in/groups]
+        torch.matmul(b.mT, patches, out=some)
+    # [B, C_out, C_in/groups, kH, kW], channels last in memory
+    return widened(found).view(examples, outputs, *layer.kernel_size, inputs).movedim(-1, 2)
 
 
 def unfolded(layer: Any, x: Tensor) -> Tensor:
