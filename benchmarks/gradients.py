@@ -1,15 +1,17 @@
-"""How fast clipped gradients are: WRN-16-4 on 32-pixel images, against plain SGD, Opacus and torch.func, side by side.
+"""How fast clipped gradients are: WRN-16-4 on 32-pixel images, against plain SGD, Opacus and torch.func.
 
     python benchmarks/gradients.py [--views 16] [--examples 8] [--rounds 5] [--precision auto] [--threads 2]
 
-Every contestant lives in a process of its own and is given the same views. They take turns, one batch each a round, so that a
-machine that slows down slows all of them; the table gives the median of the rounds and of the ratio to plain SGD within a round.
-Peak memory is what the process grew by over its state after loading the network (resident set; on a GPU, allocated memory).
+Every contestant lives in a process of its own and is given the same views. They take turns, one batch each a
+round, so that a machine that slows down slows all of them; the table gives medians over the rounds, of views
+per second and of the ratio to plain SGD in the same round. Peak memory is what the process grew by since it had
+the views (its resident set; on a GPU, allocated memory).
 
 - ours: ``ClippedGradient`` (one gradient per example, of the mean loss over its K views).
 - plain: forward and backward of the mean loss: what training without privacy pays.
-- opacus-hooks, opacus-ghost: Opacus has no views, so that every view counts as an example of its own (which its users then average
-  over K at extra cost). Weight-standardised convolutions, for which Opacus has no rule, are plain convolutions there: in its favour.
+- opacus-hooks, opacus-ghost: Opacus has no views, so that every view counts as an example of its own (which
+  its users then average over K at extra cost). Weight-standardised convolutions, for which it has no rule, are
+  plain convolutions there, in its favour.
 - vmap: ``torch.func``: vmap of grad over examples, each with its K views.
 """
 
@@ -127,7 +129,7 @@ def prepare(name: str, views: Tensor, targets: Tensor, precision: str) -> Callab
 
 
 def serve(name: str, connection: Connection, options: argparse.Namespace) -> None:
-    """In a process of its own: one batch for every message, answered with seconds and bytes of peak growth."""
+    """In a process of its own: one batch for every message, answered with seconds and bytes of growth."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     device = torch.device(options.device)
@@ -158,7 +160,9 @@ def wait(device: torch.device) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--views", type=int, default=16, help="K, the views per example")
     parser.add_argument("--examples", type=int, help="B, by default 128 / K or 8, whichever is more")
     parser.add_argument("--rounds", type=int, default=5)
@@ -199,7 +203,7 @@ def main() -> None:
     precision = "bfloat16" if resolve_precision(options.precision, options.device) else "float32"
     header = (
         f"WRN-16-4, 32 px, B = {options.examples}, K = {options.views}, {precision}, {options.device}, "
-        f"{options.threads} threads, {options.rounds} rounds, torch {torch.__version__}, {platform.processor()}"
+        f"{options.threads} threads, {options.rounds} rounds, torch {torch.__version__}, {platform.machine()}"
     )
     rows = [
         {
@@ -217,7 +221,9 @@ def main() -> None:
     print(header)
     print(f"{'':14} {'views/s':>9} {'of plain':>9} {'peak MiB':>9}")
     for row in rows:
-        print(f"{row['name']:14} {row['views_per_second']:9.1f} {row['of_plain']:9.2f} {row['peak_mib']:9.0f}")
+        print(
+            f"{row['name']:14} {row['views_per_second']:9.1f} {row['of_plain']:9.2f} {row['peak_mib']:9.0f}"
+        )
     for name, error in failed.items():
         print(f"{name:14} failed: {error}")
 

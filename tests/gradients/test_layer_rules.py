@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dpvision.gradients import ClippedGradient, reference_clipped_sum, reference_gradients
 from dpvision.gradients.capture import per_example_gradients
 from dpvision.gradients.clipped import ROUNDING_MARGIN
+from dpvision.gradients.convolution import by_patches, one_by_one
 from dpvision.gradients.per_example import Factored, Instantiated, PerExample
 from dpvision.gradients.plan import make_plan
 from dpvision.networks.weight_standardization import WeightStandardizedConv2d
@@ -31,11 +32,11 @@ def loss(logits: Tensor, targets: Tensor) -> Tensor:
 @contextmanager
 def path(name: str) -> Iterator[None]:
     """Force how products are taken, and see to it that the rule does it: a replay is an error."""
-    small = float("inf") if name == "by_patches" else -1
+    largest = 10**12 if name == "by_patches" else 0
     with (
         mock.patch("dpvision.gradients.rules.ghost_is_cheaper", return_value=name == "ghost"),
         mock.patch("dpvision.gradients.convolution.ghost_is_cheaper", return_value=name == "ghost"),
-        mock.patch("dpvision.gradients.convolution.SMALL_CONVOLUTION", small),
+        mock.patch("dpvision.gradients.convolution.PATCHES_IN_CACHE", largest),
         mock.patch("dpvision.gradients.capture.replayed_gradients", side_effect=AssertionError("replayed")),
     ):
         yield
@@ -98,6 +99,28 @@ def test_conv2d(way: str, drawn: tuple[dict[str, object], list[int]], examples: 
         found = check(layer, torch.randn(examples, per_view, layer.in_channels, *size).double())
     kind = Factored if way == "ghost" and layer.groups == 1 else Instantiated
     assert isinstance(found["0.weight"], kind)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@given(drawn=convolutions(2, ("same", "valid")), at_a_time=st.integers(1, 5))
+@few
+def test_patches_give_what_single_convolutions_give(
+    dtype: torch.dtype, drawn: tuple[dict[str, object], list[int]], at_a_time: int
+) -> None:
+    torch.manual_seed(0)
+    arguments, size = drawn
+    layer = nn.Conv2d(**arguments)
+    x = torch.randn(10, layer.in_channels, *size).double()
+    g = torch.randn_like(layer.double()(x))  # five examples of two views
+    with torch.no_grad():
+        expected = one_by_one(layer, layer.weight, x, g, 5)
+        patches = 2 * g[0, 0].numel() * layer.in_channels * layer.weight[0, 0].numel()
+        with mock.patch("dpvision.gradients.convolution.PATCHES_IN_CACHE", at_a_time * patches):
+            found = by_patches(layer, layer.weight, x.to(dtype), g.to(dtype), 5)
+    assert found.dtype == torch.promote_types(dtype, torch.float32)
+    rough = 0.02 * float(expected.abs().max()) + 0.05
+    tolerance = {"rtol": 1e-8, "atol": 1e-11} if dtype == torch.float64 else {"rtol": 0.05, "atol": rough}
+    torch.testing.assert_close(found.double(), expected, **tolerance)
 
 
 @pytest.mark.parametrize("kind", [nn.Conv1d, nn.Conv3d])

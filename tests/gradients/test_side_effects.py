@@ -139,3 +139,14 @@ def test_the_weights_during_the_plan_are_not_the_users() -> None:
     weights = copy.deepcopy(model.state_dict())
     make_plan(model, loss, torch.rand(3, 2, 4), torch.zeros(3, 2).long())
     assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_parameters_unfrozen_later_are_trained() -> None:
+    """As in training a head first and then everything."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    model[0].requires_grad_(False)
+    views, targets = torch.rand(2, 1, 3, dtype=torch.float64), torch.tensor([0, 1])
+    engine = ClippedGradient(model, loss, 1e6)
+    assert set(engine.sum(views, targets).gradients) == {"2.weight", "2.bias"}
+    model[0].requires_grad_(True)
+    assert engine.sum(views, targets).gradients["0.weight"].abs().sum() > 0

@@ -58,11 +58,11 @@ class ClippedGradient:
         loss: ``(logits [N, classes], targets [N, …]) -> [N]``.
         max_grad_norm: C, the L2 norm that an example's gradient is clipped to.
         precision: of forward and backward; norms, clipping and sums are float32 whatever it is.
-        memory_bytes: bound on what a chunk of examples may take; by default 2 GiB on a CPU, half of what is
+        memory_bytes: bound on what a chunk of examples may take; by default 1 GiB on a CPU, half of what is
             free on a GPU.
 
-    The first call checks the model on random inputs: see :func:`dpvision.gradients.plan.make_plan`, also for
-        the errors.
+    The first call, and the first after parameters were frozen or unfrozen, checks the model on random inputs:
+    see :func:`dpvision.gradients.plan.make_plan`, also for the errors.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class ClippedGradient:
         self.model, self.loss, self.max_grad_norm = model, loss, max_grad_norm
         self.precision, self.memory_bytes = precision, memory_bytes
         self._plan: Plan | None = None
+        self._planned_for: frozenset[str] = frozenset()
         self._chunk = 0
 
     def sum(self, views: Tensor, targets: Tensor) -> ClippedSum:
@@ -128,7 +129,9 @@ class ClippedGradient:
         return norms, found.losses
 
     def _prepare(self, views: Tensor, targets: Tensor) -> Plan:
-        if self._plan is None:
+        trainable = frozenset(name for name, p in self.model.named_parameters() if p.requires_grad)
+        if self._plan is None or trainable != self._planned_for:
+            self._planned_for = trainable
             self._plan = make_plan(self.model, self.loss, views, targets)
             self._chunk = max(1, self.memory_limit(views.device) // bytes_per_example(self.model, views))
         return self._plan
@@ -137,7 +140,7 @@ class ClippedGradient:
         """Bytes that a chunk may take on ``device``."""
         if self.memory_bytes is not None:
             return self.memory_bytes
-        return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 2 * GIB
+        return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else GIB
 
 
 def bytes_per_example(model: nn.Module, views: Tensor) -> int:

@@ -65,7 +65,7 @@ class Instantiated:
 
     def _memory_order(self) -> list[int]:
         """The dimensions after the first, outermost in memory first: convolutions hand over channels last."""
-        return sorted(range(1, self.values.ndim), key=lambda dim: -self.values.stride(dim))
+        return sorted(range(1, self.values.ndim), key=lambda dim: -self.values.stride()[dim])
 
     def _rows(self) -> Tensor:
         """``[B, parameter.numel()]`` in memory order, so that no copy is made."""

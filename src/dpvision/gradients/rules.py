@@ -22,12 +22,8 @@ from torch import Tensor, nn
 
 from dpvision.gradients.convolution import convolution_gradient
 from dpvision.gradients.per_example import Factored, Instantiated, PerExample, ghost_is_cheaper, widened
-from dpvision.networks.weight_standardization import (
-    SMALLEST_VARIANCE,
-    WeightStandardizedConv2d,
-    standard_scale,
-    standardize,
-)
+from dpvision.gradients.standardized import PulledBack
+from dpvision.networks.weight_standardization import WeightStandardizedConv2d
 
 Rule = Callable[[Any, Tensor, Tensor, int, bool], Mapping[str, PerExample] | None]
 RULES: dict[type[nn.Module], Rule] = {}
@@ -79,26 +75,10 @@ def weight_standardized_convolution(
 ) -> Mapping[str, PerExample] | None:
     if not _covers(layer, x):
         return None
-    weight, gain = layer.weight, layer.gain
-    # unit = standardize(weight) is (w − mean)·scale for each output channel. Where scale is not at its floor,
-    # unit has norm one.
-    unit = standardize(weight)
-    gradients = convolution_gradient(layer, unit, x, g, examples, ghost=False).instantiate()
-    # Channels last is the order in memory: these are views, and what follows is done in place.
-    by_channel = gradients.movedim(2, -1).flatten(2)  # [B, C_out, fan_in]
-    unit = unit.movedim(1, -1).flatten(1)
-    along = torch.linalg.vecdot(by_channel, unit)  # [B, C_out]
-    scale = standard_scale(weight).flatten(1)  # [C_out, 1]
-    free = scale < SMALLEST_VARIANCE**-0.5  # the clamped scale is a constant, which has no gradient
-    # The pull-back of g is gain · scale · (g − mean(g) − unit·(unit·g)), as unit is orthogonal to the
-    # constants.
-    by_channel.sub_(by_channel.mean(dim=2, keepdim=True))
-    by_channel.sub_(along.unsqueeze(2) * (unit * free))
-    by_channel.mul_(scale * gain.unsqueeze(1))
-    found: dict[str, PerExample] = {
-        "weight": Instantiated(gradients),
-        "gain": Instantiated(along),
-    }
+    weight, gain = layer.weight.detach(), layer.gain.detach()
+    gradients = convolution_gradient(layer, weight, x, g, examples, ghost=False).instantiate()
+    pulled_back = PulledBack(gradients, weight, gain)
+    found: dict[str, PerExample] = {"weight": pulled_back, "gain": Instantiated(pulled_back.to_gain)}
     return found | _bias(layer, g, examples)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from dpvision.privacy.errors import InputError
+
 
 class TanhCNN(nn.Sequential):
     """The two-convolution network for MNIST and Fashion-MNIST: 26,010 parameters at 1×28×28 and 10 classes.
@@ -39,13 +41,25 @@ class DeepTanhCNN(nn.Sequential):
     """The six-convolution network for CIFAR-10: 550,570 parameters at 3×32×32 and 10 classes.
 
     Maps ``[B, in_channels, H, W]`` to logits ``[B, num_classes]``; H and W at least :attr:`SMALLEST_SIDE`.
+
+    Args:
+        in_channels, image_size, num_classes: as in :func:`dpvision.networks.build_network`.
+        width: channels of the first two convolutions, 32 in the paper; the others have two and four times as
+            many. Cost goes with its square.
+
+    Raises:
+        InputError: if width is less than 1.
     """
 
     SMALLEST_SIDE = 8
 
-    def __init__(self, in_channels: int, image_size: tuple[int, int], num_classes: int) -> None:
+    def __init__(
+        self, in_channels: int, image_size: tuple[int, int], num_classes: int, width: int = 32
+    ) -> None:
+        if width < 1:
+            raise InputError(f"width must be at least 1, not {width}")
         layers: list[nn.Module] = []
-        for channels in (32, 64, 128):
+        for channels in (width, 2 * width, 4 * width):
             layers += [
                 nn.Conv2d(in_channels, channels, 3, padding=1),
                 nn.Tanh(),
@@ -54,11 +68,11 @@ class DeepTanhCNN(nn.Sequential):
                 nn.AvgPool2d(2),
             ]
             in_channels = channels
-        height, width = (side // 8 for side in image_size)
+        rows, columns = (side // 8 for side in image_size)
         super().__init__(
             *layers,
             nn.Flatten(),
-            nn.Linear(128 * height * width, 128),
+            nn.Linear(in_channels * rows * columns, 128),
             nn.Tanh(),
             nn.Linear(128, num_classes),
         )
