@@ -3,15 +3,15 @@
     python benchmarks/gradients.py [--views 16] [--examples 8] [--rounds 5] [--precision auto] [--threads 2]
 
 Every contestant lives in a process of its own and is given the same views. They take turns, one batch each a
-round, so that a machine that slows down slows all of them; the table gives medians over the rounds, of views
-per second and of the ratio to plain SGD in the same round. Peak memory is what the process grew by since it had
-the views (its resident set; on a GPU, allocated memory).
+round, so that a machine that slows down slows all; the table gives medians over the rounds, of views a second
+and of the ratio to plain SGD in the same round. Peak memory is what the process grew by once it had the views
+(its resident set; on a GPU, allocated memory).
 
 - ours: ``ClippedGradient`` (one gradient per example, of the mean loss over its K views).
 - plain: forward and backward of the mean loss: what training without privacy pays.
 - opacus-hooks, opacus-ghost: Opacus has no views, so that every view counts as an example of its own (which
-  its users then average over K at extra cost). Weight-standardised convolutions, for which it has no rule, are
-  plain convolutions there, in its favour.
+  its users then average over K at extra cost). Weight-standardised convolutions, for which it has no rule,
+  are plain convolutions there, in its favour.
 - vmap: ``torch.func``: vmap of grad over examples, each with its K views.
 """
 

@@ -13,7 +13,7 @@ from dpvision.networks.weight_standardization import SMALLEST_VARIANCE, standard
 
 @dataclass
 class PulledBack:
-    """The gradients of ``weight`` from those of gain · unit, which the layer uses; unit = standardize(weight).
+    """The gradients of ``weight`` from those of gain · unit, that the layer uses: unit = standardize(weight)
 
     The pull-back is the same linear map P for every example. For one output channel of n = fan_in weights,
 

@@ -1,0 +1,55 @@
+"""Defaults: every data set gets a configuration that can be trained, without a look at the images."""
+
+from __future__ import annotations
+
+import pytest
+
+from dpvision.methods.defaults import default_config, estimate
+from dpvision.methods.dp_sgd import make_plan
+from dpvision.networks import build_network
+from dpvision.privacy import Budget, InputError, default_delta
+
+NAMES = [str(i) for i in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "shape"),
+    [
+        (20, (1, 8, 8)),
+        (1_437, (1, 8, 8)),
+        (60_000, (1, 28, 28)),
+        (5_000, (3, 28, 28)),
+        (50_000, (3, 32, 32)),
+        (7_000, (3, 64, 48)),
+    ],
+)
+def test_defaults_fit_the_data(num_examples: int, shape: tuple[int, int, int]) -> None:
+    budget = Budget(2.0, default_delta(num_examples))
+    config = default_config(num_examples, shape, NAMES, budget, "cpu", {})
+    assert config.steps >= 20
+    assert make_plan(config, num_examples, budget).epsilon <= 2.0
+    build_network(
+        config.network,
+        in_channels=shape[0],
+        image_size=shape[1:],
+        num_classes=10,
+        **config.network_options,
+    )
+
+
+def test_what_the_user_says_holds() -> None:
+    said = {"network": "linear", "steps": 7, "expected_batch_size": 3, "augmult": 2}
+    config = default_config(100, (1, 28, 28), NAMES, Budget(1.0, 1e-3), "cpu", said)
+    assert {name: getattr(config, name) for name in said} == said
+
+
+def test_an_unknown_setting_is_refused() -> None:
+    with pytest.raises(InputError, match="epochs"):
+        default_config(100, (1, 28, 28), NAMES, Budget(1.0, 1e-3), "cpu", {"epochs": 3})
+
+
+def test_an_estimate_grows_with_the_data() -> None:
+    config = default_config(100, (1, 28, 28), NAMES, Budget(1.0, 1e-3), "cpu", {"steps": 10})
+    small, large = (estimate(config, (1, 28, 28), NAMES, n, "cpu") for n in (100, 10_000_000))
+    assert small.seconds > 0
+    assert large.memory_bytes - small.memory_bytes == pytest.approx(2 * 28 * 28 * 9_999_900, rel=0.01)
