@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import dpvision.gradients.clipped as clipped_module
 from dpvision.gradients import ClippedSum, Precision, clipped_gradient_sum, reference_clipped_sum
 from dpvision.gradients.capture import per_example_gradients
-from dpvision.gradients.per_example import Factored
+from dpvision.gradients.per_example import Factored, Instantiated
 from dpvision.gradients.plan import make_plan
 from dpvision.gradients.rules import RULES
 
@@ -257,3 +257,30 @@ def test_a_ghost_norm_whose_terms_cancel_is_not_under_reported(
         assert isinstance(gradient, Factored)
         weights = (C / gradient.squared_norms().sqrt()).clamp(max=1)
         assert float(gradient.weighted_sum(weights).double().norm()) <= C * (1 + 1e-6)
+
+
+def test_norms_and_sums_are_taken_in_full_precision_whatever_the_user_allows() -> None:
+    seen = []
+
+    class Spy(Instantiated):
+        def squared_norms(self) -> Tensor:
+            seen.append(torch.get_float32_matmul_precision())
+            return super().squared_norms()
+
+        def weighted_sum(self, weights: Tensor) -> Tensor:
+            seen.append(torch.get_float32_matmul_precision())
+            return super().weighted_sum(weights)
+
+    model = nn.Linear(3, 2, bias=False)
+    views, targets = torch.rand(2, 1, 3), torch.tensor([0, 1])
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with (
+            mock.patch("dpvision.gradients.rules.Instantiated", Spy),
+            mock.patch("dpvision.gradients.rules.ghost_is_cheaper", return_value=False),
+        ):
+            clipped_gradient_sum(model, loss, views, targets, 1.0)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == ["highest", "highest"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -116,7 +118,7 @@ class ClippedGradient:
         """Add the clipped gradients of a chunk to ``total``; its norms and losses, ``[b]`` each."""
         autocast = resolve_precision(self.precision, views.device)
         found = per_example_gradients(self.model, self.loss, plan, views, targets, autocast)
-        with torch.no_grad():
+        with torch.no_grad(), _full_precision():
             norms = (
                 torch.stack([gradient.squared_norms() for gradient in found.gradients.values()])
                 .sum(dim=0)
@@ -141,6 +143,19 @@ class ClippedGradient:
         if self.memory_bytes is not None:
             return self.memory_bytes
         return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else GIB
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Matrix products of float32 in float32, whatever the user allows elsewhere: with TensorFloat-32 or
+    bfloat16 a weighted sum could differ from the one whose norms were taken, and exceed the clipping norm.
+    """
+    chosen = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(chosen)
 
 
 def bytes_per_example(model: nn.Module, views: Tensor) -> int:
