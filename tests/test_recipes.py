@@ -1,0 +1,41 @@
+"""Every recipe file can be run as it is, and its plan stays within its budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import dpvision
+from dpvision.cli.options import collect
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+# What is public of the data sets that the recipes are for: N and the image shape.
+FACTS = {"fashion-mnist": (60_000, (1, 28, 28)), "cifar10": (50_000, (3, 32, 32))}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipes_can_be_planned(recipe: Path) -> None:
+    (name,) = [name for name in FACTS if recipe.stem.startswith(name)]
+    count, shape = FACTS[name]
+    images = dpvision.Images(
+        torch.zeros(count, *shape, dtype=torch.uint8),
+        torch.arange(count) % 10,
+        tuple("0123456789"),
+        source="stand-in",
+    )
+    options = collect(recipe, [], data=images)
+    plan = dpvision.plan(options.pop("data"), **options)
+    assert 0.99 * options["epsilon"] <= plan.epsilon <= options["epsilon"]
+    assert plan.delta == options["delta"] == 1e-5
+    assert plan.steps == options["config"]["steps"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipes_carry_their_command_and_figures(recipe: Path) -> None:
+    comments = [line for line in recipe.read_text().splitlines() if line.startswith("#")]
+    text = " ".join(line.removeprefix("#").strip() for line in comments)
+    assert "dpvision train" in text
+    assert f"--config recipes/{recipe.name}" in text
+    assert "Test accuracy" in text
