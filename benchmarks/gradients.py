@@ -9,9 +9,11 @@ and of the ratio to plain SGD in the same round. Peak memory is what the process
 
 - ours: ``ClippedGradient`` (one gradient per example, of the mean loss over its K views).
 - plain: forward and backward of the mean loss: what training without privacy pays.
-- opacus-hooks, opacus-ghost: Opacus has no views, so that every view counts as an example of its own (which
-  its users then average over K at extra cost). Weight-standardised convolutions, for which it has no rule,
-  are plain convolutions there, in its favour.
+- opacus-hooks: Opacus has no views; every view is an example of its own there, and the gradients of each K are
+  averaged (as users of views with Opacus do) and clipped. Weight-standardised convolutions, for which it has no
+  rule, are plain convolutions, in its favour.
+- opacus-ghost: the same with ghost clipping, which cannot average: for K > 1 it clips every view by itself, and
+  so computes something else, and less.
 - vmap: ``torch.func``: vmap of grad over examples, each with its K views.
 """
 
@@ -104,7 +106,9 @@ def prepare(name: str, views: Tensor, targets: Tensor, precision: str) -> Callab
             with lower:
                 logits = sampled(rows)
             losses(logits, labels).mean().backward()
-            gradients = [p.grad_sample for p in sampled.parameters()]
+            gradients = [
+                p.grad_sample.unflatten(0, views.shape[:2]).mean(dim=1) for p in sampled.parameters()
+            ]
             norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
             factors = (1.0 / norms).clamp(max=1)
             _ = [torch.einsum("b,b...->...", factors, g) for g in gradients]
