@@ -9,11 +9,11 @@ and of the ratio to plain SGD in the same round. Peak memory is what the process
 
 - ours: ``ClippedGradient`` (one gradient per example, of the mean loss over its K views).
 - plain: forward and backward of the mean loss: what training without privacy pays.
-- opacus-hooks: Opacus has no views; every view is an example of its own there, and the gradients of each K are
-  averaged (as users of views with Opacus do) and clipped. Weight-standardised convolutions, for which it has no
-  rule, are plain convolutions, in its favour.
-- opacus-ghost: the same with ghost clipping, which cannot average: for K > 1 it clips every view by itself, and
-  so computes something else, and less.
+- opacus-hooks: Opacus has no views; every view is an example of its own there, and the gradients of each K
+  are averaged (as users of views with Opacus do) and clipped. Weight-standardised convolutions, for which it
+  has no rule, are plain convolutions, in its favour.
+- opacus-ghost: the same with ghost clipping, which cannot average: for K > 1 it clips every view by itself,
+  and so computes something else, and less.
 - vmap: ``torch.func``: vmap of grad over examples, each with its K views.
 """
 
