@@ -60,7 +60,8 @@ def check(layer: nn.Module, views: Tensor) -> dict[str, PerExample]:
 
     bound = max(float(norms.median()), 0.01)  # a filter of one weight has no gradient
     result = ClippedGradient(model, loss, bound, precision="float32").sum(views, targets)
-    torch.testing.assert_close(result.norms, norms, rtol=2e-3, atol=1e-9)  # a ghost norm is rounded up
+    # Norms whose terms can cancel are rounded up, by the root of a rounding error where the norm is zero.
+    torch.testing.assert_close(result.norms, norms, rtol=2e-3, atol=2e-5)
     total = reference_clipped_sum(model, loss, views, targets, bound * (1 - ROUNDING_MARGIN))
     for name, gradient in result.gradients.items():
         torch.testing.assert_close(gradient, total[name], rtol=2e-3, atol=2e-3 * bound)

@@ -11,8 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-# Upper bound on the rounding error of a float32 Gram sum, relative to ‖inputs‖²·‖output gradients‖².
-GRAM_ERROR = 2e-6
+# Upper bound, in units of the last place, on the rounding error of a squared norm that is got as a sum whose
+# terms can cancel, relative to what the terms come to without cancelling.
+CANCELLATION_ERROR = 16
 
 
 class PerExample(Protocol):
@@ -43,6 +44,11 @@ def without_zero_weights(rows: Tensor, weights: Tensor) -> Tensor:
     if not excluded.any():
         return rows
     return rows.masked_fill(excluded.view(-1, *[1] * (rows.ndim - 1)), 0)
+
+
+def cancellation_error(bound: Tensor) -> Tensor:
+    """To be added to a squared norm whose terms may have cancelled, so that it is never under-reported."""
+    return CANCELLATION_ERROR * torch.finfo(bound.dtype).eps * bound
 
 
 @dataclass
@@ -103,7 +109,7 @@ class Factored:
         # The terms of the Gram sum can cancel: its rounding error is relative to the bound, not to the
         # result. Added on top, it keeps a norm from being under-reported, which would let an example exceed
         # the clipping norm.
-        return torch.minimum(gram.clamp(min=0) + GRAM_ERROR * bound, bound)
+        return torch.minimum(gram.clamp(min=0) + cancellation_error(bound), bound)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         x, g = without_zero_weights(self.x, weights), without_zero_weights(self.g, weights)

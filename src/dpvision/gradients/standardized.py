@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dpvision.gradients.per_example import GRAM_ERROR, Instantiated
+from dpvision.gradients.per_example import Instantiated, cancellation_error
 from dpvision.networks.weight_standardization import SMALLEST_VARIANCE, standard_scale, standardize
 
 
@@ -49,7 +49,7 @@ class PulledBack:
         left = whole - self._total.square() / self._unit.shape[1] - self._free * self.to_gain.square()
         # What is left of a gradient that nearly vanishes under P is of the order of rounding errors; they are
         # added on top, so that a norm is never under-reported.
-        return (self._factor.square() * (left.clamp(min=0) + GRAM_ERROR * whole)).sum(dim=1)
+        return (self._factor.square() * (left.clamp(min=0) + cancellation_error(whole))).sum(dim=1)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         return self._pull_back(Instantiated(self.gradients).weighted_sum(weights).unsqueeze(0)).squeeze(0)
