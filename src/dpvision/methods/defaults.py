@@ -17,7 +17,7 @@ import torch
 from dpvision.gradients import ClippedGradient
 from dpvision.gradients.clipped import bytes_per_example
 from dpvision.methods.dp_sgd import DPSGDConfig, cross_entropy, with_overrides
-from dpvision.networks import build_classifier
+from dpvision.networks import TanhCNN, build_classifier
 from dpvision.privacy.budget import Budget
 from dpvision.views import SelfAugmentation
 
@@ -50,8 +50,7 @@ def default_config(
     Raises:
         InputError: an override does not exist or is out of range.
     """
-    config = _starting_point(num_examples, image_shape, budget, torch.device(device))
-    config = with_overrides(config, overrides)
+    config = with_overrides(_starting_point(num_examples, image_shape, budget, device), overrides)
     if "steps" in overrides:
         return config
     per_step = _seconds_per_step(config, image_shape, class_names, device)
@@ -60,30 +59,38 @@ def default_config(
 
 
 def _starting_point(
-    num_examples: int, image_shape: tuple[int, int, int], budget: Budget, device: torch.device
+    num_examples: int, image_shape: tuple[int, int, int], budget: Budget, device: torch.device | str
 ) -> DPSGDConfig:
     channels, height, width = image_shape
     side = min(height, width)
-    augmentable = side >= 16
-    if side < 14 or num_examples < 4000:
-        # Few examples pay for few parameters: noise in every coordinate outweighs what a deeper network could
-        # learn.
-        network, augmult, learning_rate = "linear", 1, 0.5
-    elif channels == 1:
-        network, augmult, learning_rate = "tanh-cnn", 1, 2.0
-    elif device.type == "cuda":
-        network, augmult, learning_rate = "wrn-16-4", 16, 2.0
+    # More steps than the privacy budget can use only cost time.
+    steps = int(200 * (1 + min(budget.epsilon, 8.0)))
+    if side < TanhCNN.SMALLEST_SIDE or num_examples < 4000:
+        # Few examples pay for few parameters: noise in every coordinate outweighs what a network could learn.
+        network, learning_rate, momentum = "linear", 0.5, 0.0
+    elif torch.device(device).type == "cuda":  # De et al.'s recipe
+        return DPSGDConfig(
+            network="wrn-16-4",
+            steps=steps,
+            expected_batch_size=min(num_examples // 8, 4096),
+            augmult=16,
+            pad=side // 8,
+            flip=channels == 3,
+            learning_rate=2.0,
+        )
     else:
-        network, augmult, learning_rate = "tanh-cnn-deep", 4, 1.0
+        network, learning_rate, momentum = "tanh-cnn", 0.4, 0.9
     return DPSGDConfig(
         network=network,
-        steps=int(200 * (1 + min(budget.epsilon, 8.0))),
-        expected_batch_size=max(1, min(num_examples // 8, 4096 if device.type == "cuda" else 1024)),
-        augmult=augmult,
-        pad=side // 8 if augmentable and augmult > 1 else 0,
-        flip=augmentable and augmult > 1 and channels == 3,
+        steps=steps,
+        expected_batch_size=max(1, min(num_examples // 8, 1024)),
+        augmult=1,
+        pad=0,
+        flip=False,
         learning_rate=learning_rate,
-        ema_decay=0.99,
+        momentum=momentum,
+        schedule="linear",
+        ema_decay=0.98,
     )
 
 
