@@ -51,3 +51,14 @@ def test_unknown_names_and_options_are_refused() -> None:
         build_network("linear", in_channels=1, image_size=(8, 8), num_classes=2, groups=4)
     with pytest.raises(InputError, match="depth"):
         build_network("wrn-11-1", in_channels=1, image_size=(8, 8), num_classes=2)
+
+
+def test_width_of_the_deep_tanh_network() -> None:
+    sizes = {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
+    narrow, published = (
+        build_network("tanh-cnn-deep", width=16, **sizes),
+        build_network("tanh-cnn-deep", **sizes),
+    )
+    assert narrow[0].out_channels * 2 == published[0].out_channels == 32
+    with pytest.raises(InputError, match="width"):
+        build_network("tanh-cnn-deep", width=0, **sizes)

@@ -81,6 +81,7 @@ def test_an_example_does_not_see_its_batch() -> None:
         ({"depth": 12}, "depth"),
         ({"depth": 4}, "depth"),
         ({"width": 0}, "width"),
+        ({"stem_stride": 0}, "stem_stride"),
         ({"groups": 3}, "groups"),
         ({"order": "norm_last"}, "order"),
     ],
@@ -88,3 +89,9 @@ def test_an_example_does_not_see_its_batch() -> None:
 def test_what_cannot_be_built_is_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         WideResNet(**{"depth": 10, "width": 1, "in_channels": 1, "num_classes": 2} | arguments)
+
+
+def test_stem_stride_halves_every_side() -> None:
+    images = torch.zeros(1, 3, 16, 16)
+    sides = [WideResNet(10, 1, 3, 2, stem_stride=stride).stem(images).shape[-1] for stride in (1, 2)]
+    assert sides == [16, 8]

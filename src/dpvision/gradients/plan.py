@@ -18,26 +18,18 @@ from dpvision.gradients.reference import reference_gradients
 from dpvision.gradients.rules import RULES
 from dpvision.privacy.errors import InputError
 
-GROUP_NORM = "use nn.GroupNorm, which normalises every example by itself"
-CROSS_EXAMPLE: dict[type[nn.Module], str] = {
-    nn.modules.batchnorm._BatchNorm: GROUP_NORM,
-    nn.LazyBatchNorm1d: GROUP_NORM,
-    nn.LazyBatchNorm2d: GROUP_NORM,
-    nn.LazyBatchNorm3d: GROUP_NORM,
-}
-
 
 def refuse_cross_example_layers(model: nn.Module) -> None:
     """InputError, with the layer's path and the fix, when a layer is known to mix examples or to keep
     statistics of them.
     """
     for path, module in model.named_modules():
-        for kind, fix in CROSS_EXAMPLE.items():
-            if isinstance(module, kind):
-                raise InputError(
-                    f"network: layer '{path}' is a {type(module).__name__}, which mixes the examples of a "
-                    f"batch, so that no per-example gradient exists; {fix}"
-                )
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # SyncBatchNorm and the lazy ones too
+            raise InputError(
+                f"network: layer '{path}' is a {type(module).__name__}, which mixes the examples of a batch, "
+                "so that no per-example gradient exists; use nn.GroupNorm, which normalises every example by "
+                "itself"
+            )
         if getattr(module, "track_running_stats", False):
             raise InputError(
                 f"network: layer '{path}' keeps running statistics of private examples outside any "
