@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dpvision.gradients import ClippedGradient, reference_clipped_sum, reference_gradients
+from dpvision.gradients import ClippedGradient, reference_clipped_sum, reference_gradients, rules
 from dpvision.gradients.capture import per_example_gradients
 from dpvision.gradients.clipped import ROUNDING_MARGIN
 from dpvision.gradients.convolution import by_patches, one_by_one
@@ -206,6 +206,18 @@ def test_group_norm(groups: int, size: list[int], examples: int, per_view: int) 
     nn.init.uniform_(layer.weight)
     with path("instantiated"):
         check(layer, torch.randn(examples, per_view, 2 * groups, *size).double())
+
+
+@pytest.mark.parametrize("views_at_a_time", [1, 2, 5])
+def test_group_norm_in_pieces_that_cut_across_examples(
+    views_at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = torch.randn(4, 3, 4, 5, 5).double()
+    monkeypatch.setattr(rules, "NUMBERS_IN_CACHE", views_at_a_time * views[0, 0].numel())
+    layer = nn.GroupNorm(2, 4)
+    nn.init.uniform_(layer.weight)
+    with path("instantiated"):
+        check(layer, views)
 
 
 @given(

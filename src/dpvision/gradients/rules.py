@@ -25,6 +25,9 @@ from dpvision.gradients.per_example import Factored, Instantiated, PerExample, g
 from dpvision.gradients.standardized import PulledBack
 from dpvision.networks.weight_standardization import WeightStandardizedConv2d
 
+# 1 MiB of float32: half of what a core's own cache holds on current processors.
+NUMBERS_IN_CACHE = 1 << 18
+
 Rule = Callable[[Any, Tensor, Tensor, int, bool], Mapping[str, PerExample] | None]
 RULES: dict[type[nn.Module], Rule] = {}
 
@@ -106,10 +109,15 @@ def _by_channel(tensor: Tensor, examples: int) -> Tensor:
 def group_norm(
     layer: nn.GroupNorm, x: Tensor, g: Tensor, examples: int, ghost: bool
 ) -> Mapping[str, PerExample]:
-    g = widened(g)
-    product = F.group_norm(widened(x), layer.num_groups, eps=layer.eps).mul_(g)
-    found: dict[str, PerExample] = {"weight": Instantiated(_by_channel(product, examples))}
-    return found | _bias(layer, g, examples)
+    # On a CPU, several passes over a few views, which stay in the cache, beat as many over all views.
+    views = max(1, NUMBERS_IN_CACHE // x[0].numel()) if x.device.type == "cpu" else len(x)
+    by_view = []  # [2, b, C] each: of weight and bias
+    for some_x, some_g in zip(x.split(views), widened(g).split(views), strict=True):
+        normalized = F.group_norm(widened(some_x), layer.num_groups, eps=layer.eps)
+        of_weight = _by_channel(normalized.mul_(some_g), len(some_x))
+        by_view.append(torch.stack([of_weight, _by_channel(some_g, len(some_g))]))
+    weight, bias = torch.cat(by_view, dim=1).unflatten(1, (examples, -1)).sum(dim=2)
+    return {"weight": Instantiated(weight), "bias": Instantiated(bias)}
 
 
 @rule(nn.LayerNorm)

@@ -12,23 +12,34 @@ class TanhCNN(nn.Sequential):
     """The two-convolution network for MNIST and Fashion-MNIST: 26,010 parameters at 1×28×28 and 10 classes.
 
     Maps ``[B, in_channels, H, W]`` to logits ``[B, num_classes]``; H and W at least :attr:`SMALLEST_SIDE`.
+
+    Args:
+        in_channels, image_size, num_classes: as in :func:`dpvision.networks.build_network`.
+        width: channels of the first convolution, 16 in the paper; the second convolution and the hidden layer
+            have twice as many.
+
+    Raises:
+        InputError: if width is less than 1.
     """
 
     SMALLEST_SIDE = 14
 
-    def __init__(self, in_channels: int, image_size: tuple[int, int], num_classes: int) -> None:
-        height, width = (self._final_side(side) for side in image_size)
+    def __init__(
+        self, in_channels: int, image_size: tuple[int, int], num_classes: int, width: int = 16
+    ) -> None:
+        _check_width(width)
+        rows, columns = (self._final_side(side) for side in image_size)
         super().__init__(
-            nn.Conv2d(in_channels, 16, 8, stride=2, padding=3),
+            nn.Conv2d(in_channels, width, 8, stride=2, padding=3),
             nn.Tanh(),
             nn.MaxPool2d(2, stride=1),
-            nn.Conv2d(16, 32, 4, stride=2),
+            nn.Conv2d(width, 2 * width, 4, stride=2),
             nn.Tanh(),
             nn.MaxPool2d(2, stride=1),
             nn.Flatten(),
-            nn.Linear(32 * height * width, 32),
+            nn.Linear(2 * width * rows * columns, 2 * width),
             nn.Tanh(),
-            nn.Linear(32, num_classes),
+            nn.Linear(2 * width, num_classes),
         )
 
     @staticmethod
@@ -56,8 +67,7 @@ class DeepTanhCNN(nn.Sequential):
     def __init__(
         self, in_channels: int, image_size: tuple[int, int], num_classes: int, width: int = 32
     ) -> None:
-        if width < 1:
-            raise InputError(f"width must be at least 1, not {width}")
+        _check_width(width)
         layers: list[nn.Module] = []
         for channels in (width, 2 * width, 4 * width):
             layers += [
@@ -76,3 +86,8 @@ class DeepTanhCNN(nn.Sequential):
             nn.Tanh(),
             nn.Linear(128, num_classes),
         )
+
+
+def _check_width(width: int) -> None:
+    if width < 1:
+        raise InputError(f"width must be at least 1, not {width}")
