@@ -277,3 +277,14 @@ def test_one_target_for_all_views() -> None:
     once = clipped_gradient_sum(model, loss, views, targets, 0.1)
     spread = clipped_gradient_sum(model, loss, views, targets[:, None].repeat(1, 4), 0.1)
     assert all(torch.equal(once.gradients[name], spread.gradients[name]) for name in once.gradients)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_any_number_of_channels_go_through_with_channels_last(channels: int) -> None:
+    model = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 16, 3)).double()
+    views, targets = torch.randn(5, 2, channels, 6, 6).double(), torch.randint(3, (5, 2))
+    gradients_agree(model, views, targets)
+    seen = []
+    model[1].register_forward_hook(lambda module, args, output: seen.append(output))
+    clipped_gradient_sum(model, loss, views, targets, 1.0)
+    assert seen[-1].is_contiguous(memory_format=torch.channels_last)

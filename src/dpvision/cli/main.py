@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from dpvision.cli import accounting, models, training
+from dpvision.cli.allocator import keep_freed_memory
 
 HELP = """
 Learn from private images under one privacy budget.
@@ -62,6 +63,7 @@ for panel, commands in PANELS.items():
 
 def main() -> None:
     """The entry point of the command line."""
+    keep_freed_memory()
     sys.exit(run(sys.argv[1:]))
 
 

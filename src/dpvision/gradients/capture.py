@@ -77,9 +77,7 @@ def per_example_gradients(
         or None.
     """
     examples, per_view = views.shape[0], views.shape[1]
-    rows = views.flatten(0, 1)
-    if rows.ndim == 4:
-        rows = rows.contiguous(memory_format=torch.channels_last)
+    rows = _channels_last(views.flatten(0, 1))
     anchor = torch.zeros((), device=views.device, requires_grad=True)
     detached = {name: parameter.detach() for name, parameter in model.named_parameters()}
     found: dict[str, PerExample] = {}
@@ -135,6 +133,20 @@ def per_example_gradients(
         for name, parameter in trainable
     }
     return Pass(by_example.detach(), gradients)
+
+
+def _channels_last(rows: Tensor) -> Tensor:
+    """Images ``[N, C, H, W]`` with channels last in memory, in which most layers are faster; others as they
+    are.
+    """
+    if rows.ndim != 4:
+        return rows
+    if rows.shape[1] > 1:
+        return rows.contiguous(memory_format=torch.channels_last)
+    # A single channel is last and first at once. Only the strides say which is meant, and contiguous() would
+    # leave them at "first", also for all that the layers make of it.
+    height, width = rows.shape[2:]
+    return rows.contiguous().as_strided(rows.shape, (height * width, 1, width, 1))
 
 
 def layer_gradients(

@@ -19,7 +19,10 @@ Precision = Literal["auto", "float32", "bfloat16"]
 # Norms are float32 sums of millions of squares. Clipping to this much less than max_grad_norm keeps the true
 # norm below it.
 ROUNDING_MARGIN = 1e-4
+
 GIB = 1 << 30
+# Beyond this many examples or bytes a chunk gains nothing on a CPU, and its tensors leave the caches.
+ENOUGH_EXAMPLES, ENOUGH_BYTES = 32, GIB // 4
 
 
 @dataclass(frozen=True)
@@ -135,8 +138,15 @@ class ClippedGradient:
         if self._plan is None or trainable != self._planned_for:
             self._planned_for = trainable
             self._plan = make_plan(self.model, self.loss, views, targets)
-            self._chunk = max(1, self.memory_limit(views.device) // bytes_per_example(self.model, views))
+            self._chunk = self._chunk_size(views)
         return self._plan
+
+    def _chunk_size(self, views: Tensor) -> int:
+        per_example = bytes_per_example(self.model, views)
+        most = max(1, self.memory_limit(views.device) // per_example)
+        if views.device.type != "cpu":
+            return most
+        return min(most, max(ENOUGH_EXAMPLES, ENOUGH_BYTES // per_example))
 
     def memory_limit(self, device: torch.device) -> int:
         """Bytes that a chunk may take on ``device``."""
