@@ -12,6 +12,7 @@ import pytest
 from dpvision.api.job import check_settings
 from dpvision.cli.main import run
 from dpvision.cli.options import collect
+from dpvision.methods import METHODS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -37,7 +38,7 @@ def test_the_recipe_is_understood(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(recipe)
     options = collect(tmp_path / "recipe.toml", None)
     assert options == tomllib.loads(recipe)
-    check_settings(options["config"])
+    check_settings(METHODS["dp-sgd"], options["config"])
 
 
 def test_the_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:

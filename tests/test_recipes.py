@@ -29,7 +29,7 @@ def test_recipes_can_be_planned(recipe: Path) -> None:
     plan = dpvision.plan(options.pop("data"), **options)
     assert 0.99 * options["epsilon"] <= plan.epsilon <= options["epsilon"]
     assert plan.delta == options["delta"] == 1e-5
-    assert plan.steps == options["config"]["steps"]
+    assert [stage.count for stage in plan.stages] == [plan.config.steps]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

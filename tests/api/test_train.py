@@ -238,10 +238,10 @@ def test_plan_says_what_train_does_and_leaves_no_trace(images: Images, tmp_path:
     assert card["mechanisms"] == [
         {
             "name": card["mechanisms"][0]["name"],
-            "clipping_norm": plan.config.max_grad_norm,
+            "sensitivity": plan.config.max_grad_norm,
             "noise_multiplier": plan.noise_multiplier,
-            "sample_rate": plan.sample_rate,
-            "count": plan.steps,
+            "sample_rate": plan.stages[0].sample_rate,
+            "count": plan.stages[0].count,
         }
     ]
     assert (tmp_path / "ledger").is_file()

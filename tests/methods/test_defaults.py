@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from dpvision.methods.defaults import default_config, estimate
-from dpvision.methods.dp_sgd import make_plan
+from dpvision.methods.dp_sgd import stages
+from dpvision.methods.stages import make_plan
 from dpvision.networks import build_network
 from dpvision.privacy import Budget, InputError, default_delta
 
@@ -27,7 +30,7 @@ def test_defaults_fit_the_data(num_examples: int, shape: tuple[int, int, int]) -
     budget = Budget(2.0, default_delta(num_examples))
     config = default_config(num_examples, shape, NAMES, budget, "cpu", {})
     assert config.steps >= 20
-    assert make_plan(config, num_examples, budget).epsilon <= 2.0
+    assert make_plan(partial(stages, config, num_examples), num_examples, budget).epsilon <= 2.0
     build_network(
         config.network,
         in_channels=shape[0],

@@ -42,8 +42,8 @@ def test_the_card_states_the_guarantee_and_how_it_was_got(images: Images, tmp_pa
     assert "NOT PRIVATE" not in text
     assert (card["delta"], card["neighboring_relation"]) == (1e-4, "replace_one")
     (mechanism,) = card["mechanisms"]
-    assert (mechanism["count"], mechanism["clipping_norm"]) == (6, 0.731)
-    assert mechanism["sample_rate"] == card["sampler"]["sample_rate"] == 40 / 157
+    assert (mechanism["count"], mechanism["sensitivity"]) == (6, 0.731)
+    assert (mechanism["sample_rate"], card["num_examples"]) == (40 / 157, 157)
     event = GaussianEvent(mechanism["noise_multiplier"], mechanism["sample_rate"], mechanism["count"])
     assert card["epsilon"] == result.epsilon == epsilon([event], 1e-4, "replace_one") <= 2.5
     assert card["accountant"]["epsilon_by_rdp"] == epsilon([event], 1e-4, "replace_one", "rdp")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -17,7 +17,7 @@ from dpvision.gradients.clipped import ROUNDING_MARGIN
 from dpvision.images import Images
 from dpvision.privacy import GaussianEvent, InputError, PoissonSampler, SeededRandom
 from dpvision.privacy.mechanisms import GaussianSumMechanism
-from dpvision.training import ExponentialMovingAverage, PrivateTrainer, make_optimizer, schedule_factor
+from dpvision.training import ExponentialMovingAverage, Phase, PrivateTrainer, schedule_factor
 from dpvision.views import SelfAugmentation, ViewPolicy
 
 N, C, SIGMA, RATE, STEPS = 40, 0.7, 1.3, 0.05, 6
@@ -36,6 +36,11 @@ def make_images(count: int = N) -> Images:
     generator = torch.Generator().manual_seed(5)
     pixels = torch.randint(256, (count, 1, 4, 4), generator=generator, dtype=torch.uint8)
     return Images(pixels, torch.arange(count) % 3, ("a", "b", "c"), "made")
+
+
+def labels_of(images: Images) -> Tensor:
+    assert images.labels is not None
+    return images.labels
 
 
 def make_model() -> nn.Module:
@@ -83,19 +88,19 @@ def make_trainer(
     optimizer: str = "sgd",
     momentum: float = 0.0,
     schedule: str = "linear",
+    phases: Sequence[Phase] = (),
     policy: ViewPolicy = CROPS,
     random: SeededRandom | None = None,
 ) -> PrivateTrainer:
     model, images = model or make_model(), images or make_images()
     return PrivateTrainer(
         model,
-        images,
+        images.pixels,
+        labels_of(images),
         policy=policy,
         engine=ClippedGradient(model, the_loss, C, precision="float32", memory_bytes=memory_bytes),
         mechanism=GaussianSumMechanism(SIGMA, C, PoissonSampler(len(images), sample_rate)),
-        optimizer=make_optimizer(optimizer, model.parameters(), RATE, momentum),  # type: ignore[arg-type]
-        schedule=schedule,  # type: ignore[arg-type]
-        steps=STEPS,
+        phases=phases or [Phase(STEPS, optimizer, RATE, momentum, schedule)],  # type: ignore[arg-type]
         ema_decay=0.9,
         random=random or SeededRandom(3),
     )
@@ -108,7 +113,8 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 def noise(model: nn.Module, step: int, seed: int = 3) -> dict[str, Tensor]:
     """What the mechanism adds to the sum at this step."""
     source = SeededRandom(seed).at("noise", step)
-    return {name: SIGMA * C * source.normal(p.shape) for name, p in model.named_parameters()}
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    return {name: SIGMA * C * source.normal(p.shape) for name, p in trained}
 
 
 def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], **tolerance: float) -> None:
@@ -324,29 +330,32 @@ def test_views_follow_from_the_seed_and_the_step() -> None:
 
 def test_parts_that_do_not_fit_are_refused() -> None:
     model, other = make_model(), make_model()
-    images, optimizer = make_images(), make_optimizer("sgd", make_model().parameters(), RATE, 0.0)
+    images = make_images()
 
-    def build(engine: ClippedGradient, num_examples: int = N, policy: ViewPolicy = CROPS) -> None:
+    def build(
+        engine: ClippedGradient, num_examples: int = N, policy: ViewPolicy = CROPS, num_labels: int = N
+    ) -> None:
         PrivateTrainer(
             model,
-            images,
+            images.pixels,
+            labels_of(images)[:num_labels],
             policy=policy,
             engine=engine,
             mechanism=GaussianSumMechanism(SIGMA, C, PoissonSampler(num_examples, 0.3)),
-            optimizer=optimizer,
-            schedule="constant",
-            steps=1,
+            phases=[Phase(1, "sgd", RATE)],
             ema_decay=0.9,
             random=SeededRandom(0),
         )
 
     build(ClippedGradient(model, loss, C))
+    with pytest.raises(InputError, match=f"{N} examples need as many labels, not {N - 1}"):
+        build(ClippedGradient(model, loss, C), num_labels=N - 1)
     with pytest.raises(InputError, match="clipping norm of the gradients must be the sensitivity"):
         build(ClippedGradient(model, loss, 2 * C))
     with pytest.raises(InputError, match="on one model"):
         build(ClippedGradient(other, loss, C))
     for declared in (N - 1, N + 1):
-        with pytest.raises(InputError, match=f"holds {N} examples, but {declared} were declared"):
+        with pytest.raises(InputError, match=f"there are {N} examples, but {declared} were declared"):
             build(ClippedGradient(model, loss, C), num_examples=declared)
 
     class Leaks:
@@ -359,7 +368,51 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         build(ClippedGradient(model, loss, C), policy=Leaks())
 
 
-def test_images_that_cannot_be_trained_on_are_refused() -> None:
-    one_class = Images(make_images().pixels, torch.zeros(N).long(), ("a", "b"), "made")
-    with pytest.raises(InputError, match="one class only"):
-        make_trainer(images=one_class)
+HEAD_FIRST = [
+    Phase(2, "sgd", 0.5, momentum=0.9, trains=lambda name: name.startswith("2.")),
+    Phase(3, "sgd", 0.01, schedule="linear", trains=lambda name: True),
+]
+
+
+def test_phases_train_what_they_say_in_their_turn() -> None:
+    trainer = make_trainer(phases=HEAD_FIRST)
+    before = weights(trainer.model)
+    for _ in range(2):
+        trainer.step(Log())
+    after_head = weights(trainer.model)
+    changed = {name for name in before if not torch.equal(before[name], after_head[name])}
+    assert changed == {"2.weight", "2.bias"}
+    trainer.step(Log())
+    assert all(not torch.equal(after_head[name], tensor) for name, tensor in weights(trainer.model).items())
+
+
+def test_each_phase_has_its_own_optimiser_and_course() -> None:
+    model = make_model()
+    trainer = make_trainer(model=model, phases=HEAD_FIRST, the_loss=no_gradient)
+    expected, momentum = weights(model), {}
+    for step in range(5):
+        trainer.step(Log())
+        for name, drawn in noise(model, step).items():
+            if step < 2 and name.startswith("2."):
+                momentum[name] = 0.9 * momentum.get(name, 0) + drawn / (0.3 * N)
+                expected[name] = expected[name] - 0.5 * momentum[name]
+            elif step >= 2:
+                expected[name] = expected[name] - 0.01 * (1 - (step - 2) / 3) * drawn / (0.3 * N)
+    for name, tensor in weights(model).items():
+        torch.testing.assert_close(tensor, expected[name])
+
+
+@pytest.mark.parametrize("interrupted_after", [1, 2, 3])
+def test_phases_survive_an_interruption(interrupted_after: int) -> None:
+    whole, first, second = (make_trainer(phases=HEAD_FIRST) for _ in range(3))
+    for _ in range(5):
+        whole.step(Log())
+    for _ in range(interrupted_after):
+        first.step(Log())
+    second.load_state(first.state())
+    for _ in range(5 - interrupted_after):
+        second.step(Log())
+    for name, tensor in weights(whole.model).items():
+        assert torch.equal(tensor, weights(second.model)[name])
+    for name, tensor in whole.average.weights.items():
+        assert torch.equal(tensor, second.average.weights[name])

@@ -10,10 +10,17 @@ from typing import Any
 
 from dpvision.api.job import prepare
 from dpvision.api.sources import Source
-from dpvision.methods.defaults import estimate
-from dpvision.methods.dp_sgd import DPSGDConfig
 from dpvision.privacy import Ledger, NeighboringRelation, default_ledger_path
 from dpvision.runs import check_free
+
+
+@dataclass(frozen=True)
+class StageForecast:
+    """``count`` noisy releases of what ``releases`` names, each over a Poisson batch of this sample rate."""
+
+    releases: str
+    sample_rate: float
+    count: int
 
 
 @dataclass(frozen=True)
@@ -22,20 +29,19 @@ class Forecast:
 
     Attributes:
         epsilon, delta, neighboring_relation: what it would spend.
-        noise_multiplier, sample_rate, steps: how.
+        noise_multiplier, stages: how.
         num_examples, image_shape, num_classes: of the data, (C, H, W) for the shape.
         test_examples: how many images the accuracy would be measured on.
         seconds, memory_bytes: expected, of training.
         epsilon_remaining: what the owner's limit leaves at present; None without a limit.
-        config: all settings.
+        config: all settings, those of the method.
     """
 
     epsilon: float
     delta: float
     neighboring_relation: NeighboringRelation
     noise_multiplier: float
-    sample_rate: float
-    steps: int
+    stages: tuple[StageForecast, ...]
     num_examples: int
     image_shape: tuple[int, int, int]
     num_classes: int
@@ -43,7 +49,7 @@ class Forecast:
     seconds: float
     memory_bytes: int
     epsilon_remaining: float | None
-    config: DPSGDConfig
+    config: Any
 
 
 def plan(
@@ -83,15 +89,16 @@ def plan(
         device=device,
     )
     images = job.images
-    expected = estimate(job.config, images.shape, images.class_names, len(images), job.device)
+    expected = job.method.estimate(job.config, images.shape, images.class_names, len(images), job.device)
     ledger_path = Path(ledger or default_ledger_path(images.digest))
     return Forecast(
         epsilon=job.plan.epsilon,
         delta=job.budget.delta,
         neighboring_relation=job.budget.neighboring_relation,
         noise_multiplier=job.plan.noise_multiplier,
-        sample_rate=job.plan.sampler.sample_rate,
-        steps=job.config.steps,
+        stages=tuple(
+            StageForecast(stage.releases, stage.event.sample_rate, stage.count) for stage in job.plan.stages
+        ),
         num_examples=len(images),
         image_shape=images.shape,
         num_classes=len(images.class_names),

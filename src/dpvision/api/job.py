@@ -6,27 +6,24 @@ import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from dpvision.api.sources import Reading, Source, fitting_reading, lasting, training_reading
 from dpvision.images import Images, available_splits
-from dpvision.methods.defaults import default_config
-from dpvision.methods.dp_sgd import DPSGDConfig, TrainingPlan, make_model, make_plan
+from dpvision.methods import METHODS, Method, TrainingPlan, make_plan, planned_at, setting_types
 from dpvision.networks import Classifier
 from dpvision.privacy import (
     Budget,
     InputError,
     NeighboringRelation,
-    PoissonSampler,
     RandomSource,
     SecureRandom,
     SeededRandom,
     default_delta,
 )
-
-METHODS = ("dp-sgd",)
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,8 @@ class Job:
         images: to train on.
         test: to measure the accuracy on, or None.
         budget: not to be exceeded.
-        config: of the training.
+        method: how to learn from them.
+        config: the method's settings.
         plan: what the training will release.
         seed: of the noise, which makes the run not private; None for noise from the system's entropy.
         device: to train on.
@@ -48,7 +46,8 @@ class Job:
     images: Images
     test: Images | None
     budget: Budget
-    config: DPSGDConfig
+    method: Method
+    config: Any
     plan: TrainingPlan
     seed: int | None
     device: torch.device
@@ -60,7 +59,7 @@ class Job:
         """The untrained network, on the device; a seed fixes its weights too."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(secrets.randbits(63) if self.seed is None else self.seed)
-            return make_model(self.config, self.images).to(self.device)
+            return self.method.make_model(self.config, self.images).to(self.device)
 
     def random(self) -> RandomSource:
         """Where batches, views and noise come from."""
@@ -69,7 +68,7 @@ class Job:
     def to_json(self) -> dict[str, Any]:
         """All but the images themselves."""
         return {
-            "method": "dp-sgd",
+            "method": self.method.name,
             "data": asdict(self.data),
             "test": asdict(self.test_data) if self.test_data else None,
             "chosen_size": self.chosen_size,
@@ -77,7 +76,6 @@ class Job:
             "budget": asdict(self.budget),
             "config": asdict(self.config),
             "noise_multiplier": self.plan.noise_multiplier,
-            "sample_rate": self.plan.sampler.sample_rate,
             "epsilon": self.plan.epsilon,
             "seed": self.seed,
             "device": str(self.device),
@@ -93,15 +91,18 @@ class Job:
         data_reading = Reading.from_json(fields["data"])
         test_reading = Reading.from_json(fields["test"]) if fields["test"] else None
         images = _open_again(data_reading, data, "data")
-        sampler = PoissonSampler(fields["num_examples"], fields["sample_rate"])
-        config = DPSGDConfig(**fields["config"])
-        events = (sampler.event(fields["noise_multiplier"], config.steps),)
+        method, budget = METHODS[fields["method"]], Budget(**fields["budget"])
+        config = method.config_class(**fields["config"])
+        planned = planned_at(
+            fields["noise_multiplier"], partial(method.stages, config, fields["num_examples"]), budget
+        )
         return cls(
             images=images,
             test=_open_again(test_reading, test, "test") if test_reading else None,
-            budget=Budget(**fields["budget"]),
+            budget=budget,
+            method=method,
             config=config,
-            plan=TrainingPlan(fields["noise_multiplier"], sampler, events, fields["epsilon"]),
+            plan=planned,
             seed=fields["seed"],
             device=resolve_device(fields["device"]),
             data=data_reading,
@@ -135,7 +136,8 @@ def prepare(
         raise InputError(f"there is no method '{method}'; choose one of {', '.join(METHODS)}")
     if not (seed is None or isinstance(seed, int)):
         raise InputError(f"seed must be a whole number, not {seed!r}")
-    check_settings(config)
+    chosen_method = METHODS[method]
+    check_settings(chosen_method, config)
     chosen_device = resolve_device(device)
 
     reading, chosen_size = training_reading(data, size, channels, keep_large="network" in config)
@@ -144,20 +146,32 @@ def prepare(
     test_reading, test_images = _test_images(data, test, images)
     if delta is None:
         budget = replace(budget, delta=default_delta(len(images)))
-    settings = default_config(len(images), images.shape, images.class_names, budget, chosen_device, config)
-    plan = make_plan(settings, len(images), budget)
+    settings = chosen_method.default_config(
+        len(images), images.shape, images.class_names, budget, chosen_device, config
+    )
+    plan = make_plan(partial(chosen_method.stages, settings, len(images)), len(images), budget)
     return Job(
-        images, test_images, budget, settings, plan, seed, chosen_device, reading, test_reading, chosen_size
+        images=images,
+        test=test_images,
+        budget=budget,
+        method=chosen_method,
+        config=settings,
+        plan=plan,
+        seed=seed,
+        device=chosen_device,
+        data=reading,
+        test_data=test_reading,
+        chosen_size=chosen_size,
     )
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse settings of the training that do not exist, or are of another type.
+def check_settings(method: Method, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that the method does not have, or of another type.
 
     Raises:
         InputError: names the first such setting.
     """
-    options = DPSGDConfig.options()
+    options = setting_types(method.config_class)
     for name, value in settings.items():
         if name not in options:
             raise InputError(f"there is no setting '{name}'; choose from {', '.join(sorted(options))}")
@@ -173,6 +187,7 @@ _TYPES_IN_WORDS: dict[type, str] = {
     bool: "true or false",
     str: "a name",
     dict: "a table",
+    list: "a list",
 }
 
 

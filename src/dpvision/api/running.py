@@ -17,7 +17,6 @@ from dpvision.api.sources import Source
 from dpvision.api.using import load
 from dpvision.evaluation import Accuracy, accuracy
 from dpvision.images import Images
-from dpvision.methods import dp_sgd
 from dpvision.networks import Classifier
 from dpvision.privacy import Account, InputError, Ledger, NeighboringRelation, default_ledger_path
 from dpvision.reports import card_markdown, release_card
@@ -73,9 +72,10 @@ def train(
         delta: the budget's δ, below 1/N; by default the largest power of ten below 1/N.
         neighboring_relation: "add_or_remove_one" or "replace_one".
         test: images to measure the accuracy on; by default the test split of ``data`` if it has one.
-        method: "dp-sgd".
-        config: settings that replace the defaults, see `dpvision.methods.dp_sgd.DPSGDConfig`. The defaults
-            suit the data's public facts and the machine.
+        method: "dp-sgd" or "dp-randp".
+        config: settings that replace the defaults, see `dpvision.methods.dp_sgd.DPSGDConfig` and
+            `dpvision.methods.dp_randp.DPRandPConfig`. The defaults suit the data's public facts and the
+            machine.
         size, channels: as in `open_images`. By default images that differ in size, or are larger than 64
             pixels when no network is named, are resized to 64 or 32.
         seed: makes the run reproducible and not private.
@@ -179,28 +179,26 @@ def _work(
     random = job.random()
     checkpoints = FileCheckpoints(run.private_path / "checkpoint.safetensors")
     metrics = Metrics(run.private_path / "metrics.jsonl")
-    (event,) = job.plan.events
+    planned = sum(event.count for event in account.planned)
 
     def on_step(statistics: StepStatistics) -> None:
         metrics.append(statistics)
         if progress:
-            progress(event.count - account.left(event), event.count, account)
+            progress(sum(event.count for event in account.spent), planned, account)
 
-    dp_sgd.train(
+    lost = job.method.train(
         model, job.images, job.config, job.plan, account, random, checkpoints=checkpoints, on_step=on_step
     )
-    training_seconds = metrics.seconds
-    state = checkpoints.load()
-    assert state is not None  # saved at the end of training
     card = release_card(
         account=account,
-        sampler=job.plan.sampler,
+        plan=job.plan,
         random=random,
+        method=job.method.name,
         config=job.config,
         model=model,
         chosen_size=job.chosen_size,
-        lost_steps=job.config.steps - int(state["steps_done"]),
-        training_seconds=training_seconds,
+        lost_steps=lost,
+        training_seconds=metrics.seconds,
         test=accuracy(model, job.test) if job.test else None,
     )
     run.release(

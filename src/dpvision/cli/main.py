@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dpvision.cli import accounting, models, training
+from dpvision.cli import accounting, models, prior, training
 from dpvision.cli.allocator import keep_freed_memory
 
 HELP = """
@@ -59,6 +59,9 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
 for panel, commands in PANELS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
+
+
+app.add_typer(prior.app, name="prior", rich_help_panel="Use a model")
 
 
 def main() -> None:

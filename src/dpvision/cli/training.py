@@ -126,7 +126,10 @@ def plan(
         f"{forecast.num_classes} classes; {forecast.test_examples} to test on",
         "epsilon": f"{forecast.epsilon:.6g} at delta {forecast.delta:g} ({forecast.neighboring_relation})",
         "noise multiplier": f"{forecast.noise_multiplier:.6g}",
-        "steps": f"{forecast.steps}, sample rate {forecast.sample_rate:.6g}",
+        "releases": "; ".join(
+            f"{stage.count} × {stage.releases}, sample rate {stage.sample_rate:.6g}"
+            for stage in forecast.stages
+        ),
         "expected time": duration(forecast.seconds),
         "expected memory": f"{forecast.memory_bytes / 2**20:.0f} MiB",
     }

@@ -16,10 +16,11 @@ import torch
 
 from dpvision.gradients import ClippedGradient
 from dpvision.gradients.clipped import bytes_per_example
-from dpvision.methods.dp_sgd import DPSGDConfig, cross_entropy, with_overrides
+from dpvision.methods.dp_sgd import DPSGDConfig
+from dpvision.methods.gradient_descent import cross_entropy
+from dpvision.methods.settings import with_overrides
 from dpvision.networks import TanhCNN, build_classifier
 from dpvision.privacy.budget import Budget
-from dpvision.views import SelfAugmentation
 
 # A newcomer's first run should end while they watch.
 DEFAULT_SECONDS = 180.0
@@ -130,7 +131,7 @@ def _seconds_per_step(
         config.network, image_shape=image_shape, class_names=class_names, options=config.network_options
     ).to(device)
     engine = ClippedGradient(model, cross_entropy, config.max_grad_norm, precision=config.precision)
-    policy = SelfAugmentation(config.augmult, config.pad, config.flip)
+    policy = config.views()
     generator = torch.Generator().manual_seed(0)
 
     def run(examples: int) -> float:

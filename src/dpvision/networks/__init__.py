@@ -3,6 +3,8 @@
 from dpvision.networks.build import NETWORKS, build_network
 from dpvision.networks.classifier import Classifier, Normalize, build_classifier
 from dpvision.networks.linear import LinearClassifier
+from dpvision.networks.scatter_cnn import ScatterCNN
+from dpvision.networks.scattering import Scattering2d
 from dpvision.networks.tanh_cnn import DeepTanhCNN, TanhCNN
 from dpvision.networks.weight_standardization import WeightStandardizedConv2d, standardize
 from dpvision.networks.wide_resnet import WideResNet
@@ -13,6 +15,8 @@ __all__ = [
     "DeepTanhCNN",
     "LinearClassifier",
     "Normalize",
+    "ScatterCNN",
+    "Scattering2d",
     "TanhCNN",
     "WeightStandardizedConv2d",
     "WideResNet",

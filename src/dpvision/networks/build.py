@@ -9,16 +9,18 @@ from typing import Any
 from torch import nn
 
 from dpvision.networks.linear import LinearClassifier
+from dpvision.networks.scatter_cnn import ScatterCNN
 from dpvision.networks.tanh_cnn import DeepTanhCNN, TanhCNN
 from dpvision.networks.wide_resnet import WideResNet
 from dpvision.privacy.errors import InputError
 
-NETWORKS = ("wrn-D-K", "tanh-cnn", "tanh-cnn-deep", "linear")
+NETWORKS = ("wrn-D-K", "tanh-cnn", "tanh-cnn-deep", "scatter-cnn", "linear")
 """The names that :func:`build_network` knows; D and K stand for a depth and a width, as in wrn-16-4."""
 
-_SIZED_NETWORKS: dict[str, type[TanhCNN] | type[DeepTanhCNN] | type[LinearClassifier]] = {
+_SIZED_NETWORKS: dict[str, type[TanhCNN | DeepTanhCNN | ScatterCNN | LinearClassifier]] = {
     "tanh-cnn": TanhCNN,
     "tanh-cnn-deep": DeepTanhCNN,
+    "scatter-cnn": ScatterCNN,
     "linear": LinearClassifier,
 }
 

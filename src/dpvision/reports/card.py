@@ -7,7 +7,8 @@ of the private images does.
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
@@ -15,9 +16,9 @@ from typing import Any
 import jinja2
 
 from dpvision.evaluation import Accuracy
-from dpvision.methods.dp_sgd import DPSGDConfig
+from dpvision.methods import TrainingPlan
 from dpvision.networks import Classifier
-from dpvision.privacy import Account, PoissonSampler, RandomSource
+from dpvision.privacy import Account, GaussianEvent, RandomSource
 
 RELATIONS = {
     "add_or_remove_one": "data sets that differ by the presence of one image",
@@ -28,9 +29,10 @@ RELATIONS = {
 def release_card(
     *,
     account: Account,
-    sampler: PoissonSampler,
+    plan: TrainingPlan,
     random: RandomSource,
-    config: DPSGDConfig,
+    method: str,
+    config: Any,
     model: Classifier,
     chosen_size: int | None,
     lost_steps: int,
@@ -41,16 +43,17 @@ def release_card(
 
     Args:
         account: of the run; what it has spent is what the card states.
-        sampler: drew the batches.
+        plan: of the run, for what its mechanisms were.
         random: where batches and noise came from.
-        config: of the training.
+        method, config: of the training.
         model: what is released.
         chosen_size: the image size, if it was chosen by looking at the sizes of the private images.
-        lost_steps: steps that were paid for but whose result was lost with an interrupted process.
+        lost_steps: releases that were paid for but whose result was lost with an interrupted process.
         training_seconds: rounded to one digit, for its last ones depend on the sizes of the batches.
         test: the accuracy on the test images.
     """
     budget = account.budget
+    num_examples = plan.stages[0].mechanism.sampler.num_examples
     reads = ["training time, to one digit: it depends on how many images the batches happened to hold"]
     if chosen_size is not None:
         reads.append(f"sizes of the images, from which the size {chosen_size} was chosen")
@@ -69,20 +72,16 @@ def release_card(
         },
         "mechanisms": [
             {
-                "name": "Gaussian noise on the sum of clipped gradients",
-                "clipping_norm": config.max_grad_norm,
+                "name": f"Gaussian noise on {', and on '.join(releases)}",
+                "sensitivity": sensitivity,
                 "noise_multiplier": event.noise_multiplier,
                 "sample_rate": event.sample_rate,
                 "count": event.count,
             }
-            for event in account.spent
+            for event, sensitivity, releases in _mechanisms(account, plan)
         ],
-        "sampler": {
-            "name": "Poisson: every image enters every batch independently",
-            "num_examples": sampler.num_examples,
-            "sample_rate": sampler.sample_rate,
-            "expected_batch_size": sampler.expected_batch_size,
-        },
+        "sampler": "Poisson: every image enters every batch independently, at the mechanism's sample rate",
+        "num_examples": num_examples,
         "noise": (
             "AES-256 in counter mode, keyed by the operating system's entropy"
             if random.is_private
@@ -90,15 +89,15 @@ def release_card(
         ),
         "lost_steps": lost_steps,
         "taken_as_public": [
-            f"number of training images: {sampler.num_examples}",
+            f"number of training images: {num_examples}",
             f"image shape (channels, height, width): {list(model.image_shape)}",
             f"class names: {', '.join(model.class_names)}",
         ],
         "not_covered": reads,
-        "method": "dp-sgd",
+        "method": method,
         "config": asdict(config),
         "model": {
-            "network": config.network,
+            "network": model.config["network"] if model.config else type(model.network).__name__,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "image_shape": list(model.image_shape),
             "class_names": list(model.class_names),
@@ -110,6 +109,13 @@ def release_card(
             **{package: version(package) for package in ("dpvision", "torch", "dp-accounting")},
         },
     }
+
+
+def _mechanisms(account: Account, plan: TrainingPlan) -> Iterator[tuple[GaussianEvent, float, list[str]]]:
+    """Each kind of event that was spent, with the sensitivity and the names of what it released."""
+    for event in account.spent:
+        same = [s for s in plan.stages if replace(s.event, count=1) == replace(event, count=1)]
+        yield event, same[0].mechanism.sensitivity, sorted({stage.releases for stage in same})
 
 
 def card_markdown(card: dict[str, Any]) -> str:

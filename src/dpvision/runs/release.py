@@ -8,7 +8,8 @@ from pathlib import Path
 import safetensors.torch
 from safetensors import SafetensorError
 
-from dpvision.networks import Classifier, build_classifier
+from dpvision.networks import Classifier
+from dpvision.priors.feature_classifier import rebuild_classifier
 from dpvision.privacy.errors import InputError
 from dpvision.runs.files import json_bytes, read_json
 
@@ -40,8 +41,8 @@ def load_release(path: str | os.PathLike[str]) -> Classifier:
         if not file.is_file():
             raise InputError(f"{file} is missing; give the release directory of a run that is complete")
     try:
-        model = build_classifier(**read_json(path / CONFIG))
-    except (TypeError, ValueError) as error:
+        model = rebuild_classifier(read_json(path / CONFIG))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path / CONFIG} does not describe a classifier ({error})") from error
     try:
         weights = safetensors.torch.load(weights_path.read_bytes())

@@ -2,11 +2,12 @@
 
 from dpvision.training.ema import ExponentialMovingAverage
 from dpvision.training.optimization import OptimizerName, Schedule, make_optimizer, schedule_factor
-from dpvision.training.trainer import PrivateTrainer, StepStatistics
+from dpvision.training.trainer import Phase, PrivateTrainer, StepStatistics
 
 __all__ = [
     "ExponentialMovingAverage",
     "OptimizerName",
+    "Phase",
     "PrivateTrainer",
     "Schedule",
     "StepStatistics",

@@ -27,8 +27,9 @@ def make_optimizer(
 
 
 def schedule_factor(schedule: Schedule, step: int, steps: int) -> float:
-    """What the learning rate is multiplied by at ``step`` (from 0) of ``steps``. "
-    "InputError for another name."""
+    """What the learning rate is multiplied by at ``step`` (from 0) of ``steps``. InputError for
+    another name.
+    """
     progress = step / steps
     if schedule == "constant":
         return 1.0

@@ -6,24 +6,43 @@ sample → views → clipped sum → mechanism → optimiser → average.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from dpvision.gradients import ClippedGradient
-from dpvision.images import Images
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.mechanisms import GaussianSumMechanism, Recorder
 from dpvision.privacy.noise import RandomSource
 from dpvision.training.ema import ExponentialMovingAverage
-from dpvision.training.optimization import Schedule, schedule_factor
+from dpvision.training.optimization import OptimizerName, Schedule, make_optimizer, schedule_factor
 from dpvision.views import ViewPolicy, check_no_leak
 
 # Examples whose views are made and held at a time. Fixed, so that memory settings do not change which views
 # are drawn.
 EXAMPLES_AT_A_TIME = 256
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Consecutive steps that train the same parameters.
+
+    Attributes:
+        steps: how many.
+        optimizer, learning_rate, momentum: see :func:`dpvision.training.make_optimizer`; it begins afresh.
+        schedule: the learning rate's course over the steps of this phase.
+        trains: whether a parameter is trained in this phase, by its name in the model; by default those are
+            that ask for gradients when it begins.
+    """
+
+    steps: int
+    optimizer: OptimizerName
+    learning_rate: float
+    momentum: float = 0.0
+    schedule: Schedule = "constant"
+    trains: Callable[[str], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,13 +62,14 @@ class PrivateTrainer:
 
     Args:
         model: maps ``[N, C, H, W]`` to logits.
-        images: the private data, labelled; their number must be the mechanism's sampler's N.
+        examples: the private data ``[N, …]``: uint8 images ``[N, C, H, W]``, or features. N must be the
+            mechanism's sampler's.
+        labels: int64 ``[N]``.
         policy: what an example becomes. It is checked for leaks between examples.
         engine: computes clipped sums of ``model``'s gradients; its clipping norm is the mechanism's
             sensitivity.
         mechanism: adds the noise, and draws the batches by its sampler.
-        optimizer: over the model's trainable parameters; its learning rates are those of the first step.
-        schedule, steps: the learning rate's course over all the steps.
+        phases: what is trained when, and how. They share the average and the account.
         ema_decay: of the weights that are released.
         random: where batches, views and noise come from.
 
@@ -60,43 +80,44 @@ class PrivateTrainer:
     def __init__(
         self,
         model: nn.Module,
-        images: Images,
+        examples: Tensor,
+        labels: Tensor,
         *,
         policy: ViewPolicy,
         engine: ClippedGradient,
         mechanism: GaussianSumMechanism,
-        optimizer: torch.optim.Optimizer,
-        schedule: Schedule,
-        steps: int,
+        phases: Sequence[Phase],
         ema_decay: float,
         random: RandomSource,
     ) -> None:
-        images.check_trainable()
-        if mechanism.sampler.num_examples != len(images):
+        if len(labels) != len(examples):
+            raise InputError(f"{len(examples)} examples need as many labels, not {len(labels)}")
+        if mechanism.sampler.num_examples != len(examples):
             raise InputError(
-                f"{images.source} holds {len(images)} examples, but {mechanism.sampler.num_examples} were "
-                "declared; declare N as it is"
+                f"there are {len(examples)} examples, but {mechanism.sampler.num_examples} were declared; "
+                "declare N as it is"
             )
         if engine.model is not model or engine.max_grad_norm != mechanism.sensitivity:
             raise InputError(
                 "the clipping norm of the gradients must be the sensitivity of the mechanism, on one model"
             )
-        check_no_leak(policy, images.shape)
-        self.model, self.images, self.policy = model, images, policy
-        self.engine, self.mechanism, self.optimizer = engine, mechanism, optimizer
-        self.schedule, self.steps, self.random = schedule, steps, random
+        check_no_leak(policy, tuple(examples.shape[1:]))
+        self.model, self.policy = model, policy
+        self.engine, self.mechanism, self.phases, self.random = engine, mechanism, tuple(phases), random
         self.average = ExponentialMovingAverage(model, ema_decay)
         self.device = next(model.parameters()).device
         self.steps_done = 0
-        self._initial_rates = [group["lr"] for group in optimizer.param_groups]
-        self._pixels = images.pixels.to(self.device)
-        self._labels = images.labels.to(self.device)  # type: ignore[union-attr]  # check_trainable
+        self._enter(0)
+        self._examples, self._labels = examples.to(self.device), labels.to(self.device)
 
     def step(self, account: Recorder) -> StepStatistics:
         """One noisy step. The account records it, durably, before the noise is drawn; if it refuses, nothing
         has changed.
         """
         step = self.steps_done
+        phase, step_of_phase = self._phase_of(step)
+        if phase is not self._phase:
+            self._enter(step)
         batch = self.mechanism.sampler.sample(self.random.at("batch", step)).to(self.device)
         sums, statistics = self._clipped_sum(batch, step)
         noisy = self.mechanism.release(sums, account, self.random.at("noise", step))
@@ -104,14 +125,32 @@ class PrivateTrainer:
         for name, parameter in self.model.named_parameters():
             if name in noisy:
                 parameter.grad = (noisy[name] / expected).to(parameter.dtype)
-        factor = schedule_factor(self.schedule, step, self.steps)
-        for group, rate in zip(self.optimizer.param_groups, self._initial_rates, strict=True):
-            group["lr"] = rate * factor
+        factor = schedule_factor(phase.schedule, step_of_phase, phase.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = phase.learning_rate * factor
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update(self.model, step)
         self.steps_done += 1
         return statistics
+
+    def _phase_of(self, step: int) -> tuple[Phase, int]:
+        """The phase that step ``step`` (from 0) belongs to, and its number there."""
+        for phase in self.phases[:-1]:
+            if step < phase.steps:
+                return phase, step
+            step -= phase.steps
+        return self.phases[-1], step
+
+    def _enter(self, step: int) -> None:
+        """Freeze what the phase of this step does not train, and begin its optimiser."""
+        phase, _ = self._phase_of(step)
+        if phase.trains:
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(phase.trains(name))
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = make_optimizer(phase.optimizer, trained, phase.learning_rate, phase.momentum)
+        self._phase = phase
 
     def _clipped_sum(self, batch: Tensor, step: int) -> tuple[dict[str, Tensor], StepStatistics]:
         """The clipped gradient sum of the examples at the indices ``batch`` ``[B]``, some at a time. B may be
@@ -121,7 +160,7 @@ class PrivateTrainer:
             int.from_bytes(self.random.at("views", step).bytes(7), "big")
         )
         parts = [
-            self.engine.sum(*self.policy(self._pixels[some], self._labels[some], generator))
+            self.engine.sum(*self.policy(self._examples[some], self._labels[some], generator))
             for some in batch.split(EXAMPLES_AT_A_TIME)
         ]
         sums = parts[0].gradients
@@ -156,6 +195,9 @@ class PrivateTrainer:
             if kind in groups:
                 groups[kind][name] = tensor
         try:
+            steps_done = int(state["steps_done"])
+            # The optimiser saved after a phase's last step is still that phase's.
+            self._enter(max(0, steps_done - 1))
             self.model.load_state_dict(groups["model"])
             self.average.load(groups["average"])
             saved: dict[int, dict[str, Tensor]] = {}
@@ -164,7 +206,7 @@ class PrivateTrainer:
                 saved.setdefault(int(index), {})[name] = tensor
             own = self.optimizer.state_dict()
             self.optimizer.load_state_dict({"state": saved, "param_groups": own["param_groups"]})
-            self.steps_done = int(state["steps_done"])
+            self.steps_done = steps_done
         except (KeyError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"checkpoint: it is of another network or optimiser ({str(error).splitlines()[0]})"

@@ -3,5 +3,6 @@
 from dpvision.views.leak import check_no_leak
 from dpvision.views.policy import ViewPolicy
 from dpvision.views.self_augmentation import SelfAugmentation
+from dpvision.views.unchanged import Unchanged
 
-__all__ = ["SelfAugmentation", "ViewPolicy", "check_no_leak"]
+__all__ = ["SelfAugmentation", "Unchanged", "ViewPolicy", "check_no_leak"]

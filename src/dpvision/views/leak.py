@@ -11,7 +11,7 @@ EXAMPLES = 4
 SEEDS = 8
 
 
-def check_no_leak(policy: ViewPolicy, shape: tuple[int, int, int]) -> None:
+def check_no_leak(policy: ViewPolicy, shape: tuple[int, ...]) -> None:
     """Check by trial that views of an example depend on no other example of the batch.
 
     Changes one example of a random batch at a time, pixels and target, and compares the views and targets of
@@ -20,7 +20,7 @@ def check_no_leak(policy: ViewPolicy, shape: tuple[int, int, int]) -> None:
 
     Args:
         policy: the policy to check.
-        shape: (C, H, W) of the images it will see.
+        shape: of the examples it will see, such as (C, H, W).
 
     Raises:
         InputError: if the policy leaks, does not return ``[B, K, …]``, or draws randomness of its own.

@@ -1,0 +1,176 @@
+"""Make a prior from public images: of random processes, or of a folder that the caller declares public."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dpvision.api.job import resolve_device
+from dpvision.networks import Normalize
+from dpvision.priors import ContrastiveConfig, Prior, image_batches, load_prior, save_prior
+from dpvision.priors.contrastive import BatchStream, load_public_folder, shuffled_batches, train_body
+from dpvision.privacy import InputError
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+MOST_IMAGES_PER_BATCH = 64  # made at once
+LAST_LOSSES = 100  # whose mean is the figure of a prior
+
+
+def train_prior(
+    config: ContrastiveConfig,
+    out: str | os.PathLike[str],
+    *,
+    public_images: str | os.PathLike[str] | None = None,
+    stream: bool = False,
+    device: str | None = None,
+    command: str | None = None,
+    progress: Progress | None = None,
+) -> Prior:
+    """Phase I of DP-RandP (arXiv 2306.06076): learn a network's body from public images, and write it to a
+    file. An interrupted training goes on from the checkpoint beside ``out``, if it is called again likewise.
+
+    Args:
+        config: how.
+        out: the prior's file, ending in .safetensors, in a folder that exists; its provenance goes beside it.
+        public_images: images for :func:`dpvision.open_images` that are public, in place of the processes'. No
+            guarantee covers them.
+        stream: make new images for every step, instead of ``config.count`` before the first.
+        device: as for `dpvision.train`.
+        command: for the provenance.
+        progress: see `Progress`.
+
+    Returns:
+        The prior, as it was read from its new file.
+
+    Raises:
+        InputError: a setting or the images cannot be used, or the file cannot be written.
+    """
+    path = Path(out)
+    _check_free(path)
+    if config.seed < 0:
+        raise InputError(f"seed must be at least 0, not {config.seed}")
+    if public_images is not None and stream:
+        raise InputError("public images are there already; leave stream out, or leave the public images out")
+    chosen = resolve_device(device)
+    images: Tensor | BatchStream
+    if public_images is not None:
+        images = load_public_folder(public_images, config.image_size)
+        config = replace(config, processes=(), count=len(images))
+    elif stream:
+        config = replace(config, count=config.steps * config.batch_size)
+        images = partial(_stream, config, chosen)
+    else:
+        images = partial(_pool, config, chosen, progress)
+
+    losses: list[Tensor] = []
+
+    def on_step(done: int, loss: Tensor) -> None:
+        losses.append(loss)
+        del losses[:-LAST_LOSSES]
+        if progress:
+            progress("training", done, config.steps)
+
+    checkpoint = path.with_suffix(".checkpoint")
+    body = train_body(config, images, chosen, checkpoint=checkpoint, on_step=on_step)
+    settings = asdict(config)
+    provenance = {
+        **{name: settings[name] for name in ("count", "steps", "batch_size", "seed")},
+        "processes": list(config.processes) or [f"public images: {public_images}"],
+        "views": 2 * config.steps * config.batch_size,
+        "settings": settings,
+        "stream": stream,
+        "command": command or f"dpvision.train_prior({config!r}, ...)",
+        "figure": _figure(losses),
+        "normalization": {"mean": float(Normalize().mean), "std": float(Normalize().std)},
+        "version": version("dpvision"),
+    }
+    weights = {
+        name: tensor for name, tensor in body.state_dict().items() if name.startswith(("stem.", "stages."))
+    }
+    prior = Prior(path.stem, config.network, config.network_options, weights, provenance)
+    save_prior(path, prior)
+    checkpoint.unlink(missing_ok=True)
+    return load_prior(path)
+
+
+def _check_free(path: Path) -> None:
+    """Raises InputError unless a new prior can be written there."""
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path} should end in .safetensors, as the file of a prior does")
+    for file in (path, path.with_suffix(".json")):
+        if file.exists():
+            raise InputError(f"{file} exists already; choose another name for the new prior")
+    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise InputError(f"{path.parent} is not a folder that can be written to; make it, or choose another")
+
+
+def _pool(
+    config: ContrastiveConfig, device: torch.device, progress: Progress | None, first: int
+) -> Iterator[Tensor]:
+    """Batches of step ``first`` and all later ones, from a pool of ``config.count`` images.
+
+    The pool takes minutes: it is made when the first batch is asked for, after all else has been checked.
+    """
+    yield from shuffled_batches(process_images(config, device, progress), config, device, first)
+
+
+def process_images(config: ContrastiveConfig, device: torch.device, progress: Progress | None) -> Tensor:
+    """``config.count`` images, uint8 ``[N, 3, S, S]`` on the CPU: as many of each process, within a batch."""
+    share = _share(config.count, config.processes)
+    rounds = -(-share // MOST_IMAGES_PER_BATCH)
+    batch_size = -(-share // rounds)
+    batches = image_batches(config.processes, config.image_size, config.seed, device, batch_size)
+    made: list[Tensor] = []
+    for batch in islice(batches, -(-config.count // batch_size)):
+        made.append(batch.cpu())
+        if progress:
+            progress("making images", min(len(made) * batch_size, config.count), config.count)
+    return torch.cat(made)[: config.count]
+
+
+def _stream(config: ContrastiveConfig, device: torch.device, first: int) -> Iterator[Tensor]:
+    """Batches of step ``first`` and all later ones; every one mixes all processes."""
+    processes = len(config.processes)
+    share = _share(config.batch_size, config.processes)
+    parts = image_batches(
+        config.processes, config.image_size, config.seed, device, share, first=first * processes
+    )
+    while True:
+        yield torch.cat(list(islice(parts, processes)))[: config.batch_size]
+
+
+def _share(images: int, processes: Sequence[str]) -> int:
+    """How many of so many images each process makes, rounded up.
+
+    Raises:
+        InputError: there is not one for each.
+    """
+    if images < max(1, len(processes)):
+        raise InputError(
+            f"{images} images are too few for {len(processes)} processes to make one each; "
+            "ask for more images, or fewer processes"
+        )
+    return -(-images // max(1, len(processes)))  # image_batches refuses no processes
+
+
+def _figure(losses: list[Tensor]) -> str:
+    if not losses:
+        return "complete before this process began; its last losses were not kept"
+    mean = float(torch.stack(losses).mean())
+    return f"alignment and uniformity loss {mean:.4f} over the last {len(losses)} steps"
+
+
+def command_line(arguments: list[str]) -> str:
+    """As it would be typed."""
+    return shlex.join(["dpvision", *arguments])

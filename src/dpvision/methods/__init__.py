@@ -1,0 +1,72 @@
+"""Methods: one file per paper, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dpvision.methods import defaults, dp_randp, dp_sgd
+from dpvision.methods.defaults import Estimate
+from dpvision.methods.settings import setting_types
+from dpvision.methods.stages import Stage, TrainingPlan, make_plan, planned_at
+from dpvision.networks import Classifier
+
+__all__ = [
+    "METHODS",
+    "Estimate",
+    "Method",
+    "Stage",
+    "TrainingPlan",
+    "make_plan",
+    "planned_at",
+    "setting_types",
+]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to learn from private images, as functions of its settings (``config``).
+
+    Attributes:
+        name: by which users call it.
+        config_class: a frozen dataclass of JSON types.
+        default_config: see :func:`dpvision.methods.defaults.default_config`.
+        stages: (config, num_examples, noise_multiplier) → everything that a run releases.
+        make_model: (config, images) → the untrained classifier, from the images' public facts.
+        train: see :func:`dpvision.methods.dp_sgd.train`.
+        estimate: see :func:`dpvision.methods.defaults.estimate`.
+    """
+
+    name: str
+    config_class: type
+    default_config: Callable[..., Any]
+    stages: Callable[[Any, int, float], tuple[Stage, ...]]
+    make_model: Callable[..., Classifier]
+    train: Callable[..., int]
+    estimate: Callable[..., Estimate]
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method(
+            "dp-sgd",
+            dp_sgd.DPSGDConfig,
+            defaults.default_config,
+            dp_sgd.stages,
+            dp_sgd.make_model,
+            dp_sgd.train,
+            defaults.estimate,
+        ),
+        Method(
+            "dp-randp",
+            dp_randp.DPRandPConfig,
+            dp_randp.default_config,
+            dp_randp.stages,
+            dp_randp.make_model,
+            dp_randp.train,
+            dp_randp.estimate,
+        ),
+    )
+}

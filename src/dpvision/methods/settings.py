@@ -1,0 +1,36 @@
+"""Settings of a method: frozen dataclasses of public values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, get_origin, get_type_hints
+
+from dpvision.privacy.errors import InputError
+
+_SETTING_TYPES = (bool, int, float, str, dict, list)
+
+
+def setting_types(config_class: type) -> dict[str, type]:
+    """Names of the settings, and the types (of JSON) that they take."""
+    hints = get_type_hints(config_class)
+    found = {}
+    for field in dataclasses.fields(config_class):
+        hint = get_origin(hints[field.name]) or hints[field.name]
+        found[field.name] = hint if hint in _SETTING_TYPES else str  # the rest are Literals of names
+    return found
+
+
+def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
+    """``config`` with some settings replaced. InputError for a setting that does not exist."""
+    known = setting_types(type(config))
+    unknown = overrides.keys() - known.keys()
+    if unknown:
+        raise InputError(f"there is no setting '{min(unknown)}'; choose from {', '.join(sorted(known))}")
+    return dataclasses.replace(config, **overrides)
+
+
+def check(holds: bool, name: str, needed: str, value: object) -> None:
+    """InputError, naming the setting, unless ``holds``."""
+    if not holds:
+        raise InputError(f"{name} must be {needed}, not {value}")

@@ -1,0 +1,65 @@
+"""What a run will release, stage by stage: known before any private example is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dpvision.privacy.accounting import GaussianEvent, calibrate_noise_multiplier, epsilon
+from dpvision.privacy.budget import Budget
+from dpvision.privacy.mechanisms import GaussianSumMechanism
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``count`` releases of one mechanism; ``releases`` says of what, for the release card."""
+
+    releases: str
+    mechanism: GaussianSumMechanism
+    count: int
+
+    @property
+    def event(self) -> GaussianEvent:
+        """What the whole stage costs."""
+        mechanism = self.mechanism
+        return mechanism.sampler.event(mechanism.noise_multiplier, self.count, mechanism.replace_one_ratio)
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """All stages of a run at the noise that its budget needs, and the ε of their composition."""
+
+    noise_multiplier: float
+    stages: tuple[Stage, ...]
+    epsilon: float
+
+    @property
+    def events(self) -> tuple[GaussianEvent, ...]:
+        """One for each stage."""
+        return tuple(stage.event for stage in self.stages)
+
+
+def make_plan(stages: Callable[[float], Sequence[Stage]], num_examples: int, budget: Budget) -> TrainingPlan:
+    """The least noise at which all stages together stay within the budget (by PLD).
+
+    Args:
+        stages: from a noise multiplier to everything that will be released with it.
+        num_examples: N, declared public.
+
+    Raises:
+        InputError: the budget is out of range for N, or no noise meets it.
+    """
+    budget.check_against(num_examples)
+    noise_multiplier = calibrate_noise_multiplier(
+        lambda sigma: [stage.event for stage in stages(sigma)], budget
+    )
+    return planned_at(noise_multiplier, stages, budget)
+
+
+def planned_at(
+    noise_multiplier: float, stages: Callable[[float], Sequence[Stage]], budget: Budget
+) -> TrainingPlan:
+    """The plan at a given noise."""
+    planned = tuple(stages(noise_multiplier))
+    events = [stage.event for stage in planned]
+    return TrainingPlan(noise_multiplier, planned, epsilon(events, budget.delta, budget.neighboring_relation))

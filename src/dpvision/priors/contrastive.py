@@ -1,0 +1,291 @@
+"""Phase I of DP-RandP (Tang et al., arXiv 2306.06076, section 3): a network's body learns from public images,
+without labels, to tell two views of one image from views of others. Nothing private enters.
+
+The loss is alignment plus uniformity on the hypersphere (Wang and Isola, arXiv 2005.10242, section 4).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dpvision.images import open_images
+from dpvision.networks import Normalize, WideResNet, build_network
+from dpvision.priors.two_views import TwoViews
+from dpvision.privacy.errors import InputError
+
+Precision = Literal["auto", "float32", "bfloat16"]
+BatchStream = Callable[[int], Iterator[Tensor]]
+"""From a step to the batches of that step and all later ones: uint8 ``[batch_size, 3, S, S]``."""
+OnStep = Callable[[int, Tensor], None]
+"""Told after each step how many are done, and its loss: a scalar on the device (to read it is to wait)."""
+
+SPEED_SWITCHES = ("precision", "compile")
+SECONDS_BETWEEN_CHECKPOINTS = 60.0
+
+
+@dataclass(frozen=True)
+class ContrastiveConfig:
+    """How a body is trained. The defaults are the paper's: 200 epochs, 42 million views.
+
+    Attributes:
+        network: "wrn-D-K".
+        network_options: further arguments of :class:`WideResNet`.
+        processes: the random processes that made the images.
+        count: how many images there are; each process made its share.
+        image_size: their side, in pixels.
+        view_size: the side of the views, in pixels, which is what the network will be good for.
+        steps: updates; each takes batch_size images, hence 2·batch_size views.
+        batch_size: images per step, at least 2.
+        learning_rate: of SGD, for batches of 256 images; it is scaled in proportion to batch_size.
+        momentum, weight_decay: of SGD.
+        milestones: shares of the steps after which the learning rate falls to a tenth, each time.
+        embedding_dim: of the points on the hypersphere.
+        seed: of the initialisation, the order of the images and the views.
+        precision: of forward and backward; "auto" is bfloat16 where the hardware multiplies its matrices.
+        compile: run views, forward and loss through ``torch.compile``, which needs a C++ compiler.
+
+    Raises:
+        InputError: for values that no training could have.
+    """
+
+    network: str = "wrn-16-4"
+    network_options: dict[str, Any] = field(default_factory=dict)
+    processes: tuple[str, ...] = ("stylegan-oriented",)
+    count: int = 105_000
+    image_size: int = 64
+    view_size: int = 32
+    steps: int = 82_000
+    batch_size: int = 256
+    learning_rate: float = 0.12
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    milestones: tuple[float, ...] = (155 / 200, 170 / 200, 185 / 200)
+    embedding_dim: int = 128
+    seed: int = 0
+    precision: Precision = "auto"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("batch_size", 2), ("embedding_dim", 2)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if self.learning_rate <= 0:
+            raise InputError(f"learning_rate must be positive, not {self.learning_rate}")
+        if not all(0 <= milestone <= 1 for milestone in self.milestones):
+            raise InputError(f"milestones must be shares of the steps in 0..1, not {self.milestones}")
+        if self.precision not in get_args(Precision):
+            raise InputError(f"precision must be {', '.join(get_args(Precision))}, not {self.precision!r}")
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of ``step``, from 0."""
+        passed = sum(step >= milestone * self.steps for milestone in self.milestones)
+        return self.learning_rate * self.batch_size / 256 * 0.1**passed
+
+
+def alignment(x: Tensor, y: Tensor) -> Tensor:
+    """Mean of ‖x − y‖² over pairs of points, ``[B, D]`` each: how far apart two views of an image are."""
+    return (x - y).square().sum(dim=1).mean()
+
+
+def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
+    """Log of the mean of exp(−t ‖xᵢ − xⱼ‖²) over the pairs i < j of points ``[B, D]``, B ≥ 2."""
+    norms = x.square().sum(dim=1)
+    distances = norms[:, None] + norms[None, :] - 2 * (x @ x.T)  # [B, B], squared
+    # Every pair stands there twice, and every point with itself once, which does not count.
+    itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
+    exponents = (-t * distances).masked_fill(itself, -torch.inf)
+    return exponents.flatten().logsumexp(dim=0) - float(np.log(len(x) * (len(x) - 1)))
+
+
+def contrastive_loss(x: Tensor, y: Tensor) -> Tensor:
+    """Alignment of the views ``[B, D]``, ``[B, D]`` plus the mean of their uniformities."""
+    return alignment(x, y) + (uniformity(x) + uniformity(y)) / 2
+
+
+def train_body(
+    config: ContrastiveConfig,
+    images: Tensor | BatchStream,
+    device: torch.device | str,
+    *,
+    checkpoint: Path | None = None,
+    on_step: OnStep | None = None,
+) -> WideResNet:
+    """Train a network so that its ``stem`` and ``stages`` make a prior.
+
+    The network's own ``head``, a linear layer to embedding_dim, is the projection; it and ``final`` are of no
+    use afterwards. Inputs are normalised by :class:`dpvision.networks.Normalize`. All randomness of a step
+    comes from the seed and the step's number, so a resumed run goes on as it would have.
+
+    Args:
+        images: public images, uint8 ``[N, 3, S, S]``, N ≥ batch_size, shuffled anew each epoch (they move to
+            the device whole, and an epoch's last incomplete batch is left out); or a stream of batches.
+        device: where to train.
+        checkpoint: a safetensors file, written about once a minute and at the end, from which an interrupted
+            run of the same config goes on; a finished one returns at once.
+        on_step: is told of every step.
+
+    Returns:
+        The network in eval mode, on the device, float32.
+
+    Raises:
+        InputError: if the network is no wide residual network or does not take the views; too few images; a
+            checkpoint that is damaged or of another config.
+    """
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_seed(config.seed, "initialisation"))
+        network = build_network(
+            config.network,
+            in_channels=3,
+            image_size=(config.view_size, config.view_size),
+            num_classes=config.embedding_dim,
+            **config.network_options,
+        )
+    if not isinstance(network, WideResNet):
+        raise InputError(f"a prior is the body of a network wrn-D-K, not of '{config.network}'")
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.train()
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=config.learning_rate_at(0),
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+    first = 0 if checkpoint is None else _resume(checkpoint, config, network, optimizer)
+
+    normalize = Normalize().to(device)
+    two_views = TwoViews(size=config.view_size)
+    autocast_dtype = _autocast_dtype(config.precision, device)
+
+    def loss_of(batch: Tensor, u: Tensor) -> Tensor:
+        views = two_views.make(batch, u).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
+            embeddings = network(normalize(views))  # [2·B, embedding_dim]
+        return contrastive_loss(*F.normalize(embeddings.float(), dim=1).chunk(2))
+
+    step_loss = torch.compile(loss_of) if config.compile else loss_of
+    generator = torch.Generator(device)
+    batches = shuffled_batches(images, config, device, first) if isinstance(images, Tensor) else images(first)
+    saved_at = time.monotonic()
+    for step in range(first, config.steps):
+        batch = next(batches).to(device, non_blocking=True)
+        generator.manual_seed(_seed(config.seed, "views", step))
+        loss = step_loss(batch, two_views.draw(len(batch), generator))
+        optimizer.zero_grad()
+        loss.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate_at(step)
+        optimizer.step()
+        if on_step is not None:
+            on_step(step + 1, loss.detach())
+        due = time.monotonic() - saved_at >= SECONDS_BETWEEN_CHECKPOINTS
+        if checkpoint is not None and (due or step + 1 == config.steps):
+            _save(checkpoint, config, network, optimizer, step + 1)
+            saved_at = time.monotonic()
+    return network.eval()
+
+
+def load_public_folder(path: str | os.PathLike[str], size: int) -> Tensor:
+    """The images that :func:`dpvision.images.open_images` finds, in RGB: uint8 ``[N, 3, size, size]``.
+
+    Who calls this declares them public: no privacy guarantee covers what is learnt from them.
+
+    Raises:
+        InputError: as ``open_images``.
+    """
+    return open_images(path, size=size, channels=3, labelled=False).pixels
+
+
+def shuffled_batches(
+    images: Tensor, config: ContrastiveConfig, device: torch.device, first: int
+) -> Iterator[Tensor]:
+    """The batches of step ``first`` and all later ones; the seed and the epoch decide an epoch's order."""
+    per_epoch = len(images) // config.batch_size
+    if per_epoch == 0:
+        raise InputError(
+            f"{len(images)} images do not fill a batch of {config.batch_size}; "
+            "give more images, or a smaller batch_size"
+        )
+    images = images.to(device)
+    epoch, skip = divmod(first, per_epoch)
+    while True:
+        order = torch.randperm(
+            len(images), generator=torch.Generator().manual_seed(_seed(config.seed, "order", epoch))
+        )
+        batches = order[: per_epoch * config.batch_size].to(device).split(config.batch_size)
+        for indices in batches[skip:]:
+            yield images[indices]
+        epoch, skip = epoch + 1, 0
+
+
+def _seed(seed: int, purpose: str, number: int = 0) -> int:
+    """A seed of its own for every use."""
+    words = [seed, *purpose.encode(), number]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1  # fits a signed integer
+
+
+def _autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """None for float32. "auto": bfloat16 where the hardware multiplies bfloat16 matrices (AMX, GPUs)."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and native) else None
+
+
+def _save(
+    path: Path, config: ContrastiveConfig, network: nn.Module, optimizer: torch.optim.SGD, step: int
+) -> None:
+    """Everything that the next step depends on, in one file that is replaced whole."""
+    state = {"step": torch.tensor(step)}
+    for name, parameter in network.named_parameters():
+        state[f"network.{name}"] = parameter.detach().contiguous()
+        if config.momentum:
+            state[f"momentum.{name}"] = optimizer.state[parameter]["momentum_buffer"].contiguous()
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        save_file(state, partial, metadata={"config": _fingerprint(config)})
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be written ({error}); choose another place for it") from error
+
+
+def _resume(path: Path, config: ContrastiveConfig, network: nn.Module, optimizer: torch.optim.SGD) -> int:
+    """The number of steps done, after restoring what :func:`_save` wrote; 0 if there is no file."""
+    if not path.exists():
+        return 0
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("config") != _fingerprint(config):
+                raise InputError(
+                    f"{path} is no checkpoint of this training; "
+                    "remove it, or restore the settings that it was made with"
+                )
+            with torch.no_grad():
+                for name, parameter in network.named_parameters():
+                    parameter.copy_(file.get_tensor(f"network.{name}"))
+                    if config.momentum:
+                        buffer = torch.empty_like(parameter).copy_(file.get_tensor(f"momentum.{name}"))
+                        optimizer.state[parameter]["momentum_buffer"] = buffer
+            return int(file.get_tensor("step"))
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read ({error}); remove it to start anew") from error
+
+
+def _fingerprint(config: ContrastiveConfig) -> str:
+    """What a resumed run must agree on: all but the switches that change speed alone."""
+    fields = {name: value for name, value in asdict(config).items() if name not in SPEED_SWITCHES}
+    return json.dumps(fields, sort_keys=True)

@@ -1,0 +1,44 @@
+"""What every encoder is: a frozen module that knows how to be built again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+Shape = tuple[int, int, int]
+"""(C, H, W) of images."""
+
+Provenance = dict[str, Any]
+"""Where weights came from, as JSON types."""
+
+
+class Encoder(nn.Module):
+    """Maps images ``[B, C, H, W]``, as :class:`dpvision.networks.Normalize` gives them, to ``[B, D]``.
+
+    It stays in evaluation mode, whatever module it becomes part of: a BatchNorm in training mode would carry
+    statistics of private images along.
+
+    Attributes:
+        out_features: D. The features are float32.
+        config: JSON types. :func:`dpvision.priors.encoders.build_encoder`, called with it, makes the same
+            encoder up to its weights, which the state_dict brings; it needs no prior's file and fetches none.
+        provenance: JSON types: where the weights came from. Part of config.
+    """
+
+    def __init__(self, out_features: int, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.out_features = out_features
+        self.config = config
+
+    @property
+    def provenance(self) -> Provenance:
+        return self.config["provenance"]
+
+    def train(self, mode: bool = True) -> Encoder:
+        return super().train(False)
+
+
+def as_rgb(x: Tensor) -> Tensor:
+    """Grey or RGB images ``[B, 1 or 3, H, W]`` as ``[B, 3, H, W]``."""
+    return x.expand(-1, 3, -1, -1)

@@ -1,0 +1,287 @@
+"""Encoders: from images to features, frozen, learned without private data or not learned at all."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dpvision.networks import WideResNet, build_network
+from dpvision.networks.scattering import Scattering2d
+from dpvision.priors.encoder import Encoder, Provenance, Shape, as_rgb
+from dpvision.priors.library_encoders import LIBRARIES
+from dpvision.priors.prior_file import list_priors, load_prior
+from dpvision.privacy.errors import InputError
+
+ENCODERS = ("scattering", "random-wrn-D-K", "torchvision:NAME", "timm:NAME")
+"""The names that :func:`build_encoder` knows beside those of priors; D and K are a depth and a width."""
+
+
+def build_encoder(
+    name: str, image_shape: Sequence[int], *, provenance: Provenance | None = None, **options: Any
+) -> Encoder:
+    """The encoder of that name for images of that shape, on the CPU; its parameters ask for no gradient.
+
+    Names and their options:
+
+    - a bundled prior or the path of a prior's file: ``taps`` and ``cells`` of :class:`WideResNetEncoder`;
+    - "random-wrn-D-K", to compare with: the same network untrained; also its ``network_options``;
+    - "scattering": ``J``, ``L``, ``cells`` and ``groups`` of :class:`ScatteringEncoder`;
+    - "torchvision:NAME" and "timm:NAME": ``size``, the side in pixels to which images are scaled (by default
+      that of the images it was trained on). The libraries fetch the weights;
+    - "A+B", the features of both: ``parts``, a list of one dictionary of options for each.
+
+    Args:
+        name: as above.
+        image_shape: (C, H, W), with C = 1 or 3. Networks see grey images as RGB.
+        provenance: of weights that the caller is going to load with ``load_state_dict``. No others are then
+            read or fetched, and name need not exist any more.
+        options: as above.
+
+    Raises:
+        InputError: an unknown name or option, images too small, a prior that cannot be loaded, or a library
+            that is not installed, lacks the network or cannot fetch it.
+    """
+    channels, height, width = image_shape
+    if channels not in (1, 3):
+        raise InputError(f"encoders take grey or RGB images, of 1 or 3 channels, not {channels}")
+    shape = (channels, height, width)
+    names = [name] if Path(name).is_file() else name.split("+")
+    if len(names) == 1:
+        encoder = _build_one(name, shape, provenance, options)
+    else:
+        parts: Sequence[dict[str, Any]] = options.pop("parts", [{}] * len(names))
+        if options or len(parts) != len(names):
+            raise InputError(
+                f"encoder {name} takes one option: parts, a list of {len(names)} dictionaries of options"
+            )
+        provenances = [None] * len(names) if provenance is None else provenance["parts"]
+        encoder = ConcatenatedEncoder(
+            [_build_one(n, shape, p, o) for n, p, o in zip(names, provenances, parts, strict=True)]
+        )
+    return encoder.requires_grad_(False).eval()
+
+
+class WideResNetEncoder(Encoder):
+    """Activations of a wide residual network's blocks, each averaged over a grid of cells.
+
+    An activation is the ReLU of a block's output, normalised per image in 16 groups of channels, so that all
+    depths count alike. Features go depth by depth, channel by channel, cell by cell.
+
+    Args:
+        name: of the encoder.
+        image_shape: (C, H, W) of the images; grey ones are repeated to RGB.
+        provenance: of the weights. They are random until they are loaded.
+        network: "wrn-D-K".
+        network_options: further arguments of :func:`dpvision.networks.build_network`.
+        taps: indices of blocks, by default of the last block of each of the three stages.
+        cells: sides of the grids, one for each tap or one for all; 1 averages over all positions.
+
+    Raises:
+        InputError: a network, tap or grid that does not exist, or images too small for them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        image_shape: Shape,
+        provenance: Provenance,
+        network: str,
+        network_options: Mapping[str, Any],
+        taps: Sequence[int] | None,
+        cells: int | Sequence[int],
+    ) -> None:
+        body = build_network(
+            network, in_channels=3, image_size=image_shape[1:], num_classes=1, **network_options
+        )
+        if not isinstance(body, WideResNet):
+            raise InputError(f"encoder {name} must be a wrn-D-K, such as wrn-16-4, not {network}")
+        depth = len(body.stages)
+        taps = [depth // 3 - 1, 2 * depth // 3 - 1, depth - 1] if taps is None else list(taps)
+        if not taps or taps != sorted(set(taps) & set(range(depth))):
+            raise InputError(f"taps must be some of 0..{depth - 1} in ascending order, not {taps}")
+        cells = [cells] * len(taps) if isinstance(cells, int) else list(cells)
+        if len(cells) != len(taps):
+            raise InputError(f"cells must be one number, or one for each of {len(taps)} taps, not {cells}")
+        config = {"name": name, "image_shape": list(image_shape), "taps": taps, "cells": cells}
+        super().__init__(0, config | {"provenance": provenance})
+        self.taps, self.cells = taps, cells
+        self.stem = body.stem
+        self.stages = nn.Sequential(*list(body.stages)[: taps[-1] + 1])
+
+        shapes_only = copy.deepcopy(self).to("meta")
+        activations = shapes_only.activations(torch.empty(1, *image_shape, device="meta"))
+        for grid, activation in zip(cells, activations, strict=True):
+            _, channels, height, width = activation.shape
+            _check_cells(grid, height, width)
+            self.out_features += channels * grid**2
+
+    def forward(self, x: Tensor) -> Tensor:
+        averages = [
+            F.adaptive_avg_pool2d(activation, grid).flatten(1).float()
+            for activation, grid in zip(self.activations(x), self.cells, strict=True)
+        ]
+        return torch.cat(averages, dim=1)
+
+    def activations(self, x: Tensor) -> Iterator[Tensor]:
+        """The normalised activations of the taps, each ``[B, C', H', W']``."""
+        x = self.stem(as_rgb(x))
+        for index, block in enumerate(self.stages):
+            x = block(x)
+            if index in self.taps:
+                yield F.group_norm(F.relu(x), 16)
+
+
+class ScatteringEncoder(Encoder):
+    """:class:`Scattering2d`, normalised per image and averaged over a grid of cells.
+
+    Args:
+        image_shape: (C, H, W) of the images.
+        J: number of scales, as in :class:`Scattering2d`.
+        L: number of angles.
+        cells: the side of the grid, or None for all H // 2^J × W // 2^J positions.
+        groups: groups of neighbouring channels that are normalised together, without learned parameters
+            (as Tramèr and Boneh do, arXiv 2011.11660), or 0 to leave channels as they are.
+
+    Raises:
+        InputError: as :class:`Scattering2d`; a grid that is too fine; groups that do not divide the channels.
+    """
+
+    def __init__(self, image_shape: Shape, J: int, L: int, cells: int | None, groups: int) -> None:  # noqa: N803
+        channels, height, width = image_shape
+        scattering = Scattering2d((height, width), J, L)
+        channels, height, width = channels * scattering.paths, height // 2**J, width // 2**J
+        if groups < 0 or (groups and channels % groups):
+            raise InputError(
+                f"groups must divide the {channels} channels of this scattering, not be {groups}"
+            )
+        if cells is not None:
+            _check_cells(cells, height, width)
+        config = {
+            "name": "scattering",
+            "image_shape": list(image_shape),
+            "J": J,
+            "L": L,
+            "cells": cells,
+            "groups": groups,
+            "provenance": {"source": "wavelets (arXiv 1203.1513); nothing learned"},
+        }
+        super().__init__(channels * (cells**2 if cells else height * width), config)
+        self.scattering = scattering
+        self.cells = cells
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.scattering(x)
+        if self.groups:
+            x = F.group_norm(x, self.groups)
+        if self.cells:
+            x = F.adaptive_avg_pool2d(x, self.cells)
+        return x.flatten(1)
+
+
+class ConcatenatedEncoder(Encoder):
+    """The features of several encoders of the same images, one after the other."""
+
+    def __init__(self, parts: Sequence[Encoder]) -> None:
+        outer = ("name", "image_shape", "provenance")
+        config = {
+            "name": "+".join(part.config["name"] for part in parts),
+            "image_shape": parts[0].config["image_shape"],
+            "parts": [{key: part.config[key] for key in part.config if key not in outer} for part in parts],
+            "provenance": {"parts": [part.provenance for part in parts]},
+        }
+        super().__init__(sum(part.out_features for part in parts), config)
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([part(x) for part in self.parts], dim=1)
+
+
+def _build_one(
+    name: str, image_shape: Shape, provenance: Provenance | None, options: Mapping[str, Any]
+) -> Encoder:
+    library, _, model = name.partition(":")
+    builder: Callable[..., Encoder]
+    if name == "scattering":
+        builder = _scattering
+    elif re.fullmatch(r"random-wrn-\d+-\d+", name):
+        builder = _random_wide_resnet
+    elif library in LIBRARIES and model:
+        builder = LIBRARIES[library]
+    elif provenance or name in list_priors() or name.endswith(".safetensors") or Path(name).is_file():
+        builder = _prior
+    else:
+        raise InputError(
+            f"there is no encoder '{name}'; give the path of a prior's file, one of "
+            f"{', '.join((*list_priors(), *ENCODERS))}, or several of them joined by +"
+        )
+    known = [p.name for p in inspect.signature(builder).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    unknown = options.keys() - set(known)
+    if unknown:
+        raise InputError(f"encoder {name} has no option '{min(unknown)}'; its options: {', '.join(known)}")
+    return builder(name, image_shape, provenance, **options)
+
+
+def _prior(
+    name: str,
+    image_shape: Shape,
+    provenance: Provenance | None,
+    *,
+    taps: Sequence[int] | None = None,
+    cells: int | Sequence[int] = 1,
+) -> Encoder:
+    weights = None
+    if provenance is None:
+        prior = load_prior(name)
+        # The path stays private. A + would make a sum of the name.
+        name, provenance, weights = prior.name.replace("+", "-"), prior.provenance, prior.weights
+    network, network_options = provenance.get("network", ""), provenance.get("network_options", {})
+    encoder = WideResNetEncoder(name, image_shape, provenance, network, network_options, taps, cells)
+    if weights:
+        encoder.load_state_dict({key: weights[key] for key in encoder.state_dict()})
+    return encoder
+
+
+def _random_wide_resnet(
+    name: str,
+    image_shape: Shape,
+    provenance: Provenance | None,
+    *,
+    taps: Sequence[int] | None = None,
+    cells: int | Sequence[int] = 1,
+    network_options: Mapping[str, Any] | None = None,
+) -> Encoder:
+    network = name.removeprefix("random-")
+    provenance = provenance or {"source": "random initialisation; nothing learned"}
+    encoder = WideResNetEncoder(name, image_shape, provenance, network, network_options or {}, taps, cells)
+    encoder.config["network_options"] = dict(network_options or {})
+    return encoder
+
+
+def _scattering(
+    name: str,
+    image_shape: Shape,
+    provenance: Provenance | None,
+    *,
+    J: int = 2,  # noqa: N803 (as in the papers)
+    L: int = 8,  # noqa: N803
+    cells: int | None = None,
+    groups: int = 27,
+) -> Encoder:
+    return ScatteringEncoder(image_shape, J, L, cells, groups)
+
+
+def _check_cells(cells: int, height: int, width: int) -> None:
+    if not 1 <= cells <= min(height, width):
+        raise InputError(
+            f"cells must be between 1 and {min(height, width)} where there are {height}×{width} positions, "
+            f"not {cells}"
+        )

@@ -1,0 +1,138 @@
+"""Encoders of other libraries, trained on public photographs. They are imported only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dpvision.networks import Normalize
+from dpvision.priors.encoder import Encoder, Provenance, Shape, as_rgb
+from dpvision.privacy.errors import InputError
+
+
+class LibraryEncoder(Encoder):
+    """Another library's network without its classifier, with images scaled and normalised as it wants them.
+
+    Args:
+        name: of the encoder.
+        image_shape: (C, H, W) of the images.
+        provenance: of the weights.
+        model: maps RGB images ``[B, 3, size, size]`` to features ``[B, …]``.
+        mean: of red, green and blue, for pixels in [0, 1], by which model's input is normalised.
+        std: likewise.
+        size: in pixels.
+
+    Raises:
+        InputError: model does not take images of that size.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        image_shape: Shape,
+        provenance: Provenance,
+        model: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: int,
+    ) -> None:
+        config = {"name": name, "image_shape": list(image_shape), "size": size, "provenance": provenance}
+        super().__init__(0, config)
+        self.model = model.eval()
+        self.size = size
+        # From our normalisation to model's in one step.
+        ours, mean_of_rgb, std_of_rgb = Normalize(), *(torch.tensor(s).view(3, 1, 1) for s in (mean, std))
+        self.register_buffer("scale", ours.std / std_of_rgb, persistent=False)
+        self.register_buffer("shift", (ours.mean - mean_of_rgb) / std_of_rgb, persistent=False)
+        try:
+            with torch.no_grad():
+                self.out_features = self(torch.zeros(1, *image_shape)).shape[1]
+        except (AssertionError, RuntimeError) as error:
+            raise InputError(
+                f"encoder {name} does not take images of {size}×{size} pixels ({error}); choose another size"
+            ) from error
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = as_rgb(x) * self.scale + self.shift
+        if x.shape[-2:] != (self.size, self.size):
+            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
+        return self.model(x).flatten(1).float()
+
+
+def _torchvision(
+    name: str, image_shape: Shape, provenance: Provenance | None, *, size: int | None = None
+) -> Encoder:
+    models = _import_extra("torchvision.models", name)
+    model_name = name.partition(":")[2]
+    try:
+        weights = models.get_model_weights(model_name).DEFAULT
+        model = models.get_model(model_name, weights=None if provenance else weights)
+    except ValueError as error:
+        raise InputError(f"torchvision has no network '{model_name}' ({error})") from error
+    except OSError as error:
+        raise InputError(f"the weights of {name} could not be fetched ({error})") from error
+    linear = [key for key, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise InputError(f"{name} does not end in a linear classifier; choose another network")
+    model.set_submodule(linear[-1], nn.Identity())
+    published = weights.transforms()
+    return LibraryEncoder(
+        name,
+        image_shape,
+        provenance or {"source": f"torchvision, {weights}"},
+        model,
+        published.mean,
+        published.std,
+        size or published.crop_size[0],
+    )
+
+
+def _timm(
+    name: str, image_shape: Shape, provenance: Provenance | None, *, size: int | None = None
+) -> Encoder:
+    timm = _import_extra("timm", name)
+    model_name = name.partition(":")[2]
+    try:
+        model = timm.create_model(model_name, pretrained=provenance is None, num_classes=0)
+    except OSError as error:
+        raise InputError(f"the weights of {name} could not be fetched ({error})") from error
+    except RuntimeError as error:
+        raise InputError(f"timm cannot make a network '{model_name}' ({error})") from error
+    published = timm.data.resolve_model_data_config(model)
+    return LibraryEncoder(
+        name,
+        image_shape,
+        provenance or {"source": f"timm, {model.pretrained_cfg.get('architecture')}"},
+        model,
+        published["mean"],
+        published["std"],
+        size or published["input_size"][-1],
+    )
+
+
+LIBRARIES: dict[str, Callable[..., Encoder]] = {"torchvision": _torchvision, "timm": _timm}
+"""By the name before the colon: builders from (name, image shape, provenance) and options."""
+
+
+def _import_extra(module: str, encoder: str) -> Any:
+    """The module of an optional library.
+
+    Raises:
+        InputError: it is not installed, or not for this torch.
+    """
+    extra = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except (ImportError, RuntimeError) as error:  # a RuntimeError if it was built for another torch
+        raise InputError(
+            f"encoder {encoder} needs {extra}, which cannot be imported ({error}); "
+            f"install it with pip install 'dpvision[{extra}]'"
+        ) from error

@@ -1,0 +1,192 @@
+"""A learned prior as a file: the body of a wide residual network in safetensors, and how it came about."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from dpvision.networks import Normalize, build_network
+from dpvision.privacy.errors import InputError
+
+WEIGHTS = Path(__file__).parent / "weights"
+"""Where the bundled priors lie."""
+
+PROVENANCE = (
+    "network",
+    "network_options",
+    "processes",
+    "count",
+    "steps",
+    "batch_size",
+    "views",
+    "seed",
+    "command",
+    "figure",
+    "normalization",
+    "version",
+)
+"""What a provenance says at least."""
+
+MAX_BYTES = 2**28
+"""Larger files are refused unread. A WRN-28-10, the largest in common use, has a fourth of it."""
+
+_BODY = ("stem.", "stages.")
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """The body of a wide residual network that was trained on public images.
+
+    Attributes:
+        name: the file's name without ".safetensors".
+        network: "wrn-D-K", for RGB images.
+        network_options: further arguments of :func:`dpvision.networks.build_network`.
+        weights: the ``stem.*`` and ``stages.*`` of the network's state_dict: float16 if they were loaded.
+        provenance: :data:`PROVENANCE`, as JSON types: what the prior learned from and how, the ``command``
+            that made it, a ``figure`` that shows what it is worth, the ``normalization`` of its input.
+    """
+
+    name: str
+    network: str
+    network_options: dict[str, Any]
+    weights: dict[str, Tensor]
+    provenance: dict[str, Any]
+
+
+def save_prior(path: str | os.PathLike[str], prior: Prior) -> None:
+    """Writes a prior's weights, in float16, and its provenance: in the file and as ``<name>.json`` beside it.
+
+    Each of the two files is whole or not there. The network written down is that of the prior's attributes.
+
+    Args:
+        path: ends in ".safetensors".
+
+    Raises:
+        InputError: the prior lacks a part of its provenance, has weights of another network or beyond
+            float16, or the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path} should end in .safetensors, as the file of a prior does")
+    weights = {
+        name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in prior.weights.items()
+    }
+    provenance = prior.provenance | {"network": prior.network, "network_options": prior.network_options}
+    _check(path, Prior(path.stem, prior.network, prior.network_options, weights, provenance))
+    text = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"
+    contents = {
+        path.with_suffix(".json"): text.encode(),
+        path: safetensors.torch.save(weights, metadata={"provenance": text}),
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for target, content in contents.items():
+            partial = target.with_name(f".{target.name}.partial")
+            partial.write_bytes(content)
+            os.replace(partial, target)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def load_prior(path_or_name: str | os.PathLike[str]) -> Prior:
+    """The prior in a file, or the bundled one of that name, on the CPU.
+
+    Nothing is unpickled and no code of the file is run. What a header claims is believed only as far as it
+    fits the file (which safetensors checks) and the network. No file beyond :data:`MAX_BYTES` is read.
+
+    Raises:
+        InputError: there is no such prior, or the file is not safetensors, is too large, has no provenance,
+            or holds other tensors than its network has.
+    """
+    if str(path_or_name) in list_priors():
+        path = WEIGHTS / f"{path_or_name}.safetensors"
+    else:
+        path = Path(path_or_name)
+    if not path.is_file():
+        raise InputError(
+            f"there is no prior {str(path_or_name)!r}; give the path of a prior file, or one of these names: "
+            f"{', '.join(list_priors()) or '(none are bundled)'}"
+        )
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"{path} is too large for a prior: more than {MAX_BYTES >> 20} MiB")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} is not a safetensors file ({error}); give the file of a prior") from error
+    try:
+        provenance = json.loads(metadata["provenance"])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} has no readable provenance; give a file that 'dpvision prior train' wrote"
+        ) from error
+    if not isinstance(provenance, dict):
+        raise InputError(f"the provenance in {path} is not a JSON object; the file was changed or damaged")
+    prior = Prior(
+        path.stem, provenance.get("network", ""), provenance.get("network_options", {}), weights, provenance
+    )
+    _check(path, prior)
+    return prior
+
+
+def list_priors() -> list[str]:
+    """The names of the bundled priors, in alphabetical order."""
+    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+
+
+def _check(path: Path, prior: Prior) -> None:
+    """Raises InputError unless the parts of a prior fit together; path is for the message."""
+    missing = [key for key in PROVENANCE if key not in prior.provenance]
+    if missing:
+        raise InputError(
+            f"the provenance in {path} does not say '{missing[0]}'; a prior states how it was made"
+        )
+    normalize = Normalize()
+    expected_normalization = {"mean": normalize.mean.item(), "std": normalize.std.item()}
+    if prior.provenance["normalization"] != expected_normalization:
+        raise InputError(
+            f"{path} was trained on pixels normalised by {prior.provenance['normalization']}, but here they "
+            f"are normalised by {expected_normalization}; train it anew"
+        )
+    expected = _body_shapes(path, prior)
+    found = {name: tensor.shape for name, tensor in prior.weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if found.get(name) != expected.get(name):
+            raise InputError(
+                f"{path} does not hold a {prior.network}: {name} should be {_describe(expected.get(name))} "
+                f"and is {_describe(found.get(name))}; give a prior's file as it was written"
+            )
+    for name, tensor in prior.weights.items():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise InputError(
+                f"{path}: {name} holds values that are not finite float16 numbers; train it anew"
+            )
+
+
+def _body_shapes(path: Path, prior: Prior) -> dict[str, torch.Size]:
+    """The shapes of the tensors that the prior's network has in its body."""
+    # Three digits at most, and tensors without memory: a header must not make us build something huge.
+    if not isinstance(prior.network, str) or not re.fullmatch(r"wrn-\d{1,3}-\d{1,3}", prior.network):
+        raise InputError(f"{path} holds a network {prior.network!r}; a prior is a wrn-D-K, such as wrn-16-4")
+    try:
+        with torch.device("meta"):
+            network = build_network(
+                prior.network, in_channels=3, image_size=(32, 32), num_classes=1, **prior.network_options
+            )
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path} does not describe a network that can be built ({error})") from error
+    return {name: tensor.shape for name, tensor in network.state_dict().items() if name.startswith(_BODY)}
+
+
+def _describe(shape: torch.Size | None) -> str:
+    return "absent" if shape is None else f"of shape {list(shape)}"

@@ -1,0 +1,19 @@
+"""One view: the example itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Unchanged:
+    """A view policy for examples that are no images any more, such as features: each has itself for its only
+    view.
+    """
+
+    views_per_example = 1
+
+    def __call__(self, pixels: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """``[B, …], [B] -> [B, 1, …], [B, 1]``, the examples as floating point."""
+        floating = pixels if pixels.is_floating_point() else pixels.float()
+        return floating.unsqueeze(1), targets.unsqueeze(1)

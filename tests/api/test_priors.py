@@ -1,0 +1,210 @@
+"""Priors made on settings so small that each takes a fraction of a second."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dpvision.api.priors import process_images, train_prior
+from dpvision.networks import build_network
+from dpvision.priors import ContrastiveConfig, Prior, contrastive, image_batches, load_prior
+from dpvision.priors.prior_file import PROVENANCE
+from dpvision.privacy import InputError
+
+CPU = torch.device("cpu")
+SMALL = ContrastiveConfig(
+    network="wrn-10-1",
+    processes=("dead-leaves-squares", "statistical-spectrum"),
+    count=16,
+    image_size=16,
+    view_size=16,
+    steps=3,
+    batch_size=8,
+    learning_rate=4.0,  # scaled by 8 / 256
+    embedding_dim=8,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Sixteen images of two colours."""
+    folder = tmp_path / "public"
+    folder.mkdir()
+    for index, colours in enumerate(np.random.default_rng(0).integers(0, 256, (16, 1, 2, 3), dtype=np.uint8)):
+        Image.fromarray(colours.repeat(20, 0).repeat(10, 1)).save(folder / f"{index}.png")
+    return folder
+
+
+def untrained(tmp_path: Path) -> dict[str, Tensor]:
+    """The weights that `SMALL` begins with."""
+    return train(replace(SMALL, learning_rate=1e-30), tmp_path / "untrained.safetensors").weights
+
+
+def train(config: ContrastiveConfig, out: Path, **options: Any) -> Prior:
+    return train_prior(config, out, device="cpu", **options)
+
+
+def differ(weights: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    return any(not torch.equal(weights[name], others[name]) for name in others)
+
+
+def test_a_prior_of_processes(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    out = tmp_path / "small.safetensors"
+    prior = train(SMALL, out, command="as typed", progress=lambda *step: told.append(step))
+    assert told == [
+        ("making images", 8, 16),
+        ("making images", 16, 16),
+        *(("training", step, 3) for step in (1, 2, 3)),
+    ]
+    assert {file.name for file in tmp_path.iterdir()} == {"small.safetensors", "small.json"}
+
+    loaded = load_prior(out)
+    assert (loaded.name, loaded.network, loaded.network_options) == ("small", "wrn-10-1", {})
+    assert prior.provenance == loaded.provenance == json.loads((tmp_path / "small.json").read_text())
+    assert not differ(prior.weights, loaded.weights)
+    network = build_network("wrn-10-1", in_channels=3, image_size=(16, 16), num_classes=2)
+    assert loaded.weights.keys() == {
+        name for name in network.state_dict() if name.startswith(("stem.", "stages."))
+    }
+    start = untrained(tmp_path)
+    assert all(not torch.equal(weight, start[name]) for name, weight in loaded.weights.items())
+
+    provenance = loaded.provenance
+    assert set(PROVENANCE) <= provenance.keys()
+    assert provenance["processes"] == list(SMALL.processes)
+    assert (provenance["count"], provenance["views"], provenance["stream"]) == (16, 48, False)
+    assert provenance["settings"]["image_size"] == 16
+    assert provenance["command"] == "as typed"
+    assert "over the last 3 steps" in provenance["figure"]
+
+
+def test_a_prior_of_a_stream(tmp_path: Path) -> None:
+    prior = train(SMALL, tmp_path / "stream.safetensors", stream=True)
+    assert (prior.provenance["count"], prior.provenance["stream"]) == (24, True), "3 steps of 8 new images"
+    assert differ(prior.weights, train(SMALL, tmp_path / "pool.safetensors").weights)
+
+
+def test_a_prior_of_public_images(tmp_path: Path, folder: Path) -> None:
+    prior = train(SMALL, tmp_path / "public.safetensors", public_images=folder)
+    assert prior.provenance["processes"] == [f"public images: {folder}"]
+    assert prior.provenance["count"] == 16
+    assert differ(prior.weights, untrained(tmp_path))
+
+
+@pytest.mark.parametrize("source", ["pool", "stream", "folder"])
+def test_an_interrupted_training_goes_on(
+    source: str, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {
+        "pool": {},
+        "stream": {"stream": True},
+        "folder": {"public_images": folder},
+    }[source]
+    config = replace(SMALL, steps=4)
+    expected = train(config, tmp_path / "whole.safetensors", **options)
+
+    monkeypatch.setattr(contrastive, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    steps: list[int] = []
+
+    def until_the_third(what: str, done: int, _: int) -> None:
+        if what == "training":
+            steps.append(done)
+            if steps == [1, 2, 3]:
+                raise KeyboardInterrupt
+
+    out = tmp_path / "small.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(config, out, **options, progress=until_the_third)
+    assert out.with_suffix(".checkpoint").exists()
+    assert not out.exists()
+    prior = train(config, out, **options, progress=until_the_third)
+    assert steps == [1, 2, 3, 3, 4], "the third was not written down"
+    assert not differ(prior.weights, expected.weights)
+    assert "over the last 2 steps" in prior.provenance["figure"]
+    assert not out.with_suffix(".checkpoint").exists()
+
+
+def test_a_stream_does_not_go_on_from_the_checkpoint_of_a_pool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contrastive, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+
+    def interrupt(_: str, done: int, total: int) -> None:
+        if (done, total) == (2, SMALL.steps):
+            raise KeyboardInterrupt
+
+    out = tmp_path / "small.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(SMALL, out, progress=interrupt)
+    with pytest.raises(InputError, match="no checkpoint of this training"):
+        train(SMALL, out, stream=True)
+
+
+@pytest.mark.parametrize("count", [5, 16, 150])
+def test_every_process_makes_its_share(count: int) -> None:
+    images = process_images(replace(SMALL, count=count), CPU, None)
+    assert images.shape == (count, 3, 16, 16)
+    assert images.dtype == torch.uint8
+    # Shares of 150 are 75 images: two batches of 38, the last one short of two.
+    batch = {5: 3, 16: 8, 150: 38}[count]
+    parts = zip(image_batches(SMALL.processes, 16, 0, CPU, batch), images.split(batch), strict=False)
+    assert all(torch.equal(made[: len(part)], part) for made, part in parts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({"processes": ("clouds",)}, {}, "no random process 'clouds'"),
+        ({"processes": ("clouds",)}, {"stream": True}, "no random process 'clouds'"),
+        ({"processes": ()}, {}, "no random process is named"),
+        ({"count": 0}, {}, "0 images are too few for 2 processes"),
+        ({"count": 7}, {}, "7 images do not fill a batch of 8"),
+        ({"batch_size": 17}, {"public_images": "public"}, "16 images do not fill a batch of 17"),
+        ({"processes": SMALL.processes * 5}, {"stream": True}, "8 images are too few for 10 processes"),
+        ({"image_size": 8}, {}, "at least 16 pixels"),
+        ({"network": "linear"}, {}, "not of 'linear'"),
+        ({"seed": -1}, {"public_images": "public"}, "seed must be at least 0"),
+        ({}, {"public_images": "public", "stream": True}, "leave stream out"),
+        ({}, {"public_images": "nowhere"}, "nowhere does not exist"),
+        ({}, {"device": "abacus"}, "abacus"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_what_cannot_be_learned_is_refused(
+    changes: dict[str, Any],
+    options: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        train_prior(replace(SMALL, **changes), "small.safetensors", **{"device": "cpu"} | options)
+    assert [file.name for file in tmp_path.iterdir()] == ["public"]
+
+
+def test_files_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+    for taken in ("prior.safetensors", "other.json"):
+        (tmp_path / taken).write_text("precious")
+    for name, message in (
+        ("prior.pt", "should end in .safetensors"),
+        ("prior.safetensors", "prior.safetensors exists already"),
+        ("other.safetensors", "other.json exists already"),
+        ("folder/new.safetensors", "folder is not a folder"),
+        ("other.json/new.safetensors", "other.json is not a folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train(SMALL, tmp_path / name)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
+        "prior.safetensors": "precious",
+        "other.json": "precious",
+    }

@@ -1,0 +1,108 @@
+"""DP-RandP: a frozen encoder, a private head, one account."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import dp_accounting
+import pytest
+import torch
+from dp_accounting.pld import PLDAccountant
+
+import dpvision
+from dpvision.images import Images
+from dpvision.methods import METHODS, make_plan
+from dpvision.methods.dp_randp import DPRandPConfig, default_config, estimate, stages
+from dpvision.privacy import Budget, InputError
+
+NAMES = ("left", "right")
+
+
+@pytest.fixture
+def images() -> Images:
+    """Bright on the left, or on the right, under noise."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(100, (240, 1, 16, 16), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(240) % 2
+    pixels[labels == 0, :, :, :8] += 100
+    pixels[labels == 1, :, :, 8:] += 100
+    return Images(pixels, labels, NAMES, "made")
+
+
+def config_for(num_examples: int, epsilon: float = 1.0, **overrides: object) -> DPRandPConfig:
+    return default_config(num_examples, (3, 32, 32), NAMES, Budget(epsilon, 1e-5), "cpu", overrides)
+
+
+def test_the_account_is_that_of_a_composition_by_hand() -> None:
+    config = config_for(50_000)
+    plan = make_plan(partial(stages, config, 50_000), 50_000, Budget(1.0, 1e-5))
+    accountant = PLDAccountant()
+    accountant.compose(dp_accounting.GaussianDpEvent(plan.noise_multiplier), config.steps)
+    assert plan.epsilon == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-3)
+    assert 0.99 <= plan.epsilon <= 1.0
+    assert [(stage.count, stage.event.sample_rate) for stage in plan.stages] == [(30, 1.0)]
+
+
+def test_training_learns_and_releases_what_comes_back(images: Images, tmp_path: Path) -> None:
+    train, test = images.subset(range(200)), images.subset(range(200, 240))
+    result = dpvision.train(train, test=test, method="dp-randp", epsilon=8, delta=1e-3, out=tmp_path / "run")
+    assert result.epsilon <= 8
+    assert result.test_accuracy is not None
+    assert result.test_accuracy.value > 0.8
+    again = dpvision.load(tmp_path / "run" / "release")
+    assert torch.equal(again(test.pixels), result.model(test.pixels))
+    card = json.loads((result.release / "card.json").read_text())
+    assert (card["method"], card["mechanisms"][0]["sample_rate"]) == ("dp-randp", 1.0)
+
+
+def test_the_encoder_stays_as_it_was(images: Images, tmp_path: Path) -> None:
+    config = {"encoder": "random-wrn-10-1", "steps": 3}
+    torch.manual_seed(0)
+    options = {"epsilon": 8.0, "delta": 1e-3, "method": "dp-randp", "config": config, "seed": 1}
+    first = dpvision.train(images, out=tmp_path / "first", **options).model
+    config["learning_rate"] = 1.0  # type: ignore[assignment]
+    second = dpvision.train(images, out=tmp_path / "second", **options).model
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]) == ("head" not in name)
+
+
+def test_an_interrupted_run_goes_on_as_it_would_have(images: Images, tmp_path: Path) -> None:
+    options = {"epsilon": 8.0, "delta": 1e-3, "method": "dp-randp", "seed": 3, "config": {"steps": 6}}
+    whole = dpvision.train(images, out=tmp_path / "whole", **options)
+
+    def interrupt(done: int, total: int, account: object) -> None:
+        assert total == 6
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        dpvision.train(images, out=tmp_path / "cut", progress=interrupt, **options)
+    resumed = dpvision.resume(tmp_path / "cut", data=images)
+    assert resumed.epsilon == whole.epsilon
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name])
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 48, 64)])
+def test_defaults_fit_the_data(shape: tuple[int, int, int]) -> None:
+    config = default_config(300, shape, NAMES, Budget(2.0, 1e-3), "cpu", {})
+    assert config.mirror == (shape[0] == 3)
+    stand_in = Images(torch.zeros(4, *shape, dtype=torch.uint8), torch.arange(4) % 2, NAMES, "made")
+    network = METHODS["dp-randp"].make_model(config, stand_in).network
+    assert 81 * shape[0] <= network.encoder.out_features <= 4000
+    expected = estimate(config, shape, NAMES, 300, "cpu")
+    assert expected.seconds > 0
+    assert expected.memory_bytes > 300 * 81
+
+
+def test_what_the_user_says_holds_and_what_does_not_exist_is_refused() -> None:
+    assert config_for(100, steps=7, mirror=False).steps == 7
+    with pytest.raises(InputError, match="no setting 'augmult'"):
+        config_for(100, augmult=4)
+    with pytest.raises(InputError, match="no encoder 'resnet'"):
+        METHODS["dp-randp"].make_model(
+            config_for(4, encoder="resnet"),
+            Images(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.arange(4) % 2, NAMES, "made"),
+        )

@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dpvision.networks import WideResNet, build_network
+from dpvision.networks.scattering import Scattering2d
+from dpvision.priors import prior_file
+from dpvision.priors.encoder import Encoder
+from dpvision.priors.encoders import build_encoder
+from dpvision.priors.prior_file import PROVENANCE, Prior, save_prior
+from dpvision.privacy.errors import InputError
+
+RGB = (3, 16, 16)
+
+
+def images(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def network() -> WideResNet:
+    """With float16 weights, so that a file keeps them exactly."""
+    network = build_network("wrn-16-1", in_channels=3, image_size=(16, 16), num_classes=1, order="norm_first")
+    for parameter in network.parameters():
+        parameter.data = parameter.data.half().float()
+    return network
+
+
+@pytest.fixture
+def prior_path(network: WideResNet, tmp_path: Path) -> str:
+    weights = {
+        key: value for key, value in network.state_dict().items() if key.startswith(("stem.", "stages."))
+    }
+    provenance = dict.fromkeys(PROVENANCE, 0) | {"normalization": {"mean": 0.5, "std": 0.25}}
+    path = tmp_path / "small.safetensors"
+    save_prior(path, Prior("small", "wrn-16-1", {"order": "norm_first"}, weights, provenance))
+    return str(path)
+
+
+def test_features_of_a_prior_are_its_networks_activations(network: WideResNet, prior_path: str) -> None:
+    x = images(2, *RGB)
+    encoder = build_encoder(prior_path, RGB, taps=[1, 2, 5], cells=[1, 4, 2])
+    features = encoder(x).split([16, 32 * 16, 64 * 4], dim=1)
+
+    outputs = [network.stem(x)]
+    for block in network.stages:
+        outputs.append(block(outputs[-1]))
+    for tap, cells, found in zip([1, 2, 5], [1, 4, 2], features, strict=True):
+        activation = outputs[tap + 1].relu().double().unflatten(1, (16, -1))  # [B, 16 groups, C', H', W']
+        over_group = (2, 3, 4)
+        deviation = activation.var(over_group, correction=0, keepdim=True).add(1e-5).sqrt()
+        normalised = ((activation - activation.mean(over_group, keepdim=True)) / deviation).flatten(1, 2)
+        side = normalised.shape[-1] // cells
+        averages = normalised.unflatten(3, (cells, side)).unflatten(2, (cells, side)).mean(dim=(3, 5))
+        torch.testing.assert_close(found, averages.flatten(1).float(), rtol=1e-4, atol=1e-5)
+
+
+def test_by_default_the_ends_of_the_stages_are_averaged(prior_path: str) -> None:
+    encoder = build_encoder(prior_path, RGB)
+    assert encoder.config["taps"] == [1, 3, 5]
+    assert encoder.out_features == 16 + 32 + 64
+    assert encoder.provenance["network"] == "wrn-16-1"
+
+
+def test_a_bundled_prior_is_found_by_name(prior_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prior_file, "WEIGHTS", Path(prior_path).parent)
+    x = images(2, *RGB)
+    assert torch.equal(build_encoder("small", RGB)(x), build_encoder(prior_path, RGB)(x))
+
+
+def test_scattering_is_normalised_and_averaged() -> None:
+    x = 1000 * images(2, 3, 20, 16)  # so that GroupNorm's epsilon is nothing beside the variances
+    plain = build_encoder("scattering", (3, 20, 16), groups=0)
+    torch.testing.assert_close(plain(x), Scattering2d((20, 16))(x).flatten(1))
+    groups = build_encoder("scattering", (3, 20, 16))(x).view(2, 27, 9 * 5 * 4)
+    torch.testing.assert_close(groups.mean(dim=2), torch.zeros(2, 27))
+    torch.testing.assert_close(groups.var(dim=2, correction=0), torch.ones(2, 27))
+    averaged = build_encoder("scattering", (3, 20, 16), cells=2)
+    assert averaged.out_features == 243 * 4
+    expected = F.adaptive_avg_pool2d(groups.view(2, 243, 5, 4), 2).flatten(1)
+    torch.testing.assert_close(averaged(x), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 17, 22), (3, 8, 8), (1, 5, 5)])
+@pytest.mark.parametrize("name", ["prior", "random-wrn-10-1", "scattering", "scattering+prior"])
+def test_out_features_is_what_comes_out(name: str, shape: tuple[int, int, int], prior_path: str) -> None:
+    encoder = build_encoder(name.replace("prior", prior_path), shape)
+    features = encoder(images(2, *shape))
+    assert features.shape == (2, encoder.out_features)
+    assert features.dtype == torch.float32
+    assert features.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("prior", {"taps": [0, 3], "cells": 2}),
+        ("random-wrn-10-1", {"network_options": {"stem_stride": 2}, "cells": [2, 1, 1]}),
+        ("scattering", {"J": 1, "L": 4, "cells": 3, "groups": 3}),
+        ("prior+scattering", {"parts": [{"cells": 2}, {"L": 4, "groups": 0}]}),
+    ],
+)
+def test_config_and_state_rebuild_the_encoder(name: str, options: dict[str, Any], prior_path: str) -> None:
+    encoder = build_encoder(name.replace("prior", prior_path), RGB, **options)
+    Path(prior_path).unlink()
+    assert prior_path not in json.dumps(encoder.config)
+    again = build_encoder(**json.loads(json.dumps(encoder.config)))
+    again.load_state_dict(encoder.state_dict())
+    x = images(2, *RGB)
+    assert torch.equal(again(x), encoder(x))
+    assert (again.config, again.provenance) == (encoder.config, encoder.provenance)
+
+
+def test_a_sum_concatenates(prior_path: str) -> None:
+    x = images(2, *RGB)
+    both = build_encoder(f"scattering+{prior_path}", RGB, parts=[{"cells": 2}, {"cells": 4}])
+    parts = [build_encoder("scattering", RGB, cells=2), build_encoder(prior_path, RGB, cells=4)]
+    assert torch.equal(both(x), torch.cat([part(x) for part in parts], dim=1))
+    assert both.provenance == {"parts": [part.provenance for part in parts]}
+
+
+def test_grey_images_are_seen_as_rgb(prior_path: str) -> None:
+    x = images(2, 1, 16, 16)
+    grey, colour = build_encoder(prior_path, (1, 16, 16)), build_encoder(prior_path, RGB)
+    assert torch.equal(grey(x), colour(x.repeat(1, 3, 1, 1)))
+    assert build_encoder("scattering", (1, 16, 16)).out_features == 81 * 16
+
+
+def test_an_encoder_is_frozen_but_lets_gradients_through(prior_path: str) -> None:
+    encoder = build_encoder(f"scattering+{prior_path}", RGB)
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    around = nn.Sequential(encoder).train()
+    assert around.training
+    assert not any(module.training for module in encoder.modules())
+    x = images(2, *RGB).requires_grad_()
+    encoder(x).square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "options", "message"),
+    [
+        (
+            "wrn",
+            RGB,
+            {},
+            "no encoder 'wrn'; give the path of a prior's file, one of .*scattering, random-wrn-D-K",
+        ),
+        ("scattering+wrn", RGB, {}, "no encoder 'wrn'"),
+        ("missing.safetensors", RGB, {}, r"no prior 'missing\.safetensors'"),
+        ("scattering", (4, 16, 16), {}, "1 or 3 channels, not 4"),
+        ("scattering", RGB, {"taps": [1]}, "has no option 'taps'; its options: J, L, cells, groups"),
+        ("scattering", RGB, {"cells": 5}, "between 1 and 4 where there are 4×4 positions, not 5"),
+        ("scattering", RGB, {"groups": 10}, "divide the 243 channels"),
+        ("scattering", (1, 4, 4), {}, "more than 4×4 pixels"),
+        ("random-wrn-10-1", (3, 4, 4), {}, "at least 5×5 pixels"),
+        ("random-wrn-11-1", RGB, {}, "depth 10, 16, 22"),
+        ("random-wrn-10-1", RGB, {"taps": [3]}, r"taps must be some of 0\.\.2 in ascending order, not \[3\]"),
+        ("random-wrn-10-1", RGB, {"taps": [1, 0]}, "in ascending order"),
+        ("random-wrn-10-1", RGB, {"taps": []}, "in ascending order"),
+        ("random-wrn-10-1", RGB, {"cells": [1, 2]}, "one for each of 3 taps"),
+        ("random-wrn-10-1", RGB, {"cells": 8}, "between 1 and 4 where there are 4×4 positions, not 8"),
+        ("random-wrn-10-1", RGB, {"cells": 0}, "between 1 and 16"),
+        ("random-wrn-10-1", RGB, {"network_options": {"unheard_of": 1}}, "no option 'unheard_of'"),
+        ("scattering+random-wrn-10-1", RGB, {"cells": 1}, "takes one option: parts, a list of 2"),
+        ("scattering+random-wrn-10-1", RGB, {"parts": [{}]}, "takes one option: parts, a list of 2"),
+        ("torchvision:", RGB, {}, "there is no encoder 'torchvision:'"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(
+    name: str, shape: tuple[int, int, int], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        build_encoder(name, shape, **options)
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_a_missing_library_is_named_with_its_extra(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(InputError, match=rf"needs {library}, which .* pip install 'dpvision\[{library}\]'"):
+        build_encoder(f"{library}:resnet18", RGB)
+
+
+class Photographic(nn.Module):
+    """A stand-in for a library's network: what it reads is what comes out, but for a BatchNorm."""
+
+    def __init__(self, classifier: bool) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.head = nn.Linear(3 * 8 * 8, 10) if classifier else nn.Identity()
+        self.pretrained_cfg = {"architecture": "photographic"}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(x).flatten(1))
+
+
+@pytest.fixture
+def libraries(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Stand-ins for torchvision and timm, which note which weights they were asked for."""
+    asked: dict[str, Any] = {}
+    mean, std = [0.4, 0.5, 0.6], [0.1, 0.2, 0.3]
+
+    def get_model(name: str, weights: Any) -> nn.Module:
+        asked["torchvision"] = weights
+        return Photographic(classifier=True)
+
+    def get_model_weights(name: str) -> Any:
+        if name != "photographic":
+            raise ValueError(f"Unknown model {name}")
+        preprocessing = SimpleNamespace(mean=mean, std=std, crop_size=[8])
+        return SimpleNamespace(DEFAULT=SimpleNamespace(transforms=lambda: preprocessing))
+
+    def create_model(name: str, pretrained: bool, num_classes: int) -> nn.Module:
+        asked["timm"] = pretrained or None
+        if name != "photographic":
+            raise RuntimeError(f"Unknown model ({name})")
+        return Photographic(classifier=bool(num_classes))
+
+    torchvision, models, timm = (
+        ModuleType("torchvision"),
+        ModuleType("torchvision.models"),
+        ModuleType("timm"),
+    )
+    vars(models).update(get_model=get_model, get_model_weights=get_model_weights)
+    resolved = {"mean": mean, "std": std, "input_size": (3, 8, 8)}
+    vars(timm).update(
+        create_model=create_model, data=SimpleNamespace(resolve_model_data_config=lambda _: resolved)
+    )
+    for module in (torchvision, models, timm):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return asked
+
+
+def library_encoder(library: str) -> Encoder:
+    return build_encoder(f"{library}:photographic", RGB)
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_a_librarys_network_reads_pixels_as_it_was_taught(library: str, libraries: dict[str, Any]) -> None:
+    encoder = library_encoder(library)
+    assert libraries[library] is not None
+    assert encoder.out_features == 3 * 8 * 8
+    red_green_blue = torch.tensor([0.2, 0.5, 0.9]).view(1, 3, 1, 1)
+    x = ((red_green_blue - 0.5) / 0.25).expand(2, 3, 16, 16)
+    expected = torch.tensor([-2.0, 0.0, 1.0]).repeat_interleave(64).expand(2, -1)
+    torch.testing.assert_close(encoder(x), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_a_librarys_encoder_is_rebuilt_without_fetching(library: str, libraries: dict[str, Any]) -> None:
+    encoder = library_encoder(library)
+    again = build_encoder(**json.loads(json.dumps(encoder.config)))
+    assert libraries[library] is None
+    again.load_state_dict(encoder.state_dict())
+    x = images(2, *RGB)
+    assert torch.equal(again(x), encoder(x))
+    assert again.config == encoder.config
+
+
+def test_batch_norm_learns_nothing_from_private_images(libraries: dict[str, Any]) -> None:
+    encoder = library_encoder("torchvision")
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    nn.Sequential(encoder).train()(images(4, *RGB))
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_an_unknown_network_of_a_library_is_refused(library: str, libraries: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"{library} .* network 'unheard-of'"):
+        build_encoder(f"{library}:unheard-of", RGB)
