@@ -38,7 +38,11 @@ def test_from_data_to_predictions(tmp_path: Path, capsys: pytest.CaptureFixture[
     out = tmp_path / "run"
     assert run(["plan", DIGITS, "--epsilon", "2", "--out", str(out), *FAST, "--json"]) == 0
     plan = last_line(capsys)
-    assert (plan["steps"], plan["config"]["network"], plan["test_examples"]) == (20, "linear", 360)
+    assert (plan["stages"][0]["count"], plan["config"]["network"], plan["test_examples"]) == (
+        20,
+        "linear",
+        360,
+    )
     assert not out.exists()
 
     assert run(["train", DIGITS, "--epsilon", "2", "--out", str(out), *FAST, "--json"]) == 0
@@ -118,10 +122,10 @@ learning_rate = 1
     )
     assert run(["plan", "--config", str(recipe), "--json"]) == 0
     plan = last_line(capsys)
-    assert (plan["delta"], plan["image_shape"], plan["steps"]) == (1e-5, [1, 12, 12], 10)
+    assert (plan["delta"], plan["image_shape"], plan["stages"][0]["count"]) == (1e-5, [1, 12, 12], 10)
     assert run(["plan", "--config", str(recipe), "--epsilon", "2", "--set", "steps=11", "--json"]) == 0
     plan = last_line(capsys)
-    assert (plan["steps"], plan["config"]["learning_rate"]) == (11, 1)
+    assert (plan["stages"][0]["count"], plan["config"]["learning_rate"]) == (11, 1)
     assert 1 < plan["epsilon"] <= 2
 
 
