@@ -37,7 +37,8 @@ from dpvision.views import Unchanged
 
 TRIAL_IMAGES = 256
 # Noise falls on every coordinate of the head; more features than this did not pay for theirs at ε = 1.
-MOST_FEATURES, SCATTERING_PATHS = 4000, 81
+MOST_FEATURES = 4000
+SMALLEST_FOR_TWO_SCALES = 16  # pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,13 +125,11 @@ def default_config(
     Raises:
         InputError: an override does not exist or is out of range.
     """
-    channels, height, width = image_shape
-    finest = math.isqrt(MOST_FEATURES // (SCATTERING_PATHS * channels))
-    cells = max(1, min(finest, height // 4, width // 4))
+    scattering = overrides.get("encoder", "scattering") == "scattering"
     config = DPRandPConfig(
         encoder="scattering",
-        encoder_options={"cells": cells} if overrides.get("encoder", "scattering") == "scattering" else {},
-        mirror=channels == 3,  # photographs have no handedness; letters and digits, often grey, do
+        encoder_options=_scattering_options(image_shape) if scattering else {},
+        mirror=image_shape[0] == 3,  # photographs have no handedness; letters and digits, often grey, do
         steps=30 if budget.epsilon < 4 else 60,
         expected_batch_size=num_examples,
         learning_rate=100.0,
@@ -139,6 +138,20 @@ def default_config(
         ema_decay=0.5,
     )
     return with_overrides(config, overrides)
+
+
+def _scattering_options(image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Two scales, or one for images so small that two would leave little of them, on the finest grid with at
+    most `MOST_FEATURES` features.
+    """
+    channels, *sides = image_shape
+    scales, paths, groups = (2, 81, 27) if min(sides) >= SMALLEST_FOR_TWO_SCALES else (1, 9, 9)
+    finest = math.isqrt(MOST_FEATURES // (paths * channels))
+    return {
+        "J": scales,
+        "cells": max(1, min(finest, *(side // 2**scales for side in sides))),
+        "groups": groups,
+    }
 
 
 def estimate(
