@@ -55,6 +55,8 @@ def test_training_learns_and_releases_what_comes_back(images: Images, tmp_path: 
     assert torch.equal(again(test.pixels), result.model(test.pixels))
     card = json.loads((result.release / "card.json").read_text())
     assert (card["method"], card["mechanisms"][0]["sample_rate"]) == ("dp-randp", 1.0)
+    assert card["model"]["encoder"]["name"] == "scattering"
+    assert "- source: wavelets" in (result.release / "card.md").read_text()
 
 
 def test_the_encoder_stays_as_it_was(images: Images, tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ def test_the_card_states_the_guarantee_and_how_it_was_got(images: Images, tmp_pa
     )  # fmt: skip
     card, text = card_of(tmp_path / "run")
     assert card["is_private"] is True
+    assert card["model"]["encoder"] is None
+    assert "encoder" not in text
     assert "NOT PRIVATE" not in text
     assert (card["delta"], card["neighboring_relation"]) == (1e-4, "replace_one")
     (mechanism,) = card["mechanisms"]

@@ -98,6 +98,8 @@ def release_card(
         "config": asdict(config),
         "model": {
             "network": model.config["network"] if model.config else type(model.network).__name__,
+            # What was known before the first private image: public, or no guarantee covers it.
+            "encoder": (model.config or {}).get("encoder"),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "image_shape": list(model.image_shape),
             "class_names": list(model.class_names),
