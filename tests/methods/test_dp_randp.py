@@ -14,7 +14,8 @@ from dp_accounting.pld import PLDAccountant
 import dpvision
 from dpvision.images import Images
 from dpvision.methods import METHODS, make_plan
-from dpvision.methods.dp_randp import DPRandPConfig, default_config, estimate, stages
+from dpvision.methods.dp_randp import DPRandPConfig, default_config, estimate
+from dpvision.methods.gradient_descent import stages
 from dpvision.privacy import Budget, InputError
 
 NAMES = ("left", "right")

@@ -8,7 +8,8 @@ from functools import partial
 import pytest
 
 from dpvision.methods import TrainingPlan, make_plan, setting_types
-from dpvision.methods.dp_sgd import DPSGDConfig, stages
+from dpvision.methods.dp_sgd import DPSGDConfig
+from dpvision.methods.gradient_descent import stages
 from dpvision.methods.settings import with_overrides
 from dpvision.privacy import Budget, GaussianEvent, InputError, epsilon
 

@@ -13,7 +13,15 @@ import torch
 
 from dpvision.api.sources import Reading, Source, fitting_reading, lasting, training_reading
 from dpvision.images import Images, available_splits
-from dpvision.methods import METHODS, Method, TrainingPlan, make_plan, planned_at, setting_types
+from dpvision.methods import (
+    METHODS,
+    Method,
+    TrainingPlan,
+    make_plan,
+    planned_at,
+    refuse_unknown,
+    setting_types,
+)
 from dpvision.networks import Classifier
 from dpvision.privacy import (
     Budget,
@@ -171,10 +179,9 @@ def check_settings(method: Method, settings: Mapping[str, Any]) -> None:
     Raises:
         InputError: names the first such setting.
     """
+    refuse_unknown(method.config_class, settings)
     options = setting_types(method.config_class)
     for name, value in settings.items():
-        if name not in options:
-            raise InputError(f"there is no setting '{name}'; choose from {', '.join(sorted(options))}")
         accepted = (int, float) if options[name] is float else options[name]
         is_bool_for_number = isinstance(value, bool) and options[name] is not bool
         if not isinstance(value, accepted) or is_bool_for_number:

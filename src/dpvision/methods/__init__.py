@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dpvision.methods import defaults, dp_randp, dp_sgd
+from dpvision.methods import defaults, dp_randp, dp_sgd, gradient_descent
 from dpvision.methods.defaults import Estimate
-from dpvision.methods.settings import setting_types
+from dpvision.methods.settings import refuse_unknown, setting_types
 from dpvision.methods.stages import Stage, TrainingPlan, make_plan, planned_at
 from dpvision.networks import Classifier
 
@@ -20,6 +20,7 @@ __all__ = [
     "TrainingPlan",
     "make_plan",
     "planned_at",
+    "refuse_unknown",
     "setting_types",
 ]
 
@@ -32,19 +33,19 @@ class Method:
         name: by which users call it.
         config_class: a frozen dataclass of JSON types.
         default_config: see :func:`dpvision.methods.defaults.default_config`.
-        stages: (config, num_examples, noise_multiplier) → everything that a run releases.
         make_model: (config, images) → the untrained classifier, from the images' public facts.
         train: see :func:`dpvision.methods.dp_sgd.train`.
         estimate: see :func:`dpvision.methods.defaults.estimate`.
+        stages: (config, num_examples, noise_multiplier) → everything that a run releases.
     """
 
     name: str
     config_class: type
     default_config: Callable[..., Any]
-    stages: Callable[[Any, int, float], tuple[Stage, ...]]
     make_model: Callable[..., Classifier]
     train: Callable[..., int]
     estimate: Callable[..., Estimate]
+    stages: Callable[[Any, int, float], tuple[Stage, ...]] = gradient_descent.stages
 
 
 METHODS = {
@@ -54,7 +55,6 @@ METHODS = {
             "dp-sgd",
             dp_sgd.DPSGDConfig,
             defaults.default_config,
-            dp_sgd.stages,
             dp_sgd.make_model,
             dp_sgd.train,
             defaults.estimate,
@@ -63,7 +63,6 @@ METHODS = {
             "dp-randp",
             dp_randp.DPRandPConfig,
             dp_randp.default_config,
-            dp_randp.stages,
             dp_randp.make_model,
             dp_randp.train,
             dp_randp.estimate,

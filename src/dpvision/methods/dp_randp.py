@@ -23,16 +23,15 @@ from dpvision.methods.gradient_descent import (
     GradientSettings,
     cross_entropy,
     descend,
-    gradient_steps,
 )
 from dpvision.methods.settings import with_overrides
-from dpvision.methods.stages import Stage, TrainingPlan
+from dpvision.methods.stages import TrainingPlan
 from dpvision.networks import Classifier
 from dpvision.priors.feature_classifier import FeatureClassifier, build_feature_classifier, encoded
 from dpvision.privacy.account import Account
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.noise import RandomSource
-from dpvision.training import Phase, StepStatistics
+from dpvision.training import StepStatistics
 from dpvision.views import Unchanged
 
 TRIAL_IMAGES = 256
@@ -57,19 +56,18 @@ class DPRandPConfig(GradientSettings):
     mirror: bool = False
 
 
-def stages(config: DPRandPConfig, num_examples: int, noise_multiplier: float) -> tuple[Stage, ...]:
-    """All that a run releases: one noisy gradient sum for each step. InputError when the batches are larger
-    than the data set.
-    """
-    return (gradient_steps(config, num_examples, noise_multiplier),)
-
-
 def make_model(config: DPRandPConfig, images: Images) -> Classifier:
     """The encoder with a new head, for these images' public facts: shape and class names."""
+    return _build(config, images.shape, images.class_names)
+
+
+def _build(
+    config: DPRandPConfig, image_shape: tuple[int, int, int], class_names: Sequence[str]
+) -> Classifier:
     return build_feature_classifier(
         config.encoder,
-        image_shape=images.shape,
-        class_names=images.class_names,
+        image_shape=image_shape,
+        class_names=class_names,
         options=config.encoder_options,
         mirror=config.mirror,
     )
@@ -93,14 +91,13 @@ def train(
     network = model.network
     assert isinstance(network, FeatureClassifier)
     assert images.labels is not None  # they were checked when the run was prepared
-    head_only = Phase(config.steps, config.optimizer, config.learning_rate, config.momentum, config.schedule)
     return descend(
         network.head,
         encoded(model, images.pixels),
         images.labels,
         Unchanged(),
         config,
-        [head_only],
+        [config.phase()],
         stage,
         account,
         random,
@@ -164,13 +161,7 @@ def estimate(
     """Expected time and memory of a run, from a trial on random images. InputError as
     :func:`build_feature_classifier`.
     """
-    model = build_feature_classifier(
-        config.encoder,
-        image_shape=image_shape,
-        class_names=class_names,
-        options=config.encoder_options,
-        mirror=config.mirror,
-    ).to(device)
+    model = _build(config, image_shape, class_names).to(device)
     images = torch.randint(256, (TRIAL_IMAGES, *image_shape), dtype=torch.uint8)
     started = perf_counter()
     features = encoded(model, images)

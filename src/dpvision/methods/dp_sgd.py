@@ -10,12 +10,12 @@ from typing import Any
 
 from dpvision.gradients import refuse_cross_example_layers
 from dpvision.images import Images
-from dpvision.methods.gradient_descent import Checkpoints, GradientSettings, descend, gradient_steps
-from dpvision.methods.stages import Stage, TrainingPlan
+from dpvision.methods.gradient_descent import Checkpoints, GradientSettings, descend
+from dpvision.methods.stages import TrainingPlan
 from dpvision.networks import Classifier, build_classifier
 from dpvision.privacy.account import Account
 from dpvision.privacy.noise import RandomSource
-from dpvision.training import Phase, StepStatistics
+from dpvision.training import StepStatistics
 from dpvision.views import SelfAugmentation
 
 
@@ -45,13 +45,6 @@ class DPSGDConfig(GradientSettings):
         return SelfAugmentation(self.augmult, self.pad, self.flip)
 
 
-def stages(config: DPSGDConfig, num_examples: int, noise_multiplier: float) -> tuple[Stage, ...]:
-    """All that a run releases: one noisy gradient sum for each step. InputError when the batches are larger
-    than the data set.
-    """
-    return (gradient_steps(config, num_examples, noise_multiplier),)
-
-
 def make_model(config: DPSGDConfig, images: Images) -> Classifier:
     """The untrained network for these images' public facts: shape and class names."""
     model = build_classifier(
@@ -78,14 +71,13 @@ def train(
     """Train ``model`` in place; returns how many releases were lost in interruptions. See :func:`descend`."""
     (stage,) = plan.stages
     assert images.labels is not None  # they were checked when the run was prepared
-    everything = Phase(config.steps, config.optimizer, config.learning_rate, config.momentum, config.schedule)
     return descend(
         model,
         images.pixels,
         images.labels,
         config.views(),
         config,
-        [everything],
+        [config.phase()],
         stage,
         account,
         random,

@@ -75,6 +75,10 @@ class GradientSettings:
         )
         resolve_precision(self.precision, "cpu")
 
+    def phase(self) -> Phase:
+        """All steps as one phase of training."""
+        return Phase(self.steps, self.optimizer, self.learning_rate, self.momentum, self.schedule)
+
 
 class Checkpoints(Protocol):
     """Where a run keeps what it needs to go on after an interruption."""
@@ -90,8 +94,10 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets, reduction="none")
 
 
-def gradient_steps(settings: GradientSettings, num_examples: int, noise_multiplier: float) -> Stage:
-    """What the steps release. InputError when the batches are larger than the data set."""
+def stages(settings: GradientSettings, num_examples: int, noise_multiplier: float) -> tuple[Stage, ...]:
+    """All that a run releases: one noisy gradient sum for each step. InputError when the batches are larger
+    than the data set.
+    """
     if settings.expected_batch_size > num_examples:
         raise InputError(
             f"expected_batch_size must be at most the number of examples, {num_examples}, "
@@ -99,7 +105,7 @@ def gradient_steps(settings: GradientSettings, num_examples: int, noise_multipli
         )
     sampler = PoissonSampler(num_examples, settings.expected_batch_size / num_examples)
     mechanism = GaussianSumMechanism(noise_multiplier, settings.max_grad_norm, sampler)
-    return Stage("the sum of clipped gradients", mechanism, settings.steps)
+    return (Stage("the sum of clipped gradients", mechanism, settings.steps),)
 
 
 def descend(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, get_origin, get_type_hints
 
 from dpvision.privacy.errors import InputError
@@ -23,11 +23,16 @@ def setting_types(config_class: type) -> dict[str, type]:
 
 def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
     """``config`` with some settings replaced. InputError for a setting that does not exist."""
-    known = setting_types(type(config))
-    unknown = overrides.keys() - known.keys()
+    refuse_unknown(type(config), overrides)
+    return dataclasses.replace(config, **overrides)
+
+
+def refuse_unknown(config_class: type, settings: Iterable[str]) -> None:
+    """InputError for a setting that does not exist."""
+    known = setting_types(config_class)
+    unknown = set(settings) - known.keys()
     if unknown:
         raise InputError(f"there is no setting '{min(unknown)}'; choose from {', '.join(sorted(known))}")
-    return dataclasses.replace(config, **overrides)
 
 
 def check(holds: bool, name: str, needed: str, value: object) -> None:
