@@ -7,9 +7,11 @@ import json
 import pytest
 import torch
 
-from dpvision.networks import Classifier, build_classifier
+from dpvision.gradients import clipped_gradient_sum
+from dpvision.networks import Classifier, build_classifier, build_network
 from dpvision.priors.feature_classifier import (
     FeatureClassifier,
+    Head,
     build_feature_classifier,
     encoded,
     rebuild_classifier,
@@ -44,6 +46,73 @@ def test_logits_are_linear_in_the_features() -> None:
     model = classifier()
     torch.nn.init.normal_(network_of(model).head.weight)
     torch.testing.assert_close(model(PIXELS), encoded(model, PIXELS) @ network_of(model).head.weight.t())
+
+
+def test_the_affine_head_makes_the_wide_resnet_of_the_paper() -> None:
+    """Tang et al., arXiv 2306.06076: a new GroupNorm and linear layer, of 3,082 parameters for WRN-16-4 and
+    ten classes, after the last stage.
+    """
+    model = build_feature_classifier(
+        "random-wrn-16-4",
+        image_shape=(3, 16, 16),
+        class_names=[str(i) for i in range(10)],
+        options={"taps": [5]},
+        mirror=False,
+        head="affine",
+    )
+    network = network_of(model)
+    for parameter in network.head.parameters():
+        torch.nn.init.normal_(parameter)
+    assert sum(parameter.numel() for parameter in network.head.parameters()) == 3082
+    assert torch.equal(model(PIXELS), network.head(encoded(model, PIXELS)))
+
+    whole = build_network("wrn-16-4", in_channels=3, image_size=(16, 16), num_classes=10)
+    head = dict(
+        zip(
+            ("final.norm.weight", "final.norm.bias", "head.weight", "head.bias"),
+            network.head.parameters(),
+            strict=True,
+        )
+    )
+    whole.load_state_dict(network.encoder.state_dict() | head)
+    torch.testing.assert_close(model(PIXELS), whole(model.normalize(PIXELS)), rtol=1e-4, atol=1e-4)
+
+
+def test_an_unknown_head_is_refused() -> None:
+    with pytest.raises(InputError, match="head must be one of unit_norm, affine, not 'cosine'"):
+        build_feature_classifier(
+            "scattering", image_shape=(3, 16, 16), class_names="ab", options={}, mirror=False, head="cosine"
+        )
+
+
+@pytest.mark.parametrize("head", ["unit_norm", "affine"])
+def test_the_whole_of_it_has_clipped_gradients(head: Head) -> None:
+    """Against the gradient of each example by itself, in the encoder too."""
+    model = build_feature_classifier(
+        "random-wrn-10-1",
+        image_shape=(3, 16, 16),
+        class_names="ab",
+        options={"cells": 2},
+        mirror=True,
+        head=head,
+    ).requires_grad_(True)
+    torch.nn.init.normal_(list(network_of(model).head.parameters())[-1 if head == "unit_norm" else 2])
+    views, targets = PIXELS.unsqueeze(1).float() / 255, torch.arange(7) % 2
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+
+    found = clipped_gradient_sum(model, loss, views, targets, 0.5, precision="float32").gradients
+    total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for view, target in zip(views, targets, strict=True):
+        model.zero_grad()
+        loss(model(view), target.view(1)).sum().backward()
+        gradients = {name: p.grad for name, p in model.named_parameters()}
+        norm = torch.cat([g.flatten() for g in gradients.values()]).norm()
+        for name, gradient in gradients.items():
+            total[name] += gradient * min(1.0, 0.5 / float(norm))
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, total[name], rtol=2e-3, atol=2e-4)
 
 
 def test_mirror_images_are_alike_only_where_that_is_asked() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpvision.methods import defaults, dp_randp, dp_sgd, gradient_descent
-from dpvision.methods.defaults import Estimate
+from dpvision.methods.estimates import Estimate
 from dpvision.methods.settings import refuse_unknown, setting_types
 from dpvision.methods.stages import Stage, TrainingPlan, make_plan, planned_at
 from dpvision.networks import Classifier

@@ -7,34 +7,19 @@ costs no budget.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from dpvision.gradients import ClippedGradient
-from dpvision.gradients.clipped import bytes_per_example
 from dpvision.methods.dp_sgd import DPSGDConfig
-from dpvision.methods.gradient_descent import cross_entropy
+from dpvision.methods.estimates import Estimate, seconds_per_step, training_memory
 from dpvision.methods.settings import with_overrides
-from dpvision.networks import TanhCNN, build_classifier
+from dpvision.networks import Classifier, TanhCNN, build_classifier
 from dpvision.privacy.budget import Budget
 
 # A newcomer's first run should end while they watch.
 DEFAULT_SECONDS = 180.0
-PROBE_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """seconds: of training, start-up included; memory_bytes: of training, the images included. From a trial
-    of a second or so.
-    """
-
-    seconds: float
-    memory_bytes: int
 
 
 def default_config(
@@ -54,7 +39,7 @@ def default_config(
     config = with_overrides(_starting_point(num_examples, image_shape, budget, device), overrides)
     if "steps" in overrides:
         return config
-    per_step = _seconds_per_step(config, image_shape, class_names, device)
+    per_step = seconds_per_step(config, _stand_in(config, image_shape, class_names, device))
     affordable = max(20, int(DEFAULT_SECONDS / per_step))
     return with_overrides(config, {"steps": min(config.steps, affordable)})
 
@@ -105,49 +90,17 @@ def estimate(
     """Expected time and memory of a run, from a trial on random images. InputError as
     :func:`build_classifier`.
     """
-    seconds = config.steps * _seconds_per_step(config, image_shape, class_names, device)
-    model = build_classifier(
-        config.network, image_shape=image_shape, class_names=class_names, options=config.network_options
-    )
-    pixels = num_examples * image_shape[0] * image_shape[1] * image_shape[2]
-    views = torch.zeros(1, config.augmult, *image_shape)
-    engine = ClippedGradient(model.to(device), cross_entropy, config.max_grad_norm)
-    chunk = min(
-        engine.memory_limit(torch.device(device)),
-        config.expected_batch_size * bytes_per_example(model, views.to(device)),
-    )
-    weights = 4 * sum(p.numel() for p in model.parameters())
-    return Estimate(seconds, 2 * pixels + chunk + 6 * weights)
+    model = _stand_in(config, image_shape, class_names, device)
+    seconds = config.steps * seconds_per_step(config, model)
+    return Estimate(seconds, training_memory(config, model, num_examples))
 
 
-def _seconds_per_step(
+def _stand_in(
     config: DPSGDConfig,
     image_shape: tuple[int, int, int],
     class_names: Sequence[str],
     device: torch.device | str,
-) -> float:
-    """The time of views and clipped gradients of a full batch, measured on part of one."""
-    model = build_classifier(
+) -> Classifier:
+    return build_classifier(
         config.network, image_shape=image_shape, class_names=class_names, options=config.network_options
     ).to(device)
-    engine = ClippedGradient(model, cross_entropy, config.max_grad_norm, precision=config.precision)
-    policy = config.views()
-    generator = torch.Generator().manual_seed(0)
-
-    def run(examples: int) -> float:
-        pixels = torch.randint(256, (examples, *image_shape), generator=generator, dtype=torch.uint8).to(
-            device
-        )
-        targets = torch.zeros(examples, dtype=torch.int64, device=device)
-        started = time.perf_counter()
-        sums = engine.sum(*policy(pixels, targets, generator))
-        sums.norms.sum().item()  # waits for the device
-        return time.perf_counter() - started
-
-    examples = 1
-    run(examples)  # the check of the network, the first memory
-    seconds = run(examples)
-    while seconds < PROBE_SECONDS / 4 and examples < config.expected_batch_size:
-        examples = min(examples * 4, config.expected_batch_size)
-        seconds = run(examples)
-    return seconds * config.expected_batch_size / examples

@@ -16,7 +16,6 @@ from dpvision.networks import Classifier, build_classifier
 from dpvision.privacy.account import Account
 from dpvision.privacy.noise import RandomSource
 from dpvision.training import StepStatistics
-from dpvision.views import SelfAugmentation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,24 +24,12 @@ class DPSGDConfig(GradientSettings):
 
     Attributes:
         network, network_options: see :func:`dpvision.networks.build_network`.
-        augmult, pad, flip: K views per example, see :class:`dpvision.views.SelfAugmentation`.
 
     The others are those of :class:`GradientSettings`.
     """
 
     network: str
-    augmult: int
-    pad: int
-    flip: bool
     network_options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.views()
-
-    def views(self) -> SelfAugmentation:
-        """The policy of the views."""
-        return SelfAugmentation(self.augmult, self.pad, self.flip)
 
 
 def make_model(config: DPSGDConfig, images: Images) -> Classifier:

@@ -33,7 +33,7 @@ from dpvision.training import (
     make_optimizer,
     schedule_factor,
 )
-from dpvision.views import ViewPolicy
+from dpvision.views import SelfAugmentation, ViewPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,7 @@ class GradientSettings:
         max_grad_norm: the clipping norm C.
         optimizer, learning_rate, momentum, schedule: see :mod:`dpvision.training.optimization`.
         ema_decay: of the weights that are released.
+        augmult, pad, flip: K views per example, see :class:`dpvision.views.SelfAugmentation`.
         precision: of forward and backward: "auto", "float32" or "bfloat16".
 
     Raises:
@@ -60,6 +61,9 @@ class GradientSettings:
     momentum: float = 0.0
     schedule: Schedule = "constant"
     ema_decay: float = 0.999
+    augmult: int = 1
+    pad: int = 0
+    flip: bool = False
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
@@ -73,7 +77,12 @@ class GradientSettings:
         make_optimizer(
             self.optimizer, [torch.nn.Parameter(torch.zeros(1))], self.learning_rate, self.momentum
         )
+        self.views()
         resolve_precision(self.precision, "cpu")
+
+    def views(self) -> SelfAugmentation:
+        """The policy of the views."""
+        return SelfAugmentation(self.augmult, self.pad, self.flip)
 
     def phase(self) -> Phase:
         """All steps as one phase of training."""

@@ -125,7 +125,7 @@ class WideResNetEncoder(Encoder):
 
     def forward(self, x: Tensor) -> Tensor:
         averages = [
-            F.adaptive_avg_pool2d(activation, grid).flatten(1).float()
+            F.adaptive_avg_pool2d(activation, grid).flatten(1)
             for activation, grid in zip(self.activations(x), self.cells, strict=True)
         ]
         return torch.cat(averages, dim=1)

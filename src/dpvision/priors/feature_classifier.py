@@ -1,9 +1,9 @@
-"""A linear classifier on the features of a frozen encoder."""
+"""A linear classifier on the features of an encoder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -20,31 +20,59 @@ KIND = "encoder"
 IMAGES_AT_A_TIME = 500
 
 
-class FeatureClassifier(nn.Module):
-    """``[B, C, H, W] -> [B, D] -> [B, num_classes]``: features of norm one, then a linear layer without bias.
+Head = Literal["unit_norm", "affine"]
 
-    The layer begins at zero, so that all classes are equally likely. A norm of one bounds what an example can
-    do to its gradient, and clipping has little to lose.
+
+class Affine(nn.Module):
+    """``[B, D] -> [B, D]``: a learned scale and shift of each feature.
+
+    It is what a GroupNorm learns: encoders normalise before they average over positions, and scale and shift
+    may as well come after.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight + self.bias
+
+
+class FeatureClassifier(nn.Module):
+    """``[B, C, H, W] -> [B, D] -> [B, num_classes]``: features of an encoder, then a linear layer.
+
+    The layer begins at zero, so that all classes are equally likely.
 
     Args:
-        encoder: frozen.
+        encoder: frozen, until somebody thaws it.
         num_classes: the number of logits.
         mirror: add the features of the mirrored image. Then an image and its mirror image are alike to the
             head, which thereby has half as many directions to learn in.
+        head: "unit_norm", a linear layer without bias on features brought to norm one, which bounds what an
+            example can do to its gradient, so that clipping has little to lose; or "affine", the GroupNorm
+            and linear layer of Tang et al. (arXiv 2306.06076, section 3).
     """
 
-    def __init__(self, encoder: Encoder, num_classes: int, mirror: bool) -> None:
+    def __init__(self, encoder: Encoder, num_classes: int, mirror: bool, head: Head) -> None:
         super().__init__()
+        if head not in get_args(Head):
+            raise InputError(f"head must be one of {', '.join(get_args(Head))}, not '{head}'")
         self.encoder, self.mirror = encoder, mirror
-        self.head = nn.Linear(encoder.out_features, num_classes, bias=False)
-        nn.init.zeros_(self.head.weight)
+        self.unit_norm = head == "unit_norm"
+        linear = nn.Linear(encoder.out_features, num_classes, bias=not self.unit_norm)
+        for parameter in linear.parameters():
+            nn.init.zeros_(parameter)
+        self.head = linear if self.unit_norm else nn.Sequential(Affine(encoder.out_features), linear)
 
     def features(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W] -> [B, D]``, of norm one (zero where the encoder sees nothing)."""
+        """``[B, C, H, W] -> [B, D]``, of norm one if the head takes such (zero where the encoder sees
+        nothing).
+        """
         found = self.encoder(x)
         if self.mirror:
             found = found + self.encoder(x.flip(3))
-        return F.normalize(found, dim=1)
+        return F.normalize(found, dim=1) if self.unit_norm else found
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
@@ -57,9 +85,10 @@ def build_feature_classifier(
     class_names: Sequence[str],
     options: dict[str, Any],
     mirror: bool,
+    head: Head = "unit_norm",
 ) -> Classifier:
     """A classifier with a new head on the encoder of that name; InputError as :func:`build_encoder`."""
-    return _classifier(build_encoder(encoder, image_shape, **options), class_names, mirror)
+    return _classifier(build_encoder(encoder, image_shape, **options), class_names, mirror, head)
 
 
 def rebuild_classifier(config: dict[str, Any]) -> Classifier:
@@ -71,7 +100,9 @@ def rebuild_classifier(config: dict[str, Any]) -> Classifier:
     """
     if config["network"] != KIND:
         return build_classifier(**config)
-    return _classifier(build_encoder(**config["encoder"]), config["class_names"], config["mirror"])
+    return _classifier(
+        build_encoder(**config["encoder"]), config["class_names"], config["mirror"], config["head"]
+    )
 
 
 @torch.no_grad()
@@ -83,18 +114,19 @@ def encoded(model: Classifier, pixels: Tensor) -> Tensor:
     """
     if not isinstance(model.network, FeatureClassifier):
         raise InputError("only a classifier on the features of an encoder has features to compute")
-    device = model.network.head.weight.device
+    device = model.normalize.mean.device
     pieces = pixels.split(IMAGES_AT_A_TIME)
     return torch.cat([model.network.features(model.normalize(some.to(device))) for some in pieces])
 
 
-def _classifier(encoder: Encoder, class_names: Sequence[str], mirror: bool) -> Classifier:
+def _classifier(encoder: Encoder, class_names: Sequence[str], mirror: bool, head: Head) -> Classifier:
     channels, height, width = encoder.config["image_shape"]
     config = {
         "network": KIND,
         "encoder": encoder.config,
         "class_names": list(class_names),
         "mirror": mirror,
+        "head": head,
     }
-    network = FeatureClassifier(encoder, len(class_names), mirror)
+    network = FeatureClassifier(encoder, len(class_names), mirror, head)
     return Classifier(network, class_names, (channels, height, width), config)

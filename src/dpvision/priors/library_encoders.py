@@ -64,7 +64,7 @@ class LibraryEncoder(Encoder):
         x = as_rgb(x) * self.scale + self.shift
         if x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
-        return self.model(x).flatten(1).float()
+        return self.model(x).flatten(1)
 
 
 def _torchvision(

@@ -1,0 +1,63 @@
+"""What training will take, from trials on random images."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from dpvision.gradients import ClippedGradient
+from dpvision.gradients.clipped import bytes_per_example
+from dpvision.methods.gradient_descent import GradientSettings, cross_entropy
+from dpvision.networks import Classifier
+
+PROBE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """seconds: of training, start-up included; memory_bytes: of training, the images included. From a trial
+    of a second or so.
+    """
+
+    seconds: float
+    memory_bytes: int
+
+
+def seconds_per_step(settings: GradientSettings, model: Classifier) -> float:
+    """The time of views and clipped gradients of a full batch, measured on part of one."""
+    device = model.normalize.mean.device
+    engine = ClippedGradient(model, cross_entropy, settings.max_grad_norm, precision=settings.precision)
+    policy = settings.views()
+    generator = torch.Generator().manual_seed(0)
+
+    def run(examples: int) -> float:
+        pixels = torch.randint(
+            256, (examples, *model.image_shape), generator=generator, dtype=torch.uint8
+        ).to(device)
+        targets = torch.zeros(examples, dtype=torch.int64, device=device)
+        started = time.perf_counter()
+        sums = engine.sum(*policy(pixels, targets, generator))
+        sums.norms.sum().item()  # waits for the device
+        return time.perf_counter() - started
+
+    examples = 1
+    run(examples)  # the check of the network, the first memory
+    seconds = run(examples)
+    while seconds < PROBE_SECONDS / 4 and examples < settings.expected_batch_size:
+        examples = min(examples * 4, settings.expected_batch_size)
+        seconds = run(examples)
+    return seconds * settings.expected_batch_size / examples
+
+
+def training_memory(settings: GradientSettings, model: Classifier, num_examples: int) -> int:
+    """Bytes that training the whole model takes, its images included."""
+    device = model.normalize.mean.device
+    views = torch.zeros(1, settings.augmult, *model.image_shape, device=device)
+    engine = ClippedGradient(model, cross_entropy, settings.max_grad_norm)
+    chunk = min(engine.memory_limit(device), settings.expected_batch_size * bytes_per_example(model, views))
+    channels, height, width = model.image_shape
+    pixels = num_examples * channels * height * width
+    weights = 4 * sum(p.numel() for p in model.parameters())
+    return 2 * pixels + chunk + 6 * weights
