@@ -94,6 +94,7 @@ def test_the_head_learns_first_then_everything(images: Images, tmp_path: Path) -
     def weights(share: float) -> dict[str, torch.Tensor]:
         out = tmp_path / f"{share}"
         dpvision.train(images, out=out, config=config | {"phase_ii_share": share}, **options)
+        assert "All weights were trained under" in (out / "release" / "card.md").read_text()
         return dpvision.load(out / "release").state_dict()
 
     head_only, both = weights(1.0), weights(0.5)
@@ -134,7 +135,9 @@ def test_training_learns_and_releases_what_comes_back(images: Images, tmp_path: 
     card = json.loads((result.release / "card.json").read_text())
     assert (card["method"], card["mechanisms"][0]["sample_rate"]) == ("dp-randp", 1.0)
     assert card["model"]["encoder"]["name"] == "scattering"
-    assert "- source: wavelets" in (result.release / "card.md").read_text()
+    text = (result.release / "card.md").read_text()
+    assert "- source: wavelets" in text
+    assert "was not trained on the private images" in text
 
 
 def test_the_encoder_stays_as_it_was(images: Images, tmp_path: Path) -> None:

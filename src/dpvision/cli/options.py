@@ -37,6 +37,15 @@ Test = Annotated[
     typer.Option(help="Images to measure the accuracy on (default: DATA's test split, if it has one)."),
 ]
 Method = Annotated[str | None, typer.Option(help="The method of training (default: dp-sgd).")]
+PhaseIII = Annotated[
+    str | None,
+    typer.Option(
+        "--phase-iii",
+        help="With dp-randp: full, all weights learn after the head; or none, the head alone (the same as "
+        "--set phase_iii=…).",
+        show_default=False,
+    ),
+]
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
@@ -89,8 +98,11 @@ _FILE_OPTIONS: dict[str, tuple[type, ...]] = {
 }
 
 
-def collect(file: Path | None, settings: list[str] | None, **given: Any) -> dict[str, Any]:
-    """The options for dpvision.train: those of the file, replaced by those given (not None) and by --set.
+def collect(
+    file: Path | None, settings: list[str] | None, phase_iii: str | None = None, **given: Any
+) -> dict[str, Any]:
+    """The options for dpvision.train: those of the file, replaced by those given (not None), by --phase-iii
+    and by --set.
 
     Raises:
         InputError: the file cannot be used, a setting is malformed, or data or epsilon are named nowhere.
@@ -99,7 +111,9 @@ def collect(file: Path | None, settings: list[str] | None, **given: Any) -> dict
 
     options = _read_file(file) if file else {}
     options |= {name: value for name, value in given.items() if value is not None}
-    options["config"] = _with_settings(options.get("config", {}), settings or [])
+    options["config"] = _with_settings(
+        options.get("config", {}) | ({} if phase_iii is None else {"phase_iii": phase_iii}), settings or []
+    )
     for name, hint in (("data", "DATA"), ("epsilon", "--epsilon")):
         if name not in options:
             raise InputError(f"{hint} is missing; give it on the command line or in the --config file")

@@ -27,6 +27,7 @@ def train(
     relation: given.Relation = None,
     test: given.Test = None,
     method: given.Method = None,
+    phase_iii: given.PhaseIII = None,
     config: given.ConfigFile = None,
     settings: given.Settings = None,
     size: given.Size = None,
@@ -53,6 +54,7 @@ def train(
     found = collect(
         config,
         settings,
+        phase_iii,
         data=data,
         epsilon=epsilon,
         out=out,
@@ -84,6 +86,7 @@ def plan(
     relation: given.Relation = None,
     test: given.Test = None,
     method: given.Method = None,
+    phase_iii: given.PhaseIII = None,
     config: given.ConfigFile = None,
     settings: given.Settings = None,
     size: given.Size = None,
@@ -105,6 +108,7 @@ def plan(
     found = collect(
         config,
         settings,
+        phase_iii,
         data=data,
         epsilon=epsilon,
         out=out,
