@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -23,10 +23,10 @@ from torch.nn import functional as F
 
 from dpvision.images import open_images
 from dpvision.networks import Normalize, WideResNet, build_network
+from dpvision.networks.precision import Precision, resolve_precision
 from dpvision.priors.two_views import TwoViews
 from dpvision.privacy.errors import InputError
 
-Precision = Literal["auto", "float32", "bfloat16"]
 BatchStream = Callable[[int], Iterator[Tensor]]
 """From a step to the batches of that step and all later ones: uint8 ``[batch_size, 3, S, S]``."""
 OnStep = Callable[[int, Tensor], None]
@@ -168,7 +168,7 @@ def train_body(
 
     normalize = Normalize().to(device)
     two_views = TwoViews(size=config.view_size)
-    autocast_dtype = _autocast_dtype(config.precision, device)
+    autocast_dtype = resolve_precision(config.precision, device)
 
     def loss_of(batch: Tensor, u: Tensor) -> Tensor:
         views = two_views.make(batch, u).flatten(0, 1).contiguous(memory_format=torch.channels_last)
@@ -235,15 +235,6 @@ def _seed(seed: int, purpose: str, number: int = 0) -> int:
     """A seed of its own for every use."""
     words = [seed, *purpose.encode(), number]
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1  # fits a signed integer
-
-
-def _autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
-    """None for float32. "auto": bfloat16 where the hardware multiplies bfloat16 matrices (AMX, GPUs)."""
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and native) else None
 
 
 def _save(
