@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpvision.images import open_images
+from dpvision.images.atomic import replacing
 from dpvision.networks import Normalize, WideResNet, build_network
 from dpvision.networks.precision import Precision, resolve_precision
 from dpvision.priors.two_views import TwoViews
@@ -246,10 +247,9 @@ def _save(
         state[f"network.{name}"] = parameter.detach().contiguous()
         if config.momentum:
             state[f"momentum.{name}"] = optimizer.state[parameter]["momentum_buffer"].contiguous()
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        save_file(state, partial, metadata={"config": _fingerprint(config)})
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            save_file(state, partial, metadata={"config": _fingerprint(config)})
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} cannot be written ({error}); choose another place for it") from error
 

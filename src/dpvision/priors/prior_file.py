@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dpvision.images.atomic import replacing
 from dpvision.networks import Normalize, build_network
 from dpvision.privacy.errors import InputError
 
@@ -90,9 +91,8 @@ def save_prior(path: str | os.PathLike[str], prior: Prior) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for target, content in contents.items():
-            partial = target.with_name(f".{target.name}.partial")
-            partial.write_bytes(content)
-            os.replace(partial, target)
+            with replacing(target) as partial:
+                partial.write_bytes(content)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 
