@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from dpvision.api.job import resolve_device
-from dpvision.networks import Normalize
 from dpvision.priors import ContrastiveConfig, Prior, image_batches, load_prior, save_prior
 from dpvision.priors.contrastive import BatchStream, load_public_folder, shuffled_batches, train_body
+from dpvision.priors.prior_file import body_weights, check_suffix, input_normalization
 from dpvision.privacy import InputError
 
 Progress = Callable[[str, int, int], None]
@@ -92,13 +92,10 @@ def train_prior(
         "stream": stream,
         "command": command or f"dpvision.train_prior({config!r}, ...)",
         "figure": _figure(losses),
-        "normalization": {"mean": float(Normalize().mean), "std": float(Normalize().std)},
+        "normalization": input_normalization(),
         "version": version("dpvision"),
     }
-    weights = {
-        name: tensor for name, tensor in body.state_dict().items() if name.startswith(("stem.", "stages."))
-    }
-    prior = Prior(path.stem, config.network, config.network_options, weights, provenance)
+    prior = Prior(path.stem, config.network, config.network_options, body_weights(body), provenance)
     save_prior(path, prior)
     checkpoint.unlink(missing_ok=True)
     return load_prior(path)
@@ -106,8 +103,7 @@ def train_prior(
 
 def _check_free(path: Path) -> None:
     """Raises InputError unless a new prior can be written there."""
-    if path.suffix != ".safetensors":
-        raise InputError(f"{path} should end in .safetensors, as the file of a prior does")
+    check_suffix(path)
     for file in (path, path.with_suffix(".json")):
         if file.exists():
             raise InputError(f"{file} exists already; choose another name for the new prior")
