@@ -100,6 +100,22 @@ def test_a_prior_of_public_images(tmp_path: Path, folder: Path) -> None:
     assert differ(prior.weights, untrained(tmp_path))
 
 
+@pytest.mark.parametrize("options", [{}, {"stream": True}, {"public_images": Path("public")}])
+@pytest.mark.usefixtures("folder")
+def test_the_command_in_the_provenance_makes_the_prior_again(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = Path("small.safetensors")
+    prior = train(replace(SMALL, network_options={"stem_stride": 2}), out, **options)
+    for file in (out, out.with_suffix(".json")):
+        file.unlink()
+    exec(prior.provenance["command"], {})
+    again = load_prior(out)
+    assert again.provenance == prior.provenance
+    assert not differ(again.weights, prior.weights)
+
+
 @pytest.mark.parametrize("source", ["pool", "stream", "folder"])
 def test_an_interrupted_training_goes_on(
     source: str, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch

@@ -10,6 +10,7 @@ from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ def train_prior(
             guarantee covers them.
         stream: make new images for every step, instead of ``config.count`` before the first.
         device: as for `dpvision.train`.
-        command: for the provenance.
+        command: for the provenance; by default the Python that calls this function likewise.
         progress: see `Progress`.
 
     Returns:
@@ -63,6 +64,7 @@ def train_prior(
     if public_images is not None and stream:
         raise InputError("public images are there already; leave stream out, or leave the public images out")
     chosen = resolve_device(device)
+    command = command or _python(config, path, public_images=public_images, stream=stream, device=device)
     images: Tensor | BatchStream
     if public_images is not None:
         images = load_public_folder(public_images, config.image_size)
@@ -90,7 +92,7 @@ def train_prior(
         "views": 2 * config.steps * config.batch_size,
         "settings": settings,
         "stream": stream,
-        "command": command or f"dpvision.train_prior({config!r}, ...)",
+        "command": command,
         "figure": _figure(losses),
         "normalization": input_normalization(),
         "version": version("dpvision"),
@@ -165,6 +167,20 @@ def _figure(losses: list[Tensor]) -> str:
         return "complete before this process began; its last losses were not kept"
     mean = float(torch.stack(losses).mean())
     return f"alignment and uniformity loss {mean:.4f} over the last {len(losses)} steps"
+
+
+def _python(config: ContrastiveConfig, path: Path, **options: Any) -> str:
+    """The call of `train_prior`, to be pasted."""
+    given = [f"{name}={_literal(value)}" for name, value in options.items() if value]
+    call = ", ".join([repr(config), _literal(path), *given])
+    return (
+        "from dpvision.api.priors import train_prior; from dpvision.priors import ContrastiveConfig; "
+        f"train_prior({call})"
+    )
+
+
+def _literal(value: Any) -> str:
+    return repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
 
 
 def command_line(arguments: list[str]) -> str:
