@@ -59,8 +59,6 @@ def train_prior(
     """
     path = Path(out)
     _check_free(path)
-    if config.seed < 0:
-        raise InputError(f"seed must be at least 0, not {config.seed}")
     if public_images is not None and stream:
         raise InputError("public images are there already; leave stream out, or leave the public images out")
     chosen = resolve_device(device)

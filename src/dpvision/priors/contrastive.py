@@ -7,6 +7,7 @@ The loss is alignment plus uniformity on the hypersphere (Wang and Isola, arXiv 
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -54,7 +55,7 @@ class ContrastiveConfig:
         momentum, weight_decay: of SGD.
         milestones: shares of the steps after which the learning rate falls to a tenth, each time.
         embedding_dim: of the points on the hypersphere.
-        seed: of the initialisation, the order of the images and the views.
+        seed: of the initialisation, the order of the images and the views; at least 0.
         precision: of forward and backward; "auto" is bfloat16 where the hardware multiplies its matrices.
         compile: run views, forward and loss through ``torch.compile``, which needs a C++ compiler.
 
@@ -80,11 +81,11 @@ class ContrastiveConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch_size", 2), ("embedding_dim", 2)):
+        for name, least in (("steps", 1), ("batch_size", 2), ("embedding_dim", 2), ("seed", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        if self.learning_rate <= 0:
-            raise InputError(f"learning_rate must be positive, not {self.learning_rate}")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"learning_rate must be positive and finite, not {self.learning_rate}")
         if not all(0 <= milestone <= 1 for milestone in self.milestones):
             raise InputError(f"milestones must be shares of the steps in 0..1, not {self.milestones}")
         if self.precision not in get_args(Precision):
