@@ -165,6 +165,27 @@ def test_a_stream_does_not_go_on_from_the_checkpoint_of_a_pool(
         train(SMALL, out, stream=True)
 
 
+def test_a_training_does_not_go_on_from_the_checkpoint_of_other_public_images(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contrastive, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+
+    def interrupt(_: str, done: int, __: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "small.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(SMALL, out, public_images=folder, progress=interrupt)
+    last = folder / "15.png"
+    before = last.read_bytes()
+    Image.fromarray(np.zeros((20, 20, 3), dtype=np.uint8)).save(last)
+    with pytest.raises(InputError, match="no checkpoint of this training"):
+        train(SMALL, out, public_images=folder)
+    last.write_bytes(before)
+    train(SMALL, out, public_images=folder.rename(tmp_path / "moved"))
+
+
 @pytest.mark.parametrize("count", [5, 16, 150])
 def test_every_process_makes_its_share(count: int) -> None:
     images = process_images(replace(SMALL, count=count), CPU, None)

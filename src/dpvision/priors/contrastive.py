@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from dpvision.images import open_images
 from dpvision.images.atomic import replacing
+from dpvision.images.images import digest_of
 from dpvision.networks import Normalize, WideResNet, build_network
 from dpvision.networks.precision import Precision, resolve_precision
 from dpvision.priors.two_views import TwoViews
@@ -136,7 +137,8 @@ def train_body(
             the device whole, and an epoch's last incomplete batch is left out); or a stream of batches.
         device: where to train.
         checkpoint: a safetensors file, written about once a minute and at the end, from which an interrupted
-            run of the same config goes on; a finished one returns at once.
+            run of the same config and images goes on (a stream's images are not compared); a finished one
+            returns at once.
         on_step: is told of every step.
 
     Returns:
@@ -144,7 +146,7 @@ def train_body(
 
     Raises:
         InputError: if the network is no wide residual network or does not take the views; too few images; a
-            checkpoint that is damaged or of another config.
+            checkpoint that is damaged, or of another config or other images.
     """
     device = torch.device(device)
     with torch.random.fork_rng(devices=[]):
@@ -166,7 +168,8 @@ def train_body(
         momentum=config.momentum,
         weight_decay=config.weight_decay,
     )
-    first = 0 if checkpoint is None else _resume(checkpoint, config, network, optimizer)
+    fingerprint = _fingerprint(config, images)
+    first = 0 if checkpoint is None else _resume(checkpoint, fingerprint, network, optimizer)
 
     normalize = Normalize().to(device)
     two_views = TwoViews(size=config.view_size)
@@ -195,7 +198,7 @@ def train_body(
             on_step(step + 1, loss.detach())
         due = time.monotonic() - saved_at >= SECONDS_BETWEEN_CHECKPOINTS
         if checkpoint is not None and (due or step + 1 == config.steps):
-            _save(checkpoint, config, network, optimizer, step + 1)
+            _save(checkpoint, fingerprint, network, optimizer, step + 1)
             saved_at = time.monotonic()
     return network.eval()
 
@@ -239,29 +242,27 @@ def _seed(seed: int, purpose: str, number: int = 0) -> int:
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1  # fits a signed integer
 
 
-def _save(
-    path: Path, config: ContrastiveConfig, network: nn.Module, optimizer: torch.optim.SGD, step: int
-) -> None:
+def _save(path: Path, fingerprint: str, network: nn.Module, optimizer: torch.optim.SGD, step: int) -> None:
     """Everything that the next step depends on, in one file that is replaced whole."""
     state = {"step": torch.tensor(step)}
     for name, parameter in network.named_parameters():
         state[f"network.{name}"] = parameter.detach().contiguous()
-        if config.momentum:
+        if optimizer.defaults["momentum"]:
             state[f"momentum.{name}"] = optimizer.state[parameter]["momentum_buffer"].contiguous()
     try:
         with replacing(path) as partial:
-            save_file(state, partial, metadata={"config": _fingerprint(config)})
+            save_file(state, partial, metadata={"config": fingerprint})
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} cannot be written ({error}); choose another place for it") from error
 
 
-def _resume(path: Path, config: ContrastiveConfig, network: nn.Module, optimizer: torch.optim.SGD) -> int:
+def _resume(path: Path, fingerprint: str, network: nn.Module, optimizer: torch.optim.SGD) -> int:
     """The number of steps done, after restoring what :func:`_save` wrote; 0 if there is no file."""
     if not path.exists():
         return 0
     try:
         with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("config") != _fingerprint(config):
+            if (file.metadata() or {}).get("config") != fingerprint:
                 raise InputError(
                     f"{path} is no checkpoint of this training; "
                     "remove it, or restore the settings that it was made with"
@@ -269,7 +270,7 @@ def _resume(path: Path, config: ContrastiveConfig, network: nn.Module, optimizer
             with torch.no_grad():
                 for name, parameter in network.named_parameters():
                     parameter.copy_(file.get_tensor(f"network.{name}"))
-                    if config.momentum:
+                    if optimizer.defaults["momentum"]:
                         buffer = torch.empty_like(parameter).copy_(file.get_tensor(f"momentum.{name}"))
                         optimizer.state[parameter]["momentum_buffer"] = buffer
             return int(file.get_tensor("step"))
@@ -277,7 +278,11 @@ def _resume(path: Path, config: ContrastiveConfig, network: nn.Module, optimizer
         raise InputError(f"{path} cannot be read ({error}); remove it to start anew") from error
 
 
-def _fingerprint(config: ContrastiveConfig) -> str:
-    """What a resumed run must agree on: all but the switches that change speed alone."""
+def _fingerprint(config: ContrastiveConfig, images: Tensor | BatchStream) -> str:
+    """What a resumed run must agree on: the images that are there, and all of config but the switches that
+    change speed alone. The images of a stream are taken to follow from the config.
+    """
     fields = {name: value for name, value in asdict(config).items() if name not in SPEED_SWITCHES}
+    if isinstance(images, Tensor):
+        fields["images"] = digest_of(images.cpu().numpy())
     return json.dumps(fields, sort_keys=True)
