@@ -100,6 +100,22 @@ def test_a_prior_of_public_images(tmp_path: Path, folder: Path) -> None:
     assert differ(prior.weights, untrained(tmp_path))
 
 
+@pytest.mark.parametrize("options", [{}, {"stream": True}, {"public_images": Path("public")}])
+@pytest.mark.usefixtures("folder")
+def test_the_command_in_the_provenance_makes_the_prior_again(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = Path("small.safetensors")
+    prior = train(replace(SMALL, network_options={"stem_stride": 2}), out, **options)
+    for file in (out, out.with_suffix(".json")):
+        file.unlink()
+    exec(prior.provenance["command"], {})
+    again = load_prior(out)
+    assert again.provenance == prior.provenance
+    assert not differ(again.weights, prior.weights)
+
+
 @pytest.mark.parametrize("source", ["pool", "stream", "folder"])
 def test_an_interrupted_training_goes_on(
     source: str, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -147,6 +163,27 @@ def test_a_stream_does_not_go_on_from_the_checkpoint_of_a_pool(
         train(SMALL, out, progress=interrupt)
     with pytest.raises(InputError, match="no checkpoint of this training"):
         train(SMALL, out, stream=True)
+
+
+def test_a_training_does_not_go_on_from_the_checkpoint_of_other_public_images(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contrastive, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+
+    def interrupt(_: str, done: int, __: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "small.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(SMALL, out, public_images=folder, progress=interrupt)
+    last = folder / "15.png"
+    before = last.read_bytes()
+    Image.fromarray(np.zeros((20, 20, 3), dtype=np.uint8)).save(last)
+    with pytest.raises(InputError, match="no checkpoint of this training"):
+        train(SMALL, out, public_images=folder)
+    last.write_bytes(before)
+    train(SMALL, out, public_images=folder.rename(tmp_path / "moved"))
 
 
 @pytest.mark.parametrize("count", [5, 16, 150])

@@ -10,14 +10,15 @@ from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dpvision.api.job import resolve_device
-from dpvision.networks import Normalize
 from dpvision.priors import ContrastiveConfig, Prior, image_batches, load_prior, save_prior
 from dpvision.priors.contrastive import BatchStream, load_public_folder, shuffled_batches, train_body
+from dpvision.priors.prior_file import body_weights, check_suffix, input_normalization
 from dpvision.privacy import InputError
 
 Progress = Callable[[str, int, int], None]
@@ -47,7 +48,7 @@ def train_prior(
             guarantee covers them.
         stream: make new images for every step, instead of ``config.count`` before the first.
         device: as for `dpvision.train`.
-        command: for the provenance.
+        command: for the provenance; by default the Python that calls this function likewise.
         progress: see `Progress`.
 
     Returns:
@@ -58,11 +59,10 @@ def train_prior(
     """
     path = Path(out)
     _check_free(path)
-    if config.seed < 0:
-        raise InputError(f"seed must be at least 0, not {config.seed}")
     if public_images is not None and stream:
         raise InputError("public images are there already; leave stream out, or leave the public images out")
     chosen = resolve_device(device)
+    command = command or _python(config, path, public_images=public_images, stream=stream, device=device)
     images: Tensor | BatchStream
     if public_images is not None:
         images = load_public_folder(public_images, config.image_size)
@@ -90,15 +90,12 @@ def train_prior(
         "views": 2 * config.steps * config.batch_size,
         "settings": settings,
         "stream": stream,
-        "command": command or f"dpvision.train_prior({config!r}, ...)",
+        "command": command,
         "figure": _figure(losses),
-        "normalization": {"mean": float(Normalize().mean), "std": float(Normalize().std)},
+        "normalization": input_normalization(),
         "version": version("dpvision"),
     }
-    weights = {
-        name: tensor for name, tensor in body.state_dict().items() if name.startswith(("stem.", "stages."))
-    }
-    prior = Prior(path.stem, config.network, config.network_options, weights, provenance)
+    prior = Prior(path.stem, config.network, config.network_options, body_weights(body), provenance)
     save_prior(path, prior)
     checkpoint.unlink(missing_ok=True)
     return load_prior(path)
@@ -106,8 +103,7 @@ def train_prior(
 
 def _check_free(path: Path) -> None:
     """Raises InputError unless a new prior can be written there."""
-    if path.suffix != ".safetensors":
-        raise InputError(f"{path} should end in .safetensors, as the file of a prior does")
+    check_suffix(path)
     for file in (path, path.with_suffix(".json")):
         if file.exists():
             raise InputError(f"{file} exists already; choose another name for the new prior")
@@ -169,6 +165,20 @@ def _figure(losses: list[Tensor]) -> str:
         return "complete before this process began; its last losses were not kept"
     mean = float(torch.stack(losses).mean())
     return f"alignment and uniformity loss {mean:.4f} over the last {len(losses)} steps"
+
+
+def _python(config: ContrastiveConfig, path: Path, **options: Any) -> str:
+    """The call of `train_prior`, to be pasted."""
+    given = [f"{name}={_literal(value)}" for name, value in options.items() if value]
+    call = ", ".join([repr(config), _literal(path), *given])
+    return (
+        "from dpvision.api.priors import train_prior; from dpvision.priors import ContrastiveConfig; "
+        f"train_prior({call})"
+    )
+
+
+def _literal(value: Any) -> str:
+    return repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
 
 
 def command_line(arguments: list[str]) -> str:

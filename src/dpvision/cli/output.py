@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from dpvision.privacy import Account
 
 # ε so far takes up to a second to compute: it may cost one part in this many of the time.
@@ -48,29 +50,39 @@ def show_messages() -> None:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[int, int, Account], None]]:
-    """A bar on stderr, if that is a terminal: steps, time left, ε. Yields dpvision.train's progress."""
+def bar(description: str, *more: str) -> Iterator[Progress]:
+    """A bar on stderr, if that is a terminal: a description, how much is done, time left, and more columns.
+
+    The texts are formats that rich fills in from the task.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     columns = (
-        TextColumn("training"),
+        TextColumn(description),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("ε {task.fields[epsilon]}"),
+        *map(TextColumn, more),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("", total=None, epsilon="…")
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        yield progress
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[int, int, Account], None]]:
+    """A bar of steps, time left, ε. Yields dpvision.train's progress."""
+    with bar("training", "ε {task.fields[epsilon]}") as progress:
+        task = progress.add_task("", total=None, epsilon="…")
         next_epsilon = time.monotonic() + LEAST_EPSILON_PAUSE
 
         def update(done: int, total: int, account: Account) -> None:
             nonlocal next_epsilon
-            bar.update(task, completed=done, total=total)
+            progress.update(task, completed=done, total=total)
             started = time.monotonic()
-            if console.is_terminal and started >= next_epsilon:
-                bar.update(task, epsilon=f"{account.epsilon_spent():.2f} of {account.budget.epsilon:g}")
+            if progress.console.is_terminal and started >= next_epsilon:
+                progress.update(task, epsilon=f"{account.epsilon_spent():.2f} of {account.budget.epsilon:g}")
                 ended = time.monotonic()
                 next_epsilon = ended + max(LEAST_EPSILON_PAUSE, EPSILON_PAUSE * (ended - started))
 

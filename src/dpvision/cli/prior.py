@@ -6,12 +6,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dpvision.cli.options import AsJson
-from dpvision.cli.output import show, table
+from dpvision.cli.output import bar, show, table
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 app = typer.Typer(
     help="Encoders learned from images of random processes, without any private or real image.",
@@ -29,20 +32,15 @@ Seed = Annotated[int, typer.Option(help="Of all randomness. The images are publi
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr, if that is a terminal. Ctrl-C ends the command with a word on how to go on."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        tasks: dict[str, int] = {}
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each thing that is done. Ctrl-C ends the command with a word on how to go on."""
+    with bar("{task.description}") as progress:
+        tasks: dict[str, TaskID] = {}
 
         def update(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done)  # type: ignore[arg-type]
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done)
 
         try:
             yield update
@@ -77,7 +75,7 @@ def images(
     """
     from dpvision.priors.processes.write import write_images
 
-    with _bar() as progress:
+    with _progress() as progress:
         write_images(process, count, size, out, seed, lambda done: progress("images", done, count))
     folder = out / process
     show({"images": str(folder), "count": count}, as_json, f"{count} images in {folder}")
@@ -140,7 +138,7 @@ def train(
         seed=seed,
         compile=compile_network,
     )
-    with _bar() as progress:
+    with _progress() as progress:
         prior = train_prior(
             config,
             out,

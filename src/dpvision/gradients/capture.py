@@ -77,7 +77,7 @@ def per_example_gradients(
         or None.
     """
     examples, per_view = views.shape[0], views.shape[1]
-    rows = _channels_last(views.flatten(0, 1))
+    rows = _laid_out_channels_last(views.flatten(0, 1))
     anchor = torch.zeros((), device=views.device, requires_grad=True)
     detached = {name: parameter.detach() for name, parameter in model.named_parameters()}
     found: dict[str, PerExample] = {}
@@ -135,7 +135,7 @@ def per_example_gradients(
     return Pass(by_example.detach(), gradients)
 
 
-def _channels_last(rows: Tensor) -> Tensor:
+def _laid_out_channels_last(rows: Tensor) -> Tensor:
     """Images ``[N, C, H, W]`` with channels last in memory, in which most layers are faster; others as they
     are.
     """

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from dpvision.gradients.capture import Loss, Plan, per_example_gradients
 from dpvision.gradients.plan import make_plan
+from dpvision.networks.precision import Precision, resolve_precision
 from dpvision.privacy.errors import InputError
-
-Precision = Literal["auto", "float32", "bfloat16"]
 
 # Norms are float32 sums of millions of squares. Clipping to this much less than max_grad_norm keeps the true
 # norm below it.
@@ -39,20 +37,6 @@ class ClippedSum:
     norms: Tensor
     losses: Tensor
     nonfinite: int
-
-
-def resolve_precision(precision: Precision, device: torch.device | str) -> torch.dtype | None:
-    """The autocast dtype, or None for float32. "auto": bfloat16 where the hardware multiplies bfloat16
-    matrices (AMX, GPUs).
-    """
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise InputError(f"precision: must be auto, float32 or bfloat16, not {precision!r}")
-    kind = torch.device(device).type
-    if kind == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = kind == "cpu" and torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and native) else None
 
 
 class ClippedGradient:

@@ -42,7 +42,7 @@ def convolution_gradient(
             g=g.unflatten(0, (examples, -1)),
             factors=lambda x, g: (
                 unfolded(layer, x.flatten(0, 1)).reshape(examples, -1, inputs),
-                _channels_last(g.flatten(0, 1)).reshape(examples, -1, outputs),
+                _as_nhwc(g.flatten(0, 1)).reshape(examples, -1, outputs),
             ),
             combine=lambda x, g: _backward(layer, weight, x.flatten(0, 1), g.flatten(0, 1)),
             form=lambda x, g: one_by_one(layer, weight, x.flatten(0, 1), g.flatten(0, 1), examples),
@@ -76,7 +76,7 @@ def by_patches(layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int) 
         rows = slice(first * views, (first + len(some)) * views)
         patches = unfolded(layer, x[rows])  # [b·K, L, kernel, C_in]
         patches = patches.reshape(len(some), -1, kernel, groups, inputs).movedim(3, 1).flatten(3)
-        b = _channels_last(g[rows]).reshape(len(some), -1, groups, outputs // groups).movedim(2, 1)
+        b = _as_nhwc(g[rows]).reshape(len(some), -1, groups, outputs // groups).movedim(2, 1)
         # [b, groups, C_out/groups, K·L] × [b, groups, K·L, kernel · C_in/groups]
         torch.matmul(b.mT, patches, out=some)
     # [B, C_out, C_in/groups, kH, kW], channels last in memory
@@ -90,7 +90,7 @@ def unfolded(layer: Any, x: Tensor) -> Tensor:
     (F.unfold's does not).
     """
     top, left, bottom, right = _padding(layer)
-    x = F.pad(_channels_last(x), (0, 0, left, right, top, bottom)).contiguous()
+    x = F.pad(_as_nhwc(x), (0, 0, left, right, top, bottom)).contiguous()
     (count, height, width, channels), (sn, sh, sw, sc) = x.shape, x.stride()
     (kh, kw), (dh, dw), (th, tw) = layer.kernel_size, layer.dilation, layer.stride
     out_h, out_w = (height - dh * (kh - 1) - 1) // th + 1, (width - dw * (kw - 1) - 1) // tw + 1
@@ -100,7 +100,7 @@ def unfolded(layer: Any, x: Tensor) -> Tensor:
     return windows.reshape(count, out_h * out_w, kh * kw, channels)
 
 
-def _channels_last(x: Tensor) -> Tensor:
+def _as_nhwc(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1)
 
 

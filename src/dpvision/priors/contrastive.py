@@ -7,12 +7,13 @@ The loss is alignment plus uniformity on the hypersphere (Wang and Isola, arXiv 
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -22,11 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpvision.images import open_images
+from dpvision.images.atomic import replacing
+from dpvision.images.images import digest_of
 from dpvision.networks import Normalize, WideResNet, build_network
+from dpvision.networks.precision import Precision, resolve_precision
 from dpvision.priors.two_views import TwoViews
 from dpvision.privacy.errors import InputError
 
-Precision = Literal["auto", "float32", "bfloat16"]
 BatchStream = Callable[[int], Iterator[Tensor]]
 """From a step to the batches of that step and all later ones: uint8 ``[batch_size, 3, S, S]``."""
 OnStep = Callable[[int, Tensor], None]
@@ -53,7 +56,7 @@ class ContrastiveConfig:
         momentum, weight_decay: of SGD.
         milestones: shares of the steps after which the learning rate falls to a tenth, each time.
         embedding_dim: of the points on the hypersphere.
-        seed: of the initialisation, the order of the images and the views.
+        seed: of the initialisation, the order of the images and the views; at least 0.
         precision: of forward and backward; "auto" is bfloat16 where the hardware multiplies its matrices.
         compile: run views, forward and loss through ``torch.compile``, which needs a C++ compiler.
 
@@ -79,11 +82,11 @@ class ContrastiveConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch_size", 2), ("embedding_dim", 2)):
+        for name, least in (("steps", 1), ("batch_size", 2), ("embedding_dim", 2), ("seed", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        if self.learning_rate <= 0:
-            raise InputError(f"learning_rate must be positive, not {self.learning_rate}")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"learning_rate must be positive and finite, not {self.learning_rate}")
         if not all(0 <= milestone <= 1 for milestone in self.milestones):
             raise InputError(f"milestones must be shares of the steps in 0..1, not {self.milestones}")
         if self.precision not in get_args(Precision):
@@ -134,7 +137,8 @@ def train_body(
             the device whole, and an epoch's last incomplete batch is left out); or a stream of batches.
         device: where to train.
         checkpoint: a safetensors file, written about once a minute and at the end, from which an interrupted
-            run of the same config goes on; a finished one returns at once.
+            run of the same config and images goes on (a stream's images are not compared); a finished one
+            returns at once.
         on_step: is told of every step.
 
     Returns:
@@ -142,7 +146,7 @@ def train_body(
 
     Raises:
         InputError: if the network is no wide residual network or does not take the views; too few images; a
-            checkpoint that is damaged or of another config.
+            checkpoint that is damaged, or of another config or other images.
     """
     device = torch.device(device)
     with torch.random.fork_rng(devices=[]):
@@ -164,11 +168,12 @@ def train_body(
         momentum=config.momentum,
         weight_decay=config.weight_decay,
     )
-    first = 0 if checkpoint is None else _resume(checkpoint, config, network, optimizer)
+    fingerprint = _fingerprint(config, images)
+    first = 0 if checkpoint is None else _resume(checkpoint, fingerprint, network, optimizer)
 
     normalize = Normalize().to(device)
     two_views = TwoViews(size=config.view_size)
-    autocast_dtype = _autocast_dtype(config.precision, device)
+    autocast_dtype = resolve_precision(config.precision, device)
 
     def loss_of(batch: Tensor, u: Tensor) -> Tensor:
         views = two_views.make(batch, u).flatten(0, 1).contiguous(memory_format=torch.channels_last)
@@ -193,7 +198,7 @@ def train_body(
             on_step(step + 1, loss.detach())
         due = time.monotonic() - saved_at >= SECONDS_BETWEEN_CHECKPOINTS
         if checkpoint is not None and (due or step + 1 == config.steps):
-            _save(checkpoint, config, network, optimizer, step + 1)
+            _save(checkpoint, fingerprint, network, optimizer, step + 1)
             saved_at = time.monotonic()
     return network.eval()
 
@@ -237,39 +242,27 @@ def _seed(seed: int, purpose: str, number: int = 0) -> int:
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1  # fits a signed integer
 
 
-def _autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
-    """None for float32. "auto": bfloat16 where the hardware multiplies bfloat16 matrices (AMX, GPUs)."""
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and native) else None
-
-
-def _save(
-    path: Path, config: ContrastiveConfig, network: nn.Module, optimizer: torch.optim.SGD, step: int
-) -> None:
+def _save(path: Path, fingerprint: str, network: nn.Module, optimizer: torch.optim.SGD, step: int) -> None:
     """Everything that the next step depends on, in one file that is replaced whole."""
     state = {"step": torch.tensor(step)}
     for name, parameter in network.named_parameters():
         state[f"network.{name}"] = parameter.detach().contiguous()
-        if config.momentum:
+        if optimizer.defaults["momentum"]:
             state[f"momentum.{name}"] = optimizer.state[parameter]["momentum_buffer"].contiguous()
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        save_file(state, partial, metadata={"config": _fingerprint(config)})
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            save_file(state, partial, metadata={"config": fingerprint})
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} cannot be written ({error}); choose another place for it") from error
 
 
-def _resume(path: Path, config: ContrastiveConfig, network: nn.Module, optimizer: torch.optim.SGD) -> int:
+def _resume(path: Path, fingerprint: str, network: nn.Module, optimizer: torch.optim.SGD) -> int:
     """The number of steps done, after restoring what :func:`_save` wrote; 0 if there is no file."""
     if not path.exists():
         return 0
     try:
         with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("config") != _fingerprint(config):
+            if (file.metadata() or {}).get("config") != fingerprint:
                 raise InputError(
                     f"{path} is no checkpoint of this training; "
                     "remove it, or restore the settings that it was made with"
@@ -277,7 +270,7 @@ def _resume(path: Path, config: ContrastiveConfig, network: nn.Module, optimizer
             with torch.no_grad():
                 for name, parameter in network.named_parameters():
                     parameter.copy_(file.get_tensor(f"network.{name}"))
-                    if config.momentum:
+                    if optimizer.defaults["momentum"]:
                         buffer = torch.empty_like(parameter).copy_(file.get_tensor(f"momentum.{name}"))
                         optimizer.state[parameter]["momentum_buffer"] = buffer
             return int(file.get_tensor("step"))
@@ -285,7 +278,11 @@ def _resume(path: Path, config: ContrastiveConfig, network: nn.Module, optimizer
         raise InputError(f"{path} cannot be read ({error}); remove it to start anew") from error
 
 
-def _fingerprint(config: ContrastiveConfig) -> str:
-    """What a resumed run must agree on: all but the switches that change speed alone."""
+def _fingerprint(config: ContrastiveConfig, images: Tensor | BatchStream) -> str:
+    """What a resumed run must agree on: the images that are there, and all of config but the switches that
+    change speed alone. The images of a stream are taken to follow from the config.
+    """
     fields = {name: value for name, value in asdict(config).items() if name not in SPEED_SWITCHES}
+    if isinstance(images, Tensor):
+        fields["images"] = digest_of(images.cpu().numpy())
     return json.dumps(fields, sort_keys=True)

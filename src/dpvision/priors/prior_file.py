@@ -12,8 +12,9 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
+from dpvision.images.atomic import replacing
 from dpvision.networks import Normalize, build_network
 from dpvision.privacy.errors import InputError
 
@@ -38,8 +39,6 @@ PROVENANCE = (
 
 MAX_BYTES = 2**28
 """Larger files are refused unread. A WRN-28-10, the largest in common use, has a fourth of it."""
-
-_BODY = ("stem.", "stages.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +74,7 @@ def save_prior(path: str | os.PathLike[str], prior: Prior) -> None:
             float16, or the file cannot be written.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
-        raise InputError(f"{path} should end in .safetensors, as the file of a prior does")
+    check_suffix(path)
     weights = {
         name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in prior.weights.items()
     }
@@ -90,9 +88,8 @@ def save_prior(path: str | os.PathLike[str], prior: Prior) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for target, content in contents.items():
-            partial = target.with_name(f".{target.name}.partial")
-            partial.write_bytes(content)
-            os.replace(partial, target)
+            with replacing(target) as partial:
+                partial.write_bytes(content)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 
@@ -144,6 +141,25 @@ def list_priors() -> list[str]:
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
+def check_suffix(path: Path) -> None:
+    """Raises InputError unless the name is one that a prior's file has."""
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path} should end in .safetensors, as the file of a prior does")
+
+
+def body_weights(network: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a wide residual network that make a prior, by their names in its state_dict."""
+    return {
+        name: tensor for name, tensor in network.state_dict().items() if name.startswith(("stem.", "stages."))
+    }
+
+
+def input_normalization() -> dict[str, float]:
+    """How the input of every prior is normalised, as a provenance says it."""
+    normalize = Normalize()
+    return {"mean": normalize.mean.item(), "std": normalize.std.item()}
+
+
 def _check(path: Path, prior: Prior) -> None:
     """Raises InputError unless the parts of a prior fit together; path is for the message."""
     missing = [key for key in PROVENANCE if key not in prior.provenance]
@@ -151,8 +167,7 @@ def _check(path: Path, prior: Prior) -> None:
         raise InputError(
             f"the provenance in {path} does not say '{missing[0]}'; a prior states how it was made"
         )
-    normalize = Normalize()
-    expected_normalization = {"mean": normalize.mean.item(), "std": normalize.std.item()}
+    expected_normalization = input_normalization()
     if prior.provenance["normalization"] != expected_normalization:
         raise InputError(
             f"{path} was trained on pixels normalised by {prior.provenance['normalization']}, but here they "
@@ -185,7 +200,7 @@ def _body_shapes(path: Path, prior: Prior) -> dict[str, torch.Size]:
             )
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} does not describe a network that can be built ({error})") from error
-    return {name: tensor.shape for name, tensor in network.state_dict().items() if name.startswith(_BODY)}
+    return {name: tensor.shape for name, tensor in body_weights(network).items()}
 
 
 def _describe(shape: torch.Size | None) -> str:

@@ -1,14 +1,15 @@
-"""Files that are whole or not there at all, whatever happens to the process that writes them."""
+"""The files of a run: written whole or not at all, and what cannot be written or read said in a sentence."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dpvision.images.atomic import replacing
 from dpvision.privacy.errors import InputError
 
 
@@ -18,18 +19,10 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         InputError: the file system refuses.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path):
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except OSError:
-            with suppress(OSError):
-                partial.unlink()
-            raise
+    with writing(path), replacing(path) as partial, partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dpvision.priors.processes.marginals import argsort, match_marginals
+from dpvision.priors.processes.noise import uniform
 
 MOST_COLOURS = 22
 WIDEST_BLUR = 10  # rows of the sorted palette image
@@ -59,8 +60,8 @@ def random_colours(count: int, size: int, generator: torch.Generator) -> Tensor:
     """
     device, pixels = generator.device, size**2
     numbers = torch.randint(3, MOST_COLOURS + 1, (count, 1), generator=generator, device=device)
-    colours = torch.rand(count, MOST_COLOURS, 3, generator=generator, device=device)
-    shares = torch.rand(count, MOST_COLOURS, generator=generator, device=device)
+    colours = uniform(generator, count, MOST_COLOURS, 3)
+    shares = uniform(generator, count, MOST_COLOURS)
     shares = shares * (torch.arange(MOST_COLOURS, device=device) < numbers)
     bounds = shares.cumsum(1) / shares.sum(1, keepdim=True)  # where each colour ends, in [0, 1]
     places = ((torch.arange(pixels, device=device) + 0.5) / pixels).repeat(count, 1)
@@ -78,5 +79,5 @@ def random_colours(count: int, size: int, generator: torch.Generator) -> Tensor:
     )
     blurred = window / (stop - start)[..., None]
 
-    noise = torch.rand(count, pixels, 3, generator=generator, device=device)
+    noise = uniform(generator, count, pixels, 3)
     return torch.lerp(blurred, noise, NOISE)

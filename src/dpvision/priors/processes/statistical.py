@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dpvision.priors.processes.colour import Palette
 from dpvision.priors.processes.marginals import WaveletMarginals
+from dpvision.priors.processes.noise import normal, uniform
 
 ROUNDS = 10
 BLOCK = 8  # pixels: the coarsest sampling step of the wavelets
@@ -36,7 +37,7 @@ def statistical(
         float32 ``[B, 3, size, size]`` that spans [0, 1].
     """
     side = -(-size // BLOCK) * BLOCK
-    images = torch.rand(count, 3, side, side, generator=generator, device=generator.device)
+    images = uniform(generator, count, 3, side, side)
     steps: list[Callable[[Tensor], Tensor]] = []
     if spectrum:
         steps.append(Spectrum.draw(count, side, generator).impose)
@@ -66,8 +67,8 @@ class Spectrum:
     @classmethod
     def draw(cls, count: int, size: int, generator: torch.Generator) -> Spectrum:
         device = generator.device
-        slope = 0.5 + 3 * torch.rand(count, 1, 1, 1, generator=generator, device=device)
-        difference = 0.05 * torch.randn(count, 1, 1, 1, generator=generator, device=device)
+        slope = 0.5 + 3 * uniform(generator, count, 1, 1, 1)
+        difference = 0.05 * normal(generator, count, 1, 1, 1)
         fx = torch.fft.rfftfreq(size, device=device)
         fy = torch.fft.fftfreq(size, device=device)[:, None].abs()
         magnitudes = 1 / (fx ** (slope + difference) + fy ** (slope - difference))

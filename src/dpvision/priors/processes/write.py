@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from dpvision.images.atomic import replacing
 from dpvision.priors.processes import image_batches
 from dpvision.privacy.errors import InputError
 
@@ -59,7 +59,7 @@ def write_images(
         batches = image_batches([process], size, seed, "cpu", BATCH_SIZE, first=written // BATCH_SIZE)
         while written < count:
             for image in next(batches)[written % BATCH_SIZE :][: count - written]:
-                _write_atomically(folder / _name(written), _png(image))
+                _write(folder / _name(written), _png(image))
                 written += 1
             if on_batch:
                 on_batch(written)
@@ -72,7 +72,7 @@ def _claim(out: Path, record: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     names = {entry.name for entry in out.iterdir()} - {PARTIAL}
     if not names:
-        _write_atomically(out / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+        _write(out / RECORD, (json.dumps(record, indent=2) + "\n").encode())
         return
     if RECORD not in names:
         raise InputError(f"{out} holds something else ('{min(names)}'); give a new or an empty folder")
@@ -106,8 +106,7 @@ def _png(image: Tensor) -> bytes:
     return content.getvalue()
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
-    """The file is whole or not there, if the process is killed."""
-    partial = path.with_name(PARTIAL)
-    partial.write_bytes(content)
-    os.replace(partial, path)
+def _write(path: Path, content: bytes) -> None:
+    """All partial files have one name, so that what a killed run left is known, and soon replaced."""
+    with replacing(path, path.with_name(PARTIAL)) as partial:
+        partial.write_bytes(content)
