@@ -239,3 +239,15 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"dpvision {dpvision.__version__}\n"
+
+
+def test_phase_iii_is_a_setting_with_an_option_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    wide = ["encoder=random-wrn-10-1", "steps=10", "expected_batch_size=8", "phase_ii_share=0.3"]
+    options = ["--method", "dp-randp", *(part for setting in wide for part in ("--set", setting)), "--json"]
+    for phase_iii in ("full", "none"):
+        assert run(["plan", DIGITS, "--epsilon", "2", "--phase-iii", phase_iii, *options]) == 0
+        plan = last_line(capsys)
+        assert plan["config"]["phase_iii"] == phase_iii
+        assert [stage["count"] for stage in plan["stages"]] == [10]
+    assert run(["plan", DIGITS, "--epsilon", "2", "--phase-iii", "full"]) == 2
+    assert "no setting 'phase_iii'" in capsys.readouterr().err
