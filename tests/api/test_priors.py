@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import dpvision
 from dpvision.api.priors import process_images, train_prior
 from dpvision.networks import build_network
 from dpvision.priors import ContrastiveConfig, Prior, contrastive, image_batches, load_prior
@@ -245,3 +246,40 @@ def test_files_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
         "prior.safetensors": "precious",
         "other.json": "precious",
     }
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Path:
+    """Two classes of twelve images."""
+    pixels = np.random.default_rng(1).integers(0, 256, (24, 20, 20, 3), dtype=np.uint8)
+    for index, image in enumerate(pixels):
+        place = tmp_path / "private" / f"class{index % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{index}.png")
+    return tmp_path / "private"
+
+
+DP_RANDP: dict[str, Any] = {"epsilon": 8.0, "delta": 1e-2, "method": "dp-randp", "size": 16}
+
+
+@pytest.mark.parametrize("combined", [False, True])
+def test_an_encoder_learned_from_the_private_images_is_refused(
+    private: Path, folder: Path, tmp_path: Path, combined: bool
+) -> None:
+    """Whatever size they are read at, with labels or without, and alone or beside another encoder."""
+    own, other = tmp_path / "own.safetensors", tmp_path / "other.safetensors"
+    train(SMALL, own, public_images=private)
+    train(SMALL, other, public_images=folder)
+    assert "public_images_digest" in load_prior(own).provenance
+    suffix = "+scattering" if combined else ""
+    with pytest.raises(InputError, match="learned from the private images themselves"):
+        dpvision.train(private, out=tmp_path / "run", config={"encoder": f"{own}{suffix}"}, **DP_RANDP)
+    assert not (tmp_path / "run").exists()
+    dpvision.train(private, out=tmp_path / "run", config={"encoder": f"{other}{suffix}"}, **DP_RANDP)
+
+
+def test_a_data_set_with_a_ledger_is_not_public(private: Path, tmp_path: Path) -> None:
+    dpvision.train(private, out=tmp_path / "run", config={"steps": 2}, **DP_RANDP)
+    with pytest.raises(InputError, match="is a private data set, with the ledger"):
+        train(SMALL, tmp_path / "prior.safetensors", public_images=private)
+    assert list(tmp_path.glob("prior*")) == []

@@ -20,7 +20,7 @@ from dpvision.priors.contrastive import (
     ContrastiveConfig,
     alignment,
     contrastive_loss,
-    load_public_folder,
+    load_public_images,
     shuffled_batches,
     train_body,
     uniformity,
@@ -222,7 +222,7 @@ def test_compilation_trains_alike(images: Tensor) -> None:
 def test_public_folders_are_read_as_rgb_squares(tmp_path: Path) -> None:
     Image.fromarray(np.full((10, 20), 7, dtype=np.uint8)).save(tmp_path / "grey.png")
     Image.fromarray(np.full((16, 12, 3), 9, dtype=np.uint8)).save(tmp_path / "rgb.png")
-    pixels = load_public_folder(tmp_path, 8)
+    pixels = load_public_images(tmp_path, 8).pixels
     assert pixels.dtype == torch.uint8
     assert torch.equal(pixels, torch.tensor([7, 9], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 8, 8))
 

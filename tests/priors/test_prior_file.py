@@ -89,6 +89,7 @@ def test_bundled_priors_are_found_by_name(saved: Path, monkeypatch: pytest.Monke
 
 
 def test_bundled_priors_are_whole() -> None:
+    assert "wrn-10-4-small" in list_priors()
     for name in list_priors():
         assert load_prior(name).name == name
         assert (prior_file.WEIGHTS / f"{name}.safetensors").stat().st_size <= 8e6

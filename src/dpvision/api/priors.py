@@ -16,10 +16,16 @@ import torch
 from torch import Tensor
 
 from dpvision.api.job import resolve_device
+from dpvision.images import Images
 from dpvision.priors import ContrastiveConfig, Prior, image_batches, load_prior, save_prior
-from dpvision.priors.contrastive import BatchStream, load_public_folder, shuffled_batches, train_body
-from dpvision.priors.prior_file import body_weights, check_suffix, input_normalization
-from dpvision.privacy import InputError
+from dpvision.priors.contrastive import BatchStream, load_public_images, shuffled_batches, train_body
+from dpvision.priors.prior_file import (
+    LEARNED_FROM,
+    body_weights,
+    check_suffix,
+    input_normalization,
+)
+from dpvision.privacy import InputError, default_ledger_path
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -64,8 +70,12 @@ def train_prior(
     chosen = resolve_device(device)
     command = command or _python(config, path, public_images=public_images, stream=stream, device=device)
     images: Tensor | BatchStream
+    learned_from: dict[str, str] = {}
     if public_images is not None:
-        images = load_public_folder(public_images, config.image_size)
+        public = load_public_images(public_images, config.image_size)
+        _refuse_private(public)
+        learned_from = {LEARNED_FROM: public.pixel_digest}
+        images = public.pixels
         config = replace(config, processes=(), count=len(images))
     elif stream:
         config = replace(config, count=config.steps * config.batch_size)
@@ -94,11 +104,22 @@ def train_prior(
         "figure": _figure(losses),
         "normalization": input_normalization(),
         "version": version("dpvision"),
+        **learned_from,
     }
     prior = Prior(path.stem, config.network, config.network_options, body_weights(body), provenance)
     save_prior(path, prior)
     checkpoint.unlink(missing_ok=True)
     return load_prior(path)
+
+
+def _refuse_private(images: Images) -> None:
+    """Raises InputError if a ledger is kept for these images: somebody has treated them as private."""
+    ledger = default_ledger_path(images.digest)
+    if ledger.exists():
+        raise InputError(
+            f"{images.source} is a private data set, with the ledger {ledger}; "
+            "give images that are public, or train on processes"
+        )
 
 
 def _check_free(path: Path) -> None:

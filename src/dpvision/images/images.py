@@ -79,11 +79,15 @@ class Images:
         """SHA-256 (hex) of the images as stored and of the labels: the data set's identity, whatever size and
         channels it is read with. Private, as the pixels are.
         """
-        stored = self.stored or digest_of(self.pixels.cpu().numpy())
-        sha256 = hashlib.sha256(repr((len(self), stored, self.labels is not None)).encode())
+        sha256 = hashlib.sha256(repr((len(self), self.pixel_digest, self.labels is not None)).encode())
         if self.labels is not None:
             sha256.update(self.labels.cpu().contiguous().numpy().astype("<i8").data)
         return sha256.hexdigest()
+
+    @cached_property
+    def pixel_digest(self) -> str:
+        """SHA-256 (hex) of the images as stored, without labels. Private, as the pixels are."""
+        return self.stored or digest_of(self.pixels.cpu().numpy())
 
     def subset(self, indices: Sequence[int] | Tensor) -> Images:
         """The images at these indices, in this order, with the same classes."""

@@ -30,7 +30,12 @@ from dpvision.methods.gradient_descent import (
 from dpvision.methods.settings import check, with_overrides
 from dpvision.methods.stages import TrainingPlan
 from dpvision.networks import Classifier
-from dpvision.priors.feature_classifier import Head, build_feature_classifier, encoded
+from dpvision.priors.feature_classifier import (
+    Head,
+    build_feature_classifier,
+    encoded,
+    refuse_own_encoder,
+)
 from dpvision.privacy.account import Account
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
@@ -104,8 +109,12 @@ def _is_of_head(name: str) -> bool:
 
 
 def make_model(config: DPRandPConfig, images: Images) -> Classifier:
-    """The encoder with a new head, for these images' public facts: shape and class names."""
-    return _build(config, images.shape, images.class_names)
+    """The encoder with a new head, for these images' public facts: shape and class names. InputError as
+    :func:`build_feature_classifier` and :func:`refuse_own_encoder`.
+    """
+    model = _build(config, images.shape, images.class_names)
+    refuse_own_encoder(model, images)
+    return model
 
 
 def _build(

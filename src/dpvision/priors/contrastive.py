@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpvision.images import open_images
+from dpvision.images import Images, open_images
 from dpvision.images.atomic import replacing
 from dpvision.images.images import digest_of
 from dpvision.networks import Normalize, WideResNet, build_network
@@ -203,7 +203,7 @@ def train_body(
     return network.eval()
 
 
-def load_public_folder(path: str | os.PathLike[str], size: int) -> Tensor:
+def load_public_images(path: str | os.PathLike[str], size: int) -> Images:
     """The images that :func:`dpvision.images.open_images` finds, in RGB: uint8 ``[N, 3, size, size]``.
 
     Who calls this declares them public: no privacy guarantee covers what is learnt from them.
@@ -211,7 +211,10 @@ def load_public_folder(path: str | os.PathLike[str], size: int) -> Tensor:
     Raises:
         InputError: as ``open_images``.
     """
-    return open_images(path, size=size, channels=3, labelled=False).pixels
+    try:
+        return open_images(path, size=size, channels=3)
+    except InputError:  # labels are not needed, but without them its digest is not that of the data set
+        return open_images(path, size=size, channels=3, labelled=False)
 
 
 def shuffled_batches(

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dpvision.images import Images
 from dpvision.networks import Classifier, build_classifier
 from dpvision.priors.encoder import Encoder
 from dpvision.priors.encoders import build_encoder
+from dpvision.priors.prior_file import LEARNED_FROM
 from dpvision.privacy.errors import InputError
 
 KIND = "encoder"
@@ -103,6 +105,18 @@ def rebuild_classifier(config: dict[str, Any]) -> Classifier:
     return _classifier(
         build_encoder(**config["encoder"]), config["class_names"], config["mirror"], config["head"]
     )
+
+
+def refuse_own_encoder(model: Classifier, images: Images) -> None:
+    """InputError if the encoder was learned from these very images, as if they were public."""
+    assert isinstance(model.network, FeatureClassifier)
+    encoder = model.network.encoder
+    for provenance in encoder.provenance.get("parts", [encoder.provenance]):
+        if provenance.get(LEARNED_FROM) == images.pixel_digest:
+            raise InputError(
+                f"encoder {encoder.config['name']} was learned from the private images themselves "
+                f"({images.source}), outside any privacy budget; choose one that was learned from others"
+            )
 
 
 @torch.no_grad()

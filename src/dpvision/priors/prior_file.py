@@ -37,6 +37,9 @@ PROVENANCE = (
 )
 """What a provenance says at least."""
 
+LEARNED_FROM = "public_images_digest"
+"""What a provenance says besides where the images were no processes': :attr:`Images.pixel_digest`."""
+
 MAX_BYTES = 2**28
 """Larger files are refused unread. A WRN-28-10, the largest in common use, has a fourth of it."""
 
