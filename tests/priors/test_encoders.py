@@ -64,11 +64,15 @@ def test_features_of_a_prior_are_its_networks_activations(network: WideResNet, p
         torch.testing.assert_close(found, averages.flatten(1).float(), rtol=1e-4, atol=1e-5)
 
 
-def test_by_default_the_ends_of_the_stages_are_averaged(prior_path: str) -> None:
+def test_by_default_the_ends_of_the_stages_are_averaged_the_finer_the_earlier(prior_path: str) -> None:
     encoder = build_encoder(prior_path, RGB)
-    assert encoder.config["taps"] == [1, 3, 5]
-    assert encoder.out_features == 16 + 32 + 64
+    assert (encoder.config["taps"], encoder.config["cells"]) == ([1, 3, 5], [4, 2, 1])
+    assert encoder.out_features == 16 * 16 + 32 * 4 + 64
     assert encoder.provenance["network"] == "wrn-16-1"
+    # Twice per stage; images of 5 pixels leave 5, 3 and 2 positions, with a stem of stride 2 then 3, 2 and 1.
+    assert build_encoder(prior_path, RGB, taps=[0, 1, 2, 4]).config["cells"] == [4, 4, 2, 1]
+    strided = build_encoder("random-wrn-10-1", (3, 5, 5), network_options={"stem_stride": 2})
+    assert strided.config["cells"] == [3, 2, 1]
 
 
 def test_a_bundled_prior_is_found_by_name(prior_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +110,7 @@ def test_out_features_is_what_comes_out(name: str, shape: tuple[int, int, int], 
         ("prior", {"taps": [0, 3], "cells": 2}),
         ("random-wrn-10-1", {"network_options": {"stem_stride": 2}, "cells": [2, 1, 1]}),
         ("scattering", {"J": 1, "L": 4, "cells": 3, "groups": 3}),
-        ("prior+scattering", {"parts": [{"cells": 2}, {"L": 4, "groups": 0}]}),
+        ("prior+scattering", {"parts": [{"cells": 2}, {"L": 4, "groups": 0}], "weights": [1.0, 0.3]}),
     ],
 )
 def test_config_and_state_rebuild_the_encoder(name: str, options: dict[str, Any], prior_path: str) -> None:
@@ -120,12 +124,19 @@ def test_config_and_state_rebuild_the_encoder(name: str, options: dict[str, Any]
     assert (again.config, again.provenance) == (encoder.config, encoder.provenance)
 
 
-def test_a_sum_concatenates(prior_path: str) -> None:
+def test_a_sum_concatenates_features_of_the_norms_asked_for(prior_path: str) -> None:
     x = images(2, *RGB)
-    both = build_encoder(f"scattering+{prior_path}", RGB, parts=[{"cells": 2}, {"cells": 4}])
+    options = [{"cells": 2}, {"cells": 4}]
     parts = [build_encoder("scattering", RGB, cells=2), build_encoder(prior_path, RGB, cells=4)]
-    assert torch.equal(both(x), torch.cat([part(x) for part in parts], dim=1))
-    assert both.provenance == {"parts": [part.provenance for part in parts]}
+    for weights in ([1.0, 1.0], [0.5, 2.0]):
+        both = build_encoder(f"scattering+{prior_path}", RGB, parts=options, weights=weights)
+        assert both.provenance == {"parts": [part.provenance for part in parts]}
+        features = both(x).split([part.out_features for part in parts], dim=1)
+        for found, part, weight in zip(features, parts, weights, strict=True):
+            torch.testing.assert_close(found.norm(dim=1), torch.full((2,), weight))
+            torch.testing.assert_close(found, part(x) * weight / part(x).norm(dim=1, keepdim=True))
+    equal = build_encoder(f"scattering+{prior_path}", RGB, parts=options)
+    assert equal.config["weights"] == [1.0, 1.0]
 
 
 def test_grey_images_are_seen_as_rgb(prior_path: str) -> None:
@@ -172,8 +183,10 @@ def test_an_encoder_is_frozen_but_lets_gradients_through(prior_path: str) -> Non
         ("random-wrn-10-1", RGB, {"cells": 8}, "between 1 and 4 where there are 4×4 positions, not 8"),
         ("random-wrn-10-1", RGB, {"cells": 0}, "between 1 and 16"),
         ("random-wrn-10-1", RGB, {"network_options": {"unheard_of": 1}}, "no option 'unheard_of'"),
-        ("scattering+random-wrn-10-1", RGB, {"cells": 1}, "takes one option: parts, a list of 2"),
-        ("scattering+random-wrn-10-1", RGB, {"parts": [{}]}, "takes one option: parts, a list of 2"),
+        ("scattering+random-wrn-10-1", RGB, {"cells": 1}, "takes two options: parts, a list of 2"),
+        ("scattering+random-wrn-10-1", RGB, {"weights": [1.0]}, "weights, a list of 2 positive numbers"),
+        ("scattering+random-wrn-10-1", RGB, {"weights": [1.0, 0.0]}, "weights, a list of 2 positive"),
+        ("scattering+random-wrn-10-1", RGB, {"parts": [{}]}, "takes two options: parts, a list of 2"),
         ("torchvision:", RGB, {}, "there is no encoder 'torchvision:'"),
     ],
 )

@@ -36,7 +36,8 @@ def build_encoder(
     - "scattering": ``J``, ``L``, ``cells`` and ``groups`` of :class:`ScatteringEncoder`;
     - "torchvision:NAME" and "timm:NAME": ``size``, the side in pixels to which images are scaled (by default
       that of the images it was trained on). The libraries fetch the weights;
-    - "A+B", the features of both: ``parts``, a list of one dictionary of options for each.
+    - "A+B", the features of both: ``parts``, a list of one dictionary of options for each, and ``weights`` of
+      :class:`ConcatenatedEncoder`.
 
     Args:
         name: as above.
@@ -57,14 +58,17 @@ def build_encoder(
     if len(names) == 1:
         encoder = _build_one(name, shape, provenance, options)
     else:
-        parts: Sequence[dict[str, Any]] = options.pop("parts", [{}] * len(names))
-        if options or len(parts) != len(names):
+        count = len(names)
+        parts: Sequence[dict[str, Any]] = options.pop("parts", [{}] * count)
+        weights: Sequence[float] = options.pop("weights", [1.0] * count)
+        if options or not len(parts) == len(weights) == count or not all(w > 0 for w in weights):
             raise InputError(
-                f"encoder {name} takes one option: parts, a list of {len(names)} dictionaries of options"
+                f"encoder {name} takes two options: parts, a list of {count} dictionaries of options, and "
+                f"weights, a list of {count} positive numbers"
             )
         provenances = [None] * len(names) if provenance is None else provenance["parts"]
         encoder = ConcatenatedEncoder(
-            [_build_one(n, shape, p, o) for n, p, o in zip(names, provenances, parts, strict=True)]
+            [_build_one(n, shape, p, o) for n, p, o in zip(names, provenances, parts, strict=True)], weights
         )
     return encoder.requires_grad_(False).eval()
 
@@ -82,7 +86,8 @@ class WideResNetEncoder(Encoder):
         network: "wrn-D-K".
         network_options: further arguments of :func:`dpvision.networks.build_network`.
         taps: indices of blocks, by default of the last block of each of the three stages.
-        cells: sides of the grids, one for each tap or one for all; 1 averages over all positions.
+        cells: sides of the grids, one for each tap or one for all; 1 averages over all positions. By default
+            4, 2 and 1 for blocks of the first, second and third stage, or as many positions as there are.
 
     Raises:
         InputError: a network, tap or grid that does not exist, or images too small for them.
@@ -96,7 +101,7 @@ class WideResNetEncoder(Encoder):
         network: str,
         network_options: Mapping[str, Any],
         taps: Sequence[int] | None,
-        cells: int | Sequence[int],
+        cells: int | Sequence[int] | None,
     ) -> None:
         body = build_network(
             network, in_channels=3, image_size=image_shape[1:], num_classes=1, **network_options
@@ -107,18 +112,22 @@ class WideResNetEncoder(Encoder):
         taps = [depth // 3 - 1, 2 * depth // 3 - 1, depth - 1] if taps is None else list(taps)
         if not taps or taps != sorted(set(taps) & set(range(depth))):
             raise InputError(f"taps must be some of 0..{depth - 1} in ascending order, not {taps}")
-        cells = [cells] * len(taps) if isinstance(cells, int) else list(cells)
-        if len(cells) != len(taps):
-            raise InputError(f"cells must be one number, or one for each of {len(taps)} taps, not {cells}")
-        config = {"name": name, "image_shape": list(image_shape), "taps": taps, "cells": cells}
-        super().__init__(0, config | {"provenance": provenance})
-        self.taps, self.cells = taps, cells
+        config = {"name": name, "image_shape": list(image_shape), "taps": taps, "provenance": provenance}
+        super().__init__(0, config)
+        self.taps = taps
         self.stem = body.stem
         self.stages = nn.Sequential(*list(body.stages)[: taps[-1] + 1])
 
         shapes_only = copy.deepcopy(self).to("meta")
-        activations = shapes_only.activations(torch.empty(1, *image_shape, device="meta"))
-        for grid, activation in zip(cells, activations, strict=True):
+        activations = list(shapes_only.activations(torch.empty(1, *image_shape, device="meta")))
+        if cells is None:
+            stages = [3 * tap // depth for tap in taps]
+            cells = [min(4 >> stage, *a.shape[2:]) for stage, a in zip(stages, activations, strict=True)]
+        self.cells = [cells] * len(taps) if isinstance(cells, int) else list(cells)
+        if len(self.cells) != len(taps):
+            raise InputError(f"cells must be one number, or one for each of {len(taps)} taps, not {cells}")
+        self.config["cells"] = self.cells
+        for grid, activation in zip(self.cells, activations, strict=True):
             _, channels, height, width = activation.shape
             _check_cells(grid, height, width)
             self.out_features += channels * grid**2
@@ -188,21 +197,32 @@ class ScatteringEncoder(Encoder):
 
 
 class ConcatenatedEncoder(Encoder):
-    """The features of several encoders of the same images, one after the other."""
+    """The features of several encoders of the same images, one after the other.
 
-    def __init__(self, parts: Sequence[Encoder]) -> None:
+    Those of each part are brought to norm one first (zero where it sees nothing), so that the scale and the
+    number of its features do not decide how much it counts.
+
+    Args:
+        parts: encoders for images of one shape.
+        weights: positive, by which the parts' features are then multiplied.
+    """
+
+    def __init__(self, parts: Sequence[Encoder], weights: Sequence[float]) -> None:
         outer = ("name", "image_shape", "provenance")
         config = {
             "name": "+".join(part.config["name"] for part in parts),
             "image_shape": parts[0].config["image_shape"],
             "parts": [{key: part.config[key] for key in part.config if key not in outer} for part in parts],
+            "weights": list(weights),
             "provenance": {"parts": [part.provenance for part in parts]},
         }
         super().__init__(sum(part.out_features for part in parts), config)
         self.parts = nn.ModuleList(parts)
+        self.weights = list(weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([part(x) for part in self.parts], dim=1)
+        weighted = zip(self.parts, self.weights, strict=True)
+        return torch.cat([weight * F.normalize(part(x), dim=1) for part, weight in weighted], dim=1)
 
 
 def _build_one(
@@ -236,7 +256,7 @@ def _prior(
     provenance: Provenance | None,
     *,
     taps: Sequence[int] | None = None,
-    cells: int | Sequence[int] = 1,
+    cells: int | Sequence[int] | None = None,
 ) -> Encoder:
     weights = None
     if provenance is None:
@@ -256,7 +276,7 @@ def _random_wide_resnet(
     provenance: Provenance | None,
     *,
     taps: Sequence[int] | None = None,
-    cells: int | Sequence[int] = 1,
+    cells: int | Sequence[int] | None = None,
     network_options: Mapping[str, Any] | None = None,
 ) -> Encoder:
     network = name.removeprefix("random-")
