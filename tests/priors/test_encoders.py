@@ -81,6 +81,15 @@ def test_a_bundled_prior_is_found_by_name(prior_path: str, monkeypatch: pytest.M
     assert torch.equal(build_encoder("small", RGB)(x), build_encoder(prior_path, RGB)(x))
 
 
+def test_random_weights_are_those_of_their_seed() -> None:
+    """A run that is resumed builds its encoder anew."""
+    x = images(2, *RGB)
+    encoders = [build_encoder("random-wrn-10-1", RGB, seed=seed) for seed in (0, 0, 1)]
+    assert torch.equal(encoders[0](x), encoders[1](x))
+    assert torch.equal(encoders[0](x), build_encoder("random-wrn-10-1", RGB)(x))
+    assert not torch.equal(encoders[0](x), encoders[2](x))
+
+
 def test_scattering_is_normalised_and_averaged() -> None:
     x = 1000 * images(2, 3, 20, 16)  # so that GroupNorm's epsilon is nothing beside the variances
     plain = build_encoder("scattering", (3, 20, 16), groups=0)

@@ -79,7 +79,9 @@ def test_the_affine_head_makes_the_wide_resnet_of_the_paper() -> None:
 
 
 def test_an_unknown_head_is_refused() -> None:
-    with pytest.raises(InputError, match="head must be one of unit_norm, affine, not 'cosine'"):
+    with pytest.raises(
+        InputError, match="head must be one of unit_norm, unit_norm_with_intercept, affine, not 'cosine'"
+    ):
         build_feature_classifier(
             "scattering", image_shape=(3, 16, 16), class_names="ab", options={}, mirror=False, head="cosine"
         )

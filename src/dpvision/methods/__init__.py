@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dpvision.methods import defaults, dp_randp, dp_sgd, gradient_descent
+from dpvision.methods import defaults, dp_randp, dp_ridge, dp_sgd, gradient_descent
 from dpvision.methods.estimates import Estimate
 from dpvision.methods.settings import refuse_unknown, setting_types
 from dpvision.methods.stages import Stage, TrainingPlan, make_plan, planned_at
@@ -66,6 +66,15 @@ METHODS = {
             dp_randp.make_model,
             dp_randp.train,
             dp_randp.estimate,
+        ),
+        Method(
+            "dp-ridge",
+            dp_ridge.DPRidgeConfig,
+            dp_ridge.default_config,
+            dp_ridge.make_model,
+            dp_ridge.train,
+            dp_ridge.estimate,
+            dp_ridge.stages,
         ),
     )
 }

@@ -32,7 +32,8 @@ def build_encoder(
     Names and their options:
 
     - a bundled prior or the path of a prior's file: ``taps`` and ``cells`` of :class:`WideResNetEncoder`;
-    - "random-wrn-D-K", to compare with: the same network untrained; also its ``network_options``;
+    - "random-wrn-D-K", to compare with: the same network untrained; also its ``network_options`` and the
+      ``seed`` of its weights, by default 0;
     - "scattering": ``J``, ``L``, ``cells`` and ``groups`` of :class:`ScatteringEncoder`;
     - "torchvision:NAME" and "timm:NAME": ``size``, the side in pixels to which images are scaled (by default
       that of the images it was trained on). The libraries fetch the weights;
@@ -278,11 +279,16 @@ def _random_wide_resnet(
     taps: Sequence[int] | None = None,
     cells: int | Sequence[int] | None = None,
     network_options: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> Encoder:
     network = name.removeprefix("random-")
-    provenance = provenance or {"source": "random initialisation; nothing learned"}
-    encoder = WideResNetEncoder(name, image_shape, provenance, network, network_options or {}, taps, cells)
-    encoder.config["network_options"] = dict(network_options or {})
+    provenance = provenance or {"source": f"random initialisation, seed {seed}; nothing learned"}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # a run that is resumed needs the same encoder
+        encoder = WideResNetEncoder(
+            name, image_shape, provenance, network, network_options or {}, taps, cells
+        )
+    encoder.config |= {"network_options": dict(network_options or {}), "seed": seed}
     return encoder
 
 

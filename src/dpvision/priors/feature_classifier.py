@@ -22,7 +22,7 @@ KIND = "encoder"
 IMAGES_AT_A_TIME = 500
 
 
-Head = Literal["unit_norm", "affine"]
+Head = Literal["unit_norm", "unit_norm_with_intercept", "affine"]
 
 
 class Affine(nn.Module):
@@ -52,8 +52,9 @@ class FeatureClassifier(nn.Module):
         mirror: add the features of the mirrored image. Then an image and its mirror image are alike to the
             head, which thereby has half as many directions to learn in.
         head: "unit_norm", a linear layer without bias on features brought to norm one, which bounds what an
-            example can do to its gradient, so that clipping has little to lose; or "affine", the GroupNorm
-            and linear layer of Tang et al. (arXiv 2306.06076, section 3).
+            example can do to its gradient, so that clipping has little to lose; "unit_norm_with_intercept",
+            the same with a bias; or "affine", the GroupNorm and linear layer of Tang et al. (arXiv
+            2306.06076, section 3).
     """
 
     def __init__(self, encoder: Encoder, num_classes: int, mirror: bool, head: Head) -> None:
@@ -61,8 +62,8 @@ class FeatureClassifier(nn.Module):
         if head not in get_args(Head):
             raise InputError(f"head must be one of {', '.join(get_args(Head))}, not '{head}'")
         self.encoder, self.mirror = encoder, mirror
-        self.unit_norm = head == "unit_norm"
-        linear = nn.Linear(encoder.out_features, num_classes, bias=not self.unit_norm)
+        self.unit_norm = head != "affine"
+        linear = nn.Linear(encoder.out_features, num_classes, bias=head != "unit_norm")
         for parameter in linear.parameters():
             nn.init.zeros_(parameter)
         self.head = linear if self.unit_norm else nn.Sequential(Affine(encoder.out_features), linear)
