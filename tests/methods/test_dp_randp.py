@@ -14,7 +14,8 @@ from dp_accounting.pld import PLDAccountant
 import dpvision
 from dpvision.images import Images
 from dpvision.methods import METHODS, make_plan
-from dpvision.methods.dp_randp import DPRandPConfig, default_config, estimate
+from dpvision.methods.dp_randp import DPRandPConfig
+from dpvision.methods.dp_randp_defaults import default_config, estimate
 from dpvision.methods.gradient_descent import stages
 from dpvision.privacy import Budget, InputError
 
@@ -134,9 +135,10 @@ def test_training_learns_and_releases_what_comes_back(images: Images, tmp_path: 
     assert torch.equal(again(test.pixels), result.model(test.pixels))
     card = json.loads((result.release / "card.json").read_text())
     assert (card["method"], card["mechanisms"][0]["sample_rate"]) == ("dp-randp", 1.0)
-    assert card["model"]["encoder"]["name"] == "scattering"
+    assert card["model"]["encoder"]["name"] == "wrn-10-4-small+scattering"
     text = (result.release / "card.md").read_text()
-    assert "- source: wavelets" in text
+    assert "wavelets (arXiv 1203.1513)" in text
+    assert "--process stylegan-oriented" in text
     assert "was not trained on the private images" in text
 
 
@@ -174,7 +176,7 @@ def test_defaults_fit_the_data(shape: tuple[int, int, int]) -> None:
     assert config.mirror == (shape[0] == 3)
     stand_in = Images(torch.zeros(4, *shape, dtype=torch.uint8), torch.arange(4) % 2, NAMES, "made")
     network = METHODS["dp-randp"].make_model(config, stand_in).network
-    assert 1000 * (min(shape[1:]) >= 16) < network.encoder.out_features <= 4000
+    assert 1000 * (min(shape[1:]) >= 16) < network.encoder.out_features <= 4000 + 1792
     expected = estimate(config, shape, NAMES, 300, "cpu")
     assert expected.seconds > 0
     assert expected.memory_bytes > 300 * shape[0] * 9

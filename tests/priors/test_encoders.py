@@ -119,7 +119,7 @@ def test_out_features_is_what_comes_out(name: str, shape: tuple[int, int, int], 
         ("prior", {"taps": [0, 3], "cells": 2}),
         ("random-wrn-10-1", {"network_options": {"stem_stride": 2}, "cells": [2, 1, 1]}),
         ("scattering", {"J": 1, "L": 4, "cells": 3, "groups": 3}),
-        ("prior+scattering", {"parts": [{"cells": 2}, {"L": 4, "groups": 0}], "weights": [1.0, 0.3]}),
+        ("prior+scattering", {"parts": [{"cells": 2}, {"L": 4, "groups": 0}]}),
     ],
 )
 def test_config_and_state_rebuild_the_encoder(name: str, options: dict[str, Any], prior_path: str) -> None:
@@ -133,19 +133,13 @@ def test_config_and_state_rebuild_the_encoder(name: str, options: dict[str, Any]
     assert (again.config, again.provenance) == (encoder.config, encoder.provenance)
 
 
-def test_a_sum_concatenates_features_of_the_norms_asked_for(prior_path: str) -> None:
+def test_a_sum_concatenates_features_of_norm_one(prior_path: str) -> None:
     x = images(2, *RGB)
-    options = [{"cells": 2}, {"cells": 4}]
+    both = build_encoder(f"scattering+{prior_path}", RGB, parts=[{"cells": 2}, {"cells": 4}])
     parts = [build_encoder("scattering", RGB, cells=2), build_encoder(prior_path, RGB, cells=4)]
-    for weights in ([1.0, 1.0], [0.5, 2.0]):
-        both = build_encoder(f"scattering+{prior_path}", RGB, parts=options, weights=weights)
-        assert both.provenance == {"parts": [part.provenance for part in parts]}
-        features = both(x).split([part.out_features for part in parts], dim=1)
-        for found, part, weight in zip(features, parts, weights, strict=True):
-            torch.testing.assert_close(found.norm(dim=1), torch.full((2,), weight))
-            torch.testing.assert_close(found, part(x) * weight / part(x).norm(dim=1, keepdim=True))
-    equal = build_encoder(f"scattering+{prior_path}", RGB, parts=options)
-    assert equal.config["weights"] == [1.0, 1.0]
+    expected = [part(x) / part(x).norm(dim=1, keepdim=True) for part in parts]
+    torch.testing.assert_close(both(x), torch.cat(expected, dim=1))
+    assert both.provenance == {"parts": [part.provenance for part in parts]}
 
 
 def test_grey_images_are_seen_as_rgb(prior_path: str) -> None:
@@ -192,10 +186,8 @@ def test_an_encoder_is_frozen_but_lets_gradients_through(prior_path: str) -> Non
         ("random-wrn-10-1", RGB, {"cells": 8}, "between 1 and 4 where there are 4×4 positions, not 8"),
         ("random-wrn-10-1", RGB, {"cells": 0}, "between 1 and 16"),
         ("random-wrn-10-1", RGB, {"network_options": {"unheard_of": 1}}, "no option 'unheard_of'"),
-        ("scattering+random-wrn-10-1", RGB, {"cells": 1}, "takes two options: parts, a list of 2"),
-        ("scattering+random-wrn-10-1", RGB, {"weights": [1.0]}, "weights, a list of 2 positive numbers"),
-        ("scattering+random-wrn-10-1", RGB, {"weights": [1.0, 0.0]}, "weights, a list of 2 positive"),
-        ("scattering+random-wrn-10-1", RGB, {"parts": [{}]}, "takes two options: parts, a list of 2"),
+        ("scattering+random-wrn-10-1", RGB, {"cells": 1}, "takes one option: parts, a list of 2"),
+        ("scattering+random-wrn-10-1", RGB, {"parts": [{}]}, "takes one option: parts, a list of 2"),
         ("torchvision:", RGB, {}, "there is no encoder 'torchvision:'"),
     ],
 )

@@ -6,7 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dpvision.methods import defaults, dp_randp, dp_ridge, dp_sgd, gradient_descent
+from dpvision.methods import (
+    dp_randp,
+    dp_randp_defaults,
+    dp_ridge,
+    dp_sgd,
+    dp_sgd_defaults,
+    gradient_descent,
+)
 from dpvision.methods.estimates import Estimate
 from dpvision.methods.settings import refuse_unknown, setting_types
 from dpvision.methods.stages import Stage, TrainingPlan, make_plan, planned_at
@@ -32,10 +39,10 @@ class Method:
     Attributes:
         name: by which users call it.
         config_class: a frozen dataclass of JSON types.
-        default_config: see :func:`dpvision.methods.defaults.default_config`.
+        default_config: see :func:`dpvision.methods.dp_sgd_defaults.default_config`.
         make_model: (config, images) → the untrained classifier, from the images' public facts.
         train: see :func:`dpvision.methods.dp_sgd.train`.
-        estimate: see :func:`dpvision.methods.defaults.estimate`.
+        estimate: see :func:`dpvision.methods.dp_sgd_defaults.estimate`.
         stages: (config, num_examples, noise_multiplier) → everything that a run releases.
     """
 
@@ -54,18 +61,18 @@ METHODS = {
         Method(
             "dp-sgd",
             dp_sgd.DPSGDConfig,
-            defaults.default_config,
+            dp_sgd_defaults.default_config,
             dp_sgd.make_model,
             dp_sgd.train,
-            defaults.estimate,
+            dp_sgd_defaults.estimate,
         ),
         Method(
             "dp-randp",
             dp_randp.DPRandPConfig,
-            dp_randp.default_config,
+            dp_randp_defaults.default_config,
             dp_randp.make_model,
             dp_randp.train,
-            dp_randp.estimate,
+            dp_randp_defaults.estimate,
         ),
         Method(
             "dp-ridge",

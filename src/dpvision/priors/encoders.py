@@ -37,8 +37,7 @@ def build_encoder(
     - "scattering": ``J``, ``L``, ``cells`` and ``groups`` of :class:`ScatteringEncoder`;
     - "torchvision:NAME" and "timm:NAME": ``size``, the side in pixels to which images are scaled (by default
       that of the images it was trained on). The libraries fetch the weights;
-    - "A+B", the features of both: ``parts``, a list of one dictionary of options for each, and ``weights`` of
-      :class:`ConcatenatedEncoder`.
+    - "A+B", the features of both: ``parts``, a list of one dictionary of options for each.
 
     Args:
         name: as above.
@@ -59,17 +58,14 @@ def build_encoder(
     if len(names) == 1:
         encoder = _build_one(name, shape, provenance, options)
     else:
-        count = len(names)
-        parts: Sequence[dict[str, Any]] = options.pop("parts", [{}] * count)
-        weights: Sequence[float] = options.pop("weights", [1.0] * count)
-        if options or not len(parts) == len(weights) == count or not all(w > 0 for w in weights):
+        parts: Sequence[dict[str, Any]] = options.pop("parts", [{}] * len(names))
+        if options or len(parts) != len(names):
             raise InputError(
-                f"encoder {name} takes two options: parts, a list of {count} dictionaries of options, and "
-                f"weights, a list of {count} positive numbers"
+                f"encoder {name} takes one option: parts, a list of {len(names)} dictionaries of options"
             )
         provenances = [None] * len(names) if provenance is None else provenance["parts"]
         encoder = ConcatenatedEncoder(
-            [_build_one(n, shape, p, o) for n, p, o in zip(names, provenances, parts, strict=True)], weights
+            [_build_one(n, shape, p, o) for n, p, o in zip(names, provenances, parts, strict=True)]
         )
     return encoder.requires_grad_(False).eval()
 
@@ -202,28 +198,21 @@ class ConcatenatedEncoder(Encoder):
 
     Those of each part are brought to norm one first (zero where it sees nothing), so that the scale and the
     number of its features do not decide how much it counts.
-
-    Args:
-        parts: encoders for images of one shape.
-        weights: positive, by which the parts' features are then multiplied.
     """
 
-    def __init__(self, parts: Sequence[Encoder], weights: Sequence[float]) -> None:
+    def __init__(self, parts: Sequence[Encoder]) -> None:
         outer = ("name", "image_shape", "provenance")
         config = {
             "name": "+".join(part.config["name"] for part in parts),
             "image_shape": parts[0].config["image_shape"],
             "parts": [{key: part.config[key] for key in part.config if key not in outer} for part in parts],
-            "weights": list(weights),
             "provenance": {"parts": [part.provenance for part in parts]},
         }
         super().__init__(sum(part.out_features for part in parts), config)
         self.parts = nn.ModuleList(parts)
-        self.weights = list(weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        weighted = zip(self.parts, self.weights, strict=True)
-        return torch.cat([weight * F.normalize(part(x), dim=1) for part, weight in weighted], dim=1)
+        return torch.cat([F.normalize(part(x), dim=1) for part in self.parts], dim=1)
 
 
 def _build_one(

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from dpvision.methods.defaults import default_config, estimate
+from dpvision.methods.dp_sgd_defaults import default_config, estimate
 from dpvision.methods.gradient_descent import stages
 from dpvision.methods.stages import make_plan
 from dpvision.networks import build_network

@@ -1,0 +1,117 @@
+"""What dp-randp does when the user does not say, and what it will take: chosen and measured without a look at
+the private images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from dpvision.gradients import ClippedGradient
+from dpvision.methods.dp_randp import DPRandPConfig, build_model
+from dpvision.methods.estimates import Estimate, seconds_per_step, training_memory
+from dpvision.methods.gradient_descent import cross_entropy
+from dpvision.methods.settings import with_overrides
+from dpvision.networks import Classifier, WideResNet
+from dpvision.priors.feature_classifier import encoded
+from dpvision.privacy.budget import Budget
+
+TRIAL_IMAGES = 256
+# Noise falls on every coordinate of the head; more features of scattering than this did not pay for theirs.
+MOST_FEATURES = 4000
+SMALLEST_FOR_TWO_SCALES = 16  # pixels
+PRIOR = "wrn-10-4-small"
+
+
+def default_config(
+    num_examples: int,
+    image_shape: tuple[int, int, int],
+    class_names: Sequence[str],
+    budget: Budget,
+    device: torch.device | str,
+    overrides: Mapping[str, Any],
+) -> DPRandPConfig:
+    """A full configuration: ``overrides`` where given, the rest chosen by the data's public facts and ε.
+
+    All examples enter every step: with features at hand a step costs little, and a few exact steps lose less
+    to noise than many sampled ones.
+
+    Raises:
+        InputError: an override does not exist or is out of range.
+    """
+    too_small = min(image_shape[1:]) < WideResNet.SMALLEST_SIDE
+    encoder = overrides.get("encoder", "scattering" if too_small else f"{PRIOR}+scattering")
+    config = DPRandPConfig(
+        encoder=encoder,
+        encoder_options=_encoder_options(encoder, image_shape),
+        mirror=image_shape[0] == 3,  # photographs have no handedness; letters and digits, often grey, do
+        steps=round(30 * min(max(budget.epsilon, 1 / 3), 10 / 3)),
+        expected_batch_size=num_examples,
+        learning_rate=120.0,
+        momentum=0.9,
+        schedule="linear",
+        ema_decay=0.5,
+    )
+    return with_overrides(config, overrides)
+
+
+def _encoder_options(encoder: str, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    scattering = _scattering_options(image_shape)
+    if encoder == "scattering":
+        return scattering
+    return {"parts": [{}, scattering]} if encoder == f"{PRIOR}+scattering" else {}
+
+
+def _scattering_options(image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Two scales, or one for images so small that two would leave little of them, on the finest grid with at
+    most `MOST_FEATURES` features.
+    """
+    channels, *sides = image_shape
+    scales, paths, groups = (2, 81, 27) if min(sides) >= SMALLEST_FOR_TWO_SCALES else (1, 9, 9)
+    finest = math.isqrt(MOST_FEATURES // (paths * channels))
+    return {
+        "J": scales,
+        "cells": max(1, min(finest, *(side // 2**scales for side in sides))),
+        "groups": groups,
+    }
+
+
+def estimate(
+    config: DPRandPConfig,
+    image_shape: tuple[int, int, int],
+    class_names: Sequence[str],
+    num_examples: int,
+    device: torch.device | str,
+) -> Estimate:
+    """Expected time and memory of a run, from a trial on random images. InputError as
+    :func:`build_feature_classifier`.
+    """
+    model = build_model(config, image_shape, class_names).to(device)
+    if config.phase_iii == "full":
+        return _estimate_phases(config, model, num_examples)
+    images = torch.randint(256, (TRIAL_IMAGES, *image_shape), dtype=torch.uint8)
+    started = perf_counter()
+    features = encoded(model, images)
+    encoding = (perf_counter() - started) / TRIAL_IMAGES
+    engine = ClippedGradient(model.network.get_submodule("head"), cross_entropy, config.max_grad_norm)
+    views, targets = features.unsqueeze(1), torch.zeros(TRIAL_IMAGES, dtype=torch.int64, device=device)
+    engine.sum(views, targets)  # the check of the head, the first memory
+    started = perf_counter()
+    engine.sum(views, targets).norms.sum().item()  # waits for the device
+    per_example = (perf_counter() - started) / TRIAL_IMAGES
+    seconds = num_examples * encoding + config.steps * config.expected_batch_size * per_example
+    pixels = images[0].numel() * num_examples
+    return Estimate(seconds, 2 * pixels + 2 * num_examples * features.shape[1] * features.element_size())
+
+
+def _estimate_phases(config: DPRandPConfig, model: Classifier, num_examples: int) -> Estimate:
+    seconds = 0.0
+    for phase in config.phases():
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(phase.trains is None or phase.trains(name))
+        seconds += phase.steps * seconds_per_step(config, model)
+    return Estimate(seconds, training_memory(config, model, num_examples))
