@@ -36,7 +36,9 @@ Test = Annotated[
     str | None,
     typer.Option(help="Images to measure the accuracy on (default: DATA's test split, if it has one)."),
 ]
-Method = Annotated[str | None, typer.Option(help="The method of training (default: dp-sgd).")]
+Method = Annotated[
+    str | None, typer.Option(help="dp-sgd (default), dp-randp or dp-ridge.", show_default=False)
+]
 PhaseIII = Annotated[
     str | None,
     typer.Option(
