@@ -80,14 +80,37 @@ def test_the_affine_head_makes_the_wide_resnet_of_the_paper() -> None:
 
 def test_an_unknown_head_is_refused() -> None:
     with pytest.raises(
-        InputError, match="head must be one of unit_norm, unit_norm_with_intercept, affine, not 'cosine'"
+        InputError, match="head must be one of linear, linear_with_intercept, affine, not 'cosine'"
     ):
         build_feature_classifier(
             "scattering", image_shape=(3, 16, 16), class_names="ab", options={}, mirror=False, head="cosine"
         )
 
 
-@pytest.mark.parametrize("head", ["unit_norm", "affine"])
+@pytest.mark.parametrize("norm", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_impossible_norm_is_refused(norm: float) -> None:
+    with pytest.raises(InputError, match="feature_norm must be above 0 and finite"):
+        build_feature_classifier(
+            "scattering",
+            image_shape=(3, 16, 16),
+            class_names="ab",
+            options={},
+            mirror=False,
+            feature_norm=norm,
+        )
+
+
+def test_features_have_the_norm_asked_for() -> None:
+    model = build_feature_classifier(
+        "scattering", image_shape=(3, 16, 16), class_names="ab", options={}, mirror=True, feature_norm=16.0
+    )
+    torch.testing.assert_close(encoded(model, PIXELS).norm(dim=1), torch.full((7,), 16.0))
+    assert model.config is not None
+    again = rebuild_classifier(model.config)
+    torch.testing.assert_close(encoded(again, PIXELS), encoded(model, PIXELS))
+
+
+@pytest.mark.parametrize("head", ["linear", "affine"])
 def test_the_whole_of_it_has_clipped_gradients(head: Head) -> None:
     """Against the gradient of each example by itself, in the encoder too."""
     model = build_feature_classifier(
@@ -98,7 +121,7 @@ def test_the_whole_of_it_has_clipped_gradients(head: Head) -> None:
         mirror=True,
         head=head,
     ).requires_grad_(True)
-    torch.nn.init.normal_(list(network_of(model).head.parameters())[-1 if head == "unit_norm" else 2])
+    torch.nn.init.normal_(list(network_of(model).head.parameters())[-1 if head == "linear" else 2])
     views, targets = PIXELS.unsqueeze(1).float() / 255, torch.arange(7) % 2
 
     def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

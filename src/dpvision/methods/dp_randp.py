@@ -46,7 +46,7 @@ class DPRandPConfig(GradientSettings):
 
     Attributes:
         encoder, encoder_options: see :func:`dpvision.priors.build_encoder`.
-        mirror, head: see :class:`dpvision.priors.feature_classifier.FeatureClassifier`.
+        mirror, head, feature_norm: see :class:`dpvision.priors.feature_classifier.FeatureClassifier`.
         phase_iii: "full", all weights learn in the end; or "none", the head alone ever does.
         phase_ii_share: of the steps, with a Phase III.
         phase_iii_learning_rate: learning_rate is that of Phase II.
@@ -58,7 +58,8 @@ class DPRandPConfig(GradientSettings):
     encoder: str
     encoder_options: dict[str, Any] = field(default_factory=dict)
     mirror: bool = False
-    head: Head = "unit_norm"
+    head: Head = "linear"
+    feature_norm: float = 1.0
     phase_iii: PhaseIII = "none"
     phase_ii_share: float = 0.2
     phase_iii_learning_rate: float = 0.4
@@ -117,6 +118,7 @@ def build_model(
         options=config.encoder_options,
         mirror=config.mirror,
         head=config.head,
+        feature_norm=config.feature_norm,
     )
 
 

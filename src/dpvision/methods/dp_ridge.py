@@ -219,7 +219,7 @@ def _build(
         class_names=class_names,
         options=config.encoder_options,
         mirror=config.mirror,
-        head="unit_norm_with_intercept",
+        head="linear_with_intercept",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -21,8 +22,7 @@ KIND = "encoder"
 
 IMAGES_AT_A_TIME = 500
 
-
-Head = Literal["unit_norm", "unit_norm_with_intercept", "affine"]
+Head = Literal["linear", "linear_with_intercept", "affine"]
 
 
 class Affine(nn.Module):
@@ -51,31 +51,37 @@ class FeatureClassifier(nn.Module):
         num_classes: the number of logits.
         mirror: add the features of the mirrored image. Then an image and its mirror image are alike to the
             head, which thereby has half as many directions to learn in.
-        head: "unit_norm", a linear layer without bias on features brought to norm one, which bounds what an
-            example can do to its gradient, so that clipping has little to lose; "unit_norm_with_intercept",
-            the same with a bias; or "affine", the GroupNorm and linear layer of Tang et al. (arXiv
-            2306.06076, section 3).
+        head: "linear", a linear layer without bias on features of one norm, which bounds what an example can
+            do to its gradient, so that clipping has little to lose; "linear_with_intercept", the same with a
+            bias; or "affine", the GroupNorm and linear layer of Tang et al. (arXiv 2306.06076, section 3), on
+            features as they come.
+        feature_norm: the norm for linear heads. Beside an encoder that learns too, the larger it is, the more
+            of a clipped gradient is the head's.
     """
 
-    def __init__(self, encoder: Encoder, num_classes: int, mirror: bool, head: Head) -> None:
+    def __init__(
+        self, encoder: Encoder, num_classes: int, mirror: bool, head: Head, feature_norm: float
+    ) -> None:
         super().__init__()
         if head not in get_args(Head):
             raise InputError(f"head must be one of {', '.join(get_args(Head))}, not '{head}'")
         self.encoder, self.mirror = encoder, mirror
-        self.unit_norm = head != "affine"
-        linear = nn.Linear(encoder.out_features, num_classes, bias=head != "unit_norm")
+        if not 0 < feature_norm < math.inf:
+            raise InputError(f"feature_norm must be above 0 and finite, not {feature_norm}")
+        self.feature_norm = None if head == "affine" else feature_norm
+        linear = nn.Linear(encoder.out_features, num_classes, bias=head != "linear")
         for parameter in linear.parameters():
             nn.init.zeros_(parameter)
-        self.head = linear if self.unit_norm else nn.Sequential(Affine(encoder.out_features), linear)
+        self.head = nn.Sequential(Affine(encoder.out_features), linear) if head == "affine" else linear
 
     def features(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W] -> [B, D]``, of norm one if the head takes such (zero where the encoder sees
+        """``[B, C, H, W] -> [B, D]``, of feature_norm if the head is linear (zero where the encoder sees
         nothing).
         """
         found = self.encoder(x)
         if self.mirror:
             found = found + self.encoder(x.flip(3))
-        return F.normalize(found, dim=1) if self.unit_norm else found
+        return found if self.feature_norm is None else self.feature_norm * F.normalize(found, dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
@@ -88,10 +94,14 @@ def build_feature_classifier(
     class_names: Sequence[str],
     options: dict[str, Any],
     mirror: bool,
-    head: Head = "unit_norm",
+    head: Head = "linear",
+    feature_norm: float = 1.0,
 ) -> Classifier:
-    """A classifier with a new head on the encoder of that name; InputError as :func:`build_encoder`."""
-    return _classifier(build_encoder(encoder, image_shape, **options), class_names, mirror, head)
+    """A classifier with a new head on the encoder of that name; InputError as :func:`build_encoder` and
+    :class:`FeatureClassifier`.
+    """
+    built = build_encoder(encoder, image_shape, **options)
+    return _classifier(built, class_names, mirror=mirror, head=head, feature_norm=feature_norm)
 
 
 def rebuild_classifier(config: dict[str, Any]) -> Classifier:
@@ -103,9 +113,8 @@ def rebuild_classifier(config: dict[str, Any]) -> Classifier:
     """
     if config["network"] != KIND:
         return build_classifier(**config)
-    return _classifier(
-        build_encoder(**config["encoder"]), config["class_names"], config["mirror"], config["head"]
-    )
+    options = {name: config[name] for name in ("mirror", "head", "feature_norm")}
+    return _classifier(build_encoder(**config["encoder"]), config["class_names"], **options)
 
 
 def refuse_own_encoder(model: Classifier, images: Images) -> None:
@@ -134,14 +143,13 @@ def encoded(model: Classifier, pixels: Tensor) -> Tensor:
     return torch.cat([model.network.features(model.normalize(some.to(device))) for some in pieces])
 
 
-def _classifier(encoder: Encoder, class_names: Sequence[str], mirror: bool, head: Head) -> Classifier:
+def _classifier(encoder: Encoder, class_names: Sequence[str], **options: Any) -> Classifier:
     channels, height, width = encoder.config["image_shape"]
     config = {
         "network": KIND,
         "encoder": encoder.config,
         "class_names": list(class_names),
-        "mirror": mirror,
-        "head": head,
+        **options,
     }
-    network = FeatureClassifier(encoder, len(class_names), mirror, head)
+    network = FeatureClassifier(encoder, len(class_names), **options)
     return Classifier(network, class_names, (channels, height, width), config)
