@@ -12,11 +12,12 @@ import torch
 from dp_accounting.pld import PLDAccountant
 
 import dpvision
+from dpvision.gradients import ClippedGradient
 from dpvision.images import Images
 from dpvision.methods import METHODS, make_plan
 from dpvision.methods.dp_randp import DPRandPConfig
 from dpvision.methods.dp_randp_defaults import default_config, estimate
-from dpvision.methods.gradient_descent import stages
+from dpvision.methods.gradient_descent import cross_entropy, stages
 from dpvision.privacy import Budget, InputError
 
 NAMES = ("left", "right")
@@ -180,6 +181,22 @@ def test_defaults_fit_the_data(shape: tuple[int, int, int]) -> None:
     expected = estimate(config, shape, NAMES, 300, "cpu")
     assert expected.seconds > 0
     assert expected.memory_bytes > 300 * shape[0] * 9
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "shape"), [(20, (1, 8, 8)), (300, (3, 40, 30)), (50_000, (3, 32, 32))]
+)
+def test_defaults_of_phase_iii_fit_the_data_too(num_examples: int, shape: tuple[int, int, int]) -> None:
+    options = {"phase_iii": "full", "steps": 9}
+    config = default_config(num_examples, shape, NAMES, Budget(2.0, 1e-6), "cpu", options)
+    assert [phase.steps for phase in config.phases()] == [3, 6]
+    assert 1 <= config.expected_batch_size <= num_examples / 5
+    if num_examples < 1000:
+        stand_in = Images(torch.zeros(4, *shape, dtype=torch.uint8), torch.arange(4) % 2, NAMES, "made")
+        model = METHODS["dp-randp"].make_model(config, stand_in)
+        views, targets = config.views()(stand_in.pixels, stand_in.labels, torch.Generator())
+        engine = ClippedGradient(model.requires_grad_(True), cross_entropy, config.max_grad_norm)
+        assert engine.sum(views, targets).nonfinite == 0
 
 
 def test_what_the_user_says_holds_and_what_does_not_exist_is_refused() -> None:

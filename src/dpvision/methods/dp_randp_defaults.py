@@ -40,15 +40,26 @@ def default_config(
 ) -> DPRandPConfig:
     """A full configuration: ``overrides`` where given, the rest chosen by the data's public facts and ε.
 
-    All examples enter every step: with features at hand a step costs little, and a few exact steps lose less
-    to noise than many sampled ones.
-
     Raises:
         InputError: an override does not exist or is out of range.
     """
-    too_small = min(image_shape[1:]) < WideResNet.SMALLEST_SIDE
-    encoder = overrides.get("encoder", "scattering" if too_small else f"{PRIOR}+scattering")
-    config = DPRandPConfig(
+    if overrides.get("phase_iii") == "full":
+        config = _with_phase_iii(num_examples, image_shape, device)
+    else:
+        config = _head_alone(num_examples, image_shape, budget, overrides.get("encoder"))
+    return with_overrides(config, overrides)
+
+
+def _head_alone(
+    num_examples: int, image_shape: tuple[int, int, int], budget: Budget, encoder: str | None
+) -> DPRandPConfig:
+    """All examples enter every step: with features at hand a step costs little, and a few exact steps lose
+    less to noise than many sampled ones.
+    """
+    if encoder is None:
+        too_small = min(image_shape[1:]) < WideResNet.SMALLEST_SIDE
+        encoder = "scattering" if too_small else f"{PRIOR}+scattering"
+    return DPRandPConfig(
         encoder=encoder,
         encoder_options=_encoder_options(encoder, image_shape),
         mirror=image_shape[0] == 3,  # photographs have no handedness; letters and digits, often grey, do
@@ -59,7 +70,31 @@ def default_config(
         schedule="linear",
         ema_decay=0.5,
     )
-    return with_overrides(config, overrides)
+
+
+def _with_phase_iii(
+    num_examples: int, image_shape: tuple[int, int, int], device: torch.device | str
+) -> DPRandPConfig:
+    """The prior alone, for scattering cannot learn, and one view of each image where there is no GPU. At a
+    norm of 16 the gradients of head and body are of one size.
+    """
+    return DPRandPConfig(
+        encoder=PRIOR,
+        feature_norm=16.0,
+        phase_iii="full",
+        phase_ii_share=1 / 3,
+        steps=240,
+        expected_batch_size=max(1, min(num_examples // 24, 4096)),
+        augmult=16 if torch.device(device).type == "cuda" else 1,
+        pad=min(image_shape[1:]) // 8,
+        flip=image_shape[0] == 3,
+        max_grad_norm=16.0,
+        learning_rate=0.5,
+        phase_iii_learning_rate=0.12,
+        momentum=0.9,
+        schedule="linear",
+        ema_decay=0.98,
+    )
 
 
 def _encoder_options(encoder: str, image_shape: tuple[int, int, int]) -> dict[str, Any]:
