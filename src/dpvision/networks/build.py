@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from typing import Any
 
 from torch import nn
 
 from dpvision.networks.linear import LinearClassifier
+from dpvision.networks.options import check_options
 from dpvision.networks.scatter_cnn import ScatterCNN
 from dpvision.networks.tanh_cnn import DeepTanhCNN, TanhCNN
 from dpvision.networks.wide_resnet import WideResNet
@@ -38,7 +38,8 @@ def build_network(
         options: further arguments of the network's class, such as ``order`` of :class:`WideResNet`.
 
     Raises:
-        InputError: for an unknown name or option, or images too small for the network.
+        InputError: for an unknown name or option, an option of another type, or images too small for the
+            network.
     """
     wide_resnet = re.fullmatch(r"wrn-(\d+)-(\d+)", name)
     network_class: type[nn.Module]
@@ -57,9 +58,5 @@ def build_network(
             f"network {name} needs images of at least {smallest_side}×{smallest_side} pixels, "
             f"not {image_size[0]}×{image_size[1]}; enlarge them with size, or choose another network"
         )
-    known_options = inspect.signature(network_class).parameters.keys() - arguments.keys()
-    unknown_options = options.keys() - known_options
-    if unknown_options:
-        listing = ", ".join(sorted(known_options)) or "none"
-        raise InputError(f"network {name} has no option '{min(unknown_options)}'; its options: {listing}")
+    check_options(f"network {name}", network_class, options, arguments)
     return network_class(**arguments, **options)

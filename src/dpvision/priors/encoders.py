@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpvision.networks import WideResNet, build_network
+from dpvision.networks.options import check_options
 from dpvision.networks.scattering import Scattering2d
 from dpvision.priors.encoder import Encoder, Provenance, Shape, as_rgb
 from dpvision.priors.library_encoders import LIBRARIES
@@ -47,8 +47,8 @@ def build_encoder(
         options: as above.
 
     Raises:
-        InputError: an unknown name or option, images too small, a prior that cannot be loaded, or a library
-            that is not installed, lacks the network or cannot fetch it.
+        InputError: an unknown name or option, an option of another type, images too small, a prior that
+            cannot be loaded, or a library that is not installed, lacks the network or cannot fetch it.
     """
     channels, height, width = image_shape
     if channels not in (1, 3):
@@ -59,7 +59,8 @@ def build_encoder(
         encoder = _build_one(name, shape, provenance, options)
     else:
         parts: Sequence[dict[str, Any]] = options.pop("parts", [{}] * len(names))
-        if options or len(parts) != len(names):
+        tables = isinstance(parts, list | tuple) and all(isinstance(part, dict) for part in parts)
+        if options or not tables or len(parts) != len(names):
             raise InputError(
                 f"encoder {name} takes one option: parts, a list of {len(names)} dictionaries of options"
             )
@@ -233,10 +234,7 @@ def _build_one(
             f"there is no encoder '{name}'; give the path of a prior's file, one of "
             f"{', '.join((*list_priors(), *ENCODERS))}, or several of them joined by +"
         )
-    known = [p.name for p in inspect.signature(builder).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    unknown = options.keys() - set(known)
-    if unknown:
-        raise InputError(f"encoder {name} has no option '{min(unknown)}'; its options: {', '.join(known)}")
+    check_options(f"encoder {name}", builder, options, ("name", "image_shape", "provenance"))
     return builder(name, image_shape, provenance, **options)
 
 
