@@ -61,7 +61,7 @@ class DPRandPConfig(GradientSettings):
     head: Head = "linear"
     feature_norm: float = 1.0
     phase_iii: PhaseIII = "none"
-    phase_ii_share: float = 0.2
+    phase_ii_share: float = 1 / 3
     phase_iii_learning_rate: float = 0.4
 
     def __post_init__(self) -> None:

@@ -82,7 +82,6 @@ def _with_phase_iii(
         encoder=PRIOR,
         feature_norm=16.0,
         phase_iii="full",
-        phase_ii_share=1 / 3,
         steps=240,
         expected_batch_size=max(1, min(num_examples // 24, 4096)),
         augmult=16 if torch.device(device).type == "cuda" else 1,
