@@ -16,7 +16,7 @@ from torch import Tensor
 import dpvision
 from dpvision.api.priors import process_images, train_prior
 from dpvision.networks import build_network
-from dpvision.priors import ContrastiveConfig, Prior, contrastive, image_batches, load_prior
+from dpvision.priors import ContrastiveConfig, Prior, contrastive, image_batches, load_prior, save_prior
 from dpvision.priors.prior_file import PROVENANCE
 from dpvision.privacy import InputError
 
@@ -276,6 +276,15 @@ def test_an_encoder_learned_from_the_private_images_is_refused(
         dpvision.train(private, out=tmp_path / "run", config={"encoder": f"{own}{suffix}"}, **DP_RANDP)
     assert not (tmp_path / "run").exists()
     dpvision.train(private, out=tmp_path / "run", config={"encoder": f"{other}{suffix}"}, **DP_RANDP)
+
+
+def test_no_provenance_hides_what_an_encoder_was_learned_from(private: Path, tmp_path: Path) -> None:
+    """As if the file were a sum of parts, and none of them learned from anything."""
+    own, disguised = tmp_path / "own.safetensors", tmp_path / "disguised.safetensors"
+    prior = train(SMALL, own, public_images=private)
+    save_prior(disguised, replace(prior, provenance=prior.provenance | {"parts": []}))
+    with pytest.raises(InputError, match="learned from the private images themselves"):
+        dpvision.train(private, out=tmp_path / "run", config={"encoder": str(disguised)}, **DP_RANDP)
 
 
 def test_a_data_set_with_a_ledger_is_not_public(private: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dpvision.images import Images
 from dpvision.networks import Classifier, build_classifier
 from dpvision.priors.encoder import Encoder
-from dpvision.priors.encoders import build_encoder
+from dpvision.priors.encoders import ConcatenatedEncoder, build_encoder
 from dpvision.priors.prior_file import LEARNED_FROM
 from dpvision.privacy.errors import InputError
 
@@ -121,8 +121,10 @@ def refuse_own_encoder(model: Classifier, images: Images) -> None:
     """InputError if the encoder was learned from these very images, as if they were public."""
     assert isinstance(model.network, FeatureClassifier)
     encoder = model.network.encoder
-    for provenance in encoder.provenance.get("parts", [encoder.provenance]):
-        if provenance.get(LEARNED_FROM) == images.pixel_digest:
+    parts = encoder.parts if isinstance(encoder, ConcatenatedEncoder) else [encoder]
+    for part in parts:
+        assert isinstance(part, Encoder)
+        if part.provenance.get(LEARNED_FROM) == images.pixel_digest:
             raise InputError(
                 f"encoder {encoder.config['name']} was learned from the private images themselves "
                 f"({images.source}), outside any privacy budget; choose one that was learned from others"
