@@ -23,6 +23,7 @@ from dpvision.methods import (
     setting_types,
 )
 from dpvision.networks import Classifier
+from dpvision.networks.options import fits, in_words
 from dpvision.privacy import (
     Budget,
     InputError,
@@ -182,20 +183,8 @@ def check_settings(method: Method, settings: Mapping[str, Any]) -> None:
     refuse_unknown(method.config_class, settings)
     options = setting_types(method.config_class)
     for name, value in settings.items():
-        accepted = (int, float) if options[name] is float else options[name]
-        is_bool_for_number = isinstance(value, bool) and options[name] is not bool
-        if not isinstance(value, accepted) or is_bool_for_number:
-            raise InputError(f"the setting {name} takes {_TYPES_IN_WORDS[options[name]]}, not {value!r}")
-
-
-_TYPES_IN_WORDS: dict[type, str] = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "a name",
-    dict: "a table",
-    list: "a list",
-}
+        if not fits(value, options[name]):
+            raise InputError(f"the setting {name} takes {in_words(options[name])}, not {value!r}")
 
 
 def resolve_device(name: str | None) -> torch.device:

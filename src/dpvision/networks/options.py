@@ -29,18 +29,19 @@ def check_options(
         raise InputError(f"{what} has no option '{min(unknown)}'; its options: {listing}")
     hints = get_type_hints(builder.__init__ if inspect.isclass(builder) else builder)
     for name, value in options.items():
-        if not _fits(value, hints[name]):
-            raise InputError(f"{what}: {name} must be {_in_words(hints[name])}, not {value!r}")
+        if not fits(value, hints[name]):
+            raise InputError(f"{what}: {name} must be {in_words(hints[name])}, not {value!r}")
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value, of a JSON type, is of the type that a parameter or setting is annotated with."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return any(_fits(value, argument) for argument in arguments)
+        return any(fits(value, argument) for argument in arguments)
     if origin is Literal:
         return isinstance(value, str)  # which ones there are, the builder says
     if origin is Sequence:
-        return isinstance(value, list | tuple) and all(_fits(item, arguments[0]) for item in value)
+        return isinstance(value, list | tuple) and all(fits(item, arguments[0]) for item in value)
     if origin is Mapping:
         return isinstance(value, Mapping)
     if isinstance(value, bool) and hint is not bool:
@@ -48,15 +49,23 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, int | float if hint is float else hint)
 
 
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a name", NoneType: "nothing"}
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a name",
+    dict: "a table",
+    list: "a list",
+}
 
 
-def _in_words(hint: Any) -> str:
+def in_words(hint: Any) -> str:
+    """The type as people say it."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return " or ".join(_in_words(argument) for argument in arguments if argument is not NoneType)
+        return " or ".join(in_words(argument) for argument in arguments if argument is not NoneType)
     if origin is Sequence:
-        return f"a list, each {_in_words(arguments[0])}"
+        return f"a list, each {in_words(arguments[0])}"
     if origin is Mapping:
         return "a table"
     return "a name" if origin is Literal else _WORDS[hint]
