@@ -12,6 +12,7 @@ from dpvision.methods import (
     dp_ridge,
     dp_sgd,
     dp_sgd_defaults,
+    features,
     gradient_descent,
 )
 from dpvision.methods.estimates import Estimate
@@ -70,7 +71,7 @@ METHODS = {
             "dp-randp",
             dp_randp.DPRandPConfig,
             dp_randp_defaults.default_config,
-            dp_randp.make_model,
+            features.make_model,
             dp_randp.train,
             dp_randp_defaults.estimate,
         ),
@@ -78,7 +79,7 @@ METHODS = {
             "dp-ridge",
             dp_ridge.DPRidgeConfig,
             dp_ridge.default_config,
-            dp_ridge.make_model,
+            features.make_model,
             dp_ridge.train,
             dp_ridge.estimate,
             dp_ridge.stages,

@@ -10,27 +10,19 @@ over them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from torch import nn
 
 from dpvision.images import Images
-from dpvision.methods.gradient_descent import (
-    Checkpoints,
-    GradientSettings,
-    descend,
-)
+from dpvision.methods.features import EncoderSettings
+from dpvision.methods.gradient_descent import Checkpoints, GradientSettings, descend
 from dpvision.methods.settings import check
 from dpvision.methods.stages import TrainingPlan
 from dpvision.networks import Classifier
-from dpvision.priors.feature_classifier import (
-    Head,
-    build_feature_classifier,
-    encoded,
-    refuse_own_encoder,
-)
+from dpvision.priors.feature_classifier import Head, encoded
 from dpvision.privacy.account import Account
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.noise import RandomSource
@@ -41,23 +33,19 @@ PhaseIII = Literal["full", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPRandPConfig(GradientSettings):
+class DPRandPConfig(GradientSettings, EncoderSettings):
     """Everything public about a run but the data and the budget.
 
     Attributes:
-        encoder, encoder_options: see :func:`dpvision.priors.build_encoder`.
-        mirror, head, feature_norm: see :class:`dpvision.priors.feature_classifier.FeatureClassifier`.
+        head, feature_norm: see :class:`dpvision.priors.feature_classifier.FeatureClassifier`.
         phase_iii: "full", all weights learn in the end; or "none", the head alone ever does.
         phase_ii_share: of the steps, with a Phase III.
         phase_iii_learning_rate: learning_rate is that of Phase II.
 
-    The others are those of :class:`GradientSettings`; views are made where there is a Phase III, in Phase II
-    too.
+    The others are those of :class:`EncoderSettings` and :class:`GradientSettings`; views are made where there
+    is a Phase III, in Phase II too.
     """
 
-    encoder: str
-    encoder_options: dict[str, Any] = field(default_factory=dict)
-    mirror: bool = False
     head: Head = "linear"
     feature_norm: float = 1.0
     phase_iii: PhaseIII = "none"
@@ -78,6 +66,9 @@ class DPRandPConfig(GradientSettings):
                 "mirror adds those of the mirrored image"
             )
 
+    def head_options(self) -> dict[str, Any]:
+        return {"head": self.head, "feature_norm": self.feature_norm}
+
     def phases(self) -> list[Phase]:
         """The head first, then everything. A phase without steps is left out."""
         if self.phase_iii == "none":
@@ -96,30 +87,6 @@ class DPRandPConfig(GradientSettings):
 def _is_of_head(name: str) -> bool:
     """Whether a parameter of the classifier is the head's."""
     return name.startswith("network.head.")
-
-
-def make_model(config: DPRandPConfig, images: Images) -> Classifier:
-    """The encoder with a new head, for these images' public facts: shape and class names. InputError as
-    :func:`build_feature_classifier` and :func:`refuse_own_encoder`.
-    """
-    model = build_model(config, images.shape, images.class_names)
-    refuse_own_encoder(model, images)
-    return model
-
-
-def build_model(
-    config: DPRandPConfig, image_shape: tuple[int, int, int], class_names: Sequence[str]
-) -> Classifier:
-    """Likewise, from the public facts alone."""
-    return build_feature_classifier(
-        config.encoder,
-        image_shape=image_shape,
-        class_names=class_names,
-        options=config.encoder_options,
-        mirror=config.mirror,
-        head=config.head,
-        feature_norm=config.feature_norm,
-    )
 
 
 def train(

@@ -12,22 +12,20 @@ from typing import Any
 import torch
 
 from dpvision.gradients import ClippedGradient
-from dpvision.methods.dp_randp import DPRandPConfig, build_model
+from dpvision.methods.dp_randp import DPRandPConfig
 from dpvision.methods.estimates import Estimate, seconds_per_step, training_memory
+from dpvision.methods.features import PRIOR, trial_features
 from dpvision.methods.gradient_descent import cross_entropy
 from dpvision.methods.settings import with_overrides
 from dpvision.networks import Classifier, WideResNet
-from dpvision.priors.feature_classifier import encoded
 from dpvision.privacy.budget import Budget
 
-TRIAL_IMAGES = 256
 # Noise falls on every coordinate of the head; more features of scattering than this did not pay for theirs.
 MOST_FEATURES = 4000
 # More examples or a larger ε leave less noise on a step, and more steps pay. The best numbers were near this
 # for 1,500 to 45,000 training images of CIFAR-10 at ε from 1 to 8.
 STEPS_RULE = 7.5
 SMALLEST_FOR_TWO_SCALES = 16  # pixels
-PRIOR = "wrn-10-4-small"
 
 
 def default_config(
@@ -127,21 +125,19 @@ def estimate(
     """Expected time and memory of a run, from a trial on random images. InputError as
     :func:`build_feature_classifier`.
     """
-    model = build_model(config, image_shape, class_names).to(device)
+    model = config.build_model(image_shape, class_names).to(device)
     if config.phase_iii == "full":
         return _estimate_phases(config, model, num_examples)
-    images = torch.randint(256, (TRIAL_IMAGES, *image_shape), dtype=torch.uint8)
-    started = perf_counter()
-    features = encoded(model, images)
-    encoding = (perf_counter() - started) / TRIAL_IMAGES
+    features, encoding = trial_features(model)
+    count = len(features)
     engine = ClippedGradient(model.network.get_submodule("head"), cross_entropy, config.max_grad_norm)
-    views, targets = features.unsqueeze(1), torch.zeros(TRIAL_IMAGES, dtype=torch.int64, device=device)
+    views, targets = features.unsqueeze(1), torch.zeros(count, dtype=torch.int64, device=device)
     engine.sum(views, targets)  # the check of the head, the first memory
     started = perf_counter()
     engine.sum(views, targets).norms.sum().item()  # waits for the device
-    per_example = (perf_counter() - started) / TRIAL_IMAGES
+    per_example = (perf_counter() - started) / count
     seconds = num_examples * encoding + config.steps * config.expected_batch_size * per_example
-    pixels = images[0].numel() * num_examples
+    pixels = num_examples * math.prod(image_shape)
     return Estimate(seconds, 2 * pixels + 2 * num_examples * features.shape[1] * features.element_size())
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -17,11 +16,12 @@ from torch import Tensor
 
 from dpvision.images import Images
 from dpvision.methods.estimates import Estimate
+from dpvision.methods.features import PRIOR, EncoderSettings, trial_features
 from dpvision.methods.gradient_descent import Checkpoints
 from dpvision.methods.settings import with_overrides
 from dpvision.methods.stages import Stage, TrainingPlan
 from dpvision.networks import Classifier
-from dpvision.priors.feature_classifier import build_feature_classifier, encoded, refuse_own_encoder
+from dpvision.priors.feature_classifier import encoded
 from dpvision.privacy.account import Account
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
@@ -49,21 +49,13 @@ ROUNDING_MARGIN = 1e-5
 """Features are shrunk by this share: their norms must not exceed one by a rounding error."""
 
 EXAMPLES_AT_A_TIME = 4096
-TRIAL_IMAGES = 256
 
 
-@dataclass(frozen=True, kw_only=True)
-class DPRidgeConfig:
-    """Everything public about a run but the data and the budget.
+class DPRidgeConfig(EncoderSettings):
+    """Everything public about a run but the data and the budget: see :class:`EncoderSettings`."""
 
-    Attributes:
-        encoder, encoder_options: see :func:`dpvision.priors.build_encoder`.
-        mirror: see :class:`dpvision.priors.feature_classifier.FeatureClassifier`.
-    """
-
-    encoder: str
-    encoder_options: dict[str, Any] = field(default_factory=dict)
-    mirror: bool = False
+    def head_options(self) -> dict[str, Any]:
+        return {"head": "linear_with_intercept"}
 
 
 def stages(config: DPRidgeConfig, num_examples: int, noise_multiplier: float) -> tuple[Stage, ...]:
@@ -72,15 +64,6 @@ def stages(config: DPRidgeConfig, num_examples: int, noise_multiplier: float) ->
         noise_multiplier, SENSITIVITY, FullBatch(num_examples), REPLACE_ONE_RATIO
     )
     return (Stage("second moment, class sums and class counts of the features", mechanism, 1),)
-
-
-def make_model(config: DPRidgeConfig, images: Images) -> Classifier:
-    """The encoder with a new head, for these images' public facts: shape and class names. InputError as
-    :func:`build_feature_classifier` and :func:`refuse_own_encoder`.
-    """
-    model = _build(config, images.shape, images.class_names)
-    refuse_own_encoder(model, images)
-    return model
 
 
 def sufficient_statistics(features: Tensor, labels: Tensor, num_classes: int) -> dict[str, Tensor]:
@@ -182,7 +165,7 @@ def default_config(
         InputError: an override does not exist or is out of range.
     """
     # Noise falls on every pair of features: the richer encoders of dp-randp would not pay for theirs.
-    return with_overrides(DPRidgeConfig(encoder="wrn-10-4-small", mirror=image_shape[0] == 3), overrides)
+    return with_overrides(DPRidgeConfig(encoder=PRIOR, mirror=image_shape[0] == 3), overrides)
 
 
 def estimate(
@@ -195,32 +178,17 @@ def estimate(
     """Expected time and memory of a run, from a trial on random images. InputError as
     :func:`build_feature_classifier`.
     """
-    model = _build(config, image_shape, class_names).to(device)
-    images = torch.randint(256, (TRIAL_IMAGES, *image_shape), dtype=torch.uint8)
+    features, encoding = trial_features(config.build_model(image_shape, class_names).to(device))
+    count, num_features = features.shape
     started = perf_counter()
-    features = encoded(model, images)
-    labels = torch.arange(TRIAL_IMAGES, device=device) % len(class_names)
+    labels = torch.arange(count, device=device) % len(class_names)
     statistics = sufficient_statistics(features, labels, len(class_names))
-    per_example = (perf_counter() - started) / TRIAL_IMAGES
+    summing = (perf_counter() - started) / count
     started = perf_counter()
-    ridge(statistics, TRIAL_IMAGES, noise=1.0)
-    seconds = num_examples * per_example + perf_counter() - started
-    num_features = features.shape[1]
-    pixels = images[0].numel() * num_examples
+    ridge(statistics, count, noise=1.0)
+    seconds = num_examples * (encoding + summing) + perf_counter() - started
+    pixels = num_examples * math.prod(image_shape)
     return Estimate(seconds, pixels + 4 * num_examples * num_features + 8 * 4 * num_features**2)
-
-
-def _build(
-    config: DPRidgeConfig, image_shape: tuple[int, int, int], class_names: Sequence[str]
-) -> Classifier:
-    return build_feature_classifier(
-        config.encoder,
-        image_shape=image_shape,
-        class_names=class_names,
-        options=config.encoder_options,
-        mirror=config.mirror,
-        head="linear_with_intercept",
-    )
 
 
 def _upper(matrix: Tensor) -> tuple[Tensor, Tensor]:

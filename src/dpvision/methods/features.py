@@ -1,0 +1,66 @@
+"""What the methods share that learn a head on the features of an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpvision.images import Images
+from dpvision.networks import Classifier
+from dpvision.priors.feature_classifier import build_feature_classifier, encoded, refuse_own_encoder
+
+PRIOR = "wrn-10-4-small"
+"""The bundled prior that they begin with."""
+
+TRIAL_IMAGES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings:
+    """Which features.
+
+    Attributes:
+        encoder, encoder_options: see :func:`dpvision.priors.build_encoder`.
+        mirror: see :class:`dpvision.priors.feature_classifier.FeatureClassifier`.
+    """
+
+    encoder: str
+    encoder_options: dict[str, Any] = field(default_factory=dict)
+    mirror: bool = False
+
+    def head_options(self) -> dict[str, Any]:
+        """``head`` and ``feature_norm`` of :func:`build_feature_classifier`, as far as the method says."""
+        return {}
+
+    def build_model(self, image_shape: tuple[int, int, int], class_names: Sequence[str]) -> Classifier:
+        """The encoder with a new head. InputError as :func:`build_feature_classifier`."""
+        return build_feature_classifier(
+            self.encoder,
+            image_shape=image_shape,
+            class_names=class_names,
+            options=self.encoder_options,
+            mirror=self.mirror,
+            **self.head_options(),
+        )
+
+
+def make_model(config: EncoderSettings, images: Images) -> Classifier:
+    """The encoder with a new head, for these images' public facts: shape and class names. InputError as
+    :func:`build_feature_classifier` and :func:`refuse_own_encoder`.
+    """
+    model = config.build_model(images.shape, images.class_names)
+    refuse_own_encoder(model, images)
+    return model
+
+
+def trial_features(model: Classifier) -> tuple[Tensor, float]:
+    """Features of `TRIAL_IMAGES` random images, and the seconds that one image took."""
+    images = torch.randint(256, (TRIAL_IMAGES, *model.image_shape), dtype=torch.uint8)
+    started = perf_counter()
+    features = encoded(model, images)
+    return features, (perf_counter() - started) / TRIAL_IMAGES
