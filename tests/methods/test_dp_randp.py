@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -24,14 +25,8 @@ NAMES = ("left", "right")
 
 
 @pytest.fixture
-def images() -> Images:
-    """Bright on the left, or on the right, under noise."""
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(100, (240, 1, 16, 16), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(240) % 2
-    pixels[labels == 0, :, :, :8] += 100
-    pixels[labels == 1, :, :, 8:] += 100
-    return Images(pixels, labels, NAMES, "made")
+def images(left_or_right: Callable[[int], Images]) -> Images:
+    return left_or_right(240)
 
 
 PAPER = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -138,14 +139,8 @@ def test_it_is_one_gaussian_release_of_all_examples() -> None:
 
 
 @pytest.fixture
-def images() -> Images:
-    """Bright on the left, or on the right, under noise."""
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(100, (300, 1, 16, 16), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(300) % 2
-    pixels[labels == 0, :, :, :8] += 100
-    pixels[labels == 1, :, :, 8:] += 100
-    return Images(pixels, labels, ("left", "right"), "made")
+def images(left_or_right: Callable[[int], Images]) -> Images:
+    return left_or_right(300)
 
 
 OPTIONS: dict[str, Any] = {"epsilon": 50.0, "delta": 1e-3, "method": "dp-ridge"}
