@@ -16,12 +16,13 @@ import dpvision
 from dpvision.gradients import ClippedGradient
 from dpvision.images import Images
 from dpvision.methods import METHODS, make_plan
-from dpvision.methods.dp_randp import DPRandPConfig
+from dpvision.methods.dp_randp import DPRandPConfig, stages
 from dpvision.methods.dp_randp_defaults import default_config, estimate
-from dpvision.methods.gradient_descent import cross_entropy, stages
-from dpvision.privacy import Budget, InputError
+from dpvision.methods.gradient_descent import cross_entropy
+from dpvision.privacy import Account, Budget, InputError, Ledger, SeededRandom
 
 NAMES = ("left", "right")
+PHASE_II = ("features", "sampled")
 
 
 @pytest.fixture
@@ -33,6 +34,7 @@ PAPER = {
     "encoder": "random-wrn-16-4",
     "encoder_options": {"taps": [5]},
     "head": "affine",
+    "phase_ii": "sampled",
     "phase_iii": "full",
     "phase_ii_share": 96 / 875,
     "steps": 875,
@@ -71,21 +73,44 @@ def test_both_phases_cost_what_the_paper_pays() -> None:
         4096 / 50_000, dp_accounting.GaussianDpEvent(plan.noise_multiplier)
     )
     accountant = PLDAccountant()
-    for phase in config.phases():
+    (part,) = config.parts(50_000)
+    for phase in part.phases:
         accountant.compose(step, phase.steps)
     assert plan.epsilon == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-3)
-    assert [(phase.steps, phase.learning_rate) for phase in config.phases()] == [(96, 15.0), (779, 0.4)]
+    assert [(phase.steps, phase.learning_rate) for phase in part.phases] == [(96, 15.0), (779, 0.4)]
 
 
+def test_a_head_on_features_and_then_all_weights_are_one_account() -> None:
+    """Against a composition by hand; the noise on the mean gradient is the same in both."""
+    config = config_for(50_000, 8.0, phase_iii="full", steps=320, expected_batch_size=2000)
+    plan = make_plan(partial(stages, config, 50_000), 50_000, Budget(8.0, 1e-5))
+    head, everything = plan.stages
+    assert [(stage.count, stage.event.sample_rate) for stage in plan.stages] == [(80, 1.0), (240, 0.04)]
+    assert head.mechanism.standard_deviation / 50_000 == pytest.approx(
+        everything.mechanism.standard_deviation / 2000
+    )
+    sigma = plan.noise_multiplier
+    accountant = PLDAccountant()
+    accountant.compose(dp_accounting.GaussianDpEvent(25 * sigma), 80)
+    accountant.compose(dp_accounting.PoissonSampledDpEvent(0.04, dp_accounting.GaussianDpEvent(sigma)), 240)
+    assert plan.epsilon == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-3)
+    assert 7.9 <= plan.epsilon <= 8.0
+
+
+@pytest.mark.parametrize("phase_ii", PHASE_II)
 @pytest.mark.parametrize(("share", "steps"), [(0.0, [10]), (0.3, [3, 7]), (1.0, [10])])
-def test_phases_share_the_steps(share: float, steps: list[int]) -> None:
-    config = config_for(100, phase_iii="full", steps=10, phase_ii_share=share)
-    assert [phase.steps for phase in config.phases()] == steps
+def test_phases_share_the_steps(share: float, steps: list[int], phase_ii: str) -> None:
+    config = config_for(100, phase_iii="full", steps=10, phase_ii_share=share, phase_ii=phase_ii)
+    parts = config.parts(100)
+    assert [phase.steps for part in parts for phase in part.phases] == steps
+    assert sum(stage.count for stage in stages(config, 100, 1.0)) == 10
 
 
-def test_the_head_learns_first_then_everything(images: Images, tmp_path: Path) -> None:
+@pytest.mark.parametrize("phase_ii", PHASE_II)
+def test_the_head_learns_first_then_everything(images: Images, tmp_path: Path, phase_ii: str) -> None:
     """Whose weights move in which phase, and that they are released."""
     config = {"encoder": "random-wrn-10-1", "steps": 4, "phase_iii": "full", "augmult": 2, "pad": 1}
+    config["phase_ii"] = phase_ii
     options = {"epsilon": 8.0, "delta": 1e-3, "method": "dp-randp", "seed": 1}
 
     def weights(share: float) -> dict[str, torch.Tensor]:
@@ -103,10 +128,14 @@ def test_the_head_learns_first_then_everything(images: Images, tmp_path: Path) -
         assert not torch.equal(both[name], parameter)
 
 
+@pytest.mark.parametrize("phase_ii", PHASE_II)
 @pytest.mark.parametrize("cut", [2, 3, 4])
-def test_an_interruption_in_either_phase_changes_nothing(images: Images, tmp_path: Path, cut: int) -> None:
+def test_an_interruption_in_either_phase_changes_nothing(
+    images: Images, tmp_path: Path, cut: int, phase_ii: str
+) -> None:
     """The head has steps 1 to 3. Momentum begins afresh with a phase, and only then."""
     config = {"encoder": "random-wrn-10-1", "steps": 6, "phase_iii": "full", "phase_ii_share": 0.5}
+    config["phase_ii"] = phase_ii
     options = {"epsilon": 8.0, "delta": 1e-3, "method": "dp-randp", "seed": 3, "config": config}
     whole = dpvision.train(images, out=tmp_path / "whole", **options)
 
@@ -119,6 +148,45 @@ def test_an_interruption_in_either_phase_changes_nothing(images: Images, tmp_pat
     resumed = dpvision.resume(tmp_path / "cut", data=images)
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name])
+
+
+def test_steps_lost_in_either_part_are_counted_and_never_repeated(images: Images, tmp_path: Path) -> None:
+    """Paid for, but the process died before a checkpoint: the part of the run is that much shorter."""
+    config = config_for(240, encoder="random-wrn-10-1", steps=6, phase_iii="full", phase_ii_share=0.5)
+    plan = make_plan(partial(stages, config, 240), 240, Budget(8.0, 1e-3))
+    model = METHODS["dp-randp"].make_model(config, images)
+    ledger = Ledger.for_dataset(tmp_path / "ledger.jsonl", images.digest, 240)
+    account = Account(Budget(8.0, 1e-3), ledger, "run", plan.events)
+    account.open()
+    for stage in plan.stages:
+        account.record(stage.mechanism.event)
+    seen: list[int] = []
+    train = METHODS["dp-randp"].train
+    random = SeededRandom(0)
+    lost = train(model, images, config, plan, account, random, on_step=lambda step: seen.append(step.step))
+    assert (lost, seen) == (2, [0, 1, 3, 4])
+    assert [account.left(stage.mechanism.event) for stage in plan.stages] == [0, 0]
+
+
+def test_parts_of_equal_events_share_none(images: Images, tmp_path: Path) -> None:
+    """With all examples in every step of both, the account cannot tell the parts' releases apart."""
+    config = {"encoder": "random-wrn-10-1", "steps": 4, "phase_iii": "full", "phase_ii_share": 0.5}
+    config["expected_batch_size"] = 240
+    seen: list[tuple[int, int]] = []
+    dpvision.train(
+        images,
+        method="dp-randp",
+        epsilon=8,
+        delta=1e-3,
+        config=config,
+        out=tmp_path / "run",
+        progress=lambda done, total, account: seen.append((done, total)),
+    )
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    steps = [
+        json.loads(line)["step"] for line in (tmp_path / "run/private/metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps == [0, 1, 2, 3]
 
 
 def test_training_learns_and_releases_what_comes_back(images: Images, tmp_path: Path) -> None:
@@ -182,9 +250,9 @@ def test_defaults_fit_the_data(shape: tuple[int, int, int]) -> None:
     ("num_examples", "shape"), [(20, (1, 8, 8)), (300, (3, 40, 30)), (50_000, (3, 32, 32))]
 )
 def test_defaults_of_phase_iii_fit_the_data_too(num_examples: int, shape: tuple[int, int, int]) -> None:
-    options = {"phase_iii": "full", "steps": 9}
+    options = {"phase_iii": "full", "steps": 8}
     config = default_config(num_examples, shape, NAMES, Budget(2.0, 1e-6), "cpu", options)
-    assert [phase.steps for phase in config.phases()] == [3, 6]
+    assert [part.settings.steps for part in config.parts(num_examples)] == [2, 6]
     assert 1 <= config.expected_batch_size <= num_examples / 5
     if num_examples < 1000:
         stand_in = Images(torch.zeros(4, *shape, dtype=torch.uint8), torch.arange(4) % 2, NAMES, "made")
@@ -200,6 +268,8 @@ def test_what_the_user_says_holds_and_what_does_not_exist_is_refused() -> None:
         config_for(100, network="linear")
     with pytest.raises(InputError, match="phase_iii must be full or none, not half"):
         config_for(100, phase_iii="half")
+    with pytest.raises(InputError, match="phase_ii must be features or sampled, not half"):
+        config_for(100, phase_ii="half")
     for share in (-0.1, 1.1):
         with pytest.raises(InputError, match="phase_ii_share must be between 0 and 1"):
             config_for(100, phase_ii_share=share)

@@ -74,6 +74,7 @@ METHODS = {
             features.make_model,
             dp_randp.train,
             dp_randp_defaults.estimate,
+            dp_randp.stages,
         ),
         Method(
             "dp-ridge",

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dpvision.gradients import ClippedGradient
-from dpvision.methods.dp_randp import DPRandPConfig
+from dpvision.methods.dp_randp import DPRandPConfig, Part
 from dpvision.methods.estimates import Estimate, seconds_per_step, training_memory
 from dpvision.methods.features import PRIOR, trial_features
 from dpvision.methods.gradient_descent import cross_entropy
@@ -73,16 +73,19 @@ def _head_alone(
 def _with_phase_iii(
     num_examples: int, image_shape: tuple[int, int, int], device: torch.device | str
 ) -> DPRandPConfig:
-    """The prior alone, for scattering cannot learn, and one view of each image where there is no GPU. At a
-    norm of 16 the gradients of head and body are of one size.
+    """The prior alone, for scattering cannot learn. Where there is no GPU, one view of each image and a head
+    that learns from features. At a norm of 16 the gradients of head and body are of one size.
     """
+    fast = torch.device(device).type == "cuda"
     return DPRandPConfig(
         encoder=PRIOR,
         feature_norm=16.0,
+        phase_ii="sampled" if fast else "features",
         phase_iii="full",
-        steps=240,
+        phase_ii_share=1 / 4,
+        steps=320,
         expected_batch_size=max(1, min(num_examples // 24, 4096)),
-        augmult=16 if torch.device(device).type == "cuda" else 1,
+        augmult=16 if fast else 1,
         pad=min(image_shape[1:]) // 8,
         flip=image_shape[0] == 3,
         max_grad_norm=16.0,
@@ -126,25 +129,36 @@ def estimate(
     :func:`build_feature_classifier`.
     """
     model = config.build_model(image_shape, class_names).to(device)
-    if config.phase_iii == "full":
-        return _estimate_phases(config, model, num_examples)
+    seconds, memory = 0.0, 0
+    for part in config.parts(num_examples):
+        some = (
+            _on_features(part, model, num_examples)
+            if part.on_features
+            else _on_views(part, model, num_examples)
+        )
+        seconds, memory = seconds + some.seconds, max(memory, some.memory_bytes)
+    return Estimate(seconds, memory)
+
+
+def _on_features(part: Part, model: Classifier, num_examples: int) -> Estimate:
     features, encoding = trial_features(model)
     count = len(features)
-    engine = ClippedGradient(model.network.get_submodule("head"), cross_entropy, config.max_grad_norm)
-    views, targets = features.unsqueeze(1), torch.zeros(count, dtype=torch.int64, device=device)
+    settings = part.settings
+    engine = ClippedGradient(model.network.get_submodule("head"), cross_entropy, settings.max_grad_norm)
+    views, targets = features.unsqueeze(1), torch.zeros(count, dtype=torch.int64, device=features.device)
     engine.sum(views, targets)  # the check of the head, the first memory
     started = perf_counter()
     engine.sum(views, targets).norms.sum().item()  # waits for the device
     per_example = (perf_counter() - started) / count
-    seconds = num_examples * encoding + config.steps * config.expected_batch_size * per_example
-    pixels = num_examples * math.prod(image_shape)
+    seconds = num_examples * encoding + settings.steps * settings.expected_batch_size * per_example
+    pixels = num_examples * math.prod(model.image_shape)
     return Estimate(seconds, 2 * pixels + 2 * num_examples * features.shape[1] * features.element_size())
 
 
-def _estimate_phases(config: DPRandPConfig, model: Classifier, num_examples: int) -> Estimate:
+def _on_views(part: Part, model: Classifier, num_examples: int) -> Estimate:
     seconds = 0.0
-    for phase in config.phases():
+    for phase in part.phases:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(phase.trains is None or phase.trains(name))
-        seconds += phase.steps * seconds_per_step(config, model)
-    return Estimate(seconds, training_memory(config, model, num_examples))
+        seconds += phase.steps * seconds_per_step(part.settings, model)
+    return Estimate(seconds, training_memory(part.settings, model, num_examples))

@@ -103,18 +103,26 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets, reduction="none")
 
 
-def stages(settings: GradientSettings, num_examples: int, noise_multiplier: float) -> tuple[Stage, ...]:
-    """All that a run releases: one noisy gradient sum for each step. InputError when the batches are larger
-    than the data set.
-    """
+def check_batch(settings: GradientSettings, num_examples: int) -> None:
+    """Raises InputError when the batches are larger than the data set."""
     if settings.expected_batch_size > num_examples:
         raise InputError(
             f"expected_batch_size must be at most the number of examples, {num_examples}, "
             f"not {settings.expected_batch_size}"
         )
+
+
+def stage(settings: GradientSettings, num_examples: int, noise_multiplier: float) -> Stage:
+    """One noisy gradient sum for each step."""
     sampler = PoissonSampler(num_examples, settings.expected_batch_size / num_examples)
     mechanism = GaussianSumMechanism(noise_multiplier, settings.max_grad_norm, sampler)
-    return (Stage("the sum of clipped gradients", mechanism, settings.steps),)
+    return Stage("the sum of clipped gradients", mechanism, settings.steps)
+
+
+def stages(settings: GradientSettings, num_examples: int, noise_multiplier: float) -> tuple[Stage, ...]:
+    """All that a run of these steps alone releases. InputError as :func:`check_batch`."""
+    check_batch(settings, num_examples)
+    return (stage(settings, num_examples, noise_multiplier),)
 
 
 def descend(
@@ -131,8 +139,8 @@ def descend(
     checkpoints: Checkpoints | None = None,
     on_step: Callable[[StepStatistics], None] | None = None,
 ) -> int:
-    """Train ``model`` (in place, on its device) until the account's plan for ``stage`` is spent; it ends with
-    the averaged weights. ``examples`` ``[N, …]``, ``labels`` ``[N]`` and ``policy`` are as for
+    """Train ``model`` (in place, on its device) until ``stage``, or what the account has left of it, is done;
+    it ends with the averaged weights. ``examples`` ``[N, …]``, ``labels`` ``[N]`` and ``policy`` are as for
     :class:`PrivateTrainer`.
 
     An interrupted run goes on from its checkpoint. Steps that the ledger holds but no checkpoint does were
@@ -161,7 +169,8 @@ def descend(
         trainer.load_state(saved)
     finished = False
     try:
-        while account.left(stage.mechanism.event) > 0:
+        # Another stage may have events like this one's: what is left of them is then not this stage's alone.
+        while trainer.steps_done < stage.count and account.left(stage.mechanism.event) > 0:
             statistics = trainer.step(account)
             if checkpoints:
                 checkpoints.save(trainer.state, final=False)

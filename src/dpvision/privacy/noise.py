@@ -94,14 +94,14 @@ class SeededRandom(RandomSource):
 
     is_private = False
 
-    def __init__(self, seed: int, purpose: str = "", step: int = 0) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, path: tuple[tuple[str, int], ...] = ()) -> None:
+        self.seed, self._path = seed, path
         # JSON keeps the parts apart: ("a", 11) and ("a1", 1) must not meet.
-        self._keystream = _keystream(hashlib.sha256(json.dumps([seed, purpose, step]).encode()).digest())
+        self._keystream = _keystream(hashlib.sha256(json.dumps([seed, *path]).encode()).digest())
 
     def at(self, purpose: str, step: int) -> SeededRandom:
-        """An independent stream that depends only on (seed, purpose, step)."""
-        return SeededRandom(self.seed, purpose, step)
+        """An independent stream that depends only on the seed and on every (purpose, step) that led to it."""
+        return SeededRandom(self.seed, (*self._path, (purpose, step)))
 
     def bytes(self, count: int) -> bytes:
         """The next ``count`` bytes of this stream."""
