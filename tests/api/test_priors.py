@@ -94,6 +94,27 @@ def test_a_prior_of_a_stream(tmp_path: Path) -> None:
     assert differ(prior.weights, train(SMALL, tmp_path / "pool.safetensors").weights)
 
 
+def test_a_prior_begins_with_another(tmp_path: Path) -> None:
+    """With its very weights, which a step of no length shows; they are in its provenance."""
+    first = train(SMALL, tmp_path / "first.safetensors")
+    still = replace(SMALL, learning_rate=1e-30, steps=1, seed=1)
+    second = train(still, tmp_path / "second.safetensors", initial_prior=tmp_path / "first.safetensors")
+    assert not differ(first.weights, second.weights)
+    assert second.provenance["initial_prior"] == first.provenance
+    assert differ(first.weights, train(still, tmp_path / "third.safetensors").weights)
+
+
+def test_an_initial_prior_of_another_network_is_refused(tmp_path: Path) -> None:
+    train(SMALL, tmp_path / "first.safetensors")
+    before = sorted(tmp_path.iterdir())
+    wider = replace(SMALL, network="wrn-10-2")
+    with pytest.raises(InputError, match="weights are of another network"):
+        train(wider, tmp_path / "second.safetensors", initial_prior=tmp_path / "first.safetensors")
+    with pytest.raises(InputError, match="there is no prior 'none'"):
+        train(SMALL, tmp_path / "second.safetensors", initial_prior="none")
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_a_prior_of_public_images(tmp_path: Path, folder: Path) -> None:
     prior = train(SMALL, tmp_path / "public.safetensors", public_images=folder)
     assert prior.provenance["processes"] == [f"public images: {folder}"]
@@ -285,6 +306,14 @@ def test_no_provenance_hides_what_an_encoder_was_learned_from(private: Path, tmp
     save_prior(disguised, replace(prior, provenance=prior.provenance | {"parts": []}))
     with pytest.raises(InputError, match="learned from the private images themselves"):
         dpvision.train(private, out=tmp_path / "run", config={"encoder": str(disguised)}, **DP_RANDP)
+
+
+def test_a_prior_that_began_with_another_learned_from_its_images_too(private: Path, tmp_path: Path) -> None:
+    own, later = tmp_path / "own.safetensors", tmp_path / "later.safetensors"
+    train(SMALL, own, public_images=private)
+    train(SMALL, later, initial_prior=own)
+    with pytest.raises(InputError, match="learned from the private images themselves"):
+        dpvision.train(private, out=tmp_path / "run", config={"encoder": str(later)}, **DP_RANDP)
 
 
 def test_a_data_set_with_a_ledger_is_not_public(private: Path, tmp_path: Path) -> None:

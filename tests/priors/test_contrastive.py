@@ -25,6 +25,7 @@ from dpvision.priors.contrastive import (
     train_body,
     uniformity,
 )
+from dpvision.priors.prior_file import body_weights
 from dpvision.priors.two_views import TwoViews
 from dpvision.privacy.errors import InputError
 
@@ -250,6 +251,15 @@ def test_what_cannot_be_trained_is_refused(images: Tensor) -> None:
         train_body(replace(SMALL, network="linear", network_options={}), images, CPU)
     with pytest.raises(InputError, match="40 images do not fill a batch of 64"):
         train_body(replace(SMALL, batch_size=64), images, CPU)
+
+
+def test_a_checkpoint_of_other_initial_weights_is_refused(images: Tensor, tmp_path: Path) -> None:
+    weights = body_weights(train_body(SMALL, images, CPU))
+    train_body(SMALL, images, CPU, initial_weights=weights, checkpoint=tmp_path / "checkpoint")
+    train_body(SMALL, images, CPU, initial_weights=weights, checkpoint=tmp_path / "checkpoint")
+    for others in (None, {name: -tensor for name, tensor in weights.items()}):
+        with pytest.raises(InputError, match="no checkpoint of this training"):
+            train_body(SMALL, images, CPU, initial_weights=others, checkpoint=tmp_path / "checkpoint")
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(images: Tensor, tmp_path: Path) -> None:

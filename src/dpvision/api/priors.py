@@ -20,6 +20,7 @@ from dpvision.images import Images
 from dpvision.priors import ContrastiveConfig, Prior, image_batches, load_prior, save_prior
 from dpvision.priors.contrastive import BatchStream, load_public_images, shuffled_batches, train_body
 from dpvision.priors.prior_file import (
+    INITIAL_PRIOR,
     LEARNED_FROM,
     body_weights,
     check_suffix,
@@ -40,6 +41,7 @@ def train_prior(
     *,
     public_images: str | os.PathLike[str] | None = None,
     stream: bool = False,
+    initial_prior: str | os.PathLike[str] | None = None,
     device: str | None = None,
     command: str | None = None,
     progress: Progress | None = None,
@@ -53,6 +55,7 @@ def train_prior(
         public_images: images for :func:`dpvision.open_images` that are public, in place of the processes'. No
             guarantee covers them.
         stream: make new images for every step, instead of ``config.count`` before the first.
+        initial_prior: a prior of the same network to begin with, a bundled one's name or a file.
         device: as for `dpvision.train`.
         command: for the provenance; by default the Python that calls this function likewise.
         progress: see `Progress`.
@@ -68,13 +71,16 @@ def train_prior(
     if public_images is not None and stream:
         raise InputError("public images are there already; leave stream out, or leave the public images out")
     chosen = resolve_device(device)
-    command = command or _python(config, path, public_images=public_images, stream=stream, device=device)
+    command = command or _python(
+        config, path, public_images=public_images, stream=stream, initial_prior=initial_prior, device=device
+    )
+    initial = None if initial_prior is None else load_prior(initial_prior)
     images: Tensor | BatchStream
-    learned_from: dict[str, str] = {}
+    origin: dict[str, Any] = {} if initial is None else {INITIAL_PRIOR: initial.provenance}
     if public_images is not None:
         public = load_public_images(public_images, config.image_size)
         _refuse_private(public)
-        learned_from = {LEARNED_FROM: public.pixel_digest}
+        origin[LEARNED_FROM] = public.pixel_digest
         images = public.pixels
         config = replace(config, processes=(), count=len(images))
     elif stream:
@@ -92,7 +98,14 @@ def train_prior(
             progress("training", done, config.steps)
 
     checkpoint = path.with_suffix(".checkpoint")
-    body = train_body(config, images, chosen, checkpoint=checkpoint, on_step=on_step)
+    body = train_body(
+        config,
+        images,
+        chosen,
+        initial_weights=None if initial is None else initial.weights,
+        checkpoint=checkpoint,
+        on_step=on_step,
+    )
     settings = asdict(config)
     provenance = {
         **{name: settings[name] for name in ("count", "steps", "batch_size", "seed")},
@@ -104,7 +117,7 @@ def train_prior(
         "figure": _figure(losses),
         "normalization": input_normalization(),
         "version": version("dpvision"),
-        **learned_from,
+        **origin,
     }
     prior = Prior(path.stem, config.network, config.network_options, body_weights(body), provenance)
     save_prior(path, prior)

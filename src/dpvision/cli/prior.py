@@ -91,6 +91,10 @@ def train(
             metavar="DATA", help="Learn from these images, which you declare public, and not from processes."
         ),
     ] = None,
+    initial_prior: Annotated[
+        str | None,
+        typer.Option(metavar="PRIOR", help="Begin with this prior of the same network: a name or a file."),
+    ] = None,
     network: Annotated[str, typer.Option(help="The network whose body is learned.")] = "wrn-16-4",
     stem_stride: Annotated[int, typer.Option(help="Of its first convolution; 2 quarters the cost.")] = 1,
     count: Annotated[int, typer.Option(help="How many images the processes make together.")] = 105_000,
@@ -144,6 +148,7 @@ def train(
             out,
             public_images=public_images,
             stream=stream,
+            initial_prior=initial_prior,
             device=device,
             command=command_line(sys.argv[1:]),
             progress=progress,

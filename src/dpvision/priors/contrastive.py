@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -27,6 +27,7 @@ from dpvision.images.atomic import replacing
 from dpvision.images.images import digest_of
 from dpvision.networks import Normalize, WideResNet, build_network
 from dpvision.networks.precision import Precision, resolve_precision
+from dpvision.priors.prior_file import load_body
 from dpvision.priors.two_views import TwoViews
 from dpvision.privacy.errors import InputError
 
@@ -123,6 +124,7 @@ def train_body(
     images: Tensor | BatchStream,
     device: torch.device | str,
     *,
+    initial_weights: Mapping[str, Tensor] | None = None,
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
 ) -> WideResNet:
@@ -136,17 +138,19 @@ def train_body(
         images: public images, uint8 ``[N, 3, S, S]``, N ≥ batch_size, shuffled anew each epoch (they move to
             the device whole, and an epoch's last incomplete batch is left out); or a stream of batches.
         device: where to train.
+        initial_weights: those of the ``stem`` and ``stages`` to begin with; by default random ones.
         checkpoint: a safetensors file, written about once a minute and at the end, from which an interrupted
-            run of the same config and images goes on (a stream's images are not compared); a finished one
-            returns at once.
+            run of the same config, images and initial weights goes on (a stream's images are not compared);
+            a finished one returns at once.
         on_step: is told of every step.
 
     Returns:
         The network in eval mode, on the device, float32.
 
     Raises:
-        InputError: if the network is no wide residual network or does not take the views; too few images; a
-            checkpoint that is damaged, or of another config or other images.
+        InputError: if the network is no wide residual network or does not take the views; initial weights of
+            another network; too few images; a checkpoint that is damaged, or of another config or other
+            images or initial weights.
     """
     device = torch.device(device)
     with torch.random.fork_rng(devices=[]):
@@ -160,6 +164,8 @@ def train_body(
         )
     if not isinstance(network, WideResNet):
         raise InputError(f"a prior is the body of a network wrn-D-K, not of '{config.network}'")
+    if initial_weights is not None:
+        load_body(network, initial_weights)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.train()
     optimizer = torch.optim.SGD(
@@ -168,7 +174,7 @@ def train_body(
         momentum=config.momentum,
         weight_decay=config.weight_decay,
     )
-    fingerprint = _fingerprint(config, images)
+    fingerprint = _fingerprint(config, images, initial_weights)
     first = 0 if checkpoint is None else _resume(checkpoint, fingerprint, network, optimizer)
 
     normalize = Normalize().to(device)
@@ -281,11 +287,17 @@ def _resume(path: Path, fingerprint: str, network: nn.Module, optimizer: torch.o
         raise InputError(f"{path} cannot be read ({error}); remove it to start anew") from error
 
 
-def _fingerprint(config: ContrastiveConfig, images: Tensor | BatchStream) -> str:
-    """What a resumed run must agree on: the images that are there, and all of config but the switches that
-    change speed alone. The images of a stream are taken to follow from the config.
+def _fingerprint(
+    config: ContrastiveConfig, images: Tensor | BatchStream, initial_weights: Mapping[str, Tensor] | None
+) -> str:
+    """What a resumed run must agree on: the images that are there, the initial weights, and all of config but
+    the switches that change speed alone. The images of a stream are taken to follow from the config.
     """
     fields = {name: value for name, value in asdict(config).items() if name not in SPEED_SWITCHES}
     if isinstance(images, Tensor):
         fields["images"] = digest_of(images.cpu().numpy())
+    if initial_weights is not None:
+        fields["initial_weights"] = {
+            name: digest_of(tensor.cpu().numpy()) for name, tensor in initial_weights.items()
+        }
     return json.dumps(fields, sort_keys=True)

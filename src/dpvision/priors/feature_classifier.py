@@ -14,7 +14,7 @@ from dpvision.images import Images
 from dpvision.networks import Classifier, build_classifier
 from dpvision.priors.encoder import Encoder
 from dpvision.priors.encoders import ConcatenatedEncoder, build_encoder
-from dpvision.priors.prior_file import LEARNED_FROM
+from dpvision.priors.prior_file import learned_from
 from dpvision.privacy.errors import InputError
 
 KIND = "encoder"
@@ -124,7 +124,7 @@ def refuse_own_encoder(model: Classifier, images: Images) -> None:
     parts = encoder.parts if isinstance(encoder, ConcatenatedEncoder) else [encoder]
     for part in parts:
         assert isinstance(part, Encoder)
-        if part.provenance.get(LEARNED_FROM) == images.pixel_digest:
+        if images.pixel_digest in learned_from(part.provenance):
             raise InputError(
                 f"encoder {encoder.config['name']} was learned from the private images themselves "
                 f"({images.source}), outside any privacy budget; choose one that was learned from others"

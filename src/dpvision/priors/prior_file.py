@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ PROVENANCE = (
 
 LEARNED_FROM = "public_images_digest"
 """What a provenance says besides where the images were no processes': :attr:`Images.pixel_digest`."""
+
+INITIAL_PRIOR = "initial_prior"
+"""What a provenance says besides of a prior that began with another's weights: the provenance of that one."""
 
 MAX_BYTES = 2**28
 """Larger files are refused unread. A WRN-28-10, the largest in common use, has a fourth of it."""
@@ -155,6 +159,25 @@ def body_weights(network: nn.Module) -> dict[str, Tensor]:
     return {
         name: tensor for name, tensor in network.state_dict().items() if name.startswith(("stem.", "stages."))
     }
+
+
+def load_body(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Overwrite a network's body by these weights, in place. InputError if they are of another network."""
+    shapes = {name: tensor.shape for name, tensor in body_weights(network).items()}
+    if shapes != {name: tensor.shape for name, tensor in weights.items()}:
+        raise InputError("the initial weights are of another network; begin with a prior of the same one")
+    network.load_state_dict(dict(weights), strict=False)
+
+
+def learned_from(provenance: Mapping[str, Any]) -> set[str]:
+    """Digests of all the public images that a prior, and those that it began with, learned from."""
+    digests: set[str] = set()
+    current: object = provenance
+    while isinstance(current, Mapping):
+        if LEARNED_FROM in current:
+            digests.add(str(current[LEARNED_FROM]))
+        current = current.get(INITIAL_PRIOR)
+    return digests
 
 
 def input_normalization() -> dict[str, float]:
