@@ -64,6 +64,18 @@ def test_the_size_when_none_is_given(
     assert [f"resized to {expected[0]}" in message for message in caplog.messages] == [True] * was_chosen
 
 
+@pytest.mark.parametrize(
+    ("encoder", "expected"),
+    [("timm:vit", (90, 70)), ("scattering+torchvision:resnet18", (90, 70)), ("wrn-10-4-small", (64, 64))],
+)
+def test_an_encoder_that_scales_images_itself_gets_them_as_they_are(
+    tmp_path: Path, encoder: str, expected: tuple[int, int]
+) -> None:
+    data = write_images(tmp_path / "data", [(70, 90)] * 10)
+    job = prepared(data, method="dp-randp", config={"encoder": encoder})
+    assert job.images.shape == (3, *expected)
+
+
 def test_a_size_that_was_chosen_is_announced_recorded_and_on_the_card(tmp_path: Path) -> None:
     data = write_images(tmp_path / "data", [(20, 20)] * 9 + [(30, 40)])
     result = dpvision.train(data, epsilon=2, out=tmp_path / "run", config=CONFIG)

@@ -24,6 +24,7 @@ from dpvision.methods import (
 )
 from dpvision.networks import Classifier
 from dpvision.networks.options import fits, in_words
+from dpvision.priors import scales_images
 from dpvision.privacy import (
     Budget,
     InputError,
@@ -149,7 +150,7 @@ def prepare(
     check_settings(chosen_method, config)
     chosen_device = resolve_device(device)
 
-    reading, chosen_size = training_reading(data, size, channels, keep_large="network" in config)
+    reading, chosen_size = training_reading(data, size, channels, keep_large=_takes_large(config))
     images = data if isinstance(data, Images) else reading.open()
     images.check_trainable()
     test_reading, test_images = _test_images(data, test, images)
@@ -172,6 +173,11 @@ def prepare(
         test_data=test_reading,
         chosen_size=chosen_size,
     )
+
+
+def _takes_large(config: Mapping[str, Any]) -> bool:
+    """Whether the user has chosen a model for images of whatever size they are."""
+    return "network" in config or scales_images(str(config.get("encoder", "")))
 
 
 def check_settings(method: Method, settings: Mapping[str, Any]) -> None:

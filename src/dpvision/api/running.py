@@ -77,7 +77,7 @@ def train(
             `dpvision.methods.dp_randp.DPRandPConfig`. The defaults suit the data's public facts and the
             machine.
         size, channels: as in `open_images`. By default images that differ in size, or are larger than 64
-            pixels when no network is named, are resized to 64 or 32.
+            pixels when no network and no library's encoder is named, are resized to 64 or 32.
         seed: makes the run reproducible and not private.
         device: such as "cpu" or "cuda"; by default a GPU where there is one.
         ledger: the data set's ledger; by default in the user's data directory, found by the data's digest.

@@ -3,7 +3,7 @@
 from dpvision.networks.scattering import Scattering2d
 from dpvision.priors.contrastive import ContrastiveConfig
 from dpvision.priors.encoder import Encoder
-from dpvision.priors.encoders import ENCODERS, build_encoder
+from dpvision.priors.encoders import ENCODERS, build_encoder, scales_images
 from dpvision.priors.prior_file import Prior, list_priors, load_prior, save_prior
 from dpvision.priors.processes import PROCESSES, generate, image_batches
 
@@ -20,4 +20,5 @@ __all__ = [
     "list_priors",
     "load_prior",
     "save_prior",
+    "scales_images",
 ]

@@ -88,6 +88,10 @@ class ContrastiveConfig:
                 raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if not 0 < self.learning_rate < math.inf:
             raise InputError(f"learning_rate must be positive and finite, not {self.learning_rate}")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"momentum must be at least 0 and below 1, not {self.momentum}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight_decay must be at least 0 and finite, not {self.weight_decay}")
         if not all(0 <= milestone <= 1 for milestone in self.milestones):
             raise InputError(f"milestones must be shares of the steps in 0..1, not {self.milestones}")
         if self.precision not in get_args(Precision):

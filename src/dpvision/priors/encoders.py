@@ -24,6 +24,11 @@ ENCODERS = ("scattering", "random-wrn-D-K", "torchvision:NAME", "timm:NAME")
 """The names that :func:`build_encoder` knows beside those of priors; D and K are a depth and a width."""
 
 
+def scales_images(name: str) -> bool:
+    """Whether an encoder, or one of several joined by +, brings images to the size that it was trained for."""
+    return any(part.partition(":")[0] in LIBRARIES for part in name.split("+"))
+
+
 def build_encoder(
     name: str, image_shape: Sequence[int], *, provenance: Provenance | None = None, **options: Any
 ) -> Encoder:
