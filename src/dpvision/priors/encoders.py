@@ -25,7 +25,7 @@ ENCODERS = ("scattering", "random-wrn-D-K", "torchvision:NAME", "timm:NAME")
 
 
 def scales_images(name: str) -> bool:
-    """Whether an encoder, or one of several joined by +, brings images to the size that it was trained for."""
+    """Whether an encoder, or one of several joined by +, brings images to the size of its training."""
     return any(part.partition(":")[0] in LIBRARIES for part in name.split("+"))
 
 
