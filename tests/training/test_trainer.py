@@ -66,15 +66,15 @@ class Log:
 class LoggedRandom(SeededRandom):
     """Tells the log of every draw of normals."""
 
-    def __init__(self, log: Log, seed: int, purpose: str = "", step: int = 0) -> None:
-        super().__init__(seed, purpose, step)
-        self.log, self.purpose = log, purpose
+    def __init__(self, log: Log, seed: int, path: tuple[tuple[str, int], ...] = ()) -> None:
+        super().__init__(seed, path)
+        self.log, self.path = log, path
 
     def at(self, purpose: str, step: int) -> LoggedRandom:
-        return LoggedRandom(self.log, self.seed, purpose, step)
+        return LoggedRandom(self.log, self.seed, (*self.path, (purpose, step)))
 
     def normal(self, shape: Any) -> Tensor:
-        self.log.lines.append(f"normal for {self.purpose}")
+        self.log.lines.append(f"normal for {self.path[-1][0]}")
         return super().normal(shape)
 
 
