@@ -168,12 +168,40 @@ def test_steps_lost_in_either_part_are_counted_and_never_repeated(images: Images
     assert [account.left(stage.mechanism.event) for stage in plan.stages] == [0, 0]
 
 
+def test_no_part_repeats_the_noise_of_another(images: Images, tmp_path: Path) -> None:
+    """A seeded source gives the same numbers for the same purpose and step, and steps begin anew."""
+    asked: list[tuple[tuple[str, int], ...]] = []
+
+    class Noted(SeededRandom):
+        def __init__(self, seed: int, path: tuple[tuple[str, int], ...] = ()) -> None:
+            super().__init__(seed, path)
+            self.path = path
+
+        def at(self, purpose: str, step: int) -> Noted:
+            return Noted(self.seed, (*self.path, (purpose, step)))
+
+        def bytes(self, count: int) -> bytes:
+            asked.append(self.path)
+            return super().bytes(count)
+
+    config = config_for(240, encoder="random-wrn-10-1", steps=4, phase_iii="full", phase_ii_share=0.5)
+    plan = make_plan(partial(stages, config, 240), 240, Budget(8.0, 1e-3))
+    ledger = Ledger.for_dataset(tmp_path / "ledger.jsonl", images.digest, 240)
+    account = Account(Budget(8.0, 1e-3), ledger, "run", plan.events)
+    account.open()
+    METHODS["dp-randp"].train(
+        METHODS["dp-randp"].make_model(config, images), images, config, plan, account, Noted(0)
+    )
+    steps = [path for path in dict.fromkeys(asked) if path[-1][0] == "noise"]
+    assert len(steps) == 4
+
+
 def test_parts_of_equal_events_share_none(images: Images, tmp_path: Path) -> None:
     """With all examples in every step of both, the account cannot tell the parts' releases apart."""
     config = {"encoder": "random-wrn-10-1", "steps": 4, "phase_iii": "full", "phase_ii_share": 0.5}
     config["expected_batch_size"] = 240
     seen: list[tuple[int, int]] = []
-    dpvision.train(
+    result = dpvision.train(
         images,
         method="dp-randp",
         epsilon=8,
@@ -183,6 +211,9 @@ def test_parts_of_equal_events_share_none(images: Images, tmp_path: Path) -> Non
         progress=lambda done, total, account: seen.append((done, total)),
     )
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    fresh = METHODS["dp-randp"].make_model(config_for(240, **config), images).state_dict()
+    trained = result.model.state_dict()
+    assert not any(torch.equal(trained[name], fresh[name]) for name in fresh if "encoder.stem" in name)
     steps = [
         json.loads(line)["step"] for line in (tmp_path / "run/private/metrics.jsonl").read_text().splitlines()
     ]
