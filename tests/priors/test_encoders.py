@@ -206,7 +206,7 @@ def test_what_cannot_be_built_is_refused(
         build_encoder(name, shape, **options)
 
 
-@pytest.mark.parametrize("library", ["torchvision", "timm"])
+@pytest.mark.parametrize("library", ["torchvision", "timm", "open_clip"])
 def test_a_missing_library_is_named_with_its_extra(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(InputError, match=rf"needs {library}, which .* pip install 'dpvision\[{library}\]'"):
@@ -228,7 +228,7 @@ class Photographic(nn.Module):
 
 @pytest.fixture
 def libraries(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Stand-ins for torchvision and timm, which note which weights they were asked for."""
+    """Stand-ins for the libraries, which note which weights they were asked for."""
     asked: dict[str, Any] = {}
     mean, std = [0.4, 0.5, 0.6], [0.1, 0.2, 0.3]
 
@@ -248,17 +248,36 @@ def libraries(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             raise RuntimeError(f"Unknown model ({name})")
         return Photographic(classifier=bool(num_classes))
 
-    torchvision, models, timm = (
+    def create_clip(name: str, pretrained: str | None = None, **options: Any) -> Any:
+        asked.update(open_clip=pretrained, options=options)
+        if pretrained == "unreachable":
+            raise RuntimeError("Failed to download weights")
+        return SimpleNamespace(visual=Photographic(classifier=False))
+
+    clips = {
+        "photographic": {"laion": False, "unreachable": False, "openai": True},
+        "another": {"laion": False},
+    }
+
+    torchvision, models, timm, open_clip = (
         ModuleType("torchvision"),
         ModuleType("torchvision.models"),
         ModuleType("timm"),
+        ModuleType("open_clip"),
     )
     vars(models).update(get_model=get_model, get_model_weights=get_model_weights)
     resolved = {"mean": mean, "std": std, "input_size": (3, 8, 8)}
     vars(timm).update(
         create_model=create_model, data=SimpleNamespace(resolve_model_data_config=lambda _: resolved)
     )
-    for module in (torchvision, models, timm):
+    vars(open_clip).update(
+        __version__="3",
+        list_pretrained_tags_by_model=lambda name: list(clips.get(name, {})),
+        get_pretrained_cfg=lambda name, tag: {"mean": mean, "std": std, "quick_gelu": clips[name][tag]},
+        get_model_config=lambda name: {"vision_cfg": {"image_size": 8}},
+        create_model=create_clip,
+    )
+    for module in (torchvision, models, timm, open_clip):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return asked
 
@@ -267,7 +286,7 @@ def library_encoder(library: str) -> Encoder:
     return build_encoder(f"{library}:photographic", RGB)
 
 
-@pytest.mark.parametrize("library", ["torchvision", "timm"])
+@pytest.mark.parametrize("library", ["torchvision", "timm", "open_clip"])
 def test_a_librarys_network_reads_pixels_as_it_was_taught(library: str, libraries: dict[str, Any]) -> None:
     encoder = library_encoder(library)
     assert libraries[library] is not None
@@ -278,7 +297,7 @@ def test_a_librarys_network_reads_pixels_as_it_was_taught(library: str, librarie
     torch.testing.assert_close(encoder(x), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("library", ["torchvision", "timm"])
+@pytest.mark.parametrize("library", ["torchvision", "timm", "open_clip"])
 def test_a_librarys_encoder_is_rebuilt_without_fetching(library: str, libraries: dict[str, Any]) -> None:
     encoder = library_encoder(library)
     again = build_encoder(**json.loads(json.dumps(encoder.config)))
@@ -296,7 +315,36 @@ def test_batch_norm_learns_nothing_from_private_images(libraries: dict[str, Any]
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
 
-@pytest.mark.parametrize("library", ["torchvision", "timm"])
+@pytest.mark.parametrize("library", ["torchvision", "timm", "open_clip"])
 def test_an_unknown_network_of_a_library_is_refused(library: str, libraries: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"{library} .* network 'unheard-of'"):
         build_encoder(f"{library}:unheard-of", RGB)
+
+
+def test_open_clips_weights_are_openais_unless_there_are_none_or_others_are_named(
+    libraries: dict[str, Any],
+) -> None:
+    for name, options, tag in [
+        ("photographic", {}, "openai"),
+        ("photographic", {"pretrained": "laion"}, "laion"),
+        ("another", {}, "laion"),
+    ]:
+        encoder = build_encoder(f"open_clip:{name}", RGB, **options)
+        assert libraries["open_clip"] == encoder.config["pretrained"] == tag
+        assert encoder.provenance == {"source": f"open_clip 3, {name}, {tag}"}
+
+
+def test_an_open_clip_network_has_the_activation_of_its_weights(libraries: dict[str, Any]) -> None:
+    encoder = library_encoder("open_clip")
+    assert libraries["options"] == {"force_quick_gelu": True, "force_image_size": None}
+    build_encoder(**encoder.config)
+    assert libraries["options"] == {"force_quick_gelu": True, "force_image_size": 8, "text_cfg": {}}
+    build_encoder("open_clip:photographic", RGB, pretrained="laion", size=16)
+    assert libraries["options"] == {"force_quick_gelu": False, "force_image_size": 16}
+
+
+def test_weights_that_open_clip_lacks_or_cannot_fetch_are_refused(libraries: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="has no weights 'laion5'; pretrained is one of laion, unreach"):
+        build_encoder("open_clip:photographic", RGB, pretrained="laion5")
+    with pytest.raises(InputError, match=r"weights 'unreachable' .* not be fetched .*Failed to download"):
+        build_encoder("open_clip:photographic", RGB, pretrained="unreachable")

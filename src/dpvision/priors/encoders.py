@@ -20,7 +20,7 @@ from dpvision.priors.library_encoders import LIBRARIES
 from dpvision.priors.prior_file import list_priors, load_prior
 from dpvision.privacy.errors import InputError
 
-ENCODERS = ("scattering", "random-wrn-D-K", "torchvision:NAME", "timm:NAME")
+ENCODERS = ("scattering", "random-wrn-D-K", "torchvision:NAME", "timm:NAME", "open_clip:NAME")
 """The names that :func:`build_encoder` knows beside those of priors; D and K are a depth and a width."""
 
 
@@ -42,6 +42,8 @@ def build_encoder(
     - "scattering": ``J``, ``L``, ``cells`` and ``groups`` of :class:`ScatteringEncoder`;
     - "torchvision:NAME" and "timm:NAME": ``size``, the side in pixels to which images are scaled (by default
       that of the images it was trained on). The libraries fetch the weights;
+    - "open_clip:NAME", the visual tower, up to what it shares with the text tower: also ``pretrained``,
+      open_clip's tag of the weights, by default "openai", or the first one listed where there is no such;
     - "A+B", the features of both: ``parts``, a list of one dictionary of options for each.
 
     Args:

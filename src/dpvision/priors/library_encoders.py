@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -118,7 +120,58 @@ def _timm(
     )
 
 
-LIBRARIES: dict[str, Callable[..., Encoder]] = {"torchvision": _torchvision, "timm": _timm}
+def _open_clip(
+    name: str,
+    image_shape: Shape,
+    provenance: Provenance | None,
+    *,
+    pretrained: str | None = None,
+    size: int | None = None,
+) -> Encoder:
+    open_clip = _import_extra("open_clip", name)
+    model_name = name.partition(":")[2]
+    tags = open_clip.list_pretrained_tags_by_model(model_name)
+    if not tags:
+        raise InputError(f"open_clip has no weights of a network '{model_name}'")
+    if pretrained is None:
+        pretrained = "openai" if "openai" in tags else tags[0]
+    if pretrained not in tags:
+        raise InputError(f"{name} has no weights '{pretrained}'; pretrained is one of {', '.join(tags)}")
+    published = open_clip.get_pretrained_cfg(model_name, pretrained)
+    try:
+        with _without_log():
+            clip = open_clip.create_model(
+                model_name,
+                # The activation belongs to the weights. Open_clip only warns if the network has another.
+                force_quick_gelu=published.get("quick_gelu", False),
+                force_image_size=size,
+                # Without weights to load, the text tower, which is dropped, need not be of their shape: by
+                # default it fetches none of its own.
+                **({"text_cfg": {}} if provenance else {"pretrained": pretrained}),
+            )
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"the weights '{pretrained}' of {name} could not be fetched or do not fit ({error})"
+        ) from error
+    clip.visual.output_tokens = False  # CoCa's tower would return them beside the features
+    encoder = LibraryEncoder(
+        name,
+        image_shape,
+        provenance or {"source": f"open_clip {open_clip.__version__}, {model_name}, {pretrained}"},
+        clip.visual,
+        published["mean"],
+        published["std"],
+        size or open_clip.get_model_config(model_name)["vision_cfg"]["image_size"],
+    )
+    encoder.config["pretrained"] = pretrained
+    return encoder
+
+
+LIBRARIES: dict[str, Callable[..., Encoder]] = {
+    "torchvision": _torchvision,
+    "timm": _timm,
+    "open_clip": _open_clip,
+}
 """By the name before the colon: builders from (name, image shape, provenance) and options."""
 
 
@@ -136,3 +189,16 @@ def _import_extra(module: str, encoder: str) -> Any:
             f"encoder {encoder} needs {extra}, which cannot be imported ({error}); "
             f"install it with pip install 'dpvision[{extra}]'"
         ) from error
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """For open_clip, which tells the root logger of its errors before it raises them, and warns of random
+    weights that are about to be loaded.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
