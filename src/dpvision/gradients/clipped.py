@@ -154,24 +154,27 @@ def _full_precision() -> Iterator[None]:
 
 def bytes_per_example(model: nn.Module, views: Tensor) -> int:
     """About what one example takes: its gradient (twice, while it is pulled back or summed) and its views'
-    activations.
+    activations. Those that lead to no gradient, as in a frozen encoder, are freed on the way: there the
+    largest counts, not all.
     """
     gradient = sum(p.numel() for p in model.parameters() if p.requires_grad) * 4 * 2
-    seen = 0
+    kept = largest = 0
 
-    def count(module: nn.Module, args: object, output: object) -> None:
-        nonlocal seen
+    def count(module: nn.Module, args: tuple[object, ...], output: object) -> None:
+        nonlocal kept, largest
         if isinstance(output, Tensor) and not any(module.children()):
-            seen += output.numel()
+            kept += output.numel() * output.requires_grad
+            largest = max(largest, *(leaf.numel() for leaf in (*args, output) if isinstance(leaf, Tensor)))
 
     handles = [module.register_forward_hook(count) for module in model.modules()]
     try:
-        with torch.no_grad():
+        with torch.enable_grad():
             model(torch.zeros_like(views[0, :1]))
     finally:
         for handle in handles:
             handle.remove()
-    return gradient + seen * 4 * 3 * views.shape[1]  # saved, its gradient, and room for a layer's work
+    # Saved, its gradient, and room for a layer's work.
+    return gradient + max(kept, largest) * 4 * 3 * views.shape[1]
 
 
 def clipped_gradient_sum(
