@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dpvision.gradients.capture import Loss
 
 
+@torch.enable_grad()
 def reference_gradients(
     model: nn.Module, loss: Loss, views: Tensor, targets: Tensor
 ) -> list[dict[str, Tensor]]:
