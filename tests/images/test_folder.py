@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpvision.images import Images, available_splits, open_images
+from dpvision.images import Images, NoLabelsError, available_splits, open_images
 from dpvision.images import files as files_module
 from dpvision.privacy.errors import InputError
 
@@ -134,6 +134,27 @@ def test_an_image_outside_the_class_folders(pets: Path) -> None:
     save(pets / "loose.png")
     with pytest.raises(InputError, match=r"loose\.png lies outside any class folder"):
         open_images(pets)
+
+
+@pytest.mark.parametrize("record", ["images.json", "pool.json"])
+def test_a_record_beside_the_images_is_passed_over(tmp_path: Path, record: str) -> None:
+    save(tmp_path / "cat/1.png")
+    save(tmp_path / "dog/1.png")
+    (tmp_path / record).write_text("{}")
+    assert open_images(tmp_path).class_names == ("cat", "dog")
+    assert len(open_images(tmp_path, labelled=False)) == 2
+
+
+def test_images_without_labels_are_told_from_a_mistake(tmp_path: Path) -> None:
+    save(tmp_path / "1.png")
+    with pytest.raises(NoLabelsError, match="has no class folders in it"):
+        open_images(tmp_path)
+    (tmp_path / "cat").mkdir()
+    for mistake in (r"1\.png lies outside any class folder", "cat is a class folder without images"):
+        with pytest.raises(InputError, match=mistake) as raised:
+            open_images(tmp_path)
+        assert not isinstance(raised.value, NoLabelsError)
+        (tmp_path / "1.png").unlink(missing_ok=True)
 
 
 def test_an_empty_class_folder(pets: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from dpvision.images import Images, available_splits, open_images
+from dpvision.images import Images, NoLabelsError, available_splits, open_images
 from dpvision.images import files as files_module
 from dpvision.privacy.errors import InputError
 
@@ -81,7 +81,7 @@ def test_size_and_channels(tmp_path: Path) -> None:
 def test_without_labels(tmp_path: Path) -> None:
     path = save(tmp_path, images=images4)
     assert open_images(path, labelled=False).labels is None
-    with pytest.raises(InputError, match="'images' but no 'labels'"):
+    with pytest.raises(NoLabelsError, match="'images' but no 'labels'"):
         open_images(path)
 
 

@@ -10,10 +10,11 @@ from typing import Any, Protocol
 
 from dpvision.images import bundled, folder, idx, npz, parquet
 from dpvision.images.decode import Conversion
+from dpvision.images.files import NoLabelsError
 from dpvision.images.images import Images
 from dpvision.privacy.errors import InputError
 
-__all__ = ["Images", "available_splits", "image_sizes", "open_images"]
+__all__ = ["Images", "NoLabelsError", "available_splits", "image_sizes", "open_images"]
 
 
 class Reader(Protocol):
@@ -61,6 +62,7 @@ def open_images(
     of any split) and are taken as public.
 
     Raises:
+        NoLabelsError: an InputError; there are images, but no labels.
         InputError: for anything missing, damaged, ambiguous or too large (an image of more than 2**26 pixels,
             a data set of more bytes than this machine has memory).
     """

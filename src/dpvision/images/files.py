@@ -22,6 +22,10 @@ SPLIT_WORDS = {
 """The words that data sets use for their splits, and which of SPLITS each means."""
 
 
+class NoLabelsError(InputError):
+    """Labels were asked for where there are none, and where the images alone can be read."""
+
+
 @contextmanager
 def reading(what: str) -> Iterator[None]:
     """Turns whatever a parser raises about broken input into one sentence that names the input.

@@ -9,14 +9,15 @@ from pathlib import Path
 import torch
 
 from dpvision.images.decode import Conversion, decode, encoded_size
-from dpvision.images.files import SPLIT_WORDS, reading
+from dpvision.images.files import SPLIT_WORDS, NoLabelsError, reading
 from dpvision.images.images import Images
+from dpvision.images.series import RECORDS
 from dpvision.images.stack import stack
 from dpvision.privacy.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
-CLUTTER = ("Thumbs.db", "desktop.ini", "__MACOSX")  # beside all names that begin with a dot
+CLUTTER = ("Thumbs.db", "desktop.ini", "__MACOSX", *RECORDS)  # beside all names that begin with a dot
 
 
 def recognises(path: Path) -> bool:
@@ -56,7 +57,7 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
     folder = folders[split]
     if folder.is_file():
         if labelled:
-            raise InputError(f"{path} is a single image without a class; give a folder of class folders")
+            raise NoLabelsError(f"{path} is a single image without a class; give a folder of class folders")
         pixels, stored = stack([(str(path), path)], 1, decode, str(path), conversion)
         return Images(pixels, None, (), str(path), (path.name,), stored)
     if labelled:
@@ -86,16 +87,15 @@ def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
 
 def _class_folders(folder: Path, root: Path) -> dict[str, Path]:
     """The folders in a folder by name, in order; there must be some, and no images beside them."""
-    classes: dict[str, Path] = {}
-    for entry in _entries(folder, root):
-        if entry.is_dir():
-            classes[entry.name] = entry
-        elif entry.suffix.lower() in SUFFIXES:
-            raise InputError(f"{entry} lies outside any class folder; move it into the folder of its class")
+    entries = list(_entries(folder, root))
+    classes = {entry.name: entry for entry in entries if entry.is_dir()}
     if not classes:
-        raise InputError(
+        raise NoLabelsError(
             f"{folder} has no class folders in it; put the images of each class into a folder of its own"
         )
+    for entry in entries:
+        if not entry.is_dir() and entry.suffix.lower() in SUFFIXES:
+            raise InputError(f"{entry} lies outside any class folder; move it into the folder of its class")
     return classes
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dpvision.images.arrays import check_same_length, labels_from_array, numbered_classes, pixels_from_array
 from dpvision.images.decode import Conversion
-from dpvision.images.files import SPLIT_WORDS, check_fits_memory, reading
+from dpvision.images.files import SPLIT_WORDS, NoLabelsError, check_fits_memory, reading
 from dpvision.images.images import Images
 from dpvision.privacy.errors import InputError
 
@@ -42,7 +42,7 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
     images_file = splits(path)[split]
     label_files = {s: file for (s, kind), file in _files(path).items() if kind == "labels"}
     if labelled and split not in label_files:
-        raise InputError(
+        raise NoLabelsError(
             f"{images_file} has no labels beside it; add {images_file.name.replace('images', 'labels')}"
         )
     pixels, stored = pixels_from_array(_read_idx(images_file, dimensions=3), conversion, str(images_file))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dpvision.images.arrays import check_same_length, labels_from_array, numbered_classes, pixels_from_array
 from dpvision.images.decode import Conversion
-from dpvision.images.files import SPLITS, check_fits_memory, reading
+from dpvision.images.files import SPLITS, NoLabelsError, check_fits_memory, reading
 from dpvision.images.images import Images
 from dpvision.privacy.errors import InputError
 
@@ -44,7 +44,7 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
     images_name = f"{prefixes[split]}images"
     label_names = {s: f"{prefix}labels" for s, prefix in prefixes.items() if f"{prefix}labels" in names}
     if labelled and split not in label_names:
-        raise InputError(
+        raise NoLabelsError(
             f"{path} has '{images_name}' but no '{prefixes[split]}labels'; add the labels to the archive"
         )
     pixels, stored = pixels_from_array(_array(path, images_name), conversion, f"'{images_name}' in {path}")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dpvision.images.arrays import labels_from_array, numbered_classes
 from dpvision.images.decode import Conversion, decode, encoded_size
-from dpvision.images.files import SPLIT_WORDS, reading
+from dpvision.images.files import SPLIT_WORDS, NoLabelsError, reading
 from dpvision.images.images import Images
 from dpvision.images.stack import stack
 from dpvision.privacy.errors import InputError
@@ -133,7 +133,7 @@ def _labels(files: Sequence[Path]) -> Tensor:
     for file in files:
         parquet = _open(file)
         if LABEL_COLUMN not in parquet.schema_arrow.names:
-            raise InputError(f"{file} has no column '{LABEL_COLUMN}'; add or rename the column of labels")
+            raise NoLabelsError(f"{file} has no column '{LABEL_COLUMN}'; add or rename the column of labels")
         with reading(str(file)):
             column = parquet.read(columns=[LABEL_COLUMN]).column(0)
         if column.null_count:
