@@ -2,7 +2,16 @@
 
 from dpvision.views.leak import check_no_leak
 from dpvision.views.policy import ViewPolicy
+from dpvision.views.pool import Pool, open_pool, refuse_private
 from dpvision.views.self_augmentation import SelfAugmentation
 from dpvision.views.unchanged import Unchanged
 
-__all__ = ["SelfAugmentation", "Unchanged", "ViewPolicy", "check_no_leak"]
+__all__ = [
+    "Pool",
+    "SelfAugmentation",
+    "Unchanged",
+    "ViewPolicy",
+    "check_no_leak",
+    "open_pool",
+    "refuse_private",
+]

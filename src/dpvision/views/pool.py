@@ -1,0 +1,186 @@
+"""The pool of DP-Mix_Diff (Bao et al., arXiv 2311.01295): public images that private ones are mixed with.
+
+The pool is fixed before training and public, so that what a private example is mixed with depends on no other
+private example.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dpvision.images import Images, NoLabelsError, available_splits, open_images
+from dpvision.images.files import reading
+from dpvision.images.images import digest_of_one
+from dpvision.images.series import POOL_RECORD
+from dpvision.privacy.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Public images and what classes they show.
+
+    Attributes:
+        pixels: uint8 [P, C, H, W], P at least 1, C 1 (grey) or 3 (RGB).
+        targets: float32 [P, num_classes], the probabilities of the classes: one-hot for labelled images,
+            uniform for images of no class.
+        class_names: the classes, those of the private images and in their order.
+        source: where the images came from, for messages and records.
+        provenance: how they were made, as JSON types.
+
+    Raises:
+        InputError: if the parts do not fit together.
+    """
+
+    pixels: Tensor
+    targets: Tensor
+    class_names: tuple[str, ...]
+    source: str
+    provenance: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        Images(self.pixels, None, self.class_names, self.source)  # refuses what are no images, or no classes
+        expected = (len(self), len(self.class_names))
+        if self.targets.dtype != torch.float32 or self.targets.shape != expected:
+            raise InputError(
+                f"{self.source}: the targets of a pool must be float32 of shape {list(expected)}, "
+                f"got {self.targets.dtype} of shape {list(self.targets.shape)}"
+            )
+        sums = self.targets.double().sum(dim=1)
+        if not ((self.targets >= 0).all() and ((sums - 1).abs() < 1e-4).all()):
+            raise InputError(f"{self.source}: the targets of a pool must be probabilities that sum to 1")
+
+    def __len__(self) -> int:
+        return self.pixels.shape[0]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of pixels, targets and class names: the pool's identity. Public, as they are."""
+        sha256 = hashlib.sha256(repr((tuple(self.pixels.shape), self.class_names)).encode())
+        sha256.update(self.pixels.cpu().contiguous().numpy().data)
+        sha256.update(self.targets.cpu().contiguous().numpy().astype("<f4").data)
+        return sha256.hexdigest()
+
+
+def open_pool(
+    spec: str | os.PathLike[str], image_shape: tuple[int, int, int], class_names: Sequence[str]
+) -> Pool:
+    """Reads a pool to go with private images.
+
+    Whoever calls this declares its images public: no privacy guarantee covers them.
+
+    Args:
+        spec: what :func:`dpvision.images.open_images` takes; of several splits it is "train". Images without
+            labels, such as a plain folder of them, get the same probability for every class.
+        image_shape: (C, H, W) of the private images. The pool's become grey or RGB likewise and, if these
+            are square, squares of that side.
+        class_names: of the private images.
+
+    Raises:
+        InputError: the images cannot be read or brought to that shape, belong to another class or leave out
+            one, or are not all that the pool's record speaks of.
+    """
+    channels, height, width = image_shape
+    images = pool_images(spec, height if height == width else None, channels)
+    if images.shape != image_shape:
+        _, pool_height, pool_width = images.shape
+        raise InputError(
+            f"the pool {spec} has images of {pool_width} x {pool_height} pixels and the private images have "
+            f"{width} x {height}; read the private images with a size, which makes squares of both"
+        )
+    provenance = pool_provenance(spec)
+    if provenance.get("count", len(images)) != len(images):
+        raise InputError(
+            f"the pool {spec} has {len(images)} images and not the {provenance['count']} of its "
+            f"{POOL_RECORD}; complete it with the command that began it"
+        )
+    return Pool(images.pixels, _targets(images, class_names), tuple(class_names), str(spec), provenance)
+
+
+def pool_images(spec: str | os.PathLike[str], size: int | None, channels: int | None) -> Images:
+    """The images of a pool, with labels if it has any; size and channels are those of ``open_images``.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    split = pool_split(spec)
+    try:
+        return open_images(spec, split, size=size, channels=channels)
+    except NoLabelsError:
+        return open_images(spec, split, size=size, channels=channels, labelled=False)
+
+
+def pool_split(spec: str | os.PathLike[str]) -> str:
+    """The split that is the pool: "train", or the only one.
+
+    Raises:
+        InputError: there are others, and more than one.
+    """
+    splits = available_splits(spec)
+    if "train" not in splits and len(splits) > 1:
+        raise InputError(f"the pool {spec} has no split 'train' but {', '.join(splits)}; keep one of them")
+    return "train" if "train" in splits else splits[0]
+
+
+def pool_provenance(spec: str | os.PathLike[str]) -> dict[str, Any]:
+    """What ``pool.json`` in a pool's folder says; of a pool without one, where it is.
+
+    Raises:
+        InputError: the record is damaged.
+    """
+    record = Path(spec) / POOL_RECORD
+    if not record.is_file():
+        return {"source": str(spec)}
+    with reading(str(record)):
+        provenance = json.loads(record.read_bytes())
+    if not isinstance(provenance, dict):
+        raise InputError(
+            f"{record} must hold a JSON object, the provenance of the pool; replace or remove it"
+        )
+    return provenance
+
+
+def refuse_private(pool: Pool, images: Images) -> None:
+    """Checks that no image of the pool is a private one, pixel for pixel, where both have the same shape.
+
+    Copies that were changed, if only by another compression, go unnoticed.
+
+    Raises:
+        InputError: some are. It says how many, and not which.
+    """
+    private = {digest_of_one(image) for image in images.pixels.cpu().numpy()}
+    shared = sum(digest_of_one(image) in private for image in pool.pixels.cpu().numpy())
+    if shared:
+        raise InputError(
+            f"{shared} of the {len(pool)} images of the pool {pool.source} are among the private images of "
+            f"{images.source}, which no guarantee would cover; give a pool of public images"
+        )
+
+
+def _targets(images: Images, class_names: Sequence[str]) -> Tensor:
+    """float32 [P, num_classes] for images of a pool."""
+    if images.labels is None:
+        return torch.full((len(images), len(class_names)), 1 / len(class_names))
+    try:
+        labels = images.with_classes(class_names).labels
+    except InputError as error:
+        raise InputError(f"the pool does not go with the private images: {error}") from error
+    assert labels is not None
+    present = set(labels.tolist())
+    for index, name in enumerate(class_names):
+        if index not in present:
+            raise InputError(
+                f"the pool {images.source} has no image of class '{name}', which the private images have; "
+                "add some"
+            )
+    return F.one_hot(labels, len(class_names)).float()
