@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 
 from dpvision.networks import Normalize
 from dpvision.priors.encoder import Encoder, Provenance, Shape, as_rgb
+from dpvision.priors.extras import import_extra
 from dpvision.privacy.errors import InputError
 
 
@@ -72,7 +71,7 @@ class LibraryEncoder(Encoder):
 def _torchvision(
     name: str, image_shape: Shape, provenance: Provenance | None, *, size: int | None = None
 ) -> Encoder:
-    models = _import_extra("torchvision.models", name)
+    models = import_extra("torchvision.models", f"encoder {name}")
     model_name = name.partition(":")[2]
     try:
         weights = models.get_model_weights(model_name).DEFAULT
@@ -100,7 +99,7 @@ def _torchvision(
 def _timm(
     name: str, image_shape: Shape, provenance: Provenance | None, *, size: int | None = None
 ) -> Encoder:
-    timm = _import_extra("timm", name)
+    timm = import_extra("timm", f"encoder {name}")
     model_name = name.partition(":")[2]
     try:
         model = timm.create_model(model_name, pretrained=provenance is None, num_classes=0)
@@ -128,7 +127,7 @@ def _open_clip(
     pretrained: str | None = None,
     size: int | None = None,
 ) -> Encoder:
-    open_clip = _import_extra("open_clip", name)
+    open_clip = import_extra("open_clip", f"encoder {name}")
     model_name = name.partition(":")[2]
     tags = open_clip.list_pretrained_tags_by_model(model_name)
     if not tags:
@@ -173,22 +172,6 @@ LIBRARIES: dict[str, Callable[..., Encoder]] = {
     "open_clip": _open_clip,
 }
 """By the name before the colon: builders from (name, image shape, provenance) and options."""
-
-
-def _import_extra(module: str, encoder: str) -> Any:
-    """The module of an optional library.
-
-    Raises:
-        InputError: it is not installed, or not for this torch.
-    """
-    extra = module.partition(".")[0]
-    try:
-        return importlib.import_module(module)
-    except (ImportError, RuntimeError) as error:  # a RuntimeError if it was built for another torch
-        raise InputError(
-            f"encoder {encoder} needs {extra}, which cannot be imported ({error}); "
-            f"install it with pip install 'dpvision[{extra}]'"
-        ) from error
 
 
 @contextmanager
