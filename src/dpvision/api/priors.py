@@ -157,9 +157,7 @@ def _pool(
 
 def process_images(config: ContrastiveConfig, device: torch.device, progress: Progress | None) -> Tensor:
     """``config.count`` images, uint8 ``[N, 3, S, S]`` on the CPU: as many of each process, within a batch."""
-    share = _share(config.count, config.processes)
-    rounds = -(-share // MOST_IMAGES_PER_BATCH)
-    batch_size = -(-share // rounds)
+    batch_size = fair_batch_size(config.count, config.processes)
     batches = image_batches(config.processes, config.image_size, config.seed, device, batch_size)
     made: list[Tensor] = []
     for batch in islice(batches, -(-config.count // batch_size)):
@@ -167,6 +165,17 @@ def process_images(config: ContrastiveConfig, device: torch.device, progress: Pr
         if progress:
             progress("making images", min(len(made) * batch_size, config.count), config.count)
     return torch.cat(made)[: config.count]
+
+
+def fair_batch_size(count: int, processes: Sequence[str]) -> int:
+    """For batches of processes in turn, of which ``count`` images are taken: as many of each, within a batch.
+
+    Raises:
+        InputError: there is not one image for each process.
+    """
+    share = _share(count, processes)
+    rounds = -(-share // MOST_IMAGES_PER_BATCH)
+    return -(-share // rounds)
 
 
 def _stream(config: ContrastiveConfig, device: torch.device, first: int) -> Iterator[Tensor]:
