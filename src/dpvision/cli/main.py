@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dpvision.cli import accounting, models, prior, training
+from dpvision.cli import accounting, models, pool, prior, training
 from dpvision.cli.allocator import keep_freed_memory
 
 HELP = """
@@ -61,7 +61,8 @@ for panel, commands in PANELS.items():
         app.command(rich_help_panel=panel)(command)
 
 
-app.add_typer(prior.app, name="prior", rich_help_panel="Use a model")
+app.add_typer(prior.app, name="prior", rich_help_panel="Public images")
+app.add_typer(pool.app, name="pool", rich_help_panel="Public images")
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from dpvision.privacy import Account
 
@@ -68,6 +68,24 @@ def bar(description: str, *more: str) -> Iterator[Progress]:
     )
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         yield progress
+
+
+@contextmanager
+def resumable_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each thing that is done. Ctrl-C ends the command with a word on how to go on."""
+    with bar("{task.description}") as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done)
+
+        try:
+            yield update
+        except KeyboardInterrupt:
+            typer.echo("interrupted; the same command goes on from what is written", err=True)
+            raise typer.Exit(130) from None
 
 
 @contextmanager

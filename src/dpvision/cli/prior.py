@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dpvision.cli.options import AsJson
-from dpvision.cli.output import bar, show, table
-
-if TYPE_CHECKING:
-    from rich.progress import TaskID
+from dpvision.cli.output import resumable_bars, show, table
 
 app = typer.Typer(
     help="Encoders learned from images of random processes, without any private or real image.",
@@ -29,24 +24,6 @@ Process = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Of all randomness. The images are public.")]
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each thing that is done. Ctrl-C ends the command with a word on how to go on."""
-    with bar("{task.description}") as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def update(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done)
-
-        try:
-            yield update
-        except KeyboardInterrupt:
-            typer.echo("interrupted; the same command goes on from what is written", err=True)
-            raise typer.Exit(130) from None
 
 
 @app.command()
@@ -75,7 +52,7 @@ def images(
     """
     from dpvision.priors.processes.write import write_images
 
-    with _progress() as progress:
+    with resumable_bars() as progress:
         write_images(process, count, size, out, seed, lambda done: progress("images", done, count))
     folder = out / process
     show({"images": str(folder), "count": count}, as_json, f"{count} images in {folder}")
@@ -142,7 +119,7 @@ def train(
         seed=seed,
         compile=compile_network,
     )
-    with _progress() as progress:
+    with resumable_bars() as progress:
         prior = train_prior(
             config,
             out,
