@@ -1,5 +1,5 @@
-"""Self-augmentation: several random crops and flips of each image (De et al., arXiv 2204.13650, section 3.2;
-Hoffer et al., arXiv 1901.09335, call the number of them the augmentation multiplicity)."""
+"""Self-augmentation: several random views of each image (De et al., arXiv 2204.13650, section 3.2; Hoffer et
+al., arXiv 1901.09335, call the number of them the augmentation multiplicity)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from dpvision.privacy.errors import InputError
+from dpvision.views import transforms
 
 
 @dataclass(frozen=True)
 class SelfAugmentation:
-    """A view policy: each view is the image padded by reflection, cropped at random and flipped at random.
+    """A view policy: each view is the image padded by reflection, cropped and flipped at random, and then, if
+    so wished, cropped and resized, changed in colour, or covered in part.
 
     Attributes:
         augmult: K, the views per example.
@@ -21,56 +23,84 @@ class SelfAugmentation:
             uniform on {0, …, 2·pad}, for rows and columns alike.
         flip: mirror left and right with probability one half.
         include_original: make the first of the K views the image itself.
+        smallest_crop: the least area of a crop that is resized to the image's size, as a share of the
+            image's: see :func:`dpvision.views.transforms.resized_crops`. 1 is no such crop.
+        color_jitter: s scales brightness, contrast and, of RGB images, saturation by factors from
+            U[max(0, 1 − s), 1 + s] each. 0 leaves colours as they are.
+        cutout: the side, in pixels, of a square that is covered by mid-grey (DeVries and Taylor, arXiv
+            1708.04552). Its centre is uniform on the image, so that it may hang over the border. 0 is none.
 
     Raises:
-        InputError: if augmult is less than 1 or pad is negative; on a call, if pad is not less than H and W.
+        InputError: a value is out of range; on a call, if pad is not less than H and W.
     """
 
     augmult: int = 16
     pad: int = 4
     flip: bool = True
     include_original: bool = False
+    smallest_crop: float = 1.0
+    color_jitter: float = 0.0
+    cutout: int = 0
 
     def __post_init__(self) -> None:
         if self.augmult < 1:
             raise InputError(f"augmult must be at least 1 view per example, not {self.augmult}")
         if self.pad < 0:
             raise InputError(f"pad must be at least 0 pixels, not {self.pad}")
+        if not 0 < self.smallest_crop <= 1:
+            raise InputError(f"smallest_crop must be above 0 and at most 1, not {self.smallest_crop}")
+        if not 0 <= self.color_jitter < float("inf"):
+            raise InputError(f"color_jitter must be at least 0 and finite, not {self.color_jitter}")
+        if self.cutout < 0:
+            raise InputError(f"cutout must be at least 0 pixels, not {self.cutout}")
 
     @property
     def views_per_example(self) -> int:
         return self.augmult
 
+    @property
+    def numbers_per_view(self) -> int:
+        """How many uniform numbers a view takes."""
+        return sum(self._numbers())
+
     def __call__(self, pixels: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """``[B, C, H, W], [B] -> [B, K, C, H, W], [B, K]``: see :class:`dpvision.views.policy.ViewPolicy`.
 
-        Every view takes the next three numbers of the generator, so a batch handed over in parts gets the
-        same views (with a generator on the CPU).
+        Every view takes the next numbers of the generator, so a batch handed over in parts gets the same
+        views (with a generator on the CPU).
         """
-        B, C, H, W = pixels.shape
-        K = self.augmult
+        shape = (len(pixels), self.augmult, self.numbers_per_view)
+        uniform = torch.rand(shape, generator=generator, device=generator.device).to(pixels.device)
+        return self.make(pixels, uniform), targets[:, None].repeat(1, self.augmult)
+
+    def make(self, pixels: Tensor, uniform: Tensor) -> Tensor:
+        """The views ``[B, K, C, H, W]`` of images uint8 ``[B, C, H, W]`` for numbers ``[B, K,
+        numbers_per_view]`` in [0, 1), whatever K is.
+        """
+        _, C, H, W = pixels.shape
         if self.pad >= min(H, W):
             raise InputError(
                 f"pad must be less than the height and width of the images to reflect them, "
                 f"but pad is {self.pad} and the images are {H}×{W}"
             )
-        uniform = torch.rand(B, K, 3, generator=generator, device=generator.device).to(pixels.device)
-        shift = (uniform[..., :2] * (2 * self.pad + 1)).long() - self.pad  # [B, K, 2] in −pad … pad
-        mirrored = (uniform[..., 2:] < 0.5) & self.flip  # [B, K, 1]
+        shift_and_flip, crop, jitter, cut = uniform.split(self._numbers(), dim=2)
+        flat = transforms.shifted(pixels, shift_and_flip, self.pad, self.flip).flatten(0, 1)  # [B·K, C, H, W]
+        if self.smallest_crop < 1:
+            flat = transforms.resized_crops(flat, crop.flatten(0, 1), self.smallest_crop)
+        if self.color_jitter:
+            transforms.jitter_colors(flat, jitter.flatten(0, 1), self.color_jitter)
+        if self.cutout:
+            transforms.cut_out(flat, cut.flatten(0, 1), self.cutout)
+        views = flat.view(*uniform.shape[:2], C, H, W)
         if self.include_original:
-            shift[:, 0] = 0
-            mirrored[:, 0] = False
+            views[:, 0] = pixels.float() / 255
+        return views
 
-        # The source row and column of every pixel of every view: one gather makes all views.
-        rows = _reflect(torch.arange(H, device=pixels.device) + shift[..., :1], H)  # [B, K, H]
-        columns = torch.arange(W, device=pixels.device)
-        columns = torch.where(mirrored, columns.flip(0), columns)
-        columns = _reflect(columns + shift[..., 1:], W)  # [B, K, W]
-        source = (rows[..., :, None] * W + columns[..., None, :]).view(B, K, 1, H * W)
-        views = pixels.reshape(B, 1, C, H * W).expand(B, K, C, H * W).gather(3, source.expand(B, K, C, H * W))
-        return views.view(B, K, C, H, W).float().div_(255), targets[:, None].repeat(1, K)
-
-
-def _reflect(index: Tensor, size: int) -> Tensor:
-    """Positions outside 0 … size − 1 reflected at the first and last one, which are not repeated."""
-    return size - 1 - (size - 1 - index.abs()).abs()
+    def _numbers(self) -> list[int]:
+        """How many numbers each step of a view takes."""
+        return [
+            3,
+            transforms.NUMBERS_PER_CROP if self.smallest_crop < 1 else 0,
+            3 if self.color_jitter else 0,
+            2 if self.cutout else 0,
+        ]

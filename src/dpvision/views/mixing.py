@@ -1,0 +1,141 @@
+"""DP-Mix: mixup that stays within one private example (Bao et al., arXiv 2311.01295, section 4).
+
+Mixup averages two images and their labels. Across a batch it would put every private example into several
+gradients. Here what is mixed are views of one example, with each other (DP-Mix_Self) or with public images
+too (DP-Mix_Diff). An example still has one gradient, and the sensitivity stays the clipping norm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from scipy.special import betaincinv
+from torch import Tensor
+
+from dpvision.privacy.errors import InputError
+from dpvision.views.pool import Pool
+from dpvision.views.self_augmentation import SelfAugmentation
+
+
+@dataclass(frozen=True, eq=False)
+class DPMix:
+    """A view policy: views of an example, public images augmented likewise, and mixtures of two of these.
+
+    Attributes:
+        augmentation: of the example, K_base times, and of each public image, once.
+        k_self: how many mixtures. Each is of two different members of the list of all views of the example
+            and its public images, every pair being as likely, with weights λ and 1 − λ, λ ~ Beta(α, α), for
+            pixels and labels alike.
+        alpha: α.
+        pool: public images; without any, this is DP-Mix_Self, and every label is the example's.
+        k_diff: how many images of the pool each example is given at every step, at random.
+        base_in_mean, pool_in_mean: whether the views of the example, and the public images, are themselves
+            among the views that its gradient is the mean over. (Mixtures are.)
+
+    Raises:
+        InputError: a value is out of range, there are not two to mix or no views at all, or there is a pool
+            without k_diff, or k_diff without a pool.
+    """
+
+    augmentation: SelfAugmentation
+    k_self: int = 18
+    alpha: float = 0.2
+    pool: Pool | None = None
+    k_diff: int = 0
+    base_in_mean: bool = True
+    pool_in_mean: bool = True
+
+    def __post_init__(self) -> None:
+        if self.k_self < 0 or self.k_diff < 0:
+            raise InputError(f"k_self and k_diff must be at least 0, not {self.k_self} and {self.k_diff}")
+        if not 0 < self.alpha < float("inf"):
+            raise InputError(f"alpha must be above 0 and finite, not {self.alpha}")
+        if (self.pool is None) != (self.k_diff == 0):
+            raise InputError("public images need a pool and k_diff of at least 1; give both, or neither")
+        if self.k_self > 0 and self.members < 2:
+            raise InputError("there must be two views to mix; choose an augmult of at least 2, or a pool")
+        if self.views_per_example == 0:
+            raise InputError("no view is left: raise k_self, or leave base_in_mean true")
+
+    @property
+    def members(self) -> int:
+        """Of the list that is mixed: K_base + K_diff."""
+        return self.augmentation.augmult + self.k_diff
+
+    @property
+    def views_per_example(self) -> int:
+        base = self.augmentation.augmult if self.base_in_mean else 0
+        return base + (self.k_diff if self.pool_in_mean else 0) + self.k_self
+
+    def __call__(self, pixels: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """``[B, C, H, W], [B] -> [B, K, C, H, W], [B, K]``, or ``[B, K, num_classes]`` with a pool: see
+        :class:`dpvision.views.policy.ViewPolicy`.
+
+        Every example takes the next numbers of the generator, so a batch handed over in parts gets the same
+        views (with a generator on the CPU).
+        """
+        B, K = len(pixels), self.augmentation.augmult
+        per_view = self.augmentation.numbers_per_view
+        sizes = [self.members * per_view, self.k_diff, 3 * self.k_self]
+        uniform = torch.rand(B, sum(sizes), generator=generator, device=generator.device).to(pixels.device)
+        augmenting, choosing, mixing = uniform.split(sizes, dim=1)
+        augmenting = augmenting.view(B, self.members, per_view)
+        pairs = Pairs.draw(mixing.view(B, self.k_self, 3), self.members, self.alpha)
+        views = self.augmentation.make(pixels, augmenting[:, :K])  # [B, K, C, H, W]
+        if self.pool is None:
+            kept = [views, pairs.mix(views)] if self.base_in_mean else [pairs.mix(views)]
+            return torch.cat(kept, dim=1), targets[:, None].repeat(1, self.views_per_example)
+        num_classes = self.pool.targets.shape[1]
+        labels = F.one_hot(targets, num_classes).float()[:, None].expand(B, K, num_classes)
+        public, public_labels = self._draw(self.pool, choosing, augmenting[:, K:])
+        return (
+            self._kept(views, public, pairs.mix(torch.cat([views, public], dim=1))),
+            self._kept(labels, public_labels, pairs.mix(torch.cat([labels, public_labels], dim=1))),
+        )
+
+    def _draw(self, pool: Pool, choosing: Tensor, augmenting: Tensor) -> tuple[Tensor, Tensor]:
+        """Public images ``[B, k_diff, C, H, W]`` and labels ``[B, k_diff, num_classes]`` for uniform numbers
+        ``[B, k_diff]`` and ``[B, k_diff, numbers_per_view]``.
+        """
+        device, augmentation = choosing.device, replace(self.augmentation, include_original=False)
+        chosen = (choosing * len(pool)).long().to(pool.pixels.device)  # [B, k_diff]
+        images, labels = pool.pixels[chosen].to(device), pool.targets[chosen].to(device)
+        public = augmentation.make(images.flatten(0, 1), augmenting.flatten(0, 1).unsqueeze(1))
+        return public.view(images.shape), labels
+
+    def _kept(self, base: Tensor, public: Tensor, mixed: Tensor) -> Tensor:
+        """What the gradient is the mean over, of members ``[B, K_base, …]``, ``[B, k_diff, …]`` and mixtures
+        ``[B, k_self, …]``.
+        """
+        kept = [base] if self.base_in_mean else []
+        kept += [public] if self.pool_in_mean else []
+        return torch.cat([*kept, mixed], dim=1)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What is mixed with what: ``first`` and ``second``, indices ``[B, k]`` of different members of each
+    example's list, and ``weight`` ``[B, k]`` of the first; the second has the rest.
+    """
+
+    first: Tensor
+    second: Tensor
+    weight: Tensor
+
+    @classmethod
+    def draw(cls, uniform: Tensor, members: int, alpha: float) -> Pairs:
+        """Pairs for uniform numbers ``[B, k, 3]``: all ordered pairs alike, weights from Beta(α, α)."""
+        first = (uniform[..., 0] * members).long()
+        # One of the others: so many places further on, from the last round to the first.
+        second = (first + 1 + (uniform[..., 1] * (members - 1)).long()) % max(members, 1)
+        # By the inverse of the distribution function, one number makes one weight, whatever α is.
+        weight = torch.from_numpy(betaincinv(alpha, alpha, uniform[..., 2].cpu().double().numpy()))
+        return cls(first, second, weight.to(uniform))
+
+    def mix(self, members: Tensor) -> Tensor:
+        """``[B, M, …] -> [B, k, …]``."""
+        example = torch.arange(len(members), device=members.device)[:, None]
+        weight = self.weight.reshape(self.weight.shape + (1,) * (members.ndim - 2))
+        return torch.lerp(members[example, self.second], members[example, self.first], weight)
