@@ -39,3 +39,41 @@ def test_processes_benchmark_has_a_row_for_each(tmp_path: Path) -> None:
         "fractals.safetensors",
         "mixture.safetensors",
     ]
+
+
+@pytest.mark.slow
+def test_mixing_benchmark_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    """Every row has as many runs as asked for, and a second call makes only those that are missing."""
+    out = tmp_path / "runs.json"
+    options = ["bundled:digits", "--out", str(out), "--epsilon", "2"]
+    options += ["--set", "network=linear", "steps=3", "expected_batch_size=100", "--json"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "mixing.py"), *options]
+    for seeds, only in ((1, ["one view"]), (2, ["one view", "self-augmentation", "DP-Mix_Self"])):
+        finished = subprocess.run(
+            [*command, "--seeds", str(seeds), "--only", *only],
+            capture_output=True, text=True, check=True, timeout=600,
+        )  # fmt: skip
+        runs = json.loads(finished.stdout.splitlines()[-1])["runs"]
+        assert {title: len(found) for title, found in runs.items()} == {
+            f"{name}, ε = 2": seeds for name in only
+        }
+        if seeds == 1:
+            first = runs["one view, ε = 2"][0]
+    assert runs["one view, ε = 2"][0] == first
+    assert all(0 < found["accuracy"] < 1 and found["epsilon"] <= 2 for row in runs.values() for found in row)
+
+
+@pytest.mark.slow
+def test_naive_mixup_costs_more_than_it_claims(tmp_path: Path) -> None:
+    """The measured sensitivity lies between one clipping norm and the bound, and the bound is reached."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "naive_mixup.py"), "bundled:digits"]
+    options = ["--steps", "3", "--batch-size", "64", "--runs", "1", "--draws", "20", "--network", "linear"]
+    finished = subprocess.run(
+        [*command, *options, "--json"], capture_output=True, text=True, check=True, timeout=600
+    )
+    found = json.loads(finished.stdout.splitlines()[-1])
+    assert "lets one private example into the views of another" in found["refusal"]
+    assert 1 < found["sensitivity"]["greatest"] <= found["sensitivity"]["bound"] == 3
+    assert 2.99 < found["sensitivity"]["made_for_it"] <= 3
+    assert found["epsilon"]["claimed"] * 2 < found["epsilon"]["real"]
+    assert all(len(accuracies) == 1 for accuracies in found["accuracies"].values())

@@ -288,7 +288,7 @@ def test_defaults_of_phase_iii_fit_the_data_too(num_examples: int, shape: tuple[
     if num_examples < 1000:
         stand_in = Images(torch.zeros(4, *shape, dtype=torch.uint8), torch.arange(4) % 2, NAMES, "made")
         model = METHODS["dp-randp"].make_model(config, stand_in)
-        views, targets = config.views()(stand_in.pixels, stand_in.labels, torch.Generator())
+        views, targets = config.views(None)(stand_in.pixels, stand_in.labels, torch.Generator())
         engine = ClippedGradient(model.requires_grad_(True), cross_entropy, config.max_grad_norm)
         assert engine.sum(views, targets).nonfinite == 0
 
@@ -307,9 +307,10 @@ def test_what_the_user_says_holds_and_what_does_not_exist_is_refused() -> None:
     with pytest.raises(InputError, match="phase_iii_learning_rate must be above 0"):
         config_for(100, phase_iii_learning_rate=0.0)
     for views in ({"augmult": 4}, {"pad": 1}, {"flip": True}):
-        with pytest.raises(InputError, match="need phase_iii = full"):
+        with pytest.raises(InputError, match="views need phase_ii = sampled or phase_iii = full"):
             config_for(100, **views)
         config_for(100, phase_iii="full", **views)
+        config_for(100, phase_ii="sampled", **views)
     with pytest.raises(InputError, match="no encoder 'resnet'"):
         METHODS["dp-randp"].make_model(
             config_for(4, encoder="resnet"),

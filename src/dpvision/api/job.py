@@ -34,6 +34,7 @@ from dpvision.privacy import (
     SeededRandom,
     default_delta,
 )
+from dpvision.views import Pool, open_pool, refuse_private
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Job:
         seed: of the noise, which makes the run not private; None for noise from the system's entropy.
         device: to train on.
         data, test_data: how the images were read; the latter is None without test images.
+        pool: public images that the method mixes with the private ones, where its settings name some.
         chosen_size: the image size, if it was chosen by looking at the sizes of the images.
     """
 
@@ -64,6 +66,7 @@ class Job:
     data: Reading
     test_data: Reading | None
     chosen_size: int | None
+    pool: Pool | None
 
     def make_model(self) -> Classifier:
         """The untrained network, on the device; a seed fixes its weights too."""
@@ -89,6 +92,7 @@ class Job:
             "epsilon": self.plan.epsilon,
             "seed": self.seed,
             "device": str(self.device),
+            "pool_digest": self.pool.digest if self.pool else None,
         }
 
     @classmethod
@@ -106,6 +110,11 @@ class Job:
         planned = planned_at(
             fields["noise_multiplier"], partial(method.stages, config, fields["num_examples"]), budget
         )
+        pool = _open_pool(config, images)
+        if pool is not None and pool.digest != fields["pool_digest"]:
+            raise InputError(
+                f"the public images in {pool.source} have changed; restore them, or start a new run"
+            )
         return cls(
             images=images,
             test=_open_again(test_reading, test, "test") if test_reading else None,
@@ -118,6 +127,7 @@ class Job:
             data=data_reading,
             test_data=test_reading,
             chosen_size=fields["chosen_size"],
+            pool=pool,
         )
 
 
@@ -159,6 +169,9 @@ def prepare(
     settings = chosen_method.default_config(
         len(images), images.shape, images.class_names, budget, chosen_device, config
     )
+    pool = _open_pool(settings, images)
+    if pool is not None:
+        settings = replace(settings, pool=lasting(settings.pool))
     plan = make_plan(partial(chosen_method.stages, settings, len(images)), len(images), budget)
     return Job(
         images=images,
@@ -172,7 +185,17 @@ def prepare(
         data=reading,
         test_data=test_reading,
         chosen_size=chosen_size,
+        pool=pool,
     )
+
+
+def _open_pool(config: Any, images: Images) -> Pool | None:
+    """The public images that the settings name, none of which may be private."""
+    if not getattr(config, "pool", ""):
+        return None
+    pool = open_pool(config.pool, images.shape, images.class_names)
+    refuse_private(pool, images)
+    return pool
 
 
 def _takes_large(config: Mapping[str, Any]) -> bool:

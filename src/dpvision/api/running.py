@@ -72,7 +72,7 @@ def train(
         delta: the budget's δ, below 1/N; by default the largest power of ten below 1/N.
         neighboring_relation: "add_or_remove_one" or "replace_one".
         test: images to measure the accuracy on; by default the test split of ``data`` if it has one.
-        method: "dp-sgd" or "dp-randp".
+        method: "dp-sgd", "dp-mix-self", "dp-mix-diff", "dp-randp" or "dp-ridge".
         config: settings that replace the defaults, see `dpvision.methods.dp_sgd.DPSGDConfig` and
             `dpvision.methods.dp_randp.DPRandPConfig`. The defaults suit the data's public facts and the
             machine.
@@ -186,8 +186,17 @@ def _work(
         if progress:
             progress(sum(event.count for event in account.spent), planned, account)
 
+    mixed_with = {"pool": job.pool} if job.pool else {}
     lost = job.method.train(
-        model, job.images, job.config, job.plan, account, random, checkpoints=checkpoints, on_step=on_step
+        model,
+        job.images,
+        job.config,
+        job.plan,
+        account,
+        random,
+        **mixed_with,
+        checkpoints=checkpoints,
+        on_step=on_step,
     )
     card = release_card(
         account=account,
@@ -197,6 +206,7 @@ def _work(
         config=job.config,
         model=model,
         chosen_size=job.chosen_size,
+        pool=job.pool,
         lost_steps=lost,
         training_seconds=metrics.seconds,
         test=accuracy(model, job.test) if job.test else None,

@@ -37,7 +37,10 @@ Test = Annotated[
     typer.Option(help="Images to measure the accuracy on (default: DATA's test split, if it has one)."),
 ]
 Method = Annotated[
-    str | None, typer.Option(help="dp-sgd (default), dp-randp or dp-ridge.", show_default=False)
+    str | None,
+    typer.Option(
+        help="dp-sgd (default), dp-mix-self, dp-mix-diff, dp-randp or dp-ridge.", show_default=False
+    ),
 ]
 PhaseIII = Annotated[
     str | None,
@@ -45,6 +48,16 @@ PhaseIII = Annotated[
         "--phase-iii",
         help="With dp-randp: full, all weights learn after the head; or none, the head alone (the same as "
         "--set phase_iii=…).",
+        show_default=False,
+    ),
+]
+PoolPath = Annotated[
+    str | None,
+    typer.Option(
+        "--pool",
+        metavar="POOL",
+        help="Public images that the private ones are mixed with, for dp-mix-diff: whatever DATA may be, or "
+        "what `pool make` wrote (the same as --set pool=…).",
         show_default=False,
     ),
 ]
@@ -101,10 +114,10 @@ _FILE_OPTIONS: dict[str, tuple[type, ...]] = {
 
 
 def collect(
-    file: Path | None, settings: list[str] | None, phase_iii: str | None = None, **given: Any
+    file: Path | None, settings: list[str] | None, named: dict[str, str | None] | None = None, **given: Any
 ) -> dict[str, Any]:
-    """The options for dpvision.train: those of the file, replaced by those given (not None), by --phase-iii
-    and by --set.
+    """The options for dpvision.train: those of the file, replaced by those given (not None), by settings that
+    have options of their own (``named``, not None) and by --set.
 
     Raises:
         InputError: the file cannot be used, a setting is malformed, or data or epsilon are named nowhere.
@@ -113,9 +126,8 @@ def collect(
 
     options = _read_file(file) if file else {}
     options |= {name: value for name, value in given.items() if value is not None}
-    options["config"] = _with_settings(
-        options.get("config", {}) | ({} if phase_iii is None else {"phase_iii": phase_iii}), settings or []
-    )
+    named_settings = {name: value for name, value in (named or {}).items() if value is not None}
+    options["config"] = with_settings(options.get("config", {}) | named_settings, settings or [])
     for name, hint in (("data", "DATA"), ("epsilon", "--epsilon")):
         if name not in options:
             raise InputError(f"{hint} is missing; give it on the command line or in the --config file")
@@ -139,7 +151,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     return options
 
 
-def _with_settings(config: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+def with_settings(config: dict[str, Any], settings: list[str]) -> dict[str, Any]:
     from dpvision.privacy.errors import InputError
 
     config = dict(config)

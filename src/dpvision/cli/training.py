@@ -28,6 +28,7 @@ def train(
     test: given.Test = None,
     method: given.Method = None,
     phase_iii: given.PhaseIII = None,
+    pool: given.PoolPath = None,
     config: given.ConfigFile = None,
     settings: given.Settings = None,
     size: given.Size = None,
@@ -54,7 +55,7 @@ def train(
     found = collect(
         config,
         settings,
-        phase_iii,
+        {"phase_iii": phase_iii, "pool": pool},
         data=data,
         epsilon=epsilon,
         out=out,
@@ -87,6 +88,7 @@ def plan(
     test: given.Test = None,
     method: given.Method = None,
     phase_iii: given.PhaseIII = None,
+    pool: given.PoolPath = None,
     config: given.ConfigFile = None,
     settings: given.Settings = None,
     size: given.Size = None,
@@ -108,7 +110,7 @@ def plan(
     found = collect(
         config,
         settings,
-        phase_iii,
+        {"phase_iii": phase_iii, "pool": pool},
         data=data,
         epsilon=epsilon,
         out=out,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpvision.methods import (
+    dp_mix,
     dp_randp,
     dp_randp_defaults,
     dp_ridge,
@@ -59,13 +60,20 @@ class Method:
 METHODS = {
     method.name: method
     for method in (
-        Method(
-            "dp-sgd",
-            dp_sgd.DPSGDConfig,
-            dp_sgd_defaults.default_config,
-            dp_sgd.make_model,
-            dp_sgd.train,
-            dp_sgd_defaults.estimate,
+        *(
+            Method(
+                name,
+                dp_sgd.DPSGDConfig,
+                default_config,
+                dp_sgd.make_model,
+                dp_sgd.train,
+                dp_sgd_defaults.estimate,
+            )
+            for name, default_config in (
+                ("dp-sgd", dp_sgd_defaults.default_config),
+                ("dp-mix-self", dp_mix.self_config),
+                ("dp-mix-diff", dp_mix.diff_config),
+            )
         ),
         Method(
             "dp-randp",

@@ -32,7 +32,7 @@ from dpvision.privacy.account import Account
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.noise import RandomSource
 from dpvision.training import Phase, StepStatistics
-from dpvision.views import SelfAugmentation, Unchanged, ViewPolicy
+from dpvision.views import Pool, Unchanged, ViewPolicy
 
 PhaseII = Literal["features", "sampled"]
 PhaseIII = Literal["full", "none"]
@@ -44,9 +44,10 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
 
     Attributes:
         head, feature_norm: see :class:`dpvision.priors.feature_classifier.FeatureClassifier`.
-        phase_ii: where there is a Phase III, "features", computed once, all of them in every step of Phase
-            II; or "sampled", batches of views as in Phase III, with one average over both, as in the paper.
-        phase_iii: "full", all weights learn in the end; or "none", the head alone ever does, on features.
+        phase_ii: "features", computed once, and before a Phase III all of them in every step; or "sampled",
+            features of the views of a batch, computed in every step, with one average over both phases, as
+            in the paper.
+        phase_iii: "full", all weights learn in the end; or "none", the head alone ever does.
         phase_ii_share: of the steps, with a Phase III.
         phase_iii_learning_rate: learning_rate is that of Phase II.
 
@@ -55,7 +56,7 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
 
     head: Head = "linear"
     feature_norm: float = 1.0
-    phase_ii: PhaseII = "sampled"
+    phase_ii: PhaseII = "features"
     phase_iii: PhaseIII = "none"
     phase_ii_share: float = 1 / 3
     phase_iii_learning_rate: float = 0.4
@@ -69,9 +70,9 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
         )
         check(0 <= self.phase_ii_share <= 1, "phase_ii_share", "between 0 and 1", self.phase_ii_share)
         check(0 < rate < math.inf, "phase_iii_learning_rate", "above 0 and finite", rate)
-        if self.phase_iii == "none" and self.views() != SelfAugmentation(1, 0, flip=False):
+        if (self.phase_ii, self.phase_iii) == ("features", "none") and not self.views_are_images():
             raise InputError(
-                "augmult, pad and flip need phase_iii = full: without it, features are computed once; "
+                "views need phase_ii = sampled or phase_iii = full, for else features are computed once; "
                 "mirror adds those of the mirrored image"
             )
 
@@ -81,7 +82,9 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
     def parts(self, num_examples: int) -> list[Part]:
         """What is trained, one after the other. A phase without steps is left out."""
         if self.phase_iii == "none":
-            return [Part(self, [self.phase()], on_features=True)]
+            on_features = self.phase_ii == "features"
+            trains = None if on_features else _is_of_head
+            return [Part(self, [replace(self.phase(), trains=trains)], on_features=on_features)]
         steps = round(self.phase_ii_share * self.steps)
         head = replace(self.phase(), steps=steps)
         everything = replace(
@@ -141,10 +144,13 @@ def train(
     account: Account,
     random: RandomSource,
     *,
+    pool: Pool | None = None,
     checkpoints: Checkpoints | None = None,
     on_step: Callable[[StepStatistics], None] | None = None,
 ) -> int:
-    """Train the model in place; returns how many releases were lost in interruptions. See :func:`descend`."""
+    """Train the model in place; returns how many releases were lost in interruptions. See :func:`descend`.
+    ``pool``: public images, where the settings name some.
+    """
     assert images.labels is not None  # they were checked when the run was prepared
     saved = checkpoints.load() if checkpoints else None
     reached, lost = (int(saved["part"]), int(saved["lost"])) if saved else (0, 0)
@@ -153,7 +159,7 @@ def train(
             continue
         trained: nn.Module = model
         examples = images.pixels
-        policy: ViewPolicy = config.views()
+        policy: ViewPolicy = config.views(pool)
         if part.on_features:
             trained, examples = model.network.get_submodule("head"), encoded(model, examples)
             policy = Unchanged()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -45,6 +46,8 @@ def default_config(
         config = _with_phase_iii(num_examples, image_shape, device)
     else:
         config = _head_alone(num_examples, image_shape, budget, overrides.get("encoder"))
+        if overrides.get("phase_ii") == "sampled":
+            config = _sampled(config, num_examples)
     return with_overrides(config, overrides)
 
 
@@ -67,6 +70,23 @@ def _head_alone(
         momentum=0.9,
         schedule="linear",
         ema_decay=0.5,
+    )
+
+
+def _sampled(config: DPRandPConfig, num_examples: int) -> DPRandPConfig:
+    """Features of views are computed in every step, so steps take batches. Ten epochs go as far as the steps
+    of all examples would.
+    """
+    batch = max(1, min(num_examples // 8, 1024))
+    steps = round(10 * num_examples / batch)
+    return replace(
+        config,
+        phase_ii="sampled",
+        mirror=False,  # flip is a view
+        steps=steps,
+        expected_batch_size=batch,
+        learning_rate=config.learning_rate * config.steps / steps,
+        ema_decay=0.98,
     )
 
 

@@ -16,6 +16,7 @@ from dpvision.networks import Classifier, build_classifier
 from dpvision.privacy.account import Account
 from dpvision.privacy.noise import RandomSource
 from dpvision.training import StepStatistics
+from dpvision.views import Pool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +53,20 @@ def train(
     account: Account,
     random: RandomSource,
     *,
+    pool: Pool | None = None,
     checkpoints: Checkpoints | None = None,
     on_step: Callable[[StepStatistics], None] | None = None,
 ) -> int:
-    """Train ``model`` in place; returns how many releases were lost in interruptions. See :func:`descend`."""
+    """Train ``model`` in place; returns how many releases were lost in interruptions. See :func:`descend`.
+    ``pool``: public images, where the settings name some.
+    """
     (stage,) = plan.stages
     assert images.labels is not None  # they were checked when the run was prepared
     return descend(
         model,
         images.pixels,
         images.labels,
-        config.views(),
+        config.views(pool),
         config,
         [config.phase()],
         stage,

@@ -29,9 +29,10 @@ def default_config(
     budget: Budget,
     device: torch.device | str,
     overrides: Mapping[str, Any],
+    most_seconds: float = DEFAULT_SECONDS,
 ) -> DPSGDConfig:
-    """A full configuration: ``overrides`` where given, the rest chosen so that training takes minutes on this
-    machine.
+    """A full configuration: ``overrides`` where given, the rest chosen so that training takes about
+    most_seconds on this machine, or less.
 
     Raises:
         InputError: an override does not exist or is out of range.
@@ -40,7 +41,7 @@ def default_config(
     if "steps" in overrides:
         return config
     per_step = seconds_per_step(config, _stand_in(config, image_shape, class_names, device))
-    affordable = max(20, int(DEFAULT_SECONDS / per_step))
+    affordable = max(20, int(most_seconds / per_step))
     return with_overrides(config, {"steps": min(config.steps, affordable)})
 
 

@@ -29,7 +29,7 @@ def seconds_per_step(settings: GradientSettings, model: Classifier) -> float:
     """The time of views and clipped gradients of a full batch, measured on part of one."""
     device = model.normalize.mean.device
     engine = ClippedGradient(model, cross_entropy, settings.max_grad_norm, precision=settings.precision)
-    policy = settings.views()
+    policy = settings.stand_in_views(model.image_shape, len(model.class_names))
     generator = torch.Generator().manual_seed(0)
 
     def run(examples: int) -> float:
@@ -54,7 +54,8 @@ def seconds_per_step(settings: GradientSettings, model: Classifier) -> float:
 def training_memory(settings: GradientSettings, model: Classifier, num_examples: int) -> int:
     """Bytes that training the whole model takes, its images included."""
     device = model.normalize.mean.device
-    views = torch.zeros(1, settings.augmult, *model.image_shape, device=device)
+    policy = settings.stand_in_views(model.image_shape, len(model.class_names))
+    views = torch.zeros(1, policy.views_per_example, *model.image_shape, device=device)
     engine = ClippedGradient(model, cross_entropy, settings.max_grad_norm)
     chunk = min(engine.memory_limit(device), settings.expected_batch_size * bytes_per_example(model, views))
     channels, height, width = model.image_shape

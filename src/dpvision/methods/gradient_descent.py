@@ -19,6 +19,7 @@ from torch import Tensor
 from dpvision.gradients import ClippedGradient, Precision, resolve_precision
 from dpvision.methods.settings import check
 from dpvision.methods.stages import Stage
+from dpvision.methods.view_settings import ViewSettings
 from dpvision.privacy.account import Account
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.mechanisms import GaussianSumMechanism
@@ -33,11 +34,11 @@ from dpvision.training import (
     make_optimizer,
     schedule_factor,
 )
-from dpvision.views import SelfAugmentation, ViewPolicy
+from dpvision.views import ViewPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientSettings:
+class GradientSettings(ViewSettings):
     """Everything public about DP-SGD steps but the network, the data and the budget.
 
     Attributes:
@@ -46,8 +47,9 @@ class GradientSettings:
         max_grad_norm: the clipping norm C.
         optimizer, learning_rate, momentum, schedule: see :mod:`dpvision.training.optimization`.
         ema_decay: of the weights that are released.
-        augmult, pad, flip: K views per example, see :class:`dpvision.views.SelfAugmentation`.
         precision: of forward and backward: "auto", "float32" or "bfloat16".
+
+    The others are those of :class:`ViewSettings`.
 
     Raises:
         InputError: a value is out of range.
@@ -61,12 +63,10 @@ class GradientSettings:
     momentum: float = 0.0
     schedule: Schedule = "constant"
     ema_decay: float = 0.999
-    augmult: int = 1
-    pad: int = 0
-    flip: bool = False
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(self.steps >= 1, "steps", "at least 1", self.steps)
         check(self.expected_batch_size >= 1, "expected_batch_size", "at least 1", self.expected_batch_size)
         check(0 < self.max_grad_norm < math.inf, "max_grad_norm", "above 0 and finite", self.max_grad_norm)
@@ -77,12 +77,7 @@ class GradientSettings:
         make_optimizer(
             self.optimizer, [torch.nn.Parameter(torch.zeros(1))], self.learning_rate, self.momentum
         )
-        self.views()
         resolve_precision(self.precision, "cpu")
-
-    def views(self) -> SelfAugmentation:
-        """The policy of the views."""
-        return SelfAugmentation(self.augmult, self.pad, self.flip)
 
     def phase(self) -> Phase:
         """All steps as one phase of training."""

@@ -19,6 +19,7 @@ from dpvision.evaluation import Accuracy
 from dpvision.methods import TrainingPlan
 from dpvision.networks import Classifier
 from dpvision.privacy import Account, GaussianEvent, RandomSource
+from dpvision.views import Pool
 
 RELATIONS = {
     "add_or_remove_one": "data sets that differ by the presence of one image",
@@ -35,6 +36,7 @@ def release_card(
     config: Any,
     model: Classifier,
     chosen_size: int | None,
+    pool: Pool | None,
     lost_steps: int,
     training_seconds: float,
     test: Accuracy | None,
@@ -48,6 +50,7 @@ def release_card(
         method, config: of the training.
         model: what is released.
         chosen_size: the image size, if it was chosen by looking at the sizes of the private images.
+        pool: public images that the private ones were mixed with.
         lost_steps: releases that were paid for but whose result was lost with an interrupted process.
         training_seconds: rounded to one digit, for its last ones depend on the sizes of the batches.
         test: the accuracy on the test images.
@@ -104,6 +107,7 @@ def release_card(
             "image_shape": list(model.image_shape),
             "class_names": list(model.class_names),
         },
+        "pool": None if pool is None else _pool(pool),
         "training_seconds": _one_digit(training_seconds),
         "test": None if test is None else _test(test),
         "versions": {
@@ -135,6 +139,10 @@ def _test(test: Accuracy) -> dict[str, Any]:
         "correct": test.correct,
         "total": test.total,
     }
+
+
+def _pool(pool: Pool) -> dict[str, Any]:
+    return {"images": len(pool), "digest": pool.digest, "provenance": pool.provenance}
 
 
 def _one_digit(seconds: float) -> float:

@@ -1,0 +1,79 @@
+"""Settings of the views that an example's gradient is the mean over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+
+from dpvision.privacy.errors import InputError
+from dpvision.views import DPMix, Pool, SelfAugmentation, ViewPolicy
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSettings:
+    """Which views.
+
+    Attributes:
+        augmult, pad, flip, smallest_crop, color_jitter, cutout: K views of the example, see
+            :class:`dpvision.views.SelfAugmentation`.
+        k_self, alpha, k_diff, base_in_mean, pool_in_mean: mixtures of these, and images of the pool, see
+            :class:`dpvision.views.DPMix`.
+        pool: where public images are, for :func:`dpvision.views.open_pool`; empty if there are none.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    augmult: int = 1
+    pad: int = 0
+    flip: bool = False
+    smallest_crop: float = 1.0
+    color_jitter: float = 0.0
+    cutout: int = 0
+    k_self: int = 0
+    alpha: float = 0.2
+    k_diff: int = 0
+    base_in_mean: bool = True
+    pool_in_mean: bool = True
+    pool: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.pool and self.k_diff > 0:
+            raise InputError("k_diff needs public images; name a pool")
+        self.stand_in_views((1, 1, 1), 2)
+
+    def views(self, pool: Pool | None) -> ViewPolicy:
+        """The policy, with the images of ``pool`` if there is one."""
+        augmentation = SelfAugmentation(
+            self.augmult,
+            self.pad,
+            self.flip,
+            smallest_crop=self.smallest_crop,
+            color_jitter=self.color_jitter,
+            cutout=self.cutout,
+        )
+        if self.k_self == 0 and self.k_diff == 0 and pool is None and self.base_in_mean:
+            return augmentation
+        return DPMix(
+            augmentation,
+            k_self=self.k_self,
+            alpha=self.alpha,
+            pool=pool,
+            k_diff=self.k_diff,
+            base_in_mean=self.base_in_mean,
+            pool_in_mean=self.pool_in_mean,
+        )
+
+    def stand_in_views(self, image_shape: tuple[int, int, int], num_classes: int) -> ViewPolicy:
+        """A policy that takes as much as the real one: with a black image for the pool."""
+        if not self.pool:
+            return self.views(None)
+        black = torch.zeros(1, *image_shape, dtype=torch.uint8)
+        targets = torch.full((1, num_classes), 1 / num_classes)
+        names = tuple(str(index) for index in range(num_classes))
+        return self.views(Pool(black, targets, names, "a stand-in", {}))
+
+    def views_are_images(self) -> bool:
+        """Whether the one view of an example is the example itself."""
+        return all(getattr(self, field.name) == field.default for field in fields(ViewSettings))
