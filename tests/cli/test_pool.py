@@ -155,3 +155,21 @@ def test_bad_input(
 def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["pool", name, "--help"]) == 0
     assert f"Usage: dpvision pool {name}" in capsys.readouterr().out
+
+
+def test_a_run_is_mixed_with_the_pool_that_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make = [*PROCESS, "--count", "3", "--size", "16", "--out", str(tmp_path / "pool")]
+    assert run(make) == 0
+    options = ["bundled:digits", "--epsilon", "2", "--method", "dp-mix-diff", "--set", "steps=2"]
+    options += ["--set", "augmult=2", "--set", "k_self=1", "--set", "expected_batch_size=8"]
+    assert run(["train", *options, "--out", str(tmp_path / "none")]) == 2
+    assert "name a pool of them (--pool)" in capsys.readouterr().err
+    options += ["--pool", str(tmp_path / "pool")]
+    assert run(["plan", *options, "--json"]) == 0
+    assert last_line(capsys)["config"]["pool"] == str(tmp_path / "pool")
+    assert run(["train", *options, "--out", str(tmp_path / "run"), "--json"]) == 0
+    card = json.loads((tmp_path / "run" / "release" / "card.json").read_text())
+    assert (card["pool"]["images"], card["pool"]["provenance"]["processes"]) == (3, [SQUARES])
+    assert not (tmp_path / "none").exists()
