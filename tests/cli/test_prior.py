@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -154,17 +155,12 @@ def test_bad_input(
     arguments: list[str],
     message: str,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    check_sentence: Callable[[list[str], str], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("taken.safetensors").write_bytes(b"precious")
-    assert run(arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    (line,) = captured.err.splitlines()
-    assert line.startswith("error: ")
-    assert message in line
+    check_sentence(arguments, message)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"precious"]
 
 

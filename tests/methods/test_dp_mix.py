@@ -16,7 +16,6 @@ from PIL import Image
 import dpvision
 from dpvision.images import Images
 from dpvision.methods import METHODS, make_plan
-from dpvision.methods.dp_mix import diff_config, self_config
 from dpvision.methods.dp_sgd import DPSGDConfig
 from dpvision.privacy import Budget, InputError
 from dpvision.views import DPMix, SelfAugmentation
@@ -45,6 +44,7 @@ def pool(tmp_path: Path) -> Path:
 
 def test_the_defaults_are_the_papers_views(pool: Path) -> None:
     facts = (1000, (3, 16, 16), NAMES, BUDGET, "cpu")
+    self_config, diff_config = (METHODS[f"dp-mix-{kind}"].default_config for kind in ("self", "diff"))
     config = self_config(*facts, {"steps": 3})
     assert (config.augmult, config.k_self, config.alpha, config.k_diff) == (16, 18, 0.2, 0)
     assert (config.pad, config.flip) == (2, True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from dpvision.methods import (
@@ -71,8 +72,8 @@ METHODS = {
             )
             for name, default_config in (
                 ("dp-sgd", dp_sgd_defaults.default_config),
-                ("dp-mix-self", dp_mix.self_config),
-                ("dp-mix-diff", dp_mix.diff_config),
+                ("dp-mix-self", partial(dp_mix.default_config, k_diff=0)),
+                ("dp-mix-diff", partial(dp_mix.default_config, k_diff=2)),
             )
         ),
         Method(

@@ -18,32 +18,28 @@ from dpvision.privacy.errors import InputError
 DEFAULT_SECONDS = 900.0
 
 
-def self_config(
+def default_config(
     num_examples: int,
     image_shape: tuple[int, int, int],
     class_names: Sequence[str],
     budget: Budget,
     device: torch.device | str,
     overrides: Mapping[str, Any],
+    *,
+    k_diff: int,
 ) -> DPSGDConfig:
-    """As :func:`dpvision.methods.dp_sgd_defaults.default_config`, with the views of DP-Mix_Self."""
-    views = {"augmult": 16, "pad": min(image_shape[1:]) // 8, "flip": image_shape[0] == 3, "k_self": 18}
+    """As :func:`dpvision.methods.dp_sgd_defaults.default_config`, with the paper's views: of Self for k_diff
+    = 0, of Diff for 2. InputError if Diff has no pool.
+    """
+    if k_diff > 0 and not overrides.get("pool"):
+        raise InputError("dp-mix-diff mixes with public images; name a pool of them (--pool)")
+    views = {
+        "augmult": 16,
+        "pad": min(image_shape[1:]) // 8,
+        "flip": image_shape[0] == 3,
+        "k_self": 18,
+        "k_diff": k_diff,
+    }
     return dp_sgd_defaults.default_config(
         num_examples, image_shape, class_names, budget, device, views | dict(overrides), DEFAULT_SECONDS
-    )
-
-
-def diff_config(
-    num_examples: int,
-    image_shape: tuple[int, int, int],
-    class_names: Sequence[str],
-    budget: Budget,
-    device: torch.device | str,
-    overrides: Mapping[str, Any],
-) -> DPSGDConfig:
-    """As :func:`self_config`, with the public images of DP-Mix_Diff; InputError if no pool is named."""
-    if not overrides.get("pool"):
-        raise InputError("dp-mix-diff mixes with public images; name a pool of them (--pool)")
-    return self_config(
-        num_examples, image_shape, class_names, budget, device, {"k_diff": 2} | dict(overrides)
     )

@@ -74,8 +74,8 @@ def _head_alone(
 
 
 def _sampled(config: DPRandPConfig, num_examples: int) -> DPRandPConfig:
-    """Features of views are computed in every step, so steps take batches. Ten epochs go as far as the steps
-    of all examples would.
+    """Features of views are computed in every step, so steps take batches: ten epochs of them, whose learning
+    rates add up to what those of all examples do.
     """
     batch = max(1, min(num_examples // 8, 1024))
     steps = round(10 * num_examples / batch)
