@@ -161,6 +161,17 @@ def test_a_private_image_in_the_pool_is_refused_before_anything_is_spent(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_pool_that_somebody_keeps_private_is_refused(images: Images, pool: Path, tmp_path: Path) -> None:
+    """Its ledger says so: these images were trained on under a budget."""
+    theirs = SMALL | {"expected_batch_size": 4}
+    dpvision.train(pool, method="dp-sgd", config=theirs, out=tmp_path / "others", **OPTIONS)
+    with pytest.raises(InputError, match="is a private data set, with the ledger"):
+        dpvision.train(
+            images, method="dp-mix-diff", config=SMALL | {"pool": str(pool)}, out=tmp_path / "run", **OPTIONS
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_views_are_for_the_head_of_a_frozen_encoder_too(images: Images, pool: Path, tmp_path: Path) -> None:
     """Features of the views are computed in every step, and the encoder stays as it was."""
     encoder = {"encoder": "random-wrn-10-1", "phase_ii": "sampled", "steps": 3, "expected_batch_size": 30}

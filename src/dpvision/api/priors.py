@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dpvision.api.job import resolve_device
-from dpvision.images import Images
+from dpvision.images.public import refuse_data_with_ledger
 from dpvision.priors import ContrastiveConfig, Prior, image_batches, load_prior, save_prior
 from dpvision.priors.contrastive import BatchStream, load_public_images, shuffled_batches, train_body
 from dpvision.priors.prior_file import (
@@ -26,7 +26,7 @@ from dpvision.priors.prior_file import (
     check_suffix,
     input_normalization,
 )
-from dpvision.privacy import InputError, default_ledger_path
+from dpvision.privacy import InputError
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -79,7 +79,7 @@ def train_prior(
     origin: dict[str, Any] = {} if initial is None else {INITIAL_PRIOR: initial.provenance}
     if public_images is not None:
         public = load_public_images(public_images, config.image_size)
-        _refuse_private(public)
+        refuse_data_with_ledger(public)
         origin[LEARNED_FROM] = public.pixel_digest
         images = public.pixels
         config = replace(config, processes=(), count=len(images))
@@ -123,16 +123,6 @@ def train_prior(
     save_prior(path, prior)
     checkpoint.unlink(missing_ok=True)
     return load_prior(path)
-
-
-def _refuse_private(images: Images) -> None:
-    """Raises InputError if a ledger is kept for these images: somebody has treated them as private."""
-    ledger = default_ledger_path(images.digest)
-    if ledger.exists():
-        raise InputError(
-            f"{images.source} is a private data set, with the ledger {ledger}; "
-            "give images that are public, or train on processes"
-        )
 
 
 def _check_free(path: Path) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from dpvision.images import Images, NoLabelsError, available_splits, open_images
 from dpvision.images.files import reading
 from dpvision.images.images import digest_of_one
+from dpvision.images.public import refuse_data_with_ledger
 from dpvision.images.series import POOL_RECORD
 from dpvision.privacy.errors import InputError
 
@@ -87,11 +88,12 @@ def open_pool(
         class_names: of the private images.
 
     Raises:
-        InputError: the images cannot be read or brought to that shape, belong to another class or leave out
-            one, or are not all that the pool's record speaks of.
+        InputError: the images cannot be read or brought to that shape, are private ones that have a ledger,
+            belong to another class or leave out one, or are not all that the pool's record speaks of.
     """
     channels, height, width = image_shape
     images = pool_images(spec, height if height == width else None, channels)
+    refuse_data_with_ledger(images)
     if images.shape != image_shape:
         _, pool_height, pool_width = images.shape
         raise InputError(
