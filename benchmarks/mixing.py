@@ -23,13 +23,15 @@ from dpvision.cli.allocator import keep_freed_memory
 from dpvision.cli.options import with_settings
 
 DELTA = 1e-5
-# K_base, K_self and K_diff are in the proportions of the paper's 16, 18 and 2.
-BASE, MIXED, PUBLIC = 8, 9, 1
+# K_base, K_self and K_diff: about a fourth of the paper's 16, 18 and 2.
+BASE, MIXED, PUBLIC = 4, 4, 1
 
 
 def contestants(shape: tuple[int, int, int], pool: str | None) -> dict[str, dict[str, Any]]:
-    """The views of each row. Only photographs are flipped, as the defaults of dpvision have it."""
-    augmented = {"augmult": BASE, "pad": shape[1] // 8, "flip": shape[0] == 3}
+    """The views of each row. Only photographs are flipped, as the defaults of dpvision have it; images are
+    shifted by half as much as there (on held-out training images of Fashion-MNIST more did worse).
+    """
+    augmented = {"augmult": BASE, "pad": shape[1] // 16, "flip": shape[0] == 3}
     rows: dict[str, dict[str, Any]] = {
         "one view": {"augmult": 1, "pad": 0, "flip": False},
         "self-augmentation": augmented,
