@@ -6,70 +6,22 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from dpvision.networks import Normalize
-from dpvision.priors.encoder import Encoder, Provenance, Shape, as_rgb
+from dpvision.priors.encoder import Encoder, Provenance, Shape
 from dpvision.priors.extras import import_extra
+from dpvision.priors.network_encoder import NetworkEncoder
 from dpvision.privacy.errors import InputError
 
 
-class LibraryEncoder(Encoder):
-    """Another library's network without its classifier, with images scaled and normalised as it wants them.
-
-    Args:
-        name: of the encoder.
-        image_shape: (C, H, W) of the images.
-        provenance: of the weights.
-        model: maps RGB images ``[B, 3, size, size]`` to features ``[B, …]``.
-        mean: of red, green and blue, for pixels in [0, 1], by which model's input is normalised.
-        std: likewise.
-        size: in pixels.
-
-    Raises:
-        InputError: model does not take images of that size.
-    """
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(
-        self,
-        name: str,
-        image_shape: Shape,
-        provenance: Provenance,
-        model: nn.Module,
-        mean: Sequence[float],
-        std: Sequence[float],
-        size: int,
-    ) -> None:
-        config = {"name": name, "image_shape": list(image_shape), "size": size, "provenance": provenance}
-        super().__init__(0, config)
-        self.model = model.eval()
-        self.size = size
-        # From our normalisation to model's in one step.
-        ours, mean_of_rgb, std_of_rgb = Normalize(), *(torch.tensor(s).view(3, 1, 1) for s in (mean, std))
-        self.register_buffer("scale", ours.std / std_of_rgb, persistent=False)
-        self.register_buffer("shift", (ours.mean - mean_of_rgb) / std_of_rgb, persistent=False)
-        try:
-            with torch.no_grad():
-                self.out_features = self(torch.zeros(1, *image_shape)).shape[1]
-        except (AssertionError, RuntimeError) as error:
-            raise InputError(
-                f"encoder {name} does not take images of {size}×{size} pixels ({error}); choose another size"
-            ) from error
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = as_rgb(x) * self.scale + self.shift
-        if x.shape[-2:] != (self.size, self.size):
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
-        return self.model(x).flatten(1)
-
-
 def _torchvision(
-    name: str, image_shape: Shape, provenance: Provenance | None, *, size: int | None = None
+    name: str,
+    image_shape: Shape,
+    provenance: Provenance | None,
+    *,
+    size: int | None = None,
+    layers: Sequence[str] | None = None,
+    cells: int | None = None,
 ) -> Encoder:
     models = import_extra("torchvision.models", f"encoder {name}")
     model_name = name.partition(":")[2]
@@ -80,12 +32,13 @@ def _torchvision(
         raise InputError(f"torchvision has no network '{model_name}' ({error})") from error
     except OSError as error:
         raise InputError(f"the weights of {name} could not be fetched ({error})") from error
-    linear = [key for key, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise InputError(f"{name} does not end in a linear classifier; choose another network")
-    model.set_submodule(linear[-1], nn.Identity())
+    if layers is None:
+        linear = [key for key, module in model.named_modules() if isinstance(module, nn.Linear)]
+        if not linear:
+            raise InputError(f"{name} does not end in a linear classifier; choose some of its layers")
+        model.set_submodule(linear[-1], nn.Identity())
     published = weights.transforms()
-    return LibraryEncoder(
+    return NetworkEncoder(
         name,
         image_shape,
         provenance or {"source": f"torchvision, {weights}"},
@@ -93,11 +46,19 @@ def _torchvision(
         published.mean,
         published.std,
         size or published.crop_size[0],
+        layers,
+        cells,
     )
 
 
 def _timm(
-    name: str, image_shape: Shape, provenance: Provenance | None, *, size: int | None = None
+    name: str,
+    image_shape: Shape,
+    provenance: Provenance | None,
+    *,
+    size: int | None = None,
+    layers: Sequence[str] | None = None,
+    cells: int | None = None,
 ) -> Encoder:
     timm = import_extra("timm", f"encoder {name}")
     model_name = name.partition(":")[2]
@@ -108,7 +69,7 @@ def _timm(
     except RuntimeError as error:
         raise InputError(f"timm cannot make a network '{model_name}' ({error})") from error
     published = timm.data.resolve_model_data_config(model)
-    return LibraryEncoder(
+    return NetworkEncoder(
         name,
         image_shape,
         provenance or {"source": f"timm, {model.pretrained_cfg.get('architecture')}"},
@@ -116,6 +77,8 @@ def _timm(
         published["mean"],
         published["std"],
         size or published["input_size"][-1],
+        layers,
+        cells,
     )
 
 
@@ -126,6 +89,8 @@ def _open_clip(
     *,
     pretrained: str | None = None,
     size: int | None = None,
+    layers: Sequence[str] | None = None,
+    cells: int | None = None,
 ) -> Encoder:
     open_clip = import_extra("open_clip", f"encoder {name}")
     model_name = name.partition(":")[2]
@@ -153,7 +118,7 @@ def _open_clip(
             f"the weights '{pretrained}' of {name} could not be fetched or do not fit ({error})"
         ) from error
     clip.visual.output_tokens = False  # CoCa's tower would return them beside the features
-    encoder = LibraryEncoder(
+    encoder = NetworkEncoder(
         name,
         image_shape,
         provenance or {"source": f"open_clip {open_clip.__version__}, {model_name}, {pretrained}"},
@@ -161,6 +126,8 @@ def _open_clip(
         published["mean"],
         published["std"],
         size or open_clip.get_model_config(model_name)["vision_cfg"]["image_size"],
+        layers,
+        cells,
     )
     encoder.config["pretrained"] = pretrained
     return encoder
