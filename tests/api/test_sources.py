@@ -66,7 +66,12 @@ def test_the_size_when_none_is_given(
 
 @pytest.mark.parametrize(
     ("encoder", "expected"),
-    [("timm:vit", (90, 70)), ("scattering+torchvision:resnet18", (90, 70)), ("wrn-10-4-small", (64, 64))],
+    [
+        ("timm:vit", (90, 70)),
+        ("scattering+torchvision:resnet18", (90, 70)),
+        ("vgg19", (90, 70)),
+        ("wrn-10-4-small", (64, 64)),
+    ],
 )
 def test_an_encoder_that_scales_images_itself_gets_them_as_they_are(
     tmp_path: Path, encoder: str, expected: tuple[int, int]

@@ -75,6 +75,20 @@ def test_by_default_the_ends_of_the_stages_are_averaged_the_finer_the_earlier(pr
     assert strided.config["cells"] == [3, 2, 1]
 
 
+def test_all_positions_of_a_prior_can_be_asked_for(network: WideResNet, prior_path: str) -> None:
+    x = images(2, 3, 16, 12)
+    encoder = build_encoder(prior_path, (3, 16, 12), taps=[1, 5], cells="all")
+    assert encoder.out_features == 16 * 16 * 12 + 64 * 4 * 3
+    first = network.stages[:2](network.stem(x))
+    last = network.stages[2:](first)
+    expected = [F.group_norm(tap.relu(), 16).flatten(1) for tap in (first, last)]
+    torch.testing.assert_close(encoder(x), torch.cat(expected, dim=1))
+    square = build_encoder(prior_path, RGB, cells="all")
+    assert torch.equal(
+        square(images(2, *RGB)), build_encoder(prior_path, RGB, cells=[16, 8, 4])(images(2, *RGB))
+    )
+
+
 def test_a_bundled_prior_is_found_by_name(prior_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prior_file, "WEIGHTS", Path(prior_path).parent)
     x = images(2, *RGB)
@@ -117,9 +131,11 @@ def test_out_features_is_what_comes_out(name: str, shape: tuple[int, int, int], 
     ("name", "options"),
     [
         ("prior", {"taps": [0, 3], "cells": 2}),
+        ("prior", {"cells": "all"}),
         ("random-wrn-10-1", {"network_options": {"stem_stride": 2}, "cells": [2, 1, 1]}),
         ("scattering", {"J": 1, "L": 4, "cells": 3, "groups": 3}),
         ("prior+scattering", {"parts": [{"cells": 2}, {"L": 4, "groups": 0}]}),
+        ("pixels+prior", {"parts": [{"size": 4}, {}], "part_weights": [0.5, 2]}),
     ],
 )
 def test_config_and_state_rebuild_the_encoder(name: str, options: dict[str, Any], prior_path: str) -> None:
@@ -140,6 +156,19 @@ def test_a_sum_concatenates_features_of_norm_one(prior_path: str) -> None:
     expected = [part(x) / part(x).norm(dim=1, keepdim=True) for part in parts]
     torch.testing.assert_close(both(x), torch.cat(expected, dim=1))
     assert both.provenance == {"parts": [part.provenance for part in parts]}
+
+
+def test_parts_of_a_sum_count_by_their_weights() -> None:
+    x = images(2, *RGB)
+    plain = build_encoder("scattering+pixels", RGB)
+    assert plain.config["part_weights"] == [1, 1]
+    before = {key: value for key, value in plain.config.items() if key != "part_weights"}
+    assert torch.equal(build_encoder(**before)(x), plain(x))  # as models of older versions say it
+    weighted = build_encoder("scattering+pixels", RGB, part_weights=[0, 2.5])
+    scattering, pixels = weighted(x).split([3 * 81 * 16, 3 * 256], dim=1)
+    assert not scattering.any()
+    torch.testing.assert_close(pixels.norm(dim=1), torch.tensor([2.5, 2.5]))
+    torch.testing.assert_close(pixels, 2.5 * plain(x)[:, -3 * 256 :])
 
 
 def test_grey_images_are_seen_as_rgb(prior_path: str) -> None:
@@ -185,17 +214,25 @@ def test_an_encoder_is_frozen_but_lets_gradients_through(prior_path: str) -> Non
         ("random-wrn-10-1", RGB, {"cells": [1, 2]}, "one for each of 3 taps"),
         ("random-wrn-10-1", RGB, {"cells": 8}, "between 1 and 4 where there are 4×4 positions, not 8"),
         ("random-wrn-10-1", RGB, {"cells": 0}, "between 1 and 16"),
+        ("random-wrn-10-1", RGB, {"cells": "any"}, 'one for each of 3 taps, or "all", not any'),
         ("random-wrn-10-1", RGB, {"network_options": {"unheard_of": 1}}, "no option 'unheard_of'"),
-        ("scattering+random-wrn-10-1", RGB, {"cells": 1}, "takes one option: parts, a list of 2"),
-        ("scattering+random-wrn-10-1", RGB, {"parts": 3}, "takes one option: parts, a list of 2"),
-        ("scattering+random-wrn-10-1", RGB, {"parts": [1, 2]}, "takes one option: parts, a list of 2"),
+        ("scattering+random-wrn-10-1", RGB, {"cells": 1}, "no option 'cells'; its options: part_weights, pa"),
+        ("scattering+random-wrn-10-1", RGB, {"parts": 3}, "parts must be a list, each a table, not 3"),
+        ("scattering+random-wrn-10-1", RGB, {"parts": [1, 2]}, "parts must be a list, each a table"),
+        ("scattering+random-wrn-10-1", RGB, {"parts": [{"taps": 1}, {}]}, "scattering has no option 'taps'"),
+        ("scattering+pixels", RGB, {"part_weights": [1]}, "part_weights must be 2 numbers, none below 0"),
+        ("scattering+pixels", RGB, {"part_weights": [2, -1]}, "none below 0 and not all 0"),
+        ("scattering+pixels", RGB, {"part_weights": [0, 0]}, "none below 0 and not all 0"),
+        ("scattering+pixels", RGB, {"part_weights": [1, float("nan")]}, "must be 2 numbers"),
+        ("scattering+pixels", RGB, {"part_weights": [float("inf"), 1]}, "must be 2 numbers"),
+        ("scattering+pixels", RGB, {"part_weights": ["1", 1]}, "must be a list, each a number"),
         ("random-wrn-10-1", RGB, {"seed": "x"}, "seed must be a whole number, not 'x'"),
         ("random-wrn-10-1", RGB, {"taps": [0.5]}, r"taps must be a list, each a whole number, not \[0.5\]"),
         ("random-wrn-10-1", RGB, {"network_options": 3}, "network_options must be a table, not 3"),
         ("random-wrn-10-1", RGB, {"network_options": {"stem_stride": "2"}}, "stem_stride must be a whole"),
         ("scattering", RGB, {"J": True}, "J must be a whole number, not True"),
         ("scattering", RGB, {"cells": [4, 2]}, "cells must be a whole number, not"),
-        ("scattering+random-wrn-10-1", RGB, {"parts": [{}]}, "takes one option: parts, a list of 2"),
+        ("scattering+random-wrn-10-1", RGB, {"parts": [{}]}, "parts must be 2 tables of options, not 1"),
         ("torchvision:", RGB, {}, "there is no encoder 'torchvision:'"),
     ],
 )
@@ -213,17 +250,26 @@ def test_a_missing_library_is_named_with_its_extra(library: str, monkeypatch: py
         build_encoder(f"{library}:resnet18", RGB)
 
 
+class Transpose(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(0, 1)
+
+
 class Photographic(nn.Module):
     """A stand-in for a library's network: what it reads is what comes out, but for a BatchNorm."""
 
     def __init__(self, classifier: bool) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(3)
+        self.tokens = nn.Flatten(2)
+        self.turn = Transpose()
         self.head = nn.Linear(3 * 8 * 8, 10) if classifier else nn.Identity()
         self.pretrained_cfg = {"architecture": "photographic"}
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.norm(x).flatten(1))
+        tokens = self.tokens(self.norm(x))
+        self.turn(tokens)
+        return self.head(tokens.flatten(1))
 
 
 @pytest.fixture
@@ -282,8 +328,8 @@ def libraries(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return asked
 
 
-def library_encoder(library: str) -> Encoder:
-    return build_encoder(f"{library}:photographic", RGB)
+def library_encoder(library: str, **options: Any) -> Encoder:
+    return build_encoder(f"{library}:photographic", RGB, **options)
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm", "open_clip"])
@@ -298,8 +344,46 @@ def test_a_librarys_network_reads_pixels_as_it_was_taught(library: str, librarie
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm", "open_clip"])
-def test_a_librarys_encoder_is_rebuilt_without_fetching(library: str, libraries: dict[str, Any]) -> None:
-    encoder = library_encoder(library)
+def test_layers_of_a_librarys_network_are_exposed(library: str, libraries: dict[str, Any]) -> None:
+    x = images(2, 3, 8, 8)
+    features = library_encoder(library)(x)
+    both = library_encoder(library, layers=["tokens", "norm"])
+    assert torch.equal(both(x), torch.cat([features, features], dim=1))
+    averaged = library_encoder(library, layers=["norm"], cells=2)
+    assert averaged.out_features == 3 * 4
+    expected = features.view(2, 3, 2, 4, 2, 4).mean(dim=(3, 5)).flatten(1)
+    torch.testing.assert_close(averaged(x), expected)
+    assert library_encoder(library, layers=["norm"], cells=9).out_features == 3 * 8 * 8
+
+
+def test_a_classifier_may_be_among_the_layers(libraries: dict[str, Any]) -> None:
+    encoder = library_encoder("torchvision", layers=["head", "norm"], cells=1)
+    assert encoder.out_features == 10 + 3
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm", "open_clip"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cells": 2}, "cells are of the outputs of layers; choose some with layers"),
+        ({"layers": ["nrm"]}, "photographic has no layer 'nrm'; the names nearest to it: norm"),
+        ({"layers": ["tokens"], "cells": 2}, r"'tokens' .* gives \[3, 64\] for an image, no grid to average"),
+        ({"layers": ["turn"]}, r"layer 'turn' of .* gives \[3, 2, 64\] for 2 images, not features of each"),
+    ],
+)
+def test_layers_that_have_no_such_features_are_refused(
+    library: str, options: dict[str, Any], message: str, libraries: dict[str, Any]
+) -> None:
+    with pytest.raises(InputError, match=message):
+        library_encoder(library, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"layers": ["tokens", "norm"]}, {"layers": ["norm"], "cells": 2}])
+@pytest.mark.parametrize("library", ["torchvision", "timm", "open_clip"])
+def test_a_librarys_encoder_is_rebuilt_without_fetching(
+    library: str, options: dict[str, Any], libraries: dict[str, Any]
+) -> None:
+    encoder = library_encoder(library, **options)
     again = build_encoder(**json.loads(json.dumps(encoder.config)))
     assert libraries[library] is None
     again.load_state_dict(encoder.state_dict())

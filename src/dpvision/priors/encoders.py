@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,17 +17,31 @@ from dpvision.networks import WideResNet, build_network
 from dpvision.networks.options import check_options
 from dpvision.networks.scattering import Scattering2d
 from dpvision.priors.encoder import Encoder, Provenance, Shape, as_rgb
+from dpvision.priors.file_encoders import ARCHITECTURES, file_encoder
 from dpvision.priors.library_encoders import LIBRARIES
+from dpvision.priors.pixels import pixels
 from dpvision.priors.prior_file import list_priors, load_prior
 from dpvision.privacy.errors import InputError
 
-ENCODERS = ("scattering", "random-wrn-D-K", "torchvision:NAME", "timm:NAME", "open_clip:NAME")
+ENCODERS = (
+    "scattering",
+    "random-wrn-D-K",
+    "pixels",
+    *ARCHITECTURES,
+    "torchvision:NAME",
+    "timm:NAME",
+    "open_clip:NAME",
+)
 """The names that :func:`build_encoder` knows beside those of priors; D and K are a depth and a width."""
 
 
+Cells = int | Sequence[int] | Literal["all"]
+"""Sides of the grids over which a :class:`WideResNetEncoder` averages."""
+
+
 def scales_images(name: str) -> bool:
-    """Whether an encoder, or one of several joined by +, brings images to the size of its training."""
-    return any(part.partition(":")[0] in LIBRARIES for part in name.split("+"))
+    """Whether an encoder, or one of several joined by +, is for photographs, which it can scale itself."""
+    return any(part.partition(":")[0] in (*LIBRARIES, *ARCHITECTURES) for part in name.split("+"))
 
 
 def build_encoder(
@@ -40,11 +55,16 @@ def build_encoder(
     - "random-wrn-D-K", to compare with: the same network untrained; also its ``network_options`` and the
       ``seed`` of its weights, by default 0;
     - "scattering": ``J``, ``L``, ``cells`` and ``groups`` of :class:`ScatteringEncoder`;
+    - "pixels": ``size`` and ``products`` of :class:`PixelEncoder`;
+    - "vgg19", "squeezenet1_0" and "resnet18": ``weights``, ``layers``, ``size``, ``cells``, ``mean`` and
+      ``std`` of :func:`dpvision.priors.file_encoders.file_encoder`. The weights are a file of the user's;
     - "torchvision:NAME" and "timm:NAME": ``size``, the side in pixels to which images are scaled (by default
-      that of the images it was trained on). The libraries fetch the weights;
+      that of the images it was trained on), ``layers`` and ``cells`` of :class:`NetworkEncoder`. The
+      libraries fetch the weights;
     - "open_clip:NAME", the visual tower, up to what it shares with the text tower: also ``pretrained``,
       open_clip's tag of the weights, by default "openai", or the first one listed where there is no such;
-    - "A+B", the features of both: ``parts``, a list of one dictionary of options for each.
+    - "A+B", the features of both: ``parts``, a list of one dictionary of options for each, and
+      ``part_weights`` of :class:`ConcatenatedEncoder`.
 
     Args:
         name: as above.
@@ -61,21 +81,7 @@ def build_encoder(
     if channels not in (1, 3):
         raise InputError(f"encoders take grey or RGB images, of 1 or 3 channels, not {channels}")
     shape = (channels, height, width)
-    names = [name] if Path(name).is_file() else name.split("+")
-    if len(names) == 1:
-        encoder = _build_one(name, shape, provenance, options)
-    else:
-        parts: Sequence[dict[str, Any]] = options.pop("parts", [{}] * len(names))
-        tables = isinstance(parts, list | tuple) and all(isinstance(part, dict) for part in parts)
-        if options or not tables or len(parts) != len(names):
-            raise InputError(
-                f"encoder {name} takes one option: parts, a list of {len(names)} dictionaries of options"
-            )
-        provenances = [None] * len(names) if provenance is None else provenance["parts"]
-        encoder = ConcatenatedEncoder(
-            [_build_one(n, shape, p, o) for n, p, o in zip(names, provenances, parts, strict=True)]
-        )
-    return encoder.requires_grad_(False).eval()
+    return _build(name, shape, provenance, options).requires_grad_(False).eval()
 
 
 class WideResNetEncoder(Encoder):
@@ -91,8 +97,9 @@ class WideResNetEncoder(Encoder):
         network: "wrn-D-K".
         network_options: further arguments of :func:`dpvision.networks.build_network`.
         taps: indices of blocks, by default of the last block of each of the three stages.
-        cells: sides of the grids, one for each tap or one for all; 1 averages over all positions. By default
-            4, 2 and 1 for blocks of the first, second and third stage, or as many positions as there are.
+        cells: sides of the grids, one for each tap or one for all; 1 averages over all positions, "all" over
+            none. By default 4, 2 and 1 for blocks of the first, second and third stage, or as many positions
+            as there are.
 
     Raises:
         InputError: a network, tap or grid that does not exist, or images too small for them.
@@ -106,7 +113,7 @@ class WideResNetEncoder(Encoder):
         network: str,
         network_options: Mapping[str, Any],
         taps: Sequence[int] | None,
-        cells: int | Sequence[int] | None,
+        cells: Cells | None,
     ) -> None:
         body = build_network(
             network, in_channels=3, image_size=image_shape[1:], num_classes=1, **network_options
@@ -125,22 +132,20 @@ class WideResNetEncoder(Encoder):
 
         shapes_only = copy.deepcopy(self).to("meta")
         activations = list(shapes_only.activations(torch.empty(1, *image_shape, device="meta")))
+        positions = [(a.shape[2], a.shape[3]) for a in activations]
         if cells is None:
-            stages = [3 * tap // depth for tap in taps]
-            cells = [min(4 >> stage, *a.shape[2:]) for stage, a in zip(stages, activations, strict=True)]
-        self.cells = [cells] * len(taps) if isinstance(cells, int) else list(cells)
-        if len(self.cells) != len(taps):
-            raise InputError(f"cells must be one number, or one for each of {len(taps)} taps, not {cells}")
-        self.config["cells"] = self.cells
-        for grid, activation in zip(self.cells, activations, strict=True):
-            _, channels, height, width = activation.shape
-            _check_cells(grid, height, width)
-            self.out_features += channels * grid**2
+            cells = [min(4 >> (3 * tap // depth), *grid) for tap, grid in zip(taps, positions, strict=True)]
+        elif isinstance(cells, int):
+            cells = [cells] * len(taps)
+        self.config["cells"] = cells if cells == "all" else list(cells)
+        self.grids = positions if cells == "all" else _square_grids(cells, positions)
+        for activation, (rows, columns) in zip(activations, self.grids, strict=True):
+            self.out_features += activation.shape[1] * rows * columns
 
     def forward(self, x: Tensor) -> Tensor:
         averages = [
             F.adaptive_avg_pool2d(activation, grid).flatten(1)
-            for activation, grid in zip(self.activations(x), self.cells, strict=True)
+            for activation, grid in zip(self.activations(x), self.grids, strict=True)
         ]
         return torch.cat(averages, dim=1)
 
@@ -206,32 +211,55 @@ class ConcatenatedEncoder(Encoder):
 
     Those of each part are brought to norm one first (zero where it sees nothing), so that the scale and the
     number of its features do not decide how much it counts.
+
+    Args:
+        parts: of the same images.
+        part_weights: the norms of their features instead, by default all 1.
+
+    Raises:
+        InputError: part_weights are not one for each part, none below 0 and one at least above.
     """
 
-    def __init__(self, parts: Sequence[Encoder]) -> None:
+    def __init__(self, parts: Sequence[Encoder], part_weights: Sequence[float] | None = None) -> None:
         outer = ("name", "image_shape", "provenance")
+        name = "+".join(part.config["name"] for part in parts)
+        part_weights = [1] * len(parts) if part_weights is None else list(part_weights)
+        if len(part_weights) != len(parts) or min(part_weights) < 0 or not 0 < sum(part_weights) < math.inf:
+            raise InputError(
+                f"encoder {name}: part_weights must be {len(parts)} numbers, none below 0 and not all 0, "
+                f"not {part_weights}"
+            )
         config = {
-            "name": "+".join(part.config["name"] for part in parts),
+            "name": name,
             "image_shape": parts[0].config["image_shape"],
             "parts": [{key: part.config[key] for key in part.config if key not in outer} for part in parts],
+            "part_weights": part_weights,
             "provenance": {"parts": [part.provenance for part in parts]},
         }
         super().__init__(sum(part.out_features for part in parts), config)
         self.parts = nn.ModuleList(parts)
+        self.part_weights = part_weights
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([F.normalize(part(x), dim=1) for part in self.parts], dim=1)
+        weighted = zip(self.part_weights, self.parts, strict=True)
+        return torch.cat([weight * F.normalize(part(x), dim=1) for weight, part in weighted], dim=1)
 
 
-def _build_one(
+def _build(
     name: str, image_shape: Shape, provenance: Provenance | None, options: Mapping[str, Any]
 ) -> Encoder:
     library, _, model = name.partition(":")
     builder: Callable[..., Encoder]
-    if name == "scattering":
+    if "+" in name and not Path(name).is_file():
+        builder = _sum
+    elif name == "scattering":
         builder = _scattering
     elif re.fullmatch(r"random-wrn-\d+-\d+", name):
         builder = _random_wide_resnet
+    elif name == "pixels":
+        builder = pixels
+    elif name in ARCHITECTURES:
+        builder = file_encoder
     elif library in LIBRARIES and model:
         builder = LIBRARIES[library]
     elif provenance or name in list_priors() or name.endswith(".safetensors") or Path(name).is_file():
@@ -245,13 +273,30 @@ def _build_one(
     return builder(name, image_shape, provenance, **options)
 
 
+def _sum(
+    name: str,
+    image_shape: Shape,
+    provenance: Provenance | None,
+    *,
+    parts: Sequence[Mapping[str, Any]] | None = None,
+    part_weights: Sequence[float] | None = None,
+) -> Encoder:
+    names = name.split("+")
+    parts = [{}] * len(names) if parts is None else parts
+    if len(parts) != len(names):
+        raise InputError(f"encoder {name}: parts must be {len(names)} tables of options, not {len(parts)}")
+    provenances = [None] * len(names) if provenance is None else provenance["parts"]
+    columns = zip(names, provenances, parts, strict=True)
+    return ConcatenatedEncoder([_build(n, image_shape, p, o) for n, p, o in columns], part_weights)
+
+
 def _prior(
     name: str,
     image_shape: Shape,
     provenance: Provenance | None,
     *,
     taps: Sequence[int] | None = None,
-    cells: int | Sequence[int] | None = None,
+    cells: Cells | None = None,
 ) -> Encoder:
     weights = None
     if provenance is None:
@@ -271,7 +316,7 @@ def _random_wide_resnet(
     provenance: Provenance | None,
     *,
     taps: Sequence[int] | None = None,
-    cells: int | Sequence[int] | None = None,
+    cells: Cells | None = None,
     network_options: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Encoder:
@@ -297,6 +342,16 @@ def _scattering(
     groups: int = 27,
 ) -> Encoder:
     return ScatteringEncoder(image_shape, J, L, cells, groups)
+
+
+def _square_grids(sides: Sequence[int], positions: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    if isinstance(sides, str) or len(sides) != len(positions):
+        raise InputError(
+            f'cells must be one number, or one for each of {len(positions)} taps, or "all", not {sides}'
+        )
+    for side, (height, width) in zip(sides, positions, strict=True):
+        _check_cells(side, height, width)
+    return [(side, side) for side in sides]
 
 
 def _check_cells(cells: int, height: int, width: int) -> None:

@@ -1,0 +1,45 @@
+"""ResNet-18 (He et al., arXiv 1512.03385, table 1), without its classifier."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class BasicBlock(nn.Module):
+    """``[B, in_channels, H, W] -> [B, channels, H / stride, W / stride]``: two 3×3 convolutions, and a 1×1
+    convolution beside them where the shape changes.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = nn.Sequential()  # nothing
+        if stride != 1 or in_channels != channels:
+            self.downsample.append(nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False))
+            self.downsample.append(nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(branch + self.downsample(x))
+
+
+def resnet18() -> nn.Sequential:
+    """``[B, 3, H, W] -> [B, 512, H / 32, W / 32]``, with torchvision's names."""
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),
+            bn1=nn.BatchNorm2d(64),
+            relu=nn.ReLU(),
+            maxpool=nn.MaxPool2d(3, stride=2, padding=1),
+            layer1=nn.Sequential(BasicBlock(64, 64, 1), BasicBlock(64, 64, 1)),
+            layer2=nn.Sequential(BasicBlock(64, 128, 2), BasicBlock(128, 128, 1)),
+            layer3=nn.Sequential(BasicBlock(128, 256, 2), BasicBlock(256, 256, 1)),
+            layer4=nn.Sequential(BasicBlock(256, 512, 2), BasicBlock(512, 512, 1)),
+        )
+    )

@@ -1,0 +1,83 @@
+"""Pixels as features: nothing learned, and nothing but the images themselves."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dpvision.networks import Normalize
+from dpvision.priors.encoder import Encoder, Provenance, Shape
+from dpvision.privacy.errors import InputError
+
+
+class PixelEncoder(Encoder):
+    """Pixels in [0, 1], or all products of two of them.
+
+    The products are the upper triangle, row by row, of the matrix ``v vᵀ`` with ``v = (pixels, 1)``. Those
+    off the diagonal are multiplied by √2, so that the norm is that of the whole matrix. Their mean over
+    images is the pixels' second moment, and with it their mean.
+
+    D is n = C·size² (or C·H·W), or (n + 1)(n + 2) / 2 products.
+
+    Args:
+        image_shape: (C, H, W) of the images.
+        size: the side in pixels to which images are averaged, or None to leave them as they are.
+        products: whether the features are products.
+
+    Raises:
+        InputError: size is not between 1 and the images' shorter side.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    factors: Tensor
+
+    def __init__(self, image_shape: Shape, size: int | None, products: bool) -> None:
+        channels, height, width = image_shape
+        if size is not None and not 1 <= size <= min(height, width):
+            raise InputError(
+                f"encoder pixels: size must be between 1 and {min(height, width)} for images of "
+                f"{height}×{width} pixels, not {size}"
+            )
+        config = {
+            "name": "pixels",
+            "image_shape": list(image_shape),
+            "size": size,
+            "products": products,
+            "provenance": {"source": "pixels; nothing learned"},
+        }
+        count = channels * (height * width if size is None else size**2)
+        super().__init__((count + 1) * (count + 2) // 2 if products else count, config)
+        self.size, self.products = size, products
+        normalize = Normalize()
+        self.mean, self.std = normalize.mean.item(), normalize.std.item()
+        if products:
+            rows, columns = torch.triu_indices(count + 1, count + 1)
+            factors = torch.where(rows == columns, 1.0, math.sqrt(2))
+            for name, buffer in (("rows", rows), ("columns", columns), ("factors", factors)):
+                self.register_buffer(name, buffer, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * self.std + self.mean
+        if self.size is not None:
+            x = F.adaptive_avg_pool2d(x, self.size)
+        x = x.flatten(1)
+        if self.products:
+            x = F.pad(x, (0, 1), value=1.0)
+            x = x.index_select(1, self.rows) * x.index_select(1, self.columns) * self.factors
+        return x
+
+
+def pixels(
+    name: str,
+    image_shape: Shape,
+    provenance: Provenance | None,
+    *,
+    size: int | None = None,
+    products: bool = False,
+) -> Encoder:
+    """:class:`PixelEncoder`, for :func:`dpvision.priors.build_encoder`."""
+    return PixelEncoder(image_shape, size, products)
