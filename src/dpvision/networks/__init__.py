@@ -3,6 +3,7 @@
 from dpvision.networks.build import NETWORKS, build_network
 from dpvision.networks.classifier import Classifier, Normalize, build_classifier
 from dpvision.networks.linear import LinearClassifier
+from dpvision.networks.resnet9 import ResNet9
 from dpvision.networks.scatter_cnn import ScatterCNN
 from dpvision.networks.scattering import Scattering2d
 from dpvision.networks.tanh_cnn import DeepTanhCNN, TanhCNN
@@ -15,6 +16,7 @@ __all__ = [
     "DeepTanhCNN",
     "LinearClassifier",
     "Normalize",
+    "ResNet9",
     "ScatterCNN",
     "Scattering2d",
     "TanhCNN",
