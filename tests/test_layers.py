@@ -27,7 +27,16 @@ FLOORS = [  # from the ground up
     "cli",
 ]
 ROOF = ("__init__", "__main__")  # the package's own modules, which may import every floor
-EXTRAS = {"torchvision", "timm", "open_clip", "diffusers", "transformers", "datasets", "huggingface_hub"}
+EXTRAS = {
+    "torchvision",
+    "timm",
+    "open_clip",
+    "diffusers",
+    "transformers",
+    "datasets",
+    "huggingface_hub",
+    "torch_fidelity",
+}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -18,6 +18,8 @@ from dpvision.networks.options import check_options
 from dpvision.networks.scattering import Scattering2d
 from dpvision.priors.encoder import Encoder, Provenance, Shape, as_rgb
 from dpvision.priors.file_encoders import ARCHITECTURES, file_encoder
+from dpvision.priors.inception import NAME as INCEPTION
+from dpvision.priors.inception import build_inception
 from dpvision.priors.library_encoders import LIBRARIES
 from dpvision.priors.pixels import pixels
 from dpvision.priors.prior_file import list_priors, load_prior
@@ -31,6 +33,7 @@ ENCODERS = (
     "torchvision:NAME",
     "timm:NAME",
     "open_clip:NAME",
+    INCEPTION,
 )
 """The names that :func:`build_encoder` knows beside those of priors; D and K are a depth and a width."""
 
@@ -41,7 +44,7 @@ Cells = int | Sequence[int] | Literal["all"]
 
 def scales_images(name: str) -> bool:
     """Whether an encoder, or one of several joined by +, is for photographs, which it can scale itself."""
-    return any(part.partition(":")[0] in (*LIBRARIES, *ARCHITECTURES) for part in name.split("+"))
+    return any(part.partition(":")[0] in (*LIBRARIES, *ARCHITECTURES, INCEPTION) for part in name.split("+"))
 
 
 def build_encoder(
@@ -63,6 +66,7 @@ def build_encoder(
       libraries fetch the weights;
     - "open_clip:NAME", the visual tower, up to what it shares with the text tower: also ``pretrained``,
       open_clip's tag of the weights, by default "openai", or the first one listed where there is no such;
+    - "inception", for the FID: ``weights``, the path of torch-fidelity's file;
     - "A+B", the features of both: ``parts``, a list of one dictionary of options for each, and
       ``part_weights`` of :class:`ConcatenatedEncoder`.
 
@@ -260,6 +264,8 @@ def _build(
         builder = pixels
     elif name in ARCHITECTURES:
         builder = file_encoder
+    elif name == INCEPTION:
+        builder = build_inception
     elif library in LIBRARIES and model:
         builder = LIBRARIES[library]
     elif provenance or name in list_priors() or name.endswith(".safetensors") or Path(name).is_file():

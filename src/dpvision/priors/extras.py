@@ -8,17 +8,17 @@ from typing import Any
 from dpvision.privacy.errors import InputError
 
 
-def import_extra(module: str, what: str) -> Any:
-    """The module of an optional library that ``what`` needs.
+def import_extra(module: str, what: str, extra: str | None = None) -> Any:
+    """The module of an optional library that ``what`` needs; ``extra`` installs it, by default of its name.
 
     Raises:
         InputError: it is not installed, or not for this torch.
     """
-    extra = module.partition(".")[0]
+    library = module.partition(".")[0]
     try:
         return importlib.import_module(module)
     except (ImportError, RuntimeError) as error:  # a RuntimeError if it was built for another torch
         raise InputError(
-            f"{what} needs {extra}, which cannot be imported ({error}); "
-            f"install it with pip install 'dpvision[{extra}]'"
+            f"{what} needs {library}, which cannot be imported ({error}); "
+            f"install it with pip install 'dpvision[{extra or library}]'"
         ) from error
