@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import binomtest
 from torch import nn
 
+from dpvision.evaluation.intervals import proportion_interval
 from dpvision.images.images import Images
 from dpvision.networks.classifier import Classifier
 from dpvision.privacy.errors import InputError
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,7 @@ class Accuracy:
 
         It accounts for the finite test set, not for the randomness of training.
         """
-        interval = binomtest(self.correct, self.total).proportion_ci(CONFIDENCE, method="exact")
-        return float(interval.low), float(interval.high)
+        return proportion_interval(self.correct, self.total)
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -1,0 +1,57 @@
+"""The features of a set of images under an encoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dpvision.evaluation.progress import Progress
+from dpvision.images.images import Images
+from dpvision.networks import Normalize
+from dpvision.priors.encoder import Encoder
+from dpvision.privacy.errors import InputError
+
+
+@torch.no_grad()
+def image_features(
+    images: Images,
+    encoder: Encoder,
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 250,
+    progress: Progress | None = None,
+) -> Tensor:
+    """The features of images, float32 ``[N, D]``, on the CPU. They reveal what the images do.
+
+    Args:
+        images: of the shape that the encoder was built for.
+        encoder: stays on the device afterwards.
+        device: where to compute.
+        batch_size: images at a time; does not change the result beyond rounding.
+        progress: see `Progress`.
+
+    Raises:
+        InputError: images of another shape, or features that are not finite.
+    """
+    name, shape = encoder.config["name"], encoder.config["image_shape"]
+    if list(images.shape) != shape:
+        raise InputError(
+            f"encoder {name} was built for images of shape {shape}, and {images.source} has images of shape "
+            f"{list(images.shape)}; build it for these"
+        )
+    encoder, normalize = encoder.to(device), Normalize().to(device)
+    found: list[Tensor] = []
+    done = 0
+    for pixels in images.pixels.split(batch_size):
+        features = encoder(normalize(pixels.to(device))).cpu()
+        finite = features.isfinite().all(dim=1)
+        if not finite.all():
+            raise InputError(
+                f"encoder {name} gives no finite features of image {done + int(finite.int().argmin())} of "
+                f"{images.source}; choose another encoder"
+            )
+        found.append(features)
+        done += len(pixels)
+        if progress:
+            progress(f"features by {name}", done, len(images))
+    return torch.cat(found)
