@@ -1,21 +1,34 @@
 """Evaluation: how good a classifier or a set of synthetic images is, and how sure that figure is."""
 
 from dpvision.evaluation.accuracy import Accuracy, accuracy
+from dpvision.evaluation.downstream import ClassifierName, default_classifiers, train_and_test
 from dpvision.evaluation.features import image_features
 from dpvision.evaluation.frechet import frechet_distance
 from dpvision.evaluation.intervals import Figure
 from dpvision.evaluation.kernel_distance import kernel_distance
+from dpvision.evaluation.neighbours import nearest_neighbours, neighbours_sheet
 from dpvision.evaluation.precision_recall import PrecisionRecall, precision_recall
 from dpvision.evaluation.progress import Progress
+from dpvision.evaluation.resnet9_training import ResNet9Training, train_resnet9
+from dpvision.evaluation.synthetic import Row, evaluate_synthetic
 
 __all__ = [
     "Accuracy",
+    "ClassifierName",
     "Figure",
     "PrecisionRecall",
     "Progress",
+    "ResNet9Training",
+    "Row",
     "accuracy",
+    "default_classifiers",
+    "evaluate_synthetic",
     "frechet_distance",
     "image_features",
     "kernel_distance",
+    "nearest_neighbours",
+    "neighbours_sheet",
     "precision_recall",
+    "train_and_test",
+    "train_resnet9",
 ]

@@ -1,0 +1,143 @@
+"""Train on synthetic images, test on real ones: what the synthetic images are worth to a classifier."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dpvision.evaluation.accuracy import Accuracy, accuracy
+from dpvision.evaluation.progress import Progress
+from dpvision.evaluation.resnet9_training import ResNet9Training, train_resnet9
+from dpvision.images.images import Images
+from dpvision.privacy.errors import InputError
+
+ClassifierName = Literal["logistic", "mlp", "resnet9"]
+
+LOGISTIC_ITERATIONS = 5000
+"""At most, of L-BFGS, as in the evaluation published with DP-MERF, whose protocol DP-MEPF's tables have.
+Scikit-learn's own default, 100, ends long before convergence on pixels.
+"""
+
+MLP_EPOCHS = 200
+"""At most, scikit-learn's default. Training ends earlier once the loss has fallen by less than 1e-4 for ten
+epochs.
+"""
+
+IMAGES_AT_A_TIME = 1000
+LARGEST_GREY_SIDE = 28
+
+
+def default_classifiers(shape: tuple[int, int, int]) -> tuple[ClassifierName, ...]:
+    """Those of the tables in DP-MEPF (arXiv 2205.12900, section 6) for images of shape (C, H, W): ResNet-9,
+    or for grey ones of at most 28 pixels, as MNIST's, logistic regression and a perceptron.
+    """
+    channels, height, width = shape
+    small_and_grey = channels == 1 and max(height, width) <= LARGEST_GREY_SIDE
+    return ("logistic", "mlp") if small_and_grey else ("resnet9",)
+
+
+def train_and_test(
+    classifier: ClassifierName,
+    synthetic: Images,
+    test: Images,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    resnet9: ResNet9Training | None = None,
+    progress: Progress | None = None,
+) -> Accuracy:
+    """The accuracy on real images of a classifier that saw synthetic ones only, and of them all.
+
+    "logistic" is scikit-learn's ``LogisticRegression`` and "mlp" its ``MLPClassifier`` (100 hidden units),
+    both on flattened pixels in [0, 1] and with the library's default settings but for
+    :data:`LOGISTIC_ITERATIONS`; a fit that reaches its limit counts as it is. "resnet9" is
+    :func:`train_resnet9`.
+
+    Args:
+        classifier: as above.
+        synthetic: labelled images to train on.
+        test: labelled images of the same shape; classes are matched by name.
+        seed: of all randomness, from 0 to 2³² − 1.
+        device: for ResNet-9; the others are on the CPU.
+        resnet9: how ResNet-9 is trained.
+        progress: see `Progress`.
+
+    Raises:
+        InputError: an unknown classifier, images without labels, of other shapes or classes, synthetic images
+            of one class only, or images too small for ResNet-9.
+    """
+    if classifier not in get_args(ClassifierName):
+        raise InputError(
+            f"there is no classifier '{classifier}'; choose one of {', '.join(get_args(ClassifierName))}"
+        )
+    check_same_shape(synthetic, test)
+    synthetic.check_trainable()
+    test = test.with_classes(synthetic.class_names)
+    if classifier == "resnet9":
+        model = train_resnet9(
+            synthetic, resnet9 or ResNet9Training(), seed=seed, device=device, progress=progress
+        )
+        return accuracy(model, test)
+    return _scikit_learn_accuracy(classifier, synthetic, test, seed, progress)
+
+
+def protocol(classifier: ClassifierName, resnet9: ResNet9Training | None = None) -> str:
+    """How :func:`train_and_test` trains, in words."""
+    if classifier == "resnet9":
+        return str(resnet9 or ResNet9Training())
+    from sklearn import __version__
+
+    if classifier == "logistic":
+        learned = f"LogisticRegression (C = 1, L-BFGS, at most {LOGISTIC_ITERATIONS} iterations)"
+    else:
+        learned = f"MLPClassifier (100 hidden units, Adam, at most {MLP_EPOCHS} epochs)"
+    return f"scikit-learn {__version__}, {learned} on pixels in [0, 1]"
+
+
+def check_same_shape(synthetic: Images, real: Images) -> None:
+    """Raises InputError unless the images of both sets have the same channels, height and width."""
+    if synthetic.shape != real.shape:
+        raise InputError(
+            f"images of {synthetic.source} have shape {list(synthetic.shape)} and those of {real.source} "
+            f"{list(real.shape)}; open both with the same size and channels"
+        )
+
+
+def _scikit_learn_accuracy(
+    classifier: ClassifierName, synthetic: Images, test: Images, seed: int, progress: Progress | None
+) -> Accuracy:
+    from sklearn.exceptions import ConvergenceWarning  # here, since it takes seconds to import
+
+    assert synthetic.labels is not None
+    assert test.labels is not None
+    model = _scikit_learn_model(classifier, seed)
+    if progress:
+        progress(f"training {classifier}", 0, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the limits are part of the protocol
+        model.fit(_flat(synthetic.pixels), synthetic.labels.numpy())
+    if progress:
+        progress(f"training {classifier}", 1, 1)
+    predicted = [model.predict(_flat(pixels)) for pixels in test.pixels.split(IMAGES_AT_A_TIME)]
+    correct = int((np.concatenate(predicted) == test.labels.numpy()).sum())
+    return Accuracy(correct, len(test))
+
+
+def _scikit_learn_model(classifier: ClassifierName, seed: int) -> Any:
+    if classifier == "logistic":
+        from sklearn.linear_model import LogisticRegression
+
+        return LogisticRegression(max_iter=LOGISTIC_ITERATIONS)
+    from sklearn.neural_network import MLPClassifier
+
+    return MLPClassifier(max_iter=MLP_EPOCHS, random_state=seed)
+
+
+def _flat(pixels: Tensor) -> NDArray[np.float32]:
+    """uint8 ``[N, C, H, W]`` as ``[N, C·H·W]`` in [0, 1]."""
+    return (pixels.flatten(1).float() / 255).numpy()

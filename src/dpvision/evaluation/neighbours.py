@@ -1,0 +1,96 @@
+"""Synthetic images beside the private images nearest to them, to see with one's own eyes what was copied."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dpvision.evaluation.downstream import check_same_shape
+from dpvision.evaluation.features import image_features
+from dpvision.evaluation.pairs import squared_distances
+from dpvision.evaluation.progress import Progress
+from dpvision.images.images import Images
+from dpvision.priors.encoder import Encoder
+from dpvision.privacy.errors import InputError
+
+SMALLEST_SIDE = 64
+"""Pixels of an image on the sheet; smaller ones are enlarged by a whole number."""
+
+GAP = 2
+WHITE = 255
+
+
+def nearest_neighbours(
+    synthetic: Images,
+    private: Images,
+    encoder: Encoder,
+    *,
+    count: int = 10,
+    k: int = 5,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Which synthetic images chance chooses, ``[count]``, and the indices ``[count, k]`` of the k private
+    images nearest to each by features, the nearest first. Private.
+
+    Args:
+        synthetic: images to choose from.
+        private: images to search, of the same shape.
+        encoder: for images of that shape; stays on the device.
+        count: synthetic images, or all where there are fewer.
+        k: private images for each, or all where there are fewer.
+        seed: of the choice.
+        device: where to compute.
+        progress: see `Progress`.
+
+    Raises:
+        InputError: count or k is less than 1, or as :func:`image_features`.
+    """
+    for name, value in (("count", count), ("k", k)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, not {value}")
+    check_same_shape(synthetic, private)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(synthetic), generator=generator)[:count]
+    x, y = (
+        image_features(images, encoder, device=device, progress=progress)
+        for images in (synthetic.subset(chosen), private)
+    )
+    # A stable order, so that among equally near images the first come first.
+    nearest = [d.sort(dim=1, stable=True).indices[:, :k] for _, d in squared_distances(x, y)]
+    return chosen, torch.cat(nearest)
+
+
+def neighbours_sheet(synthetic: Images, private: Images, chosen: Tensor, nearest: Tensor) -> bytes:
+    """A PNG with one row for each of the ``chosen`` synthetic images: the image, then its ``nearest`` ones.
+
+    It shows private images. It is for the owner of the data and the run's private/ folder, and never to be
+    published: no privacy budget covers a pixel of it. Nor is a sheet without copies a guarantee; that is the
+    budget's alone.
+
+    Args:
+        synthetic, private: as in :func:`nearest_neighbours`.
+        chosen, nearest: what it returned.
+    """
+    _, height, width = synthetic.shape
+    rows, columns = nearest.shape[0], 1 + nearest.shape[1]
+    scale = -(-SMALLEST_SIDE // min(height, width))
+    cell = (height * scale + GAP, width * scale + GAP)
+    # The first column stands apart.
+    sheet = np.full((rows * cell[0] + GAP, columns * cell[1] + 3 * GAP, 3), WHITE, dtype=np.uint8)
+    for row in range(rows):
+        images = torch.cat([synthetic.pixels[chosen[row : row + 1]], private.pixels[nearest[row]]])
+        for column, image in enumerate(images.cpu()):
+            enlarged = image.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
+            top = GAP + row * cell[0]
+            left = GAP + column * cell[1] + (2 * GAP if column else 0)
+            place = sheet[top : top + height * scale, left : left + width * scale]
+            place[...] = enlarged.permute(1, 2, 0).numpy()  # grey becomes RGB
+    png = io.BytesIO()
+    Image.fromarray(sheet).save(png, "PNG")
+    return png.getvalue()
