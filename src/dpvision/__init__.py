@@ -12,7 +12,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dpvision.api import evaluate, load, plan, predict, resume, train
+    from dpvision.api import (
+        evaluate,
+        evaluate_images,
+        load,
+        plan,
+        predict,
+        resume,
+        synthesize,
+        synthesize_from,
+        train,
+    )
     from dpvision.images import Images, open_images
     from dpvision.privacy import Budget, InputError
 
@@ -24,11 +34,14 @@ __all__ = [
     "InputError",
     "__version__",
     "evaluate",
+    "evaluate_images",
     "load",
     "open_images",
     "plan",
     "predict",
     "resume",
+    "synthesize",
+    "synthesize_from",
     "train",
 ]
 
@@ -37,11 +50,14 @@ _HOMES = {
     "Images": "dpvision.images",
     "InputError": "dpvision.privacy",
     "evaluate": "dpvision.api",
+    "evaluate_images": "dpvision.api",
     "load": "dpvision.api",
     "open_images": "dpvision.images",
     "plan": "dpvision.api",
     "predict": "dpvision.api",
     "resume": "dpvision.api",
+    "synthesize": "dpvision.api",
+    "synthesize_from": "dpvision.api",
     "train": "dpvision.api",
 }
 

@@ -1,7 +1,9 @@
 """What the command line and Python programs share: one function per command."""
 
 from dpvision.api.forecast import Forecast, plan
-from dpvision.api.running import Progress, Result, resume, train
+from dpvision.api.measuring import evaluate_images
+from dpvision.api.running import Progress, Result, makes_images, resume, train
+from dpvision.api.synthesis import Synthesis, synthesize, synthesize_from
 from dpvision.api.using import Prediction, evaluate, load, predict
 
 __all__ = [
@@ -9,10 +11,15 @@ __all__ = [
     "Prediction",
     "Progress",
     "Result",
+    "Synthesis",
     "evaluate",
+    "evaluate_images",
     "load",
+    "makes_images",
     "plan",
     "predict",
     "resume",
+    "synthesize",
+    "synthesize_from",
     "train",
 ]

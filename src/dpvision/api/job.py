@@ -157,7 +157,7 @@ def prepare(
     if not (seed is None or isinstance(seed, int)):
         raise InputError(f"seed must be a whole number, not {seed!r}")
     chosen_method = METHODS[method]
-    check_settings(chosen_method, config)
+    check_settings(chosen_method.config_class, config)
     chosen_device = resolve_device(device)
 
     reading, chosen_size = training_reading(data, size, channels, keep_large=_takes_large(config))
@@ -203,14 +203,14 @@ def _takes_large(config: Mapping[str, Any]) -> bool:
     return "network" in config or scales_images(str(config.get("encoder", "")))
 
 
-def check_settings(method: Method, settings: Mapping[str, Any]) -> None:
+def check_settings(config_class: type, settings: Mapping[str, Any]) -> None:
     """Refuse settings that the method does not have, or of another type.
 
     Raises:
         InputError: names the first such setting.
     """
-    refuse_unknown(method.config_class, settings)
-    options = setting_types(method.config_class)
+    refuse_unknown(config_class, settings)
+    options = setting_types(config_class)
     for name, value in settings.items():
         if not fits(value, options[name]):
             raise InputError(f"the setting {name} takes {in_words(options[name])}, not {value!r}")

@@ -15,7 +15,7 @@ from dpvision.api.job import resolve_device
 from dpvision.api.priors import Progress, fair_batch_size
 from dpvision.images import image_sizes
 from dpvision.images.decode import Conversion
-from dpvision.images.folder import CLUTTER
+from dpvision.images.folder import check_folder_name
 from dpvision.images.series import COMMAND, POOL_RECORD, Series
 from dpvision.priors.processes.write import write_series
 from dpvision.priors.text_to_image import TextToImage, import_diffusers
@@ -23,7 +23,6 @@ from dpvision.privacy import InputError
 from dpvision.views.pool import pool_images, pool_provenance, pool_split
 
 CLASS = "{class}"
-LONGEST_NAME = 255  # bytes, on all common file systems
 
 
 def make_pool(
@@ -197,8 +196,6 @@ def _check_classes(class_names: Sequence[str]) -> None:
     if not class_names:
         raise InputError("a pool needs the names of its classes; give at least one")
     for name in class_names:
-        unusable = not name or name.startswith(".") or name in CLUTTER or any(c in name for c in "/\\\0")
-        if unusable or len(os.fsencode(name)) > LONGEST_NAME:
-            raise InputError(f"the class name {name!r} cannot be the name of a folder of images; change it")
+        check_folder_name(name)
     if len(set(class_names)) < len(class_names):
         raise InputError("two classes of the pool have the same name; give each its own")

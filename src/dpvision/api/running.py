@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dpvision.api.job import Job, prepare
 from dpvision.api.sources import Source
-from dpvision.api.using import load
+from dpvision.api.synthesis import METHOD as SYNTHESIS
+from dpvision.api.synthesis import Synthesis, resume_synthesis
+from dpvision.api.using import load_classifier
 from dpvision.evaluation import Accuracy, accuracy
 from dpvision.images import Images
+from dpvision.methods.dp_mepf import Progress as MakingProgress
 from dpvision.networks import Classifier
 from dpvision.privacy import Account, InputError, Ledger, NeighboringRelation, default_ledger_path
 from dpvision.reports import card_markdown, release_card
@@ -135,14 +138,14 @@ def resume(
     *,
     data: Images | None = None,
     test: Images | None = None,
-    progress: Progress | None = None,
-) -> Result:
+    progress: Progress | MakingProgress | None = None,
+) -> Result | Synthesis:
     """Go on with a run that was interrupted. Of one that is complete, the result.
 
     Args:
         run: its directory.
         data, test: the images, if they were given in memory.
-        progress: see `Progress`.
+        progress: see `Progress`; of a run of `synthesize`, `dpvision.methods.dp_mepf.Progress`.
 
     Raises:
         InputError: there is no such run, another process works on it, its data have changed, or its ledger
@@ -151,6 +154,8 @@ def resume(
     """
     directory = RunDirectory.open(Path(run))
     with directory.locked():
+        if directory.config["method"] == SYNTHESIS:
+            return resume_synthesis(directory, data, cast("MakingProgress | None", progress))
         if directory.is_released:
             # The process may have died between the release and the closing of the account.
             with contextlib.suppress(InputError):
@@ -162,7 +167,14 @@ def resume(
                 f"the images from {job.images.source} have changed since {directory.path} began; "
                 "restore them, or start a new run"
             )
-        return _work(directory, job, job.make_model(), _open_account(directory, job), progress)
+        return _work(
+            directory, job, job.make_model(), _open_account(directory, job), cast("Progress | None", progress)
+        )
+
+
+def makes_images(run: str | os.PathLike[str]) -> bool:
+    """Whether a run is one of `synthesize`. InputError where there is no run."""
+    return bool(RunDirectory.open(run).config["method"] == SYNTHESIS)
 
 
 def _open_account(run: RunDirectory, job: Job) -> Account:
@@ -226,5 +238,5 @@ def _result(run: RunDirectory) -> Result:
         delta=card["delta"],
         test_accuracy=Accuracy(test["correct"], test["total"]) if test else None,
         release=run.release_path,
-        model=load(run.release_path),
+        model=load_classifier(run.release_path),
     )

@@ -1,4 +1,4 @@
-"""What to do with a released classifier."""
+"""What to do with what a run released."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dpvision.api.sources import Source, fitting_reading
 from dpvision.evaluation import Accuracy, accuracy
 from dpvision.images import Images
 from dpvision.networks import Classifier
+from dpvision.networks.generators import Generator
 from dpvision.privacy.errors import InputError
 from dpvision.runs import load_release
 
@@ -34,21 +35,42 @@ class Prediction:
     probability: float
 
 
-def load(path: str | os.PathLike[str]) -> Classifier:
-    """The classifier of a run, or of a release directory, on the CPU and in evaluation mode.
+def load(path: str | os.PathLike[str]) -> Classifier | Generator:
+    """The classifier or generator of a run, or of a release directory, on the CPU and in evaluation mode.
 
-    It takes uint8 images ``[B, C, H, W]``, or floating point in [0, 1], and returns logits ``[B, classes]``;
-    its normalisation is inside.
+    A classifier takes uint8 images ``[B, C, H, W]``, or floating point in [0, 1], and returns logits
+    ``[B, classes]``; its normalisation is inside. A generator draws images: ``generator.sample(100)``.
 
     Raises:
         InputError: the run is not complete, or files are missing or damaged.
+    """
+    return load_release(release_path(path))
+
+
+def release_path(path: str | os.PathLike[str]) -> Path:
+    """The release directory of a run, or ``path`` itself where it is no run's.
+
+    Raises:
+        InputError: the run is not complete.
     """
     path = Path(path)
     if (path / "private" / "run.json").is_file():
         path = path / "release"
         if not path.is_dir():
             raise InputError(f"{path.parent} is not complete; resume it first")
-    return load_release(path)
+    return path
+
+
+def load_classifier(path: str | os.PathLike[str]) -> Classifier:
+    """The same of a run that must have released a classifier.
+
+    Raises:
+        InputError: as :func:`load`, or it released a generator.
+    """
+    model = load(path)
+    if isinstance(model, Generator):
+        raise InputError(f"{path} released a generator of images; give a run of dpvision train")
+    return model
 
 
 def evaluate(run: str | os.PathLike[str], data: Source, split: str | None = None) -> Accuracy:
@@ -62,7 +84,7 @@ def evaluate(run: str | os.PathLike[str], data: Source, split: str | None = None
     Raises:
         InputError: the run or the images cannot be used, or an image is of a class that the run did not know.
     """
-    model = load(run).to(resolve_device(None))
+    model = load_classifier(run).to(resolve_device(None))
     if not isinstance(data, Images):
         data = fitting_reading(data, split, model.image_shape).open()
     return accuracy(model, data)
@@ -81,7 +103,7 @@ def predict(run: str | os.PathLike[str], images: Source, split: str | None = Non
         InputError: the run or the images cannot be used.
     """
     device = resolve_device(None)
-    model = load(run).to(device)
+    model = load_classifier(run).to(device)
     if not isinstance(images, Images):
         images = fitting_reading(images, split, model.image_shape).open(labelled=False)
     logits = torch.cat([model(pixels.to(device)).cpu() for pixels in images.pixels.split(BATCH_SIZE)])

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dpvision.cli import accounting, models, pool, prior, training
+from dpvision.cli import accounting, models, pool, prior, synthesis, training
 from dpvision.cli.allocator import keep_freed_memory
 
 HELP = """
@@ -53,6 +53,7 @@ def _options(
 
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Train": (training.train, training.plan, training.resume),
+    "Synthesize": (synthesis.synthesize,),
     "Use a model": (models.evaluate, models.predict),
     "Data and budget": (accounting.data, accounting.ledger, accounting.epsilon, accounting.noise),
 }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dpvision.cli.options import AsJson
-from dpvision.cli.output import show, show_messages
+from dpvision.cli.options import AsJson, with_settings
+from dpvision.cli.output import show, show_messages, work_bars
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or its release directory.")]
 Split = Annotated[
@@ -23,15 +24,57 @@ def evaluate(
     run: Run,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled images, as for train.")],
     split: Split = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Of synthetic images: whose features to compare (default: the bundled prior's).",
+            show_default=False,
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An option of the encoder. Repeat for more."),
+    ] = None,
+    neighbours: Annotated[
+        bool,
+        typer.Option(
+            "--neighbours",
+            help="Of synthetic images: write RUN/private/neighbours.png, the private images nearest to some.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a model's accuracy on labelled images, with its 95 % interval.
+    """Measure what a run released, on real images, with 95 % intervals.
 
-    The images are not covered by the run's guarantee: publish the figure only if they are not private.
+    Of a classifier, its accuracy. Of synthetic images, the accuracy of classifiers that learn from them, and
+    how far their features are from those of the real ones.
+
+    The images are not covered by the run's guarantee: publish the figures only if they are not private.
     """
     show_messages()
     from dpvision import api
+    from dpvision.networks.generators import Generator
+    from dpvision.privacy.errors import InputError
 
+    if isinstance(api.load(run), Generator):
+        with work_bars() as progress:
+            rows = api.evaluate_images(
+                run,
+                data,
+                split,
+                encoder=encoder,
+                encoder_options=with_settings({}, settings or []),
+                neighbours=neighbours,
+                progress=progress,
+            )
+        text = "\n".join(
+            f"{row.name:36}  {row.value:9.4f}  ({row.low:.4f} to {row.high:.4f})\n    {row.how}"
+            for row in rows
+        )
+        show({"rows": [asdict(row) for row in rows]}, as_json, text)
+        return
+    if encoder or settings or neighbours:
+        raise InputError(f"{run} released a classifier: --encoder, --set and --neighbours are for images")
     accuracy = api.evaluate(run, data, split)
     fields = {
         "accuracy": accuracy.value,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -71,8 +73,8 @@ def bar(description: str, *more: str) -> Iterator[Progress]:
 
 
 @contextmanager
-def resumable_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each thing that is done. Ctrl-C ends the command with a word on how to go on."""
+def work_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each thing that is done."""
     with bar("{task.description}") as progress:
         tasks: dict[str, TaskID] = {}
 
@@ -81,11 +83,30 @@ def resumable_bars() -> Iterator[Callable[[str, int, int], None]]:
                 tasks[what] = progress.add_task(what, total=total)
             progress.update(tasks[what], completed=done)
 
+        yield update
+
+
+@contextmanager
+def resumable_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """`work_bars` for a command that is repeated after Ctrl-C, which ends it with a word on that."""
+    with work_bars() as update:
         try:
             yield update
         except KeyboardInterrupt:
             typer.echo("interrupted; the same command goes on from what is written", err=True)
             raise typer.Exit(130) from None
+
+
+@contextmanager
+def interruptible(run: Path | str) -> Iterator[None]:
+    """Ctrl-C ends the command with a word on how to go on with the run."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        began = (Path(run) / "private").is_dir()
+        hint = f"go on with: dpvision resume {shlex.quote(str(run))}" if began else "nothing was spent"
+        typer.echo(f"interrupted; {hint}", err=True)
+        raise typer.Exit(130) from None
 
 
 @contextmanager

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +10,8 @@ import typer
 
 from dpvision.cli import options as given
 from dpvision.cli.options import collect
-from dpvision.cli.output import duration, progress_bar, show, show_messages, table
+from dpvision.cli.output import duration, interruptible, progress_bar, show, show_messages, table, work_bars
+from dpvision.cli.synthesis import show_synthesis
 
 if TYPE_CHECKING:
     from dpvision.api import Result
@@ -74,7 +72,7 @@ def train(
 
     if "out" not in found:
         raise InputError("--out is missing; name a new directory for the run")
-    with _interruptible(found["out"]), progress_bar() as progress:
+    with interruptible(found["out"]), progress_bar() as progress:
         result = api.train(found.pop("data"), **found, progress=progress)
     _show_result(result, as_json)
 
@@ -157,21 +155,16 @@ def resume(
     show_messages()
     from dpvision import api
 
-    with _interruptible(run), progress_bar() as progress:
-        result = api.resume(run, progress=progress)
-    _show_result(result, as_json)
-
-
-@contextmanager
-def _interruptible(run: Path | str) -> Iterator[None]:
-    """Ctrl-C ends the command with a word on how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        began = (Path(run) / "private").is_dir()
-        hint = f"go on with: dpvision resume {shlex.quote(str(run))}" if began else "nothing was spent"
-        typer.echo(f"interrupted; {hint}", err=True)
-        raise typer.Exit(130) from None
+    if api.makes_images(run):
+        with interruptible(run), work_bars() as work:
+            result = api.resume(run, progress=work)
+    else:
+        with interruptible(run), progress_bar() as progress:
+            result = api.resume(run, progress=progress)
+    if isinstance(result, api.Synthesis):
+        show_synthesis(result, as_json)
+    else:
+        _show_result(result, as_json)
 
 
 def _show_result(result: Result, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from dpvision.privacy.errors import InputError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 CLUTTER = ("Thumbs.db", "desktop.ini", "__MACOSX", *RECORDS)  # beside all names that begin with a dot
+LONGEST_NAME = 255  # bytes, on all common file systems
 
 
 def recognises(path: Path) -> bool:
@@ -140,3 +142,10 @@ def _entries(folder: Path, root: Path) -> Iterator[Path]:
                     f"{entry} links to {target}; links to folders or out of {root} are not followed: copy it"
                 )
         yield entry
+
+
+def check_folder_name(class_name: str) -> None:
+    """Raises InputError unless the images of a class can lie in a folder of its name, and be found again."""
+    unusable = not class_name or class_name.startswith(".") or class_name in CLUTTER
+    if unusable or any(c in class_name for c in "/\\\0") or len(os.fsencode(class_name)) > LONGEST_NAME:
+        raise InputError(f"the class name {class_name!r} cannot be the name of a folder of images; change it")

@@ -12,7 +12,12 @@ from torch import Tensor
 
 from dpvision.images import Images
 from dpvision.networks import Classifier
-from dpvision.priors.feature_classifier import build_feature_classifier, encoded, refuse_own_encoder
+from dpvision.priors.feature_classifier import (
+    FeatureClassifier,
+    build_feature_classifier,
+    encoded,
+    refuse_own_encoder,
+)
 
 PRIOR = "wrn-10-4-small"
 """The bundled prior that they begin with."""
@@ -54,7 +59,8 @@ def make_model(config: EncoderSettings, images: Images) -> Classifier:
     :func:`build_feature_classifier` and :func:`refuse_own_encoder`.
     """
     model = config.build_model(images.shape, images.class_names)
-    refuse_own_encoder(model, images)
+    assert isinstance(model.network, FeatureClassifier)
+    refuse_own_encoder(model.network.encoder, images)
     return model
 
 

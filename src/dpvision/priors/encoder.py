@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Shape = tuple[int, int, int]
@@ -37,6 +38,18 @@ class Encoder(nn.Module):
 
     def train(self, mode: bool = True) -> Encoder:
         return super().train(False)
+
+    def mean_directions(self, x: Tensor, groups: int) -> Tensor:
+        """The mean of e / ‖e‖ over each of so many groups of features e, zero counting as zero.
+
+        Args:
+            x: images ``[B, C, H, W]``, those of the first group first, all groups of one size.
+            groups: G.
+
+        Returns:
+            ``[G, D]``.
+        """
+        return F.normalize(self(x), dim=1).unflatten(0, (groups, -1)).mean(dim=1)
 
 
 def as_rgb(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -247,6 +247,12 @@ class ConcatenatedEncoder(Encoder):
     def forward(self, x: Tensor) -> Tensor:
         weighted = zip(self.part_weights, self.parts, strict=True)
         return torch.cat([weight * F.normalize(part(x), dim=1) for weight, part in weighted], dim=1)
+
+    def mean_directions(self, x: Tensor, groups: int) -> Tensor:
+        """As if every part saw something in every image: then all features have one norm."""
+        weighted = zip(self.part_weights, self.parts, strict=True)
+        means = [weight * cast(Encoder, part).mean_directions(x, groups) for weight, part in weighted]
+        return torch.cat(means, dim=1) / math.hypot(*self.part_weights)
 
 
 def _build(

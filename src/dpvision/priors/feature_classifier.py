@@ -117,10 +117,8 @@ def rebuild_classifier(config: dict[str, Any]) -> Classifier:
     return _classifier(build_encoder(**config["encoder"]), config["class_names"], **options)
 
 
-def refuse_own_encoder(model: Classifier, images: Images) -> None:
+def refuse_own_encoder(encoder: Encoder, images: Images) -> None:
     """InputError if the encoder was learned from these very images, as if they were public."""
-    assert isinstance(model.network, FeatureClassifier)
-    encoder = model.network.encoder
     parts = encoder.parts if isinstance(encoder, ConcatenatedEncoder) else [encoder]
     for part in parts:
         assert isinstance(part, Encoder)

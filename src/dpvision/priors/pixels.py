@@ -61,14 +61,27 @@ class PixelEncoder(Encoder):
                 self.register_buffer(name, buffer, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self._vectors(x)
+        if self.products:
+            x = x.index_select(1, self.rows) * x.index_select(1, self.columns) * self.factors
+        return x
+
+    def mean_directions(self, x: Tensor, groups: int) -> Tensor:
+        """The direction of vvᵀ is the product of those of v, and its mean a matrix product: no D numbers are
+        made for each image.
+        """
+        if not self.products:
+            return super().mean_directions(x, groups)
+        v = F.normalize(self._vectors(x), dim=1).unflatten(0, (groups, -1))  # [G, B / G, n + 1]
+        moments = v.transpose(1, 2) @ v / v.shape[1]
+        return moments.flatten(1).index_select(1, self.rows * v.shape[2] + self.columns) * self.factors
+
+    def _vectors(self, x: Tensor) -> Tensor:
+        """v for each image, or the pixels alone: ``[B, n + 1]`` or ``[B, n]``."""
         x = x * self.std + self.mean
         if self.size is not None:
             x = F.adaptive_avg_pool2d(x, self.size)
-        x = x.flatten(1)
-        if self.products:
-            x = F.pad(x, (0, 1), value=1.0)
-            x = x.index_select(1, self.rows) * x.index_select(1, self.columns) * self.factors
-        return x
+        return F.pad(x.flatten(1), (0, 1), value=1.0) if self.products else x.flatten(1)
 
 
 def pixels(

@@ -7,10 +7,9 @@ of the private images does.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
-from importlib.resources import files
 from typing import Any
 
 import jinja2
@@ -18,7 +17,7 @@ import jinja2
 from dpvision.evaluation import Accuracy
 from dpvision.methods import TrainingPlan
 from dpvision.networks import Classifier
-from dpvision.privacy import Account, GaussianEvent, RandomSource
+from dpvision.privacy import Account, GaussianEvent, PoissonSampler, RandomSource
 from dpvision.views import Pool
 
 RELATIONS = {
@@ -41,27 +40,66 @@ def release_card(
     training_seconds: float,
     test: Accuracy | None,
 ) -> dict[str, Any]:
-    """The card as JSON types.
+    """The card of a classifier as JSON types.
+
+    Args:
+        account, plan, random, chosen_size, lost_steps: see :func:`guarantee`.
+        method, config: of the training.
+        model: what is released.
+        pool: public images that the private ones were mixed with.
+        training_seconds: rounded to one digit, for its last ones depend on the sizes of the batches.
+        test: the accuracy on the test images.
+    """
+    reads = ["training time, to one digit: it depends on how many images the batches happened to hold"]
+    if test is not None:
+        reads.append("test images, for the test accuracy: the guarantee does not cover them")
+    return {
+        **guarantee(
+            account, plan, random, model.image_shape, model.class_names, chosen_size, reads, lost_steps
+        ),
+        "method": method,
+        "config": asdict(config),
+        "model": {
+            "network": model.config["network"] if model.config else type(model.network).__name__,
+            # What was known before the first private image: public, or no guarantee covers it.
+            "encoder": (model.config or {}).get("encoder"),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "image_shape": list(model.image_shape),
+            "class_names": list(model.class_names),
+        },
+        "pool": None if pool is None else _pool(pool),
+        "training_seconds": _one_digit(training_seconds),
+        "test": None if test is None else _test(test),
+        "versions": versions(),
+    }
+
+
+def guarantee(
+    account: Account,
+    plan: TrainingPlan,
+    random: RandomSource,
+    image_shape: Sequence[int],
+    class_names: Sequence[str],
+    chosen_size: int | None,
+    reads: Sequence[str] = (),
+    lost_steps: int = 0,
+) -> dict[str, Any]:
+    """What a run's guarantee is, as JSON types.
 
     Args:
         account: of the run; what it has spent is what the card states.
         plan: of the run, for what its mechanisms were.
         random: where batches and noise came from.
-        method, config: of the training.
-        model: what is released.
+        image_shape, class_names: of the images, public.
         chosen_size: the image size, if it was chosen by looking at the sizes of the private images.
-        pool: public images that the private ones were mixed with.
+        reads: what else was read of them, or published, without noise.
         lost_steps: releases that were paid for but whose result was lost with an interrupted process.
-        training_seconds: rounded to one digit, for its last ones depend on the sizes of the batches.
-        test: the accuracy on the test images.
     """
     budget = account.budget
     num_examples = plan.stages[0].mechanism.sampler.num_examples
-    reads = ["training time, to one digit: it depends on how many images the batches happened to hold"]
+    sampled = any(isinstance(stage.mechanism.sampler, PoissonSampler) for stage in plan.stages)
     if chosen_size is not None:
-        reads.append(f"sizes of the images, from which the size {chosen_size} was chosen")
-    if test is not None:
-        reads.append("test images, for the test accuracy: the guarantee does not cover them")
+        reads = [*reads, f"sizes of the images, from which the size {chosen_size} was chosen"]
     return {
         "is_private": random.is_private,
         "epsilon": account.epsilon_spent("pld"),
@@ -83,37 +121,32 @@ def release_card(
             }
             for event, sensitivity, releases in _mechanisms(account, plan)
         ],
-        "sampler": "Poisson: every image enters every batch independently, at the mechanism's sample rate",
         "num_examples": num_examples,
+        "sampler": (
+            "Poisson: every image enters every batch independently, at the mechanism's sample rate"
+            if sampled
+            else "none: every image enters every release"
+        ),
+        "lost_steps": lost_steps,
         "noise": (
             "AES-256 in counter mode, keyed by the operating system's entropy"
             if random.is_private
             else "a fixed seed: whoever knows it removes the noise"
         ),
-        "lost_steps": lost_steps,
         "taken_as_public": [
             f"number of training images: {num_examples}",
-            f"image shape (channels, height, width): {list(model.image_shape)}",
-            f"class names: {', '.join(model.class_names)}",
+            f"image shape (channels, height, width): {list(image_shape)}",
+            *([f"class names: {', '.join(class_names)}"] if class_names else []),
         ],
-        "not_covered": reads,
-        "method": method,
-        "config": asdict(config),
-        "model": {
-            "network": model.config["network"] if model.config else type(model.network).__name__,
-            # What was known before the first private image: public, or no guarantee covers it.
-            "encoder": (model.config or {}).get("encoder"),
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "image_shape": list(model.image_shape),
-            "class_names": list(model.class_names),
-        },
-        "pool": None if pool is None else _pool(pool),
-        "training_seconds": _one_digit(training_seconds),
-        "test": None if test is None else _test(test),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("dpvision", "torch", "dp-accounting")},
-        },
+        "not_covered": list(reads),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what the guarantee was computed with."""
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("dpvision", "torch", "dp-accounting")},
     }
 
 
@@ -124,11 +157,15 @@ def _mechanisms(account: Account, plan: TrainingPlan) -> Iterator[tuple[Gaussian
         yield event, same[0].mechanism.sensitivity, sorted({stage.releases for stage in same})
 
 
-def card_markdown(card: dict[str, Any]) -> str:
+def card_markdown(card: dict[str, Any], template: str = "card.md.j2") -> str:
     """The card for people."""
-    template = files("dpvision.reports").joinpath("card.md.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(template).render(card)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("dpvision", "reports"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(template).render(card)
 
 
 def _test(test: Accuracy) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class RunDirectory:
         return self.release_path.is_dir()
 
     def release(self, files: Mapping[str, bytes]) -> None:
-        """Write the release: all of it, or nothing.
+        """Write the release: all of it, or nothing. Names may have folders in them.
 
         Raises:
             InputError: the file system refuses.
@@ -121,6 +121,7 @@ class RunDirectory:
             try:
                 partial.chmod(0o755)
                 for name, content in files.items():
+                    (partial / name).parent.mkdir(parents=True, exist_ok=True)
                     write_atomically(partial / name, content)
                 os.rename(partial, self.release_path)
             finally:

@@ -1,4 +1,4 @@
-"""A released classifier as files: safetensors weights and the configuration that rebuilds the network."""
+"""A released model as files: safetensors weights and the configuration that rebuilds the network."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from dpvision.networks import Classifier
+from dpvision.networks.generators import Generator
 from dpvision.priors.feature_classifier import rebuild_classifier
 from dpvision.privacy.errors import InputError
 from dpvision.runs.files import json_bytes, read_json
+from dpvision.runs.generator_release import CONFIG, load_generator
+from dpvision.runs.generator_release import KIND as GENERATOR
 
 WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
 
 
 def classifier_files(model: Classifier) -> dict[str, bytes]:
@@ -27,8 +29,8 @@ def classifier_files(model: Classifier) -> dict[str, bytes]:
     return {WEIGHTS: safetensors.torch.save(weights), CONFIG: json_bytes(model.config)}
 
 
-def load_release(path: str | os.PathLike[str]) -> Classifier:
-    """The classifier in a release directory, on the CPU, ready for use (in evaluation mode).
+def load_release(path: str | os.PathLike[str]) -> Classifier | Generator:
+    """The classifier or generator in a release directory, on the CPU, ready for use (in evaluation mode).
 
     Nothing is unpickled, and no code of the release is run.
 
@@ -36,12 +38,16 @@ def load_release(path: str | os.PathLike[str]) -> Classifier:
         InputError: a file is missing, damaged, or does not fit the other.
     """
     path = Path(path)
+    if not (path / CONFIG).is_file():
+        raise InputError(f"{path / CONFIG} is missing; give the release directory of a run that is complete")
+    config = read_json(path / CONFIG)
+    if GENERATOR in config:
+        return load_generator(path, config)
     weights_path = path / WEIGHTS
-    for file in (path / CONFIG, weights_path):
-        if not file.is_file():
-            raise InputError(f"{file} is missing; give the release directory of a run that is complete")
+    if not weights_path.is_file():
+        raise InputError(f"{weights_path} is missing; give the release directory of a run that is complete")
     try:
-        model = rebuild_classifier(read_json(path / CONFIG))
+        model = rebuild_classifier(config)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path / CONFIG} does not describe a classifier ({error})") from error
     try:

@@ -2,6 +2,7 @@
 
 from dpvision.training.ema import ExponentialMovingAverage
 from dpvision.training.optimization import OptimizerName, Schedule, make_optimizer, schedule_factor
+from dpvision.training.optimizer_state import load_optimizer_state, optimizer_state
 from dpvision.training.trainer import Phase, PrivateTrainer, StepStatistics
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "PrivateTrainer",
     "Schedule",
     "StepStatistics",
+    "load_optimizer_state",
     "make_optimizer",
+    "optimizer_state",
     "schedule_factor",
 ]

@@ -6,7 +6,7 @@ sample → views → clipped sum → mechanism → optimiser → average.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from dpvision.privacy.mechanisms import GaussianSumMechanism, Recorder
 from dpvision.privacy.noise import RandomSource
 from dpvision.training.ema import ExponentialMovingAverage
 from dpvision.training.optimization import OptimizerName, Schedule, make_optimizer, schedule_factor
+from dpvision.training.optimizer_state import load_optimizer_state, optimizer_state
 from dpvision.views import ViewPolicy, check_no_leak
 
 # Examples whose views are made and held at a time. Fixed, so that memory settings do not change which views
@@ -184,7 +185,7 @@ class PrivateTrainer:
         account like the average, but a checkpoint is kept private all the same."""
         found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         found |= {f"average.{name}": tensor for name, tensor in self.average.weights.items()}
-        found |= {f"optimizer.{index}.{key}": value for index, key, value in self._optimizer_tensors()}
+        found |= {f"optimizer.{name}": tensor for name, tensor in optimizer_state(self.optimizer).items()}
         return found | {"steps_done": torch.tensor(self.steps_done)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -200,20 +201,9 @@ class PrivateTrainer:
             self._enter(max(0, steps_done - 1))
             self.model.load_state_dict(groups["model"])
             self.average.load(groups["average"])
-            saved: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in groups["optimizer"].items():
-                index, _, name = key.partition(".")
-                saved.setdefault(int(index), {})[name] = tensor
-            own = self.optimizer.state_dict()
-            self.optimizer.load_state_dict({"state": saved, "param_groups": own["param_groups"]})
+            load_optimizer_state(self.optimizer, groups["optimizer"])
             self.steps_done = steps_done
         except (KeyError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"checkpoint: it is of another network or optimiser ({str(error).splitlines()[0]})"
             ) from error
-
-    def _optimizer_tensors(self) -> Iterator[tuple[int, str, Tensor]]:
-        for index, values in self.optimizer.state_dict()["state"].items():
-            for key, value in values.items():
-                if value is not None:
-                    yield index, key, torch.as_tensor(value)

@@ -1,0 +1,139 @@
+"""How good synthetic images are that a run released."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dpvision.api.job import resolve_device
+from dpvision.api.sources import Reading, Source, fitting_reading
+from dpvision.api.using import load, release_path
+from dpvision.evaluation import Progress, Row, evaluate_synthetic, nearest_neighbours, neighbours_sheet
+from dpvision.evaluation.downstream import ClassifierName
+from dpvision.images import Images, open_images
+from dpvision.networks import WideResNet
+from dpvision.networks.generators import Generator
+from dpvision.priors import build_encoder
+from dpvision.priors.encoder import Encoder
+from dpvision.privacy.errors import InputError
+from dpvision.runs import RunDirectory
+from dpvision.runs.files import write_atomically
+
+DEFAULT_ENCODER = "wrn-10-4-small"
+NEIGHBOURS = "neighbours.png"
+
+
+def evaluate_images(
+    run: str | os.PathLike[str],
+    data: Source,
+    split: str | None = None,
+    *,
+    encoder: str | None = None,
+    encoder_options: Mapping[str, Any] | None = None,
+    classifiers: Sequence[ClassifierName] | None = None,
+    neighbours: bool = False,
+    seed: int = 0,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Figures of the synthetic images that a run released, see `dpvision.evaluation.evaluate_synthetic`.
+
+    Args:
+        run: a run's directory or release directory.
+        data: real images that the synthetic ones were not made from: a spec for `open_images`, or `Images`.
+            No guarantee covers what the figures say of them.
+        split: of the spec; by default "test", or all of data without splits.
+        encoder, encoder_options: whose features are compared, see `dpvision.priors.build_encoder`; by default
+            those of the bundled prior, averaged over all positions.
+        classifiers: that learn from the synthetic images, by default those usual for images of this shape.
+        neighbours: also write RUN/private/neighbours.png, the private images that are nearest to some of the
+            synthetic ones. Never publish it.
+        seed, device, progress: as in `evaluate_synthetic` and `dpvision.train`.
+
+    Raises:
+        InputError: the run, the images or an option cannot be used.
+    """
+    place = release_path(run)
+    generator = load(place)
+    if not isinstance(generator, Generator):
+        raise InputError(f"{run} released a classifier and no images; give a run of dpvision synthesize")
+    shape = generator.image_shape
+    chosen = resolve_device(device)
+    built = _encoder(shape, encoder, encoder_options)
+    synthetic = _released_images(place, generator)
+    test = (
+        data
+        if isinstance(data, Images)
+        else fitting_reading(data, split, shape).open(bool(synthetic.class_names))
+    )
+    encoders = () if built is None else (built,)
+    rows = evaluate_synthetic(
+        synthetic,
+        test,
+        classifiers=classifiers,
+        encoders=encoders,
+        seed=seed,
+        device=chosen,
+        progress=progress,
+    )
+    if neighbours:
+        if built is None:
+            raise InputError("neighbours are found by features; name an encoder")
+        _write_neighbours(run, synthetic, built, seed, str(chosen), progress)
+    return rows
+
+
+def _encoder(
+    shape: tuple[int, int, int], name: str | None, options: Mapping[str, Any] | None
+) -> Encoder | None:
+    """That of a name, or the default, which the smallest images have not."""
+    if name is not None:
+        return build_encoder(name, shape, **(options or {}))
+    if options:
+        raise InputError("options are for an encoder; name one")
+    return (
+        build_encoder(DEFAULT_ENCODER, shape, cells=1) if min(shape[1:]) >= WideResNet.SMALLEST_SIDE else None
+    )
+
+
+def _released_images(place: Path, generator: Generator) -> Images:
+    """From the first format that there is; all hold the same images."""
+    folder = place / "images"
+    files = (folder / "parquet" / "images.parquet", folder / "npz" / "images.npz", folder / "png")
+    found = [file for file in files if file.exists()]
+    if not found:
+        raise InputError(f"{folder} is missing; give a release that is complete")
+    images = open_images(found[0], labelled=bool(generator.class_names))
+    if not generator.class_names:
+        return images
+    # In an npz file classes are numbers, in the generator's order.
+    numbered = found[0].suffix == ".npz"
+    return (
+        replace(images, class_names=generator.class_names)
+        if numbered
+        else images.with_classes(generator.class_names)
+    )
+
+
+def _write_neighbours(
+    run: str | os.PathLike[str],
+    synthetic: Images,
+    encoder: Encoder,
+    seed: int,
+    device: str,
+    progress: Progress | None,
+) -> None:
+    directory = RunDirectory.open(run)
+    reading = directory.config.get("data")
+    if reading is None or reading["spec"] is None:
+        raise InputError(f"{run} does not say where its private images are; give the run that read them")
+    private = Reading.from_json(reading).open(labelled=False)
+    chosen, nearest = nearest_neighbours(
+        synthetic, private, encoder, seed=seed, device=device, progress=progress
+    )
+    write_atomically(
+        directory.private_path / NEIGHBOURS, neighbours_sheet(synthetic, private, chosen, nearest)
+    )

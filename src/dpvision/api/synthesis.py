@@ -1,0 +1,391 @@
+"""Release synthetic images in place of private ones, and make others of what was released."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+
+from dpvision.api.job import check_settings, resolve_device
+from dpvision.api.sources import Reading, Source, training_reading
+from dpvision.images import Images, NoLabelsError
+from dpvision.images.write import check_formats, image_files
+from dpvision.methods import make_plan, planned_at
+from dpvision.methods.dp_mepf import (
+    DPMEPFConfig,
+    Progress,
+    check_classes,
+    default_config,
+    fit,
+    make_encoder,
+    release,
+    stages,
+)
+from dpvision.methods.embedding import Embedding
+from dpvision.methods.generator_fitting import GeneratorFitting
+from dpvision.networks.generators import Generator, apportion
+from dpvision.priors import scales_images
+from dpvision.priors.released_encoder import ENCODER, encoder_bytes, load_encoder
+from dpvision.privacy import (
+    Account,
+    Budget,
+    InputError,
+    Ledger,
+    NeighboringRelation,
+    SecureRandom,
+    SeededRandom,
+    default_delta,
+    default_ledger_path,
+)
+from dpvision.reports.card import guarantee
+from dpvision.reports.grid import image_grid
+from dpvision.reports.synthesis_card import synthesis_card, synthesis_markdown
+from dpvision.runs import FileCheckpoints, RunDirectory, check_free
+from dpvision.runs.files import json_bytes, read_json, write_atomically
+from dpvision.runs.generator_release import generator_files, load_generator
+
+METHOD = "dp-mepf"
+EMBEDDING = "embedding.safetensors"
+PREVIEWS = 20
+"""Sample grids over a fit."""
+PER_CLASS = 10
+"""Images of each class in a grid, and as many in a row."""
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """What came of a run.
+
+    Attributes:
+        epsilon, delta: what the private images have cost.
+        count: how many synthetic images were released.
+        release: the directory that may be published: images, generator, embedding, card.
+        generator: the released one, for more images.
+    """
+
+    epsilon: float
+    delta: float
+    count: int
+    release: Path
+    generator: Generator
+
+
+def synthesize(
+    data: Source,
+    *,
+    epsilon: float,
+    out: str | os.PathLike[str],
+    count: int | None = None,
+    formats: Sequence[str] = ("png",),
+    balanced: bool = False,
+    delta: float | None = None,
+    neighboring_relation: NeighboringRelation = "add_or_remove_one",
+    method: str = METHOD,
+    config: Mapping[str, Any] | None = None,
+    size: int | None = None,
+    channels: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    ledger: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Synthesis:
+    """Release synthetic images that are (ε, δ)-differentially private in the images they are made from.
+
+    Args:
+        data: the private images: a spec for `open_images`, or `Images`.
+        epsilon, delta, neighboring_relation: the budget, as for `dpvision.train`.
+        out: the run's directory, made here. Publish RUN/release, keep RUN/private.
+        count: how many images to release; by default as many as the private ones.
+        formats: to write them in: "png", "npz" or "parquet".
+        balanced: as many of every class, and not by the class sizes that were released with noise.
+        method: "dp-mepf".
+        config: settings that replace the defaults, see `dpvision.methods.dp_mepf.DPMEPFConfig`.
+        size, channels: as in `open_images`. By default images that differ in size, or are larger than 64
+            pixels, are resized to 64 or 32.
+        seed: makes the run reproducible and not private.
+        device: such as "cpu" or "cuda"; by default a GPU where there is one.
+        ledger: the data set's ledger; by default in the user's data directory, found by the data's digest.
+        progress: see `Progress`.
+
+    Raises:
+        InputError: an option or the data cannot be used, or the owner's limit does not allow the run. Nothing
+            was spent and nothing is left behind.
+        KeyboardInterrupt: passed on; `resume` continues the run.
+    """
+    check_free(out)
+    budget = Budget(epsilon, 1e-9 if delta is None else delta, neighboring_relation)
+    settings = _check_settings(method, config)
+    if not (seed is None or isinstance(seed, int)):
+        raise InputError(f"seed must be a whole number, not {seed!r}")
+    chosen_device = resolve_device(device)
+    keep_large = scales_images(str(settings.get("encoder", "")))
+    reading, chosen_size = training_reading(data, size, channels, keep_large)
+    labelled = bool(settings.get("labelled", True))
+    images = data if isinstance(data, Images) else _open(reading, labelled)
+    if delta is None:
+        budget = replace(budget, delta=default_delta(len(images)))
+    resolved = default_config(len(images), images.shape, images.class_names, budget, chosen_device, settings)
+    check_classes(resolved, images)
+    plan = make_plan(partial(stages, resolved, len(images)), len(images), budget)
+    request = _request(
+        resolved, len(images) if count is None else count, formats, balanced, seed, chosen_device
+    )
+    check_formats(formats, images.class_names if labelled else ())
+    _new_generator(request, images.shape, images.class_names if labelled else ())  # refuses the shape, if any
+    make_encoder(resolved, images)
+    digest = images.digest
+    started = datetime.now(UTC)
+    public = {
+        **request,
+        "started": started.isoformat(timespec="seconds"),
+        "data": asdict(reading),
+        "chosen_size": chosen_size,
+        "num_examples": len(images),
+        "budget": asdict(budget),
+        "noise_multiplier": plan.noise_multiplier,
+        "epsilon": plan.epsilon,
+    }
+    private = {
+        "run_id": f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}",
+        "digest": digest,
+        "ledger": str(Path(ledger or default_ledger_path(digest)).absolute()),
+    }
+    run = RunDirectory.create(out, public, private)
+    with run.locked():
+        _release_embedding(run, images, progress, discard=True)
+        return _make_images(run, progress)
+
+
+def synthesize_from(
+    embedding: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    count: int | None = None,
+    formats: Sequence[str] = ("png",),
+    balanced: bool = False,
+    config: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Synthesis:
+    """Fit another generator to what an earlier run released: at no further cost, however often.
+
+    Args:
+        embedding: RUN/release/embedding.safetensors of that run, beside its encoder.safetensors.
+        config: settings that replace the defaults; those of the release (encoder, weights) cannot be changed.
+        out, count, formats, balanced, seed, device, progress: as for `synthesize`. The seed is of the fit.
+
+    Raises:
+        InputError: an option or the embedding cannot be used.
+        KeyboardInterrupt: passed on; `resume` continues the run.
+    """
+    check_free(out)
+    settings = _check_settings(METHOD, config)
+    path = Path(embedding)
+    released = Embedding.load(path)
+    of_release = {
+        "encoder": released.facts["encoder"]["name"],
+        "encoder_options": {},
+        "labelled": bool(released.class_names),
+        "second_moment_weight": released.facts["second_moment_weight"],
+        "count_weight": released.facts["count_weight"],
+    }
+    for name in settings.keys() & of_release.keys():
+        raise InputError(f"{name} is part of what was released in {path} and stays as it is; leave it out")
+    encoder = load_encoder(released.facts["encoder"], path.with_name(ENCODER))
+    chosen_device = resolve_device(device)
+    shape, num_examples = released.facts["image_shape"], released.facts["num_examples"]
+    budget = Budget(1.0, 1e-9)  # no default of the fit depends on it
+    resolved = default_config(
+        num_examples, shape, released.class_names, budget, chosen_device, {**settings, **of_release}
+    )
+    request = _request(
+        resolved, num_examples if count is None else count, formats, balanced, seed, chosen_device
+    )
+    check_formats(formats, released.class_names)
+    run = RunDirectory.create(out, request, {})
+    with run.locked():
+        write_atomically(run.private_path / EMBEDDING, released.to_bytes())
+        write_atomically(run.private_path / ENCODER, encoder_bytes(encoder))
+        return _make_images(run, progress)
+
+
+def resume_synthesis(run: RunDirectory, data: Images | None, progress: Progress | None) -> Synthesis:
+    """Go on with an interrupted run, whose lock the caller holds; see `dpvision.resume`."""
+    if run.is_released:
+        return _result(run)
+    if not (run.private_path / EMBEDDING).exists():
+        reading = Reading.from_json(run.config["data"])
+        if reading.spec is None and data is None:
+            raise InputError("the images of this run were in memory; give them again (data=)")
+        images = data if reading.spec is None else _open(reading, run.config["config"]["labelled"])
+        assert images is not None
+        if images.digest != run.private["digest"]:
+            raise InputError(
+                f"the images from {images.source} have changed since {run.path} began; "
+                "restore them, or start a new run"
+            )
+        _release_embedding(run, images, progress, discard=False)
+    return _make_images(run, progress)
+
+
+def _open(reading: Reading, labelled: bool) -> Images:
+    """With labels where there are some, used or not: they are part of the data set's identity, and so of
+    which ledger is its own.
+    """
+    try:
+        return reading.open()
+    except NoLabelsError:
+        if labelled:
+            raise
+        return reading.open(labelled=False)
+
+
+def _check_settings(method: str, config: Mapping[str, Any] | None) -> dict[str, Any]:
+    if method != METHOD:
+        raise InputError(f"there is no method '{method}' that synthesizes images; choose {METHOD}")
+    settings = dict(config or {})
+    check_settings(DPMEPFConfig, settings)
+    return settings
+
+
+def _request(
+    config: DPMEPFConfig,
+    count: int,
+    formats: Sequence[str],
+    balanced: bool,
+    seed: int | None,
+    device: torch.device,
+) -> dict[str, Any]:
+    """What a run is to make, as JSON types.
+
+    Raises:
+        InputError: count is below 1.
+    """
+    if count < 1:
+        raise InputError(f"count must be at least 1, not {count}")
+    return {
+        "dpvision": version("dpvision"),
+        "method": METHOD,
+        "config": asdict(config),
+        "count": count,
+        "formats": list(formats),
+        "balanced": balanced,
+        "seed": seed,
+        # Nothing private depends on it: a fit that is resumed goes on as it would have.
+        "fit_seed": secrets.randbits(63) if seed is None else seed,
+        "device": str(device),
+    }
+
+
+def _release_embedding(run: RunDirectory, images: Images, progress: Progress | None, discard: bool) -> None:
+    """Read the private images once; keep what was released in RUN/private."""
+    fields = run.config
+    config, budget = DPMEPFConfig(**fields["config"]), Budget(**fields["budget"])
+    plan = planned_at(fields["noise_multiplier"], partial(stages, config, len(images)), budget)
+    device = torch.device(fields["device"])
+    random = SecureRandom() if fields["seed"] is None else SeededRandom(fields["seed"])
+    ledger = Ledger.for_dataset(run.private["ledger"], run.private["digest"], len(images))
+    account = Account(budget, ledger, run.private["run_id"], plan.events)
+    try:
+        account.open()
+        encoder = make_encoder(config, images).to(device)
+        embedding = release(encoder, images, config, plan, account, random, device, progress)
+    except Exception:
+        if discard and not account.spent:  # as if it had never begun
+            account.close()
+            run.discard()
+        raise
+    names = embedding.class_names
+    facts = guarantee(account, plan, random, images.shape, names, fields["chosen_size"])
+    embedding = replace(embedding, facts={**embedding.facts, "guarantee": facts})
+    # The encoder first: where the embedding is, all is.
+    write_atomically(run.private_path / ENCODER, encoder_bytes(encoder))
+    write_atomically(run.private_path / EMBEDDING, embedding.to_bytes())
+    account.close()
+
+
+def _make_images(run: RunDirectory, progress: Progress | None) -> Synthesis:
+    """Fit a generator to the embedding in RUN/private, draw the images, release."""
+    fields, private = run.config, run.private_path
+    config, device = DPMEPFConfig(**fields["config"]), resolve_device(fields["device"])
+    embedding = Embedding.load(private / EMBEDDING)
+    encoder = load_encoder(dict(embedding.facts["encoder"]), private / ENCODER).to(device)
+    generator = _new_generator(fields, embedding.facts["image_shape"], embedding.class_names).to(device)
+    started = monotonic()
+    fit(
+        generator,
+        encoder,
+        embedding,
+        config,
+        SeededRandom(fields["fit_seed"]).at("fit", 0),
+        checkpoints=FileCheckpoints(private / "checkpoint.safetensors"),
+        progress=progress,
+        on_step=_previews(run.path / "samples", config.steps),
+    )
+    count = fields["count"]
+    labels = None
+    if fields["balanced"] and embedding.class_names:
+        labels = apportion(count, torch.ones(len(embedding.class_names)))
+    images = generator.sample(count, labels=labels, seed=fields["fit_seed"])
+    few = [index for k in range(len(generator.class_proportions)) for index in _first(images, k)]
+    card = synthesis_card(
+        embedding=embedding,
+        generator=generator,
+        settings=fields["config"],
+        images={name: fields[name] for name in ("count", "formats", "balanced")},
+        seconds=round(monotonic() - started, 1),
+    )
+    files = {
+        EMBEDDING: embedding.to_bytes(),
+        ENCODER: encoder_bytes(encoder),
+        "samples.png": image_grid(images.pixels[few], PER_CLASS),
+        "card.json": json_bytes(card),
+        "card.md": synthesis_markdown(card).encode(),
+        **generator_files(generator),
+    }
+    for name in fields["formats"]:
+        files |= {f"images/{name}/{file}": content for file, content in image_files(images, name).items()}
+    run.release(files)
+    return _result(run)
+
+
+def _first(images: Images, label: int) -> list[int]:
+    """Indices of the first few images of a class."""
+    if images.labels is None:
+        return list(range(min(len(images), PER_CLASS**2)))
+    return (images.labels == label).nonzero().flatten()[:PER_CLASS].tolist()
+
+
+def _new_generator(fields: Mapping[str, Any], shape: Sequence[int], class_names: Sequence[str]) -> Generator:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(fields["fit_seed"])
+        return Generator(shape, class_names, fields["config"]["latent_size"])
+
+
+def _previews(folder: Path, steps: int) -> Callable[[GeneratorFitting], None]:
+    """Writes a grid of samples now and then. All of it is made of what was released."""
+    every = max(1, steps // PREVIEWS)
+
+    def on_step(fitting: GeneratorFitting) -> None:
+        if fitting.steps_done % every == 0:
+            folder.mkdir(exist_ok=True)
+            grid = image_grid(fitting.preview(PER_CLASS), PER_CLASS)
+            write_atomically(folder / f"{fitting.steps_done:06d}.png", grid)
+
+    return on_step
+
+
+def _result(run: RunDirectory) -> Synthesis:
+    card = read_json(run.release_path / "card.json")
+    generator = load_generator(run.release_path, read_json(run.release_path / "config.json"))
+    return Synthesis(card["epsilon"], card["delta"], card["images"]["count"], run.release_path, generator)

@@ -1,0 +1,83 @@
+"""Images out: the files of a data set, each of a format that is read again."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from dpvision.images.folder import check_folder_name
+from dpvision.images.images import Images
+from dpvision.privacy.errors import InputError
+
+Format = Literal["png", "npz", "parquet"]
+
+
+def check_formats(formats: Sequence[str], class_names: Sequence[str]) -> None:
+    """Raises InputError for a format that does not exist, or none, or classes that cannot be its folders."""
+    known = get_args(Format)
+    for name in formats:
+        if name not in known:
+            raise InputError(f"there is no format '{name}' for images; choose from {', '.join(known)}")
+    if not formats:
+        raise InputError(f"images need a format to be written in; choose from {', '.join(known)}")
+    if "png" in formats:
+        for name in class_names:
+            check_folder_name(name)
+
+
+def image_files(images: Images, format: Format) -> dict[str, bytes]:
+    """The files of a data set, by their names: ``<class>/000000.png`` and so on, with as many folders as
+    classes; or ``images.npz``, whose classes are numbers; or ``images.parquet``, as Hugging Face's.
+    """
+    writers: dict[str, Callable[[Images], dict[str, bytes]]] = {"png": _png, "npz": _npz, "parquet": _parquet}
+    return writers[format](images)
+
+
+def encode_png(image: Tensor | NDArray[np.uint8]) -> bytes:
+    """A PNG of an image, uint8 ``[C, H, W]`` with C 1 or 3."""
+    pixels = np.asarray(image).transpose(1, 2, 0)
+    content = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(content, "PNG")
+    return content.getvalue()
+
+
+def _png(images: Images) -> dict[str, bytes]:
+    numbers: Counter[str] = Counter()
+    files = {}
+    for index, pixels in enumerate(images.pixels.numpy()):
+        folder = "" if images.labels is None else f"{images.class_names[images.labels[index]]}/"
+        files[f"{folder}{numbers[folder]:06d}.png"] = encode_png(pixels)
+        numbers[folder] += 1
+    return files
+
+
+def _npz(images: Images) -> dict[str, bytes]:
+    arrays = {"images": images.pixels.permute(0, 2, 3, 1).numpy()}
+    if images.labels is not None:
+        arrays["labels"] = images.labels.numpy()
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    return {"images.npz": content.getvalue()}
+
+
+def _parquet(images: Images) -> dict[str, bytes]:
+    encoded = [{"bytes": encode_png(pixels), "path": None} for pixels in images.pixels.numpy()]
+    columns = {"image": pa.array(encoded, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))}
+    features = {"image": {"_type": "Image"}}
+    if images.labels is not None:
+        columns["label"] = pa.array(images.labels.numpy())
+        features["label"] = {"names": list(images.class_names), "_type": "ClassLabel"}  # type: ignore[dict-item]
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    content = io.BytesIO()
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), content)
+    return {"images.parquet": content.getvalue()}

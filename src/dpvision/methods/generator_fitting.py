@@ -1,0 +1,225 @@
+"""Fit a generator to a released mean embedding: post-processing, free of privacy cost however often.
+
+Nothing here reads private images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from dpvision.methods.embedding import Embedding
+from dpvision.methods.settings import check
+from dpvision.networks import Normalize
+from dpvision.networks.generators import Generator
+from dpvision.networks.precision import Precision, resolve_precision
+from dpvision.priors.encoder import Encoder
+from dpvision.privacy.errors import InputError
+from dpvision.privacy.noise import RandomSource
+from dpvision.training import (
+    ExponentialMovingAverage,
+    Schedule,
+    load_optimizer_state,
+    optimizer_state,
+    schedule_factor,
+)
+
+Objective = Literal["squared", "moving_average"]
+
+BATCHES_OF_STATISTICS = 50
+"""Over which the released generator's BatchNorm takes its statistics."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittingSettings:
+    """How a generator is fitted.
+
+    Attributes:
+        objective: "squared", the squared distance between the released mean embedding and that of a batch;
+            or "moving_average" of Harder et al. (arXiv 2205.12900, section 3): a vector v follows the
+            difference of the two, and the generator minimises its scalar product with v.
+        steps, batch_size, learning_rate, schedule: of Adam with β = (0.5, 0.999). Batches hold as many
+            images of each class.
+        learning_rate_of_average: Adam's, for v.
+        ema_decay: of the generator's weights, of which the average is released.
+        latent_size: of the generator's noise.
+        precision: of generator and encoder, "auto", "float32" or "bfloat16".
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    objective: Objective = "squared"
+    steps: int
+    batch_size: int
+    learning_rate: float = 1e-3
+    learning_rate_of_average: float = 1e-3
+    schedule: Schedule = "linear"
+    ema_decay: float = 0.99
+    latent_size: int
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        check(self.objective in get_args(Objective), "objective", "squared or moving_average", self.objective)
+        for name in ("steps", "batch_size", "latent_size"):
+            check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        for name in ("learning_rate", "learning_rate_of_average"):
+            check(0 < getattr(self, name) < float("inf"), name, "positive and finite", getattr(self, name))
+        check(0 <= self.ema_decay < 1, "ema_decay", "at least 0 and below 1", self.ema_decay)
+        schedule_factor(self.schedule, 0, 1)
+        resolve_precision(self.precision, "cpu")
+
+
+class GeneratorFitting:
+    """Takes steps on ``generator``.
+
+    Args:
+        generator: its weights are what is learned.
+        encoder: that of the embedding, on the same device.
+        embedding: what was released.
+        settings: how.
+        random: for the generator's noise. Nothing private depends on it.
+
+    Attributes:
+        steps_done: how many of the settings' steps.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        encoder: Encoder,
+        embedding: Embedding,
+        settings: FittingSettings,
+        random: RandomSource,
+    ) -> None:
+        self.generator, self.encoder, self.settings, self.random = (
+            generator.train(),
+            encoder,
+            settings,
+            random,
+        )
+        self.device = generator.class_proportions.device
+        self.normalize = Normalize().to(self.device)
+        self.mechanism = embedding.mechanism
+        self.targets = {name: mean.to(self.device) for name, mean in embedding.means.items()}
+        # The noise on a class's mean goes with one over its size: larger classes are known better.
+        sizes = embedding.class_sizes.to(self.device)
+        self.weights = (sizes / sizes.mean()).square()[:, None]  # [K, 1]
+        self.blocks = len(sizes)
+        self.per_class = max(1, settings.batch_size // self.blocks)
+        self.labels = torch.arange(self.blocks, device=self.device).repeat_interleave(self.per_class)
+        self.dtype = resolve_precision(settings.precision, self.device)
+        self.optimizer = torch.optim.Adam(generator.parameters(), betas=(0.5, 0.999))
+        self.average = ExponentialMovingAverage(generator, settings.ema_decay)
+        self.followers = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros_like(target)) for name, target in self.targets.items()}
+        )
+        self.follower_optimizer = torch.optim.Adam(self.followers.parameters(), betas=(0.5, 0.999))
+        self.steps_done = 0
+
+    def step(self) -> float:
+        """One step of Adam. Returns the squared distance of this batch, as each class weighs."""
+        settings = self.settings
+        factor = schedule_factor(settings.schedule, self.steps_done, settings.steps)
+        differences = self._differences()
+        distance = self._inner(differences, differences)
+        if settings.objective == "squared":
+            loss = distance
+        else:
+            self._follow(differences, settings.learning_rate_of_average * factor)
+            loss = self._inner({name: v.detach() for name, v in self.followers.items()}, differences)
+        _step(self.optimizer, loss, settings.learning_rate * factor)
+        self.average.update(self.generator, self.steps_done)
+        self.steps_done += 1
+        return float(distance.detach())
+
+    @torch.no_grad()
+    def preview(self, per_class: int) -> Tensor:
+        """What it draws at present, always of the same noise: uint8 ``[K·per_class, C, H, W]``, by class."""
+        labels = torch.arange(self.blocks, device=self.device).repeat_interleave(per_class)
+        noise = self._noise("preview", 0, len(labels))
+        return self.generator(labels, noise).mul(255).round().to("cpu", torch.uint8)
+
+    def finish(self) -> None:
+        """Give the generator its average weights, and its BatchNorm the statistics of these."""
+        self.average.copy_to(self.generator)
+        norms = [m for m in self.generator.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all batches from here
+        self.generator.train()
+        with torch.no_grad():
+            for batch in range(BATCHES_OF_STATISTICS):
+                self.generator(self.labels, self._noise("statistics", batch, len(self.labels)))
+        self.generator.eval()
+
+    def _differences(self) -> dict[str, Tensor]:
+        """Of "first" and "second": the released mean embedding less that of a batch, ``[K, D]``."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            noise = self._noise("latent", self.steps_done, len(self.labels))
+            images = self.normalize(self.generator(self.labels, noise))
+            if "second" in self.targets:
+                embedded = self.mechanism.embed(self.encoder(images).float())
+                means = {n: e.unflatten(0, (self.blocks, -1)).mean(dim=1) for n, e in embedded.items()}
+            else:
+                means = {"first": self.encoder.mean_directions(images, self.blocks).float()}
+        return {name: target - means[name] for name, target in self.targets.items()}
+
+    def _inner(self, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Tensor:
+        """The scalar product over all classes, as each weighs."""
+        products = [(self.weights * one[name] * other[name]).sum() for name in self.targets]
+        return torch.stack(products).sum()
+
+    def _follow(self, differences: Mapping[str, Tensor], learning_rate: float) -> None:
+        gaps = {name: v - differences[name].detach() for name, v in self.followers.items()}
+        _step(self.follower_optimizer, self._inner(gaps, gaps), learning_rate)
+
+    def _noise(self, purpose: str, step: int, count: int) -> Tensor:
+        """``[count, latent_size]``"""
+        return self.random.at(purpose, step).normal((count, self.settings.latent_size)).to(self.device)
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a later process needs to go on."""
+        parts = {
+            "generator": self.generator.state_dict(),
+            "average": self.average.weights,
+            "followers": self.followers.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+            "follower_optimizer": optimizer_state(self.follower_optimizer),
+        }
+        flat = {f"{part}.{name}": t for part, tensors in parts.items() for name, t in tensors.items()}
+        return flat | {"steps_done": torch.tensor(self.steps_done)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up where :meth:`state` was taken.
+
+        Raises:
+            InputError: it is of another generator or embedding.
+        """
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in state.items():
+            part, _, name = key.partition(".")
+            parts.setdefault(part, {})[name] = tensor
+        try:
+            self.generator.load_state_dict(parts["generator"])
+            self.average.load(parts["average"])
+            self.followers.load_state_dict(parts["followers"])
+            load_optimizer_state(self.optimizer, parts.get("optimizer", {}))
+            load_optimizer_state(self.follower_optimizer, parts.get("follower_optimizer", {}))
+            self.steps_done = int(state["steps_done"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"checkpoint: it is of another generator or embedding ({str(error).splitlines()[0]})"
+            ) from error
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()

@@ -1,0 +1,197 @@
+"""Image generators of DP-MEPF (Harder et al., arXiv 2205.12900, appendix), and one with its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dpvision.images.images import Images
+from dpvision.privacy.errors import InputError
+
+IMAGES_AT_A_TIME = 500
+SIDES = (8, 16, 32, 64, 128)
+WIDEST = 512
+
+
+class SmallGenerator(nn.Module):
+    """``[B, Z] -> [B, C, 28, 28]``, values in [0, 1]: two layers, then two up-samplings with convolutions.
+
+    449 thousand parameters at Z = 100 and C = 1.
+    """
+
+    def __init__(self, in_features: int, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(in_features, 500),
+            nn.BatchNorm1d(500),
+            nn.ReLU(),
+            nn.Linear(500, 784),
+            nn.BatchNorm1d(784),
+            nn.ReLU(),
+            nn.Unflatten(1, (16, 7, 7)),
+            nn.Upsample(scale_factor=2, mode="bilinear"),
+            nn.Conv2d(16, 8, 5, padding=2),
+            nn.ReLU(),
+            nn.Upsample(scale_factor=2, mode="bilinear"),
+            nn.Conv2d(8, channels, 5, padding=2),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(z)
+
+
+class UpBlock(nn.Module):
+    """``[B, in, S, S] -> [B, out, 2S, 2S]``: two convolutions after an up-sampling, beside a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv1(F.interpolate(F.relu(self.norm1(x)), scale_factor=2))
+        out = self.conv2(F.relu(self.norm2(out)))
+        return out + F.interpolate(self.shortcut(x), scale_factor=2)
+
+
+class ResidualGenerator(nn.Module):
+    """``[B, Z] -> [B, C, S, S]``, values in [0, 1], for S = 4·2ⁿ: a linear layer to 4×4, then n
+    :class:`UpBlock`, each with half the channels: 512, 256, 128, 64 for 32 pixels, and 32 for 64.
+    """
+
+    def __init__(self, in_features: int, channels: int, side: int) -> None:
+        super().__init__()
+        blocks = (side // 4).bit_length() - 1
+        widths = [min(64 << blocks, WIDEST) >> n for n in range(blocks + 1)]
+        self.project = nn.Linear(in_features, widths[0] * 16)
+        self.blocks = nn.Sequential(*map(UpBlock, widths, widths[1:]))
+        self.final = nn.Sequential(
+            nn.BatchNorm2d(widths[-1]), nn.ReLU(), nn.Conv2d(widths[-1], channels, 3, padding=1), nn.Sigmoid()
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.project(z).unflatten(1, (-1, 4, 4))
+        return self.final(self.blocks(x))
+
+
+class Generator(nn.Module):
+    """Draws images of given classes: a network on the one-hot class beside normal noise.
+
+    Networks are those of the paper: :class:`SmallGenerator` at 28 pixels, else :class:`ResidualGenerator`.
+
+    Args:
+        image_shape: (C, H, W); a square of 28 pixels or of 4·2ⁿ, from 8 to 128.
+        class_names: in the order of labels; none for images without labels.
+        latent_size: of the noise.
+
+    Attributes:
+        class_proportions: buffer ``[max(1, classes)]``; which classes `sample` draws.
+
+    Raises:
+        InputError: for another image shape.
+    """
+
+    class_proportions: Tensor
+
+    def __init__(self, image_shape: Sequence[int], class_names: Sequence[str], latent_size: int) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        if height != width or height not in (28, *SIDES):
+            raise InputError(
+                f"a generator makes squares of 28 or {', '.join(map(str, SIDES))} pixels, "
+                f"not {width}×{height}; read the images with such a size"
+            )
+        self.image_shape = (channels, height, width)
+        self.class_names = tuple(class_names)
+        self.latent_size = latent_size
+        in_features = len(self.class_names) + latent_size
+        self.network: nn.Module = (
+            SmallGenerator(in_features, channels)
+            if height == 28
+            else ResidualGenerator(in_features, channels, height)
+        )
+        blocks = max(1, len(self.class_names))
+        self.register_buffer("class_proportions", torch.full((blocks,), 1 / blocks))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """JSON types: the arguments that make the same generator, up to its weights."""
+        return {
+            "image_shape": list(self.image_shape),
+            "class_names": list(self.class_names),
+            "latent_size": self.latent_size,
+        }
+
+    def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
+        """Images ``[B, C, H, W]`` in [0, 1], of int64 labels ``[B]``, all 0 without classes, and noise
+        ``[B, latent_size]``.
+        """
+        if not self.class_names:
+            return self.network(noise)
+        return self.network(torch.cat([F.one_hot(labels, len(self.class_names)).to(noise), noise], dim=1))
+
+    @torch.no_grad()
+    def sample(
+        self, count: int, *, labels: Sequence[int | str] | Tensor | None = None, seed: int | None = None
+    ) -> Images:
+        """New images, uint8, with their labels. In evaluation mode, as a released generator is.
+
+        Args:
+            count: how many.
+            labels: their classes, ``count`` indices or names; by default each class has its share of them by
+                `class_proportions`, in random order.
+            seed: of the noise and of that order, for images that can be drawn again.
+
+        Raises:
+            InputError: count is below 1; labels are not as many, or of other classes.
+        """
+        if count < 1:
+            raise InputError(f"the number of images to draw must be at least 1, not {count}")
+        random = torch.Generator()
+        random.manual_seed(seed) if seed is not None else random.seed()
+        if labels is None:
+            chosen = apportion(count, self.class_proportions.cpu())[torch.randperm(count, generator=random)]
+        else:
+            chosen = self._indices(labels)
+        if len(chosen) != count:
+            raise InputError(f"{count} images need as many labels, not {len(chosen)}")
+        device = self.class_proportions.device
+        noise = torch.randn(count, self.latent_size, generator=random)
+        pieces = [
+            self(some.to(device), latent.to(device)).mul(255).round().to("cpu", torch.uint8)
+            for some, latent in zip(
+                chosen.split(IMAGES_AT_A_TIME), noise.split(IMAGES_AT_A_TIME), strict=True
+            )
+        ]
+        known = chosen if self.class_names else None
+        return Images(torch.cat(pieces), known, self.class_names, "a generator")
+
+    def _indices(self, labels: Sequence[int | str] | Tensor) -> Tensor:
+        """int64 [B]"""
+        names = {name: index for index, name in enumerate(self.class_names)}
+        wanted = labels.tolist() if isinstance(labels, Tensor) else list(labels)
+        found = [names.get(label, -1) if isinstance(label, str) else int(label) for label in wanted]
+        for label, index in zip(wanted, found, strict=True):
+            if not 0 <= index < len(names):
+                raise InputError(
+                    f"the generator knows no class {label!r}; its classes are "
+                    f"{', '.join(self.class_names) or 'none: it was fitted without labels'}"
+                )
+        return torch.tensor(found, dtype=torch.int64)
+
+
+def apportion(count: int, proportions: Tensor) -> Tensor:
+    """``count`` indices, int64, in ascending order: each as often as its share, by the largest remainders."""
+    shares = proportions.double() / proportions.double().sum() * count
+    whole = shares.floor()
+    missing = count - int(whole.sum())
+    whole[(shares - whole).argsort(descending=True, stable=True)[:missing]] += 1
+    return torch.arange(len(proportions)).repeat_interleave(whole.long())

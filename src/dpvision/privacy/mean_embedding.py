@@ -1,0 +1,133 @@
+"""What DP-MEPF releases (Harder et al., arXiv 2205.12900, section 3): mean embeddings of features, by class.
+
+An image with features e and label y becomes [φ1; c·φ2; b] in the block of its class and zero in all others,
+
+    φ1 = e / ‖e‖,    φ2 = e² / ‖e²‖ (squares entry by entry),    or zero where e is zero,
+
+and the sum of that over all images is one release of the Gaussian mechanism. Its entries of the third kind
+are the sizes of the classes times b, so that nothing about the classes leaves outside of that release. The
+paper normalises by exact class sizes; the sums are here divided by the noisy ones afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dpvision.privacy.errors import InputError
+from dpvision.privacy.mechanisms import GaussianSumMechanism
+from dpvision.privacy.sampling import FullBatch
+
+ROUNDING_MARGIN = 1e-5
+"""φ1 and φ2 are shorter than one by this share: their norms must not exceed it by a rounding error."""
+
+
+@dataclass(frozen=True)
+class MeanEmbedding:
+    """Sums of normalised features by class, and how far one image can move them.
+
+    Attributes:
+        num_features: D.
+        num_classes: K, public. None for images without labels: one block, and no counts, for the number of
+            images is public.
+        second_moment_weight: c, at least 0; with 0 there is no φ2.
+        count_weight: b, above 0; unused without labels.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    num_features: int
+    num_classes: int | None
+    second_moment_weight: float
+    count_weight: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.second_moment_weight < math.inf:
+            raise InputError(
+                f"second_moment_weight must be 0 or above and finite, not {self.second_moment_weight}"
+            )
+        if not 0 < self.count_weight < math.inf:
+            raise InputError(f"count_weight must be above 0 and finite, not {self.count_weight}")
+
+    @property
+    def _count_weight(self) -> float:
+        return 0.0 if self.num_classes is None else self.count_weight
+
+    @property
+    def sensitivity(self) -> float:
+        """√(1 + c² + b²): the norm of what an image adds when it joins, or takes away when it leaves."""
+        return math.sqrt(1 + self.second_moment_weight**2 + self._count_weight**2)
+
+    @property
+    def replace_one_ratio(self) -> float:
+        """Of the sensitivity to a replaced image, √(2c² + max(4, 2 + 2b²)), to `sensitivity`.
+
+        Within a class φ1 turns around at most, ‖φ1 − φ1′‖² ≤ 4, φ2 has no negative entry, so that
+        ‖φ2 − φ2′‖² ≤ 2, and the counts stay. From one class to another all of the image's block goes and all
+        of the other comes: 2·(1 + c² + b²).
+        """
+        c, b = self.second_moment_weight, self._count_weight
+        return math.sqrt(2 * c**2 + max(4, 2 + 2 * b**2)) / self.sensitivity
+
+    def mechanism(self, noise_multiplier: float, num_examples: int) -> GaussianSumMechanism:
+        """The one release of :meth:`zero`, once every image has been added to it."""
+        return GaussianSumMechanism(
+            noise_multiplier, self.sensitivity, FullBatch(num_examples), self.replace_one_ratio
+        )
+
+    def zero(self) -> dict[str, Tensor]:
+        """The sums over no image, float64: "first" ``[K, D]``, "second" ``[K, D]`` where c > 0, and "counts"
+        ``[K]`` where there are labels.
+        """
+        blocks = 1 if self.num_classes is None else self.num_classes
+        sums = {"first": torch.zeros(blocks, self.num_features, dtype=torch.float64)}
+        if self.second_moment_weight:
+            sums["second"] = torch.zeros_like(sums["first"])
+        if self.num_classes is not None:
+            sums["counts"] = torch.zeros(blocks, dtype=torch.float64)
+        return sums
+
+    def add(self, sums: Mapping[str, Tensor], features: Tensor, labels: Tensor | None) -> None:
+        """Add images to the sums, in place.
+
+        Args:
+            sums: what `zero` made, on any device.
+            features: float ``[B, D]``.
+            labels: int64 ``[B]``, or None where `num_classes` is.
+
+        Raises:
+            InputError: features are not finite.
+        """
+        if not torch.isfinite(features).all():
+            raise InputError(
+                "the encoder gave features that are not finite for some images; choose another encoder, or "
+                "other layers of it"
+            )
+        blocks = torch.zeros(len(features), dtype=torch.int64) if labels is None else labels
+        device = sums["first"].device
+        one_hot = F.one_hot(blocks.to(device), len(sums["first"])).to(torch.float64)  # [B, K]
+        for name, part in self.embed(features).items():
+            sums[name].addmm_(one_hot.T, part.to(device, torch.float64))
+        if "counts" in sums:
+            sums["counts"] += self.count_weight * one_hot.sum(dim=0)
+
+    def embed(self, features: Tensor) -> dict[str, Tensor]:
+        """What each image adds to "first" and "second": φ1 and c·φ2, ``[B, D]`` each, differentiable."""
+        # By the largest entry first: squares then neither overflow nor all vanish.
+        largest = features.abs().amax(dim=1, keepdim=True)
+        scaled = features / torch.where(largest > 0, largest, 1)
+        embedded = {"first": _unit(scaled)}
+        if self.second_moment_weight:
+            embedded["second"] = self.second_moment_weight * _unit(scaled**2)
+        return embedded
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Rows ``[B, D]`` of norm just below one, or zero. The largest entry of the others is one."""
+    return (1 - ROUNDING_MARGIN) * F.normalize(x, dim=1, eps=0.5)

@@ -1,0 +1,39 @@
+"""A released generator as files: safetensors weights and the configuration that rebuilds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from dpvision.networks.generators import Generator
+from dpvision.privacy.errors import InputError
+from dpvision.runs.files import json_bytes
+
+WEIGHTS = "generator.safetensors"
+CONFIG = "config.json"
+KIND = "generator"
+"""The one entry of the configuration that a classifier's does not have."""
+
+
+def generator_files(generator: Generator) -> dict[str, bytes]:
+    """The files from which `load_generator` makes the same generator, by name."""
+    state = {name: t.detach().cpu().contiguous().clone() for name, t in generator.state_dict().items()}
+    return {WEIGHTS: safetensors.torch.save(state), CONFIG: json_bytes({KIND: generator.config})}
+
+
+def load_generator(path: Path, config: dict[str, Any]) -> Generator:
+    """The generator in a release directory whose ``config.json`` is given, on the CPU, ready for use.
+
+    Raises:
+        InputError: a file is missing, damaged, or does not fit the other.
+    """
+    try:
+        generator = Generator(**config[KIND])
+        generator.load_state_dict(safetensors.torch.load((path / WEIGHTS).read_bytes()))
+    except (OSError, SafetensorError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path / WEIGHTS} and {CONFIG} beside it are no generator ({reason})") from error
+    return generator.eval()

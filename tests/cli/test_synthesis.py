@@ -1,0 +1,83 @@
+"""dpvision synthesize, and what comes after it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpvision.cli.main import run
+
+DIGITS = "bundled:digits"
+FAST = ["--set", "steps=4", "--set", "batch_size=40"]
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_from_data_to_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, again = tmp_path / "run", tmp_path / "again"
+    synthesize = ["synthesize", DIGITS, "--epsilon", "2", "--out", str(out), "--count", "80", *FAST]
+    assert run([*synthesize, "--format", "npz", "--json"]) == 0
+    made = last_line(capsys)
+    assert made["epsilon"] <= 2
+    assert (made["count"], made["release"]) == (80, str(out / "release"))
+
+    embedding = str(out / "release" / "embedding.safetensors")
+    assert run(["synthesize", "--from-embedding", embedding, "--out", str(again), "--balanced", *FAST]) == 0
+    assert "images   1437" in capsys.readouterr().out
+
+    assert run(["resume", str(out)]) == 0
+    assert "images   80" in capsys.readouterr().out
+
+    assert run(["evaluate", str(out), DIGITS, "--neighbours", "--json"]) == 0
+    names = [row["name"] for row in last_line(capsys)["rows"]]
+    assert names[:3] == ["accuracy of logistic", "accuracy of mlp", "Fréchet distance (wrn-10-4-small)"]
+    assert (out / "private" / "neighbours.png").exists()
+    assert not list((out / "release").rglob("neighbours*"))
+
+    assert run(["evaluate", str(again), DIGITS, "--encoder", "pixels", "--set", "size=4"]) == 0
+    assert "Fréchet distance (pixels)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["synthesize", DIGITS, "--epsilon", "2"], "--out is missing"),
+        (["synthesize", DIGITS, "--out", "OUT"], "--epsilon is missing"),
+        (
+            ["synthesize", "--from-embedding", "nosuch", "--out", "OUT"],
+            "cannot be read as an embedding",
+        ),
+        (["synthesize", DIGITS, "--from-embedding", "e", "--out", "OUT"], "DATA has no use with --from-emb"),
+        (["synthesize", DIGITS, "--epsilon", "2", "--out", "OUT", "--format", "gif"], "no format 'gif'"),
+        (
+            ["synthesize", DIGITS, "--epsilon", "2", "--out", "OUT", "--count=0"],
+            "count must be at least",
+        ),
+        (["train", DIGITS, "--epsilon", "2", "--out", "OUT", "--method", "dp-mepf"], "no method 'dp-mepf'"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert run([str(out) if argument == "OUT" else argument for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+def test_options_of_images_are_not_for_classifiers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    fast = ["--set", "network=linear", "--set", "steps=2", "--set", "expected_batch_size=100"]
+    assert run(["train", DIGITS, "--epsilon", "2", "--out", str(out), *fast]) == 0
+    assert run(["evaluate", str(out), DIGITS, "--neighbours"]) == 2
+    assert "released a classifier" in capsys.readouterr().err

@@ -1,0 +1,295 @@
+"""DP-MEPF: one release, and generators that are fitted to it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import dp_accounting
+import pytest
+import torch
+from torch import Tensor
+
+from dpvision.images import Images
+from dpvision.methods import make_plan
+from dpvision.methods.dp_mepf import (
+    DPMEPFConfig,
+    check_classes,
+    default_config,
+    embedding_sums,
+    fit,
+    make_encoder,
+    release,
+    stages,
+)
+from dpvision.methods.embedding import Embedding
+from dpvision.methods.generator_fitting import GeneratorFitting
+from dpvision.networks import Normalize
+from dpvision.networks.generators import Generator
+from dpvision.priors import build_encoder
+from dpvision.privacy import Account, Budget, InputError, SeededRandom
+
+CPU = torch.device("cpu")
+NAMES = ("dark", "light")
+FAST: dict[str, Any] = {"steps": 4, "batch_size": 20, "latent_size": 3}
+BUDGET = Budget(5.0, 1e-4)
+
+
+def made(count: int = 120, seed: int = 0) -> Images:
+    """8×8, dark and light, with a bright corner that differs."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3 // 2  # twice as many dark ones
+    pixels = torch.randint(60, (count, 1, 8, 8), generator=generator)
+    pixels += 150 * labels.view(-1, 1, 1, 1)
+    return Images(pixels.to(torch.uint8), labels, NAMES, "made")
+
+
+def settings(**overrides: Any) -> DPMEPFConfig:
+    return default_config(120, (1, 8, 8), NAMES, BUDGET, CPU, FAST | overrides)
+
+
+def released(config: DPMEPFConfig, images: Images, budget: Budget = BUDGET) -> Embedding:
+    plan = make_plan(partial(stages, config, len(images)), len(images), budget)
+    account = Account(budget, None, "run", plan.events)
+    account.open()
+    encoder = make_encoder(config, images)
+    return release(encoder, images, config, plan, account, SeededRandom(0), CPU)
+
+
+@pytest.mark.parametrize("relation", ["add_or_remove_one", "replace_one"])
+@pytest.mark.parametrize("c", [0.0, 1.0])
+def test_the_account_is_that_of_one_analytic_gaussian(relation: Any, c: float) -> None:
+    """Balle and Wang's (arXiv 1805.06530), by dp_accounting. No features, class or image changes it."""
+    budget = Budget(1.0, 1e-5, relation)
+    plan = make_plan(partial(stages, settings(second_moment_weight=c), 1000), 1000, budget)
+    (stage,) = plan.stages
+    ratio = stage.mechanism.replace_one_ratio if relation == "replace_one" else 1.0
+    needed = dp_accounting.get_sigma_gaussian(1.0, 1e-5) * ratio
+    assert plan.noise_multiplier == pytest.approx(needed, rel=2e-3)
+    assert (stage.count, stage.mechanism.sampler.num_examples) == (1, 1000)
+
+
+def test_the_release_is_the_sums_with_the_noise_of_the_plan() -> None:
+    images, config = made(), settings(encoder_options={})
+    config = replace(config, second_moment_weight=1.0)
+    embedding = released(config, images)
+    exact = embedding_sums(make_encoder(config, images), images, embedding.mechanism, CPU)
+    noise = torch.cat([(embedding.sums[name] - exact[name]).flatten() for name in exact])
+    assert noise.abs().min() > 0
+    assert float(noise.std()) == pytest.approx(embedding.facts["noise"], rel=0.15)
+    assert embedding.facts["noise"] > 1
+    assert embedding.facts["num_examples"] == 120
+
+
+def test_every_image_is_read_once_however_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, config = made(), settings()
+    encoder = make_encoder(config, images)
+    whole = embedding_sums(encoder, images, config.mechanism(encoder.out_features, 2), CPU)
+    monkeypatch.setattr("dpvision.methods.dp_mepf.NUMBERS_AT_A_TIME", 7 * encoder.out_features)
+    told: list[tuple[str, int, int]] = []
+    parts = embedding_sums(
+        encoder, images, config.mechanism(encoder.out_features, 2), CPU, lambda *done: told.append(done)
+    )
+    for name, total in whole.items():
+        torch.testing.assert_close(parts[name], total)
+    assert told[0] == ("reading images", 7, 120)
+    assert told[-1] == ("reading images", 120, 120)
+    assert whole["counts"].tolist() == pytest.approx([16.0, 8.0])  # times b = .2
+
+
+def test_unlabelled_images_make_one_block_and_no_counts() -> None:
+    images = replace(made(), labels=None, class_names=())
+    config = settings(labelled=False)
+    embedding = released(config, images)
+    assert set(embedding.sums) == {"first"}
+    assert len(embedding.sums["first"]) == 1
+    assert embedding.class_sizes.tolist() == [120]
+    generator = Generator((1, 8, 8), (), 3)
+    fit(generator, make_encoder(config, images), embedding, config, SeededRandom(0))
+    assert generator.sample(3).labels is None
+
+
+def test_an_embedding_survives_its_file(tmp_path: Any) -> None:
+    embedding = released(settings(second_moment_weight=0.5), made())
+    (tmp_path / "e.safetensors").write_bytes(embedding.to_bytes())
+    found = Embedding.load(tmp_path / "e.safetensors")
+    assert found.facts == embedding.facts
+    assert found.mechanism == embedding.mechanism
+    for name, total in embedding.sums.items():
+        assert torch.equal(found.sums[name], total)
+    (tmp_path / "e.safetensors").write_bytes(b"no")
+    with pytest.raises(InputError, match="cannot be read as an embedding"):
+        Embedding.load(tmp_path / "e.safetensors")
+    with pytest.raises(InputError, match="cannot be read as an embedding"):
+        Embedding.load(tmp_path / "missing.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("pixels", {"products": True}),
+        ("pixels", {"products": True, "size": 3}),
+        ("pixels", {}),
+        ("scattering", {"J": 1, "groups": 9}),
+        (
+            "pixels+scattering",
+            {"parts": [{"products": True}, {"J": 1, "groups": 9}], "part_weights": [2.0, 1.0]},
+        ),
+    ],
+)
+def test_mean_directions_are_the_means_of_what_is_released(name: str, options: dict[str, Any]) -> None:
+    encoder = build_encoder(name, (1, 8, 8), **options)
+    images = made()
+    assert images.labels is not None
+    config = settings()
+    mechanism = config.mechanism(encoder.out_features, 2)
+    order = torch.cat([(images.labels == 0).nonzero()[:30], (images.labels == 1).nonzero()[:30]]).flatten()
+    some = images.subset(order)
+    sums = embedding_sums(encoder, some, mechanism, CPU)
+    means = encoder.mean_directions(Normalize()(some.pixels), groups=2)
+    torch.testing.assert_close(means.double(), sums["first"] / 30, rtol=1e-4, atol=1e-5)
+
+
+def distance_to(embedding: Embedding, generator: Generator, encoder: Any) -> float:
+    """Of a large batch of the fitted generator, in evaluation mode."""
+    images = generator.sample(400, labels=torch.arange(2).repeat_interleave(200), seed=5)
+    means = encoder.mean_directions(Normalize()(images.pixels), 2)
+    return float((means - embedding.means["first"]).square().sum())
+
+
+@pytest.mark.parametrize("objective", ["squared", "moving_average"])
+@pytest.mark.parametrize("c", [0.0, 1.0])
+def test_a_fit_comes_near_the_embedding(objective: Any, c: float) -> None:
+    images = made()
+    config = settings(
+        steps=60,
+        batch_size=100,
+        objective=objective,
+        second_moment_weight=c,
+        learning_rate_of_average=0.003,
+        ema_decay=0.9,
+    )
+    embedding = released(config, images, Budget(100.0, 1e-4))
+    encoder = make_encoder(config, images)
+    torch.manual_seed(0)
+    generator = Generator((1, 8, 8), NAMES, 3)
+    before = distance_to(embedding, generator.eval(), encoder)
+    fit(generator, encoder, embedding, config, SeededRandom(0))
+    assert distance_to(embedding, generator, encoder) < before / 5
+    drawn = generator.sample(200, labels=[0] * 100 + [1] * 100).pixels.float().mean(dim=(1, 2, 3))
+    assert drawn[:100].mean() < 70
+    assert drawn[100:].mean() > 130
+    assert generator.class_proportions[0] == pytest.approx(2 / 3, abs=0.1)
+
+
+class Memory:
+    """Checkpoints that are kept in memory, all of them."""
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, Tensor]] = []
+        self.loaded: dict[str, Tensor] | None = None
+
+    def load(self) -> dict[str, Tensor] | None:
+        return self.loaded
+
+    def save(self, state: Any, final: bool) -> None:
+        self.states.append({name: tensor.clone() for name, tensor in state().items()})
+
+
+@pytest.mark.parametrize("objective", ["squared", "moving_average"])
+def test_an_interrupted_fit_goes_on_as_it_would_have(objective: Any) -> None:
+    images, config = made(), settings(steps=6, objective=objective)
+    embedding, encoder = released(config, images), make_encoder(settings(), images)
+
+    def fitted(memory: Memory) -> Generator:
+        torch.manual_seed(0)
+        generator = Generator((1, 8, 8), NAMES, 3)
+        fit(generator, encoder, embedding, config, SeededRandom(3), checkpoints=memory)
+        return generator
+
+    memory = Memory()
+    whole = fitted(memory)
+    again = Memory()
+    again.loaded = memory.states[2]
+    for (name, tensor), other in zip(
+        whole.state_dict().items(), fitted(again).state_dict().values(), strict=True
+    ):
+        assert torch.equal(tensor, other), name
+    assert len(again.states) == 3
+    again.loaded = {"steps_done": torch.tensor(1)}
+    with pytest.raises(InputError, match="checkpoint: it is of another generator or embedding"):
+        fitted(again)
+
+
+def test_larger_classes_weigh_more() -> None:
+    """Their means have less noise on them."""
+    config = settings()
+    embedding = released(config, made())
+    torch.manual_seed(0)
+    fitting = GeneratorFitting(
+        Generator((1, 8, 8), NAMES, 3),
+        make_encoder(config, made()),
+        embedding,
+        config.fitting(),
+        SeededRandom(0),
+    )
+    sizes = embedding.class_sizes
+    torch.testing.assert_close(fitting.weights[:, 0], (sizes / sizes.mean()) ** 2)
+
+
+def test_the_release_of_many_features_takes_little_memory() -> None:
+    """303,104 features of 10 classes, as those of VGG-19: blocks of features and not all of them at once."""
+
+    class Wide(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean(dim=(1, 2, 3))[:, None].expand(-1, 303_104).contiguous()
+
+    images = Images(
+        torch.randint(256, (80, 3, 8, 8), dtype=torch.uint8),
+        torch.arange(80) % 10,
+        tuple("abcdefghij"),
+        "made",
+    )
+    mechanism = settings(second_moment_weight=1.0).mechanism(303_104, 10)
+    largest = 0
+    add = type(mechanism).add
+
+    def watched(self: Any, sums: Any, features: Tensor, labels: Any) -> None:
+        nonlocal largest
+        largest = max(largest, features.numel())
+        add(self, sums, features, labels)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(mechanism), "add", watched)
+        embedding_sums(Wide(), images, mechanism, CPU)  # type: ignore[arg-type]
+    assert largest <= 1 << 24
+
+
+def test_a_class_without_images_or_labels_is_refused() -> None:
+    images = made()
+    check_classes(settings(), images)
+    with pytest.raises(InputError, match="no image of class 'grey'"):
+        check_classes(settings(), replace(images, class_names=(*NAMES, "grey")))
+    unlabelled = replace(images, labels=None, class_names=())
+    with pytest.raises(InputError, match="has no labels; give labelled images, or set labelled to false"):
+        check_classes(settings(), unlabelled)
+    check_classes(settings(labelled=False), unlabelled)
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    for name, value in (
+        ("steps", 0),
+        ("batch_size", 0),
+        ("latent_size", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate_of_average", float("nan")),
+        ("ema_decay", 1.0),
+        ("objective", "other"),
+        ("schedule", "other"),
+        ("precision", "other"),
+        ("count_weight", 0.0),
+        ("second_moment_weight", -1.0),
+    ):
+        with pytest.raises(InputError, match=name):
+            settings(**{name: value})
