@@ -38,7 +38,7 @@ def test_the_recipe_is_understood(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(recipe)
     options = collect(tmp_path / "recipe.toml", None)
     assert options == tomllib.loads(recipe)
-    check_settings(METHODS["dp-sgd"], options["config"])
+    check_settings(METHODS["dp-sgd"].config_class, options["config"])
 
 
 def test_the_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
