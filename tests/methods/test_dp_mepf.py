@@ -46,7 +46,7 @@ def made(count: int = 120, seed: int = 0) -> Images:
 
 
 def settings(**overrides: Any) -> DPMEPFConfig:
-    return default_config(120, (1, 8, 8), NAMES, BUDGET, CPU, FAST | overrides)
+    return default_config((1, 8, 8), CPU, FAST | overrides)
 
 
 def released(config: DPMEPFConfig, images: Images, budget: Budget = BUDGET) -> Embedding:
@@ -231,7 +231,7 @@ def test_larger_classes_weigh_more() -> None:
         Generator((1, 8, 8), NAMES, 3),
         make_encoder(config, made()),
         embedding,
-        config.fitting(),
+        config,
         SeededRandom(0),
     )
     sizes = embedding.class_sizes

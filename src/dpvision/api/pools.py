@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dpvision.api.job import resolve_device
-from dpvision.api.priors import Progress, fair_batch_size
+from dpvision.api.priors import fair_batch_size
+from dpvision.evaluation.progress import Progress
 from dpvision.images import image_sizes
 from dpvision.images.decode import Conversion
 from dpvision.images.folder import check_folder_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dpvision.api.job import resolve_device
+from dpvision.evaluation.progress import Progress
 from dpvision.images.public import refuse_data_with_ledger
 from dpvision.priors import ContrastiveConfig, Prior, image_batches, load_prior, save_prior
 from dpvision.priors.contrastive import BatchStream, load_public_images, shuffled_batches, train_body
@@ -27,9 +28,6 @@ from dpvision.priors.prior_file import (
     input_normalization,
 )
 from dpvision.privacy import InputError
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
 
 MOST_IMAGES_PER_BATCH = 64  # made at once
 LAST_LOSSES = 100  # whose mean is the figure of a prior

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,16 +11,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
+from dpvision.api.accounts import check_unchanged, make_account, private_record
 from dpvision.api.job import Job, prepare
 from dpvision.api.sources import Source
 from dpvision.api.synthesis import METHOD as SYNTHESIS
 from dpvision.api.synthesis import Synthesis, resume_synthesis
 from dpvision.api.using import load_classifier
 from dpvision.evaluation import Accuracy, accuracy
+from dpvision.evaluation.progress import Progress as WorkProgress
 from dpvision.images import Images
-from dpvision.methods.dp_mepf import Progress as MakingProgress
 from dpvision.networks import Classifier
-from dpvision.privacy import Account, InputError, Ledger, NeighboringRelation, default_ledger_path
+from dpvision.privacy import Account, InputError, Ledger, NeighboringRelation
 from dpvision.reports import card_markdown, release_card
 from dpvision.runs import FileCheckpoints, Metrics, RunDirectory, check_free, classifier_files
 from dpvision.runs.files import json_bytes, read_json
@@ -106,19 +106,13 @@ def train(
         device=device,
     )
     model = job.make_model()
-    digest = job.images.digest
     started = datetime.now(UTC)
     public = {
         "dpvision": version("dpvision"),
         "started": started.isoformat(timespec="seconds"),
         **job.to_json(),
     }
-    private = {
-        "run_id": f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}",
-        "digest": digest,
-        "ledger": str(Path(ledger or default_ledger_path(digest)).absolute()),
-    }
-    run = RunDirectory.create(out, public, private)
+    run = RunDirectory.create(out, public, private_record(job.images, ledger, started))
     with run.locked():
         account = None
         try:
@@ -138,14 +132,14 @@ def resume(
     *,
     data: Images | None = None,
     test: Images | None = None,
-    progress: Progress | MakingProgress | None = None,
+    progress: Progress | WorkProgress | None = None,
 ) -> Result | Synthesis:
     """Go on with a run that was interrupted. Of one that is complete, the result.
 
     Args:
         run: its directory.
         data, test: the images, if they were given in memory.
-        progress: see `Progress`; of a run of `synthesize`, `dpvision.methods.dp_mepf.Progress`.
+        progress: see `Progress`; of a run of `synthesize`, `dpvision.evaluation.Progress`.
 
     Raises:
         InputError: there is no such run, another process works on it, its data have changed, or its ledger
@@ -155,18 +149,14 @@ def resume(
     directory = RunDirectory.open(Path(run))
     with directory.locked():
         if directory.config["method"] == SYNTHESIS:
-            return resume_synthesis(directory, data, cast("MakingProgress | None", progress))
+            return resume_synthesis(directory, data, cast("WorkProgress | None", progress))
         if directory.is_released:
             # The process may have died between the release and the closing of the account.
             with contextlib.suppress(InputError):
                 Ledger(directory.private["ledger"]).close_run(directory.private["run_id"])
             return _result(directory)
         job = Job.from_json(directory.config, data, test)
-        if job.images.digest != directory.private["digest"]:
-            raise InputError(
-                f"the images from {job.images.source} have changed since {directory.path} began; "
-                "restore them, or start a new run"
-            )
+        check_unchanged(directory, job.images)
         return _work(
             directory, job, job.make_model(), _open_account(directory, job), cast("Progress | None", progress)
         )
@@ -178,8 +168,7 @@ def makes_images(run: str | os.PathLike[str]) -> bool:
 
 
 def _open_account(run: RunDirectory, job: Job) -> Account:
-    ledger = Ledger.for_dataset(run.private["ledger"], run.private["digest"], len(job.images))
-    account = Account(job.budget, ledger, run.private["run_id"], job.plan.events)
+    account = make_account(run, len(job.images), job.budget, job.plan)
     account.open()
     return account
 

@@ -33,8 +33,8 @@ class Reading:
     size: int | None = None
     channels: int | None = None
 
-    def open(self, labelled: bool = True) -> Images:
-        """Read it (again)."""
+    def open(self, labelled: bool | None = True) -> Images:
+        """Read it (again); ``labelled`` as in `open_images`."""
         assert self.spec is not None
         return open_images(self.spec, self.split, size=self.size, channels=self.channels, labelled=labelled)
 

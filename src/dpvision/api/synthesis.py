@@ -15,14 +15,15 @@ from typing import Any
 
 import torch
 
+from dpvision.api.accounts import check_unchanged, make_account, private_record
 from dpvision.api.job import check_settings, resolve_device
 from dpvision.api.sources import Reading, Source, training_reading
-from dpvision.images import Images, NoLabelsError
+from dpvision.evaluation.progress import Progress
+from dpvision.images import Images
 from dpvision.images.write import check_formats, image_files
 from dpvision.methods import make_plan, planned_at
 from dpvision.methods.dp_mepf import (
     DPMEPFConfig,
-    Progress,
     check_classes,
     default_config,
     fit,
@@ -33,18 +34,17 @@ from dpvision.methods.dp_mepf import (
 from dpvision.methods.embedding import Embedding
 from dpvision.methods.generator_fitting import GeneratorFitting
 from dpvision.networks.generators import Generator, apportion
+from dpvision.networks.weights import safetensors_bytes
 from dpvision.priors import scales_images
-from dpvision.priors.released_encoder import ENCODER, encoder_bytes, load_encoder
+from dpvision.priors.encoder import Encoder
+from dpvision.priors.released_encoder import ENCODER, load_encoder
 from dpvision.privacy import (
-    Account,
     Budget,
     InputError,
-    Ledger,
     NeighboringRelation,
     SecureRandom,
     SeededRandom,
     default_delta,
-    default_ledger_path,
 )
 from dpvision.reports.card import guarantee
 from dpvision.reports.grid import image_grid
@@ -131,18 +131,18 @@ def synthesize(
     reading, chosen_size = training_reading(data, size, channels, keep_large)
     labelled = bool(settings.get("labelled", True))
     images = data if isinstance(data, Images) else _open(reading, labelled)
+    class_names = images.class_names if labelled else ()
     if delta is None:
         budget = replace(budget, delta=default_delta(len(images)))
-    resolved = default_config(len(images), images.shape, images.class_names, budget, chosen_device, settings)
+    resolved = default_config(images.shape, chosen_device, settings)
     check_classes(resolved, images)
     plan = make_plan(partial(stages, resolved, len(images)), len(images), budget)
     request = _request(
         resolved, len(images) if count is None else count, formats, balanced, seed, chosen_device
     )
-    check_formats(formats, images.class_names if labelled else ())
-    _new_generator(request, images.shape, images.class_names if labelled else ())  # refuses the shape, if any
-    make_encoder(resolved, images)
-    digest = images.digest
+    check_formats(formats, class_names)
+    _new_generator(request, images.shape, class_names)  # refuses the shape, if any
+    encoder = make_encoder(resolved, images)
     started = datetime.now(UTC)
     public = {
         **request,
@@ -154,14 +154,9 @@ def synthesize(
         "noise_multiplier": plan.noise_multiplier,
         "epsilon": plan.epsilon,
     }
-    private = {
-        "run_id": f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}",
-        "digest": digest,
-        "ledger": str(Path(ledger or default_ledger_path(digest)).absolute()),
-    }
-    run = RunDirectory.create(out, public, private)
+    run = RunDirectory.create(out, public, private_record(images, ledger, started))
     with run.locked():
-        _release_embedding(run, images, progress, discard=True)
+        _release_embedding(run, images, encoder, progress, discard=True)
         return _make_images(run, progress)
 
 
@@ -204,10 +199,7 @@ def synthesize_from(
     encoder = load_encoder(released.facts["encoder"], path.with_name(ENCODER))
     chosen_device = resolve_device(device)
     shape, num_examples = released.facts["image_shape"], released.facts["num_examples"]
-    budget = Budget(1.0, 1e-9)  # no default of the fit depends on it
-    resolved = default_config(
-        num_examples, shape, released.class_names, budget, chosen_device, {**settings, **of_release}
-    )
+    resolved = default_config(shape, chosen_device, {**settings, **of_release})
     request = _request(
         resolved, num_examples if count is None else count, formats, balanced, seed, chosen_device
     )
@@ -215,7 +207,7 @@ def synthesize_from(
     run = RunDirectory.create(out, request, {})
     with run.locked():
         write_atomically(run.private_path / EMBEDDING, released.to_bytes())
-        write_atomically(run.private_path / ENCODER, encoder_bytes(encoder))
+        write_atomically(run.private_path / ENCODER, safetensors_bytes(encoder.state_dict()))
         return _make_images(run, progress)
 
 
@@ -229,12 +221,9 @@ def resume_synthesis(run: RunDirectory, data: Images | None, progress: Progress 
             raise InputError("the images of this run were in memory; give them again (data=)")
         images = data if reading.spec is None else _open(reading, run.config["config"]["labelled"])
         assert images is not None
-        if images.digest != run.private["digest"]:
-            raise InputError(
-                f"the images from {images.source} have changed since {run.path} began; "
-                "restore them, or start a new run"
-            )
-        _release_embedding(run, images, progress, discard=False)
+        check_unchanged(run, images)
+        encoder = make_encoder(DPMEPFConfig(**run.config["config"]), images)
+        _release_embedding(run, images, encoder, progress, discard=False)
     return _make_images(run, progress)
 
 
@@ -242,12 +231,7 @@ def _open(reading: Reading, labelled: bool) -> Images:
     """With labels where there are some, used or not: they are part of the data set's identity, and so of
     which ledger is its own.
     """
-    try:
-        return reading.open()
-    except NoLabelsError:
-        if labelled:
-            raise
-        return reading.open(labelled=False)
+    return reading.open(labelled or None)
 
 
 def _check_settings(method: str, config: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -287,19 +271,19 @@ def _request(
     }
 
 
-def _release_embedding(run: RunDirectory, images: Images, progress: Progress | None, discard: bool) -> None:
+def _release_embedding(
+    run: RunDirectory, images: Images, encoder: Encoder, progress: Progress | None, discard: bool
+) -> None:
     """Read the private images once; keep what was released in RUN/private."""
     fields = run.config
     config, budget = DPMEPFConfig(**fields["config"]), Budget(**fields["budget"])
     plan = planned_at(fields["noise_multiplier"], partial(stages, config, len(images)), budget)
     device = torch.device(fields["device"])
     random = SecureRandom() if fields["seed"] is None else SeededRandom(fields["seed"])
-    ledger = Ledger.for_dataset(run.private["ledger"], run.private["digest"], len(images))
-    account = Account(budget, ledger, run.private["run_id"], plan.events)
+    account = make_account(run, len(images), budget, plan)
     try:
         account.open()
-        encoder = make_encoder(config, images).to(device)
-        embedding = release(encoder, images, config, plan, account, random, device, progress)
+        embedding = release(encoder.to(device), images, config, plan, account, random, device, progress)
     except Exception:
         if discard and not account.spent:  # as if it had never begun
             account.close()
@@ -309,7 +293,7 @@ def _release_embedding(run: RunDirectory, images: Images, progress: Progress | N
     facts = guarantee(account, plan, random, images.shape, names, fields["chosen_size"])
     embedding = replace(embedding, facts={**embedding.facts, "guarantee": facts})
     # The encoder first: where the embedding is, all is.
-    write_atomically(run.private_path / ENCODER, encoder_bytes(encoder))
+    write_atomically(run.private_path / ENCODER, safetensors_bytes(encoder.state_dict()))
     write_atomically(run.private_path / EMBEDDING, embedding.to_bytes())
     account.close()
 
@@ -347,7 +331,7 @@ def _make_images(run: RunDirectory, progress: Progress | None) -> Synthesis:
     )
     files = {
         EMBEDDING: embedding.to_bytes(),
-        ENCODER: encoder_bytes(encoder),
+        ENCODER: safetensors_bytes(encoder.state_dict()),
         "samples.png": image_grid(images.pixels[few], PER_CLASS),
         "card.json": json_bytes(card),
         "card.md": synthesis_markdown(card).encode(),

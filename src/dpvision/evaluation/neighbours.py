@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from dpvision.evaluation.downstream import check_same_shape
 from dpvision.evaluation.features import image_features
 from dpvision.evaluation.pairs import squared_distances
 from dpvision.evaluation.progress import Progress
+from dpvision.images.encode import encode_png
 from dpvision.images.images import Images
 from dpvision.priors.encoder import Encoder
 from dpvision.privacy.errors import InputError
@@ -91,6 +89,4 @@ def neighbours_sheet(synthetic: Images, private: Images, chosen: Tensor, nearest
             left = GAP + column * cell[1] + (2 * GAP if column else 0)
             place = sheet[top : top + height * scale, left : left + width * scale]
             place[...] = enlarged.permute(1, 2, 0).numpy()  # grey becomes RGB
-    png = io.BytesIO()
-    Image.fromarray(sheet).save(png, "PNG")
-    return png.getvalue()
+    return encode_png(sheet.transpose(2, 0, 1))

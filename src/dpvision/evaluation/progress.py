@@ -1,4 +1,4 @@
-"""How evaluations that take long tell how far they are."""
+"""How work that takes long tells how far it is."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def open_images(
     *,
     size: int | None = None,
     channels: int | None = None,
-    labelled: bool = True,
+    labelled: bool | None = True,
 ) -> Images:
     """Reads one split of a data set into memory.
 
@@ -56,7 +56,8 @@ def open_images(
         size: makes every image a square of that side: the largest centred square, resized. By default sizes
             stay, and must agree.
         channels: 1 makes every image grey, 3 RGB. By default grey images keep 1 channel and colour images 3.
-        labelled: False reads the images alone: from the same places, any folder of images, or one image.
+        labelled: False reads the images alone: from the same places, any folder of images, or one image. None
+            reads labels where there are some.
 
     The names and the number of classes come from the data set (folder names, metadata, or the greatest label
     of any split) and are taken as public.
@@ -66,6 +67,11 @@ def open_images(
         InputError: for anything missing, damaged, ambiguous or too large (an image of more than 2**26 pixels,
             a data set of more bytes than this machine has memory).
     """
+    if labelled is None:
+        try:
+            return open_images(spec, split, size=size, channels=channels)
+        except NoLabelsError:
+            labelled = False
     conversion = Conversion(size, channels)
     reader, path = _reader_of_split(spec, split)
     with warnings.catch_warnings():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,9 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dpvision.images.atomic import replacing
+from dpvision.images.encode import encode_png
 from dpvision.privacy.errors import InputError
 
 IMAGES_RECORD = "images.json"
@@ -77,12 +76,11 @@ class Series:
         Raises:
             InputError: it cannot be written.
         """
-        content = io.BytesIO()
-        Image.fromarray(pixels.transpose(1, 2, 0)).save(content, "PNG")
+        content = encode_png(pixels)
         with self._storing():
             path = self.out / folder / _name(index)
             path.parent.mkdir(exist_ok=True)
-            _write(path, content.getvalue())
+            _write(path, content)
 
     def _check(self, names: set[str]) -> None:
         path = self.out / self.record_name

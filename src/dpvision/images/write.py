@@ -11,10 +11,8 @@ from typing import Literal, get_args
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
 
+from dpvision.images.encode import encode_png
 from dpvision.images.folder import check_folder_name
 from dpvision.images.images import Images
 from dpvision.privacy.errors import InputError
@@ -41,14 +39,6 @@ def image_files(images: Images, format: Format) -> dict[str, bytes]:
     """
     writers: dict[str, Callable[[Images], dict[str, bytes]]] = {"png": _png, "npz": _npz, "parquet": _parquet}
     return writers[format](images)
-
-
-def encode_png(image: Tensor | NDArray[np.uint8]) -> bytes:
-    """A PNG of an image, uint8 ``[C, H, W]`` with C 1 or 3."""
-    pixels = np.asarray(image).transpose(1, 2, 0)
-    content = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(content, "PNG")
-    return content.getvalue()
 
 
 def _png(images: Images) -> dict[str, bytes]:

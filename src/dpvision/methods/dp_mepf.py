@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpvision.evaluation.progress import Progress
 from dpvision.images import Images
 from dpvision.methods.embedding import Embedding
 from dpvision.methods.generator_fitting import FittingSettings, GeneratorFitting
@@ -26,13 +27,9 @@ from dpvision.priors import build_encoder
 from dpvision.priors.encoder import Encoder
 from dpvision.priors.feature_classifier import refuse_own_encoder
 from dpvision.privacy.account import Account
-from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.mean_embedding import MeanEmbedding
 from dpvision.privacy.noise import RandomSource
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
 
 MOST_PIXELS = 800
 """Of which the default encoder makes products: 28×28 grey ones, 16×16 of three colours."""
@@ -74,11 +71,6 @@ class DPMEPFConfig(FittingSettings):
             self.second_moment_weight,
             self.count_weight,
         )
-
-    def fitting(self) -> FittingSettings:
-        """Those of the fit alone."""
-        names = FittingSettings.__dataclass_fields__
-        return FittingSettings(**{name: getattr(self, name) for name in names})
 
 
 def stages(config: DPMEPFConfig, num_examples: int, noise_multiplier: float) -> tuple[Stage, ...]:
@@ -187,7 +179,7 @@ def fit(
     """Fit the generator in place, on the device where it and the encoder are; see `GeneratorFitting`."""
     sizes = embedding.class_sizes
     generator.class_proportions.copy_(sizes / sizes.sum())
-    fitting = GeneratorFitting(generator, encoder, embedding, config.fitting(), random)
+    fitting = GeneratorFitting(generator, encoder, embedding, config, random)
     state = checkpoints.load() if checkpoints else None
     if state is not None:
         fitting.load_state(state)
@@ -203,14 +195,11 @@ def fit(
 
 
 def default_config(
-    num_examples: int,
-    image_shape: tuple[int, int, int],
-    class_names: Sequence[str],
-    budget: Budget,
+    image_shape: Sequence[int],
     device: torch.device | str,
     overrides: Mapping[str, Any],
 ) -> DPMEPFConfig:
-    """A full configuration: ``overrides`` where given, the rest chosen by the data's public facts.
+    """A full configuration: ``overrides`` where given, the rest chosen by the images' shape.
 
     Raises:
         InputError: an override does not exist or is out of range.

@@ -121,21 +121,19 @@ class GeneratorFitting:
         self.follower_optimizer = torch.optim.Adam(self.followers.parameters(), betas=(0.5, 0.999))
         self.steps_done = 0
 
-    def step(self) -> float:
-        """One step of Adam. Returns the squared distance of this batch, as each class weighs."""
+    def step(self) -> None:
+        """One step of Adam."""
         settings = self.settings
         factor = schedule_factor(settings.schedule, self.steps_done, settings.steps)
         differences = self._differences()
-        distance = self._inner(differences, differences)
         if settings.objective == "squared":
-            loss = distance
+            loss = self._inner(differences, differences)
         else:
             self._follow(differences, settings.learning_rate_of_average * factor)
             loss = self._inner({name: v.detach() for name, v in self.followers.items()}, differences)
         _step(self.optimizer, loss, settings.learning_rate * factor)
         self.average.update(self.generator, self.steps_done)
         self.steps_done += 1
-        return float(distance.detach())
 
     @torch.no_grad()
     def preview(self, per_class: int) -> Tensor:

@@ -15,16 +15,8 @@ from dpvision.privacy.errors import InputError
 ENCODER = "encoder.safetensors"
 
 
-def encoder_bytes(encoder: Encoder) -> bytes:
-    """Its weights as a safetensors file."""
-    state = {
-        name: tensor.detach().cpu().contiguous().clone() for name, tensor in encoder.state_dict().items()
-    }
-    return safetensors.torch.save(state)
-
-
 def load_encoder(config: dict[str, Any], path: Path) -> Encoder:
-    """The encoder of that config with the weights in a file that :func:`encoder_bytes` made, on the CPU.
+    """The encoder of that config with the weights in a file of its state_dict, on the CPU.
 
     Raises:
         InputError: the file is missing, damaged or of another encoder.

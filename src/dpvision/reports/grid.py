@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpvision.images.write import encode_png
+from dpvision.images.encode import encode_png
 
 GAP = 2  # pixels around every image
 

@@ -28,7 +28,7 @@ def synthesis_card(
         seconds: of the fit, which reads no private image.
     """
     mechanism = embedding.mechanism
-    proportions = (generator.class_proportions / generator.class_proportions.sum()).tolist()
+    proportions = generator.class_proportions.tolist()
     return {
         **embedding.facts["guarantee"],
         "embedding": {

@@ -10,6 +10,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from dpvision.networks.weights import safetensors_bytes
 from dpvision.privacy.errors import InputError
 from dpvision.runs.files import write_atomically
 
@@ -46,8 +47,6 @@ class FileCheckpoints:
         started = time.monotonic()
         if started < self._next_save and not final:
             return
-        # Safetensors takes only contiguous tensors that share no memory.
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state().items()}
-        write_atomically(self.path, safetensors.torch.save(tensors))
+        write_atomically(self.path, safetensors_bytes(state()))
         ended = time.monotonic()
         self._next_save = ended + LEAST_PAUSE * (ended - started)

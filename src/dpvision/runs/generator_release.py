@@ -9,6 +9,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from dpvision.networks.generators import Generator
+from dpvision.networks.weights import safetensors_bytes
 from dpvision.privacy.errors import InputError
 from dpvision.runs.files import json_bytes
 
@@ -20,8 +21,7 @@ KIND = "generator"
 
 def generator_files(generator: Generator) -> dict[str, bytes]:
     """The files from which `load_generator` makes the same generator, by name."""
-    state = {name: t.detach().cpu().contiguous().clone() for name, t in generator.state_dict().items()}
-    return {WEIGHTS: safetensors.torch.save(state), CONFIG: json_bytes({KIND: generator.config})}
+    return {WEIGHTS: safetensors_bytes(generator.state_dict()), CONFIG: json_bytes({KIND: generator.config})}
 
 
 def load_generator(path: Path, config: dict[str, Any]) -> Generator:

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 
 from dpvision.networks import Classifier
 from dpvision.networks.generators import Generator
+from dpvision.networks.weights import safetensors_bytes
 from dpvision.priors.feature_classifier import rebuild_classifier
 from dpvision.privacy.errors import InputError
 from dpvision.runs.files import json_bytes, read_json
@@ -23,10 +24,7 @@ def classifier_files(model: Classifier) -> dict[str, bytes]:
     """The files from which `load_release` makes the same classifier, by name."""
     if model.config is None:
         raise InputError("only a network that dpvision built can be released by name; save its state_dict")
-    weights = {
-        name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()
-    }
-    return {WEIGHTS: safetensors.torch.save(weights), CONFIG: json_bytes(model.config)}
+    return {WEIGHTS: safetensors_bytes(model.state_dict()), CONFIG: json_bytes(model.config)}
 
 
 def load_release(path: str | os.PathLike[str]) -> Classifier | Generator:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpvision.images import Images, NoLabelsError, available_splits, open_images
+from dpvision.images import Images, available_splits, open_images
 from dpvision.images.files import reading
 from dpvision.images.images import digest_of_one
 from dpvision.images.public import refuse_data_with_ledger
@@ -115,11 +115,7 @@ def pool_images(spec: str | os.PathLike[str], size: int | None, channels: int | 
     Raises:
         InputError: they cannot be read.
     """
-    split = pool_split(spec)
-    try:
-        return open_images(spec, split, size=size, channels=channels)
-    except NoLabelsError:
-        return open_images(spec, split, size=size, channels=channels, labelled=False)
+    return open_images(spec, pool_split(spec), size=size, channels=channels, labelled=None)
 
 
 def pool_split(spec: str | os.PathLike[str]) -> str:

@@ -1,0 +1,45 @@
+"""What every run that reads private images begins and goes on with: its private record and its account."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from dpvision.images import Images
+from dpvision.methods import TrainingPlan
+from dpvision.privacy import Account, Budget, InputError, Ledger, default_ledger_path
+from dpvision.runs import RunDirectory
+
+
+def private_record(
+    images: Images, ledger: str | os.PathLike[str] | None, started: datetime
+) -> dict[str, Any]:
+    """What RUN/private/run.json holds; ``ledger`` is by default the one of the data's digest."""
+    digest = images.digest
+    return {
+        "run_id": f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}",
+        "digest": digest,
+        "ledger": str(Path(ledger or default_ledger_path(digest)).absolute()),
+    }
+
+
+def make_account(run: RunDirectory, num_examples: int, budget: Budget, plan: TrainingPlan) -> Account:
+    """The account of a run, not open yet.
+
+    Raises:
+        InputError: the ledger is of another data set, or damaged.
+    """
+    ledger = Ledger.for_dataset(run.private["ledger"], run.private["digest"], num_examples)
+    return Account(budget, ledger, run.private["run_id"], plan.events)
+
+
+def check_unchanged(run: RunDirectory, images: Images) -> None:
+    """Raises InputError unless these are the images that the run began with."""
+    if images.digest != run.private["digest"]:
+        raise InputError(
+            f"the images from {images.source} have changed since {run.path} began; "
+            "restore them, or start a new run"
+        )
