@@ -180,7 +180,7 @@ def test_a_release_that_was_lost_is_not_made_twice(
         ({"count": 0}, "count must be at least 1"),
         ({"formats": ("gif",)}, "no format 'gif'"),
         ({"method": "dp-sgd"}, "no method 'dp-sgd' that synthesizes images; choose dp-mepf"),
-        ({"config": {"steps": 0}}, "steps must be at least 1"),
+        ({"config": {"steps": -1}}, "steps must be at least 0"),
         ({"config": {"nosuch": 1}}, "no setting 'nosuch'"),
         ({"config": {"encoder": "nosuch"}}, "no encoder 'nosuch'"),
         ({"config": {"encoder": "wrn-10-4-small", "encoder_options": {"taps": [9]}}}, "taps"),

@@ -24,7 +24,7 @@ from dpvision.methods.dp_mepf import (
     stages,
 )
 from dpvision.methods.embedding import Embedding
-from dpvision.methods.generator_fitting import GeneratorFitting
+from dpvision.methods.generator_fitting import GeneratorFitting, new_generator
 from dpvision.networks import Normalize
 from dpvision.networks.generators import Generator
 from dpvision.priors import build_encoder
@@ -180,7 +180,6 @@ def test_a_fit_comes_near_the_embedding(objective: Any, c: float) -> None:
     drawn = generator.sample(200, labels=[0] * 100 + [1] * 100).pixels.float().mean(dim=(1, 2, 3))
     assert drawn[:100].mean() < 70
     assert drawn[100:].mean() > 130
-    assert generator.class_proportions[0] == pytest.approx(2 / 3, abs=0.1)
 
 
 class Memory:
@@ -204,7 +203,7 @@ def test_an_interrupted_fit_goes_on_as_it_would_have(objective: Any) -> None:
 
     def fitted(memory: Memory) -> Generator:
         torch.manual_seed(0)
-        generator = Generator((1, 8, 8), NAMES, 3)
+        generator = new_generator(embedding, encoder, config)
         fit(generator, encoder, embedding, config, SeededRandom(3), checkpoints=memory)
         return generator
 
@@ -220,6 +219,44 @@ def test_an_interrupted_fit_goes_on_as_it_would_have(objective: Any) -> None:
     again.loaded = {"steps_done": torch.tensor(1)}
     with pytest.raises(InputError, match="checkpoint: it is of another generator or embedding"):
         fitted(again)
+
+
+@pytest.mark.parametrize("steps", [0, 40])
+def test_a_generator_starts_from_the_released_moments(steps: int) -> None:
+    """Before its first step it draws what they say, classes by their shares; the fit comes nearer to them."""
+    images, config = made(), settings(steps=steps, batch_size=100, ema_decay=0.9)
+    embedding, encoder = released(config, images, Budget(100.0, 1e-4)), make_encoder(config, images)
+    torch.manual_seed(0)
+    generator = new_generator(embedding, encoder, config)
+    before = distance_to(embedding, generator.eval(), encoder)
+    fit(generator, encoder, embedding, config, SeededRandom(0))
+    after = distance_to(embedding, generator, encoder)
+    assert after == pytest.approx(before, rel=1e-3) if steps == 0 else after < before
+    drawn = generator.sample(200, labels=[0] * 100 + [1] * 100).pixels.float().mean(dim=(1, 2, 3))
+    assert drawn[:100].mean() < 70
+    assert drawn[100:].mean() > 130
+    assert generator.class_proportions[0] == pytest.approx(2 / 3, abs=0.1)
+    assert generator.start is not None
+    assert len(generator.start.details) == 0  # its pixels are those of the images
+    assert new_generator(embedding, encoder, replace(config, gaussian_start=False)).start is None
+
+
+@pytest.mark.parametrize(("shape", "num_details"), [((3, 16, 16), 7), ((1, 8, 8), 7), ((1, 8, 8), 0)])
+def test_images_of_smaller_pixels_are_given_public_details(
+    shape: tuple[int, int, int], num_details: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (60, *shape), generator=generator, dtype=torch.uint8)
+    images = Images(pixels, torch.arange(60) % 2, NAMES, "made")
+    options = {"products": True, "size": 4}
+    config = default_config(
+        shape, CPU, FAST | {"encoder": "pixels", "encoder_options": options, "num_details": num_details}
+    )
+    embedding, encoder = released(config, images), make_encoder(config, images)
+    start = new_generator(embedding, encoder, config).start
+    assert start is not None
+    assert start.details.shape == (num_details, *shape)
+    assert num_details == 0 or start.details.any()
 
 
 def test_larger_classes_weigh_more() -> None:
@@ -279,9 +316,12 @@ def test_a_class_without_images_or_labels_is_refused() -> None:
 
 def test_settings_out_of_range_are_refused() -> None:
     for name, value in (
-        ("steps", 0),
+        ("steps", -1),
         ("batch_size", 0),
         ("latent_size", 0),
+        ("num_details", -1),
+        ("network_width", 100),
+        ("network_width", 640),
         ("learning_rate", 0.0),
         ("learning_rate_of_average", float("nan")),
         ("ema_decay", 1.0),

@@ -30,7 +30,7 @@ def test_images_have_the_shape_and_lie_in_the_unit_interval(
     assert images.shape == (4, channels, side, side)
     assert images.min() >= 0
     assert images.max() <= 1
-    same = Generator(**generator.config)
+    same = Generator.from_config(generator.config)
     same.load_state_dict(generator.state_dict())
     noise = torch.randn(2, 3)
     torch.testing.assert_close(same.eval()(labels[:2], noise), generator.eval()(labels[:2], noise))

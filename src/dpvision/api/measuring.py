@@ -13,6 +13,7 @@ from dpvision.api.sources import Reading, Source, fitting_reading
 from dpvision.api.using import load, release_path
 from dpvision.evaluation import Progress, Row, evaluate_synthetic, nearest_neighbours, neighbours_sheet
 from dpvision.evaluation.downstream import ClassifierName
+from dpvision.evaluation.resnet9_training import ResNet9Training
 from dpvision.images import Images, open_images
 from dpvision.networks import WideResNet
 from dpvision.networks.generators import Generator
@@ -34,6 +35,7 @@ def evaluate_images(
     encoder: str | None = None,
     encoder_options: Mapping[str, Any] | None = None,
     classifiers: Sequence[ClassifierName] | None = None,
+    resnet9: ResNet9Training | None = None,
     neighbours: bool = False,
     seed: int = 0,
     device: str | None = None,
@@ -49,6 +51,7 @@ def evaluate_images(
         encoder, encoder_options: whose features are compared, see `dpvision.priors.build_encoder`; by default
             those of the bundled prior, averaged over all positions.
         classifiers: that learn from the synthetic images, by default those usual for images of this shape.
+        resnet9: how that classifier is trained, if it is one of them.
         neighbours: also write RUN/private/neighbours.png, the private images that are nearest to some of the
             synthetic ones. Never publish it.
         seed, device, progress: as in `evaluate_synthetic` and `dpvision.train`.
@@ -75,6 +78,7 @@ def evaluate_images(
         test,
         classifiers=classifiers,
         encoders=encoders,
+        resnet9=resnet9,
         seed=seed,
         device=chosen,
         progress=progress,

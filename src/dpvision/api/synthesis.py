@@ -32,7 +32,7 @@ from dpvision.methods.dp_mepf import (
     stages,
 )
 from dpvision.methods.embedding import Embedding
-from dpvision.methods.generator_fitting import GeneratorFitting
+from dpvision.methods.generator_fitting import GeneratorFitting, new_generator
 from dpvision.networks.generators import Generator, apportion
 from dpvision.networks.weights import safetensors_bytes
 from dpvision.priors import scales_images
@@ -141,7 +141,7 @@ def synthesize(
         resolved, len(images) if count is None else count, formats, balanced, seed, chosen_device
     )
     check_formats(formats, class_names)
-    _new_generator(request, images.shape, class_names)  # refuses the shape, if any
+    Generator(images.shape, class_names, resolved.latent_size, resolved.network_width)  # refuses the shape
     encoder = make_encoder(resolved, images)
     started = datetime.now(UTC)
     public = {
@@ -303,12 +303,14 @@ def _make_images(run: RunDirectory, progress: Progress | None) -> Synthesis:
     fields, private = run.config, run.private_path
     config, device = DPMEPFConfig(**fields["config"]), resolve_device(fields["device"])
     embedding = Embedding.load(private / EMBEDDING)
-    encoder = load_encoder(dict(embedding.facts["encoder"]), private / ENCODER).to(device)
-    generator = _new_generator(fields, embedding.facts["image_shape"], embedding.class_names).to(device)
+    encoder = load_encoder(dict(embedding.facts["encoder"]), private / ENCODER)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(fields["fit_seed"])
+        generator = new_generator(embedding, encoder, config).to(device)
     started = monotonic()
     fit(
         generator,
-        encoder,
+        encoder.to(device),
         embedding,
         config,
         SeededRandom(fields["fit_seed"]).at("fit", 0),
@@ -348,12 +350,6 @@ def _first(images: Images, label: int) -> list[int]:
     if images.labels is None:
         return list(range(min(len(images), PER_CLASS**2)))
     return (images.labels == label).nonzero().flatten()[:PER_CLASS].tolist()
-
-
-def _new_generator(fields: Mapping[str, Any], shape: Sequence[int], class_names: Sequence[str]) -> Generator:
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(fields["fit_seed"])
-        return Generator(shape, class_names, fields["config"]["latent_size"])
 
 
 def _previews(folder: Path, steps: int) -> Callable[[GeneratorFitting], None]:

@@ -22,7 +22,7 @@ from dpvision.methods.gradient_descent import Checkpoints
 from dpvision.methods.settings import with_overrides
 from dpvision.methods.stages import Stage, TrainingPlan
 from dpvision.networks import Normalize
-from dpvision.networks.generators import Generator
+from dpvision.networks.generators import NARROWEST, WIDEST, Generator
 from dpvision.priors import build_encoder
 from dpvision.priors.encoder import Encoder
 from dpvision.priors.feature_classifier import refuse_own_encoder
@@ -176,9 +176,7 @@ def fit(
     progress: Progress | None = None,
     on_step: Callable[[GeneratorFitting], None] | None = None,
 ) -> None:
-    """Fit the generator in place, on the device where it and the encoder are; see `GeneratorFitting`."""
-    sizes = embedding.class_sizes
-    generator.class_proportions.copy_(sizes / sizes.sum())
+    """Fit a `new_generator` in place, on the device where it and the encoder are; see `GeneratorFitting`."""
     fitting = GeneratorFitting(generator, encoder, embedding, config, random)
     state = checkpoints.load() if checkpoints else None
     if state is not None:
@@ -210,11 +208,13 @@ def default_config(
     options: dict[str, Any] = {"products": True}
     if side > largest or height != width:
         options["size"] = min(side, largest)
+    on_gpu = torch.device(device).type == "cuda"
     config = DPMEPFConfig(
         encoder="pixels",
         encoder_options={} if "encoder" in overrides else options,
-        steps=20_000 if torch.device(device).type == "cuda" else 3_000,
+        steps=20_000 if on_gpu else 1_000,
         batch_size=400,
-        latent_size=10 if side <= 28 else 90,  # 90 beside ten classes is the paper's for 32 pixels
+        network_width=WIDEST if on_gpu else NARROWEST,
+        latent_size=32 if side <= 28 else 90,  # 90 beside ten classes is the paper's for 32 pixels
     )
     return with_overrides(config, overrides)

@@ -5,7 +5,7 @@ Nothing here reads private images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from dpvision.methods.embedding import Embedding
 from dpvision.methods.settings import check
 from dpvision.networks import Normalize
-from dpvision.networks.generators import Generator
+from dpvision.networks.generators import NARROWEST, WIDEST, Generator
 from dpvision.networks.precision import Precision, resolve_precision
 from dpvision.priors.encoder import Encoder
+from dpvision.priors.processes import SMALLEST_SIZE, generate
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.noise import RandomSource
 from dpvision.training import (
@@ -46,7 +47,11 @@ class FittingSettings:
             images of each class.
         learning_rate_of_average: Adam's, for v.
         ema_decay: of the generator's weights, of which the average is released.
-        latent_size: of the generator's noise.
+        gaussian_start: whether the generator starts from images of the released moments, where these are
+            products of pixels; see :class:`~dpvision.networks.gaussian_images.GaussianImages`.
+        num_details: of public images, made by a random process, that this start draws its details from,
+            where the pixels are of smaller images.
+        latent_size, network_width: of the generator, see :class:`~dpvision.networks.generators.Generator`.
         precision: of generator and encoder, "auto", "float32" or "bfloat16".
 
     Raises:
@@ -60,18 +65,67 @@ class FittingSettings:
     learning_rate_of_average: float = 1e-3
     schedule: Schedule = "linear"
     ema_decay: float = 0.99
+    gaussian_start: bool = True
+    num_details: int = 1000
     latent_size: int
+    network_width: int = WIDEST
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         check(self.objective in get_args(Objective), "objective", "squared or moving_average", self.objective)
-        for name in ("steps", "batch_size", "latent_size"):
+        for name in ("steps", "num_details"):
+            check(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
+        for name in ("batch_size", "latent_size"):
             check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         for name in ("learning_rate", "learning_rate_of_average"):
             check(0 < getattr(self, name) < float("inf"), name, "positive and finite", getattr(self, name))
+        width = self.network_width
+        check(
+            width in range(NARROWEST, WIDEST + 1, NARROWEST), "network_width", "128, 256, 384 or 512", width
+        )
         check(0 <= self.ema_decay < 1, "ema_decay", "at least 0 and below 1", self.ema_decay)
         schedule_factor(self.schedule, 0, 1)
         resolve_precision(self.precision, "cpu")
+
+
+def targets(embedding: Embedding, encoder: Encoder) -> dict[str, Tensor]:
+    """The released means "first" and "second", ``[K, D]`` each: what a generator is fitted to. The noise of
+    the first is what the encoder knows to make of it (:meth:`Encoder.shrunk`).
+    """
+    means = embedding.means
+    return means | {"first": encoder.shrunk(means["first"], embedding.facts["noise"] / embedding.class_sizes)}
+
+
+def new_generator(embedding: Embedding, encoder: Encoder, settings: FittingSettings) -> Generator:
+    """A generator for what was released, that starts from what its features say in closed form, if anything
+    (:meth:`Encoder.gaussian_images`). On the CPU, with new weights from torch's generator.
+    """
+    shape = embedding.facts["image_shape"]
+    start = None
+    if settings.gaussian_start:
+        # The last of the noise chooses details, and does nothing else in the start.
+        rank = max(1, settings.latent_size - 1)
+        start = encoder.gaussian_images(targets(embedding, encoder)["first"], rank)
+    if start is not None and start.size != start.small_shape[1:] and settings.num_details:
+        start.set_details(process_images(settings.num_details, shape))
+    generator = Generator(
+        shape,
+        embedding.class_names,
+        settings.latent_size,
+        settings.network_width,
+        start,
+    )
+    sizes = embedding.class_sizes
+    generator.class_proportions.copy_(sizes / sizes.sum())
+    return generator
+
+
+def process_images(count: int, shape: Sequence[int]) -> Tensor:
+    """Always the same public images ``[count, C, H, W]`` in [0, 1]: shapes over each other."""
+    channels, side, _ = shape
+    images = generate("dead-leaves-mixed", count, max(side, SMALLEST_SIZE), torch.Generator().manual_seed(0))
+    images = images[:, :, :side, :side]
+    return images if channels == 3 else images.mean(dim=1, keepdim=True)
 
 
 class GeneratorFitting:
@@ -96,18 +150,14 @@ class GeneratorFitting:
         settings: FittingSettings,
         random: RandomSource,
     ) -> None:
-        self.generator, self.encoder, self.settings, self.random = (
-            generator.train(),
-            encoder,
-            settings,
-            random,
-        )
+        self.generator, self.encoder = generator.train(), encoder
+        self.settings, self.random = settings, random
         self.device = generator.class_proportions.device
         self.normalize = Normalize().to(self.device)
         self.mechanism = embedding.mechanism
-        self.targets = {name: mean.to(self.device) for name, mean in embedding.means.items()}
         # The noise on a class's mean goes with one over its size: larger classes are known better.
         sizes = embedding.class_sizes.to(self.device)
+        self.targets = {name: mean.to(self.device) for name, mean in targets(embedding, encoder).items()}
         self.weights = (sizes / sizes.mean()).square()[:, None]  # [K, 1]
         self.blocks = len(sizes)
         self.per_class = max(1, settings.batch_size // self.blocks)
@@ -115,22 +165,20 @@ class GeneratorFitting:
         self.dtype = resolve_precision(settings.precision, self.device)
         self.optimizer = torch.optim.Adam(generator.parameters(), betas=(0.5, 0.999))
         self.average = ExponentialMovingAverage(generator, settings.ema_decay)
-        self.followers = nn.ParameterDict(
-            {name: nn.Parameter(torch.zeros_like(target)) for name, target in self.targets.items()}
-        )
-        self.follower_optimizer = torch.optim.Adam(self.followers.parameters(), betas=(0.5, 0.999))
+        self.followers = nn.ParameterDict()
+        if settings.objective == "moving_average":
+            self.followers.update({name: torch.zeros_like(target) for name, target in self.targets.items()})
+            self.follower_optimizer = torch.optim.Adam(self.followers.parameters(), betas=(0.5, 0.999))
         self.steps_done = 0
 
     def step(self) -> None:
         """One step of Adam."""
         settings = self.settings
         factor = schedule_factor(settings.schedule, self.steps_done, settings.steps)
-        differences = self._differences()
-        if settings.objective == "squared":
-            loss = self._inner(differences, differences)
-        else:
-            self._follow(differences, settings.learning_rate_of_average * factor)
-            loss = self._inner({name: v.detach() for name, v in self.followers.items()}, differences)
+        noise = self._noise("latent", self.steps_done, len(self.labels))
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            images = self.generator(self.labels, noise)
+        loss = self._objective(images, settings.learning_rate_of_average * factor)
         _step(self.optimizer, loss, settings.learning_rate * factor)
         self.average.update(self.generator, self.steps_done)
         self.steps_done += 1
@@ -155,11 +203,18 @@ class GeneratorFitting:
                 self.generator(self.labels, self._noise("statistics", batch, len(self.labels)))
         self.generator.eval()
 
-    def _differences(self) -> dict[str, Tensor]:
+    def _objective(self, images: Tensor, learning_rate_of_average: float) -> Tensor:
+        """What a batch of images ``[B, C, H, W]`` is to have little of."""
+        differences = self._differences(images)
+        if self.settings.objective == "squared":
+            return self._inner(differences, differences)
+        self._follow(differences, learning_rate_of_average)
+        return self._inner({name: v.detach() for name, v in self.followers.items()}, differences)
+
+    def _differences(self, images: Tensor) -> dict[str, Tensor]:
         """Of "first" and "second": the released mean embedding less that of a batch, ``[K, D]``."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            noise = self._noise("latent", self.steps_done, len(self.labels))
-            images = self.normalize(self.generator(self.labels, noise))
+            images = self.normalize(images)
             if "second" in self.targets:
                 embedded = self.mechanism.embed(self.encoder(images).float())
                 means = {n: e.unflatten(0, (self.blocks, -1)).mean(dim=1) for n, e in embedded.items()}
@@ -185,10 +240,11 @@ class GeneratorFitting:
         parts = {
             "generator": self.generator.state_dict(),
             "average": self.average.weights,
-            "followers": self.followers.state_dict(),
             "optimizer": optimizer_state(self.optimizer),
-            "follower_optimizer": optimizer_state(self.follower_optimizer),
         }
+        if self.followers:
+            parts["followers"] = self.followers.state_dict()
+            parts["follower_optimizer"] = optimizer_state(self.follower_optimizer)
         flat = {f"{part}.{name}": t for part, tensors in parts.items() for name, t in tensors.items()}
         return flat | {"steps_done": torch.tensor(self.steps_done)}
 
@@ -205,9 +261,10 @@ class GeneratorFitting:
         try:
             self.generator.load_state_dict(parts["generator"])
             self.average.load(parts["average"])
-            self.followers.load_state_dict(parts["followers"])
             load_optimizer_state(self.optimizer, parts.get("optimizer", {}))
-            load_optimizer_state(self.follower_optimizer, parts.get("follower_optimizer", {}))
+            if self.followers:
+                self.followers.load_state_dict(parts["followers"])
+                load_optimizer_state(self.follower_optimizer, parts.get("follower_optimizer", {}))
             self.steps_done = int(state["steps_done"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise InputError(

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpvision.images.images import Images
+from dpvision.networks.gaussian_images import GaussianImages
 from dpvision.privacy.errors import InputError
 
 IMAGES_AT_A_TIME = 500
 SIDES = (8, 16, 32, 64, 128)
-WIDEST = 512
+NARROWEST, WIDEST = 128, 512
+"""Of the first layers of a :class:`ResidualGenerator`. The paper's are the widest."""
 
 
 class SmallGenerator(nn.Module):
-    """``[B, Z] -> [B, C, 28, 28]``, values in [0, 1]: two layers, then two up-samplings with convolutions.
+    """``[B, Z] -> [B, C, 28, 28]``: two layers, then two up-samplings with convolutions.
 
     449 thousand parameters at Z = 100 and C = 1.
     """
@@ -37,12 +39,11 @@ class SmallGenerator(nn.Module):
             nn.Conv2d(16, 8, 5, padding=2),
             nn.ReLU(),
             nn.Upsample(scale_factor=2, mode="bilinear"),
-            nn.Conv2d(8, channels, 5, padding=2),
-            nn.Sigmoid(),
         )
+        self.last = nn.Conv2d(8, channels, 5, padding=2)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.layers(z)
+        return self.last(self.layers(z))
 
 
 class UpBlock(nn.Module):
@@ -63,34 +64,37 @@ class UpBlock(nn.Module):
 
 
 class ResidualGenerator(nn.Module):
-    """``[B, Z] -> [B, C, S, S]``, values in [0, 1], for S = 4·2ⁿ: a linear layer to 4×4, then n
-    :class:`UpBlock`, each with half the channels: 512, 256, 128, 64 for 32 pixels, and 32 for 64.
+    """``[B, Z] -> [B, C, S, S]`` for S = 4·2ⁿ: a linear layer to 4×4, then n :class:`UpBlock`, each with half
+    the channels: at a ``width`` of 512, the paper's, 512, 256, 128, 64 for 32 pixels, and 32 for 64.
     """
 
-    def __init__(self, in_features: int, channels: int, side: int) -> None:
+    def __init__(self, in_features: int, channels: int, side: int, width: int) -> None:
         super().__init__()
         blocks = (side // 4).bit_length() - 1
-        widths = [min(64 << blocks, WIDEST) >> n for n in range(blocks + 1)]
+        widths = [min(width >> 3 << blocks, width) >> n for n in range(blocks + 1)]
         self.project = nn.Linear(in_features, widths[0] * 16)
         self.blocks = nn.Sequential(*map(UpBlock, widths, widths[1:]))
-        self.final = nn.Sequential(
-            nn.BatchNorm2d(widths[-1]), nn.ReLU(), nn.Conv2d(widths[-1], channels, 3, padding=1), nn.Sigmoid()
-        )
+        self.norm = nn.BatchNorm2d(widths[-1])
+        self.last = nn.Conv2d(widths[-1], channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.project(z).unflatten(1, (-1, 4, 4))
-        return self.final(self.blocks(x))
+        return self.last(F.relu(self.norm(self.blocks(x))))
 
 
 class Generator(nn.Module):
     """Draws images of given classes: a network on the one-hot class beside normal noise.
 
     Networks are those of the paper: :class:`SmallGenerator` at 28 pixels, else :class:`ResidualGenerator`.
+    They give the image, by a sigmoid, or where there is a start, what it differs by from that, by tanh, and
+    begin with no difference.
 
     Args:
         image_shape: (C, H, W); a square of 28 pixels or of 4·2ⁿ, from 8 to 128.
         class_names: in the order of labels; none for images without labels.
         latent_size: of the noise.
+        network_width: of the first layers of a :class:`ResidualGenerator`, a multiple of 128.
+        start: images to start from, made of the same labels and noise.
 
     Attributes:
         class_proportions: buffer ``[max(1, classes)]``; which classes `sample` draws.
@@ -101,7 +105,14 @@ class Generator(nn.Module):
 
     class_proportions: Tensor
 
-    def __init__(self, image_shape: Sequence[int], class_names: Sequence[str], latent_size: int) -> None:
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        class_names: Sequence[str],
+        latent_size: int,
+        network_width: int = WIDEST,
+        start: GaussianImages | None = None,
+    ) -> None:
         super().__init__()
         channels, height, width = image_shape
         if height != width or height not in (28, *SIDES):
@@ -113,30 +124,45 @@ class Generator(nn.Module):
         self.class_names = tuple(class_names)
         self.latent_size = latent_size
         in_features = len(self.class_names) + latent_size
-        self.network: nn.Module = (
+        self.network_width = network_width
+        self.network = (
             SmallGenerator(in_features, channels)
             if height == 28
-            else ResidualGenerator(in_features, channels, height)
+            else ResidualGenerator(in_features, channels, height, network_width)
         )
+        self.start = start
+        if start is not None:
+            nn.init.zeros_(self.network.last.weight)
+            nn.init.zeros_(cast(Tensor, self.network.last.bias))
         blocks = max(1, len(self.class_names))
         self.register_buffer("class_proportions", torch.full((blocks,), 1 / blocks))
 
     @property
     def config(self) -> dict[str, Any]:
-        """JSON types: the arguments that make the same generator, up to its weights."""
+        """JSON types, of which `from_config` makes the same generator, up to its weights."""
         return {
             "image_shape": list(self.image_shape),
             "class_names": list(self.class_names),
             "latent_size": self.latent_size,
+            "network_width": self.network_width,
+            "start": None if self.start is None else self.start.config,
         }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Generator:
+        """The inverse of `config`."""
+        start = config["start"]
+        return cls(**{**config, "start": None if start is None else GaussianImages(**start)})
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
         """Images ``[B, C, H, W]`` in [0, 1], of int64 labels ``[B]``, all 0 without classes, and noise
         ``[B, latent_size]``.
         """
-        if not self.class_names:
-            return self.network(noise)
-        return self.network(torch.cat([F.one_hot(labels, len(self.class_names)).to(noise), noise], dim=1))
+        latent = noise
+        if self.class_names:
+            latent = torch.cat([F.one_hot(labels, len(self.class_names)).to(noise), noise], dim=1)
+        x = self.network(latent)
+        return torch.sigmoid(x) if self.start is None else (self.start(labels, noise) + x.tanh()).clamp(0, 1)
 
     @torch.no_grad()
     def sample(

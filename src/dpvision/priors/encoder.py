@@ -7,6 +7,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dpvision.networks.gaussian_images import GaussianImages
+
 Shape = tuple[int, int, int]
 """(C, H, W) of images."""
 
@@ -50,6 +52,25 @@ class Encoder(nn.Module):
             ``[G, D]``.
         """
         return F.normalize(self(x), dim=1).unflatten(0, (groups, -1)).mean(dim=1)
+
+    def shrunk(self, means: Tensor, noise: Tensor) -> Tensor:
+        """Mean directions that were released with noise, brought nearer to what they were before, by what is
+        known of all means of such features. Here: nothing.
+
+        Args:
+            means: ``[K, D]``.
+            noise: the standard deviation on every number of a mean, ``[K]``.
+
+        Returns:
+            ``[K, D]``.
+        """
+        return means
+
+    def gaussian_images(self, means: Tensor, rank: int) -> GaussianImages | None:
+        """Images of K classes with these mean directions ``[K, D]``, in closed form and of that rank, or None
+        where features do not say so much.
+        """
+        return None
 
 
 def as_rgb(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpvision.networks import WideResNet, build_network
+from dpvision.networks.gaussian_images import GaussianImages
 from dpvision.networks.options import check_options
 from dpvision.networks.scattering import Scattering2d
 from dpvision.priors.encoder import Encoder, Provenance, Shape, as_rgb
@@ -253,6 +254,19 @@ class ConcatenatedEncoder(Encoder):
         weighted = zip(self.part_weights, self.parts, strict=True)
         means = [weight * cast(Encoder, part).mean_directions(x, groups) for weight, part in weighted]
         return torch.cat(means, dim=1) / math.hypot(*self.part_weights)
+
+    def shrunk(self, means: Tensor, noise: Tensor) -> Tensor:
+        """Part by part."""
+        return torch.cat([part.shrunk(m, noise) for part, m in self._by_part(means)], dim=1)
+
+    def gaussian_images(self, means: Tensor, rank: int) -> GaussianImages | None:
+        """Of the first part that knows any. A law of images does not depend on a part's weight."""
+        found = (part.gaussian_images(m, rank) for part, m in self._by_part(means))
+        return next((images for images in found if images is not None), None)
+
+    def _by_part(self, means: Tensor) -> Iterator[tuple[Encoder, Tensor]]:
+        parts = [cast(Encoder, part) for part in self.parts]
+        return zip(parts, means.split([part.out_features for part in parts], dim=1), strict=True)
 
 
 def _build(

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpvision.networks import Normalize
+from dpvision.networks.gaussian_images import GaussianImages
 from dpvision.priors.encoder import Encoder, Provenance, Shape
 from dpvision.privacy.errors import InputError
 
@@ -73,8 +74,43 @@ class PixelEncoder(Encoder):
         if not self.products:
             return super().mean_directions(x, groups)
         v = F.normalize(self._vectors(x), dim=1).unflatten(0, (groups, -1))  # [G, B / G, n + 1]
-        moments = v.transpose(1, 2) @ v / v.shape[1]
-        return moments.flatten(1).index_select(1, self.rows * v.shape[2] + self.columns) * self.factors
+        return self._triangles(v.transpose(1, 2) @ v / v.shape[1])
+
+    def shrunk(self, means: Tensor, noise: Tensor) -> Tensor:
+        """Products: their matrices, without the eigenvalues that noise alone would have. Those of a symmetric
+        matrix of n + 1 rows with such noise end at √(2 (n + 1)) times its standard deviation (Wigner).
+        """
+        if not self.products:
+            return means
+        moments = self._matrices(means)
+        values, vectors = torch.linalg.eigh(moments)
+        edge = noise[:, None] * math.sqrt(2 * moments.shape[1])
+        kept = torch.where(values > edge, values, 0)
+        return self._triangles((vectors * kept[:, None, :]) @ vectors.transpose(1, 2))
+
+    def gaussian_images(self, means: Tensor, rank: int) -> GaussianImages | None:
+        """Of products, which are all that a normal law has."""
+        if not self.products:
+            return None
+        channels, *sides = self.config["image_shape"]
+        small = sides if self.size is None else [self.size, self.size]
+        law = GaussianImages(len(means), (channels, *small), sides, rank).to(means.device)
+        law.set_moments(self._matrices(means))
+        return law
+
+    def _matrices(self, features: Tensor) -> Tensor:
+        """The matrices ``[K, n + 1, n + 1]`` whose upper triangles the features ``[K, D]`` are."""
+        side = int(self.rows[-1]) + 1
+        entries = features / self.factors
+        matrices = features.new_zeros(len(features), side, side)
+        matrices[:, self.rows, self.columns] = entries
+        matrices[:, self.columns, self.rows] = entries
+        return matrices
+
+    def _triangles(self, matrices: Tensor) -> Tensor:
+        """The inverse of `_matrices`."""
+        flat = self.rows * matrices.shape[2] + self.columns
+        return matrices.flatten(1).index_select(1, flat) * self.factors
 
     def _vectors(self, x: Tensor) -> Tensor:
         """v for each image, or the pixels alone: ``[B, n + 1]`` or ``[B, n]``."""

@@ -31,9 +31,9 @@ def load_generator(path: Path, config: dict[str, Any]) -> Generator:
         InputError: a file is missing, damaged, or does not fit the other.
     """
     try:
-        generator = Generator(**config[KIND])
+        generator = Generator.from_config(config[KIND])
         generator.load_state_dict(safetensors.torch.load((path / WEIGHTS).read_bytes()))
-    except (OSError, SafetensorError, TypeError, RuntimeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path / WEIGHTS} and {CONFIG} beside it are no generator ({reason})") from error
     return generator.eval()

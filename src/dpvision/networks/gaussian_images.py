@@ -1,0 +1,103 @@
+"""Images with given second moments of their pixels, class by class, in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SMALLEST_SHARE = 1e-3
+"""The least that the constant's moment may be of the whole. It divides all others, and it has noise."""
+
+
+class GaussianImages(nn.Module):
+    """A normal law of pixels for each of K classes, zero until :meth:`set_moments`.
+
+    Where moments are of smaller images, these are scaled to size. They are then smoother than any photograph,
+    and what is learned from them fails on one; so they can be given the details of public images, drawn at
+    random, the same for all classes.
+
+    Args:
+        num_classes: K.
+        small_shape: (C, S, S) of the images that have the law, n pixels in all.
+        size: (H, W), to which these are scaled.
+        rank: R, at most n; so many directions of the covariance are kept.
+        num_details: M, how many details there are to draw from, zero until :meth:`set_details`.
+
+    Attributes:
+        mean: buffer ``[K, n]``.
+        root: buffer ``[K, n, R]``; a class's covariance is root·rootᵀ.
+    """
+
+    mean: Tensor
+    root: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        small_shape: Sequence[int],
+        size: Sequence[int],
+        rank: int,
+        num_details: int = 0,
+    ) -> None:
+        super().__init__()
+        channels, rows, columns = small_shape
+        self.small_shape, self.size = (channels, rows, columns), tuple(size)
+        pixels = channels * rows * columns
+        self.register_buffer("mean", torch.zeros(num_classes, pixels))
+        self.register_buffer("root", torch.zeros(num_classes, pixels, min(rank, pixels)))
+        details = torch.zeros(num_details, channels, *self.size, dtype=torch.int8)
+        self.register_buffer("details", details)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """JSON types: the arguments that make the same module, up to its buffers."""
+        num_classes, _, rank = self.root.shape
+        return {
+            "num_classes": num_classes,
+            "small_shape": list(self.small_shape),
+            "size": list(self.size),
+            "rank": rank,
+            "num_details": len(self.details),
+        }
+
+    def set_moments(self, moments: Tensor) -> None:
+        """Take the means and covariances of v = (pixels, 1), and of these the largest directions.
+
+        Args:
+            moments: means of vvᵀ, times any number above 0: ``[K, n + 1, n + 1]``, no eigenvalue below 0.
+        """
+        whole = moments.diagonal(dim1=1, dim2=2).sum(dim=1).clamp(min=torch.finfo(moments.dtype).tiny)
+        ones = moments[:, -1, -1].maximum(SMALLEST_SHARE * whole)[:, None]
+        mean = moments[:, :-1, -1] / ones
+        covariance = moments[:, :-1, :-1] / ones[:, :, None] - mean[:, :, None] * mean[:, None, :]
+        values, directions = torch.linalg.eigh(covariance)  # ascending
+        root = directions * values.clamp(min=0).sqrt()[:, None, :]
+        self.mean.copy_(mean)
+        self.root.copy_(root.flip(2)[:, :, : self.root.shape[2]])
+
+    def set_details(self, images: Tensor) -> None:
+        """Take what public images ``[M, C, H, W]`` in [0, 1] lose by being averaged to the small size."""
+        averaged = F.adaptive_avg_pool2d(images, self.small_shape[1:])
+        self.details = (images - self._scaled(averaged)).mul(127).round().to(torch.int8)
+
+    def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
+        """Images ``[B, C, H, W]``, not limited to [0, 1], of int64 labels ``[B]`` and normal noise
+        ``[B, at least R, and one more where there are details]``.
+        """
+        root = self.root[labels]
+        x = self.mean[labels] + (root @ noise[:, : root.shape[2], None]).squeeze(2)
+        x = self._scaled(x.unflatten(1, self.small_shape))
+        count = len(self.details)
+        if count:
+            chosen = torch.special.ndtr(noise[:, -1]).mul(count).long().clamp(max=count - 1)  # uniform
+            x = x + self.details[chosen].to(x) / 127
+        return x
+
+    def _scaled(self, small: Tensor) -> Tensor:
+        if self.size == self.small_shape[1:]:
+            return small
+        return F.interpolate(small, self.size, mode="bilinear")
