@@ -121,7 +121,7 @@ def embedding_sums(
     for indices in torch.arange(len(images)).split(at_a_time):
         features = encoder(normalize(images.pixels[indices].to(device)))
         labels = None if mechanism.num_classes is None or images.labels is None else images.labels[indices]
-        mechanism.add(sums, features.float(), labels)
+        mechanism.add(sums, features, labels)
         done += len(indices)
         if progress:
             progress("reading images", done, len(images))

@@ -12,7 +12,7 @@ paper normalises by exact class sizes; the sums are here divided by the noisy on
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,16 @@ from dpvision.privacy.mechanisms import GaussianSumMechanism
 from dpvision.privacy.sampling import FullBatch
 
 ROUNDING_MARGIN = 1e-5
-"""φ1 and φ2 are shorter than one by this share: their norms must not exceed it by a rounding error."""
+"""φ1 and φ2 are shorter than one by this share: no rounding error may make up for it.
+
+Their own is below 1e-10, for they are made in float64. That of their sum depends on the other images, and so
+an image more or less can change all of it. The sum over N images, B at a time, takes each of them through at
+most N / B + B additions in float64, so that the two errors together are below 2·(N / B + B)·N·2⁻⁵³ in norm:
+1e-8 for 50,000 images and 4e-6 for a million, 55 at a time. Blocks summed in float32 would be off by 1e-4.
+"""
+
+CACHED_NUMBERS = 1 << 17
+"""So many features at a time are made float64 on a CPU: 1 MiB, which stays in its cache."""
 
 
 @dataclass(frozen=True)
@@ -104,18 +113,48 @@ class MeanEmbedding:
         Raises:
             InputError: features are not finite.
         """
-        if not torch.isfinite(features).all():
+        device = sums["first"].device
+        features = features.to(device, torch.float32)
+        squared_norms = self._squared_norms(features)
+        if not torch.isfinite(squared_norms["first"]).all():
             raise InputError(
                 "the encoder gave features that are not finite for some images; choose another encoder, or "
                 "other layers of it"
             )
         blocks = torch.zeros(len(features), dtype=torch.int64) if labels is None else labels
-        device = sums["first"].device
         one_hot = F.one_hot(blocks.to(device), len(sums["first"])).to(torch.float64)  # [B, K]
-        for name, part in self.embed(features).items():
-            sums[name].addmm_(one_hot.T, part.to(device, torch.float64))
+        lengths = {"first": 1 - ROUNDING_MARGIN, "second": (1 - ROUNDING_MARGIN) * self.second_moment_weight}
+        # What an image's powers are multiplied by on their way into each class's sum, [K, B].
+        factors = {
+            name: one_hot.T * torch.where(squares > 0, lengths[name] * squares.rsqrt(), 0)
+            for name, squares in squared_norms.items()
+        }
+        for name, columns, power in self._powers(features):
+            sums[name][:, columns].addmm_(factors[name], power)
         if "counts" in sums:
             sums["counts"] += self.count_weight * one_hot.sum(dim=0)
+
+    def _squared_norms(self, features: Tensor) -> dict[str, Tensor]:
+        """‖e‖² and, where c > 0, ‖e²‖² of features e: float64 ``[B]``."""
+        squares: dict[str, Tensor] = {}
+        for name, _, power in self._powers(features):
+            squares[name] = squares.get(name, 0) + torch.linalg.vector_norm(power, dim=1).square()
+        return squares
+
+    def _powers(self, features: Tensor) -> Iterator[tuple[str, slice, Tensor]]:
+        """Features e as "first" and, where c > 0, e² as "second": float64, some columns after the others.
+
+        With all columns at once a CPU would wait for memory. A step overwrites what the one before gave.
+        No fourth power of a float32 overflows or vanishes in float64.
+        """
+        on_cpu = features.device.type == "cpu"
+        step = CACHED_NUMBERS // (len(features) + 1) + 1 if on_cpu else self.num_features
+        for start in range(0, self.num_features, step):
+            columns = slice(start, start + step)
+            power = features[:, columns].double()
+            yield "first", columns, power
+            if self.second_moment_weight:
+                yield "second", columns, power.square_()
 
     def embed(self, features: Tensor) -> dict[str, Tensor]:
         """What each image adds to "first" and "second": φ1 and c·φ2, ``[B, D]`` each, differentiable."""
