@@ -30,6 +30,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dpvision.cli.allocator import keep_freed_memory
 from dpvision.images import Images, open_images
 from dpvision.methods.dp_mepf import default_config, embedding_sums, make_encoder
 from dpvision.networks.vgg import vgg19
@@ -77,6 +78,7 @@ def serve(
     """In a process of its own. Sends the number of features, the seconds of every turn and of the noise,
     and the peak memory in bytes.
     """
+    keep_freed_memory()  # as the command does
     torch.set_num_threads(options.threads)
     images = read(options)
     chosen = (

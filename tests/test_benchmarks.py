@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -77,3 +78,22 @@ def test_naive_mixup_costs_more_than_it_claims(tmp_path: Path) -> None:
     assert 2.99 < found["sensitivity"]["made_for_it"] <= 3
     assert found["epsilon"]["claimed"] * 2 < found["epsilon"]["real"]
     assert all(len(accuracies) == 1 for accuracies in found["accuracies"].values())
+
+
+@pytest.mark.slow
+def test_release_benchmark_compares_with_a_forward_pass(tmp_path: Path) -> None:
+    """Images of 16 pixels, the least that VGG-19 takes."""
+    images = np.random.default_rng(0).integers(256, size=(60, 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "made.npz", images=images, labels=np.arange(60) % 2)
+    options = [str(tmp_path / "made.npz"), "--count", "50", "--threads", "1", "--json"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "release.py"), *options]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+    found = json.loads(finished.stdout)
+    assert "50 images of 3×16×16, 2 classes" in found["setting"]
+    assert [(row["encoder"], row["features"], row["name"]) for row in found["rows"]] == [
+        (encoder, features, name)
+        for encoder, features in (("vgg19", 75_776), ("pixels", 296_065))
+        for name in ("forward", "φ1", "φ1, φ2")
+    ]
+    assert all(row["seconds"] > 0 and row["peak_mib"] > 0 for row in found["rows"])
+    assert all(row["of_forward"] == 1 for row in found["rows"][::3])

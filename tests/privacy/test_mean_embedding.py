@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dpvision.privacy import Account, Budget, InputError, SeededRandom, epsilon
-from dpvision.privacy.mean_embedding import MeanEmbedding
+from dpvision.privacy.mean_embedding import ROUNDING_MARGIN, MeanEmbedding
 
 D, K = 4, 3
 
@@ -78,21 +78,68 @@ def test_the_mistake_of_the_published_code_would_be_seen() -> None:
     assert float((sums[0]["second"] - sums[1]["second"]).norm()) == pytest.approx(math.sqrt(2), rel=1e-4)
 
 
-def test_sums_are_those_of_the_definition() -> None:
+@pytest.mark.parametrize("cached_numbers", [1, 20, 1 << 17])
+def test_sums_are_those_of_the_definition(cached_numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One image after the other in float64, up to float64's rounding; whatever columns come at a time."""
+    monkeypatch.setattr("dpvision.privacy.mean_embedding.CACHED_NUMBERS", cached_numbers)
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(50, 7, generator=generator)
+    features[::9] = 0
     labels = torch.randint(K, (50,), generator=generator)
     mechanism = MeanEmbedding(7, K, 0.5, 0.25)
     sums = mechanism.zero()
     for some in torch.arange(50).split(8):
         mechanism.add(sums, features[some], labels[some])
-    for k in range(K):
-        e = features[labels == k].double()
-        first = (e / e.norm(dim=1, keepdim=True)).sum(dim=0)
-        second = 0.5 * (e**2 / (e**2).norm(dim=1, keepdim=True)).sum(dim=0)
-        torch.testing.assert_close(sums["first"][k], first, rtol=2e-5, atol=1e-5)
-        torch.testing.assert_close(sums["second"][k], second, rtol=2e-5, atol=1e-5)
-        assert float(sums["counts"][k]) == 0.25 * len(e)
+    expected = mechanism.zero()
+    for e, k in zip(features.double(), labels, strict=True):
+        expected["counts"][k] += 0.25
+        if e.any():
+            expected["first"][k] += (1 - ROUNDING_MARGIN) * e / e.norm()
+            expected["second"][k] += (1 - ROUNDING_MARGIN) * 0.5 * e**2 / (e**2).norm()
+    embedded = mechanism.embed(features)
+    for name, total in expected.items():
+        torch.testing.assert_close(sums[name], total, rtol=1e-13, atol=1e-14)
+        if name != "counts":
+            by_class = torch.stack([embedded[name][labels == k].double().sum(dim=0) for k in range(K)])
+            torch.testing.assert_close(by_class, total, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-45, 1e-38, 1e-30, 1e-10, 1.0, 1e10, 1e30, 3e38])
+@pytest.mark.parametrize("c", [0.0, 1.0])
+def test_no_scale_of_features_is_too_small_or_too_large(scale: float, c: float) -> None:
+    """Neither overflow nor underflow makes an image count more than it may, or less than it should."""
+    generator = torch.Generator().manual_seed(0)
+    features = (2 * torch.rand(20, 5000, generator=generator) - 1) * scale
+    features[:, 3] = scale  # the least float32 above zero is 1e-45: there is nothing else then
+    features[:, 4:2000] = 0
+    mechanism = MeanEmbedding(5000, None, c, 1.0)
+    for e in features:
+        sums = mechanism.zero()
+        mechanism.add(sums, e[None], None)
+        norm = float(torch.cat(list(sums.values())).norm())
+        assert norm <= mechanism.sensitivity
+        assert norm >= (1 - 2 * ROUNDING_MARGIN) * mechanism.sensitivity
+
+
+def test_rounding_among_many_images_stays_within_the_margin() -> None:
+    """One more image in front moves all others to other places in other blocks, which changes rounding errors
+    everywhere. All point the same way, so that the sums are as large as they can be.
+    """
+    generator = torch.Generator().manual_seed(0)
+    features = 1 + 0.01 * torch.rand(5001, 200, generator=generator)
+    mechanism = MeanEmbedding(200, None, 1.0, 1.0)
+
+    def total(images: Tensor) -> Tensor:
+        sums = mechanism.zero()
+        for some in images.split(55):
+            mechanism.add(sums, some, None)
+        return torch.cat(list(sums.values()))
+
+    alone = total(features[:1])
+    change = total(features) - total(features[1:])
+    assert float(change.norm()) <= mechanism.sensitivity
+    n, b = 5001, 55
+    assert float((change - alone).norm()) <= 2 * (n / b + b) * n * math.sqrt(2) * 2**-53 < 1e-9
 
 
 def test_an_image_without_features_counts_and_adds_nothing_else() -> None:

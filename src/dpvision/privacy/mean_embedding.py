@@ -26,14 +26,14 @@ from dpvision.privacy.sampling import FullBatch
 ROUNDING_MARGIN = 1e-5
 """φ1 and φ2 are shorter than one by this share: no rounding error may make up for it.
 
-Their own is below 1e-10, for they are made in float64. That of their sum depends on the other images, and so
-an image more or less can change all of it. The sum over N images, B at a time, takes each of them through at
-most N / B + B additions in float64, so that the two errors together are below 2·(N / B + B)·N·2⁻⁵³ in norm:
-1e-8 for 50,000 images and 4e-6 for a million, 55 at a time. Blocks summed in float32 would be off by 1e-4.
+The errors of one image are below 1e-10, for it is handled in float64. Those of the sum depend on all images,
+so that one more or less can change them everywhere. Of N images, B at a time, each goes through N / B + B
+additions or so, and the errors with and without one image are together below 2·(N / B + B)·N·2⁻⁵³ in norm:
+1e-8 for 50,000 images and 4e-6 for a million, 55 at a time. Blocks summed in float32 could be off by more.
 """
 
 CACHED_NUMBERS = 1 << 17
-"""So many features at a time are made float64 on a CPU: 1 MiB, which stays in its cache."""
+"""On a CPU so many features at a time are made float64: 1 MiB, which stays in its cache."""
 
 
 @dataclass(frozen=True)
