@@ -107,7 +107,7 @@ class MeanEmbedding:
 
         Args:
             sums: what `zero` made, on any device.
-            features: float ``[B, D]``.
+            features: float ``[B, D]``, read as float32.
             labels: int64 ``[B]``, or None where `num_classes` is.
 
         Raises:
