@@ -241,6 +241,28 @@ def test_a_generator_starts_from_the_released_moments(steps: int) -> None:
     assert new_generator(embedding, encoder, replace(config, gaussian_start=False)).start is None
 
 
+def test_the_more_noise_the_nearer_a_generator_stays_to_its_start() -> None:
+    images = made()
+
+    def moved(epsilon: float, start_weight: float) -> float:
+        """How far images are from their start after some steps, in the mean."""
+        config = settings(steps=30, batch_size=40, ema_decay=0.0, start_weight=start_weight)
+        embedding, encoder = released(config, images, Budget(epsilon, 1e-4)), make_encoder(config, images)
+        torch.manual_seed(0)
+        generator = new_generator(embedding, encoder, config)
+        fit(generator, encoder, embedding, config, SeededRandom(0))
+        assert generator.start is not None
+        labels, noise = torch.arange(100) % 2, torch.randn(100, 3)
+        with torch.no_grad():
+            start = generator.start(labels, noise).clamp(0, 1)
+            return float((generator(labels, noise) - start).square().mean())
+
+    free, held = moved(5.0, 0.0), moved(5.0, 0.3)
+    assert held < free / 2
+    # Much less noise: the same weight holds it back no more.
+    assert moved(100.0, 0.3) > moved(100.0, 0.0) / 2
+
+
 @pytest.mark.parametrize(("shape", "num_details"), [((3, 16, 16), 7), ((1, 8, 8), 7), ((1, 8, 8), 0)])
 def test_images_of_smaller_pixels_are_given_public_details(
     shape: tuple[int, int, int], num_details: int
@@ -320,6 +342,7 @@ def test_settings_out_of_range_are_refused() -> None:
         ("batch_size", 0),
         ("latent_size", 0),
         ("num_details", -1),
+        ("start_weight", -0.1),
         ("network_width", 100),
         ("network_width", 640),
         ("learning_rate", 0.0),

@@ -49,6 +49,8 @@ class FittingSettings:
         ema_decay: of the generator's weights, of which the average is released.
         gaussian_start: whether the generator starts from images of the released moments, where these are
             products of pixels; see :class:`~dpvision.networks.gaussian_images.GaussianImages`.
+        start_weight: of the mean squared difference of an image from that start, summed over pixels, in units
+            of the noise's expected squared norm: it is left where the moments are known well enough.
         num_details: of public images, made by a random process, that this start draws its details from,
             where the pixels are of smaller images.
         latent_size, network_width: of the generator, see :class:`~dpvision.networks.generators.Generator`.
@@ -66,6 +68,7 @@ class FittingSettings:
     schedule: Schedule = "linear"
     ema_decay: float = 0.99
     gaussian_start: bool = True
+    start_weight: float = 0.004
     num_details: int = 1000
     latent_size: int
     network_width: int = WIDEST
@@ -77,6 +80,7 @@ class FittingSettings:
             check(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
         for name in ("batch_size", "latent_size"):
             check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        check(0 <= self.start_weight < float("inf"), "start_weight", "at least 0", self.start_weight)
         for name in ("learning_rate", "learning_rate_of_average"):
             check(0 < getattr(self, name) < float("inf"), name, "positive and finite", getattr(self, name))
         width = self.network_width
@@ -159,6 +163,10 @@ class GeneratorFitting:
         sizes = embedding.class_sizes.to(self.device)
         self.targets = {name: mean.to(self.device) for name, mean in targets(embedding, encoder).items()}
         self.weights = (sizes / sizes.mean()).square()[:, None]  # [K, 1]
+        noise_norms = (embedding.facts["noise"] / sizes).square() * self.targets["first"].shape[
+            1
+        ]  # squared, [K]
+        self.pull = settings.start_weight * float((self.weights[:, 0] * noise_norms).sum())
         self.blocks = len(sizes)
         self.per_class = max(1, settings.batch_size // self.blocks)
         self.labels = torch.arange(self.blocks, device=self.device).repeat_interleave(self.per_class)
@@ -179,6 +187,9 @@ class GeneratorFitting:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             images = self.generator(self.labels, noise)
         loss = self._objective(images, settings.learning_rate_of_average * factor)
+        if self.generator.start is not None:
+            difference = images - self.generator.start(self.labels, noise).clamp(0, 1)
+            loss = loss + self.pull * difference.square().sum() / len(images)
         _step(self.optimizer, loss, settings.learning_rate * factor)
         self.average.update(self.generator, self.steps_done)
         self.steps_done += 1
