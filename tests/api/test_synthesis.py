@@ -17,7 +17,7 @@ from dpvision.api.synthesis import Synthesis
 from dpvision.images import Images, open_images
 from dpvision.methods.embedding import Embedding
 from dpvision.networks.generators import Generator
-from dpvision.privacy import Budget, InputError, Ledger, default_ledger_path
+from dpvision.privacy import Account, Budget, InputError, Ledger, default_ledger_path
 
 CONFIG = {"steps": 6, "batch_size": 20, "latent_size": 3}
 
@@ -153,6 +153,21 @@ def test_a_run_that_ended_before_its_release_goes_on(images: Images, tmp_path: P
         dpvision.resume(tmp_path / "run", data=replace(images, pixels=255 - images.pixels))
     assert dpvision.resume(tmp_path / "run", data=images).epsilon <= 3
     assert len(spent(images)) == 1
+
+
+def test_a_run_killed_after_its_release_is_closed_in_the_ledger(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_: Account) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Account, "close", killed)
+        with pytest.raises(KeyboardInterrupt):
+            synthesize(images, tmp_path / "run")
+    assert [run["open"] for run in spent(images)] == [True]
+    dpvision.resume(tmp_path / "run")
+    assert [run["open"] for run in spent(images)] == [False]
 
 
 def test_a_release_that_was_lost_is_not_made_twice(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from datetime import datetime
@@ -34,6 +35,12 @@ def make_account(run: RunDirectory, num_examples: int, budget: Budget, plan: Tra
     """
     ledger = Ledger.for_dataset(run.private["ledger"], run.private["digest"], num_examples)
     return Account(budget, ledger, run.private["run_id"], plan.events)
+
+
+def close_account(run: RunDirectory) -> None:
+    """End a run in its ledger, whose process may have died before it could; or nothing, where it did not."""
+    with contextlib.suppress(InputError):
+        Ledger(run.private["ledger"]).close_run(run.private["run_id"])
 
 
 def check_unchanged(run: RunDirectory, images: Images) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-from dpvision.api.accounts import check_unchanged, make_account, private_record
+from dpvision.api.accounts import check_unchanged, close_account, make_account, private_record
 from dpvision.api.job import Job, prepare
 from dpvision.api.sources import Source
 from dpvision.api.synthesis import METHOD as SYNTHESIS
@@ -21,7 +20,7 @@ from dpvision.evaluation import Accuracy, accuracy
 from dpvision.evaluation.progress import Progress as WorkProgress
 from dpvision.images import Images
 from dpvision.networks import Classifier
-from dpvision.privacy import Account, InputError, Ledger, NeighboringRelation
+from dpvision.privacy import Account, NeighboringRelation
 from dpvision.reports import card_markdown, release_card
 from dpvision.runs import FileCheckpoints, Metrics, RunDirectory, check_free, classifier_files
 from dpvision.runs.files import json_bytes, read_json
@@ -151,9 +150,7 @@ def resume(
         if directory.config["method"] == SYNTHESIS:
             return resume_synthesis(directory, data, cast("WorkProgress | None", progress))
         if directory.is_released:
-            # The process may have died between the release and the closing of the account.
-            with contextlib.suppress(InputError):
-                Ledger(directory.private["ledger"]).close_run(directory.private["run_id"])
+            close_account(directory)
             return _result(directory)
         job = Job.from_json(directory.config, data, test)
         check_unchanged(directory, job.images)

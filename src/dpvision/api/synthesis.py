@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from dpvision.api.accounts import check_unchanged, make_account, private_record
+from dpvision.api.accounts import check_unchanged, close_account, make_account, private_record
 from dpvision.api.job import check_settings, resolve_device
 from dpvision.api.sources import Reading, Source, training_reading
 from dpvision.evaluation.progress import Progress
@@ -224,6 +224,8 @@ def resume_synthesis(run: RunDirectory, data: Images | None, progress: Progress 
         check_unchanged(run, images)
         encoder = make_encoder(DPMEPFConfig(**run.config["config"]), images)
         _release_embedding(run, images, encoder, progress, discard=False)
+    elif run.private:  # that of `synthesize_from` has no account
+        close_account(run)
     return _make_images(run, progress)
 
 
