@@ -241,6 +241,24 @@ def test_a_generator_starts_from_the_released_moments(steps: int) -> None:
     assert new_generator(embedding, encoder, replace(config, gaussian_start=False)).start is None
 
 
+def test_in_bfloat16_moments_and_start_stay_exact() -> None:
+    images, config = made(), settings(steps=20, batch_size=100, precision="bfloat16", ema_decay=0.9)
+    embedding, encoder = released(config, images, Budget(100.0, 1e-4)), make_encoder(config, images)
+    torch.manual_seed(0)
+    generator = new_generator(embedding, encoder, config)
+    labels, noise = torch.arange(40) // 20, torch.randn(40, 3)
+    x = Normalize()(images.pixels[:40])
+    assert generator.start is not None
+    exact = encoder.mean_directions(x, 2), generator.start(labels, noise)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(encoder.mean_directions(x, 2), exact[0])
+        assert torch.equal(generator.start(labels, noise), exact[1])
+        assert generator.network(torch.randn(2, 5)).dtype == torch.bfloat16
+    before = distance_to(embedding, generator.eval(), encoder)
+    fit(generator, encoder, embedding, config, SeededRandom(0))
+    assert distance_to(embedding, generator, encoder) < before
+
+
 def test_the_more_noise_the_nearer_a_generator_stays_to_its_start() -> None:
     images = made()
 

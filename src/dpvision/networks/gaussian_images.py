@@ -80,8 +80,9 @@ class GaussianImages(nn.Module):
         self.root.copy_(root.flip(2)[:, :, : self.root.shape[2]])
 
     def set_details(self, images: Tensor) -> None:
-        """Take what public images ``[M, C, H, W]`` in [0, 1] lose by being averaged to the small size."""
-        averaged = F.adaptive_avg_pool2d(images, self.small_shape[1:])
+        """Take what public images ``[M, C, H, W]`` in [0, 1] lose when averaged to half the small size."""
+        _, rows, columns = self.small_shape
+        averaged = F.adaptive_avg_pool2d(images, (max(1, rows // 2), max(1, columns // 2)))
         self.details = (images - self._scaled(averaged)).mul(127).round().to(torch.int8)
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
@@ -89,7 +90,8 @@ class GaussianImages(nn.Module):
         ``[B, at least R, and one more where there are details]``.
         """
         root = self.root[labels]
-        x = self.mean[labels] + (root @ noise[:, : root.shape[2], None]).squeeze(2)
+        with torch.autocast(noise.device.type, enabled=False):
+            x = self.mean[labels] + (root @ noise[:, : root.shape[2], None]).squeeze(2)
         x = self._scaled(x.unflatten(1, self.small_shape))
         count = len(self.details)
         if count:
@@ -98,6 +100,6 @@ class GaussianImages(nn.Module):
         return x
 
     def _scaled(self, small: Tensor) -> Tensor:
-        if self.size == self.small_shape[1:]:
+        if small.shape[2:] == self.size:
             return small
         return F.interpolate(small, self.size, mode="bilinear")

@@ -74,7 +74,8 @@ class PixelEncoder(Encoder):
         if not self.products:
             return super().mean_directions(x, groups)
         v = F.normalize(self._vectors(x), dim=1).unflatten(0, (groups, -1))  # [G, B / G, n + 1]
-        return self._triangles(v.transpose(1, 2) @ v / v.shape[1])
+        with torch.autocast(x.device.type, enabled=False):  # small moments beside large ones
+            return self._triangles(v.transpose(1, 2) @ v / v.shape[1])
 
     def shrunk(self, means: Tensor, noise: Tensor) -> Tensor:
         """Products: their matrices, without the eigenvalues that noise alone would have. Those of a symmetric
@@ -114,7 +115,7 @@ class PixelEncoder(Encoder):
 
     def _vectors(self, x: Tensor) -> Tensor:
         """v for each image, or the pixels alone: ``[B, n + 1]`` or ``[B, n]``."""
-        x = x * self.std + self.mean
+        x = x.float() * self.std + self.mean
         if self.size is not None:
             x = F.adaptive_avg_pool2d(x, self.size)
         return F.pad(x.flatten(1), (0, 1), value=1.0) if self.products else x.flatten(1)
