@@ -6,7 +6,6 @@ The private images are read once. Their features under a public encoder are summ
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,8 +30,10 @@ from dpvision.privacy.errors import InputError
 from dpvision.privacy.mean_embedding import MeanEmbedding
 from dpvision.privacy.noise import RandomSource
 
-MOST_PIXELS = 800
-"""Of which the default encoder makes products: 28×28 grey ones, 16×16 of three colours."""
+LARGEST_SIDES = {1: 28, 3: 8}
+"""Of images that the default encoder makes products of, grey and RGB. At 8 pixels more moments of CIFAR-10
+are above the noise than at 16, and ResNet-9 learned more from what was made of them.
+"""
 
 NUMBERS_AT_A_TIME = 1 << 24
 """Features of so many numbers are computed at once: 64 MiB, and a few times as much on the way."""
@@ -204,7 +205,7 @@ def default_config(
     """
     channels, height, width = image_shape
     side = min(height, width)
-    largest = math.isqrt(MOST_PIXELS // channels)
+    largest = LARGEST_SIDES[channels]
     options: dict[str, Any] = {"products": True}
     if side > largest or height != width:
         options["size"] = min(side, largest)
