@@ -83,10 +83,8 @@ class FittingSettings:
         check(0 <= self.start_weight < float("inf"), "start_weight", "at least 0", self.start_weight)
         for name in ("learning_rate", "learning_rate_of_average"):
             check(0 < getattr(self, name) < float("inf"), name, "positive and finite", getattr(self, name))
-        width = self.network_width
-        check(
-            width in range(NARROWEST, WIDEST + 1, NARROWEST), "network_width", "128, 256, 384 or 512", width
-        )
+        widths = range(NARROWEST, WIDEST + 1, NARROWEST)
+        check(self.network_width in widths, "network_width", "128, 256, 384 or 512", self.network_width)
         check(0 <= self.ema_decay < 1, "ema_decay", "at least 0 and below 1", self.ema_decay)
         schedule_factor(self.schedule, 0, 1)
         resolve_precision(self.precision, "cpu")
@@ -112,13 +110,7 @@ def new_generator(embedding: Embedding, encoder: Encoder, settings: FittingSetti
         start = encoder.gaussian_images(targets(embedding, encoder)["first"], rank)
     if start is not None and start.size != start.small_shape[1:] and settings.num_details:
         start.set_details(process_images(settings.num_details, shape))
-    generator = Generator(
-        shape,
-        embedding.class_names,
-        settings.latent_size,
-        settings.network_width,
-        start,
-    )
+    generator = Generator(shape, embedding.class_names, settings.latent_size, settings.network_width, start)
     sizes = embedding.class_sizes
     generator.class_proportions.copy_(sizes / sizes.sum())
     return generator
@@ -163,9 +155,8 @@ class GeneratorFitting:
         sizes = embedding.class_sizes.to(self.device)
         self.targets = {name: mean.to(self.device) for name, mean in targets(embedding, encoder).items()}
         self.weights = (sizes / sizes.mean()).square()[:, None]  # [K, 1]
-        noise_norms = (embedding.facts["noise"] / sizes).square() * self.targets["first"].shape[
-            1
-        ]  # squared, [K]
+        features = self.targets["first"].shape[1]
+        noise_norms = features * (embedding.facts["noise"] / sizes).square()  # squared, [K]
         self.pull = settings.start_weight * float((self.weights[:, 0] * noise_norms).sum())
         self.blocks = len(sizes)
         self.per_class = max(1, settings.batch_size // self.blocks)

@@ -30,10 +30,12 @@ class GaussianImages(nn.Module):
     Attributes:
         mean: buffer ``[K, n]``.
         root: buffer ``[K, n, R]``; a class's covariance is root·rootᵀ.
+        details: buffer int8 ``[M, C, H, W]``, in units of 1 / 127.
     """
 
     mean: Tensor
     root: Tensor
+    details: Tensor
 
     def __init__(
         self,
