@@ -90,8 +90,20 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     keep_freed_memory()
-    done = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     settings = with_settings({}, arguments.set)
+    made_with = {
+        "data": arguments.data,
+        "held_out": arguments.held_out,
+        "count": arguments.count,
+        "settings": settings,
+        "resnet9": arguments.resnet9,
+    }
+    found = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"made_with": made_with}
+    if found["made_with"] != made_with:
+        parser.error(f"{arguments.out} has runs made otherwise ({found['made_with']}); name another --out")
+    done = found.setdefault("runs", {})
+    if arguments.samples:
+        arguments.samples.mkdir(parents=True, exist_ok=True)
     resnet9 = ResNet9Training(**with_settings({}, arguments.resnet9))
     private, test = split(arguments.data, arguments.held_out)
     for seed in range(arguments.seeds):
@@ -101,10 +113,10 @@ def main() -> None:
                 continue
             keep = arguments.samples and not runs and arguments.samples / f"epsilon-{epsilon:g}.png"
             runs.append(run(private, test, epsilon, arguments.count, settings, resnet9, keep or None))
-            arguments.out.write_text(json.dumps(done))
+            arguments.out.write_text(json.dumps(found))
             print(f"ε = {epsilon:g}, run {seed + 1}: {runs[-1]}", file=sys.stderr, flush=True)
     if arguments.json:
-        print(json.dumps({"settings": settings, "count": arguments.count, "runs": done}))
+        print(json.dumps(found))
         return
     for title, runs in done.items():
         minutes = mean(found["seconds"] for found in runs) / 60

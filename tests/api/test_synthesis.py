@@ -200,6 +200,8 @@ def test_a_release_that_was_lost_is_not_made_twice(
         ({"config": {"encoder": "nosuch"}}, "no encoder 'nosuch'"),
         ({"config": {"encoder": "wrn-10-4-small", "encoder_options": {"taps": [9]}}}, "taps"),
         ({"seed": "x"}, "seed must be a whole number"),
+        ({"seed": 1 << 64}, "seed must be a whole number from 0"),
+        ({"seed": -1}, "seed must be a whole number from 0"),
         ({"device": "nosuch"}, "nosuch"),
     ],
 )

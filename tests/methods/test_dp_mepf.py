@@ -299,6 +299,32 @@ def test_images_of_smaller_pixels_are_given_public_details(
     assert num_details == 0 or start.details.any()
 
 
+def test_a_size_given_leaves_the_products_of_the_default_encoder() -> None:
+    assert settings(encoder_options={"size": 4}).encoder_options == {"size": 4, "products": True}
+    assert settings(encoder_options={"products": False}).encoder_options == {"products": False}
+    assert settings(encoder="scattering").encoder_options == {}
+    assert default_config((3, 32, 32), CPU, {}).encoder_options == {"size": 8, "products": True}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_the_smallest_batches_do(batch_size: int) -> None:
+    images = replace(made(), labels=None, class_names=())
+    config = settings(labelled=False, batch_size=batch_size, steps=2)
+    embedding, encoder = released(config, images), make_encoder(config, images)
+    generator = new_generator(embedding, encoder, config)
+    fit(generator, encoder, embedding, config, SeededRandom(0))
+    assert len(generator.sample(3)) == 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_fit_on_a_gpu() -> None:
+    images, config = made(), settings(steps=5)
+    embedding, encoder = released(config, images), make_encoder(config, images)
+    generator = new_generator(embedding, encoder, config).cuda()
+    fit(generator, encoder.cuda(), embedding, config, SeededRandom(0))
+    assert len(generator.sample(4)) == 4
+
+
 def test_larger_classes_weigh_more() -> None:
     """Their means have less noise on them."""
     config = settings()
@@ -358,9 +384,11 @@ def test_settings_out_of_range_are_refused() -> None:
     for name, value in (
         ("steps", -1),
         ("batch_size", 0),
-        ("latent_size", 0),
+        ("latent_size", 1),
         ("num_details", -1),
+        ("num_details", 10_001),
         ("start_weight", -0.1),
+        ("start_weight", float("inf")),
         ("network_width", 100),
         ("network_width", 640),
         ("learning_rate", 0.0),

@@ -124,8 +124,6 @@ def synthesize(
     check_free(out)
     budget = Budget(epsilon, 1e-9 if delta is None else delta, neighboring_relation)
     settings = _check_settings(method, config)
-    if not (seed is None or isinstance(seed, int)):
-        raise InputError(f"seed must be a whole number, not {seed!r}")
     chosen_device = resolve_device(device)
     keep_large = scales_images(str(settings.get("encoder", "")))
     reading, chosen_size = training_reading(data, size, channels, keep_large)
@@ -255,10 +253,12 @@ def _request(
     """What a run is to make, as JSON types.
 
     Raises:
-        InputError: count is below 1.
+        InputError: count is below 1, or seed no whole number from 0 to 2⁶³ − 1.
     """
     if count < 1:
         raise InputError(f"count must be at least 1, not {count}")
+    if not (seed is None or (isinstance(seed, int) and 0 <= seed < 1 << 63)):
+        raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}")
     return {
         "dpvision": version("dpvision"),
         "method": METHOD,

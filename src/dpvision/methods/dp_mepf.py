@@ -212,10 +212,12 @@ def default_config(
     on_gpu = torch.device(device).type == "cuda"
     config = DPMEPFConfig(
         encoder="pixels",
-        encoder_options={} if "encoder" in overrides else options,
         steps=20_000 if on_gpu else 1_000,
         batch_size=400,
         network_width=WIDEST if on_gpu else NARROWEST,
         latent_size=32 if side <= 28 else 90,  # 90 beside ten classes is the paper's for 32 pixels
     )
-    return with_overrides(config, overrides)
+    given = overrides.get("encoder_options", {})
+    if "encoder" not in overrides:
+        given = options | given  # another size does not turn products off
+    return with_overrides(config, {**overrides, "encoder_options": given})

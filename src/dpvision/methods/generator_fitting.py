@@ -44,7 +44,7 @@ class FittingSettings:
             or "moving_average" of Harder et al. (arXiv 2205.12900, section 3): a vector v follows the
             difference of the two, and the generator minimises its scalar product with v.
         steps, batch_size, learning_rate, schedule: of Adam with β = (0.5, 0.999). Batches hold as many
-            images of each class.
+            images of each class, and at least two.
         learning_rate_of_average: Adam's, for v.
         ema_decay: of the generator's weights, of which the average is released.
         gaussian_start: whether the generator starts from images of the released moments, where these are
@@ -76,11 +76,11 @@ class FittingSettings:
 
     def __post_init__(self) -> None:
         check(self.objective in get_args(Objective), "objective", "squared or moving_average", self.objective)
-        for name in ("steps", "num_details"):
-            check(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
-        for name in ("batch_size", "latent_size"):
-            check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        check(0 <= self.start_weight < float("inf"), "start_weight", "at least 0", self.start_weight)
+        check(self.steps >= 0, "steps", "at least 0", self.steps)
+        check(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
+        check(self.latent_size >= 2, "latent_size", "at least 2", self.latent_size)
+        check(0 <= self.num_details <= 10_000, "num_details", "between 0 and 10,000", self.num_details)
+        check(0 <= self.start_weight <= 1000, "start_weight", "between 0 and 1000", self.start_weight)
         for name in ("learning_rate", "learning_rate_of_average"):
             check(0 < getattr(self, name) < float("inf"), name, "positive and finite", getattr(self, name))
         widths = range(NARROWEST, WIDEST + 1, NARROWEST)
@@ -90,24 +90,25 @@ class FittingSettings:
         resolve_precision(self.precision, "cpu")
 
 
-def targets(embedding: Embedding, encoder: Encoder) -> dict[str, Tensor]:
-    """The released means "first" and "second", ``[K, D]`` each: what a generator is fitted to. The noise of
-    the first is what the encoder knows to make of it (:meth:`Encoder.shrunk`).
+def targets(embedding: Embedding, encoder: Encoder, device: torch.device | str) -> dict[str, Tensor]:
+    """The released means "first" and "second", ``[K, D]`` each, on the encoder's device: what a generator is
+    fitted to. The noise of the first is what the encoder knows to make of it (:meth:`Encoder.shrunk`).
     """
-    means = embedding.means
-    return means | {"first": encoder.shrunk(means["first"], embedding.facts["noise"] / embedding.class_sizes)}
+    means = {name: mean.to(device) for name, mean in embedding.means.items()}
+    noise = embedding.facts["noise"] / embedding.class_sizes.to(device)
+    return means | {"first": encoder.shrunk(means["first"], noise)}
 
 
 def new_generator(embedding: Embedding, encoder: Encoder, settings: FittingSettings) -> Generator:
     """A generator for what was released, that starts from what its features say in closed form, if anything
-    (:meth:`Encoder.gaussian_images`). On the CPU, with new weights from torch's generator.
+    (:meth:`Encoder.gaussian_images`). All on the CPU, with new weights from torch's generator.
     """
     shape = embedding.facts["image_shape"]
     start = None
     if settings.gaussian_start:
         # The last of the noise chooses details, and does nothing else in the start.
-        rank = max(1, settings.latent_size - 1)
-        start = encoder.gaussian_images(targets(embedding, encoder)["first"], rank)
+        rank = settings.latent_size - 1
+        start = encoder.gaussian_images(targets(embedding, encoder, "cpu")["first"], rank)
     if start is not None and start.size != start.small_shape[1:] and settings.num_details:
         start.set_details(process_images(settings.num_details, shape))
     generator = Generator(shape, embedding.class_names, settings.latent_size, settings.network_width, start)
@@ -153,13 +154,13 @@ class GeneratorFitting:
         self.mechanism = embedding.mechanism
         # The noise on a class's mean goes with one over its size: larger classes are known better.
         sizes = embedding.class_sizes.to(self.device)
-        self.targets = {name: mean.to(self.device) for name, mean in targets(embedding, encoder).items()}
+        self.targets = targets(embedding, encoder, self.device)
         self.weights = (sizes / sizes.mean()).square()[:, None]  # [K, 1]
         features = self.targets["first"].shape[1]
         noise_norms = features * (embedding.facts["noise"] / sizes).square()  # squared, [K]
         self.pull = settings.start_weight * float((self.weights[:, 0] * noise_norms).sum())
         self.blocks = len(sizes)
-        self.per_class = max(1, settings.batch_size // self.blocks)
+        self.per_class = max(2, settings.batch_size // self.blocks)  # BatchNorm needs two
         self.labels = torch.arange(self.blocks, device=self.device).repeat_interleave(self.per_class)
         self.dtype = resolve_precision(settings.precision, self.device)
         self.optimizer = torch.optim.Adam(generator.parameters(), betas=(0.5, 0.999))

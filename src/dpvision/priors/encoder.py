@@ -67,8 +67,8 @@ class Encoder(nn.Module):
         return means
 
     def gaussian_images(self, means: Tensor, rank: int) -> GaussianImages | None:
-        """Images of K classes with these mean directions ``[K, D]``, in closed form and of that rank, or None
-        where features do not say so much.
+        """Images of K classes as these mean directions ``[K, D]`` have them, in closed form and of that rank,
+        or None where features do not say so much.
         """
         return None
 
