@@ -306,6 +306,23 @@ def test_a_size_given_leaves_the_products_of_the_default_encoder() -> None:
     assert default_config((3, 32, 32), CPU, {}).encoder_options == {"size": 8, "products": True}
 
 
+def test_a_generator_is_fitted_to_means_without_what_noise_alone_would_make() -> None:
+    """By the noise on each class's mean, which is that of the sums over the class's size."""
+    images, config = made(), settings()
+    embedding, encoder = released(config, images), make_encoder(config, images)
+    exact = embedding_sums(encoder, images, embedding.mechanism, CPU)
+    assert images.labels is not None
+    means = exact["first"] / images.labels.bincount()[:, None]
+    fitted = GeneratorFitting(
+        new_generator(embedding, encoder, config), encoder, embedding, config, SeededRandom(0)
+    ).targets["first"]
+    noisy = embedding.means["first"]
+    expected = encoder.shrunk(noisy, embedding.facts["noise"] / embedding.class_sizes)
+    torch.testing.assert_close(fitted, expected)
+    for label in range(2):
+        assert (fitted - means)[label].norm() < 0.6 * (noisy - means)[label].norm()
+
+
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_the_smallest_batches_do(batch_size: int) -> None:
     images = replace(made(), labels=None, class_names=())
