@@ -49,4 +49,4 @@ def test_recipes_carry_their_command_and_figures(recipe: Path) -> None:
     text = " ".join(line.removeprefix("#").strip() for line in comments)
     assert "dpvision train" in text or "dpvision synthesize" in text
     assert f"--config recipes/{recipe.name}" in text
-    assert re.search(r"Test accuracy.*\d\d\.\d+.* %", text)
+    assert re.search(r"Test accuracy.*(\d\d\.\d+.* %|not measured)", text)

@@ -117,7 +117,7 @@ class PixelEncoder(Encoder):
 
     def _vectors(self, x: Tensor) -> Tensor:
         """v for each image, or the pixels alone: ``[B, n + 1]`` or ``[B, n]``."""
-        x = x.float() * self.std + self.mean
+        x = x.to(torch.promote_types(x.dtype, torch.float32)) * self.std + self.mean
         if self.size is not None:
             x = F.adaptive_avg_pool2d(x, self.size)
         return F.pad(x.flatten(1), (0, 1), value=1.0) if self.products else x.flatten(1)
