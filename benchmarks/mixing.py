@@ -18,6 +18,8 @@ from statistics import mean, stdev
 from time import perf_counter
 from typing import Any
 
+from kept_runs import KeptRuns
+
 import dpvision
 from dpvision.cli.allocator import keep_freed_memory
 from dpvision.cli.options import with_settings
@@ -78,21 +80,26 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     keep_freed_memory()
-    done = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     settings = with_settings({}, arguments.set)
+    made_with = {
+        "data": arguments.data,
+        "pool": arguments.pool,
+        "method": arguments.method,
+        "settings": settings,
+    }
+    kept = KeptRuns(arguments.out, made_with)
     rows = contestants(dpvision.open_images(arguments.data).shape, arguments.pool)
     for seed in range(arguments.seeds):
         for epsilon in arguments.epsilon:
             for name in arguments.only or rows:
-                runs = done.setdefault(f"{name}, ε = {epsilon:g}", [])
-                if len(runs) <= seed:
-                    runs.append(run(arguments.data, epsilon, settings | rows[name], arguments.method))
-                    arguments.out.write_text(json.dumps(done))
-                    print(f"{name}, ε = {epsilon:g}: {runs[-1]}", file=sys.stderr, flush=True)
+                title = f"{name}, ε = {epsilon:g}"
+                if kept.count(title) <= seed:
+                    kept.add(title, run(arguments.data, epsilon, settings | rows[name], arguments.method))
+                    print(f"{title}: {kept.by_title[title][-1]}", file=sys.stderr, flush=True)
     if arguments.json:
-        print(json.dumps({"settings": settings, "runs": done}))
+        print(json.dumps(kept.content))
         return
-    for title, runs in done.items():
+    for title, runs in kept.by_title.items():
         accuracies = [100 * found["accuracy"] for found in runs]
         spread = f" ± {stdev(accuracies):.2f}" if len(runs) > 1 else ""
         minutes = mean(found["seconds"] for found in runs) / 60

@@ -21,6 +21,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from kept_runs import KeptRuns
 
 import dpvision
 from dpvision.cli.allocator import keep_freed_memory
@@ -98,30 +99,26 @@ def main() -> None:
         "settings": settings,
         "resnet9": arguments.resnet9,
     }
-    found = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"made_with": made_with}
-    if found["made_with"] != made_with:
-        parser.error(f"{arguments.out} has runs made otherwise ({found['made_with']}); name another --out")
-    done = found.setdefault("runs", {})
+    kept = KeptRuns(arguments.out, made_with)
     if arguments.samples:
         arguments.samples.mkdir(parents=True, exist_ok=True)
     resnet9 = ResNet9Training(**with_settings({}, arguments.resnet9))
     private, test = split(arguments.data, arguments.held_out)
     for seed in range(arguments.seeds):
         for epsilon in arguments.epsilon:
-            runs = done.setdefault(f"{epsilon:g}", [])
-            if len(runs) > seed:
+            title = f"{epsilon:g}"
+            if kept.count(title) > seed:
                 continue
-            keep = arguments.samples and not runs and arguments.samples / f"epsilon-{epsilon:g}.png"
-            runs.append(run(private, test, epsilon, arguments.count, settings, resnet9, keep or None))
-            arguments.out.write_text(json.dumps(found))
-            print(f"ε = {epsilon:g}, run {seed + 1}: {runs[-1]}", file=sys.stderr, flush=True)
+            keep = arguments.samples / f"epsilon-{title}.png" if arguments.samples and seed == 0 else None
+            kept.add(title, run(private, test, epsilon, arguments.count, settings, resnet9, keep))
+            print(f"ε = {title}, run {seed + 1}: {kept.by_title[title][-1]}", file=sys.stderr, flush=True)
     if arguments.json:
-        print(json.dumps(found))
+        print(json.dumps(kept.content))
         return
-    for title, runs in done.items():
-        minutes = mean(found["seconds"] for found in runs) / 60
+    for title, runs in kept.by_title.items():
+        minutes = mean(each["seconds"] for each in runs) / 60
         print(f"ε = {title} ({len(runs)} runs, {minutes:.1f} min each without evaluation)")
-        for column in zip(*(found["rows"] for found in runs), strict=True):
+        for column in zip(*(each["rows"] for each in runs), strict=True):
             values = [row["value"] for row in column]
             spread = f" ± {stdev(values):.4f}" if len(values) > 1 else ""
             print(f"  {column[0]['name']:40} {mean(values):.4f}{spread}  {column[0]['how']}")

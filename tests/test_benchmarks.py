@@ -65,6 +65,33 @@ def test_mixing_benchmark_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_synthesis_benchmark_keeps_its_runs_and_mixes_none(tmp_path: Path) -> None:
+    """A second call makes the run that is missing; one with other settings is refused and changes nothing."""
+    out = tmp_path / "runs.json"
+    options = ["bundled:digits", "--out", str(out), "--epsilon", "8", "--count", "60", "--held-out", "100"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "synthesis.py"), *options]
+    samples = tmp_path / "sheets"
+    calls = []
+    for seeds in (1, 2):
+        finished = subprocess.run(
+            [*command, "--seeds", str(seeds), "--samples", str(samples), "--json", "--set", "steps=2"],
+            capture_output=True, text=True, check=True, timeout=600,
+        )  # fmt: skip
+        calls.append(json.loads(finished.stdout.splitlines()[-1])["runs"]["8"])
+    first, runs = calls
+    assert (len(first), len(runs)) == (1, 2)
+    assert runs[0] == first[0]
+    assert [row["name"] for row in runs[0]["rows"]][:2] == ["accuracy of logistic", "accuracy of mlp"]
+    assert all(found["epsilon"] <= 8 and found["rows"][0]["num_real"] == 100 for found in runs)
+    assert (samples / "epsilon-8.png").stat().st_size > 0
+    kept = out.read_text()
+    refused = subprocess.run([*command, "--set", "steps=3"], capture_output=True, text=True, timeout=600)
+    assert refused.returncode != 0
+    assert "has runs made otherwise" in refused.stderr
+    assert out.read_text() == kept
+
+
+@pytest.mark.slow
 def test_naive_mixup_costs_more_than_it_claims(tmp_path: Path) -> None:
     """The measured sensitivity lies between one clipping norm and the bound, and the bound is reached."""
     command = [sys.executable, str(ROOT / "benchmarks" / "naive_mixup.py"), "bundled:digits"]

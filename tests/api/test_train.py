@@ -262,6 +262,8 @@ def test_plan_says_what_train_does_and_leaves_no_trace(images: Images, tmp_path:
         ({"size": 4}, "in memory"),
         ({"config": {"stepz": 1}}, "no setting 'stepz'"),
         ({"config": {"steps": 1.5}}, "steps takes a whole number"),
+        ({"seed": "x"}, "seed must be a whole number"),
+        ({"seed": 1 << 64}, "seed must be a whole number from 0"),
         ({"config": {"steps": True}}, "steps takes a whole number"),
         ({"config": {"learning_rate": "big"}}, "learning_rate takes a number"),
         ({"config": CONFIG | {"expected_batch_size": 121}}, "expected_batch_size"),

@@ -74,6 +74,9 @@ def test_a_generator_begins_with_its_start(side: int) -> None:
     generator = Generator((1, side, side), ("x", "y"), latent_size=3, start=start).eval()
     labels, noise = torch.tensor([0, 1, 1]), torch.randn(3, 3)
     assert torch.equal(generator(labels, noise), start(labels, noise).clamp(0, 1))
+    images, begun = generator.with_start(labels, noise)
+    assert begun is not None
+    assert torch.equal(images, begun)
     again = Generator.from_config(generator.config)
     again.load_state_dict(generator.state_dict())
     assert torch.equal(again.eval()(labels, noise), generator(labels, noise))

@@ -154,8 +154,7 @@ def prepare(
     budget = Budget(epsilon, 1e-9 if delta is None else delta, neighboring_relation)
     if method not in METHODS:
         raise InputError(f"there is no method '{method}'; choose one of {', '.join(METHODS)}")
-    if not (seed is None or isinstance(seed, int)):
-        raise InputError(f"seed must be a whole number, not {seed!r}")
+    check_seed(seed)
     chosen_method = METHODS[method]
     check_settings(chosen_method.config_class, config)
     chosen_device = resolve_device(device)
@@ -201,6 +200,12 @@ def _open_pool(config: Any, images: Images) -> Pool | None:
 def _takes_large(config: Mapping[str, Any]) -> bool:
     """Whether the user has chosen a model for images of whatever size they are."""
     return "network" in config or scales_images(str(config.get("encoder", "")))
+
+
+def check_seed(seed: int | None) -> None:
+    """Raises InputError unless every random generator of a run takes it, torch's among them."""
+    if not (seed is None or (isinstance(seed, int) and 0 <= seed < 1 << 63)):
+        raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}")
 
 
 def check_settings(config_class: type, settings: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from dpvision.api.accounts import check_unchanged, close_account, make_account, private_record
-from dpvision.api.job import check_settings, resolve_device
+from dpvision.api.job import check_seed, check_settings, resolve_device
 from dpvision.api.sources import Reading, Source, training_reading
 from dpvision.evaluation.progress import Progress
 from dpvision.images import Images
@@ -33,7 +33,7 @@ from dpvision.methods.dp_mepf import (
 )
 from dpvision.methods.embedding import Embedding
 from dpvision.methods.generator_fitting import GeneratorFitting, new_generator
-from dpvision.networks.generators import Generator, apportion
+from dpvision.networks.generators import Generator, apportion, check_image_shape
 from dpvision.networks.weights import safetensors_bytes
 from dpvision.priors import scales_images
 from dpvision.priors.encoder import Encoder
@@ -139,7 +139,7 @@ def synthesize(
         resolved, len(images) if count is None else count, formats, balanced, seed, chosen_device
     )
     check_formats(formats, class_names)
-    Generator(images.shape, class_names, resolved.latent_size, resolved.network_width)  # refuses the shape
+    check_image_shape(images.shape)
     encoder = make_encoder(resolved, images)
     started = datetime.now(UTC)
     public = {
@@ -253,12 +253,11 @@ def _request(
     """What a run is to make, as JSON types.
 
     Raises:
-        InputError: count is below 1, or seed no whole number from 0 to 2⁶³ − 1.
+        InputError: count is below 1, or as `check_seed`.
     """
     if count < 1:
         raise InputError(f"count must be at least 1, not {count}")
-    if not (seed is None or (isinstance(seed, int) and 0 <= seed < 1 << 63)):
-        raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}")
+    check_seed(seed)
     return {
         "dpvision": version("dpvision"),
         "method": METHOD,

@@ -177,11 +177,10 @@ class GeneratorFitting:
         factor = schedule_factor(settings.schedule, self.steps_done, settings.steps)
         noise = self._noise("latent", self.steps_done, len(self.labels))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            images = self.generator(self.labels, noise)
+            images, start = self.generator.with_start(self.labels, noise)
         loss = self._objective(images, settings.learning_rate_of_average * factor)
-        if self.generator.start is not None:
-            difference = images - self.generator.start(self.labels, noise).clamp(0, 1)
-            loss = loss + self.pull * difference.square().sum() / len(images)
+        if start is not None:
+            loss = loss + self.pull * (images - start).square().sum() / len(images)
         _step(self.optimizer, loss, settings.learning_rate * factor)
         self.average.update(self.generator, self.steps_done)
         self.steps_done += 1

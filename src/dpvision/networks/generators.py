@@ -114,12 +114,8 @@ class Generator(nn.Module):
         start: GaussianImages | None = None,
     ) -> None:
         super().__init__()
+        check_image_shape(image_shape)
         channels, height, width = image_shape
-        if height != width or height not in (28, *SIDES):
-            raise InputError(
-                f"a generator makes squares of 28 or {', '.join(map(str, SIDES))} pixels, "
-                f"not {width}×{height}; read the images with such a size"
-            )
         self.image_shape = (channels, height, width)
         self.class_names = tuple(class_names)
         self.latent_size = latent_size
@@ -158,11 +154,18 @@ class Generator(nn.Module):
         """Images ``[B, C, H, W]`` in [0, 1], of int64 labels ``[B]``, all 0 without classes, and noise
         ``[B, latent_size]``.
         """
+        return self.with_start(labels, noise)[0]
+
+    def with_start(self, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The images of `forward`, and those in [0, 1] that they start from, or None without a start."""
         latent = noise
         if self.class_names:
             latent = torch.cat([F.one_hot(labels, len(self.class_names)).to(noise), noise], dim=1)
         x = self.network(latent)
-        return torch.sigmoid(x) if self.start is None else (self.start(labels, noise) + x.tanh()).clamp(0, 1)
+        if self.start is None:
+            return torch.sigmoid(x), None
+        start = self.start(labels, noise)
+        return (start + x.tanh()).clamp(0, 1), start.clamp(0, 1)
 
     @torch.no_grad()
     def sample(
@@ -212,6 +215,16 @@ class Generator(nn.Module):
                     f"{', '.join(self.class_names) or 'none: it was fitted without labels'}"
                 )
         return torch.tensor(found, dtype=torch.int64)
+
+
+def check_image_shape(image_shape: Sequence[int]) -> None:
+    """Raises InputError unless there is a generator of images of shape (C, H, W)."""
+    _, height, width = image_shape
+    if height != width or height not in (28, *SIDES):
+        raise InputError(
+            f"a generator makes squares of 28 or {', '.join(map(str, SIDES))} pixels, "
+            f"not {width}×{height}; read the images with such a size"
+        )
 
 
 def apportion(count: int, proportions: Tensor) -> Tensor:
