@@ -24,6 +24,7 @@ FLOORS = [  # from the ground up
     "methods",
     "reports",
     "api",
+    "testing",
     "cli",
 ]
 ROOF = ("__init__", "__main__")  # the package's own modules, which may import every floor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,16 @@ def test_class_counts_are_noisy(images: Images, tmp_path: Path) -> None:
     shares = [float(synthesize(images, tmp_path / str(n)).generator.class_proportions[0]) for n in range(3)]
     assert len(set(shares)) == 3
     assert 68 / 90 not in shares  # the exact share: 23 of each 30 are of the first class, then 2 more
+
+
+def test_a_declared_number_of_examples_hides_how_many_there_are(images: Images, tmp_path: Path) -> None:
+    result = synthesize(images, tmp_path / "run", count=None, num_examples=130)
+    assert result.count == 130
+    embedding = Embedding.load(result.release / "embedding.safetensors")
+    assert embedding.facts["num_examples"] == embedding.facts["guarantee"]["num_examples"] == 130
+    assert embedding.facts["guarantee"]["delta"] == 1e-3
+    for name in ("card.json", "card.md", "config.json"):
+        assert not re.search(r"\b90\b", (result.release / name).read_text())
 
 
 def test_the_same_embedding_makes_other_images_at_no_cost(images: Images, tmp_path: Path) -> None:
@@ -216,7 +227,6 @@ def test_bad_input_costs_nothing_and_leaves_nothing(
 
 def test_data_that_cannot_be_used_costs_nothing(images: Images, tmp_path: Path) -> None:
     for bad, message in (
-        (replace(images, class_names=("many", "few", "none")), "no image of class 'none'"),
         (replace(images, labels=None, class_names=()), "has no labels"),
         (replace(images, pixels=images.pixels[:, :, :5]), "a generator makes squares"),
     ):
@@ -224,6 +234,14 @@ def test_data_that_cannot_be_used_costs_nothing(images: Images, tmp_path: Path) 
             synthesize(bad, tmp_path / "run")
         assert not (tmp_path / "run").exists()
         assert spent(bad) == []
+
+
+def test_whether_a_class_has_images_does_not_show(images: Images, tmp_path: Path) -> None:
+    result = synthesize(replace(images, class_names=("many", "few", "none")), tmp_path / "run", balanced=True)
+    found = open_images(result.release / "images" / "png")
+    assert found.class_names == ("few", "many", "none")
+    assert found.labels is not None
+    assert found.labels.bincount().tolist() == [10, 10, 10]
 
 
 def test_features_that_are_not_finite_cost_nothing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -58,6 +59,35 @@ def test_a_run_from_beginning_to_end(images: Images, tmp_path: Path) -> None:
 
     metrics = [json.loads(line) for line in (tmp_path / "run/private/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics] == list(range(STEPS))
+
+
+@pytest.mark.parametrize("method", ["dp-sgd", "dp-ridge"])
+def test_a_declared_number_of_examples_hides_how_many_there_are(
+    images: Images, tmp_path: Path, method: str
+) -> None:
+    declared = len(images) + 117
+    config = CONFIG if method == "dp-sgd" else {"encoder": "pixels"}
+    options = {"method": method, "config": config, "num_examples": declared, "progress": interrupt_at(3)}
+    with contextlib.suppress(KeyboardInterrupt):
+        train(images, tmp_path / "run", **options)
+    release = dpvision.resume(tmp_path / "run", data=images).release
+    card = json.loads((release / "card.json").read_text())
+    assert card["num_examples"] == declared
+    assert card["delta"] == 1e-3
+    (mechanism,) = card["mechanisms"]
+    assert mechanism["sample_rate"] == (40 / declared if method == "dp-sgd" else 1)
+    for path in release.glob("*.*"):
+        assert path.suffix == ".safetensors" or str(len(images)) not in path.read_text(), path
+    assert ledger_of(images).num_examples == len(images)
+
+
+@pytest.mark.parametrize("number", [0, -3, 2.5])
+def test_a_number_of_examples_must_be_one(images: Images, tmp_path: Path, number: float) -> None:
+    with pytest.raises(InputError, match="num_examples must be a whole number, at least 1"):
+        train(images, tmp_path / "run", num_examples=number)
+    with pytest.raises(InputError, match="num_examples must be a whole number, at least 1"):
+        dpvision.synthesize(images, epsilon=1, out=tmp_path / "run", num_examples=number)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_released_weights_are_the_averages(images: Images, tmp_path: Path) -> None:

@@ -95,6 +95,19 @@ def test_samplers_describe_themselves_exactly():
     assert full.expected_batch_size == 10
 
 
+def test_what_is_declared_does_not_depend_on_how_many_there_are():
+    sampler = PoissonSampler(1000, 0.1)
+    there = sampler.over(20_000)
+    assert there.event(2.0) == sampler.event(2.0)
+    assert (there.num_examples, there.expected_batch_size) == (1000, 100)
+    assert (sampler.num_present, there.num_present) == (1000, 20_000)
+    assert 1800 < len(there.sample(SeededRandom(1))) < 2200  # of those that are there, not of a thousand
+    assert torch.equal(FullBatch(10).over(3).sample(SeededRandom(1)), torch.arange(3))
+    assert FullBatch(10).over(3).expected_batch_size == 10
+    with pytest.raises(InputError, match="at least 1, not 0"):
+        sampler.over(0)
+
+
 @pytest.mark.parametrize(
     ("num_examples", "sample_rate"), [(0, 0.1), (10, 0.0), (10, 1.5), (10, float("nan"))]
 )

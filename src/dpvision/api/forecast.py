@@ -30,7 +30,8 @@ class Forecast:
     Attributes:
         epsilon, delta, neighboring_relation: what it would spend.
         noise_multiplier, stages: how.
-        num_examples, image_shape, num_classes: of the data, (C, H, W) for the shape.
+        num_examples: N, as it was declared.
+        image_shape, num_classes: of the data, (C, H, W) for the shape.
         test_examples: how many images the accuracy would be measured on.
         seconds, memory_bytes: expected, of training.
         epsilon_remaining: what the owner's limit leaves at present; None without a limit.
@@ -66,6 +67,7 @@ def plan(
     channels: int | None = None,
     seed: int | None = None,
     device: str | None = None,
+    num_examples: int | None = None,
     ledger: str | os.PathLike[str] | None = None,
 ) -> Forecast:
     """What `dpvision.train` with the same options would do. Spends nothing and writes nothing.
@@ -87,9 +89,10 @@ def plan(
         channels=channels,
         seed=seed,
         device=device,
+        num_examples=num_examples,
     )
     images = job.images
-    expected = job.method.estimate(job.config, images.shape, images.class_names, len(images), job.device)
+    expected = job.method.estimate(job.config, images.shape, images.class_names, job.num_examples, job.device)
     ledger_path = Path(ledger or default_ledger_path(images.digest))
     return Forecast(
         epsilon=job.plan.epsilon,
@@ -99,7 +102,7 @@ def plan(
         stages=tuple(
             StageForecast(stage.releases, stage.event.sample_rate, stage.count) for stage in job.plan.stages
         ),
-        num_examples=len(images),
+        num_examples=job.num_examples,
         image_shape=images.shape,
         num_classes=len(images.class_names),
         test_examples=len(job.test) if job.test else 0,

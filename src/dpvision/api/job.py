@@ -50,6 +50,7 @@ class Job:
         plan: what the training will release.
         seed: of the noise, which makes the run not private; None for noise from the system's entropy.
         device: to train on.
+        num_examples: N, as it was declared.
         data, test_data: how the images were read; the latter is None without test images.
         pool: public images that the method mixes with the private ones, where its settings name some.
         chosen_size: the image size, if it was chosen by looking at the sizes of the images.
@@ -63,6 +64,7 @@ class Job:
     plan: TrainingPlan
     seed: int | None
     device: torch.device
+    num_examples: int
     data: Reading
     test_data: Reading | None
     chosen_size: int | None
@@ -85,7 +87,7 @@ class Job:
             "data": asdict(self.data),
             "test": asdict(self.test_data) if self.test_data else None,
             "chosen_size": self.chosen_size,
-            "num_examples": len(self.images),
+            "num_examples": self.num_examples,
             "budget": asdict(self.budget),
             "config": asdict(self.config),
             "noise_multiplier": self.plan.noise_multiplier,
@@ -124,6 +126,7 @@ class Job:
             plan=planned,
             seed=fields["seed"],
             device=resolve_device(fields["device"]),
+            num_examples=fields["num_examples"],
             data=data_reading,
             test_data=test_reading,
             chosen_size=fields["chosen_size"],
@@ -144,6 +147,7 @@ def prepare(
     channels: int | None,
     seed: int | None,
     device: str | None,
+    num_examples: int | None = None,
 ) -> Job:
     """Check every option, read the images, and resolve what was left open. Writes and spends nothing.
 
@@ -161,17 +165,18 @@ def prepare(
 
     reading, chosen_size = training_reading(data, size, channels, keep_large=_takes_large(config))
     images = data if isinstance(data, Images) else reading.open()
-    images.check_trainable()
+    _check_classes(images)
+    declared = declared_number(num_examples, images)
     test_reading, test_images = _test_images(data, test, images)
     if delta is None:
-        budget = replace(budget, delta=default_delta(len(images)))
+        budget = replace(budget, delta=default_delta(declared))
     settings = chosen_method.default_config(
-        len(images), images.shape, images.class_names, budget, chosen_device, config
+        declared, images.shape, images.class_names, budget, chosen_device, config
     )
     pool = _open_pool(settings, images)
     if pool is not None:
         settings = replace(settings, pool=lasting(settings.pool))
-    plan = make_plan(partial(chosen_method.stages, settings, len(images)), len(images), budget)
+    plan = make_plan(partial(chosen_method.stages, settings, declared), declared, budget)
     return Job(
         images=images,
         test=test_images,
@@ -181,6 +186,7 @@ def prepare(
         plan=plan,
         seed=seed,
         device=chosen_device,
+        num_examples=declared,
         data=reading,
         test_data=test_reading,
         chosen_size=chosen_size,
@@ -200,6 +206,32 @@ def _open_pool(config: Any, images: Images) -> Pool | None:
 def _takes_large(config: Mapping[str, Any]) -> bool:
     """Whether the user has chosen a model for images of whatever size they are."""
     return "network" in config or scales_images(str(config.get("encoder", "")))
+
+
+def declared_number(num_examples: int | None, images: Images) -> int:
+    """N, which is public: as it was declared, or else as it is.
+
+    Raises:
+        InputError: it was declared as less than one.
+    """
+    if num_examples is None:
+        return len(images)
+    if not (isinstance(num_examples, int) and num_examples >= 1):
+        raise InputError(f"num_examples must be a whole number, at least 1, not {num_examples!r}")
+    return num_examples
+
+
+def _check_classes(images: Images) -> None:
+    """Raises InputError unless there are labels, and two classes by name. Whether a class has images is
+    private: nothing that shows may depend on it.
+    """
+    if images.labels is None:
+        raise InputError(f"{images.source} has no labels; a classifier needs labelled images to train on")
+    if len(images.class_names) < 2:
+        raise InputError(
+            f"{images.source} has images of one class only ('{images.class_names[0]}'); a classifier needs "
+            "at least two"
+        )
 
 
 def check_seed(seed: int | None) -> None:

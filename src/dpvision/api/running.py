@@ -62,6 +62,7 @@ def train(
     channels: int | None = None,
     seed: int | None = None,
     device: str | None = None,
+    num_examples: int | None = None,
     ledger: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -82,6 +83,8 @@ def train(
             pixels when no network and no library's encoder is named, are resized to 64 or 32.
         seed: makes the run reproducible and not private.
         device: such as "cpu" or "cuda"; by default a GPU where there is one.
+        num_examples: N, which is public; by default as many images as there are. If another number is
+            declared, say a rounded one, how many there are stays private under "add_or_remove_one".
         ledger: the data set's ledger; by default in the user's data directory, found by the data's digest.
         progress: see `Progress`.
 
@@ -103,6 +106,7 @@ def train(
         channels=channels,
         seed=seed,
         device=device,
+        num_examples=num_examples,
     )
     model = job.make_model()
     started = datetime.now(UTC)

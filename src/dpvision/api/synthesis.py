@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import torch
 
 from dpvision.api.accounts import check_unchanged, close_account, make_account, private_record
-from dpvision.api.job import check_seed, check_settings, resolve_device
+from dpvision.api.job import check_seed, check_settings, declared_number, resolve_device
 from dpvision.api.sources import Reading, Source, training_reading
 from dpvision.evaluation.progress import Progress
 from dpvision.images import Images
@@ -24,7 +24,7 @@ from dpvision.images.write import check_formats, image_files
 from dpvision.methods import make_plan, planned_at
 from dpvision.methods.dp_mepf import (
     DPMEPFConfig,
-    check_classes,
+    check_labels,
     default_config,
     fit,
     make_encoder,
@@ -95,6 +95,7 @@ def synthesize(
     channels: int | None = None,
     seed: int | None = None,
     device: str | None = None,
+    num_examples: int | None = None,
     ledger: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Synthesis:
@@ -104,7 +105,7 @@ def synthesize(
         data: the private images: a spec for `open_images`, or `Images`.
         epsilon, delta, neighboring_relation: the budget, as for `dpvision.train`.
         out: the run's directory, made here. Publish RUN/release, keep RUN/private.
-        count: how many images to release; by default as many as the private ones.
+        count: how many images to release; by default N, as many as the private ones.
         formats: to write them in: "png", "npz" or "parquet".
         balanced: as many of every class, and not by the class sizes that were released with noise.
         method: "dp-mepf".
@@ -113,6 +114,7 @@ def synthesize(
             pixels, are resized to 64 or 32.
         seed: makes the run reproducible and not private.
         device: such as "cpu" or "cuda"; by default a GPU where there is one.
+        num_examples: N, which is public, as for `dpvision.train`.
         ledger: the data set's ledger; by default in the user's data directory, found by the data's digest.
         progress: see `Progress`.
 
@@ -130,14 +132,13 @@ def synthesize(
     labelled = bool(settings.get("labelled", True))
     images = data if isinstance(data, Images) else _open(reading, labelled)
     class_names = images.class_names if labelled else ()
+    declared = declared_number(num_examples, images)
     if delta is None:
-        budget = replace(budget, delta=default_delta(len(images)))
+        budget = replace(budget, delta=default_delta(declared))
     resolved = default_config(images.shape, chosen_device, settings)
-    check_classes(resolved, images)
-    plan = make_plan(partial(stages, resolved, len(images)), len(images), budget)
-    request = _request(
-        resolved, len(images) if count is None else count, formats, balanced, seed, chosen_device
-    )
+    check_labels(resolved, images)
+    plan = make_plan(partial(stages, resolved, declared), declared, budget)
+    request = _request(resolved, declared if count is None else count, formats, balanced, seed, chosen_device)
     check_formats(formats, class_names)
     check_image_shape(images.shape)
     encoder = make_encoder(resolved, images)
@@ -147,7 +148,7 @@ def synthesize(
         "started": started.isoformat(timespec="seconds"),
         "data": asdict(reading),
         "chosen_size": chosen_size,
-        "num_examples": len(images),
+        "num_examples": declared,
         "budget": asdict(budget),
         "noise_multiplier": plan.noise_multiplier,
         "epsilon": plan.epsilon,
@@ -278,7 +279,7 @@ def _release_embedding(
     """Read the private images once; keep what was released in RUN/private."""
     fields = run.config
     config, budget = DPMEPFConfig(**fields["config"]), Budget(**fields["budget"])
-    plan = planned_at(fields["noise_multiplier"], partial(stages, config, len(images)), budget)
+    plan = planned_at(fields["noise_multiplier"], partial(stages, config, fields["num_examples"]), budget)
     device = torch.device(fields["device"])
     random = SecureRandom() if fields["seed"] is None else SeededRandom(fields["seed"])
     account = make_account(run, len(images), budget, plan)
@@ -308,7 +309,7 @@ def _make_images(run: RunDirectory, progress: Progress | None) -> Synthesis:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(fields["fit_seed"])
         generator = new_generator(embedding, encoder, config).to(device)
-    started = monotonic()
+    started = time.monotonic()
     fit(
         generator,
         encoder.to(device),
@@ -330,7 +331,7 @@ def _make_images(run: RunDirectory, progress: Progress | None) -> Synthesis:
         generator=generator,
         settings=fields["config"],
         images={name: fields[name] for name in ("count", "formats", "balanced")},
-        seconds=round(monotonic() - started, 1),
+        seconds=round(time.monotonic() - started, 1),
     )
     files = {
         EMBEDDING: embedding.to_bytes(),

@@ -90,6 +90,15 @@ Seed = Annotated[
     int | None,
     typer.Option(help="Reproducible noise: for tests only, the run is NOT PRIVATE.", show_default=False),
 ]
+NumExamples = Annotated[
+    int | None,
+    typer.Option(
+        "--num-examples",
+        metavar="N",
+        help="N as you declare it to be public, say a rounded one (default: as many images as there are).",
+        show_default=False,
+    ),
+]
 LedgerFile = Annotated[
     Path | None,
     typer.Option("--ledger", metavar="FILE", help="The data's ledger (default: found by the data's digest)."),
@@ -108,6 +117,7 @@ _FILE_OPTIONS: dict[str, tuple[type, ...]] = {
     "channels": (int,),
     "device": (str,),
     "seed": (int,),
+    "num_examples": (int,),
     "ledger": (str,),
     "config": (dict,),
 }

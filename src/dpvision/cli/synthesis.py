@@ -46,6 +46,7 @@ def synthesize(
     channels: given.Channels = None,
     device: given.Device = None,
     seed: given.Seed = None,
+    num_examples: given.NumExamples = None,
     ledger: given.LedgerFile = None,
     as_json: given.AsJson = False,
 ) -> None:
@@ -78,6 +79,7 @@ def synthesize(
             "--relation": relation,
         }
         others |= {"--config": config, "--size": size, "--channels": channels, "--ledger": ledger}
+        others["--num-examples"] = num_examples
         for name, value in others.items():
             if value is not None:
                 raise InputError(f"{name} has no use with --from-embedding; leave it out")
@@ -106,6 +108,7 @@ def synthesize(
             channels=channels,
             device=device,
             seed=seed,
+            num_examples=num_examples,
             ledger=ledger,
         )
         if "out" not in found:

@@ -33,6 +33,7 @@ def train(
     channels: given.Channels = None,
     device: given.Device = None,
     seed: given.Seed = None,
+    num_examples: given.NumExamples = None,
     ledger: given.LedgerFile = None,
     as_json: given.AsJson = False,
 ) -> None:
@@ -65,6 +66,7 @@ def train(
         channels=channels,
         device=device,
         seed=seed,
+        num_examples=num_examples,
         ledger=ledger,
     )
     from dpvision import api
@@ -93,6 +95,7 @@ def plan(
     channels: given.Channels = None,
     device: given.Device = None,
     seed: given.Seed = None,
+    num_examples: given.NumExamples = None,
     ledger: given.LedgerFile = None,
     as_json: given.AsJson = False,
 ) -> None:
@@ -120,6 +123,7 @@ def plan(
         channels=channels,
         device=device,
         seed=seed,
+        num_examples=num_examples,
         ledger=ledger,
     )
     from dpvision import api

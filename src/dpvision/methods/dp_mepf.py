@@ -81,18 +81,12 @@ def stages(config: DPMEPFConfig, num_examples: int, noise_multiplier: float) -> 
     return (Stage(what, mechanism, 1),)
 
 
-def check_classes(config: DPMEPFConfig, images: Images) -> None:
-    """Raises InputError where classes are to be released and there are none, or one has no image."""
-    if not config.labelled:
-        return
-    if images.labels is None:
+def check_labels(config: DPMEPFConfig, images: Images) -> None:
+    """Raises InputError where classes are to be released and there are no labels. That a class has no image
+    is no error: whether it has one is private.
+    """
+    if config.labelled and images.labels is None:
         raise InputError(f"{images.source} has no labels; give labelled images, or set labelled to false")
-    present = set(images.labels.tolist())
-    for index, name in enumerate(images.class_names):
-        if index not in present:
-            raise InputError(
-                f"{images.source} has no image of class '{name}'; add some, or leave the class out"
-            )
 
 
 def make_encoder(config: DPMEPFConfig, images: Images) -> Encoder:
@@ -158,7 +152,7 @@ def release(
         "encoder": encoder.config,
         "image_shape": list(images.shape),
         "class_names": list(images.class_names) if config.labelled else [],
-        "num_examples": len(images),
+        "num_examples": plan.num_examples,
         "second_moment_weight": config.second_moment_weight,
         "count_weight": config.count_weight,
         "noise": stage.mechanism.standard_deviation,

@@ -154,7 +154,7 @@ def train(
     assert images.labels is not None  # they were checked when the run was prepared
     saved = checkpoints.load() if checkpoints else None
     reached, lost = (int(saved["part"]), int(saved["lost"])) if saved else (0, 0)
-    for number, (part, stage) in enumerate(zip(config.parts(len(images)), plan.stages, strict=True)):
+    for number, (part, stage) in enumerate(zip(config.parts(plan.num_examples), plan.stages, strict=True)):
         if number < reached:
             continue
         trained: nn.Module = model

@@ -145,7 +145,7 @@ def train(
     head = model.network.get_submodule("head")
     assert isinstance(head, torch.nn.Linear)
     with torch.no_grad():
-        weights, intercepts = ridge(noisy, len(images), stage.mechanism.standard_deviation)
+        weights, intercepts = ridge(noisy, plan.num_examples, stage.mechanism.standard_deviation)
         head.weight.copy_(weights)
         head.bias.copy_(intercepts)
     return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -154,7 +154,7 @@ def descend(
         labels,
         policy=policy,
         engine=ClippedGradient(model, cross_entropy, settings.max_grad_norm, precision=settings.precision),
-        mechanism=stage.mechanism,
+        mechanism=replace(stage.mechanism, sampler=stage.mechanism.sampler.over(len(examples))),
         phases=phases,
         ema_decay=settings.ema_decay,
         random=random,

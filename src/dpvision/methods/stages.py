@@ -38,6 +38,11 @@ class TrainingPlan:
         """One for each stage."""
         return tuple(stage.event for stage in self.stages)
 
+    @property
+    def num_examples(self) -> int:
+        """N, as it was declared."""
+        return self.stages[0].mechanism.sampler.num_examples
+
 
 def make_plan(stages: Callable[[float], Sequence[Stage]], num_examples: int, budget: Budget) -> TrainingPlan:
     """The least noise at which all stages together stay within the budget (by PLD).

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self
 
 import torch
 
@@ -19,7 +19,12 @@ class Sampler(Protocol):
     def num_examples(self) -> int: ...
 
     @property
+    def num_present(self) -> int: ...
+
+    @property
     def expected_batch_size(self) -> float: ...
+
+    def over(self, present: int) -> Sampler: ...
 
     def event(
         self, noise_multiplier: float, count: int = 1, replace_one_ratio: float = 2.0
@@ -29,25 +34,54 @@ class Sampler(Protocol):
 
 
 @dataclass(frozen=True)
-class PoissonSampler:
+class _OverExamples:
+    """What samplers have in common.
+
+    Attributes:
+        num_examples: N, declared public.
+        present: how many examples there are, where that is not N. It is private: nothing that a sampler says
+            of itself depends on it, only which examples it draws.
+
+    Raises:
+        InputError: a number is below 1.
+    """
+
+    num_examples: int
+    present: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for number in (self.num_examples, self.num_present):
+            if number < 1:
+                raise InputError(f"the number of examples must be at least 1, not {number}.")
+
+    @property
+    def num_present(self) -> int:
+        """How many examples there are to draw from."""
+        return self.num_examples if self.present is None else self.present
+
+    def over(self, present: int) -> Self:
+        """This sampler for a data set of so many examples, whatever N was declared to be."""
+        return replace(self, present=present)
+
+
+@dataclass(frozen=True)
+class PoissonSampler(_OverExamples):
     """Every example enters every batch independently with probability ``sample_rate``.
 
     The batch size is thus itself random (binomial), and a batch may be empty; the public constant to divide a
     noisy sum by is `expected_batch_size`, never the actual size.
 
     Attributes:
-        num_examples: N, declared public.
         sample_rate: q in (0, 1].
 
     Raises:
         InputError: a value is out of range.
     """
 
-    num_examples: int
     sample_rate: float
 
     def __post_init__(self) -> None:
-        _check_num_examples(self.num_examples)
+        super().__post_init__()
         if not 0 < self.sample_rate <= 1:
             raise InputError(
                 f"the sample rate must lie in (0, 1], not {self.sample_rate}; "
@@ -65,24 +99,12 @@ class PoissonSampler:
 
     def sample(self, random: RandomSource) -> torch.Tensor:
         """Draw a batch: int64 indices [B] in increasing order, B random and possibly 0."""
-        return random.bernoulli_indices(self.num_examples, self.sample_rate)
+        return random.bernoulli_indices(self.num_present, self.sample_rate)
 
 
 @dataclass(frozen=True)
-class FullBatch:
-    """Every example, every time: no amplification by sampling.
-
-    Attributes:
-        num_examples: N, declared public.
-
-    Raises:
-        InputError: ``num_examples`` is below 1.
-    """
-
-    num_examples: int
-
-    def __post_init__(self) -> None:
-        _check_num_examples(self.num_examples)
+class FullBatch(_OverExamples):
+    """Every example, every time: no amplification by sampling."""
 
     @property
     def expected_batch_size(self) -> float:
@@ -95,9 +117,4 @@ class FullBatch:
 
     def sample(self, random: RandomSource) -> torch.Tensor:
         """All indices, int64 [N]."""
-        return torch.arange(self.num_examples)
-
-
-def _check_num_examples(num_examples: int) -> None:
-    if num_examples < 1:
-        raise InputError(f"the number of examples must be at least 1, not {num_examples}.")
+        return torch.arange(self.num_present)

@@ -96,7 +96,7 @@ def guarantee(
         lost_steps: releases that were paid for but whose result was lost with an interrupted process.
     """
     budget = account.budget
-    num_examples = plan.stages[0].mechanism.sampler.num_examples
+    num_examples = plan.num_examples
     sampled = any(isinstance(stage.mechanism.sampler, PoissonSampler) for stage in plan.stages)
     if chosen_size is not None:
         reads = [*reads, f"sizes of the images, from which the size {chosen_size} was chosen"]

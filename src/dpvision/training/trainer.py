@@ -63,8 +63,8 @@ class PrivateTrainer:
 
     Args:
         model: maps ``[N, C, H, W]`` to logits.
-        examples: the private data ``[N, …]``: uint8 images ``[N, C, H, W]``, or features. N must be the
-            mechanism's sampler's.
+        examples: the private data ``[N, …]``: uint8 images ``[N, C, H, W]``, or features: as many as the
+            mechanism's sampler draws from.
         labels: int64 ``[N]``.
         policy: what an example becomes. It is checked for leaks between examples.
         engine: computes clipped sums of ``model``'s gradients; its clipping norm is the mechanism's
@@ -93,10 +93,10 @@ class PrivateTrainer:
     ) -> None:
         if len(labels) != len(examples):
             raise InputError(f"{len(examples)} examples need as many labels, not {len(labels)}")
-        if mechanism.sampler.num_examples != len(examples):
+        if mechanism.sampler.num_present != len(examples):
             raise InputError(
-                f"there are {len(examples)} examples, but {mechanism.sampler.num_examples} were declared; "
-                "declare N as it is"
+                f"there are {len(examples)} examples, but {mechanism.sampler.num_present} were declared; "
+                "give the sampler as many (its `over`)"
             )
         if engine.model is not model or engine.max_grad_norm != mechanism.sensitivity:
             raise InputError(
@@ -160,10 +160,7 @@ class PrivateTrainer:
         generator = torch.Generator().manual_seed(
             int.from_bytes(self.random.at("views", step).bytes(7), "big")
         )
-        parts = [
-            self.engine.sum(*self.policy(self._examples[some], self._labels[some], generator))
-            for some in batch.split(EXAMPLES_AT_A_TIME)
-        ]
+        parts = [self.engine.sum(*self._views(some, generator)) for some in batch.split(EXAMPLES_AT_A_TIME)]
         sums = parts[0].gradients
         for part in parts[1:]:
             for name, total in sums.items():
@@ -178,6 +175,10 @@ class PrivateTrainer:
             nonfinite=sum(part.nonfinite for part in parts),
         )
         return sums, statistics
+
+    def _views(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Views and targets of the examples at ``indices`` ``[B]``, see :class:`ViewPolicy`."""
+        return self.policy(self._examples[indices], self._labels[indices], generator)
 
     def state(self) -> dict[str, Tensor]:
         """All that a later process needs to go on, as one flat dictionary of tensors. Weights before

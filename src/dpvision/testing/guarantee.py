@@ -1,0 +1,221 @@
+"""Compares a run on a data set with the same run on neighbours of it: what differs must be paid for."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from scipy.stats import chi2
+
+from dpvision.images import Images
+from dpvision.privacy import InputError, NeighboringRelation
+from dpvision.testing.neighbours import Neighbours, neighbours
+from dpvision.testing.recording import Release, Transcript, recorded
+from dpvision.training.trainer import EXAMPLES_AT_A_TIME
+
+Run = Callable[[Images, Path], Path]
+"""Learns from images by releases of :class:`dpvision.privacy.GaussianSumMechanism`, under a fixed seed, in a
+new folder. Returns the folder, of it or in it, that holds what may be published and nothing else.
+"""
+
+ROUNDING = 1e-5
+"""Relative to the norm of a sum: what floating-point addition in float32 may make of it."""
+
+IMPROBABLE, DEVIATIONS = 1e-9, 6.0
+"""How improbable a statistic of right noise may be, and so how far from its mean if it is a normal one."""
+
+
+class GuaranteeBroken(AssertionError):  # noqa: N818 (reads as what happened)
+    """A run on neighbours differed by what the mechanism did not cover; the message says in what."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A run on two neighbours.
+
+    Attributes:
+        neighbours: in words, by what they differ.
+        releases: how many there were.
+        emptied: batches that held the one example alone, and none in the neighbour.
+        largest: distance of the sums before noise, over all releases, as a share of what was declared.
+    """
+
+    neighbours: str
+    releases: int
+    emptied: int
+    largest: float
+
+
+def check_guarantee(
+    run: Run, images: Images, neighboring_relation: NeighboringRelation, example: int = -1
+) -> list[Comparison]:
+    """Make a run on images and again on each of their `neighbours`, and compare.
+
+    At every release, given the same past: the sums before noise are no further apart than is declared; the
+    event is in the account before the noise is drawn; the noise is drawn from the run's own source, has the
+    declared standard deviation, is the same for both, and is not that of the release before. All else that
+    is declared public, and every file that may be published, is the same, byte by byte.
+
+    Args:
+        run: what to check. Its number of examples N and its settings must not follow from the images: N is
+            public.
+        images: from three to 256, real ones or random.
+        neighboring_relation: which neighbours.
+        example: by which of the images they differ.
+
+    Raises:
+        GuaranteeBroken: in something they differ.
+        InputError: too few or too many images, or the example that differs was never part of a release, so
+            that nothing was checked.
+    """
+    if len(images) > EXAMPLES_AT_A_TIME:
+        raise InputError(f"check the guarantee on at most {EXAMPLES_AT_A_TIME} images, not {len(images)}")
+    comparisons = []
+    with tempfile.TemporaryDirectory() as folder:
+        for data, pairs in groupby(neighbours(images, neighboring_relation, example), lambda pair: pair.data):
+            with recorded() as first:
+                published = run(data, _new(folder))
+            found = [_compared(run, pair, first, published, folder, neighboring_relation) for pair in pairs]
+            if not any(comparison.largest > 0 for comparison in found):
+                raise InputError(
+                    "the example that differs was part of no release; take more steps or another seed"
+                )
+            comparisons += found
+    return comparisons
+
+
+def _compared(
+    run: Run,
+    pair: Neighbours,
+    first: Transcript,
+    published: Path,
+    folder: str,
+    neighboring_relation: NeighboringRelation,
+) -> Comparison:
+    """Replay a run that was made on a pair's data on its neighbour. GuaranteeBroken as `check_guarantee`."""
+    with recorded(first) as second:
+        try:
+            published_again = run(pair.neighbour, _new(folder))
+        except Exception as error:
+            raise GuaranteeBroken(f"{pair.name}: the run fails ({error})") from error
+    faults = [
+        *_faults_of_noise(first),
+        *_differences(first, second, neighboring_relation),
+        *_differing_files(published, published_again),
+    ]
+    if faults:
+        raise GuaranteeBroken(f"{pair.name}: " + "; ".join(faults))
+    return _comparison(pair.name, first, second, neighboring_relation)
+
+
+def _new(folder: str) -> Path:
+    return Path(tempfile.mkdtemp(dir=folder))
+
+
+def _bound(release: Release, neighboring_relation: NeighboringRelation) -> float:
+    """How far the sums of neighbours may be apart."""
+    mechanism = release.mechanism
+    ratio = mechanism.replace_one_ratio if neighboring_relation == "replace_one" else 1.0
+    return ratio * mechanism.sensitivity
+
+
+def _comparison(
+    name: str, first: Transcript, second: Transcript, neighboring_relation: NeighboringRelation
+) -> Comparison:
+    pairs = list(zip(first.releases, second.releases, strict=True))
+    batches = zip(first.batches, second.batches, strict=True)
+    return Comparison(
+        neighbours=name,
+        releases=len(pairs),
+        emptied=sum(len(before) == 1 and len(after) == 0 for before, after in batches),
+        largest=max(before.distance(after) / _bound(before, neighboring_relation) for before, after in pairs),
+    )
+
+
+def _faults_of_noise(transcript: Transcript) -> Iterator[str]:
+    """In words, what is wrong with the noise of a run."""
+    if not transcript.releases:
+        yield "nothing was released by a mechanism"
+        return
+    previous = torch.empty(0)
+    for number, release in enumerate(transcript.releases, start=1):
+        if release.order != ("recorded", "drawn"):
+            order = ", ".join(release.order) or "nothing"
+            yield f"release {number}: recorded, then drawn, was to be its order, and not: {order}"
+        if release.recorded != (release.mechanism.event,):
+            yield f"release {number}: it was not recorded as the event that its mechanism states"
+        noise = release.noise
+        yield from _faulty_size(f"release {number}", noise)
+        if previous.shape == noise.shape:
+            correlation = float((previous * noise).mean())
+            if abs(correlation) * math.sqrt(len(noise)) > DEVIATIONS:
+                yield f"release {number}: the noise is correlated with that of the release before"
+        previous = noise
+    # What is too little to tell in one release of few numbers may be told over all.
+    yield from _faulty_size("all releases", torch.cat([release.noise for release in transcript.releases]))
+
+
+def _faulty_size(where: str, noise: torch.Tensor) -> Iterator[str]:
+    """Squares of standard normal numbers add up to a chi-squared one."""
+    total, count = float(noise.square().sum()), len(noise)
+    if min(chi2.cdf(total, count), chi2.sf(total, count)) < IMPROBABLE:
+        deviation = math.sqrt(total / count)
+        yield f"{where}: the noise has {deviation:.3g} times the declared standard deviation"
+
+
+def _differences(
+    first: Transcript, second: Transcript, neighboring_relation: NeighboringRelation
+) -> Iterator[str]:
+    """In words, what of a replayed run is not as in the first and should be."""
+    if len(first.releases) != len(second.releases):
+        yield f"there were {len(second.releases)} releases in place of {len(first.releases)}"
+    if second.differing or len(first.batches) != len(second.batches):
+        yield "the batches differ by other examples than the one"
+    for number, (before, after) in enumerate(zip(first.releases, second.releases, strict=False), start=1):
+        if _public(before) != _public(after):
+            yield f"release {number}: {_public(after)} is public and was {_public(before)}"
+            continue
+        distance, bound = before.distance(after), _bound(before, neighboring_relation)
+        if not distance <= bound + ROUNDING * max(before.norm, after.norm):
+            yield f"release {number}: the sums differ by {distance:.6g}, more than {bound:.6g}"
+        # The sums of the two runs differ: a float32 of each has lost another rounding error to the noise.
+        unit = before.mechanism.standard_deviation
+        lost = ROUNDING * (1 + max(float(noisy.abs().max()) for noisy in before.noisy.values()) / unit)
+        if not torch.allclose(before.noise, after.noise, rtol=0, atol=lost):
+            yield f"release {number}: the noise depends on the data"
+
+
+def _public(release: Release) -> tuple[object, ...]:
+    """All of a release that is declared public."""
+    mechanism = release.mechanism
+    shapes = {name: tuple(total.shape) for name, total in release.sums.items()}
+    sampler = mechanism.sampler
+    return (
+        mechanism.event,
+        mechanism.sensitivity,
+        mechanism.standard_deviation,
+        sampler.num_examples,
+        sampler.expected_batch_size,
+        shapes,
+    )
+
+
+def _differing_files(published: Path, published_again: Path) -> Iterator[str]:
+    """In words, which published files differ."""
+    before, after = _files(published), _files(published_again)
+    if not before:
+        yield f"nothing was published in {published.name}"
+    for name in sorted(before.keys() | after.keys()):
+        if name not in after or name not in before:
+            yield f"{name} is published for one of them only"
+        elif before[name] != after[name]:
+            yield f"{name}, which is published, differs"
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,0 +1,159 @@
+"""Writes down all that passes the mechanism in a run, and hands out again what an earlier run released."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from dpvision.privacy import GaussianEvent, GaussianSumMechanism, RandomSource
+from dpvision.privacy.mechanisms import Recorder
+from dpvision.training import PrivateTrainer
+
+
+@dataclass(frozen=True, eq=False)
+class Release:
+    """One release: what went into the mechanism, and what came out of it.
+
+    Attributes:
+        mechanism: which.
+        sums: float64, before noise.
+        noisy: float64, after it.
+        order: what the mechanism did meanwhile: "recorded", the event in the account, or "drawn", bits.
+        recorded: the events that it recorded.
+    """
+
+    mechanism: GaussianSumMechanism
+    sums: Mapping[str, Tensor]
+    noisy: Mapping[str, Tensor]
+    order: tuple[str, ...]
+    recorded: tuple[GaussianEvent, ...]
+
+    @property
+    def noise(self) -> Tensor:
+        """``[D]``, in units of the standard deviation that the mechanism states."""
+        difference = torch.cat([(self.noisy[name] - total).flatten() for name, total in self.sums.items()])
+        return difference / self.mechanism.standard_deviation
+
+    @property
+    def norm(self) -> float:
+        """Of the sums before noise: L2, over all of them."""
+        return math.hypot(*(float(total.norm()) for total in self.sums.values()))
+
+    def distance(self, other: Release) -> float:
+        """Of the sums before noise from those of another release: L2, over all of them."""
+        return math.hypot(*(float((total - other.sums[name]).norm()) for name, total in self.sums.items()))
+
+
+@dataclass(eq=False)
+class Transcript:
+    """A run as its mechanism and its batches saw it.
+
+    Attributes:
+        releases: in their order.
+        batches: indices of the examples whose views were made, call by call.
+        differing: calls for other examples than those of the run that is replayed, the one example apart.
+    """
+
+    releases: list[Release] = field(default_factory=list)
+    batches: list[Tensor] = field(default_factory=list)
+    differing: int = 0
+
+
+@contextmanager
+def recorded(replayed: Transcript | None = None) -> Iterator[Transcript]:
+    """While this lasts, the transcript that it yields is written, of this thread's runs, and the clock stands
+    still, so that no time differs.
+
+    Args:
+        replayed: of an earlier run. The mechanism then hands out that run's releases. Views are drawn as they
+            were: randomness in them that an absent example took is taken by a black image in its place, which
+            a policy that keeps examples apart lets nobody see.
+    """
+    transcript = Transcript()
+    release, views = GaussianSumMechanism.release, PrivateTrainer._views
+
+    def watched_release(
+        mechanism: GaussianSumMechanism, sums: Mapping[str, Tensor], account: Recorder, random: RandomSource
+    ) -> dict[str, Tensor]:
+        order: list[str] = []
+        watched = _WatchedAccount(account, order)
+        noisy = release(mechanism, sums, watched, _WatchedRandom(random, order))
+        number = len(transcript.releases)
+        transcript.releases.append(
+            Release(mechanism, _copies(sums), _copies(noisy), tuple(order), tuple(watched.recorded))
+        )
+        if replayed is None or number >= len(replayed.releases):
+            return noisy
+        earlier = replayed.releases[number].noisy
+        if {name: t.shape for name, t in earlier.items()} != {name: t.shape for name, t in noisy.items()}:
+            return noisy
+        return {name: earlier[name].to(total) for name, total in noisy.items()}
+
+    def watched_views(
+        trainer: PrivateTrainer, indices: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        transcript.batches.append(indices.cpu())
+        if replayed is None:
+            return views(trainer, indices, generator)
+        absent = len(trainer._examples)  # the index of the example that only the earlier run had, if any
+        before = _take(replayed.batches, len(transcript.batches) - 1)
+        if not torch.equal(before[before < absent], indices.cpu()):
+            transcript.differing += 1
+        if absent not in before:
+            return views(trainer, indices, generator)
+        examples, labels = trainer._examples[indices], trainer._labels[indices]
+        examples = torch.cat([examples, torch.zeros_like(trainer._examples[:1])])
+        labels = torch.cat([labels, torch.zeros_like(trainer._labels[:1])])
+        made, targets = trainer.policy(examples, labels, generator)
+        return made[:-1], targets[:-1]
+
+    with (
+        mock.patch.object(GaussianSumMechanism, "release", watched_release),
+        mock.patch.object(PrivateTrainer, "_views", watched_views),
+        mock.patch.object(time, "monotonic", return_value=0.0),
+    ):
+        yield transcript
+
+
+def _take(batches: list[Tensor], number: int) -> Tensor:
+    return batches[number] if number < len(batches) else torch.empty(0, dtype=torch.int64)
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().double().clone() for name, tensor in tensors.items()}
+
+
+class _WatchedAccount:
+    """An account that says when it has recorded."""
+
+    def __init__(self, account: Recorder, order: list[str]) -> None:
+        self.recorded: list[GaussianEvent] = []
+        self._account, self._order = account, order
+
+    def record(self, event: GaussianEvent) -> None:
+        self._account.record(event)
+        self.recorded.append(event)
+        self._order.append("recorded")
+
+
+class _WatchedRandom(RandomSource):
+    """A source that says when it is drawn from."""
+
+    def __init__(self, source: RandomSource, order: list[str]) -> None:
+        self.is_private = source.is_private
+        self._source, self._order = source, order
+
+    def at(self, purpose: str, step: int) -> RandomSource:
+        return _WatchedRandom(self._source.at(purpose, step), self._order)
+
+    def bytes(self, count: int) -> bytes:
+        if self._order[-1:] != ["drawn"]:
+            self._order.append("drawn")
+        return self._source.bytes(count)

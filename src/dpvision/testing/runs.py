@@ -1,0 +1,165 @@
+"""Runs to check: of dpvision's methods as users call them, and of your own network, policy or encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from dpvision.api import synthesize, train
+from dpvision.api.synthesis import METHOD as SYNTHESIS
+from dpvision.gradients import ClippedGradient
+from dpvision.images import Images
+from dpvision.methods import dp_mepf, planned_at
+from dpvision.methods.dp_mepf import DPMEPFConfig
+from dpvision.methods.gradient_descent import cross_entropy
+from dpvision.priors.encoder import Encoder
+from dpvision.privacy import (
+    Account,
+    Budget,
+    GaussianSumMechanism,
+    NeighboringRelation,
+    PoissonSampler,
+    SeededRandom,
+)
+from dpvision.testing.guarantee import Run
+from dpvision.training import Phase, PrivateTrainer
+from dpvision.views import SelfAugmentation, ViewPolicy
+
+AS_IT_IS = SelfAugmentation(augmult=1, pad=0, flip=False)
+"""One view of an image, which is the image."""
+
+ENOUGH = Budget(1e6, 1e-5)
+"""A budget for runs that are not calibrated."""
+
+
+def method_run(
+    method: str,
+    *,
+    num_examples: int,
+    epsilon: float = 2.0,
+    delta: float = 1e-5,
+    neighboring_relation: NeighboringRelation = "add_or_remove_one",
+    config: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Run:
+    """A run of `dpvision.train`, or for "dp-mepf" of `dpvision.synthesize`.
+
+    Args:
+        method: its name.
+        num_examples: N, as it is declared, the same for all neighbours.
+        epsilon, delta, neighboring_relation, config, seed, options: as for those functions.
+    """
+    learn = synthesize if method == SYNTHESIS else train
+
+    def run(images: Images, folder: Path) -> Path:
+        result = learn(
+            images,
+            method=method,
+            num_examples=num_examples,
+            epsilon=epsilon,
+            delta=delta,
+            neighboring_relation=neighboring_relation,
+            config=config,
+            seed=seed,
+            out=folder / "run",
+            ledger=folder / "ledger.jsonl",
+            **options,
+        )
+        return result.release
+
+    return run
+
+
+def training_run(
+    network: nn.Module,
+    *,
+    num_examples: int,
+    policy: ViewPolicy | None = None,
+    max_grad_norm: float = 1.0,
+    noise_multiplier: float = 1.0,
+    sample_rate: float = 0.25,
+    steps: int = 8,
+    learning_rate: float = 0.5,
+    seed: int = 0,
+) -> Run:
+    """DP-SGD by :class:`dpvision.training.PrivateTrainer` on the cross-entropy of a network.
+
+    Args:
+        network: maps float ``[N, C, H, W]`` to logits. Every run begins with a copy of it.
+        num_examples: N, as it is declared, the same for all neighbours.
+        policy: the views of an example; by default the image itself.
+        max_grad_norm, noise_multiplier, sample_rate, steps, learning_rate: of plain SGD.
+        seed: of batches, views and noise.
+    """
+    sampler = PoissonSampler(num_examples, sample_rate)
+
+    def run(images: Images, folder: Path) -> Path:
+        model = deepcopy(network)
+        labels = images.labels
+        assert labels is not None, "training takes labels"
+        trainer = PrivateTrainer(
+            model,
+            images.pixels,
+            labels,
+            policy=policy or AS_IT_IS,
+            engine=ClippedGradient(model, cross_entropy, max_grad_norm, precision="float32"),
+            mechanism=GaussianSumMechanism(noise_multiplier, max_grad_norm, sampler.over(len(images))),
+            phases=[Phase(steps, "sgd", learning_rate)],
+            ema_decay=0.5,
+            random=SeededRandom(seed),
+        )
+        account = Account(ENOUGH, None, "check", [sampler.event(noise_multiplier, steps)])
+        account.open()
+        for _ in range(steps):
+            trainer.step(account)
+        trainer.average.copy_to(model)
+        return _published(folder, model.state_dict())
+
+    return run
+
+
+def embedding_run(
+    encoder: Encoder,
+    *,
+    num_examples: int,
+    second_moment_weight: float = 1.0,
+    noise_multiplier: float = 1.0,
+    seed: int = 0,
+) -> Run:
+    """The release of DP-MEPF with an encoder of yours.
+
+    Args:
+        encoder: public, frozen.
+        num_examples: N, as it is declared, the same for all neighbours.
+        second_moment_weight, noise_multiplier: of the release.
+        seed: of the noise.
+    """
+    config = DPMEPFConfig(
+        encoder="yours", steps=0, batch_size=1, latent_size=2, second_moment_weight=second_moment_weight
+    )
+
+    def run(images: Images, folder: Path) -> Path:
+        plan = planned_at(noise_multiplier, lambda sigma: dp_mepf.stages(config, num_examples, sigma), ENOUGH)
+        account = Account(ENOUGH, None, "check", plan.events)
+        account.open()
+        embedding = dp_mepf.release(
+            encoder, images, config, plan, account, SeededRandom(seed), torch.device("cpu")
+        )
+        return _published(folder, dict(embedding.sums))
+
+    return run
+
+
+def _published(folder: Path, tensors: Mapping[str, torch.Tensor]) -> Path:
+    published = folder / "release"
+    published.mkdir()
+    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    safetensors.torch.save_file(tensors, published / "released.safetensors")
+    return published

@@ -1,0 +1,93 @@
+"""Record and replay of every method, as users call it, on all neighbours of both relations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dpvision.images import Images, open_images
+from dpvision.methods import METHODS
+from dpvision.privacy import NeighboringRelation
+from dpvision.testing import check_guarantee, method_run
+
+FEW = 12
+GRADIENTS = {"steps": 6, "expected_batch_size": 4, "learning_rate": 0.5, "precision": "float32"}
+VIEWS = {"network": "linear", "augmult": 2, "pad": 1}
+PIXELS = {"encoder": "pixels", "encoder_options": {"size": 4}}
+FIT = {"steps": 2, "batch_size": 4, "precision": "float32"}
+MIXED = GRADIENTS | VIEWS | {"k_self": 2}
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "dp-sgd": [
+        GRADIENTS | VIEWS,
+        GRADIENTS | VIEWS | {"optimizer": "adam", "color_jitter": 0.2, "cutout": 3, "momentum": 0.0},
+        GRADIENTS | VIEWS | {"network": "wrn-10-1", "steps": 5},
+    ],
+    "dp-mix-self": [MIXED],
+    "dp-mix-diff": [MIXED | {"k_diff": 2}],
+    "dp-randp": [
+        GRADIENTS | PIXELS | {"expected_batch_size": FEW, "steps": 3},
+        GRADIENTS | PIXELS | {"phase_ii": "sampled", "augmult": 2, "pad": 1},
+        GRADIENTS | {"encoder": "random-wrn-10-1", "phase_iii": "full", "phase_ii": "sampled", "steps": 4},
+    ],
+    "dp-ridge": [PIXELS],
+    "dp-mepf": [
+        FIT | PIXELS,
+        FIT | {"encoder": "pixels", "encoder_options": {"size": 8, "products": True}},
+        FIT | PIXELS | {"second_moment_weight": 1.5},
+        FIT | PIXELS | {"labelled": False},
+    ],
+}
+CASES = [(method, config) for method, configs in SETTINGS.items() for config in configs]
+
+
+@pytest.fixture(scope="module")
+def digits() -> Images:
+    """Twelve images of three classes."""
+    images = open_images("bundled:digits")
+    assert images.labels is not None
+    few = (images.labels < 3).nonzero().flatten()[:FEW]
+    return Images(images.pixels[few], images.labels[few], images.class_names[:3], "digits")
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six public images of the same classes."""
+    path = tmp_path_factory.mktemp("pool") / "pool.npz"
+    pixels = torch.randint(256, (6, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    np.savez(path, images=pixels.numpy(), labels=np.arange(6) % 3, class_names=["0", "1", "2"])
+    return path
+
+
+def test_every_method_is_checked() -> None:
+    assert SETTINGS.keys() == METHODS.keys() | {"dp-mepf"}
+
+
+@pytest.mark.parametrize("neighboring_relation", ["add_or_remove_one", "replace_one"])
+@pytest.mark.parametrize(("method", "config"), CASES)
+def test_neighbours_differ_by_what_is_paid_for(
+    method: str,
+    config: dict[str, Any],
+    neighboring_relation: NeighboringRelation,
+    digits: Images,
+    pool: Path,
+) -> None:
+    if "k_diff" in config:
+        config = config | {"pool": str(pool)}
+    run = method_run(
+        method, num_examples=FEW, config=config, neighboring_relation=neighboring_relation, seed=1
+    )
+    found = check_guarantee(run, digits, neighboring_relation)
+    assert {comparison.neighbours for comparison in found} == {
+        "add_or_remove_one": {"one image less", "a class without its only image"},
+        "replace_one": {"another image", "a black image", "another label", "another image and label"},
+    }[neighboring_relation]
+    assert all(
+        comparison.releases == (config["steps"] if method in ONE_EACH_STEP else 1) for comparison in found
+    )
+
+
+ONE_EACH_STEP = {"dp-sgd", "dp-mix-self", "dp-mix-diff", "dp-randp"}
