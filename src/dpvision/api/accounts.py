@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Sequence
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from dpvision.images import Images
 from dpvision.methods import TrainingPlan
-from dpvision.privacy import Account, Budget, InputError, Ledger, default_ledger_path
-from dpvision.runs import RunDirectory
+from dpvision.privacy import Account, Budget, GaussianEvent, InputError, Ledger, default_ledger_path
+from dpvision.runs import FileCheckpoints, RunDirectory
 
 
 def private_record(
@@ -31,10 +33,27 @@ def make_account(run: RunDirectory, num_examples: int, budget: Budget, plan: Tra
     """The account of a run, not open yet.
 
     Raises:
-        InputError: the ledger is of another data set, or damaged.
+        InputError: the ledger is of another data set, or damaged, or lacks what the run has spent.
     """
+    check_ledger(run, FileCheckpoints(run.checkpoint_path, run.seal).spent())
     ledger = Ledger.for_dataset(run.private["ledger"], run.private["digest"], num_examples)
     return Account(budget, ledger, run.private["run_id"], plan.events)
+
+
+def check_ledger(run: RunDirectory, released: Sequence[GaussianEvent]) -> None:
+    """Raises InputError unless the ledger holds what the run has released by its own record."""
+    if released:  # else there may be no ledger yet
+        Ledger(run.private["ledger"]).check_spent(run.private["run_id"], released)
+
+
+def check_version(run: RunDirectory) -> None:
+    """Raises InputError unless this is the version that began the run: another might go on otherwise."""
+    began = run.config["dpvision"]
+    if began != version("dpvision"):
+        raise InputError(
+            f"{run.path} was begun by dpvision {began}, and this is {version('dpvision')}; "
+            "go on with it by that version, or start a new run"
+        )
 
 
 def close_account(run: RunDirectory) -> None:

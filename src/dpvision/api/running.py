@@ -10,7 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-from dpvision.api.accounts import check_unchanged, close_account, make_account, private_record
+from dpvision.api.accounts import (
+    check_unchanged,
+    check_version,
+    close_account,
+    make_account,
+    private_record,
+)
 from dpvision.api.job import Job, prepare
 from dpvision.api.sources import Source
 from dpvision.api.synthesis import METHOD as SYNTHESIS
@@ -156,6 +162,7 @@ def resume(
         if directory.is_released:
             close_account(directory)
             return _result(directory)
+        check_version(directory)
         job = Job.from_json(directory.config, data, test)
         check_unchanged(directory, job.images)
         return _work(
@@ -179,7 +186,7 @@ def _work(
 ) -> Result:
     """Train to the end, release, close the account."""
     random = job.random()
-    checkpoints = FileCheckpoints(run.private_path / "checkpoint.safetensors")
+    checkpoints = FileCheckpoints(run.checkpoint_path, run.seal, account)
     metrics = Metrics(run.private_path / "metrics.jsonl")
     planned = sum(event.count for event in account.planned)
 

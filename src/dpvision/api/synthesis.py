@@ -15,7 +15,14 @@ from typing import Any
 
 import torch
 
-from dpvision.api.accounts import check_unchanged, close_account, make_account, private_record
+from dpvision.api.accounts import (
+    check_ledger,
+    check_unchanged,
+    check_version,
+    close_account,
+    make_account,
+    private_record,
+)
 from dpvision.api.job import check_seed, check_settings, declared_number, resolve_device
 from dpvision.api.sources import Reading, Source, training_reading
 from dpvision.evaluation.progress import Progress
@@ -34,7 +41,7 @@ from dpvision.methods.dp_mepf import (
 from dpvision.methods.embedding import Embedding
 from dpvision.methods.generator_fitting import GeneratorFitting, new_generator
 from dpvision.networks.generators import Generator, apportion, check_image_shape
-from dpvision.networks.weights import safetensors_bytes
+from dpvision.networks.weights import checked_facts, safetensors_bytes
 from dpvision.priors import scales_images
 from dpvision.priors.encoder import Encoder
 from dpvision.priors.released_encoder import ENCODER, load_encoder
@@ -50,11 +57,13 @@ from dpvision.reports.card import guarantee
 from dpvision.reports.grid import image_grid
 from dpvision.reports.synthesis_card import synthesis_card, synthesis_markdown
 from dpvision.runs import FileCheckpoints, RunDirectory, check_free
-from dpvision.runs.files import json_bytes, read_json, write_atomically
+from dpvision.runs.files import check_room, json_bytes, read_json, reading, write_atomically, writing
 from dpvision.runs.generator_release import generator_files, load_generator
 
 METHOD = "dp-mepf"
 EMBEDDING = "embedding.safetensors"
+BYTES_OF_FACTS = 1 << 20
+"""More than the text in an embedding's file takes."""
 PREVIEWS = 20
 """Sample grids over a fit."""
 PER_CLASS = 10
@@ -214,6 +223,7 @@ def resume_synthesis(run: RunDirectory, data: Images | None, progress: Progress 
     """Go on with an interrupted run, whose lock the caller holds; see `dpvision.resume`."""
     if run.is_released:
         return _result(run)
+    check_version(run)
     if not (run.private_path / EMBEDDING).exists():
         reading = Reading.from_json(run.config["data"])
         if reading.spec is None and data is None:
@@ -224,6 +234,9 @@ def resume_synthesis(run: RunDirectory, data: Images | None, progress: Progress 
         encoder = make_encoder(DPMEPFConfig(**run.config["config"]), images)
         _release_embedding(run, images, encoder, progress, discard=False)
     elif run.private:  # that of `synthesize_from` has no account
+        config, budget = DPMEPFConfig(**run.config["config"]), Budget(**run.config["budget"])
+        of_all = partial(stages, config, run.config["num_examples"])
+        check_ledger(run, planned_at(run.config["noise_multiplier"], of_all, budget).events)
         close_account(run)
     return _make_images(run, progress)
 
@@ -285,6 +298,11 @@ def _release_embedding(
     account = make_account(run, len(images), budget, plan)
     try:
         account.open()
+        # The encoder first: where the embedding is, all is.
+        write_atomically(run.private_path / ENCODER, safetensors_bytes(encoder.state_dict()))
+        released = config.mechanism(encoder.out_features, len(images.class_names)).zero()
+        numbers = sum(total.numel() for total in released.values())
+        check_room(run.private_path / EMBEDDING, BYTES_OF_FACTS + 4 * numbers)
         embedding = release(encoder.to(device), images, config, plan, account, random, device, progress)
     except Exception:
         if discard and not account.spent:  # as if it had never begun
@@ -294,8 +312,6 @@ def _release_embedding(
     names = embedding.class_names
     facts = guarantee(account, plan, random, images.shape, names, fields["chosen_size"])
     embedding = replace(embedding, facts={**embedding.facts, "guarantee": facts})
-    # The encoder first: where the embedding is, all is.
-    write_atomically(run.private_path / ENCODER, safetensors_bytes(encoder.state_dict()))
     write_atomically(run.private_path / EMBEDDING, embedding.to_bytes())
     account.close()
 
@@ -304,6 +320,9 @@ def _make_images(run: RunDirectory, progress: Progress | None) -> Synthesis:
     """Fit a generator to the embedding in RUN/private, draw the images, release."""
     fields, private = run.config, run.private_path
     config, device = DPMEPFConfig(**fields["config"]), resolve_device(fields["device"])
+    for path in (private / EMBEDDING, private / ENCODER):
+        with reading(path):
+            checked_facts(path, path.read_bytes())
     embedding = Embedding.load(private / EMBEDDING)
     encoder = load_encoder(dict(embedding.facts["encoder"]), private / ENCODER)
     with torch.random.fork_rng(devices=[]):
@@ -316,7 +335,7 @@ def _make_images(run: RunDirectory, progress: Progress | None) -> Synthesis:
         embedding,
         config,
         SeededRandom(fields["fit_seed"]).at("fit", 0),
-        checkpoints=FileCheckpoints(private / "checkpoint.safetensors"),
+        checkpoints=FileCheckpoints(run.checkpoint_path, run.seal),
         progress=progress,
         on_step=_previews(run.path / "samples", config.steps),
     )
@@ -360,7 +379,8 @@ def _previews(folder: Path, steps: int) -> Callable[[GeneratorFitting], None]:
 
     def on_step(fitting: GeneratorFitting) -> None:
         if fitting.steps_done % every == 0:
-            folder.mkdir(exist_ok=True)
+            with writing(folder):
+                folder.mkdir(exist_ok=True)
             grid = image_grid(fitting.preview(PER_CLASS), PER_CLASS)
             write_atomically(folder / f"{fitting.steps_done:06d}.png", grid)
 

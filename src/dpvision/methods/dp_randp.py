@@ -31,7 +31,7 @@ from dpvision.priors.feature_classifier import Head, encoded
 from dpvision.privacy.account import Account
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.noise import RandomSource
-from dpvision.training import Phase, StepStatistics
+from dpvision.training import Phase, StepStatistics, whole_number
 from dpvision.views import Pool, Unchanged, ViewPolicy
 
 PhaseII = Literal["features", "sampled"]
@@ -153,7 +153,7 @@ def train(
     """
     assert images.labels is not None  # they were checked when the run was prepared
     saved = checkpoints.load() if checkpoints else None
-    reached, lost = (int(saved["part"]), int(saved["lost"])) if saved else (0, 0)
+    reached, lost = _progress(saved, plan) if saved else (0, 0)
     for number, (part, stage) in enumerate(zip(config.parts(plan.num_examples), plan.stages, strict=True)):
         if number < reached:
             continue
@@ -180,6 +180,17 @@ def train(
     return lost
 
 
+def _progress(saved: Mapping[str, Tensor], plan: TrainingPlan) -> tuple[int, int]:
+    """The part that a checkpoint is of, and how many releases were lost before it."""
+    try:
+        return (
+            whole_number(saved, "part", len(plan.stages) - 1),
+            whole_number(saved, "lost", sum(stage.count for stage in plan.stages)),
+        )
+    except (KeyError, ValueError) as error:
+        raise InputError(f"checkpoint: it is of another run, or damaged ({error})") from error
+
+
 def _told(on_step: Callable[[StepStatistics], None], before: int, statistics: StepStatistics) -> None:
     """Steps are counted through all parts."""
     on_step(replace(statistics, step=before + statistics.step))
@@ -201,3 +212,6 @@ class PartCheckpoints:
     def save(self, state: Callable[[], Mapping[str, Tensor]], final: bool) -> None:
         marks = {"part": torch.tensor(self.part), "lost": torch.tensor(self.lost)}
         self.checkpoints.save(lambda: {**state(), **marks}, final)
+
+    def reserve(self, size: int) -> None:
+        self.checkpoints.reserve(size)

@@ -28,7 +28,7 @@ from dpvision.privacy.errors import InputError
 from dpvision.privacy.mechanisms import GaussianSumMechanism
 from dpvision.privacy.noise import RandomSource
 from dpvision.privacy.sampling import FullBatch
-from dpvision.training import StepStatistics
+from dpvision.training import StepStatistics, check_tensors
 
 COUNT_WEIGHT = 0.5
 """b below. At least 1/2, so that the √2 of `REPLACE_ONE_RATIO` holds."""
@@ -125,11 +125,20 @@ def train(
     """Fit the model's head in place; returns 0, for no release is lost. There are no steps to be told of.
 
     Raises:
-        InputError: the release was paid for by a process that ended before it could keep what was released.
+        InputError: the release was paid for by a process that ended before it could keep what was released;
+            or what was kept is of another run.
     """
     (stage,) = plan.stages
+    head = model.network.get_submodule("head")
+    assert isinstance(head, torch.nn.Linear)
+    released = _blank(head.in_features, len(images.class_names))
     noisy = checkpoints.load() if checkpoints else None
-    if noisy is None:
+    if noisy is not None:
+        try:
+            check_tensors(noisy, released)
+        except ValueError as error:
+            raise InputError(f"checkpoint: it is of another run, or damaged ({error})") from error
+    else:
         if account.left(stage.mechanism.event) == 0:
             raise InputError(
                 "the one release of this run was paid for but lost with an interrupted process; "
@@ -138,12 +147,11 @@ def train(
         assert images.labels is not None  # they were checked when the run was prepared
         features = encoded(model, images.pixels)
         exact = sufficient_statistics(features, images.labels.to(features.device), len(images.class_names))
-        noisy = stage.mechanism.release(exact, account, random.at("noise", 0))
         if checkpoints:
-            released = noisy
+            checkpoints.reserve(sum(tensor.nbytes for tensor in released.values()))
+        released = noisy = stage.mechanism.release(exact, account, random.at("noise", 0))
+        if checkpoints:
             checkpoints.save(lambda: released, final=True)
-    head = model.network.get_submodule("head")
-    assert isinstance(head, torch.nn.Linear)
     with torch.no_grad():
         weights, intercepts = ridge(noisy, plan.num_examples, stage.mechanism.standard_deviation)
         head.weight.copy_(weights)
@@ -189,6 +197,15 @@ def estimate(
     seconds = num_examples * (encoding + summing) + perf_counter() - started
     pixels = num_examples * math.prod(image_shape)
     return Estimate(seconds, pixels + 4 * num_examples * num_features + 8 * 4 * num_features**2)
+
+
+def _blank(num_features: int, num_classes: int) -> dict[str, Tensor]:
+    """Zeros in the place of what a run releases."""
+    return {
+        "moment": torch.zeros(num_features * (num_features + 1) // 2),
+        "sums": torch.zeros(num_classes, num_features),
+        "counts": torch.zeros(num_classes),
+    }
 
 
 def _upper(matrix: Tensor) -> tuple[Tensor, Tensor]:

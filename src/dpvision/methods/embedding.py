@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from dpvision.networks.weights import CHECKSUM, FACTS, safetensors_bytes
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.mean_embedding import MeanEmbedding
-
-KEY = "dpvision"
-"""Of the file's metadata, which holds `Embedding.facts` as JSON."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +63,7 @@ class Embedding:
 
     def to_bytes(self) -> bytes:
         """A safetensors file, which `load` reads."""
-        tensors = {name: total.detach().cpu().contiguous() for name, total in self.sums.items()}
-        return safetensors.torch.save(tensors, {KEY: json.dumps(dict(self.facts))})
+        return safetensors_bytes(self.sums, self.facts)
 
     @classmethod
     def load(cls, path: Path) -> Embedding:
@@ -79,7 +75,10 @@ class Embedding:
         try:
             with safetensors.safe_open(path, "pt") as file:
                 sums = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-                facts = json.loads((file.metadata() or {})[KEY])
+                facts = json.loads((file.metadata() or {})[FACTS])
+            facts.pop(CHECKSUM, None)
+            if "encoder" not in facts:
+                raise KeyError("encoder")
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path} cannot be read as an embedding ({error})") from error
         except (KeyError, ValueError) as error:

@@ -24,9 +24,11 @@ from dpvision.privacy.noise import RandomSource
 from dpvision.training import (
     ExponentialMovingAverage,
     Schedule,
+    check_tensors,
     load_optimizer_state,
     optimizer_state,
     schedule_factor,
+    whole_number,
 )
 
 Objective = Literal["squared", "moving_average"]
@@ -254,23 +256,27 @@ class GeneratorFitting:
         """Take up where :meth:`state` was taken.
 
         Raises:
-            InputError: it is of another generator or embedding.
+            InputError: it is of another generator, embedding or number of steps, or not finite.
         """
         parts: dict[str, dict[str, Tensor]] = {}
         for key, tensor in state.items():
             part, _, name = key.partition(".")
             parts.setdefault(part, {})[name] = tensor
         try:
+            check_tensors(parts["generator"], self.generator.state_dict())
+            check_tensors(parts["average"], self.average.weights)
             self.generator.load_state_dict(parts["generator"])
             self.average.load(parts["average"])
             load_optimizer_state(self.optimizer, parts.get("optimizer", {}))
             if self.followers:
+                check_tensors(parts["followers"], self.followers.state_dict())
                 self.followers.load_state_dict(parts["followers"])
                 load_optimizer_state(self.follower_optimizer, parts.get("follower_optimizer", {}))
-            self.steps_done = int(state["steps_done"])
+            self.steps_done = whole_number(state, "steps_done", self.settings.steps)
         except (KeyError, RuntimeError, ValueError) as error:
             raise InputError(
-                f"checkpoint: it is of another generator or embedding ({str(error).splitlines()[0]})"
+                f"checkpoint: it is of another generator or embedding, or damaged "
+                f"({str(error).splitlines()[0]})"
             ) from error
 
 

@@ -92,6 +92,11 @@ class Checkpoints(Protocol):
     def save(self, state: Callable[[], Mapping[str, Tensor]], final: bool) -> None:
         """Called after every step; may skip, unless ``final``."""
 
+    def reserve(self, size: int) -> None:
+        """Called before something is spent, with the bytes of the state to be saved. InputError where there
+        is no room for it.
+        """
+
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """``[N, classes]`` and class indices ``[N]`` or probabilities ``[N, classes]`` → ``[N]``."""
@@ -162,6 +167,8 @@ def descend(
     saved = checkpoints.load() if checkpoints else None
     if saved is not None:
         trainer.load_state(saved)
+    if checkpoints:
+        checkpoints.reserve(sum(tensor.nbytes for tensor in trainer.state().values()))
     finished = False
     try:
         # Another stage may have events like this one's: what is left of them is then not this stage's alone.

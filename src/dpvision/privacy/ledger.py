@@ -1,9 +1,8 @@
 """The ledger of one data set: everything that was ever released about it, written before it is released.
 
 An append-only file of JSON lines. Each line holds the SHA-256 of the line before it and of itself, so that an
-edit anywhere is noticed (by accident or by hand, that is: there is no secret key, so whoever may write the
-file can also replace it or cut off its end). Every change happens under an exclusive lock and is on disk
-before the call returns. The lines, by ``kind``:
+edit anywhere is noticed. Every change happens under an exclusive lock and is on disk before the call returns.
+The lines, by ``kind``:
 
     dataset   the first line: the data set's digest and its public number of examples
     limit     what the data set's owner allows in total; the last one counts
@@ -12,6 +11,11 @@ before the call returns. The lines, by ``kind``:
     close     a run has ended; from now on it counts for what it spent
 
 A run that dies stays open and keeps its reservation until it is taken up again or closed.
+
+What remains unnoticed: there is no secret key, so whoever may write the file can also write it anew. A file
+that is deleted, put back from an older copy, or cut off after a whole line or within the last one looks like
+a ledger to which less was written. A process that is using it notices; so does a run that is taken up again,
+by its own record (`Ledger.check_spent`); a new run does not.
 """
 
 from __future__ import annotations
@@ -21,8 +25,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -61,7 +65,7 @@ class Ledger:
         self.path = Path(path)
         self._forget()
         if not self.path.exists():
-            raise InputError(f"there is no ledger at {self.path}.")
+            raise InputError(f"there is no ledger at {self.path}; restore it from a copy if there was one.")
         with self._locked():
             pass
 
@@ -152,6 +156,27 @@ class Ledger:
             self._open_run(run_id).plan.check(event)
             self._append(file, kind="spend", run=run_id, event=event.to_json())
 
+    def check_spent(self, run_id: str, released: Sequence[GaussianEvent]) -> None:
+        """Refuse to go on where the ledger lacks releases that were made: it was replaced, or cut off.
+
+        Args:
+            run_id: of the run that made them.
+            released: what its own record shows.
+
+        Raises:
+            InputError: as said. Nothing was written.
+        """
+        with self._locked():
+            run = self._runs.get(run_id)
+            spent = {replace(event, count=1): event.count for event in run.plan.spent} if run else {}
+            for event in merge_events(released):
+                found = spent.get(replace(event, count=1), 0)
+                if found < event.count:
+                    raise InputError(
+                        f"the ledger {self.path} holds {found} of the {event.count} releases that run "
+                        f"{run_id} has made, so it has lost some; restore it from a copy."
+                    )
+
     def close_run(self, run_id: str) -> None:
         """End a run: what it planned but did not spend is free again.
 
@@ -228,6 +253,7 @@ class Ledger:
 
     def _forget(self) -> None:
         self._offset = 0  # bytes read and verified so far
+        self._last_line = b""
         self._last_hash = _NO_LINE
         self._dataset: dict[str, Any] | None = None
         self._limit: Budget | None = None
@@ -241,37 +267,48 @@ class Ledger:
         except OSError as error:
             raise _unusable(self.path, error) from error
         with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            self._catch_up(file)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                self._catch_up(file)
+            except OSError as error:
+                raise _unusable(self.path, error) from error
             yield file
 
     def _catch_up(self, file: IO[bytes]) -> None:
         size = os.fstat(file.fileno()).st_size
         if size < self._offset:
             raise InputError(f"the ledger {self.path} has become shorter; restore it from a copy.")
-        file.seek(self._offset)
-        unread = file.read(size - self._offset)
-        complete, newline, torn = unread.rpartition(b"\n")
-        for line in complete.split(b"\n") if newline else []:
-            self._take_in(line)
-        self._offset += len(complete) + len(newline)
-        if torn:
+        start = self._offset - len(self._last_line)
+        file.seek(start)
+        content = file.read(size - start)
+        if not content.startswith(self._last_line):
+            raise InputError(f"the ledger {self.path} was replaced while in use; restore it from a copy.")
+        *lines, torn = content[len(self._last_line) :].split(b"\n")
+        for line in lines:
+            self._take_in(line + b"\n")
+        if _exceeds_json(torn):
+            self._take_in(torn)  # a line whose end was changed
+        elif torn:
             # Its writer died within the write, so before any noise was drawn for it.
             file.truncate(self._offset)
 
     def _take_in(self, line: bytes) -> None:
+        """Verify the next line and count what it says."""
         try:
+            if not line.endswith(b"\n"):
+                raise ValueError("a line does not end")
             entry = json.loads(line)
             own_hash = entry.pop("sha256")
             if own_hash != _hash(entry) or entry["previous"] != self._last_hash:
                 raise ValueError("the chain of hashes is broken")
             self._apply(entry)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"the ledger {self.path} was changed or damaged at byte {self._offset} or after ({error}); "
                 "restore it from a copy."
             ) from error
-        self._last_hash = own_hash
+        self._offset += len(line)
+        self._last_line, self._last_hash = line, own_hash
 
     def _apply(self, entry: dict[str, Any]) -> None:
         match entry["kind"]:
@@ -299,10 +336,10 @@ class Ledger:
                 raise OSError("the disk is full")
             os.fsync(file.fileno())
         except OSError as error:
-            file.truncate(self._offset)
+            with suppress(OSError):  # a line that stays counts, though nothing is released for it
+                file.truncate(self._offset)
             raise _unusable(self.path, error) from error
         self._take_in(line)
-        self._offset += len(line)
 
 
 def default_ledger_path(digest: str) -> Path:
@@ -314,6 +351,15 @@ def default_ledger_path(digest: str) -> Path:
     data_home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     home = os.environ.get("DPVISION_HOME") or Path(data_home) / "dpvision"
     return Path(home) / "ledgers" / f"{digest}.jsonl"
+
+
+def _exceeds_json(content: bytes) -> bool:
+    """Whether more follows a whole JSON value, which is not so of a line that was cut off."""
+    text = content.decode(errors="replace")
+    try:
+        return json.JSONDecoder().raw_decode(text)[1] < len(text)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _hash(entry: dict[str, Any]) -> str:

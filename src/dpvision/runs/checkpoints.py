@@ -5,37 +5,47 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from dpvision.networks.weights import safetensors_bytes
+from dpvision.networks.weights import checked_facts, safetensors_bytes
+from dpvision.privacy.account import Account
+from dpvision.privacy.accounting import GaussianEvent
 from dpvision.privacy.errors import InputError
-from dpvision.runs.files import write_atomically
+from dpvision.runs.files import check_room, reading, write_atomically
 
 # Saving takes at most one part in this many of the time between two saves, so it costs under 5 %.
 LEAST_PAUSE = 20
 
 
 class FileCheckpoints:
-    """Keeps a training state, a flat dictionary of tensors, in the safetensors file at ``path``."""
+    """Keeps a training state, a flat dictionary of tensors, in the safetensors file at ``path``.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: of the file.
+        run: identifies the run. The file says which run it is of, and that of another is refused.
+        account: the run's, if it has one. The file says what had been spent when it was written.
+    """
+
+    def __init__(self, path: Path, run: str = "", account: Account | None = None) -> None:
+        self.path, self.run, self.account = path, run, account
         self._next_save = 0.0  # on time.monotonic's clock
 
     def load(self) -> dict[str, Tensor] | None:
         """The last state that was saved, on the CPU; None when there is none.
 
         Raises:
-            InputError: the file is damaged.
+            InputError: the file is damaged, or of another run.
         """
-        if not self.path.exists():
+        found = self._read()
+        if found is None:
             return None
         try:
-            return safetensors.torch.load(self.path.read_bytes())
-        except (OSError, SafetensorError) as error:
+            return safetensors.torch.load(found[0])
+        except SafetensorError as error:
             raise InputError(f"{self.path} cannot be read ({error}); restore it from a copy") from error
 
     def save(self, state: Callable[[], Mapping[str, Tensor]], final: bool) -> None:
@@ -47,6 +57,35 @@ class FileCheckpoints:
         started = time.monotonic()
         if started < self._next_save and not final:
             return
-        write_atomically(self.path, safetensors_bytes(state()))
+        spent = [event.to_json() for event in self.account.spent] if self.account else []
+        write_atomically(self.path, safetensors_bytes(state(), {"run": self.run, "spent": spent}))
         ended = time.monotonic()
         self._next_save = ended + LEAST_PAUSE * (ended - started)
+
+    def reserve(self, size: int) -> None:
+        """Make sure of room for a state of so many bytes, before something is spent that only it would keep.
+
+        Raises:
+            InputError: the file system refuses.
+        """
+        check_room(self.path, size)
+
+    def spent(self) -> tuple[GaussianEvent, ...]:
+        """What the run had spent when it was last saved; nothing where it was not.
+
+        Raises:
+            InputError: as of `load`.
+        """
+        found = self._read()
+        return tuple(GaussianEvent.from_json(event) for event in found[1]["spent"]) if found else ()
+
+    def _read(self) -> tuple[bytes, dict[str, Any]] | None:
+        """The file's content, verified, and its facts."""
+        with reading(self.path):
+            if not self.path.exists():
+                return None
+            content = self.path.read_bytes()
+        facts = checked_facts(self.path, content)
+        if facts.keys() != {"run", "spent"} or facts["run"] != self.run:
+            raise InputError(f"{self.path} is no checkpoint of this run; restore that of this one")
+        return content, facts

@@ -8,6 +8,7 @@ RUN/private/      everything else: never to be published
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
@@ -17,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from dpvision.privacy.errors import InputError
-from dpvision.runs.files import json_bytes, read_json, write_atomically, writing
+from dpvision.runs.files import json_bytes, read_json, reading, sync_folder, write_atomically, writing
+
+_SEAL = "seal"
+_PARTIAL_RELEASE = ".release."
 
 
 class RunDirectory:
@@ -27,12 +31,15 @@ class RunDirectory:
         path: of the directory.
         config: what config.json holds.
         private: what private/run.json holds: the data's digest, the ledger's path, the run's id.
+        seal: the SHA-256 of both, which identifies the run. private/run.json holds it too, and tells by it
+            when either was changed.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], private: dict[str, Any]) -> None:
         self.path = path
         self.config = config
         self.private = private
+        self.seal = hashlib.sha256(json_bytes({"config": config, "private": private})).hexdigest()
         self._made_parents: list[Path] = []
 
     @classmethod
@@ -55,7 +62,7 @@ class RunDirectory:
                 partial.chmod(0o755)
                 (partial / "private").mkdir(mode=0o700)
                 write_atomically(partial / "config.json", json_bytes(config))
-                write_atomically(partial / "private" / "run.json", json_bytes(private))
+                write_atomically(partial / "private" / "run.json", json_bytes({**private, _SEAL: run.seal}))
                 os.rename(partial, run.path)  # also onto an empty directory
         except BaseException:
             if partial:
@@ -74,31 +81,54 @@ class RunDirectory:
         path = Path(path)
         if not (path / "config.json").is_file() or not (path / "private" / "run.json").is_file():
             raise InputError(f"{path} is no run directory; give the --out of an earlier run")
-        return cls(path, read_json(path / "config.json"), read_json(path / "private" / "run.json"))
+        private = read_json(path / "private" / "run.json")
+        seal = private.pop(_SEAL, None)
+        run = cls(path, read_json(path / "config.json"), private)
+        if run.seal != seal:
+            raise InputError(
+                f"{path / 'config.json'} or private/run.json beside it was changed or damaged; "
+                "restore them from a copy, or start a new run"
+            )
+        return run
 
     def discard(self) -> None:
-        """Take back `create`: for a run that could not begin. Parents that it made go too."""
-        shutil.rmtree(self.path)
-        self._remove_parents()
+        """Take back `create`: for a run that could not begin. Parents that it made go too.
+
+        Raises:
+            InputError: the file system refuses.
+        """
+        with writing(self.path):
+            shutil.rmtree(self.path)
+            self._remove_parents()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """For one process at a time to work on the run.
 
         Raises:
-            InputError: another process does.
+            InputError: another process does, or the file system refuses.
         """
-        with (self.private_path / "run.json").open("rb") as file:
+        record = self.private_path / "run.json"
+        with reading(record):
+            file = record.open("rb")
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise InputError(f"another process is working on {self.path}; wait for it") from error
+            except OSError as error:
+                raise InputError(f"{record} cannot be locked: {error.strerror or error}") from error
             yield
 
     @property
     def private_path(self) -> Path:
         """RUN/private."""
         return self.path / "private"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """What an interrupted run goes on from."""
+        return self.private_path / "checkpoint.safetensors"
 
     @property
     def release_path(self) -> Path:
@@ -117,13 +147,16 @@ class RunDirectory:
             InputError: the file system refuses.
         """
         with writing(self.release_path):
-            partial = Path(tempfile.mkdtemp(prefix=".release.", dir=self.path))
+            for left in self.path.glob(f"{_PARTIAL_RELEASE}*"):  # by a process that was killed
+                shutil.rmtree(left)
+            partial = Path(tempfile.mkdtemp(prefix=_PARTIAL_RELEASE, dir=self.path))
             try:
                 partial.chmod(0o755)
                 for name, content in files.items():
                     (partial / name).parent.mkdir(parents=True, exist_ok=True)
                     write_atomically(partial / name, content)
                 os.rename(partial, self.release_path)
+                sync_folder(self.path)  # before the ledger says that the run is complete
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
 

@@ -38,6 +38,37 @@ def writing(path: Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """`writing`, of what cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def check_room(path: Path, size: int) -> None:
+    """Write so many bytes beside ``path`` and take them away, so that a full disk is noticed beforehand.
+
+    Raises:
+        InputError: the file system refuses.
+    """
+    trial = path.with_name(f".{path.name}.trial")
+    try:
+        write_atomically(trial, bytes(size))
+    finally:
+        trial.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, not only the contents of its files. OSError as of the system."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def json_bytes(fields: dict[str, Any]) -> bytes:
     """Indented JSON, as people read it."""
     return (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()
@@ -49,11 +80,11 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: there is no such file, or it holds something else.
     """
+    with reading(path):
+        content = path.read_bytes()
     try:
-        fields = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+        fields = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}); it was changed or damaged") from error
     if not isinstance(fields, dict):
         raise InputError(f"{path} does not hold a JSON object; it was changed or damaged")

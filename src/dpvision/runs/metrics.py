@@ -8,6 +8,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from dpvision.privacy.errors import InputError
+from dpvision.runs.files import writing
 from dpvision.training import StepStatistics
 
 
@@ -16,6 +18,9 @@ class Metrics:
 
     The clock runs from the object's making. A step whose result was lost with an interrupted process has two
     lines.
+
+    Raises:
+        InputError: there is a file at ``path``, and it cannot be used.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,18 +34,30 @@ class Metrics:
         return self._seconds_before + time.monotonic() - self._started
 
     def append(self, statistics: StepStatistics) -> None:
-        """Write down one step."""
+        """Write down one step.
+
+        Raises:
+            InputError: the file system refuses.
+        """
         line = {**asdict(statistics), "seconds": round(self.seconds, 3)}
-        with self.path.open("ab") as file:
+        with writing(self.path), self.path.open("ab") as file:
             file.write(json.dumps(line).encode() + b"\n")
 
 
 def _last_seconds(path: Path) -> float:
-    """The time on the last line; 0 without one. The torn line of a killed process is cut off."""
-    if not path.exists():
-        return 0.0
-    lines = path.read_bytes()
-    whole, newline, torn = lines.rpartition(b"\n")
-    if torn:
-        os.truncate(path, len(whole) + len(newline))
-    return float(json.loads(whole.rpartition(b"\n")[2])["seconds"]) if whole else 0.0
+    """The time on the last line; 0 without one. The torn line of a killed process is cut off.
+
+    Raises:
+        InputError: the last line is something else, or the file system refuses.
+    """
+    with writing(path):
+        if not path.exists():
+            return 0.0
+        lines = path.read_bytes()
+        whole, newline, torn = lines.rpartition(b"\n")
+        if torn:
+            os.truncate(path, len(whole) + len(newline))
+    try:
+        return float(json.loads(whole.rpartition(b"\n")[2])["seconds"]) if whole else 0.0
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} was changed or damaged; restore it from a copy, or delete it") from error

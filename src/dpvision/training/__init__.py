@@ -3,6 +3,7 @@
 from dpvision.training.ema import ExponentialMovingAverage
 from dpvision.training.optimization import OptimizerName, Schedule, make_optimizer, schedule_factor
 from dpvision.training.optimizer_state import load_optimizer_state, optimizer_state
+from dpvision.training.saved_state import check_tensors, whole_number
 from dpvision.training.trainer import Phase, PrivateTrainer, StepStatistics
 
 __all__ = [
@@ -12,8 +13,10 @@ __all__ = [
     "PrivateTrainer",
     "Schedule",
     "StepStatistics",
+    "check_tensors",
     "load_optimizer_state",
     "make_optimizer",
     "optimizer_state",
     "schedule_factor",
+    "whole_number",
 ]

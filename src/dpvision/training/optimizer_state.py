@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from dpvision.training.saved_state import check_finite
+
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:
     """All that it has learned of its parameters; settings such as the learning rate are not in it."""
@@ -25,9 +27,15 @@ def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Tensor]) -> N
     Raises:
         KeyError, RuntimeError, ValueError: it is the state of another optimiser.
     """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     saved: dict[int, dict[str, Tensor]] = {}
     for key, tensor in state.items():
         index, _, name = key.partition(".")
+        if not 0 <= int(index) < len(parameters):
+            raise ValueError(f"there is no parameter {index}")
+        if tensor.dim() and tensor.shape != parameters[int(index)].shape:
+            raise ValueError(f"{name} of parameter {index} has the shape {list(tensor.shape)}")
+        check_finite(f"{name} of parameter {index}", tensor)
         saved.setdefault(int(index), {})[name] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": saved, "param_groups": groups})

@@ -19,6 +19,7 @@ from dpvision.privacy.noise import RandomSource
 from dpvision.training.ema import ExponentialMovingAverage
 from dpvision.training.optimization import OptimizerName, Schedule, make_optimizer, schedule_factor
 from dpvision.training.optimizer_state import load_optimizer_state, optimizer_state
+from dpvision.training.saved_state import check_tensors, whole_number
 from dpvision.views import ViewPolicy, check_no_leak
 
 # Examples whose views are made and held at a time. Fixed, so that memory settings do not change which views
@@ -190,14 +191,20 @@ class PrivateTrainer:
         return found | {"steps_done": torch.tensor(self.steps_done)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take up where :meth:`state` was taken. InputError when it is of another model or optimiser."""
+        """Take up where :meth:`state` was taken.
+
+        Raises:
+            InputError: it is of another model, optimiser or number of steps, or not finite.
+        """
         groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
         for key, tensor in state.items():
             kind, _, name = key.partition(".")
             if kind in groups:
                 groups[kind][name] = tensor
         try:
-            steps_done = int(state["steps_done"])
+            steps_done = whole_number(state, "steps_done", sum(phase.steps for phase in self.phases))
+            check_tensors(groups["model"], self.model.state_dict())
+            check_tensors(groups["average"], self.average.weights)
             # The optimiser saved after a phase's last step is still that phase's.
             self._enter(max(0, steps_done - 1))
             self.model.load_state_dict(groups["model"])
@@ -206,5 +213,6 @@ class PrivateTrainer:
             self.steps_done = steps_done
         except (KeyError, RuntimeError, ValueError) as error:
             raise InputError(
-                f"checkpoint: it is of another network or optimiser ({str(error).splitlines()[0]})"
+                f"checkpoint: it is of another network or optimiser, or damaged "
+                f"({str(error).splitlines()[0]})"
             ) from error
