@@ -62,6 +62,18 @@ def close_account(run: RunDirectory) -> None:
         Ledger(run.private["ledger"]).close_run(run.private["run_id"])
 
 
+def discard_unspent(run: RunDirectory, account: Account | None) -> None:
+    """Take back a new run that failed before it spent anything, as if it had never begun.
+
+    Raises:
+        InputError: the file system refuses; then the run can be taken up again.
+    """
+    if account is None or not account.spent:
+        if account is not None:
+            account.close()
+        run.discard()
+
+
 def check_unchanged(run: RunDirectory, images: Images) -> None:
     """Raises InputError unless these are the images that the run began with."""
     if images.digest != run.private["digest"]:

@@ -14,6 +14,7 @@ from dpvision.api.accounts import (
     check_unchanged,
     check_version,
     close_account,
+    discard_unspent,
     make_account,
     private_record,
 )
@@ -128,11 +129,7 @@ def train(
             account = _open_account(run, job)
             return _work(run, job, model, account, progress)
         except Exception:
-            # Nothing spent: as if it had never begun.
-            if account is None or not account.spent:
-                if account is not None:
-                    account.close()
-                run.discard()
+            discard_unspent(run, account)
             raise
 
 

@@ -20,6 +20,7 @@ from dpvision.api.accounts import (
     check_unchanged,
     check_version,
     close_account,
+    discard_unspent,
     make_account,
     private_record,
 )
@@ -295,8 +296,9 @@ def _release_embedding(
     plan = planned_at(fields["noise_multiplier"], partial(stages, config, fields["num_examples"]), budget)
     device = torch.device(fields["device"])
     random = SecureRandom() if fields["seed"] is None else SeededRandom(fields["seed"])
-    account = make_account(run, len(images), budget, plan)
+    account = None
     try:
+        account = make_account(run, len(images), budget, plan)
         account.open()
         # The encoder first: where the embedding is, all is.
         write_atomically(run.private_path / ENCODER, safetensors_bytes(encoder.state_dict()))
@@ -305,9 +307,8 @@ def _release_embedding(
         check_room(run.private_path / EMBEDDING, BYTES_OF_FACTS + 4 * numbers)
         embedding = release(encoder.to(device), images, config, plan, account, random, device, progress)
     except Exception:
-        if discard and not account.spent:  # as if it had never begun
-            account.close()
-            run.discard()
+        if discard:
+            discard_unspent(run, account)
         raise
     names = embedding.class_names
     facts = guarantee(account, plan, random, images.shape, names, fields["chosen_size"])

@@ -1,0 +1,1 @@
+"""Commands that check the guarantee, and take too long for the tests."""
