@@ -9,8 +9,9 @@ each of these ways:
 * "full": there is no space left, from this operation on: what needs some fails;
 * "read-only": from this operation on, all that changes a file fails.
 
-And by the operating system itself: "tmpfs", a small disk that is full (needs root), and "limit", files that
-may not become longer than so much.
+And by the operating system itself: "tmpfs", a small disk that is full (needs root); "limit", files that may
+not become longer than so much; and "folders", those of the run and of its ledger that may not be written to,
+by a user who is not root.
 
 In each case the command ends with exit code 2 and one sentence, or goes on; what must hold of its files
 (`checks.trials`) holds; the same command, or `dpvision resume` where there is a run, completes once the fault
@@ -21,6 +22,7 @@ budget.
 from __future__ import annotations
 
 import argparse
+import codecs
 import errno
 import json
 import os
@@ -43,7 +45,10 @@ from dpvision.privacy import Ledger
 
 TAKE_SPACE = ("open", "write", "fsync", "mkdir")
 CHANGE_FILES = ("open", "write", "fsync", "mkdir", "rename", "truncate", "remove")
-KINDS = ("once", "full", "read-only", "tmpfs", "limit")
+KINDS = ("once", "full", "read-only", "tmpfs", "limit", "folders")
+FOLDERS = (".", "ledgers", "run", "run/private")
+"""Which are closed, one at a time, below what a run writes to."""
+NOBODY = 65534
 SMALL_DISK = 4 << 20  # bytes
 BY_THE_SYSTEM = 20
 """Sizes that are tried of a disk, and of a file."""
@@ -86,6 +91,15 @@ def failing(kind: str, at: int) -> Reach:
     return reach
 
 
+def be_nobody() -> None:
+    """Root may write anywhere."""
+    if os.getuid() == 0:
+        codecs.lookup("unicode-escape")  # is loaded late, from a place that nobody may be unable to read
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+
+
 def operations_of(trial: Trial) -> int:
     """How many operations may fail in a run."""
     counted = trial.folder / "operations"
@@ -117,6 +131,9 @@ class Disk:
                 self.rows.append(row)
                 if kind == "tmpfs":
                     self._fill_disks(row)
+                elif kind == "folders":
+                    for name in FOLDERS:
+                        self._close(row, name, operations // 2)
                 elif kind == "limit":
                     for case in range(0, BY_THE_SYSTEM, self.every):
                         self._try(row, f"files of {64 << case // 2} bytes", limited=64 << case // 2)
@@ -155,6 +172,30 @@ class Disk:
                 self._judge(row, f"{left} bytes left", trial, ended, filler.unlink)
             finally:
                 subprocess.run(["umount", str(trial.home)], check=True)
+
+    def _close(self, row: Row, name: str, interrupted: int) -> None:
+        """A run that may not write to a folder; one that has begun, where that folder is its own."""
+        trial = self._trial(row.method)
+        (trial.home / "ledgers").mkdir(parents=True)
+        if name.startswith("run"):
+            trial.go(failing("full", interrupted))
+        closed = trial.home / name
+        if not closed.exists():  # it was interrupted before it began
+            return
+        inside = [closed, *(path for path in closed.iterdir() if path.is_file())]
+        modes = {path: path.stat().st_mode for path in inside}
+        if os.getuid() == 0:
+            for path in (trial.home, *trial.home.rglob("*")):
+                os.chown(path, NOBODY, NOBODY)
+        for path, mode in modes.items():
+            path.chmod(mode & 0o555)
+
+        def open_again() -> None:
+            for path, mode in modes.items():
+                if path.exists():
+                    path.chmod(mode)
+
+        self._judge(row, f"{name} closed", trial, trial.go(prepare=be_nobody), open_again)
 
     def _judge(
         self, row: Row, case: str, trial: Trial, ended: Ended, mend: Callable[[], None] = lambda: None
@@ -212,6 +253,7 @@ def main() -> int:
     options = parser.parse_args()
     started = monotonic()
     with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
         disk = Disk(Path(folder), options.methods, options.every)
         disk.work(options.kinds)
     print(table(disk.rows))

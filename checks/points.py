@@ -32,7 +32,8 @@ def install(folder: Path, reach: Reach, log: Path) -> None:
     """From here on, tell ``reach`` of all operations below ``folder``; and ``log``, of every draw of noise.
 
     The log is a file of JSON lines, each on the disk before the noise is used: the release's number in this
-    process, how many releases the ledgers below ``folder`` hold at that moment, and a hash of the bytes.
+    process, how many releases the ledgers below ``folder`` hold at that moment, whether all that was written
+    to them is on the disk, and a hash of the bytes.
     """
     places = _Places(folder, reach)
     for module in (io, builtins):
@@ -48,7 +49,7 @@ def install(folder: Path, reach: Reach, log: Path) -> None:
         setattr(os, name, places.of_path(what, getattr(os, name)))
     os.fsync = places.of_descriptor("fsync", os.fsync)
     fcntl.flock = places.of_descriptor("lock", fcntl.flock)
-    _watch_noise(folder, reach, log)
+    _watch_noise(folder, places, log)
 
 
 class _Places:
@@ -56,6 +57,7 @@ class _Places:
 
     def __init__(self, folder: Path, reach: Reach) -> None:
         self.prefix, self.reach = str(folder) + os.sep, reach
+        self.unsynced: set[int] = set()  # descriptors of ledgers, written to since they were flushed
 
     def below(self, path: Any) -> bool:
         return isinstance(path, str | os.PathLike) and os.path.abspath(path).startswith(self.prefix)
@@ -67,7 +69,7 @@ class _Places:
             self.reach("open", "before")
             found = real(file, mode, *args, **kwargs)
             self.reach("open", "after")
-            return _File(found, self.reach)
+            return _File(found, self, "ledgers" in Path(file).parts)
 
         return open_
 
@@ -87,6 +89,8 @@ class _Places:
         def call(file: Any, *args: Any) -> Any:
             self.reach(what, "before")
             found = real(file, *args)
+            if what == "fsync":
+                self.unsynced.discard(file)
             self.reach(what, "after")
             return found
 
@@ -96,11 +100,14 @@ class _Places:
 class _File:
     """A file that tells when it is written."""
 
-    def __init__(self, file: Any, reach: Reach) -> None:
-        self._file, self._reach = file, reach
+    def __init__(self, file: Any, places: _Places, is_ledger: bool) -> None:
+        self._file, self._places, self._is_ledger = file, places, is_ledger
+        self._reach = places.reach
 
     def write(self, content: Any) -> int:
         self._reach("write", "before")
+        if self._is_ledger:
+            self._places.unsynced.add(self._file.fileno())
         middle = len(content) // 2
         written = self._file.write(content[:middle])
         self._file.flush()
@@ -126,7 +133,7 @@ class _File:
         return getattr(self._file, name)
 
 
-def _watch_noise(folder: Path, reach: Reach, log: Path) -> None:
+def _watch_noise(folder: Path, places: _Places, log: Path) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     releases, releasing = 0, False
     real_release = GaussianSumMechanism.release
@@ -143,17 +150,18 @@ def _watch_noise(folder: Path, reach: Reach, log: Path) -> None:
         def draw(self: Any, count: int) -> bytes:
             if not releasing:
                 return real(self, count)
-            reach("draw", "before")
+            places.reach("draw", "before")
             drawn = real(self, count)
             line = {
                 "process": os.getpid(),
                 "release": releases,
                 "spent": len(spends(folder)),
+                "synced": not places.unsynced,
                 "hash": hashlib.sha256(drawn).hexdigest(),
             }
             _write(descriptor, json.dumps(line).encode() + b"\n")
             _fsync(descriptor)
-            reach("draw", "after")
+            places.reach("draw", "after")
             return drawn
 
         return draw

@@ -112,6 +112,8 @@ class Trial:
         # Each release began with one more event in the ledger than when any before it did.
         if events != sorted(set(events)) or 0 in events:
             found.append(f"releases share events: they began at {events}")
+        if not all(draw["synced"] for draw in draws):
+            found.append("noise was drawn before the ledger was on the disk")
         hashes = [draw["hash"] for draw in draws]
         if self.seed is None and len(set(hashes)) < len(hashes):
             found.append("noise was drawn twice")
