@@ -93,7 +93,10 @@ class Ledger:
         with ledger._locked() as file:
             if ledger._dataset is None:
                 ledger._append(file, kind="dataset", digest=digest, num_examples=num_examples)
-                _sync_folder(path.parent)
+                try:
+                    sync_folder(path.parent)
+                except OSError as error:
+                    raise _unusable(path, error) from error
             if (ledger.digest, ledger.num_examples) != (digest, num_examples):
                 raise InputError(
                     f"the ledger {path} belongs to another data set ({ledger.num_examples} examples, digest "
@@ -370,8 +373,8 @@ def _unusable(path: Path, error: OSError) -> InputError:
     return InputError(f"the ledger {path} cannot be written: {error.strerror or error}.")
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a new file's name durable, not only its contents."""
+def sync_folder(folder: Path) -> None:
+    """Make a new file's name durable, not only its contents. OSError as of the system."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

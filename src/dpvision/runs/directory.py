@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from dpvision.privacy.errors import InputError
-from dpvision.runs.files import json_bytes, read_json, reading, sync_folder, write_atomically, writing
+from dpvision.privacy.ledger import sync_folder
+from dpvision.runs.files import json_bytes, read_json, reading, write_atomically, writing
 
 _SEAL = "seal"
 _PARTIAL_RELEASE = ".release."

@@ -60,15 +60,6 @@ def check_room(path: Path, size: int) -> None:
         trial.unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, not only the contents of its files. OSError as of the system."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def json_bytes(fields: dict[str, Any]) -> bytes:
     """Indented JSON, as people read it."""
     return (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()
