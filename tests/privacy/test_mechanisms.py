@@ -90,6 +90,22 @@ def test_a_sum_without_bounded_sensitivity_is_refused_before_it_is_recorded(valu
     assert recorder.events == []
 
 
+def test_a_sum_beyond_float32_is_refused_before_it_is_recorded():
+    recorder = Recorder()
+    with pytest.raises(FloatingPointError, match="'a'"):
+        MECHANISM.release({"a": torch.tensor([1e39], dtype=torch.float64)}, recorder, SecureRandom())
+    assert recorder.events == []
+
+
+@pytest.mark.parametrize("total", [0.0, 1e-9, 1.0, 1.0000003])
+def test_what_is_released_is_on_one_grid_whatever_the_sums(total):
+    """With σ = 3 the grid is 2⁻²¹."""
+    sums = {"a": torch.full((10_000,), total, dtype=torch.float64)}
+    multiples = MECHANISM.release(sums, Recorder(), SecureRandom())["a"].double() * 2.0**21
+    assert torch.equal(multiples, multiples.round())
+    assert (multiples % 2 == 1).any()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_releases_float32_whatever_the_sums_are(dtype):
     total = torch.ones(6, dtype=dtype)
@@ -111,3 +127,11 @@ def test_the_sampler_states_the_event():
 def test_refuses_impossible_mechanisms(noise, sensitivity):
     with pytest.raises(InputError):
         GaussianSumMechanism(noise, sensitivity, FullBatch(10))
+
+
+@pytest.mark.parametrize("sensitivity", [1e-31, 1e31, 5e-324, 1e308])
+def test_refuses_noise_that_float32_cannot_hold(sensitivity):
+    with pytest.raises(InputError, match="standard deviation"):
+        GaussianSumMechanism(1.0, sensitivity, FullBatch(10))
+    with pytest.raises(InputError, match="standard deviation"):
+        GaussianSumMechanism(1e9, 1e300, FullBatch(10))

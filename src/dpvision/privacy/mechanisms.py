@@ -14,6 +14,9 @@ from dpvision.privacy.errors import InputError
 from dpvision.privacy.noise import RandomSource
 from dpvision.privacy.sampling import Sampler
 
+# What is released is float32, which holds numbers of this size with room on both sides.
+_STANDARD_DEVIATIONS = (1e-30, 1e30)
+
 
 class Recorder(Protocol):
     """Whoever keeps the account. ``record`` returns once the event is durable, and raises to refuse it."""
@@ -24,6 +27,9 @@ class Recorder(Protocol):
 @dataclass(frozen=True)
 class GaussianSumMechanism:
     """Releases a sum over a batch with N(0, (noise_multiplier·sensitivity)²) added to every coordinate.
+
+    What is released is the exact result of that, rounded: see `dpvision.privacy.gaussian`, which says why
+    floating-point arithmetic takes nothing from the guarantee.
 
     The guarantee that `event` states holds if and only if the caller keeps this promise: the batch was drawn
     by ``sampler`` with fresh randomness, and for every pair of data sets D, D′ that differ by one example's
@@ -54,6 +60,12 @@ class GaussianSumMechanism:
         if not (math.isfinite(self.sensitivity) and self.sensitivity > 0):
             raise InputError(f"the sensitivity must be a positive finite number, not {self.sensitivity}.")
         _ = self.event  # validates the rest
+        low, high = _STANDARD_DEVIATIONS
+        if not low <= self.standard_deviation <= high:
+            raise InputError(
+                f"the noise's standard deviation, noise multiplier times sensitivity, must lie in "
+                f"[{low:g}, {high:g}], not {self.standard_deviation:g}; scale what is summed."
+            )
 
     @property
     def event(self) -> GaussianEvent:
@@ -76,18 +88,18 @@ class GaussianSumMechanism:
             random: the source for this release (already ``at`` its purpose and step).
 
         Returns:
-            float32 tensors of the same names and shapes, on the same devices.
+            float32 tensors of the same names and shapes, on the same devices. The noise is drawn and added on
+            the CPU, in float64, whatever the device.
 
         Raises:
-            FloatingPointError: a sum is not finite, so the promise above is broken. Nothing is recorded.
+            FloatingPointError: a sum is not finite in float32, so the promise above is broken. Nothing is
+                recorded.
         """
         for name, total in sums.items():
-            if not torch.isfinite(total).all():
+            if not torch.isfinite(total.float()).all():
                 raise FloatingPointError(f"the sum {name!r} is not finite: its sensitivity is not bounded.")
         account.record(self.event)
-        return {name: self._add_noise(total, random) for name, total in sums.items()}
-
-    def _add_noise(self, total: torch.Tensor, random: RandomSource) -> torch.Tensor:
-        precise = torch.promote_types(total.dtype, torch.float32)
-        noise = random.normal(total.shape).to(total.device, precise)
-        return noise.mul_(self.standard_deviation).add_(total.detach()).float()
+        return {
+            name: random.add_normal(total.detach().cpu(), self.standard_deviation).to(total.device)
+            for name, total in sums.items()
+        }

@@ -4,10 +4,9 @@ Both sources read one keystream, AES-256 in counter mode, and differ only in whe
 operating system's entropy, or a seed (which makes the run not private: whoever knows the seed removes the
 noise).
 
-Values are computed in double precision on the CPU from 53 random bits each, so a seeded run draws the same
-numbers on every device and with every number of threads, and normal tails reach 8.57 standard deviations.
-Like every floating-point sampler this one is open in principle to attacks on the low-order bits of a
-released value (Mironov, CCS 2012); it does not claim to close them.
+Values are computed on the CPU, so a seeded run draws the same numbers on every device and with every number
+of threads. How normals are made of the bits, and why the last bits of a released value give nothing away, is
+said in `dpvision.privacy.gaussian`.
 """
 
 from __future__ import annotations
@@ -22,8 +21,9 @@ from collections.abc import Sequence
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 
+from dpvision.privacy.gaussian import add_gaussian
+
 _KEY_BYTES = 32
-_BLOCK = 1 << 18  # normals made at a time: keeps the double-precision temporaries in cache
 
 
 class RandomSource(ABC):
@@ -46,16 +46,21 @@ class RandomSource(ABC):
         bits = bits[: math.prod(shape)].bitwise_and_(2**53 - 1)
         return bits.double().mul_(2.0**-53).reshape(tuple(shape))
 
+    def add_normal(self, sums: torch.Tensor, deviation: float) -> torch.Tensor:
+        """``sums`` + N(0, deviation²), exactly distributed but for a rounding of the result: see `gaussian`.
+
+        Args:
+            sums: of any shape and floating-point type, on the CPU; not changed.
+            deviation: between 1e-30 and 1e30.
+
+        Returns:
+            float32, of the same shape.
+        """
+        return add_gaussian(sums, deviation, self.bytes)
+
     def normal(self, shape: Sequence[int]) -> torch.Tensor:
-        """Standard normal; float32 on the CPU, computed in float64 (Box and Muller, 1958)."""
-        flat = torch.empty(math.prod(shape), dtype=torch.float32)
-        for block in flat.split(_BLOCK):
-            half = (len(block) + 1) // 2
-            radius, angle = self.uniform((2, half))
-            radius = torch.log1p(-radius).mul_(-2).sqrt_()  # 1 − u lies in (0, 1]: the logarithm is finite
-            angle = angle.mul_(2 * math.pi)
-            block.copy_(torch.cat([radius * angle.cos(), radius * angle.sin()])[: len(block)])
-        return flat.reshape(tuple(shape))
+        """Standard normal, rounded to multiples of 2⁻²²; float32 on the CPU."""
+        return self.add_normal(torch.zeros(tuple(shape)), 1.0)
 
     def bernoulli_indices(self, count: int, probability: float) -> torch.Tensor:
         """Which of ``count`` independent trials succeed, each with ``probability`` (to within 2⁻⁵³).

@@ -129,7 +129,8 @@ def guarantee(
         ),
         "lost_steps": lost_steps,
         "noise": (
-            "AES-256 in counter mode, keyed by the operating system's entropy"
+            "AES-256 in counter mode, keyed by the operating system's entropy; added exactly, then rounded, "
+            "so that the last digits tell nothing more"
             if random.is_private
             else "a fixed seed: whoever knows it removes the noise"
         ),
