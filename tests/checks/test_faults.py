@@ -1,4 +1,4 @@
-"""The commands in checks/, each on a sample; in full, where that is asked for."""
+"""The checks that kill runs, fail their disk and race them: on a sample, or in full where that is asked for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def check(name: str, *options: str) -> dict[str, Any]:

@@ -1,0 +1,178 @@
+"""The command that tests randomness, on fewer draws: right generators pass, and every test can fail."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from dpvision.privacy import SecureRandom, SeededRandom
+
+PATH = Path(__file__).parents[2] / "checks" / "noise.py"
+
+
+@pytest.fixture(scope="module")
+def checks() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("checks_noise", PATH)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclass looks for it there
+    spec.loader.exec_module(module)
+    return module
+
+
+def failed_names(checks: ModuleType, results: list) -> set[str]:
+    return {result.name for result in checks.failures(results)}
+
+
+def call(checks: ModuleType, monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["noise.py", "--draws", "1000000", *options])
+    return checks.main()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_million_draws_pass(
+    checks: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(checks, monkeypatch, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["results"]) == 52
+    assert found["failed"] == []
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fault_is_an_exit_code(
+    checks: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(checks, monkeypatch, "--seed", "1", "--fault", "tails") == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("fault", "caught_by"),
+    [
+        ("deviation", "moment of order 2"),
+        ("mean", "moment of order 1"),
+        ("skewed", "moment of order 3"),
+        ("uneven", "4096 equally probable cells"),
+        ("coarse", "4096 equally probable cells"),
+        ("shifted middle", "Kolmogorov–Smirnov"),
+        ("tails", "above 4σ"),
+        ("tails", "below −4σ"),
+        ("pairs", "values 65536 apart"),
+        ("pairs", "pairs of one Box–Muller step, 32 × 32 cells"),
+        ("radius", "squares 65536 apart"),
+        ("smoothed", "values 1 apart"),
+        ("repeated release", "values of one release and the next"),
+        ("repeated tensor", "values of two tensors of a release"),
+        ("low bit", "low 8 bits of the multiples of the grid"),
+        ("off the grid", "multiples of the grid"),
+    ],
+)
+def test_wrong_normals_are_caught(checks: ModuleType, fault: str, caught_by: str) -> None:
+    """At a million draws, by the test that is meant to."""
+    sigma, grid, half = checks.SIGMA, checks.GRID, checks._BLOCK // 2
+    release = checks.release_with(SeededRandom(1))
+    earlier = release({name: torch.zeros(shape) for name, shape in checks.SHAPES.items()})
+
+    def opposite_radius(values: torch.Tensor) -> torch.Tensor:
+        """Signs stay independent; only sizes are tied."""
+        flat = values.flatten().clone()
+        for block in flat.split(checks._BLOCK):
+            if len(block) == 2 * half:
+                some = half // 20
+                block[half : half + some] = block[:some].abs() * block[half : half + some].sign()
+        return flat.view_as(values)
+
+    def odd_become_even(values: torch.Tensor) -> torch.Tensor:
+        multiples = (values.double() / grid).round()
+        return (
+            (multiples - (multiples % 2 == 1) * (torch.rand(values.shape) < 0.05).double()) * grid
+        ).float()
+
+    def repeat_half(values: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        count = min(values.numel(), kept.numel()) // 2
+        return torch.cat([kept.flatten()[:count], values.flatten()[count:]]).view_as(values)
+
+    spoils = {
+        "deviation": lambda x: x * 0.99,
+        "mean": lambda x: x + 0.02 * sigma,
+        "skewed": lambda x: x + 0.01 * (x.square() / sigma - sigma),
+        "uneven": lambda x: torch.where(x.abs() < 1e-3 * sigma, x * 5, x),
+        "coarse": lambda x: (x * 4096 / sigma).round() * sigma / 4096,
+        "shifted middle": lambda x: torch.where(x.abs() < sigma / 2, x + 0.02 * sigma, x),
+        "tails": checks.cut_tails,
+        "pairs": checks.tie_pairs,
+        "radius": opposite_radius,
+        "smoothed": lambda x: (x + 0.02 * x.flatten().roll(1).view_as(x)) / (1 + 0.02**2) ** 0.5,
+        "low bit": odd_become_even,
+        "off the grid": lambda x: x + grid / 2,
+    }
+    if fault == "repeated release":
+        spoiled = lambda sums: {name: repeat_half(x, earlier[name]) for name, x in release(sums).items()}  # noqa: E731
+    elif fault == "repeated tensor":
+
+        def spoiled(sums: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            released = release(sums)
+            return {**released, "bias": repeat_half(released["bias"], released["weight"])}
+    else:
+        spoiled = checks.spoiled(release, spoils[fault])
+    assert caught_by in failed_names(checks, checks.check_normals(spoiled, 1_000_000))
+
+
+def test_the_attack_on_last_bits_is_real(checks: ModuleType) -> None:
+    random = SecureRandom()
+    assert checks.attack(checks.floating_point_release, 100_000, random) > 0.2
+    assert checks.attack(checks.grid_release, 100_000, random) == 0
+
+
+class Unfair(SeededRandom):
+    """Uniforms a little too small, and never odd."""
+
+    def uniform(self, shape: object) -> torch.Tensor:
+        drawn = super().uniform(shape)  # type: ignore[arg-type]
+        return (drawn * 0.98 * 2.0**52).floor() * 2.0**-52
+
+
+class Clumped(SeededRandom):
+    """Of two neighbours, the second repeats the first."""
+
+    def uniform(self, shape: object) -> torch.Tensor:
+        drawn = super().uniform(shape)  # type: ignore[arg-type]
+        return drawn.flatten()[::2].repeat_interleave(2)[: drawn.numel()].view_as(drawn)
+
+
+class Stuck(SeededRandom):
+    """Always the same batch."""
+
+    def uniform(self, shape: object) -> torch.Tensor:
+        return SeededRandom(9).uniform(shape)  # type: ignore[arg-type]
+
+
+def test_wrong_uniforms_and_batches_are_caught(checks: ModuleType) -> None:
+    unfair = failed_names(checks, checks.check_uniforms(1_000_000, Unfair(1)))
+    assert unfair == {"uniforms, highest 16 bits", "uniforms, lowest 16 bits", "uniforms, each of 53 bits"}
+    assert "members of batches" in failed_names(checks, checks.check_batches(3_000_000, Unfair(1)))
+    clumped = failed_names(checks, checks.check_batches(3_000_000, Clumped(1)))
+    assert clumped == {"neighbours in a batch", "sizes of batches"}
+    stuck = failed_names(checks, checks.check_batches(1_000_000, Stuck(1)))
+    assert {"batches an example is in", "an example in a batch and the next"} <= stuck
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_processes_that_share_a_stream_are_caught(checks: ModuleType) -> None:
+    """A seeded source goes on alike in every forked child; the secure one must not."""
+    assert len(failed_names(checks, checks.check_processes(100_000, SeededRandom(1)))) == 3
+    assert not failed_names(checks, checks.check_processes(100_000, SecureRandom()))
+
+
+def test_another_keystream_is_caught(checks: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = checks._keystream
+    monkeypatch.setattr(checks, "_keystream", lambda key: right(key[::-1]))
+    assert len(failed_names(checks, checks.check_keystream())) == 2
