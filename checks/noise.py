@@ -1,6 +1,6 @@
 """Statistical tests of everything random that the guarantee rests on: normals, uniforms, batches, keystream.
 
-    python checks/noise.py [--draws 100000000] [--seed SEED] [--fault NAME] [--json]
+    python -m checks.noise [--draws 100000000] [--seed SEED] [--fault NAME] [--json]
 
 Normals are tested as they are released: `GaussianSumMechanism.release` on sums of zeros, two tensors at a
 time, from the operating system's entropy, or from a seed, to see a result again. Every test gives a p-value,
