@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,21 @@ def test_the_released_weights_are_the_averages(images: Images, tmp_path: Path) -
     assert averages.keys() == weights.keys() - {"normalize.mean", "normalize.std"}
     assert all(torch.equal(weights[name], tensor) for name, tensor in averages.items())
     assert any(not torch.equal(checkpoint[f"model.{name}"], averages[name]) for name in averages)
+
+
+@pytest.mark.parametrize("tested", [False, True])
+def test_the_last_average_is_released_however_bad_it_is(images: Images, tmp_path: Path, tested: bool) -> None:
+    """Neither the loss on private batches nor the test accuracy chooses an earlier one."""
+    meaningless = torch.randint(2, (120,), generator=torch.Generator().manual_seed(0))
+    images, config = replace(images, labels=meaningless), {**CONFIG, "learning_rate": 1e3}
+    release = train(images, tmp_path / "run", test=images if tested else None, config=config, seed=1).release
+    lines = (tmp_path / "run/private/metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["mean_loss"] for line in lines]
+    assert min(losses) == losses[0] < losses[-1]  # so that there is a temptation, with nothing to learn
+    released = safetensors.torch.load_file(release / "model.safetensors")
+    last = safetensors.torch.load_file(tmp_path / "run/private/checkpoint.safetensors")
+    for name in ("network.1.weight", "network.1.bias"):
+        assert torch.equal(released[name], last[f"average.{name}"])
 
 
 def test_load_gives_a_ready_module(images: Images, tmp_path: Path) -> None:

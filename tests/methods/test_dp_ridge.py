@@ -161,6 +161,30 @@ def test_training_learns_and_releases_what_comes_back(images: Images, tmp_path: 
     assert mechanism["name"] == "Gaussian noise on second moment, class sums and class counts of the features"
 
 
+def test_every_statistic_is_released_with_noise(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head is computed from what the mechanism made of the exact statistics, and from nothing else."""
+    exact: dict[str, Tensor] = {}
+    noisy: dict[str, Tensor] = {}
+
+    def exactly(*arguments: Any) -> dict[str, Tensor]:
+        exact.update(sufficient_statistics(*arguments))
+        return exact
+
+    def solve(statistics: dict[str, Tensor], num_examples: int, noise: float) -> tuple[Tensor, Tensor]:
+        noisy.update(statistics, scale=torch.tensor(noise))
+        return ridge(statistics, num_examples, noise)
+
+    monkeypatch.setattr(dp_ridge, "sufficient_statistics", exactly)
+    monkeypatch.setattr(dp_ridge, "ridge", solve)
+    dpvision.train(images, out=tmp_path / "run", config=SMALL, **OPTIONS)
+    for name, total in exact.items():
+        assert (noisy[name] != total).all()
+    noise = torch.cat([(noisy[name] - total).flatten() for name, total in exact.items()])
+    assert float(noise.std()) == pytest.approx(float(noisy["scale"]), rel=0.05)
+
+
 def test_a_release_that_was_kept_is_not_paid_twice(
     images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import random
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2, kstest, norm, poisson
@@ -48,6 +50,15 @@ def test_the_coordinates_of_a_normal_are_independent():
         for values in (sample, sample.square() - 1):
             correlation = (values[lag:] * values[:-lag]).mean() / values.var()
             assert abs(correlation) < 5 / (len(values) - lag) ** 0.5
+
+
+def test_the_blocks_of_a_large_tensor_are_independent():
+    """They are made 2¹⁸ numbers at a time."""
+    block = 1 << 18
+    sample = SeededRandom(3).normal((3 * block,)).double()
+    for lag in (block, 2 * block):
+        correlation = (sample[lag:] * sample[:-lag]).mean()
+        assert abs(correlation) < 5 / (len(sample) - lag) ** 0.5
 
 
 def test_uniform_fills_the_unit_interval():
@@ -107,6 +118,31 @@ def test_the_secure_source_never_repeats():
     draws = {random.at("noise", step).bytes(16) for step in (0, 0, 1, 1)}
     draws |= {SecureRandom().at("noise", 0).bytes(16) for _ in range(4)}
     assert len(draws) == 8
+
+
+def test_a_key_is_the_systems_entropy_and_nothing_else(monkeypatch):
+    """No time, process or counter, which others could guess: for the same entropy the stream is the same."""
+    asked = []
+
+    def entropy(count):
+        asked.append(count)
+        return bytes(range(count))
+
+    monkeypatch.setattr(os, "urandom", entropy)
+    assert SecureRandom().bytes(100) == SecureRandom().bytes(100)
+    assert asked == [32, 32]
+
+
+def test_the_global_generators_decide_nothing():
+    def draws():
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+        source = SecureRandom()
+        return source.normal((8,)), source.uniform((8,)), source.bernoulli_indices(200, 0.5)
+
+    for one, other in zip(draws(), draws(), strict=True):
+        assert not torch.equal(one, other)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

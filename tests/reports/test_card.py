@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,17 @@ def test_nothing_private_is_in_the_release(images: Images, tmp_path: Path) -> No
     assert sum(line["batch_size"] for line in metrics) not in numbers
     allowed = {40}  # the expected batch size, and by chance an actual one
     assert {line["batch_size"] for line in metrics} & (numbers - allowed - {6, 34, 157}) == set()
+
+
+def test_other_private_images_make_the_same_card(images: Images, tmp_path: Path) -> None:
+    """Of the same number, shape and classes, with the same noise: nothing else of them is on it."""
+    other = replace(images, pixels=images.pixels // 2, labels=(torch.arange(157) < 30).long())
+    cards = []
+    for name, of in (("one", images), ("other", other)):
+        dpvision.train(of, epsilon=2, out=tmp_path / name, config=CONFIG, seed=5)
+        card, _ = card_of(tmp_path / name)
+        cards.append({**card, "training_seconds": 0})
+    assert cards[0] == cards[1]
 
 
 def test_the_last_digits_of_the_time_are_not_told(images: Images, tmp_path: Path) -> None:

@@ -226,6 +226,23 @@ def test_noise_is_added_once_however_the_sum_is_accumulated(the_loss: Callable[.
         assert_close(by_memory[0], expected)
 
 
+def test_a_batch_that_is_taken_in_parts_has_the_sum_of_the_whole() -> None:
+    images, sample_rate = make_images(600), 0.9
+    trainer = make_trainer(images=images, sample_rate=sample_rate)
+    before, source = weights(trainer.model), SeededRandom(3)
+    batch = PoissonSampler(600, sample_rate).sample(source.at("batch", 0))
+    assert trainer.step(Log()).batch_size == len(batch) > 512  # three parts
+    generator = torch.Generator().manual_seed(int.from_bytes(source.at("views", 0).bytes(7), "big"))
+    views, targets = CROPS(images.pixels[batch], labels_of(images)[batch], generator)
+    sums = reference_clipped_sum(make_model(), loss, views, targets, C * (1 - ROUNDING_MARGIN))
+    added = noise(trainer.model, 0)
+    expected = {
+        name: weight - RATE * (sums[name] + added[name]) / (sample_rate * 600)
+        for name, weight in before.items()
+    }
+    assert_close(weights(trainer.model), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_every_step_is_recorded_once_and_before_its_noise_is_drawn() -> None:
     log = Log()
     trainer = make_trainer(random=LoggedRandom(log, 3))
