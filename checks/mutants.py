@@ -1,8 +1,8 @@
 """Deliberate faults in what the privacy guarantee rests on, each of which the tests must notice.
 
-    python checks/mutants.py                  # all of them, and a table of which test noticed
-    python checks/mutants.py --only no-noise  # some
-    python checks/mutants.py --table          # the table of docs/mutants.md; runs nothing
+    python -m checks.mutants                  # all of them, and a table of which test noticed
+    python -m checks.mutants --only no-noise  # some
+    python -m checks.mutants --table          # the table of docs/mutants.md; runs nothing
 
 A mutant is a patch checks/mutants/NAME.patch to src/. What stands before the diff says which fault it is and
 what it would cost, and after "Killed by:" the test that must notice. Each is applied to a copy of the
@@ -29,7 +29,7 @@ from pathlib import Path
 from time import monotonic
 
 ROOT = Path(__file__).resolve().parents[1]
-OF_MUTANTS = "tests/checks"
+OF_MUTANTS = "tests/checks/test_mutants.py"
 """The tests of this command, never run on a mutant: its patch is applied already, so that they would fail."""
 
 ONE_TEST_SECONDS = 300

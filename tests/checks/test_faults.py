@@ -1,4 +1,4 @@
-"""The checks that kill runs, fail their disk and race them: on a sample, or in full where that is asked for."""
+"""The checks that kill runs, fail their disk and race them: on a sample, or in full where asked for."""
 
 from __future__ import annotations
 

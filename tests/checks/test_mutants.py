@@ -78,7 +78,7 @@ def repository(tmp_path: Path) -> Path:
         "src/dpvision/__init__.py": "def double(x: int) -> int:\n    return 2 * x\n",
         "tests/test_double.py": test.format("double", 2, 4),
         "tests/test_other.py": test.format("other", 3, 6),
-        "tests/checks/test_patches.py": "def test_never_run_on_a_mutant():\n    raise AssertionError\n",
+        "tests/checks/test_mutants.py": "def test_never_run_on_a_mutant():\n    raise AssertionError\n",
     }.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
