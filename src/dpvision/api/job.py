@@ -80,6 +80,11 @@ class Job:
         """Where batches, views and noise come from."""
         return SecureRandom() if self.seed is None else SeededRandom(self.seed)
 
+    @property
+    def mixed_with(self) -> dict[str, Pool]:
+        """What the method's training takes beside the private images, if anything."""
+        return {"pool": self.pool} if self.pool else {}
+
     def to_json(self) -> dict[str, Any]:
         """All but the images themselves."""
         return {

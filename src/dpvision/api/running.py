@@ -192,7 +192,6 @@ def _work(
         if progress:
             progress(sum(event.count for event in account.spent), planned, account)
 
-    mixed_with = {"pool": job.pool} if job.pool else {}
     lost = job.method.train(
         model,
         job.images,
@@ -200,7 +199,7 @@ def _work(
         job.plan,
         account,
         random,
-        **mixed_with,
+        **job.mixed_with,
         checkpoints=checkpoints,
         on_step=on_step,
     )

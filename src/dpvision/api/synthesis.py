@@ -29,7 +29,7 @@ from dpvision.api.sources import Reading, Source, training_reading
 from dpvision.evaluation.progress import Progress
 from dpvision.images import Images
 from dpvision.images.write import check_formats, image_files
-from dpvision.methods import make_plan, planned_at
+from dpvision.methods import TrainingPlan, make_plan, planned_at
 from dpvision.methods.dp_mepf import (
     DPMEPFConfig,
     check_labels,
@@ -89,6 +89,23 @@ class Synthesis:
     generator: Generator
 
 
+@dataclass(frozen=True)
+class ReleaseJob:
+    """A release to be: the images that it is made from, and everything public about it.
+
+    Attributes: as those of `dpvision.api.job.Job`.
+    """
+
+    images: Images
+    budget: Budget
+    config: DPMEPFConfig
+    plan: TrainingPlan
+    device: torch.device
+    num_examples: int
+    data: Reading
+    chosen_size: int | None
+
+
 def synthesize(
     data: Source,
     *,
@@ -134,39 +151,75 @@ def synthesize(
         KeyboardInterrupt: passed on; `resume` continues the run.
     """
     check_free(out)
-    budget = Budget(epsilon, 1e-9 if delta is None else delta, neighboring_relation)
-    settings = _check_settings(method, config)
-    chosen_device = resolve_device(device)
-    keep_large = scales_images(str(settings.get("encoder", "")))
-    reading, chosen_size = training_reading(data, size, channels, keep_large)
-    labelled = bool(settings.get("labelled", True))
-    images = data if isinstance(data, Images) else _open(reading, labelled)
-    class_names = images.class_names if labelled else ()
-    declared = declared_number(num_examples, images)
-    if delta is None:
-        budget = replace(budget, delta=default_delta(declared))
-    resolved = default_config(images.shape, chosen_device, settings)
-    check_labels(resolved, images)
-    plan = make_plan(partial(stages, resolved, declared), declared, budget)
-    request = _request(resolved, declared if count is None else count, formats, balanced, seed, chosen_device)
-    check_formats(formats, class_names)
+    job = prepare_release(
+        data,
+        epsilon=epsilon,
+        delta=delta,
+        neighboring_relation=neighboring_relation,
+        method=method,
+        config=config or {},
+        size=size,
+        channels=channels,
+        seed=seed,
+        device=device,
+        num_examples=num_examples,
+    )
+    images, resolved = job.images, job.config
+    number = job.num_examples if count is None else count
+    request = _request(resolved, number, formats, balanced, seed, job.device)
+    check_formats(formats, images.class_names if resolved.labelled else ())
     check_image_shape(images.shape)
     encoder = make_encoder(resolved, images)
     started = datetime.now(UTC)
     public = {
         **request,
         "started": started.isoformat(timespec="seconds"),
-        "data": asdict(reading),
-        "chosen_size": chosen_size,
-        "num_examples": declared,
-        "budget": asdict(budget),
-        "noise_multiplier": plan.noise_multiplier,
-        "epsilon": plan.epsilon,
+        "data": asdict(job.data),
+        "chosen_size": job.chosen_size,
+        "num_examples": job.num_examples,
+        "budget": asdict(job.budget),
+        "noise_multiplier": job.plan.noise_multiplier,
+        "epsilon": job.plan.epsilon,
     }
     run = RunDirectory.create(out, public, private_record(images, ledger, started))
     with run.locked():
         _release_embedding(run, images, encoder, progress, discard=True)
         return _make_images(run, progress)
+
+
+def prepare_release(
+    data: Source,
+    *,
+    epsilon: float,
+    delta: float | None,
+    neighboring_relation: NeighboringRelation,
+    method: str,
+    config: Mapping[str, Any],
+    size: int | None,
+    channels: int | None,
+    seed: int | None,
+    device: str | None,
+    num_examples: int | None,
+) -> ReleaseJob:
+    """Check every option, read the images, and resolve what was left open. Writes and spends nothing.
+
+    Raises:
+        InputError: an option or the data cannot be used.
+    """
+    budget = Budget(epsilon, 1e-9 if delta is None else delta, neighboring_relation)
+    settings = _check_settings(method, config)
+    check_seed(seed)
+    chosen_device = resolve_device(device)
+    keep_large = scales_images(str(settings.get("encoder", "")))
+    reading, chosen_size = training_reading(data, size, channels, keep_large)
+    images = data if isinstance(data, Images) else _open(reading, bool(settings.get("labelled", True)))
+    declared = declared_number(num_examples, images)
+    if delta is None:
+        budget = replace(budget, delta=default_delta(declared))
+    resolved = default_config(images.shape, chosen_device, settings)
+    check_labels(resolved, images)
+    plan = make_plan(partial(stages, resolved, declared), declared, budget)
+    return ReleaseJob(images, budget, resolved, plan, chosen_device, declared, reading, chosen_size)
 
 
 def synthesize_from(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dpvision.cli import accounting, models, pool, prior, synthesis, training
+from dpvision.cli import accounting, auditing, models, pool, prior, synthesis, training
 from dpvision.cli.allocator import keep_freed_memory
 
 HELP = """
@@ -54,6 +54,7 @@ def _options(
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Train": (training.train, training.plan, training.resume),
     "Synthesize": (synthesis.synthesize,),
+    "Check the guarantee": (auditing.audit, auditing.membership),
     "Use a model": (models.evaluate, models.predict),
     "Data and budget": (accounting.data, accounting.ledger, accounting.epsilon, accounting.noise),
 }

@@ -31,6 +31,7 @@ _RELATIONS = {
 # Composing distributions by FFT in double precision leaves errors of this order in δ; it is given away.
 _PLD_DELTA_SLACK = 1e-11
 _SMALLEST_PLD_DELTA = 1e-9
+_PROFILE_DELTA = 1e-5  # near which a whole profile is to be accurate
 _LARGEST_PLD_EPSILON = 500.0  # beyond, e^−ε underflows in the PLD accountant
 _LARGEST_GRID = 200_000
 # As dp_accounting's own list.
@@ -142,6 +143,17 @@ def epsilon(
     return compose(merged, delta, neighboring_relation)
 
 
+def privacy_profile(
+    events: Iterable[GaussianEvent], epsilons: np.ndarray, neighboring_relation: NeighboringRelation
+) -> np.ndarray:
+    """δ for each ε of an ascending array: the composition of all events is (ε, δ)-private, by PLD."""
+    merged = merge_events(events)
+    check_relation(neighboring_relation)
+    pld = _composed(merged, _PROFILE_DELTA, neighboring_relation)
+    deltas = np.asarray(pld.get_delta(epsilons), dtype=np.float64)
+    return np.minimum(deltas + _PLD_DELTA_SLACK, 1.0)
+
+
 def calibrate_noise_multiplier(
     stages: Callable[[float], Sequence[GaussianEvent]], budget: Budget, accountant: Accountant = "pld"
 ) -> float:
@@ -177,11 +189,19 @@ def _pld_epsilon(
     rough_epsilon = _rdp_epsilon(events, delta, neighboring_relation)
     if rough_epsilon > _LARGEST_PLD_EPSILON:
         return rough_epsilon  # an upper bound too; nobody needs it tight
-    interval = _discretisation(events, delta, rough_epsilon)
+    pld = _composed(events, delta, neighboring_relation)
+    return float(pld.get_epsilon(delta - _PLD_DELTA_SLACK))
+
+
+def _composed(
+    events: tuple[GaussianEvent, ...], delta: float, neighboring_relation: NeighboringRelation
+) -> PLDAccountant:
+    """The privacy loss distribution of all events, on a grid that is fine enough near δ."""
+    interval = _discretisation(events, delta, _rdp_epsilon(events, delta, neighboring_relation))
     pld = PLDAccountant(_RELATIONS[neighboring_relation], interval)
     for event in events:
         pld.compose(event.to_dp_event(neighboring_relation))
-    return float(pld.get_epsilon(delta - _PLD_DELTA_SLACK))
+    return pld
 
 
 def _discretisation(events: tuple[GaussianEvent, ...], delta: float, rough_epsilon: float) -> float:

@@ -1,0 +1,183 @@
+"""How well what a run released tells the images that it learned from, from others."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dpvision.api.accounts import check_unchanged
+from dpvision.api.job import Job, resolve_device
+from dpvision.api.sources import Reading, Source, fitting_reading
+from dpvision.api.using import load_classifier, release_path
+from dpvision.evaluation.membership import Attack, attacks, centred_by_class, confidences, lira_scores
+from dpvision.evaluation.progress import Progress
+from dpvision.images import Images, available_splits
+from dpvision.methods import planned_at
+from dpvision.networks import Classifier
+from dpvision.privacy import Account, InputError
+from dpvision.runs import RunDirectory
+from dpvision.runs.files import read_json
+
+NOTICE = "private: measured on the private images without noise, and not covered by epsilon; do not publish"
+FEWEST_SHADOW_MODELS = 4
+
+
+@dataclass(frozen=True)
+class Membership:
+    """What a release tells of who was a member.
+
+    Attributes:
+        notice: that none of this may be published.
+        epsilon, delta: what the release claims.
+        members, non_members: how many images of each there were.
+        shadow_models: how many were trained for the scores that need them.
+        attacks: by kind of score.
+    """
+
+    notice: str
+    epsilon: float
+    delta: float
+    members: int
+    non_members: int
+    shadow_models: int
+    attacks: tuple[Attack, ...]
+
+
+def membership(
+    run: str | os.PathLike[str],
+    members: Source | None = None,
+    non_members: Source | None = None,
+    *,
+    shadow_models: int = 0,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Membership:
+    """Membership inference against a run's classifier. It spends nothing and writes nothing; the result is
+    private.
+
+    Without shadow models there are two scores of an image, from the released classifier alone: "confidence",
+    log p/(1 − p) of its label's probability p, and the same "by class", less the median of the image's class.
+    With shadow models there is online LiRA, too (Carlini et al., arXiv 2112.03570, Algorithm 1).
+
+    Args:
+        run: a run's directory, or its release directory with ``members`` and ``non_members``.
+        members: the images that it learned from; by default those that the run says.
+        non_members: images of the same kind that it did not learn from; by default those it was tested on.
+        shadow_models: how many classifiers to train, as the run was but on random halves of members and non-
+            members, and to forget. They take as long as so many runs on half as many images.
+        device: as for `dpvision.train`.
+        progress: see `dpvision.evaluation.Progress`.
+
+    Raises:
+        InputError: the run or the images cannot be used, or too few shadow models were asked for.
+    """
+    if shadow_models != 0 and shadow_models < FEWEST_SHADOW_MODELS:
+        raise InputError(
+            f"the number of shadow models must be 0 or at least {FEWEST_SHADOW_MODELS}, not {shadow_models}"
+        )
+    model = load_classifier(run).to(resolve_device(device))
+    learned_from = _images(run, members, "data", "members", model)
+    others = _images(run, non_members, "test", "non_members", model)
+    both = _together(learned_from, others)
+    assert both.labels is not None
+    own = confidences(model, both)
+    scores = {"confidence": own, "confidence by class": centred_by_class(own, both.labels.numpy())}
+    if shadow_models:
+        inside = _halves(shadow_models, len(both))
+        shadow = _shadow_confidences(Path(run), both, inside, device, progress)
+        scores[f"online LiRA, {shadow_models} shadow models"] = lira_scores(own, shadow, inside)
+    card = read_json(release_path(run) / "card.json")
+    return Membership(
+        notice=NOTICE,
+        epsilon=card["epsilon"],
+        delta=card["delta"],
+        members=len(learned_from),
+        non_members=len(others),
+        shadow_models=shadow_models,
+        attacks=attacks(scores, np.arange(len(both)) < len(learned_from), card["epsilon"], card["delta"]),
+    )
+
+
+def _images(
+    run: str | os.PathLike[str], given: Source | None, recorded: str, option: str, model: Classifier
+) -> Images:
+    """Those given, or else those that the run recorded, in the order of the model's classes."""
+    if isinstance(given, Images):
+        images = given
+    elif given is not None:
+        # Of data with splits, what a run learns from is "train".
+        split = "train" if option == "members" and "train" in available_splits(given) else None
+        images = fitting_reading(given, split, model.image_shape).open()
+    else:
+        reading = _recorded(run).config[recorded]
+        if reading is None or reading["spec"] is None:
+            raise InputError(f"{run} does not say where such images are; name the {option}")
+        images = Reading.from_json(reading).open()
+        if recorded == "data":
+            check_unchanged(_recorded(run), images)
+    return images.with_classes(model.class_names)
+
+
+def _recorded(run: str | os.PathLike[str]) -> RunDirectory:
+    """The run's directory. InputError for a release alone, which does not say what it was made of."""
+    if not (Path(run) / "private").is_dir():
+        raise InputError(f"{run} does not say what it learned from; name the members and the non_members")
+    return RunDirectory.open(run)
+
+
+def _together(members: Images, others: Images) -> Images:
+    assert members.labels is not None
+    assert others.labels is not None
+    return Images(
+        torch.cat([members.pixels, others.pixels]),
+        torch.cat([members.labels, others.labels]),
+        members.class_names,
+        f"{members.source} and {others.source}",
+    )
+
+
+def _halves(models: int, count: int) -> NDArray[np.bool_]:
+    """Which images each shadow model learns from, ``[S, N]``: every image by half of them, at random."""
+    places = np.random.default_rng().random((models, count)).argsort(axis=0).argsort(axis=0)
+    return np.asarray(places < models // 2)
+
+
+def _shadow_confidences(
+    run: Path,
+    images: Images,
+    inside: NDArray[np.bool_],
+    device: str | None,
+    progress: Progress | None,
+) -> NDArray[np.float64]:
+    """Confidences ``[S, N]`` of classifiers trained on subsets, otherwise as the run was, with its noise."""
+    fields = _recorded(run).config
+    if device is not None:
+        fields = {**fields, "device": device}
+    job = replace(Job.from_json(fields, images, images), seed=None)
+    found = []
+    for number, chosen in enumerate(inside):
+        if progress:
+            progress("training shadow models", number, len(inside))
+        some = images.subset(chosen.nonzero()[0])
+        config = _scaled(job.config, len(some) / job.num_examples)
+        stages = partial(job.method.stages, config, len(some))
+        plan = planned_at(job.plan.noise_multiplier, stages, job.budget)
+        model = job.make_model()
+        account = Account(replace(job.budget, epsilon=plan.epsilon), None, f"shadow-{number}", plan.events)
+        account.open()
+        job.method.train(model, some, config, plan, account, job.random(), **job.mixed_with)
+        found.append(confidences(model, images))
+    return np.stack(found)
+
+
+def _scaled(config: Any, share: float) -> Any:
+    """The settings for a share of the images: batches are drawn at the same rate."""
+    batch = getattr(config, "expected_batch_size", None)
+    return config if batch is None else replace(config, expected_batch_size=max(1, int(share * batch)))

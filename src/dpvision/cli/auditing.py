@@ -1,0 +1,166 @@
+"""dpvision audit and membership."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dpvision.cli import options as given
+from dpvision.cli.options import collect
+from dpvision.cli.output import show, show_messages, table, work_bars
+
+if TYPE_CHECKING:
+    from dpvision.api import Audit
+
+
+def audit(
+    data: given.Data = None,
+    epsilon: given.Epsilon = None,
+    canaries: Annotated[
+        int | None,
+        typer.Option(help="How many (default: 1000; of mislabelled ones at most a tenth of the images)."),
+    ] = None,
+    canary_kind: Annotated[
+        str,
+        typer.Option(
+            help="gradient: vectors as long as is allowed, in every release; or mislabelled: images with "
+            "wrong labels, looked for in the trained classifier alone."
+        ),
+    ] = "gradient",
+    confidence: Annotated[float, typer.Option(help="With which each bound holds.")] = 0.95,
+    delta: given.Delta = None,
+    relation: given.Relation = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="dp-sgd (default), dp-mix-self, dp-mix-diff, dp-randp, dp-ridge or dp-mepf.",
+            show_default=False,
+        ),
+    ] = None,
+    phase_iii: given.PhaseIII = None,
+    pool: given.PoolPath = None,
+    config: given.ConfigFile = None,
+    settings: given.Settings = None,
+    size: given.Size = None,
+    channels: given.Channels = None,
+    device: given.Device = None,
+    seed: given.Seed = None,
+    num_examples: given.NumExamples = None,
+    ledger: given.LedgerFile = None,
+    as_json: given.AsJson = False,
+) -> None:
+    """Train with canaries, as train or synthesize would, and bound ε from below by what comes out.
+
+    Examples:
+
+        dpvision audit photos/ --epsilon 2
+
+        dpvision audit --config recipe.toml --canaries 10000
+
+        dpvision audit photos/ --epsilon 2 --canary-kind mislabelled --json
+
+    A bound above ε means that the run leaks more than it claims. THE RESULT IS PRIVATE: ε does not cover it.
+    The run spends ε of the data's budget, as any other, and is in the ledger; it keeps no model and writes no
+    release.
+    """
+    show_messages()
+    found = collect(
+        config,
+        settings,
+        {"phase_iii": phase_iii, "pool": pool},
+        data=data,
+        epsilon=epsilon,
+        delta=delta,
+        neighboring_relation=relation,
+        method=method,
+        size=size,
+        channels=channels,
+        device=device,
+        seed=seed,
+        num_examples=num_examples,
+        ledger=ledger,
+    )
+    for of_other_commands in ("out", "test"):  # a recipe may name them
+        found.pop(of_other_commands, None)
+    from dpvision import api
+
+    chosen: dict[str, Any] = {"canaries": canaries, "canary_kind": canary_kind, "confidence": confidence}
+    try:
+        with work_bars() as progress:
+            result = api.audit(found.pop("data"), **found, **chosen, progress=progress)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; what was spent stays in the ledger", err=True)
+        raise typer.Exit(130) from None
+    _show(result, as_json)
+
+
+def membership(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or its release directory.")],
+    members: Annotated[
+        str | None, typer.Option(help="The images it learned from (default: those the run recorded).")
+    ] = None,
+    non_members: Annotated[
+        str | None, typer.Option(help="Others of the same kind (default: those the run was tested on).")
+    ] = None,
+    shadow_models: Annotated[
+        int,
+        typer.Option(help="Train so many on random halves of the images, for online LiRA; 4 or more."),
+    ] = 0,
+    device: given.Device = None,
+    as_json: given.AsJson = False,
+) -> None:
+    """How well a released classifier tells the images that it learned from, from others.
+
+    Examples:
+
+        dpvision membership runs/photos
+
+        dpvision membership runs/photos/release --members photos/ --non-members others/
+
+        dpvision membership runs/photos --shadow-models 16
+
+    THE RESULT IS PRIVATE: it is measured on the private images without noise. Nothing is spent or written.
+    """
+    show_messages()
+    from dpvision import api
+
+    with work_bars() as progress:
+        result = api.membership(
+            run, members, non_members, shadow_models=shadow_models, device=device, progress=progress
+        )
+    lines = [
+        f"NOT FOR PUBLICATION  {result.notice}",
+        f"{result.members} members, {result.non_members} non-members; "
+        f"claimed epsilon {result.epsilon:.6g} at delta {result.delta:g}",
+    ]
+    for attack in result.attacks:
+        lines.append(f"{attack.name}: AUC {attack.auc:.4f} ({attack.low:.4f} to {attack.high:.4f})")
+        lines += [
+            f"    TPR {rate.true_positive_rate:.2%} ({rate.low:.2%} to {rate.high:.2%}) at FPR "
+            f"{rate.false_positive_rate:.2%} (at most {rate.at_most:.1%}); "
+            f"epsilon allows {rate.most_private:.2%}"
+            for rate in attack.rates
+        ]
+    show(asdict(result), as_json, "\n".join(lines))
+
+
+def _show(result: Audit, as_json: bool) -> None:
+    sure = f"{result.confidence:.4g}"
+    rows: dict[str, object] = {
+        "NOT FOR PUBLICATION": result.notice,
+        "claimed": f"epsilon {result.epsilon:.6g} at delta {result.delta:g} ({result.neighboring_relation})",
+        "epsilon is at least": f"{result.epsilon_lower_bound:.4g} (confidence {sure}, by trade-off curves)",
+        "by (ε, δ) alone": f"{result.epsilon_lower_bound_any:.4g} (confidence {sure})",
+        "canaries": f"{result.canaries} {result.canary_kind}; all told apart they would show "
+        f"{result.largest_bound:.4g}",
+        "guessed right": "; ".join(f"{found.correct} of {found.guesses}" for found in result.tallies),
+        "verdict": "REFUTED: the run leaks more than it claims"
+        if result.refuted
+        else "nothing against the claim",
+    }
+    if result.largest_bound < result.epsilon:
+        rows["take more canaries"] = "so few cannot refute the claim, whatever leaks"
+    show(asdict(result), as_json, table(rows))

@@ -1,0 +1,177 @@
+"""Membership inference: how well a classifier tells the images that it learned from, from others.
+
+Scores are those of Carlini et al., "Membership Inference Attacks From First Principles" (arXiv 2112.03570),
+which also says why they are judged by the true-positive rate at a low false-positive rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import norm, rankdata
+from torch import Tensor
+
+from dpvision.evaluation.intervals import CONFIDENCE, proportion_interval
+from dpvision.images.images import Images
+from dpvision.networks.classifier import Classifier
+from dpvision.privacy.errors import InputError
+
+Array = NDArray[np.float64]
+
+FALSE_POSITIVE_RATES = (0.001, 0.01, 0.1)
+LEAST_SPREAD = 1e-3
+"""Of confidences, in nats: below it a normal law of them would say more than was measured."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How many members a threshold finds that few non-members pass.
+
+    Attributes:
+        at_most, false_positive_rate: of the non-members so many may pass, and so many do: the most that some
+            threshold lets pass.
+        true_positive_rate: of the members so many pass; ``low`` to ``high``: its 95 % interval (Clopper and
+            Pearson), which does not count for how few non-members chose the threshold.
+        most_private: the rate that (ε, δ) allows if as many non-members pass as at the upper end of their
+            95 % interval.
+    """
+
+    at_most: float
+    false_positive_rate: float
+    true_positive_rate: float
+    low: float
+    high: float
+    most_private: float
+
+
+@dataclass(frozen=True)
+class Attack:
+    """How one kind of score tells members from non-members.
+
+    Attributes:
+        name: of the score.
+        auc: the area under the ROC curve; 1/2 for guesses. ``low`` to ``high``: its 95 % interval (DeLong et
+            al., Biometrics 44, 1988).
+        rates: at low false-positive rates.
+    """
+
+    name: str
+    auc: float
+    low: float
+    high: float
+    rates: tuple[Rate, ...]
+
+
+@torch.inference_mode()
+def log_probabilities(model: Classifier, pixels: Tensor, batch_size: int = 1024) -> Tensor:
+    """Of the classes, for images ``[N, C, H, W]``: float64 ``[N, classes]`` on the CPU."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    try:
+        logits = torch.cat([model(some.to(device)).cpu() for some in pixels.split(batch_size)])
+    finally:
+        model.train(was_training)
+    return logits.double().log_softmax(dim=1)
+
+
+def confidences(model: Classifier, images: Images) -> Array:
+    """log p/(1 − p), p the probability of an image's own label, ``[N]``: nearly normal over models (section
+    VI-A of the paper).
+    """
+    images = images.with_classes(model.class_names)
+    assert images.labels is not None
+    found = log_probabilities(model, images.pixels)
+    own = found.gather(1, images.labels[:, None])[:, 0]
+    others = found.scatter(1, images.labels[:, None], -math.inf).logsumexp(dim=1)
+    return np.asarray((own - others).numpy())
+
+
+def centred_by_class(scores: Array, labels: NDArray[np.int64]) -> Array:
+    """Less the median of the image's class: what is easy for its class says little of an image."""
+    centred = scores.copy()
+    for label in np.unique(labels):
+        centred[labels == label] -= np.median(scores[labels == label])
+    return centred
+
+
+def lira_scores(target: Array, shadow: Array, inside: NDArray[np.bool_]) -> Array:
+    """Online LiRA (Algorithm 1 of the paper): of each image, the likelihood ratio of its confidence under
+    models that learned from it against those that did not, each normal with a mean of its own and, as the
+    paper does with few models, a variance that all images share.
+
+    Args:
+        target: ``[N]``, confidences of the model that is attacked.
+        shadow: ``[S, N]``, those of the shadow models.
+        inside: ``[S, N]``, which images each of them learned from.
+
+    Raises:
+        InputError: an image is in all shadow models, or in none.
+    """
+    if inside.all(axis=0).any() or not inside.any(axis=0).all():
+        raise InputError("an image was in all shadow models or in none; use more of them")
+
+    def log_density(chosen: NDArray[np.bool_]) -> Array:
+        means = np.where(chosen, shadow, 0).sum(axis=0) / chosen.sum(axis=0)
+        deviations = np.where(chosen, shadow - means, 0)
+        degrees = chosen.sum() - shadow.shape[1]
+        spread = max(math.sqrt((deviations**2).sum() / max(degrees, 1)), LEAST_SPREAD)
+        return np.asarray(norm.logpdf(target, means, spread))
+
+    return log_density(inside) - log_density(~inside)
+
+
+def attacks(
+    scores: Mapping[str, Array], members: NDArray[np.bool_], epsilon: float, delta: float
+) -> tuple[Attack, ...]:
+    """What each kind of score, ``[N]``, says of who is a member, ``[N]``."""
+    return tuple(
+        Attack(
+            name,
+            *_auc(found[members], found[~members]),
+            tuple(
+                _rate(found[members], found[~members], at_most, epsilon, delta)
+                for at_most in FALSE_POSITIVE_RATES
+            ),
+        )
+        for name, found in scores.items()
+    )
+
+
+def _rate(members: Array, others: Array, at_most: float, epsilon: float, delta: float) -> Rate:
+    allowed = math.floor(at_most * len(others))
+    threshold = np.sort(others)[
+        len(others) - 1 - allowed
+    ]  # as many are above it, or fewer where some are equal
+    false_positives = int((others > threshold).sum())
+    true_positives = int((members > threshold).sum())
+    _, highest = proportion_interval(false_positives, len(others))
+    allowed_by_dp = (
+        math.exp(min(epsilon, 700.0)) * highest + delta,
+        1 - math.exp(-epsilon) * (1 - delta - highest),
+    )
+    return Rate(
+        at_most,
+        false_positives / len(others),
+        true_positives / len(members),
+        *proportion_interval(true_positives, len(members)),
+        min(1.0, *allowed_by_dp),
+    )
+
+
+def _auc(members: Array, others: Array) -> tuple[float, float, float]:
+    """Area under the ROC curve and its interval, by ranks."""
+    ranks = rankdata(np.concatenate([members, others]))
+    m, n = len(members), len(others)
+    # Of each member, the share of others below it; of each other, the share of members above it.
+    above = (ranks[:m] - rankdata(members)) / n
+    below = 1 - (ranks[m:] - rankdata(others)) / m
+    area = float(above.mean())
+    variance = above.var(ddof=1) / m + below.var(ddof=1) / n if min(m, n) > 1 else 0.25
+    half = float(norm.ppf((1 + CONFIDENCE) / 2) * math.sqrt(variance))
+    return area, max(0.0, area - half), min(1.0, area + half)

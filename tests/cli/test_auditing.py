@@ -1,0 +1,98 @@
+"""dpvision audit and membership, from the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpvision.cli.main import run
+
+DIGITS = "bundled:digits"
+FAST = ["--method", "dp-ridge", "--set", "encoder=pixels"]
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_an_audit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["audit", DIGITS, "--epsilon", "2", *FAST, "--json"]) == 0
+    found = last_line(capsys)
+    assert (found["canaries"], found["canary_kind"], found["confidence"]) == (1000, "gradient", 0.95)
+    assert 0 <= found["epsilon_lower_bound"] < found["epsilon"] <= 2
+    assert found["notice"].startswith("private")
+
+    assert run(["audit", DIGITS, "--epsilon", "2", *FAST, "--canaries", "30", "--confidence", "0.9"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("NOT FOR PUBLICATION")
+    assert "nothing against the claim" in shown
+    assert "confidence 0.9" in shown
+
+    assert run(["ledger", DIGITS, "--json"]) == 0
+    runs = last_line(capsys)["runs"]
+    assert [one["open"] for one in runs] == [False, False]
+    assert all(one["epsilon_spent"] > 1.9 for one in runs)
+
+
+def test_an_audit_says_when_it_cannot_find_anything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["audit", DIGITS, "--epsilon", "9", *FAST, "--canaries", "20"]) == 0
+    assert "so few cannot refute the claim" in capsys.readouterr().out
+
+
+def test_an_audit_of_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f"""data = "{DIGITS}"
+epsilon = 2
+out = "nowhere"
+test = "{DIGITS}"
+[config]
+network = "linear"
+steps = 4
+expected_batch_size = 300
+learning_rate = 0.5
+"""
+    )
+    assert run(["audit", "--config", str(recipe), "--canary-kind", "mislabelled", "--json"]) == 0
+    found = last_line(capsys)
+    assert (found["method"], found["releases"], found["canaries"]) == ("dp-sgd", 4, 143)
+    assert found["neighboring_relation"] == "replace_one"
+    assert list(tmp_path.iterdir()) == [recipe]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["audit", DIGITS], "--epsilon is missing"),
+        (["audit", "--epsilon", "2"], "DATA is missing"),
+        (["audit", DIGITS, "--epsilon", "2", "--canary-kind", "yellow"], "there are no canaries 'yellow'"),
+        (["audit", DIGITS, "--epsilon", "2", "--canaries", "3"], "at least 20, not 3"),
+        (["audit", DIGITS, "--epsilon", "2", "--confidence", "2"], "confidence must lie strictly"),
+        (["audit", DIGITS, "--epsilon", "2", "--method", "dp-magic"], "there is no method 'dp-magic'"),
+        (["audit", "nosuch", "--epsilon", "2"], "nosuch"),
+        (["membership", "nosuch"], "nosuch"),
+        (["membership", "nosuch", "--shadow-models", "1"], "must be 0 or at least 4, not 1"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    arguments: list[str], message: str, check_sentence: Callable[[list[str], str], None]
+) -> None:
+    check_sentence(arguments, message)
+
+
+def test_membership(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "run")
+    assert run(["train", DIGITS, "--epsilon", "2", "--out", out, *FAST]) == 0
+    capsys.readouterr()
+    assert run(["membership", out, "--json"]) == 0
+    found = last_line(capsys)
+    assert [attack["name"] for attack in found["attacks"]] == ["confidence", "confidence by class"]
+    assert run(["membership", f"{out}/release", "--members", DIGITS, "--non-members", DIGITS]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("NOT FOR PUBLICATION")
+    assert "1437 members, 360 non-members" in shown
+    assert "AUC 0.5" in shown or "AUC 0.4" in shown
