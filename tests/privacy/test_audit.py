@@ -210,3 +210,14 @@ def test_bad_input() -> None:
             epsilon_lower_bound(100, all_correct(100), DELTA, confidence)
         with pytest.raises(InputError, match="confidence must lie strictly between 0 and 1"):
             f_dp_lower_bound(100, all_correct(100), [GaussianEvent(1.0)], DELTA, RELATION, confidence)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.8])
+def test_a_test_has_only_its_share_of_the_significance(share: float) -> None:
+    level = 1 - share * (1 - CONFIDENCE)
+    for correct in range(50, 90):
+        part, whole = [Tally(100, correct, share)], [Tally(100, correct, 1.0)]
+        assert refutes(1000, part, NO_DIFFERENCE, CONFIDENCE) == refutes(1000, whole, NO_DIFFERENCE, level)
+        assert epsilon_lower_bound(1000, part, DELTA, CONFIDENCE) == pytest.approx(
+            epsilon_lower_bound(1000, whole, DELTA, level)
+        )

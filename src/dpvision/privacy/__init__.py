@@ -1,7 +1,8 @@
 """Everything the privacy guarantee rests on: budget, accounting, sampling, noise, mechanisms, ledger.
 
 This package imports nothing of the rest of dpvision and is meant to be read in an afternoon, in this order:
-budget, accounting, sampled_gaussian, gaussian, noise, sampling, mechanisms, plan, ledger, account.
+budget, accounting, sampled_gaussian, gaussian, noise, sampling, mechanisms, plan, ledger, account, canaries,
+audit.
 """
 
 from dpvision.privacy.account import Account
