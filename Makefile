@@ -27,3 +27,8 @@ lint: $(INSTALLED)
 	$(VENV)/bin/mypy
 
 check: lint test
+
+# The long checks of the guarantee (docs/guarantee.md): check-mutants, check-kill, check-disk, check-race, check-fuzz,
+# check-noise.
+check-%: $(INSTALLED)
+	$(VENV)/bin/python -m checks.$*
