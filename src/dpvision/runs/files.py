@@ -54,10 +54,11 @@ def check_room(path: Path, size: int) -> None:
         InputError: the file system refuses.
     """
     trial = path.with_name(f".{path.name}.trial")
-    try:
-        write_atomically(trial, bytes(size))
-    finally:
-        trial.unlink(missing_ok=True)
+    with writing(trial):
+        try:
+            write_atomically(trial, bytes(size))
+        finally:
+            trial.unlink(missing_ok=True)
 
 
 def json_bytes(fields: dict[str, Any]) -> bytes:
