@@ -134,12 +134,12 @@ def test_methods_stay_below_what_they_claim_time_and_again(
 ) -> None:
     settings = settings_of(method, pool)
     if method == "dp-randp":
-        settings |= {"phase_iii": "full", "encoder": "wrn-10-4-small", "augmult": 2, "pad": 1}
+        settings |= {"phase_iii": "full", "encoder": "wrn-10-4-small", "steps": 4, "expected_batch_size": 100}
     refuted = [
         audit(digits, method, pool, seed=seed, config=settings, neighboring_relation=relation).refuted
-        for seed in range(10)
+        for seed in range(5)
     ]
-    assert sum(refuted) <= 3
+    assert sum(refuted) <= 2
 
 
 def test_mislabelled_images_are_audited_as_replaced_ones(digits: Images, pool: Path) -> None:
