@@ -24,7 +24,10 @@ def test_the_tests_that_are_named_exist() -> None:
         named = re.findall(r"`([\w/]+\.py)::(\w+)`", row)
         assert named, row
         for path, name in named:
-            assert re.search(rf"^def {name}\(", (ROOT / "tests" / path).read_text(), re.MULTILINE), (path, name)
+            assert re.search(rf"^def {name}\(", (ROOT / "tests" / path).read_text(), re.MULTILINE), (
+                path,
+                name,
+            )
 
 
 def test_the_pages_and_commands_that_are_named_exist() -> None:

@@ -58,7 +58,9 @@ def test_what_double_precision_decides_holds_for_every_continuation_of_the_bits(
     """At 2⁴⁰ steps to a σ, where an error of 2⁻⁴² is a quarter of a step, and not all pairs are decided."""
     pairs, scale = some_pairs(1500), 2.0**40
     bits = Bits(pairs, more)
-    found = gaussian._rounded_normals(torch.zeros(2 * len(pairs), dtype=torch.float64), scale, bits).tolist()
+    found = gaussian._rounded_normals(
+        torch.zeros(2 * len(pairs), dtype=torch.float64), scale, bits, bits
+    ).tolist()
     for place, pair in enumerate(pairs):
         for normal, rounded in zip(
             normals(*pair, more), (found[place], found[place + len(pairs)]), strict=True
@@ -76,10 +78,16 @@ def test_a_boundary_within_the_error_is_decided_by_more_bits(above: bool) -> Non
     shift = float((-0.5 if fraction > 0 else 0.5) - fraction)  # nearly onto a boundary, in float64
     shift += (1 if above else -1) * 2.0**-40
     bits = Bits([pair], more)
-    found = gaussian._rounded_normals(torch.tensor([shift, 0.0], dtype=torch.float64), scale, bits)
+    found = gaussian._rounded_normals(torch.tensor([shift, 0.0], dtype=torch.float64), scale, bits, bits)
     assert bits.refined == 2
     assert int(found[0]) == int(exact.nint(normal * scale + shift))
     assert int(found[0]) - int(exact.floor(normal * scale + shift)) == above
+
+
+def middle(count: int) -> bytes:
+    """More bits, for those that are not decided."""
+    assert count == 16
+    return (2**127).to_bytes(16, "big")
 
 
 @pytest.mark.parametrize("deviation", [1e-30, 1e-3, 0.91, 1.0, 3.0, 1e9, 1e30])
@@ -91,7 +99,7 @@ def test_the_result_is_the_definition(deviation: float, dtype: torch.dtype) -> N
     magnitudes = torch.logspace(-12, 5, 200, dtype=torch.float64) * deviation
     largest = torch.tensor([3e38, -3e38, 0.0, 5 * grid, -0.5 * grid, 2.5 * grid], dtype=torch.float64)
     sums = torch.cat([magnitudes * torch.linspace(-1, 1, 200, dtype=torch.float64).sign(), largest]).to(dtype)
-    found = gaussian.add_gaussian(sums, deviation, SeededRandom(2).bytes)
+    found = gaussian.add_gaussian(sums, deviation, SeededRandom(2).bytes, middle)
     drawn = torch.frombuffer(bytearray(SeededRandom(2).bytes(8 * len(sums))), dtype=torch.int64)
     first, second = (drawn & (2**63 - 1)).view(2, -1).tolist()
     pairs = [normals(*pair, (2**127, 2**127)) for pair in zip(first, second, strict=True)]
@@ -105,15 +113,18 @@ def test_the_type_and_shape_of_the_sums_do_not_matter() -> None:
     for shape in [(), (0,), (1,), (3, 5), (2, 0, 4)]:
         sums = torch.ones(shape, dtype=torch.float64)
         before = sums.clone()
-        expected = gaussian.add_gaussian(sums, 2.0, SeededRandom(3).bytes)
+        expected = gaussian.add_gaussian(sums, 2.0, SeededRandom(3).bytes, middle)
         assert expected.shape == shape
         assert expected.dtype == torch.float32
         assert torch.equal(sums, before)
         for dtype in (torch.bfloat16, torch.float16, torch.float32):
-            assert torch.equal(gaussian.add_gaussian(sums.to(dtype), 2.0, SeededRandom(3).bytes), expected)
+            assert torch.equal(
+                gaussian.add_gaussian(sums.to(dtype), 2.0, SeededRandom(3).bytes, middle), expected
+            )
     matrix = torch.arange(15.0).view(3, 5)
-    by_columns = gaussian.add_gaussian(matrix.T, 1.0, SeededRandom(3).bytes)
-    assert torch.equal(by_columns, gaussian.add_gaussian(matrix.T.contiguous(), 1.0, SeededRandom(3).bytes))
+    by_columns = gaussian.add_gaussian(matrix.T, 1.0, SeededRandom(3).bytes, middle)
+    by_rows = gaussian.add_gaussian(matrix.T.contiguous(), 1.0, SeededRandom(3).bytes, middle)
+    assert torch.equal(by_columns, by_rows)
 
 
 @pytest.mark.parametrize("name", ["log", "cos", "sin"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import chi2, kstest, norm, poisson
 
-from dpvision.privacy import SecureRandom, SeededRandom
+from dpvision.privacy import SecureRandom, SeededRandom, gaussian
 
 SOURCES = [SecureRandom, lambda: SeededRandom(1)]
 
@@ -59,6 +59,18 @@ def test_the_blocks_of_a_large_tensor_are_independent():
     for lag in (block, 2 * block):
         correlation = (sample[lag:] * sample[:-lag]).mean()
         assert abs(correlation) < 5 / (len(sample) - lag) ** 0.5
+
+
+def test_how_many_roundings_are_undecided_moves_no_other_draw(monkeypatch):
+    refined, count = [], 1_000_000
+    right = gaussian._refined_pair
+    monkeypatch.setattr(gaussian, "_refined_pair", lambda *given: refined.append(given) or right(*given))
+    one, other = SeededRandom(0), SeededRandom(0)
+    one.add_normal(torch.zeros(count), 1.0)
+    of_zeros = len(refined)
+    other.add_normal(torch.linspace(-1, 1, count), 1.0)
+    assert of_zeros != len(refined) - of_zeros  # it depends on the sums
+    assert one.bytes(16) == other.bytes(16)
 
 
 def test_uniform_fills_the_unit_interval():

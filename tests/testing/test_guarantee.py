@@ -147,7 +147,7 @@ def recorded_as_less(
         ({"publish": lambda images: str(int(images.pixels[-1].max()))}, "other.txt, which is published, dif"),
         ({"count": len}, "is public and was"),
         ({"times": lambda images: 2 if len(images) == COUNT else 1}, "3 releases in place of 6"),
-        ({"source": lambda step: SeededRandom(0)}, "release 2: the noise is correlated with that of the rel"),
+        ({"source": lambda step: SeededRandom(0)}, "all releases: the noise of each is correlated with that"),
     ],
 )
 def test_what_breaks_the_guarantee_is_seen(faults: dict[str, object], seen: str) -> None:

@@ -57,18 +57,22 @@ _EXTREME = 2.0**-19
 _ERROR = 2.0**-42
 _BLOCK = 1 << 17  # numbers at a time: keeps the temporaries in cache
 
+Draw = Callable[[int], bytes]
+"""Returns so many new random bytes."""
+
 _exact = mpmath.mp.clone()
 _exact.prec = 512
 
 
-def add_gaussian(sums: Tensor, deviation: float, draw: Callable[[int], bytes]) -> Tensor:
+def add_gaussian(sums: Tensor, deviation: float, draw: Draw, draw_more: Draw) -> Tensor:
     """``sums`` + N(0, deviation²), rounded to the grid and then to float32, as the module says.
 
     Args:
         sums: of any shape and floating-point type, on the CPU, finite in float32; not changed.
         deviation: σ, between 1e-30 and 1e30.
-        draw: returns so many new random bytes: 8 a number, 16 more for an odd last one of a block, and 32
-            for a pair that is not decided.
+        draw: 8 bytes a number, and 16 more for an odd last one of a block.
+        draw_more: 32 bytes for a pair that is not decided. How many are not depends on the sums: from a
+            stream of its own, they move no other draw.
 
     Returns:
         float32, of the same shape.
@@ -78,12 +82,12 @@ def add_gaussian(sums: Tensor, deviation: float, draw: Callable[[int], bytes]) -
     for block, part in zip(noisy.view(-1).split(_BLOCK), sums.reshape(-1).split(_BLOCK), strict=True):
         scaled = part.double() * (1 / grid)
         whole = scaled.round()
-        noise = _rounded_normals(scaled.sub_(whole), deviation / grid, draw)
+        noise = _rounded_normals(scaled.sub_(whole), deviation / grid, draw, draw_more)
         block.copy_(noise.add_(whole).mul_(grid))
     return noisy
 
 
-def _rounded_normals(shifts: Tensor, scale: float, draw: Callable[[int], bytes]) -> Tensor:
+def _rounded_normals(shifts: Tensor, scale: float, draw: Draw, draw_more: Draw) -> Tensor:
     """round(shift + scale·Z) for shifts in [−½, ½]: float64 integers of the same shape ``[n]``."""
     pairs = (len(shifts) + 1) // 2
     if pairs == 0:
@@ -100,18 +104,18 @@ def _rounded_normals(shifts: Tensor, scale: float, draw: Callable[[int], bytes])
     near = values.sub_(rounded).abs_() > 0.5 - _ERROR * scale  # a boundary between two integers
     undecided = {*extreme.nonzero()[:, 0].tolist(), *(near.nonzero()[:, 0] % pairs).tolist()}
     for pair in sorted(undecided):
-        normals = _refined_pair(int(drawn[0, pair]), int(drawn[1, pair]), draw)
+        normals = _refined_pair(int(drawn[0, pair]), int(drawn[1, pair]), draw_more)
         for place, normal in zip((pair, pair + pairs), normals, strict=True):
             if place < len(shifts):
                 rounded[place] = int(_exact.nint(normal * scale + float(shifts[place])))
     return rounded
 
 
-def _refined_pair(first: int, second: int, draw: Callable[[int], bytes]) -> tuple[Any, Any]:
+def _refined_pair(first: int, second: int, draw_more: Draw) -> tuple[Any, Any]:
     """Z and Z′ in 512-bit arithmetic, of the first 63 bits of U and of V and 128 more, which it draws."""
     u, v = (
         # The middle of what those bits leave open, so that U is never 0.
-        (_exact.mpf(bits << _MORE_BITS | int.from_bytes(draw(_MORE_BITS // 8), "big")) + 0.5)
+        (_exact.mpf(bits << _MORE_BITS | int.from_bytes(draw_more(_MORE_BITS // 8), "big")) + 0.5)
         / 2 ** (_BITS + _MORE_BITS)
         for bits in (first, second)
     )

@@ -32,6 +32,8 @@ class RandomSource(ABC):
     is_private: bool
     """Whether noise from this source protects anyone: False for a seeded source."""
 
+    _aside: RandomSource | None = None  # for draws of which there are more or fewer, depending on the data
+
     @abstractmethod
     def at(self, purpose: str, step: int) -> RandomSource:
         """The source to use for one purpose at one step, so that a resumed seeded run repeats its draws."""
@@ -56,7 +58,8 @@ class RandomSource(ABC):
         Returns:
             float32, of the same shape.
         """
-        return add_gaussian(sums, deviation, self.bytes)
+        self._aside = self._aside or self.at("aside", 0)
+        return add_gaussian(sums, deviation, self.bytes, self._aside.bytes)
 
     def normal(self, shape: Sequence[int]) -> torch.Tensor:
         """Standard normal, rounded to multiples of 2⁻²²; float32 on the CPU."""

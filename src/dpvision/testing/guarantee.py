@@ -142,7 +142,7 @@ def _faults_of_noise(transcript: Transcript) -> Iterator[str]:
     if not transcript.releases:
         yield "nothing was released by a mechanism"
         return
-    previous = torch.empty(0)
+    previous, products = torch.empty(0), []
     for number, release in enumerate(transcript.releases, start=1):
         if release.order != ("recorded", "drawn"):
             order = ", ".join(release.order) or "nothing"
@@ -152,12 +152,19 @@ def _faults_of_noise(transcript: Transcript) -> Iterator[str]:
         noise = release.noise
         yield from _faulty_size(f"release {number}", noise)
         if previous.shape == noise.shape:
-            correlation = float((previous * noise).mean())
-            if abs(correlation) * math.sqrt(len(noise)) > DEVIATIONS:
+            products.append(previous * noise)
+            if _is_correlated(products[-1]):
                 yield f"release {number}: the noise is correlated with that of the release before"
         previous = noise
     # What is too little to tell in one release of few numbers may be told over all.
     yield from _faulty_size("all releases", torch.cat([release.noise for release in transcript.releases]))
+    if products and _is_correlated(torch.cat(products)):
+        yield "all releases: the noise of each is correlated with that of the one before"
+
+
+def _is_correlated(products: torch.Tensor) -> bool:
+    """Products of independent standard normal numbers have mean zero and variance one."""
+    return abs(float(products.sum())) > DEVIATIONS * math.sqrt(len(products))
 
 
 def _faulty_size(where: str, noise: torch.Tensor) -> Iterator[str]:
