@@ -334,7 +334,7 @@ def test_less_noise_is_refused_by_the_ledger(images: Images, tmp_path: Path) -> 
         ({"config": {**fields["config"], "steps": 4}}, "with another plan"),
     ):
         changed = {**fields, **change}
-        seal = hashlib.sha256(json_bytes({"config": changed, "private": private})).hexdigest()
+        seal = hashlib.sha256(json.dumps([changed, private]).encode()).hexdigest()
         config.write_bytes(json_bytes(changed))
         record.write_bytes(json_bytes({**private, "seal": seal}))
         refused(images, tmp_path / "run", message)

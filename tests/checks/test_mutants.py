@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from checks import mutants
+
 ROOT = Path(__file__).parents[2]
-COMMAND = ROOT / "checks" / "mutants.py"
-
-
-def load_command() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("mutants", COMMAND)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["mutants"] = module  # where its dataclasses look for their annotations
-    spec.loader.exec_module(module)
-    return module
-
-
-mutants = load_command()
 FOUND = mutants.read_mutants(ROOT / "checks" / "mutants")
 
 
@@ -37,7 +23,7 @@ def functions_of(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("mutant", FOUND, ids=lambda mutant: mutant.name)
-def test_a_patch_applies_compiles_and_names_a_test(mutant: mutants.Mutant, tmp_path: Path) -> None:  # type: ignore[name-defined]
+def test_a_patch_applies_compiles_and_names_a_test(mutant: mutants.Mutant, tmp_path: Path) -> None:
     file, _, name = mutant.killed_by.partition("::")
     assert name in functions_of(ROOT / file)
     lines = mutant.patch.read_text().splitlines()
@@ -87,7 +73,7 @@ def repository(tmp_path: Path) -> Path:
     return root
 
 
-def mutant_of(root: Path, line: str, patch: str = PATCH) -> mutants.Mutant:  # type: ignore[name-defined]
+def mutant_of(root: Path, line: str, patch: str = PATCH) -> mutants.Mutant:
     (root / "patches").mkdir(exist_ok=True)
     (root / "patches" / "wrong.patch").write_text(patch + line)
     (mutant,) = mutants.read_mutants(root / "patches")
@@ -161,7 +147,11 @@ def test_a_patch_that_names_no_fault_or_test_is_refused(repository: Path, patch:
 @pytest.mark.slow
 def test_every_mutant_is_killed_by_the_test_that_it_names() -> None:
     finished = subprocess.run(
-        [sys.executable, str(COMMAND), "--json"], capture_output=True, text=True, timeout=4 * 3600
+        [sys.executable, "-m", "checks.mutants", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=4 * 3600,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     outcomes = json.loads(finished.stdout.splitlines()[-1])["outcomes"]

@@ -2,55 +2,36 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
+from checks import noise as checks
 from dpvision.privacy import SecureRandom, SeededRandom
 
-PATH = Path(__file__).parents[2] / "checks" / "noise.py"
 
-
-@pytest.fixture(scope="module")
-def checks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("checks_noise", PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclass looks for it there
-    spec.loader.exec_module(module)
-    return module
-
-
-def failed_names(checks: ModuleType, results: list) -> set[str]:
+def failed_names(results: list) -> set[str]:
     return {result.name for result in checks.failures(results)}
 
 
-def call(checks: ModuleType, monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
+def call(monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
     monkeypatch.setattr(sys, "argv", ["noise.py", "--draws", "1000000", *options])
     return checks.main()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_million_draws_pass(
-    checks: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(checks, monkeypatch, "--json") == 0
+def test_a_million_draws_pass(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found["results"]) == 52
     assert found["failed"] == []
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_fault_is_an_exit_code(
-    checks: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(checks, monkeypatch, "--seed", "1", "--fault", "tails") == 1
+def test_a_fault_is_an_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "--seed", "1", "--fault", "tails") == 1
     assert "FAILED" in capsys.readouterr().out
 
 
@@ -75,7 +56,7 @@ def test_a_fault_is_an_exit_code(
         ("off the grid", "multiples of the grid"),
     ],
 )
-def test_wrong_normals_are_caught(checks: ModuleType, fault: str, caught_by: str) -> None:
+def test_wrong_normals_are_caught(fault: str, caught_by: str) -> None:
     """At a million draws, by the test that is meant to."""
     sigma, grid, half = checks.SIGMA, checks.GRID, checks._BLOCK // 2
     release = checks.release_with(SeededRandom(1))
@@ -123,10 +104,10 @@ def test_wrong_normals_are_caught(checks: ModuleType, fault: str, caught_by: str
             return {**released, "bias": repeat_half(released["bias"], released["weight"])}
     else:
         spoiled = checks.spoiled(release, spoils[fault])
-    assert caught_by in failed_names(checks, checks.check_normals(spoiled, 1_000_000))
+    assert caught_by in failed_names(checks.check_normals(spoiled, 1_000_000))
 
 
-def test_the_attack_on_last_bits_is_real(checks: ModuleType) -> None:
+def test_the_attack_on_last_bits_is_real() -> None:
     random = SecureRandom()
     assert checks.attack(checks.floating_point_release, 100_000, random) > 0.2
     assert checks.attack(checks.grid_release, 100_000, random) == 0
@@ -155,24 +136,24 @@ class Stuck(SeededRandom):
         return SeededRandom(9).uniform(shape)  # type: ignore[arg-type]
 
 
-def test_wrong_uniforms_and_batches_are_caught(checks: ModuleType) -> None:
-    unfair = failed_names(checks, checks.check_uniforms(1_000_000, Unfair(1)))
+def test_wrong_uniforms_and_batches_are_caught() -> None:
+    unfair = failed_names(checks.check_uniforms(1_000_000, Unfair(1)))
     assert unfair == {"uniforms, highest 16 bits", "uniforms, lowest 16 bits", "uniforms, each of 53 bits"}
-    assert "members of batches" in failed_names(checks, checks.check_batches(3_000_000, Unfair(1)))
-    clumped = failed_names(checks, checks.check_batches(3_000_000, Clumped(1)))
+    assert "members of batches" in failed_names(checks.check_batches(3_000_000, Unfair(1)))
+    clumped = failed_names(checks.check_batches(3_000_000, Clumped(1)))
     assert clumped == {"neighbours in a batch", "sizes of batches"}
-    stuck = failed_names(checks, checks.check_batches(1_000_000, Stuck(1)))
+    stuck = failed_names(checks.check_batches(1_000_000, Stuck(1)))
     assert {"batches an example is in", "an example in a batch and the next"} <= stuck
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_processes_that_share_a_stream_are_caught(checks: ModuleType) -> None:
+def test_processes_that_share_a_stream_are_caught() -> None:
     """A seeded source goes on alike in every forked child; the secure one must not."""
-    assert len(failed_names(checks, checks.check_processes(100_000, SeededRandom(1)))) == 3
-    assert not failed_names(checks, checks.check_processes(100_000, SecureRandom()))
+    assert len(failed_names(checks.check_processes(100_000, SeededRandom(1)))) == 3
+    assert not failed_names(checks.check_processes(100_000, SecureRandom()))
 
 
-def test_another_keystream_is_caught(checks: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_keystream_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     right = checks._keystream
     monkeypatch.setattr(checks, "_keystream", lambda key: right(key[::-1]))
-    assert len(failed_names(checks, checks.check_keystream())) == 2
+    assert len(failed_names(checks.check_keystream())) == 2

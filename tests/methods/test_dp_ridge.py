@@ -220,11 +220,11 @@ def test_a_release_that_was_lost_is_not_drawn_again(
 
 def test_settings_and_their_estimate() -> None:
     default = METHODS["dp-ridge"].default_config
-    config = default(300, (3, 16, 16), "ab", Budget(1.0, 1e-3), "cpu", {"encoder": "scattering"})
+    config = default(300, (3, 16, 16), ("a", "b"), Budget(1.0, 1e-3), "cpu", {"encoder": "scattering"})
     assert (config.encoder, config.mirror) == ("scattering", True)
-    assert estimate(config, (3, 16, 16), "ab", 300, "cpu").seconds > 0
+    assert estimate(config, (3, 16, 16), ("a", "b"), 300, "cpu").seconds > 0
     with pytest.raises(InputError, match="no setting 'steps'"):
-        default(300, (3, 16, 16), "ab", Budget(1.0, 1e-3), "cpu", {"steps": 3})
+        default(300, (3, 16, 16), ("a", "b"), Budget(1.0, 1e-3), "cpu", {"steps": 3})
 
 
 def test_counts_have_the_weight_that_the_ratio_needs() -> None:

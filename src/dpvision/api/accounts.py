@@ -36,19 +36,19 @@ def make_account(run: RunDirectory, num_examples: int, budget: Budget, plan: Tra
         InputError: the ledger is of another data set, or damaged, or lacks what the run has spent.
     """
     check_ledger(run, FileCheckpoints(run.checkpoint_path, run.seal).spent())
-    ledger = Ledger.for_dataset(run.private["ledger"], run.private["digest"], num_examples)
-    return Account(budget, ledger, run.private["run_id"], plan.events)
+    ledger = Ledger.for_dataset(run.of_account("ledger"), run.of_account("digest"), num_examples)
+    return Account(budget, ledger, run.of_account("run_id"), plan.events)
 
 
 def check_ledger(run: RunDirectory, released: Sequence[GaussianEvent]) -> None:
     """Raises InputError unless the ledger holds what the run has released by its own record."""
     if released:  # else there may be no ledger yet
-        Ledger(run.private["ledger"]).check_spent(run.private["run_id"], released)
+        Ledger(run.of_account("ledger")).check_spent(run.of_account("run_id"), released)
 
 
 def check_version(run: RunDirectory) -> None:
     """Raises InputError unless this is the version that began the run: another might go on otherwise."""
-    began = run.config["dpvision"]
+    began = run.config.get("dpvision")
     if began != version("dpvision"):
         raise InputError(
             f"{run.path} was begun by dpvision {began}, and this is {version('dpvision')}; "
@@ -59,7 +59,7 @@ def check_version(run: RunDirectory) -> None:
 def close_account(run: RunDirectory) -> None:
     """End a run in its ledger, whose process may have died before it could; or nothing, where it did not."""
     with contextlib.suppress(InputError):
-        Ledger(run.private["ledger"]).close_run(run.private["run_id"])
+        Ledger(run.of_account("ledger")).close_run(run.of_account("run_id"))
 
 
 def discard_unspent(run: RunDirectory, account: Account | None) -> None:
@@ -76,7 +76,7 @@ def discard_unspent(run: RunDirectory, account: Account | None) -> None:
 
 def check_unchanged(run: RunDirectory, images: Images) -> None:
     """Raises InputError unless these are the images that the run began with."""
-    if images.digest != run.private["digest"]:
+    if images.digest != run.of_account("digest"):
         raise InputError(
             f"the images from {images.source} have changed since {run.path} began; "
             "restore them, or start a new run"

@@ -13,6 +13,7 @@ import torch
 
 from dpvision.api.sources import Reading, Source, fitting_reading, lasting, training_reading
 from dpvision.images import Images, available_splits
+from dpvision.images.files import reading
 from dpvision.methods import (
     METHODS,
     Method,
@@ -107,18 +108,22 @@ class Job:
         """The job that `to_json` recorded, its images read again, or given if they were in memory.
 
         Raises:
-            InputError: the images cannot be read, or were in memory and are not given.
+            InputError: it is no such record; the images cannot be read, or were in memory and are not given.
         """
-        data_reading = Reading.from_json(fields["data"])
-        test_reading = Reading.from_json(fields["test"]) if fields["test"] else None
+        with reading("the config.json of the run"):
+            data_reading = Reading.from_json(fields["data"])
+            test_reading = Reading.from_json(fields["test"]) if fields["test"] else None
+            method, budget = METHODS[fields["method"]], Budget(**fields["budget"])
+            check_settings(method.config_class, fields["config"])
+            config = method.config_class(**fields["config"])
+            planned = planned_at(
+                fields["noise_multiplier"], partial(method.stages, config, fields["num_examples"]), budget
+            )
+            check_seed(fields["seed"])
+            chosen_size, device = fields["chosen_size"], resolve_device(fields["device"])
         images = _open_again(data_reading, data, "data")
-        method, budget = METHODS[fields["method"]], Budget(**fields["budget"])
-        config = method.config_class(**fields["config"])
-        planned = planned_at(
-            fields["noise_multiplier"], partial(method.stages, config, fields["num_examples"]), budget
-        )
         pool = _open_pool(config, images)
-        if pool is not None and pool.digest != fields["pool_digest"]:
+        if pool is not None and pool.digest != fields.get("pool_digest"):
             raise InputError(
                 f"the public images in {pool.source} have changed; restore them, or start a new run"
             )
@@ -130,11 +135,11 @@ class Job:
             config=config,
             plan=planned,
             seed=fields["seed"],
-            device=resolve_device(fields["device"]),
+            device=device,
             num_examples=fields["num_examples"],
             data=data_reading,
             test_data=test_reading,
-            chosen_size=fields["chosen_size"],
+            chosen_size=chosen_size,
             pool=pool,
         )
 

@@ -23,7 +23,7 @@ def find_ledger(target: str, channels: int | None = None) -> Ledger:
     if path.suffix == ".jsonl":
         return Ledger(path)
     if (path / "private" / "run.json").is_file():
-        return Ledger(RunDirectory.open(path).private["ledger"])
+        return Ledger(RunDirectory.open(path).of_account("ledger"))
     reading, _ = training_reading(target, None, channels, keep_large=False)
     images = reading.open()
     return Ledger.for_dataset(default_ledger_path(images.digest), images.digest, len(images))
@@ -40,4 +40,4 @@ def close_run(ledger: Ledger, run: str) -> None:
         return
     directory = RunDirectory.open(run)
     with directory.locked():
-        ledger.close_run(directory.private["run_id"])
+        ledger.close_run(directory.of_account("run_id"))

@@ -15,6 +15,7 @@ from dpvision.evaluation import Progress, Row, evaluate_synthetic, nearest_neigh
 from dpvision.evaluation.downstream import ClassifierName
 from dpvision.evaluation.resnet9_training import ResNet9Training
 from dpvision.images import Images, open_images
+from dpvision.images.files import reading
 from dpvision.networks import WideResNet
 from dpvision.networks.generators import Generator
 from dpvision.priors import build_encoder
@@ -131,10 +132,11 @@ def _write_neighbours(
     progress: Progress | None,
 ) -> None:
     directory = RunDirectory.open(run)
-    reading = directory.config.get("data")
-    if reading is None or reading["spec"] is None:
+    with reading(f"{directory.path / 'config.json'}"):
+        source = Reading.from_json(directory.config.get("data") or {"spec": None})
+    if source.spec is None:
         raise InputError(f"{run} does not say where its private images are; give the run that read them")
-    private = Reading.from_json(reading).open(labelled=False)
+    private = source.open(labelled=False)
     chosen, nearest = nearest_neighbours(
         synthetic, private, encoder, seed=seed, device=device, progress=progress
     )

@@ -26,6 +26,7 @@ from dpvision.api.using import load_classifier
 from dpvision.evaluation import Accuracy, accuracy
 from dpvision.evaluation.progress import Progress as WorkProgress
 from dpvision.images import Images
+from dpvision.images.files import reading
 from dpvision.networks import Classifier
 from dpvision.privacy import Account, NeighboringRelation
 from dpvision.reports import card_markdown, release_card
@@ -154,7 +155,7 @@ def resume(
     """
     directory = RunDirectory.open(Path(run))
     with directory.locked():
-        if directory.config["method"] == SYNTHESIS:
+        if directory.config.get("method") == SYNTHESIS:
             return resume_synthesis(directory, data, cast("WorkProgress | None", progress))
         if directory.is_released:
             close_account(directory)
@@ -169,7 +170,7 @@ def resume(
 
 def makes_images(run: str | os.PathLike[str]) -> bool:
     """Whether a run is one of `synthesize`. InputError where there is no run."""
-    return bool(RunDirectory.open(run).config["method"] == SYNTHESIS)
+    return bool(RunDirectory.open(run).config.get("method") == SYNTHESIS)
 
 
 def _open_account(run: RunDirectory, job: Job) -> Account:
@@ -224,12 +225,10 @@ def _work(
 
 
 def _result(run: RunDirectory) -> Result:
-    card = read_json(run.release_path / "card.json")
-    test = card["test"]
-    return Result(
-        epsilon=card["epsilon"],
-        delta=card["delta"],
-        test_accuracy=Accuracy(test["correct"], test["total"]) if test else None,
-        release=run.release_path,
-        model=load_classifier(run.release_path),
-    )
+    path = run.release_path / "card.json"
+    card = read_json(path)
+    with reading(str(path)):
+        test = card["test"]
+        accuracy_on_test = Accuracy(test["correct"], test["total"]) if test else None
+        epsilon, delta = float(card["epsilon"]), float(card["delta"])
+    return Result(epsilon, delta, accuracy_on_test, run.release_path, load_classifier(run.release_path))

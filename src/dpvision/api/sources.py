@@ -40,8 +40,16 @@ class Reading:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Reading:
-        """The inverse of `dataclasses.asdict`."""
-        return cls(**fields)
+        """The inverse of `dataclasses.asdict`.
+
+        Raises:
+            TypeError: they are the fields of something else.
+        """
+        reading = cls(**fields)
+        texts, numbers = (reading.spec or "", reading.split), (reading.size or 0, reading.channels or 0)
+        if not all(isinstance(t, str) for t in texts) or not all(isinstance(n, int) for n in numbers):
+            raise TypeError(f"{fields} does not say how images are read")
+        return reading
 
 
 def training_reading(

@@ -28,6 +28,7 @@ from dpvision.api.job import check_seed, check_settings, declared_number, resolv
 from dpvision.api.sources import Reading, Source, training_reading
 from dpvision.evaluation.progress import Progress
 from dpvision.images import Images
+from dpvision.images.files import reading
 from dpvision.images.write import check_formats, image_files
 from dpvision.methods import TrainingPlan, make_plan, planned_at
 from dpvision.methods.dp_mepf import (
@@ -54,11 +55,11 @@ from dpvision.privacy import (
     SeededRandom,
     default_delta,
 )
-from dpvision.reports.card import guarantee
+from dpvision.reports.card import card_markdown, guarantee
 from dpvision.reports.grid import image_grid
 from dpvision.reports.synthesis_card import synthesis_card, synthesis_markdown
 from dpvision.runs import FileCheckpoints, RunDirectory, check_free
-from dpvision.runs.files import check_room, json_bytes, read_json, reading, write_atomically, writing
+from dpvision.runs.files import check_room, json_bytes, read_json, write_atomically, writing
 from dpvision.runs.generator_release import generator_files, load_generator
 
 METHOD = "dp-mepf"
@@ -211,15 +212,15 @@ def prepare_release(
     check_seed(seed)
     chosen_device = resolve_device(device)
     keep_large = scales_images(str(settings.get("encoder", "")))
-    reading, chosen_size = training_reading(data, size, channels, keep_large)
-    images = data if isinstance(data, Images) else _open(reading, bool(settings.get("labelled", True)))
+    source, chosen_size = training_reading(data, size, channels, keep_large)
+    images = data if isinstance(data, Images) else _open(source, bool(settings.get("labelled", True)))
     declared = declared_number(num_examples, images)
     if delta is None:
         budget = replace(budget, delta=default_delta(declared))
     resolved = default_config(images.shape, chosen_device, settings)
     check_labels(resolved, images)
     plan = make_plan(partial(stages, resolved, declared), declared, budget)
-    return ReleaseJob(images, budget, resolved, plan, chosen_device, declared, reading, chosen_size)
+    return ReleaseJob(images, budget, resolved, plan, chosen_device, declared, source, chosen_size)
 
 
 def synthesize_from(
@@ -247,8 +248,7 @@ def synthesize_from(
     """
     check_free(out)
     settings = _check_settings(METHOD, config)
-    path = Path(embedding)
-    released = Embedding.load(path)
+    released, encoder = open_embedding(Path(embedding))
     of_release = {
         "encoder": released.facts["encoder"]["name"],
         "encoder_options": {},
@@ -257,8 +257,9 @@ def synthesize_from(
         "count_weight": released.facts["count_weight"],
     }
     for name in settings.keys() & of_release.keys():
-        raise InputError(f"{name} is part of what was released in {path} and stays as it is; leave it out")
-    encoder = load_encoder(released.facts["encoder"], path.with_name(ENCODER))
+        raise InputError(
+            f"{name} is part of what was released in {embedding} and stays as it is; leave it out"
+        )
     chosen_device = resolve_device(device)
     shape, num_examples = released.facts["image_shape"], released.facts["num_examples"]
     resolved = default_config(shape, chosen_device, {**settings, **of_release})
@@ -273,19 +274,38 @@ def synthesize_from(
         return _make_images(run, progress)
 
 
+def open_embedding(path: Path) -> tuple[Embedding, Encoder]:
+    """What a run released of private images, and the encoder beside it whose features these are.
+
+    Raises:
+        InputError: a file is missing or damaged, or does not fit the other.
+    """
+    embedding = Embedding.load(path)
+    with reading(f"the guarantee in {path}"):  # the card will state it, after the fit
+        card_markdown({**embedding.facts["guarantee"], "released": ""}, "guarantee.md.j2")
+    encoder = load_encoder(
+        embedding.facts["encoder"],
+        path.with_name(ENCODER),
+        embedding.facts["image_shape"],
+        embedding.mechanism.num_features,
+    )
+    return embedding, encoder
+
+
 def resume_synthesis(run: RunDirectory, data: Images | None, progress: Progress | None) -> Synthesis:
     """Go on with an interrupted run, whose lock the caller holds; see `dpvision.resume`."""
     if run.is_released:
         return _result(run)
     check_version(run)
     if not (run.private_path / EMBEDDING).exists():
-        reading = Reading.from_json(run.config["data"])
-        if reading.spec is None and data is None:
+        with reading("the config.json of the run"):
+            source, config = Reading.from_json(run.config["data"]), DPMEPFConfig(**run.config["config"])
+        if source.spec is None and data is None:
             raise InputError("the images of this run were in memory; give them again (data=)")
-        images = data if reading.spec is None else _open(reading, run.config["config"]["labelled"])
+        images = data if source.spec is None else _open(source, config.labelled)
         assert images is not None
         check_unchanged(run, images)
-        encoder = make_encoder(DPMEPFConfig(**run.config["config"]), images)
+        encoder = make_encoder(config, images)
         _release_embedding(run, images, encoder, progress, discard=False)
     elif run.private:  # that of `synthesize_from` has no account
         config, budget = DPMEPFConfig(**run.config["config"]), Budget(**run.config["budget"])
@@ -295,11 +315,11 @@ def resume_synthesis(run: RunDirectory, data: Images | None, progress: Progress 
     return _make_images(run, progress)
 
 
-def _open(reading: Reading, labelled: bool) -> Images:
+def _open(source: Reading, labelled: bool) -> Images:
     """With labels where there are some, used or not: they are part of the data set's identity, and so of
     which ledger is its own.
     """
-    return reading.open(labelled or None)
+    return source.open(labelled or None)
 
 
 def _check_settings(method: str, config: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -375,10 +395,9 @@ def _make_images(run: RunDirectory, progress: Progress | None) -> Synthesis:
     fields, private = run.config, run.private_path
     config, device = DPMEPFConfig(**fields["config"]), resolve_device(fields["device"])
     for path in (private / EMBEDDING, private / ENCODER):
-        with reading(path):
+        with reading(str(path)):
             checked_facts(path, path.read_bytes())
-    embedding = Embedding.load(private / EMBEDDING)
-    encoder = load_encoder(dict(embedding.facts["encoder"]), private / ENCODER)
+    embedding, encoder = open_embedding(private / EMBEDDING)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(fields["fit_seed"])
         generator = new_generator(embedding, encoder, config).to(device)
@@ -442,6 +461,9 @@ def _previews(folder: Path, steps: int) -> Callable[[GeneratorFitting], None]:
 
 
 def _result(run: RunDirectory) -> Synthesis:
-    card = read_json(run.release_path / "card.json")
+    path = run.release_path / "card.json"
+    card = read_json(path)
+    with reading(str(path)):
+        epsilon, delta, count = float(card["epsilon"]), float(card["delta"]), int(card["images"]["count"])
     generator = load_generator(run.release_path, read_json(run.release_path / "config.json"))
-    return Synthesis(card["epsilon"], card["delta"], card["images"]["count"], run.release_path, generator)
+    return Synthesis(epsilon, delta, count, run.release_path, generator)

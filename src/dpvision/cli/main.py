@@ -11,6 +11,7 @@ import typer
 
 from dpvision.cli import accounting, auditing, models, pool, prior, synthesis, training
 from dpvision.cli.allocator import keep_freed_memory
+from dpvision.cli.output import printable
 
 HELP = """
 Learn from private images under one privacy budget.
@@ -82,7 +83,7 @@ def run(arguments: Sequence[str]) -> int:
         if message is None:
             raise
         if message:
-            typer.echo(f"error: {message}", err=True)
+            typer.echo(f"error: {printable(message, breaks=False)}", err=True)
         return 2
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from dpvision.cli.options import AsJson, with_settings
-from dpvision.cli.output import show, show_messages, work_bars
+from dpvision.cli.output import printable, show, show_messages, work_bars
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or its release directory.")]
 Split = Annotated[
@@ -113,6 +113,6 @@ def predict(
     writer.writerow(["name", "class", "probability"])
     writer.writerows([p.name, p.class_name, f"{p.probability:.6f}"] for p in predictions)
     if out:
-        write_atomically(out, text.getvalue().encode())
+        write_atomically(out, text.getvalue().encode(errors="backslashreplace"))
     else:
-        typer.echo(text.getvalue(), nl=False)
+        typer.echo(printable(text.getvalue()), nl=False)

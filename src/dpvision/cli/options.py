@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -145,12 +146,12 @@ def collect(
 
 
 def _read_file(path: Path) -> dict[str, Any]:
+    from dpvision.images.files import read_text_file
     from dpvision.privacy.errors import InputError
 
+    content = read_text_file(path)
     try:
-        options = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+        options = _parse(content.decode())
     except ValueError as error:
         raise InputError(f"{path} is not TOML: {error}") from error
     for name, value in options.items():
@@ -182,6 +183,30 @@ def with_settings(config: dict[str, Any], settings: list[str]) -> dict[str, Any]
 def _value(text: str) -> Any:
     """A TOML value, or else the text itself: 3, 0.1, true, "x" and x are all understood."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return _parse(f"value = {text}")["value"]
+    except ValueError:
         return text
+
+
+def _dots(text: str) -> int:
+    return text.count(".")
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """The fields of a TOML text.
+
+    Raises:
+        ValueError: it is none, or nested too deeply.
+    """
+    from dpvision.images.files import MAX_NESTING, check_nesting
+
+    for line in text.splitlines():
+        # The parser's time goes with the square of a key's parts, of which each but the last ends in a dot.
+        if not line.lstrip().startswith("#") and max(map(_dots, re.split("[=,]", line))) > MAX_NESTING:
+            raise ValueError("it is nested too deeply")
+    try:
+        fields = tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    check_nesting(fields)
+    return fields

@@ -26,13 +26,30 @@ LEAST_EPSILON_PAUSE = 5.0  # seconds
 
 def show(fields: dict[str, Any], as_json: bool, text: str) -> None:
     """A command's result: one JSON object on one line, or text for people."""
-    typer.echo(json.dumps(fields) if as_json else text)
+    typer.echo(json.dumps(fields) if as_json else printable(text))
+
+
+def printable(text: str, *, breaks: bool = True) -> str:
+    """A text without what a terminal would obey: names of files and classes come from others.
+
+    Args:
+        text: to be shown.
+        breaks: whether it may have several lines.
+    """
+    from dpvision.images.images import acts
+
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if acts(character) and not (breaks and character == "\n")
+        else character
+        for character in text
+    )
 
 
 def table(rows: dict[str, object]) -> str:
-    """Names and values in two columns."""
+    """Names and values in two columns, each pair on a line of its own."""
     width = max(map(len, rows))
-    return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
+    return "\n".join(printable(f"{name:{width}}  {value}", breaks=False) for name, value in rows.items())
 
 
 def duration(seconds: float) -> str:
@@ -45,10 +62,15 @@ def duration(seconds: float) -> str:
 def show_messages() -> None:
     """Announcements of the package (such as a size that was chosen) go to stderr."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Printable())
     logger = logging.getLogger("dpvision")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(record.getMessage())
 
 
 @contextmanager

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from dpvision.images import bundled, folder, idx, npz, parquet
 from dpvision.images.decode import Conversion
-from dpvision.images.files import NoLabelsError
+from dpvision.images.files import NoLabelsError, reading
 from dpvision.images.images import Images
 from dpvision.privacy.errors import InputError
 
@@ -74,9 +76,7 @@ def open_images(
             labelled = False
     conversion = Conversion(size, channels)
     reader, path = _reader_of_split(spec, split)
-    with warnings.catch_warnings():
-        # What Pillow warns of is either harmless or refused here, in one sentence.
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+    with _without_warnings():
         return reader.read(path, split, conversion, labelled)
 
 
@@ -99,7 +99,16 @@ def image_sizes(spec: str | os.PathLike[str], split: str = "train") -> Counter[t
         InputError: as open_images, as far as it shows without decoding images.
     """
     reader, path = _reader_of_split(spec, split)
-    return reader.sizes(path, split)
+    with _without_warnings():
+        return reader.sizes(path, split)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Of Pillow's: what it warns of is either harmless or refused here, in one sentence."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 def _reader_of_split(spec: str | os.PathLike[str], split: str) -> tuple[Reader, Path]:
@@ -112,7 +121,9 @@ def _reader_of_split(spec: str | os.PathLike[str], split: str) -> tuple[Reader, 
 
 def _reader(spec: str | os.PathLike[str]) -> tuple[Reader, Path]:
     path = Path(spec)
-    if not (path.exists() or bundled.recognises(path)):
+    with reading(str(spec)):  # a name too long, or in a folder that may not be entered
+        exists = path.exists() or bundled.recognises(path)
+    if not exists:
         raise InputError(
             f"{spec} does not exist; give the path of a data set, or one of: {', '.join(bundled.NAMES)}"
         )

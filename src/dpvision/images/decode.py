@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from dpvision.images.files import reading
+from dpvision.images.files import physical_memory, reading
 from dpvision.privacy.errors import InputError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # Pillow reads many more, some by calling other programs
 
 MAX_PIXELS = 2**26
 """The largest image that is decoded, in pixels (8192 x 8192). A file of a few kB can claim any size."""
+
+BYTES_PER_PIXEL = 16
+"""What decoding takes at most, with the copies that Pillow makes on the way."""
 
 GREY_MODES = ("1", "L", "LA", "La")  # in Pillow's names
 
@@ -82,8 +88,39 @@ def decode(encoded: bytes | Path, name: str) -> NDArray[np.uint8]:
             )
         if image.mode in ("I", "F"):
             raise InputError(f"{name} has 32-bit pixels, whose range is unknown; save it with 8 or 16 bits")
-        ImageOps.exif_transpose(image, in_place=True)
-        return _to_array(_to_grey_or_rgb(image))
+        with _IN_HAND.holding(width * height):
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_array(_to_grey_or_rgb(image))
+
+
+class PixelsInHand:
+    """Lets several threads decode at once as long as their images are not too large together.
+
+    Args:
+        most: pixels of all of them. A larger image has to be alone.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def holding(self, pixels: int) -> Iterator[None]:
+        """Waits until there is room for so many more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._held == 0 or self._held + pixels <= self._most)
+            self._held += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= pixels
+                self._changed.notify_all()
+
+
+_IN_HAND = PixelsInHand(max(MAX_PIXELS, physical_memory() // 8 // BYTES_PER_PIXEL))
+"""Of all threads: small files can all claim the largest size. A GiB, or an eighth of memory."""
 
 
 def encoded_size(encoded: bytes | Path, name: str) -> tuple[int, int]:

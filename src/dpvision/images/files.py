@@ -1,12 +1,33 @@
-"""What every reader does with files it cannot trust: bound what they claim, and name the broken one."""
+"""What every reader does with files it cannot trust: bound what they claim, and name the broken one.
+
+The bounds, of which docs/hostile-input.md makes one statement, are the constants here and `MAX_PIXELS`.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from dpvision.privacy.errors import InputError
+
+FREE_BYTES = 2**28
+"""What any file may unpack to, however small it is."""
+
+MOST_EXPANSION = 2**8
+"""How many times its size a larger one may. Of real images the blankest come near it."""
+
+MAX_TEXT_BYTES = 2**22
+"""The largest JSON or TOML that is parsed. A parsed value takes some 30 times its text."""
+
+MAX_NESTING = 32
+"""Of JSON and TOML, and of folders: what is deeper is no file of ours, and exhausts the stack of whoever
+goes through it.
+"""
 
 SPLITS = ("train", "val", "test")
 
@@ -48,15 +69,109 @@ def reading(what: str) -> Iterator[None]:
 
 
 def check_fits_memory(num_bytes: int, what: str) -> None:
-    """Raises InputError if what would take more bytes than this machine has memory.
-
-    The bound on a whole data set: a header or a well-packed archive can claim any size in a few bytes.
-    """
+    """Raises InputError if what would take more bytes than this machine has memory."""
     if num_bytes > (memory := physical_memory()):
         raise InputError(
             f"{what} would take {num_bytes / 2**30:.1f} GiB, more than the {memory / 2**30:.1f} GiB of "
             "memory here; use fewer or smaller images"
         )
+
+
+def check_unpacks(num_bytes: int, stored: int, what: str) -> None:
+    """Raises InputError if what is stored in so many bytes would unpack to more than it may, or than fits.
+
+    The bound on a whole data set: a header or a well-packed archive can claim any size in a few bytes.
+    """
+    check_fits_memory(num_bytes, what)
+    check_expands(num_bytes, stored, what)
+
+
+def check_expands(num_bytes: int, stored: int, what: str) -> None:
+    """Raises InputError if what is stored in so many bytes would unpack to more than it may."""
+    if num_bytes > most_unpacked(stored):
+        raise InputError(
+            f"{what} would take {num_bytes / 2**30:.1f} GiB, more than {MOST_EXPANSION} times the {stored} "
+            "bytes that hold it; if it is what it should be, store it with less compression"
+        )
+
+
+def most_unpacked(stored: int) -> int:
+    """Bytes that a file, or a data set, of so many bytes may unpack to."""
+    return max(FREE_BYTES, MOST_EXPANSION * stored)
+
+
+def check_regular(path: Path) -> None:
+    """Raises InputError unless a regular file is there: a pipe would block for ever, a device never end."""
+    with reading(str(path)):
+        mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path} is not a regular file; remove it, or give a file in its place")
+
+
+def read_text_file(path: Path) -> bytes:
+    """The content of a file of JSON or TOML.
+
+    Raises:
+        InputError: it cannot be read, or is larger than MAX_TEXT_BYTES.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_TEXT_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(content) > MAX_TEXT_BYTES:
+        raise InputError(
+            f"{path} is larger than the {MAX_TEXT_BYTES >> 20} MiB that are read; make it smaller"
+        )
+    return content
+
+
+def parse_json(text: bytes | str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is none in UTF-8, has NaN or infinity, or is too long or nested too deeply.
+    """
+    if len(text) > MAX_TEXT_BYTES:
+        raise ValueError(f"it is longer than the {MAX_TEXT_BYTES >> 20} MiB that are read")
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    check_nesting(value)
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A regular file that holds one JSON object.
+
+    Raises:
+        InputError: there is no such file, or it holds something else.
+    """
+    check_regular(path)
+    content = read_text_file(path)
+    try:
+        fields = parse_json(content)
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); it was changed or damaged") from error
+    if not isinstance(fields, dict):
+        raise InputError(f"{path} does not hold a JSON object; it was changed or damaged")
+    return fields
+
+
+def check_nesting(value: Any) -> None:
+    """Raises ValueError where lists and dictionaries lie more than MAX_NESTING deep in each other."""
+    level = [value]
+    for _ in range(MAX_NESTING):
+        inner = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)]
+        level = [item for items in inner for item in items]
+        if not level:
+            return
+    raise ValueError("it is nested too deeply")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def physical_memory() -> int:

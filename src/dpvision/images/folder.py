@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from dpvision.images.decode import Conversion, decode, encoded_size
-from dpvision.images.files import SPLIT_WORDS, NoLabelsError, reading
+from dpvision.images.files import MAX_NESTING, SPLIT_WORDS, NoLabelsError, check_regular, reading
 from dpvision.images.images import Images
 from dpvision.images.series import RECORDS
 from dpvision.images.stack import stack
@@ -60,7 +60,7 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
     if folder.is_file():
         if labelled:
             raise NoLabelsError(f"{path} is a single image without a class; give a folder of class folders")
-        pixels, stored = stack([(str(path), path)], 1, decode, str(path), conversion)
+        pixels, stored = stack([(str(path), path)], 1, decode, str(path), conversion, path.stat().st_size)
         return Images(pixels, None, (), str(path), (path.name,), stored)
     if labelled:
         class_names = tuple(_class_folders(folders.get("train", folder), path))
@@ -75,7 +75,8 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
         if not files:
             raise InputError(f"{folder} has no images in it; give a folder with some ({' '.join(SUFFIXES)})")
     named = ((str(file), file) for file in files)
-    pixels, stored = stack(named, len(files), decode, str(path), conversion)
+    num_bytes = sum(file.stat().st_size for file in files)
+    pixels, stored = stack(named, len(files), decode, str(path), conversion, num_bytes)
     names = tuple(file.relative_to(folder).as_posix() for file in files)
     return Images(pixels, labels, class_names, str(path), names, stored)
 
@@ -121,22 +122,24 @@ def _image_files(folder: Path, root: Path) -> list[Path]:
             raise InputError(
                 f"{entry} is not an image that can be read ({' '.join(SUFFIXES)}); convert or remove it"
             )
-        elif not entry.is_file():  # a pipe would block for ever
-            raise InputError(f"{entry} is not a regular file; remove it")
         else:
+            check_regular(entry)
             files.append(entry)
     return files
 
 
 def _entries(folder: Path, root: Path) -> Iterator[Path]:
     """What lies in a folder, in order, less clutter. Refuses links that leave root, or may loop."""
+    if len(folder.parts) - len(root.parts) > MAX_NESTING:
+        raise InputError(f"{folder} lies more than {MAX_NESTING} folders deep in {root}; move it up")
     with reading(str(folder)):
         entries = sorted(folder.iterdir())
     for entry in entries:
         if entry.name.startswith(".") or entry.name in CLUTTER:
             continue
         if entry.is_symlink():
-            target = entry.resolve()
+            with reading(str(entry)):  # links that lead in a circle
+                target = entry.resolve()
             if target.is_dir() or not target.is_relative_to(root.resolve()):
                 raise InputError(
                     f"{entry} links to {target}; links to folders or out of {root} are not followed: copy it"

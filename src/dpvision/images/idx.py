@@ -7,6 +7,7 @@ import math
 import re
 import struct
 from collections import Counter
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 
 from dpvision.images.arrays import check_same_length, labels_from_array, numbered_classes, pixels_from_array
 from dpvision.images.decode import Conversion
-from dpvision.images.files import SPLIT_WORDS, NoLabelsError, check_fits_memory, reading
+from dpvision.images.files import SPLIT_WORDS, NoLabelsError, check_regular, check_unpacks, reading
 from dpvision.images.images import Images
 from dpvision.privacy.errors import InputError
 
 FILE_NAME = re.compile(r"(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(\.gz)?")
+
+PIECE = 2**20  # bytes read at once
 
 UNSIGNED_BYTE = 0x08  # the type code in the third byte of the magic number
 
@@ -65,7 +68,9 @@ def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
 def _files(path: Path) -> dict[tuple[str, str], Path]:
     """The IDX files by (split, "images" or "labels"); a plain file goes before its gzip."""
     found: dict[tuple[str, str], Path] = {}
-    for file in sorted(path.iterdir()):  # the plain name sorts first
+    with reading(str(path)):
+        files = sorted(path.iterdir())  # the plain name sorts first
+    for file in files:
         if match := FILE_NAME.fullmatch(file.name):
             found.setdefault((SPLIT_WORDS[match[1]], match[2]), file)
     return found
@@ -73,6 +78,7 @@ def _files(path: Path) -> dict[tuple[str, str], Path]:
 
 def _read_idx(file: Path, dimensions: int) -> NDArray[Any]:
     """The unsigned bytes in an IDX file: magic number, big-endian sizes, then the bytes, and no more."""
+    check_regular(file)
     with reading(str(file)), gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
         magic, *shape = struct.unpack(f">{1 + dimensions}I", stream.read(4 + 4 * dimensions))
         if magic != UNSIGNED_BYTE << 8 | dimensions:
@@ -80,11 +86,20 @@ def _read_idx(file: Path, dimensions: int) -> NDArray[Any]:
                 f"{file} does not begin as IDX of unsigned bytes with {dimensions} dimensions; replace it"
             )
         claimed = math.prod(shape)
-        check_fits_memory(claimed, f"{file} unpacked")
+        # Labels become eight bytes each.
+        check_unpacks(claimed if dimensions == 3 else 8 * claimed, file.stat().st_size, f"{file} unpacked")
         # One more than there should be, to see what is too much, and so that gzip reaches its checksum.
-        content = stream.read(claimed + 1)
+        content = _read_at_most(stream, claimed + 1)
     if len(content) != claimed:
         raise InputError(
             f"{file} does not hold the {claimed} bytes that its header states; it is damaged: replace it"
         )
-    return np.frombuffer(content, dtype=np.uint8).reshape(shape).copy()
+    return np.frombuffer(content, dtype=np.uint8).reshape(shape)
+
+
+def _read_at_most(stream: gzip.GzipFile | BufferedReader, count: int) -> bytearray:
+    """As many bytes as there are, up to count; no memory is taken for those that only the header claims."""
+    content = bytearray()
+    while len(content) < count and (piece := stream.read(min(count - len(content), PIECE))):
+        content += piece
+    return content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,8 +50,7 @@ class Images:
             )
         if pixels.numel() == 0:
             raise InputError(f"{self.source} holds no images; at least one is needed")
-        if len(set(self.class_names)) != len(self.class_names):
-            raise InputError(f"{self.source}: two classes have the same name; give each its own")
+        check_class_names(self.class_names, self.source)
         if labels is not None:
             if labels.dtype != torch.int64 or labels.shape != (len(self),):
                 raise InputError(
@@ -152,6 +152,28 @@ class Images:
             "class_names": list(self.class_names),
             "class_counts": counts,
         }
+
+
+def check_class_names(class_names: Sequence[str], source: str) -> None:
+    """Checks names that are going to be shown, in a terminal and in public.
+
+    Raises:
+        InputError: two are the same, or one has characters that would not show, but act: control characters
+            and line breaks, which terminals obey; those that change the direction of the text around them;
+            bytes of a file's name that are no text.
+    """
+    if len(set(class_names)) != len(class_names):
+        raise InputError(f"{source}: two classes have the same name; give each its own")
+    for name in class_names:
+        if not isinstance(name, str) or any(acts(character) for character in name):
+            raise InputError(f"{source}: {name!r} cannot be the name of a class; rename it, in plain text")
+
+
+def acts(character: str) -> bool:
+    """Whether a character is no text, but does something to what is around it."""
+    if character in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069":  # direction of text
+        return True
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def digest_of(images: Iterable[NDArray[np.uint8]]) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dpvision.images.arrays import check_same_length, labels_from_array, numbered_classes, pixels_from_array
 from dpvision.images.decode import Conversion
-from dpvision.images.files import SPLITS, NoLabelsError, check_fits_memory, reading
+from dpvision.images.files import SPLITS, NoLabelsError, check_unpacks, reading
 from dpvision.images.images import Images
 from dpvision.privacy.errors import InputError
 
@@ -82,6 +82,10 @@ def _array(path: Path, name: str) -> NDArray[Any]:
                 f"{what} holds Python objects, which are never unpickled; save it as one array of "
                 "images of one size (uint8) or of labels (integers)"
             )
-        check_fits_memory(math.prod(shape) * dtype.itemsize, f"{what} unpacked")
+        if min(shape, default=0) < 0:  # so that a product is no bound
+            raise InputError(f"{what} has the shape {list(shape)}; it is damaged: replace it")
+        # Labels become eight bytes each.
+        itemsize = dtype.itemsize if name.endswith("images") else max(dtype.itemsize, 8)
+        check_unpacks(math.prod(shape) * itemsize, path.stat().st_size, f"{what} unpacked")
         with archive.open(f"{name}.npy") as stream:
             return npy.read_array(stream, allow_pickle=False)  # zipfile compares the checksum

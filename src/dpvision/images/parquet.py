@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,8 +14,18 @@ from torch import Tensor
 
 from dpvision.images.arrays import labels_from_array, numbered_classes
 from dpvision.images.decode import Conversion, decode, encoded_size
-from dpvision.images.files import SPLIT_WORDS, NoLabelsError, reading
+from dpvision.images.files import (
+    FREE_BYTES,
+    SPLIT_WORDS,
+    NoLabelsError,
+    check_regular,
+    check_unpacks,
+    most_unpacked,
+    parse_json,
+    reading,
+)
 from dpvision.images.images import Images
+from dpvision.images.parquet_pages import page_sizes
 from dpvision.images.stack import stack
 from dpvision.privacy.errors import InputError
 
@@ -64,10 +73,13 @@ def splits(path: Path) -> dict[str, list[Path]]:
 def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Images:
     """One split, all its shards in order. Without ClassLabel names the classes are numbered."""
     shards = splits(path)
-    count = sum(_open(file).metadata.num_rows for file in shards[split])
+    count = sum(_open(file)[0].metadata.num_rows for file in shards[split])
     if count == 0:
         raise InputError(f"{path} has no rows in {split}; at least one image is needed")
-    pixels, stored = stack(_encoded_images(shards[split]), count, decode, str(path), conversion)
+    if count < 0:
+        raise InputError(f"{path} states {count} rows in {split}; it is damaged: replace it")
+    num_bytes = _stored(shards[split])
+    pixels, stored = stack(_encoded_images(shards[split]), count, decode, str(path), conversion, num_bytes)
     if not labelled:
         return Images(pixels, None, (), str(path), stored=stored)
     labels = _labels(shards[split])
@@ -91,64 +103,100 @@ def _files(path: Path) -> list[Path]:
     return [path] if path.suffix.lower() == ".parquet" else []
 
 
-def _open(file: Path) -> pq.ParquetFile:
+def _open(file: Path) -> tuple[pq.ParquetFile, pa.Schema]:
+    check_regular(file)
     with reading(str(file)):
-        return pq.ParquetFile(file)
+        parquet = pq.ParquetFile(file)
+        return parquet, parquet.schema_arrow
+
+
+def _stored(files: Sequence[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
 
 
 def _encoded_images(files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
     """The encoded images, each with the words "FILE, row i", a batch of rows at a time."""
+    yielded, most = 0, most_unpacked(_stored(files))
     for file in files:
-        parquet = _open(file)
-        column = next((name for name in IMAGE_COLUMNS if name in parquet.schema_arrow.names), None)
+        parquet, schema = _open(file)
+        column = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
         if column is None:
             raise InputError(
                 f"{file} has no column {' or '.join(IMAGE_COLUMNS)}; rename the column of images"
             )
-        kind = parquet.schema_arrow.field(column).type
+        with reading(str(file)):  # there may be two of that name
+            kind = schema.field(column).type
         if not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
             raise InputError(
                 f"{file}: column '{column}' is {kind}, not a struct with the images' bytes; embed the images"
             )
+        leaf = f"{column}.bytes"
+        # Rows of the same bytes may be stored once, in a dictionary.
+        largest = _check_pages(file, leaf)
         row = 0
         with reading(str(file)):
-            batches = parquet.iter_batches(ROWS_AT_ONCE, columns=[f"{column}.bytes"])
+            rows_at_once = max(1, min(ROWS_AT_ONCE, FREE_BYTES // max(1, largest)))
+            batches = parquet.iter_batches(rows_at_once, columns=[leaf])
         while True:
             with reading(str(file)):
                 batch = next(batches, None)
-            if batch is None:
+                some = None if batch is None else batch.column(0).field("bytes").to_pylist()
+            if some is None:
                 break
-            for encoded in batch.column(0).field("bytes").to_pylist():
-                if encoded is None:
+            for encoded in some:
+                if not isinstance(encoded, bytes):
                     raise InputError(
                         f"{file}, row {row} holds no image bytes; embed the image or remove the row"
                     )
+                yielded += len(encoded)
+                if yielded > most:
+                    raise InputError(f"{file} holds the same bytes too often; it may be damaged: replace it")
                 yield f"{file}, row {row}", encoded
                 row += 1
+
+
+def _check_pages(file: Path, leaf: str) -> int:
+    """The bytes of the largest dictionary of a column.
+
+    Raises:
+        InputError: its pages would unpack to far more than the file can hold.
+    """
+    with reading(str(file)):
+        sizes, dictionaries = page_sizes(file, leaf)
+    check_unpacks(sizes, file.stat().st_size, f"'{leaf}' in {file} unpacked")
+    return dictionaries
 
 
 def _labels(files: Sequence[Path]) -> Tensor:
     """int64 [N] over all the shards of a split."""
     of_files = []
     for file in files:
-        parquet = _open(file)
-        if LABEL_COLUMN not in parquet.schema_arrow.names:
+        parquet, schema = _open(file)
+        if LABEL_COLUMN not in schema.names:
             raise NoLabelsError(f"{file} has no column '{LABEL_COLUMN}'; add or rename the column of labels")
+        what = f"column '{LABEL_COLUMN}' in {file}"
+        with reading(str(file)):
+            kind = schema.field(LABEL_COLUMN).type
+        if not pa.types.is_integer(kind):  # texts could be of any length
+            raise InputError(f"{what} holds {kind}, not integers; number the classes from 0")
+        check_unpacks(8 * parquet.metadata.num_rows, file.stat().st_size, f"{what} unpacked")
+        _check_pages(file, LABEL_COLUMN)
         with reading(str(file)):
             column = parquet.read(columns=[LABEL_COLUMN]).column(0)
         if column.null_count:
             raise InputError(
                 f"{file}: column '{LABEL_COLUMN}' has {column.null_count} empty entries; fill or remove them"
             )
-        of_files.append(labels_from_array(column.to_numpy(), f"column '{LABEL_COLUMN}' in {file}"))
+        of_files.append(labels_from_array(column.to_numpy(), what))
     return torch.cat(of_files)
 
 
 def _class_names(file: Path) -> tuple[str, ...] | None:
     """The ClassLabel names in the metadata that Hugging Face datasets writes, if there are any."""
-    metadata = _open(file).schema_arrow.metadata or {}
+    metadata = _open(file)[1].metadata or {}
     if b"huggingface" not in metadata:
         return None
     with reading(f"the metadata of {file}"):
-        feature = json.loads(metadata[b"huggingface"])["info"]["features"].get(LABEL_COLUMN, {})
+        described = parse_json(metadata[b"huggingface"])
+        feature = described["info"]["features"].get(LABEL_COLUMN, {})
         return tuple(str(name) for name in feature["names"]) if "names" in feature else None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dpvision.images.atomic import replacing
 from dpvision.images.encode import encode_png
+from dpvision.images.files import check_regular, parse_json, read_text_file
 from dpvision.privacy.errors import InputError
 
 IMAGES_RECORD = "images.json"
@@ -88,13 +89,15 @@ class Series:
             raise InputError(
                 f"{self.out} holds something else ('{min(names)}'); give a new or an empty folder"
             )
+        check_regular(path)
+        content = read_text_file(path)
         try:
-            found = json.loads(path.read_bytes())
+            found = parse_json(content)
         except ValueError as error:
             raise InputError(f"{path} is damaged ({error}); give another folder") from error
         if not isinstance(found, dict) or _identity(found) != _identity(self.record):
             raise InputError(
-                f"{self.out} holds images made with other settings ({found}); give another folder"
+                f"{self.out} holds images made with other settings ({str(found)[:300]}); give another folder"
             )
         if "." not in self.counts and (others := names - {self.record_name, *self.counts}):
             raise InputError(

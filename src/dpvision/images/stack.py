@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dpvision.images.decode import Conversion
-from dpvision.images.files import check_fits_memory
+from dpvision.images.files import check_expands, check_fits_memory
 from dpvision.images.images import combine_digests, digest_of_one
 from dpvision.privacy.errors import InputError
 
@@ -24,6 +24,9 @@ SLOW_SECONDS = 5e-4
 """Threads pay for images that take longer than this each; 32-pixel PNGs come slower from two than one."""
 
 IMAGES_PER_TASK = 64  # enough that the pool's own work does not show, few enough that little waits in memory
+
+LEAST_BYTES = 128
+"""What every image is taken to need at least, for its digest and its place in a list."""
 
 Item = TypeVar("Item")
 
@@ -34,19 +37,26 @@ def stack(
     make: Callable[[Item, str], NDArray[np.uint8]],
     source: str,
     conversion: Conversion,
+    stored: int | None = None,
 ) -> tuple[Tensor, str | None]:
     """uint8 [N, C, H, W] of N = count pairs (name, item), each made an array [C, H, W] by make(item, name)
     and then converted; and `digest_of` the images before that, or None where nothing is to be converted.
+    They are stored in so many bytes, or in memory.
 
     Items are drawn as they are needed. Images that take long are made by several threads at once, for Pillow
     decodes without Python's lock; small ones would but fight for it.
 
     Raises:
         InputError: what make raises of the first item that fails; that an image differs in shape from the
-            first; that the whole would not fit in memory.
+            first; that the whole would not fit in memory, or is far more than can be in what is stored.
     """
+    if stored is not None:
+        check_expands(count * LEAST_BYTES, stored, f"{source}: {count} images")
     items = iter(items)
-    first_name, first_item = next(items)
+    one = next(items, None)
+    if one is None:
+        raise InputError(f"{source} holds no images and not the {count} it states; replace it")
+    first_name, first_item = one
     converts = conversion != Conversion()
     digests = [b""] * count if converts else []
 
@@ -58,7 +68,10 @@ def stack(
         return conversion.convert(pixels, name)
 
     first = make_converted(0, first_item, first_name)
-    check_fits_memory(count * first.size, f"{source}: {count} images of {_shape_in_words(first)}")
+    what = f"{source}: {count} images of {_shape_in_words(first)}"
+    check_fits_memory(count * first.size, what)
+    if stored is not None and conversion.size is None:  # what was asked for may be as large as memory is
+        check_expands(count * first.size, stored, what)
     out = np.empty((count, *first.shape), dtype=np.uint8)
     out[0] = first
 

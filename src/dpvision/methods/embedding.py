@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from dpvision.networks.weights import CHECKSUM, FACTS, safetensors_bytes
+from dpvision.images.files import parse_json
+from dpvision.images.images import check_class_names
+from dpvision.networks.generators import check_image_shape
+from dpvision.networks.weights import CHECKSUM, FACTS, opened, safetensors_bytes
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.mean_embedding import MeanEmbedding
 
@@ -73,16 +74,44 @@ class Embedding:
             InputError: there is none, or it holds something else.
         """
         try:
-            with safetensors.safe_open(path, "pt") as file:
+            with opened(path) as file:
                 sums = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-                facts = json.loads((file.metadata() or {})[FACTS])
-            facts.pop(CHECKSUM, None)
-            if "encoder" not in facts:
-                raise KeyError("encoder")
-        except (OSError, SafetensorError) as error:
+                metadata = file.metadata() or {}
+        except InputError as error:
             raise InputError(f"{path} cannot be read as an embedding ({error})") from error
-        except (KeyError, ValueError) as error:
+        try:
+            facts = parse_json(metadata[FACTS])
+            facts.pop(CHECKSUM, None)
+            embedding = cls(sums, facts)
+            embedding._check()
+        except Exception as error:  # whatever the facts' types are
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise InputError(
-                f"{path} is no embedding that synthesize released; give a run's release/embedding.safetensors"
+                f"{path} is no embedding that synthesize released ({reason}); "
+                "give a run's release/embedding.safetensors"
             ) from error
-        return cls(sums, facts)
+        return embedding
+
+    def _check(self) -> None:
+        """Raises ValueError, TypeError, … unless the sums are those that the facts speak of."""
+        facts, blocks = self.facts, max(1, len(self.class_names))
+        check_class_names(self.class_names, "an embedding")
+        check_image_shape(facts["image_shape"])
+        if facts["image_shape"][0] not in (1, 3):
+            raise ValueError("its images are neither grey nor RGB")
+        if not isinstance(facts["encoder"], dict):
+            raise ValueError("it does not say of which features it is")
+        if not (isinstance(facts["num_examples"], int) and facts["num_examples"] >= 1):
+            raise ValueError("it is of no images")
+        if not 0 <= facts["noise"] < math.inf:
+            raise ValueError("its noise has no standard deviation")
+        num_features = self.mechanism.num_features
+        shapes: dict[str, list[int]] = {"first": [blocks, num_features]}
+        if self.mechanism.second_moment_weight:
+            shapes["second"] = [blocks, num_features]
+        if self.class_names:
+            shapes["counts"] = [blocks]
+        if {name: list(total.shape) for name, total in self.sums.items()} != shapes:
+            raise ValueError("its sums have other shapes")
+        if not all(total.is_floating_point() and total.isfinite().all() for total in self.sums.values()):
+            raise ValueError("its sums are not finite")

@@ -41,7 +41,7 @@ def build_network(
         InputError: for an unknown name or option, an option of another type, or images too small for the
             network.
     """
-    wide_resnet = re.fullmatch(r"wrn-(\d+)-(\d+)", name)
+    wide_resnet = re.fullmatch(r"wrn-(\d{1,2})-(\d{1,2})", name)  # more would take minutes to build
     network_class: type[nn.Module]
     arguments: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes}
     if wide_resnet:

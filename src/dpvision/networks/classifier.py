@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpvision.images.images import check_class_names
 from dpvision.networks.build import build_network
 from dpvision.privacy.errors import InputError
 
@@ -18,10 +19,12 @@ class Normalize(nn.Module):
     The two constants are fixed and public. Statistics of the private images would be a release of their own.
     """
 
+    MEAN, STD = 0.5, 0.25
+
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: float = 0.5, std: float = 0.25) -> None:
+    def __init__(self, mean: float = MEAN, std: float = STD) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
@@ -51,6 +54,7 @@ class Classifier(nn.Module):
         config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        check_class_names(class_names, "the classifier")
         self.normalize = Normalize()
         self.network = network
         self.class_names = tuple(class_names)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpvision.images.images import Images
+from dpvision.images.images import Images, check_class_names
 from dpvision.networks.gaussian_images import GaussianImages
 from dpvision.privacy.errors import InputError
 
@@ -115,6 +115,7 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         check_image_shape(image_shape)
+        check_class_names(class_names, "the generator")
         channels, height, width = image_shape
         self.image_shape = (channels, height, width)
         self.class_names = tuple(class_names)

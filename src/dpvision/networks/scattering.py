@@ -19,6 +19,9 @@ from dpvision.privacy.errors import InputError
 _PERIODS = 2
 """Filters are made periodic by adding this many copies on every side; more would add less than rounding."""
 
+LARGEST_BANK = 2**24
+"""Numbers of all filters, more or less: some hundred MiB, for images of 724 pixels with the usual J and L."""
+
 _CPU_PIECE, _GPU_PIECE = 2**19, 2**26
 """Complex numbers of the widest intermediate result to hold at once: on a CPU, as many as its cache keeps."""
 
@@ -40,17 +43,25 @@ class Scattering2d(nn.Module):
     each angle by angle; the second order, likewise for each path of the first.
 
     Raises:
-        InputError: for no scale or angle, images too small for J, or (``forward``) of another size.
+        InputError: for no scale or angle, images too small for J or too large for so many filters, or
+            (``forward``) of another size.
     """
 
     def __init__(self, image_size: tuple[int, int], J: int = 2, L: int = 8) -> None:  # noqa: N803 (as in papers)
         super().__init__()
         if J < 1 or L < 1:
             raise InputError(f"scattering needs at least one scale J and one angle L, not J={J} and L={L}")
+        if J > 32:  # 2^J itself may be too large to be computed
+            raise InputError(f"scattering with J={J} is for no image; choose a smaller J")
         if min(image_size) <= 2**J:
             raise InputError(
                 f"scattering with J={J} needs images of more than {2**J}×{2**J} pixels, "
                 f"not {image_size[0]}×{image_size[1]}; enlarge them with size, or choose a smaller J"
+            )
+        if L * J**2 * math.prod(image_size) > LARGEST_BANK:
+            raise InputError(
+                f"the filters of scattering with J={J} and L={L} are too many for images of "
+                f"{image_size[0]}×{image_size[1]} pixels; make the images smaller"
             )
         self.image_size = tuple(image_size)
         self.paths = 1 + L * J + L * L * J * (J - 1) // 2
@@ -61,12 +72,13 @@ class Scattering2d(nn.Module):
         self.padding = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
         self.widest = L * height * width * max(1, L // 4)
 
-        spectra = [morlet_spectra(height, width, j, L) for j in range(J)]
-        self.first = nn.ModuleList(WaveletModulus(spectra[j], 0, j) for j in range(J))
-        self.second = nn.ModuleDict(
-            {f"{j}-{k}": WaveletModulus(spectra[k], j, k) for j in range(J) for k in range(j + 1, J)}
-        )
-        self.averages = nn.ModuleList(LocalAverage(height, width, level, J) for level in range(J))
+        with torch.device("cpu"):  # also for those who want no more than shapes of what is learned
+            spectra = [morlet_spectra(height, width, j, L) for j in range(J)]
+            self.first = nn.ModuleList(WaveletModulus(spectra[j], 0, j) for j in range(J))
+            self.second = nn.ModuleDict(
+                {f"{j}-{k}": WaveletModulus(spectra[k], j, k) for j in range(J) for k in range(j + 1, J)}
+            )
+            self.averages = nn.ModuleList(LocalAverage(height, width, level, J) for level in range(J))
 
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[-2:]) != self.image_size:

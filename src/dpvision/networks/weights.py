@@ -1,17 +1,24 @@
-"""Tensors as a file's bytes, with a checksum that tells when they were damaged."""
+"""Tensors as a file's bytes, with a checksum that tells when they were damaged; files that others wrote."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
-from torch import Tensor
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from dpvision.images.files import check_regular
 from dpvision.privacy.errors import InputError
+
+Module = TypeVar("Module", bound=nn.Module)
 
 FACTS = "dpvision"
 """The one entry of a file's metadata: JSON. (Of several the order, and so the file, would be random.)"""
@@ -50,3 +57,107 @@ def checked_facts(path: Path, content: bytes) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} was changed or damaged ({error}); restore it from a copy") from error
     return facts
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, as ``safe_open`` has it. Nothing is unpickled.
+
+    Raises:
+        InputError: in place of whatever is raised about a broken one while it is open: the library checks
+            that what the header claims lies in the file, and is surprised by types that torch has not.
+    """
+    check_regular(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path} is not a safetensors file and cannot be read ({reason}); it may be damaged, "
+            "or of a kind that safetensors.torch.save_file would make one of"
+        ) from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file.
+
+    Raises:
+        InputError: as :func:`opened`.
+    """
+    with opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+
+
+def load_into(build: Callable[[], Module], path: Path, config: str) -> Module:
+    """What ``build`` makes, with the weights of a file.
+
+    A config can describe a network of any size in a few bytes. So one without memory is made first, and the
+    real one only when the file has shown that it holds weights of these very shapes.
+
+    Args:
+        build: makes a module, the same one every time but for its weights. Raises what it likes.
+        path: a safetensors file of its state_dict.
+        config: that build goes by, for messages.
+
+    Raises:
+        InputError: build fails, as :func:`opened`, or the file holds other tensors, or numbers that are not
+            finite.
+    """
+    with torch.device("meta"), _WithoutNumbers():
+        expected = _described(_built(build, config).state_dict())
+    with opened(path) as file:
+        shapes = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        for name in sorted(expected.keys() | shapes.keys()):
+            wanted = expected[name][0] if name in expected else None
+            if wanted != shapes.get(name):
+                raise InputError(
+                    f"{path} is of another network than {config} describes: {name} should be "
+                    f"{_in_words(wanted)} and is {_in_words(shapes.get(name))}"
+                )
+        weights = {name: file.get_tensor(name) for name in expected}
+    for name, tensor in weights.items():
+        if tensor.dtype != expected[name][1]:
+            raise InputError(
+                f"{path} is of another network than {config} describes: {name} should be of type "
+                f"{expected[name][1]} and is of {tensor.dtype}"
+            )
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise InputError(
+                f"{path}: {name} holds values that are not finite, as after a training that diverged"
+            )
+    module = _built(build, config)
+    module.load_state_dict(weights)
+    return module
+
+
+class _WithoutNumbers(TorchFunctionMode):
+    """Leaves new weights as they are: to draw them without memory, torch would load its compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def _built(build: Callable[[], Module], config: str) -> Module:
+    try:
+        return build()
+    except InputError as error:
+        raise InputError(f"{config} does not describe what can be built: {error}") from error
+    except Exception as error:  # there is no end to what torch raises for sizes that cannot be
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{config} does not describe what can be built ({reason})") from error
+
+
+def _described(tensors: Mapping[str, Tensor]) -> dict[str, tuple[list[int], torch.dtype]]:
+    return {name: (list(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+
+
+def _in_words(shape: list[int] | None) -> str:
+    return "absent" if shape is None else f"of shape {shape}"

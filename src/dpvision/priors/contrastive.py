@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,6 +27,7 @@ from dpvision.images.atomic import replacing
 from dpvision.images.images import digest_of
 from dpvision.networks import Normalize, WideResNet, build_network
 from dpvision.networks.precision import Precision, resolve_precision
+from dpvision.networks.weights import opened
 from dpvision.priors.prior_file import load_body
 from dpvision.priors.two_views import TwoViews
 from dpvision.privacy.errors import InputError
@@ -273,22 +274,19 @@ def _resume(path: Path, fingerprint: str, network: nn.Module, optimizer: torch.o
     """The number of steps done, after restoring what :func:`_save` wrote; 0 if there is no file."""
     if not path.exists():
         return 0
-    try:
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("config") != fingerprint:
-                raise InputError(
-                    f"{path} is no checkpoint of this training; "
-                    "remove it, or restore the settings that it was made with"
-                )
-            with torch.no_grad():
-                for name, parameter in network.named_parameters():
-                    parameter.copy_(file.get_tensor(f"network.{name}"))
-                    if optimizer.defaults["momentum"]:
-                        buffer = torch.empty_like(parameter).copy_(file.get_tensor(f"momentum.{name}"))
-                        optimizer.state[parameter]["momentum_buffer"] = buffer
-            return int(file.get_tensor("step"))
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be read ({error}); remove it to start anew") from error
+    with opened(path) as file:
+        if (file.metadata() or {}).get("config") != fingerprint:
+            raise InputError(
+                f"{path} is no checkpoint of this training; "
+                "remove it, or restore the settings that it was made with"
+            )
+        with torch.no_grad():
+            for name, parameter in network.named_parameters():
+                parameter.copy_(file.get_tensor(f"network.{name}"))
+                if optimizer.defaults["momentum"]:
+                    buffer = torch.empty_like(parameter).copy_(file.get_tensor(f"momentum.{name}"))
+                    optimizer.state[parameter]["momentum_buffer"] = buffer
+        return int(file.get_tensor("step"))
 
 
 def _fingerprint(

@@ -39,6 +39,11 @@ ENCODERS = (
 """The names that :func:`build_encoder` knows beside those of priors; D and K are a depth and a width."""
 
 
+FETCHING = ("timm:hf", "timm:local")
+"""What the names begin with for which a library reads more than its own list of networks."""
+
+MOST_PARTS = 16  # of a sum
+
 Cells = int | Sequence[int] | Literal["all"]
 """Sides of the grids over which a :class:`WideResNetEncoder` averages."""
 
@@ -87,6 +92,21 @@ def build_encoder(
         raise InputError(f"encoders take grey or RGB images, of 1 or 3 channels, not {channels}")
     shape = (channels, height, width)
     return _build(name, shape, provenance, options).requires_grad_(False).eval()
+
+
+def rebuild_encoder(config: Mapping[str, Any]) -> Encoder:
+    """The encoder of a config that somebody may have changed, up to its weights. Reads and fetches nothing.
+
+    Raises:
+        InputError: as :func:`build_encoder`; it leaves something to be read or fetched.
+        KeyError, TypeError, …: it is the config of no encoder.
+    """
+    names, provenance = str(config["name"]).split("+"), config["provenance"]
+    for name, part in zip(names, provenance["parts"] if len(names) > 1 else [provenance], strict=True):
+        # By default these would be read from a file, or from the network.
+        if not isinstance(part, dict) or not part or name.startswith(FETCHING):
+            raise InputError(f"encoder {name} does not say where its weights came from; they are not fetched")
+    return build_encoder(**config)
 
 
 class WideResNetEncoder(Encoder):
@@ -296,6 +316,9 @@ def _build(
             f"{', '.join((*list_priors(), *ENCODERS))}, or several of them joined by +"
         )
     check_options(f"encoder {name}", builder, options, ("name", "image_shape", "provenance"))
+    if library in LIBRARIES or name == INCEPTION:
+        with torch.device("cpu"):  # also where the caller wants no more than shapes: they look at numbers
+            return builder(name, image_shape, provenance, **options)
     return builder(name, image_shape, provenance, **options)
 
 
@@ -308,6 +331,8 @@ def _sum(
     part_weights: Sequence[float] | None = None,
 ) -> Encoder:
     names = name.split("+")
+    if len(names) > MOST_PARTS:
+        raise InputError(f"an encoder has at most {MOST_PARTS} parts, not {len(names)}")
     parts = [{}] * len(names) if parts is None else parts
     if len(parts) != len(names):
         raise InputError(f"encoder {name}: parts must be {len(names)} tables of options, not {len(parts)}")
@@ -346,6 +371,8 @@ def _random_wide_resnet(
     network_options: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Encoder:
+    if not 0 <= seed < 1 << 63:
+        raise InputError(f"encoder {name}: seed must be a whole number from 0 to 2**63 - 1, not {seed}")
     network = name.removeprefix("random-")
     provenance = provenance or {"source": f"random initialisation, seed {seed}; nothing learned"}
     with torch.random.fork_rng(devices=[]):

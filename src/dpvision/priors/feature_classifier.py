@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpvision.images import Images
+from dpvision.images.decode import MAX_PIXELS
 from dpvision.networks import Classifier, build_classifier
 from dpvision.priors.encoder import Encoder
-from dpvision.priors.encoders import ConcatenatedEncoder, build_encoder
+from dpvision.priors.encoders import ConcatenatedEncoder, build_encoder, rebuild_encoder
 from dpvision.priors.prior_file import learned_from
 from dpvision.privacy.errors import InputError
 
@@ -109,12 +110,18 @@ def rebuild_classifier(config: dict[str, Any]) -> Classifier:
 
     Raises:
         InputError: a network, encoder or option that does not exist.
-        KeyError, TypeError: it is the config of no classifier.
+        KeyError, TypeError, …: it is the config of no classifier.
     """
-    if config["network"] != KIND:
+    of_encoder = config["network"] == KIND
+    channels, height, width = (config["encoder"] if of_encoder else config)["image_shape"]
+    if channels not in (1, 3) or not 1 <= height * width <= MAX_PIXELS:
+        raise InputError(f"there are no images of shape {[channels, height, width]}")
+    if not isinstance(config["class_names"], list):
+        raise InputError("its class_names are no list")
+    if not of_encoder:
         return build_classifier(**config)
     options = {name: config[name] for name in ("mirror", "head", "feature_norm")}
-    return _classifier(build_encoder(**config["encoder"]), config["class_names"], **options)
+    return _classifier(rebuild_encoder(config["encoder"]), config["class_names"], **options)
 
 
 def refuse_own_encoder(encoder: Encoder, images: Images) -> None:

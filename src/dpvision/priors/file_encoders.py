@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dpvision.networks.resnet import resnet18
 from dpvision.networks.squeezenet import squeezenet1_0
 from dpvision.networks.vgg import vgg19
+from dpvision.networks.weights import opened
 from dpvision.priors.encoder import Encoder, Provenance, Shape
 from dpvision.priors.exposed_layers import check_layers, up_to
 from dpvision.priors.network_encoder import NetworkEncoder
@@ -123,22 +123,16 @@ def _read(path: Path, name: str, whole: nn.Module, network: nn.Module) -> dict[s
         )
     needed = {key for key in network.state_dict() if not _counts_batches(key)}
     expected = {key: list(tensor.shape) for key, tensor in whole.state_dict().items()}
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-            for key in sorted(needed | found.keys()):
-                ignored = key.startswith(ARCHITECTURES[name].classifier) or _counts_batches(key)
-                if not ignored and found.get(key) != expected.get(key):
-                    raise InputError(
-                        f"{path} does not hold a {name} of torchvision's: {key} should be "
-                        f"{_describe(expected.get(key))} and is {_describe(found.get(key))}"
-                    )
-            weights = {key: file.get_tensor(key).float() for key in sorted(needed)}
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{path} is not a safetensors file ({error}); write one of a state_dict with "
-            f"safetensors.torch.save_file"
-        ) from error
+    with opened(path) as file:
+        found = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        for key in sorted(needed | found.keys()):
+            ignored = key.startswith(ARCHITECTURES[name].classifier) or _counts_batches(key)
+            if not ignored and found.get(key) != expected.get(key):
+                raise InputError(
+                    f"{path} does not hold a {name} of torchvision's: {key} should be "
+                    f"{_describe(expected.get(key))} and is {_describe(found.get(key))}"
+                )
+        weights = {key: file.get_tensor(key).float() for key in sorted(needed)}
     for key, tensor in weights.items():
         if not tensor.isfinite().all():
             raise InputError(f"{path}: {key} holds values that are not finite; get the file anew")

@@ -39,8 +39,7 @@ class InceptionEncoder(Encoder):
         config = {"name": NAME, "image_shape": list(image_shape), "provenance": provenance}
         super().__init__(0, config)
         self.model = model.eval()
-        normalize = Normalize()
-        self.mean, self.std = normalize.mean.item(), normalize.std.item()
+        self.mean, self.std = Normalize.MEAN, Normalize.STD
         with torch.no_grad():
             self.out_features = self(torch.zeros(1, *image_shape)).shape[1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -72,7 +73,7 @@ class NetworkEncoder(Encoder):
         self.register_buffer("shift", (ours.mean - mean_of_rgb) / std_of_rgb, persistent=False)
         try:
             with torch.no_grad():
-                outputs = self._outputs(torch.zeros(2, *image_shape))
+                outputs = self._shapes(image_shape)
         except (AssertionError, RuntimeError) as error:
             height, width = (size, size) if size is not None else image_shape[1:]
             raise InputError(
@@ -85,6 +86,14 @@ class NetworkEncoder(Encoder):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self._flat(output) for output in self._outputs(x)], dim=1)
+
+    def _shapes(self, image_shape: Shape) -> list[Tensor]:
+        """What `_outputs` gives for two images, with or without numbers in it."""
+        try:
+            shapes_only = copy.deepcopy(self).to("meta")  # whatever size somebody asks for
+            return shapes_only._outputs(torch.empty(2, *image_shape, device="meta"))
+        except (NotImplementedError, RuntimeError):  # for networks that look at numbers on their way
+            return self._outputs(torch.zeros(2, *image_shape))
 
     def _outputs(self, x: Tensor) -> list[Tensor]:
         """What model, or each of its layers, gives for images as :class:`Encoder` takes them."""

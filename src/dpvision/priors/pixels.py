@@ -13,6 +13,9 @@ from dpvision.networks.gaussian_images import GaussianImages
 from dpvision.priors.encoder import Encoder, Provenance, Shape
 from dpvision.privacy.errors import InputError
 
+MOST_PRODUCTS = 10_000_000
+"""Each takes 20 bytes to say which it is. Those of 32 x 32 pixels in RGB are half as many."""
+
 
 class PixelEncoder(Encoder):
     """Pixels in [0, 1], or all products of two of them.
@@ -29,7 +32,7 @@ class PixelEncoder(Encoder):
         products: whether the features are products.
 
     Raises:
-        InputError: size is not between 1 and the images' shorter side.
+        InputError: size is not between 1 and the images' shorter side; too many products.
     """
 
     rows: Tensor
@@ -51,13 +54,19 @@ class PixelEncoder(Encoder):
             "provenance": {"source": "pixels; nothing learned"},
         }
         count = channels * (height * width if size is None else size**2)
-        super().__init__((count + 1) * (count + 2) // 2 if products else count, config)
+        num_features = (count + 1) * (count + 2) // 2 if products else count
+        if products and num_features > MOST_PRODUCTS:
+            raise InputError(
+                f"encoder pixels: images of {count} numbers have {num_features} products, more than "
+                f"{MOST_PRODUCTS}; choose a smaller size"
+            )
+        super().__init__(num_features, config)
         self.size, self.products = size, products
-        normalize = Normalize()
-        self.mean, self.std = normalize.mean.item(), normalize.std.item()
+        self.mean, self.std = Normalize.MEAN, Normalize.STD
         if products:
-            rows, columns = torch.triu_indices(count + 1, count + 1)
-            factors = torch.where(rows == columns, 1.0, math.sqrt(2))
+            with torch.device("cpu"):  # also for those who want no more than shapes
+                rows, columns = torch.triu_indices(count + 1, count + 1)
+                factors = torch.where(rows == columns, 1.0, math.sqrt(2))
             for name, buffer in (("rows", rows), ("columns", columns), ("factors", factors)):
                 self.register_buffer(name, buffer, persistent=False)
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dpvision.images.atomic import replacing
+from dpvision.images.files import parse_json
 from dpvision.networks import Normalize, build_network
+from dpvision.networks.weights import opened
 from dpvision.privacy.errors import InputError
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -43,6 +44,8 @@ LEARNED_FROM = "public_images_digest"
 
 INITIAL_PRIOR = "initial_prior"
 """What a provenance says besides of a prior that began with another's weights: the provenance of that one."""
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 MAX_BYTES = 2**28
 """Larger files are refused unread. A WRN-28-10, the largest in common use, has a fourth of it."""
@@ -122,15 +125,12 @@ def load_prior(path_or_name: str | os.PathLike[str]) -> Prior:
         )
     if path.stat().st_size > MAX_BYTES:
         raise InputError(f"{path} is too large for a prior: more than {MAX_BYTES >> 20} MiB")
+    with opened(path) as file:
+        metadata = file.metadata() or {}
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} is not a safetensors file ({error}); give the file of a prior") from error
-    try:
-        provenance = json.loads(metadata["provenance"])
-    except (KeyError, ValueError, RecursionError) as error:
+        provenance = parse_json(metadata["provenance"])
+    except (KeyError, ValueError) as error:
         raise InputError(
             f"{path} has no readable provenance; give a file that 'dpvision prior train' wrote"
         ) from error
@@ -182,8 +182,7 @@ def learned_from(provenance: Mapping[str, Any]) -> set[str]:
 
 def input_normalization() -> dict[str, float]:
     """How the input of every prior is normalised, as a provenance says it."""
-    normalize = Normalize()
-    return {"mean": normalize.mean.item(), "std": normalize.std.item()}
+    return {"mean": Normalize.MEAN, "std": Normalize.STD}
 
 
 def _check(path: Path, prior: Prior) -> None:
@@ -208,7 +207,7 @@ def _check(path: Path, prior: Prior) -> None:
                 f"and is {_describe(found.get(name))}; give a prior's file as it was written"
             )
     for name, tensor in prior.weights.items():
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
+        if tensor.dtype not in FLOATS or not tensor.isfinite().all():
             raise InputError(
                 f"{path}: {name} holds values that are not finite float16 numbers; train it anew"
             )
@@ -224,7 +223,7 @@ def _body_shapes(path: Path, prior: Prior) -> dict[str, torch.Size]:
             network = build_network(
                 prior.network, in_channels=3, image_size=(32, 32), num_classes=1, **prior.network_options
             )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(f"{path} does not describe a network that can be built ({error})") from error
     return {name: tensor.shape for name, tensor in body_weights(network).items()}
 

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
-
+from dpvision.networks.weights import load_into
 from dpvision.priors.encoder import Encoder
-from dpvision.priors.encoders import build_encoder
+from dpvision.priors.encoders import rebuild_encoder
 from dpvision.privacy.errors import InputError
 
 ENCODER = "encoder.safetensors"
 
 
-def load_encoder(config: dict[str, Any], path: Path) -> Encoder:
+def load_encoder(
+    config: dict[str, Any], path: Path, image_shape: Sequence[int], out_features: int
+) -> Encoder:
     """The encoder of that config with the weights in a file of its state_dict, on the CPU.
 
+    Args:
+        config: of the encoder.
+        path: of the file.
+        image_shape: (C, H, W) of the images that were encoded.
+        out_features: D, how many features there were of each.
+
     Raises:
-        InputError: the file is missing, damaged or of another encoder.
+        InputError: the file is missing, damaged or of another encoder; config is of no encoder, or of one
+            that gives other features.
     """
-    encoder = build_encoder(**config)
-    try:
-        encoder.load_state_dict(safetensors.torch.load(path.read_bytes()))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{path} does not hold the weights of encoder {config['name']} ({reason})"
-        ) from error
-    return encoder
+
+    def build() -> Encoder:
+        encoder = rebuild_encoder(config)
+        if list(encoder.config["image_shape"]) != list(image_shape) or encoder.out_features != out_features:
+            raise InputError(f"it is of an encoder that does not give {out_features} features")
+        return encoder
+
+    return load_into(build, path, f"what was released beside {path}")

@@ -37,6 +37,8 @@ from dpvision.privacy.errors import BudgetExceeded, InputError
 from dpvision.privacy.plan import Plan
 
 _NO_LINE = "0" * 64
+_BEGINNING = b'{"previous": "'
+"""Of every line. A file whose end is something else is not cut: it is somebody's other file."""
 
 
 @dataclass
@@ -291,6 +293,8 @@ class Ledger:
             self._take_in(line + b"\n")
         if _exceeds_json(torn):
             self._take_in(torn)  # a line whose end was changed
+        elif torn and not torn.startswith(_BEGINNING[: len(torn)]):
+            raise InputError(f"{self.path} is no ledger; name another file.")
         elif torn:
             # Its writer died within the write, so before any noise was drawn for it.
             file.truncate(self._offset)
@@ -305,7 +309,7 @@ class Ledger:
             if own_hash != _hash(entry) or entry["previous"] != self._last_hash:
                 raise ValueError("the chain of hashes is broken")
             self._apply(entry)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise InputError(
                 f"the ledger {self.path} was changed or damaged at byte {self._offset} or after ({error}); "
                 "restore it from a copy."
@@ -316,6 +320,8 @@ class Ledger:
     def _apply(self, entry: dict[str, Any]) -> None:
         match entry["kind"]:
             case "dataset":
+                if not (isinstance(entry["digest"], str) and default_delta(entry["num_examples"])):
+                    raise ValueError("it names no data set")
                 self._dataset = entry
             case "limit":
                 self._limit = Budget(entry["epsilon"], entry["delta"], entry["neighboring_relation"])

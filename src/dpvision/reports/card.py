@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 
 from dpvision.evaluation import Accuracy
+from dpvision.images.images import acts
 from dpvision.methods import TrainingPlan
 from dpvision.networks import Classifier
 from dpvision.privacy import Account, GaussianEvent, PoissonSampler, RandomSource
@@ -165,8 +166,21 @@ def card_markdown(card: dict[str, Any], template: str = "card.md.j2") -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=in_markdown,
     )
     return environment.get_template(template).render(card)
+
+
+def in_markdown(value: Any) -> Any:
+    """A value as a card may hold it: classes are named, and provenances written, by others. A text stays in
+    its line and its cell, is no HTML and no link, and what would not show is written out.
+    """
+    if isinstance(value, str | list | tuple | dict):
+        text = "".join(c.encode("unicode_escape").decode() if acts(c) else c for c in str(value))
+        for character, replacement in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("](", "]\\(")):
+            text = text.replace(character, replacement)
+        return text
+    return value
 
 
 def _test(test: Accuracy) -> dict[str, Any]:

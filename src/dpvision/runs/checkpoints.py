@@ -11,11 +11,12 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from dpvision.images.files import reading
 from dpvision.networks.weights import checked_facts, safetensors_bytes
 from dpvision.privacy.account import Account
 from dpvision.privacy.accounting import GaussianEvent
 from dpvision.privacy.errors import InputError
-from dpvision.runs.files import check_room, reading, write_atomically
+from dpvision.runs.files import check_room, write_atomically
 
 # Saving takes at most one part in this many of the time between two saves, so it costs under 5 %.
 LEAST_PAUSE = 20
@@ -77,11 +78,12 @@ class FileCheckpoints:
             InputError: as of `load`.
         """
         found = self._read()
-        return tuple(GaussianEvent.from_json(event) for event in found[1]["spent"]) if found else ()
+        with reading(str(self.path)):
+            return tuple(GaussianEvent.from_json(event) for event in found[1]["spent"]) if found else ()
 
     def _read(self) -> tuple[bytes, dict[str, Any]] | None:
         """The file's content, verified, and its facts."""
-        with reading(self.path):
+        with reading(str(self.path)):
             if not self.path.exists():
                 return None
             content = self.path.read_bytes()

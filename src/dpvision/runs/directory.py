@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -17,9 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dpvision.images.files import reading
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.ledger import sync_folder
-from dpvision.runs.files import json_bytes, read_json, reading, write_atomically, writing
+from dpvision.runs.files import json_bytes, read_json, write_atomically, writing
 
 _SEAL = "seal"
 _PARTIAL_RELEASE = ".release."
@@ -40,7 +42,7 @@ class RunDirectory:
         self.path = path
         self.config = config
         self.private = private
-        self.seal = hashlib.sha256(json_bytes({"config": config, "private": private})).hexdigest()
+        self.seal = hashlib.sha256(json.dumps([config, private]).encode()).hexdigest()
         self._made_parents: list[Path] = []
 
     @classmethod
@@ -110,7 +112,7 @@ class RunDirectory:
             InputError: another process does, or the file system refuses.
         """
         record = self.private_path / "run.json"
-        with reading(record):
+        with reading(str(record)):
             file = record.open("rb")
         with file:
             try:
@@ -120,6 +122,19 @@ class RunDirectory:
             except OSError as error:
                 raise InputError(f"{record} cannot be locked: {error.strerror or error}") from error
             yield
+
+    def of_account(self, name: str) -> str:
+        """An entry of private/run.json: "run_id", "digest" or "ledger".
+
+        Raises:
+            InputError: it is not there.
+        """
+        value = self.private.get(name)
+        if not isinstance(value, str):
+            raise InputError(
+                f"{self.private_path / 'run.json'} does not say '{name}'; it was changed or damaged"
+            )
+        return value
 
     @property
     def private_path(self) -> Path:

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from dpvision.images.atomic import replacing
+from dpvision.images.files import read_json
 from dpvision.privacy.errors import InputError
+
+__all__ = ["json_bytes", "read_json", "write_atomically", "writing"]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -38,15 +41,6 @@ def writing(path: Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """`writing`, of what cannot be read."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
 def check_room(path: Path, size: int) -> None:
     """Write so many bytes beside ``path`` and take them away, so that a full disk is noticed beforehand.
 
@@ -64,20 +58,3 @@ def check_room(path: Path, size: int) -> None:
 def json_bytes(fields: dict[str, Any]) -> bytes:
     """Indented JSON, as people read it."""
     return (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A file that holds one JSON object.
-
-    Raises:
-        InputError: there is no such file, or it holds something else.
-    """
-    with reading(path):
-        content = path.read_bytes()
-    try:
-        fields = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}); it was changed or damaged") from error
-    if not isinstance(fields, dict):
-        raise InputError(f"{path} does not hold a JSON object; it was changed or damaged")
-    return fields

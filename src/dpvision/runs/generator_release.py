@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
-
 from dpvision.networks.generators import Generator
-from dpvision.networks.weights import safetensors_bytes
+from dpvision.networks.weights import load_into, safetensors_bytes
 from dpvision.privacy.errors import InputError
 from dpvision.runs.files import json_bytes
 
@@ -30,10 +27,8 @@ def load_generator(path: Path, config: dict[str, Any]) -> Generator:
     Raises:
         InputError: a file is missing, damaged, or does not fit the other.
     """
-    try:
-        generator = Generator.from_config(config[KIND])
-        generator.load_state_dict(safetensors.torch.load((path / WEIGHTS).read_bytes()))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path / WEIGHTS} and {CONFIG} beside it are no generator ({reason})") from error
+    generator = load_into(lambda: Generator.from_config(config[KIND]), path / WEIGHTS, str(path / CONFIG))
+    proportions = generator.class_proportions
+    if not (proportions >= 0).all() or not proportions.any():
+        raise InputError(f"{path / WEIGHTS}: the class_proportions are none")
     return generator.eval()

@@ -59,5 +59,5 @@ def _last_seconds(path: Path) -> float:
             os.truncate(path, len(whole) + len(newline))
     try:
         return float(json.loads(whole.rpartition(b"\n")[2])["seconds"]) if whole else 0.0
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise InputError(f"{path} was changed or damaged; restore it from a copy, or delete it") from error

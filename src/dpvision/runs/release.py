@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import safetensors.torch
-from safetensors import SafetensorError
-
 from dpvision.networks import Classifier
 from dpvision.networks.generators import Generator
-from dpvision.networks.weights import safetensors_bytes
+from dpvision.networks.weights import load_into, safetensors_bytes
 from dpvision.priors.feature_classifier import rebuild_classifier
 from dpvision.privacy.errors import InputError
 from dpvision.runs.files import json_bytes, read_json
@@ -44,19 +41,4 @@ def load_release(path: str | os.PathLike[str]) -> Classifier | Generator:
     weights_path = path / WEIGHTS
     if not weights_path.is_file():
         raise InputError(f"{weights_path} is missing; give the release directory of a run that is complete")
-    try:
-        model = rebuild_classifier(config)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path / CONFIG} does not describe a classifier ({error})") from error
-    try:
-        weights = safetensors.torch.load(weights_path.read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{weights_path} is not a safetensors file ({error})") from error
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{weights_path} is of another network than {CONFIG} beside it ({reason})"
-        ) from error
-    return model.eval()
+    return load_into(lambda: rebuild_classifier(config), weights_path, str(path / CONFIG)).eval()

@@ -7,7 +7,6 @@ private example.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpvision.images import Images, available_splits, open_images
-from dpvision.images.files import reading
+from dpvision.images.files import parse_json, read_text_file, reading
 from dpvision.images.images import digest_of_one
 from dpvision.images.public import refuse_data_with_ledger
 from dpvision.images.series import POOL_RECORD
@@ -139,8 +138,9 @@ def pool_provenance(spec: str | os.PathLike[str]) -> dict[str, Any]:
     record = Path(spec) / POOL_RECORD
     if not record.is_file():
         return {"source": str(spec)}
+    content = read_text_file(record)
     with reading(str(record)):
-        provenance = json.loads(record.read_bytes())
+        provenance = parse_json(content)
     if not isinstance(provenance, dict):
         raise InputError(
             f"{record} must hold a JSON object, the provenance of the pool; replace or remove it"
