@@ -32,3 +32,7 @@ check: lint test
 # check-noise.
 check-%: $(INSTALLED)
 	$(VENV)/bin/python -m checks.$*
+
+check-fuzz: $(INSTALLED)
+	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[fuzz]'
+	$(VENV)/bin/python -m checks.fuzz --runs 100000
