@@ -371,6 +371,7 @@ def check_keystream() -> list[Result]:
 
 
 def _send_release(random: RandomSource, count: int, connection: Connection) -> None:
+    torch.set_num_threads(1)  # a pool of threads does not survive a fork: whoever used it would wait for ever
     connection.send_bytes(grid_release(0.0, count, random).numpy().tobytes())
 
 

@@ -229,3 +229,15 @@ def test_settings_and_their_estimate() -> None:
 
 def test_counts_have_the_weight_that_the_ratio_needs() -> None:
     assert COUNT_WEIGHT >= 0.5
+
+
+def test_rounding_among_many_examples_stays_within_the_margin() -> None:
+    """One example less at the front moves all others, and so the rounding of every partial sum."""
+    count, generator = 400_000, torch.Generator().manual_seed(0)
+    features = torch.ones(count, 64) + 0.01 * torch.randn(count, 64, generator=generator)
+    features /= features.norm(dim=1, keepdim=True)
+    labels = torch.zeros(count, dtype=torch.int64)
+    with_it = sufficient_statistics(features, labels, 2)
+    without = sufficient_statistics(features[1:], labels[1:], 2)
+    squares = sum(float((with_it[name] - without[name]).double().square().sum()) for name in with_it)
+    assert squares**0.5 <= SENSITIVITY

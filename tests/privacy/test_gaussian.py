@@ -140,3 +140,13 @@ def test_elementary_functions_are_as_exact_as_the_bound_assumes(name: str) -> No
         unit = math.ulp(found) if name == "log" else 2.0**-52  # near a root of cos, the error of Z counts
         worst = max(worst, abs(float(value - found)) / unit)
     assert worst <= 4
+
+
+def test_a_zero_has_no_sign() -> None:
+    """−0 would tell that a sum was just below 0: 0 and g would never lead to it."""
+    half, quarter = 2**62, 2**61  # U = 1/2 and V = 1/4: Z is nearly 0
+    for below in (-0.3, -0.0, 0.0, 0.3):
+        sums = torch.tensor([below * 2.0**-22, 5.0])
+        released = gaussian.add_gaussian(sums, 1.0, Bits([(half, quarter)], (0, 0)), middle)
+        assert released[0] == 0
+        assert not released[0].signbit()

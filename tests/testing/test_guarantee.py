@@ -30,6 +30,7 @@ from dpvision.testing import (
     recorded,
     training_run,
 )
+from dpvision.testing.guarantee import _is_correlated
 
 COUNT = 8
 
@@ -246,6 +247,25 @@ def test_a_policy_that_mixes_examples_is_seen(relation: str) -> None:
     run = training_run(linear(), num_examples=20, policy=MixesLargeBatches(), sample_rate=0.5)
     with pytest.raises(GuaranteeBroken, match="the sums differ by"):
         check_guarantee(run, made(20), relation)  # type: ignore[arg-type]
+
+
+def test_dropout_is_named_and_not_called_a_leak() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(36, 2))
+    with pytest.raises(InputError, match="the network has dropout"):
+        training_run(network, num_examples=20)
+    network[1].p = 0.0
+    check_guarantee(training_run(network, num_examples=20, sample_rate=0.5), made(20), "replace_one")
+
+
+def test_right_noise_is_seldom_called_correlated() -> None:
+    """Nor are two numbers, whose products have heavier tails than normal ones."""
+    generator = torch.Generator().manual_seed(0)
+    for count in (1, 2, 10):
+        products = torch.randn(2, 100_000, count, generator=generator, dtype=torch.float64).prod(dim=0)
+        assert not any(_is_correlated(some) for some in products[products.sum(dim=1).abs().topk(100).indices])
+    same = torch.randn(100, generator=generator, dtype=torch.float64)
+    assert _is_correlated(same**2)
+    assert _is_correlated(-(same**2))
 
 
 def test_batches_of_the_one_example_alone_are_checked() -> None:

@@ -115,8 +115,7 @@ def audit(
 
     Args:
         data, epsilon, delta, neighboring_relation, config, size, channels, seed, device, num_examples,
-            ledger: as for
-            `dpvision.train`.
+            ledger: as for `dpvision.train`.
         canaries: how many; by default 1000, of mislabelled ones at most a tenth of the images.
         canary_kind: "gradient", vectors as long as is allowed, in every release; or "mislabelled", images
             with one of two wrong labels, looked for in the trained classifier alone.

@@ -145,9 +145,8 @@ def attacks(
 
 def _rate(members: Array, others: Array, at_most: float, epsilon: float, delta: float) -> Rate:
     allowed = math.floor(at_most * len(others))
-    threshold = np.sort(others)[
-        len(others) - 1 - allowed
-    ]  # as many are above it, or fewer where some are equal
+    # As many are above it, or fewer where some are equal.
+    threshold = np.sort(others)[len(others) - 1 - allowed]
     false_positives = int((others > threshold).sum())
     true_positives = int((members > threshold).sum())
     _, highest = proportion_interval(false_positives, len(others))

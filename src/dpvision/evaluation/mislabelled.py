@@ -20,8 +20,7 @@ class MislabelledImages:
     others.
 
     There are as many images whatever the coins say: the number is public, and batches depend on it. A coin
-        decides
-    between two data sets that differ by the content of one example.
+    decides between two data sets that differ by the content of one example.
 
     Attributes:
         images: with the labels that the coins chose.

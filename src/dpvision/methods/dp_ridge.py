@@ -70,18 +70,24 @@ def sufficient_statistics(features: Tensor, labels: Tensor, num_classes: int) ->
     """All that ridge regression needs of features ``[N, D]``, ‖x‖ ≤ 1, and labels ``[N]``.
 
     Returns:
-        "moment", the upper triangle of Σ xxᵀ ``[D(D + 1)/2]`` with the entries off the diagonal times √2;
-        "sums", Σ x of each class ``[num_classes, D]``; "counts", their sizes times b ``[num_classes]``.
+        float64, for rounding of the sums depends on all examples: "moment", the upper triangle of Σ xxᵀ
+        ``[D(D + 1)/2]`` with the entries off the diagonal times √2; "sums", Σ x of each class ``[num_classes,
+        D]``; "counts", their sizes times b ``[num_classes]``.
     """
-    features = features * (1 - ROUNDING_MARGIN)
-    moment = features.new_zeros(features.shape[1], features.shape[1])
-    for some in features.split(EXAMPLES_AT_A_TIME):
+    num_features = features.shape[1]
+    moment = features.new_zeros(num_features, num_features, dtype=torch.float64)
+    sums = features.new_zeros(num_classes, num_features, dtype=torch.float64)
+    one_hot = F.one_hot(labels, num_classes).double()
+    for some, classes in zip(
+        features.split(EXAMPLES_AT_A_TIME), one_hot.split(EXAMPLES_AT_A_TIME), strict=True
+    ):
+        some = some.double() * (1 - ROUNDING_MARGIN)
         moment.addmm_(some.T, some)
-    one_hot = F.one_hot(labels, num_classes).to(features)
+        sums.addmm_(classes.T, some)
     triangle = moment[_upper(moment)]
     return {
         "moment": triangle * _isometric(moment),
-        "sums": one_hot.T @ features,
+        "sums": sums,
         "counts": COUNT_WEIGHT * one_hot.sum(dim=0),
     }
 

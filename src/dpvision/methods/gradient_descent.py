@@ -168,7 +168,9 @@ def descend(
     if saved is not None:
         trainer.load_state(saved)
     if checkpoints:
-        checkpoints.reserve(sum(tensor.nbytes for tensor in trainer.state().values()))
+        # Optimisers keep up to two numbers for each that they train, from the first step on.
+        trained = sum(p.nbytes for p in model.parameters())
+        checkpoints.reserve(2 * trained + sum(tensor.nbytes for tensor in trainer.state().values()))
     finished = False
     try:
         # Another stage may have events like this one's: what is left of them is then not this stage's alone.

@@ -185,7 +185,8 @@ def refutes(canaries: int, tallies: Sequence[Tally], trade_off: TradeOff, confid
 
 def _is_unlikely(canaries: int, found: Tally, trade_off: TradeOff, significance: float) -> bool:
     """Whether P[C ≥ correct] must be below the significance."""
-    # The mean over canaries of P[guessed right, C ≥ i] and of P[guessed wrong, C ≥ i], at their least.
+    # The mean over canaries of P[guessed right, C ≥ i] and of P[guessed wrong, C ≥ i], where all that is at
+    # `correct` or above is at `correct`.
     right = significance * found.correct / canaries
     wrong = significance * (found.guesses - found.correct) / canaries
     for i in range(found.correct - 1, -1, -1):

@@ -111,7 +111,11 @@ class AuditedMechanism(GaussianSumMechanism):
         length_in, length_out = canaries.lengths(self)
         lengths = torch.where(canaries.included, length_in, length_out).double() * canaries.draw(self)
         planted = {
-            name: total.detach().to(torch.promote_types(total.dtype, torch.float32), copy=True)
+            name: total.detach().to(
+                torch.promote_types(total.dtype, torch.float32),
+                copy=True,
+                memory_format=torch.contiguous_format,
+            )
             for name, total in sums.items()
         }
         for name, inside, places in _located(sums, coordinates):

@@ -25,7 +25,8 @@ in 512-bit arithmetic. This is interval refining (Haney et al., arXiv 2207.13793
 *Proof that y is that function of s + σZ.* Division by g, a power of two, is exact: t = s/g. A float64 is an
 integer w = round(t) plus a remainder r, both exact in float64, and round(t + Zσ/g) = w + round(r + Zσ/g),
 where σ/g is exact as well. The last term m is decided as above. Floating-point addition of w and m, the
-product with g and the conversion to float32 each round an exact result, so they are functions of w + m. ∎
+product with g and the conversion to float32 each round an exact result, so they are functions of w + m, once
+a zero has lost its sign. ∎
 
 **What it rests on.** (1) The bits are uniform and independent: AES-256-CTR is a secure stream cipher and its
 key is secret. (2) PyTorch's double-precision log, cos and sin are right to 4 units in the last place; the
@@ -83,7 +84,8 @@ def add_gaussian(sums: Tensor, deviation: float, draw: Draw, draw_more: Draw) ->
         scaled = part.double() * (1 / grid)
         whole = scaled.round()
         noise = _rounded_normals(scaled.sub_(whole), deviation / grid, draw, draw_more)
-        block.copy_(noise.add_(whole).mul_(grid))
+        # Adding 0 makes −0 a 0: its sign would tell that `whole` was −0, and so on which side of 0 a sum was.
+        block.copy_(noise.add_(whole).add_(0.0).mul_(grid))
     return noisy
 
 

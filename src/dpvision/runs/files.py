@@ -13,7 +13,7 @@ from dpvision.images.atomic import replacing
 from dpvision.images.files import read_json
 from dpvision.privacy.errors import InputError
 
-__all__ = ["json_bytes", "read_json", "write_atomically", "writing"]
+__all__ = ["check_room", "json_bytes", "read_json", "write_atomically", "writing"]
 
 
 def write_atomically(path: Path, content: bytes) -> None:

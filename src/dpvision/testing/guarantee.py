@@ -26,8 +26,8 @@ new folder. Returns the folder, of it or in it, that holds what may be published
 ROUNDING = 1e-5
 """Relative to the norm of a sum: what floating-point addition in float32 may make of it."""
 
-IMPROBABLE, DEVIATIONS = 1e-9, 6.0
-"""How improbable a statistic of right noise may be, and so how far from its mean if it is a normal one."""
+IMPROBABLE = 1e-9
+"""How improbable a statistic of right noise may be."""
 
 
 class GuaranteeBroken(AssertionError):  # noqa: N818 (reads as what happened)
@@ -163,8 +163,13 @@ def _faults_of_noise(transcript: Transcript) -> Iterator[str]:
 
 
 def _is_correlated(products: torch.Tensor) -> bool:
-    """Products of independent standard normal numbers have mean zero and variance one."""
-    return abs(float(products.sum())) > DEVIATIONS * math.sqrt(len(products))
+    """Whether their sum is too large for products of independent standard normal numbers.
+
+    Of n of them, P[sum ≥ s] ≤ (1 − t²)^(−n/2)·e^(−ts) for every t in (0, 1) (Chernoff).
+    """
+    count, total = len(products), abs(float(products.sum()))
+    t = (math.hypot(count, 2 * total) - count) / (2 * total) if total else 0.0  # where that is least
+    return 2 * math.exp(-count / 2 * math.log1p(-(t**2)) - t * total) < IMPROBABLE
 
 
 def _faulty_size(where: str, noise: torch.Tensor) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from dpvision.api import synthesize, train
 from dpvision.api.synthesis import METHOD as SYNTHESIS
@@ -23,6 +24,7 @@ from dpvision.privacy import (
     Account,
     Budget,
     GaussianSumMechanism,
+    InputError,
     NeighboringRelation,
     PoissonSampler,
     SeededRandom,
@@ -47,6 +49,7 @@ def method_run(
     neighboring_relation: NeighboringRelation = "add_or_remove_one",
     config: Mapping[str, Any] | None = None,
     seed: int = 0,
+    device: str = "cpu",
     **options: Any,
 ) -> Run:
     """A run of `dpvision.train`, or for "dp-mepf" of `dpvision.synthesize`.
@@ -54,7 +57,9 @@ def method_run(
     Args:
         method: its name.
         num_examples: N, as it is declared, the same for all neighbours.
-        epsilon, delta, neighboring_relation, config, seed, options: as for those functions.
+        epsilon, delta, neighboring_relation, config, seed, device, options: as for those functions. In low
+            precision, and on a GPU, the rounding of one example's gradient may depend on the others in its
+            batch, and be told as a difference: set precision to float32.
     """
     learn = synthesize if method == SYNTHESIS else train
 
@@ -68,6 +73,7 @@ def method_run(
             neighboring_relation=neighboring_relation,
             config=config,
             seed=seed,
+            device=device,
             out=folder / "run",
             ledger=folder / "ledger.jsonl",
             **options,
@@ -97,7 +103,14 @@ def training_run(
         policy: the views of an example; by default the image itself.
         max_grad_norm, noise_multiplier, sample_rate, steps, learning_rate: of plain SGD.
         seed: of batches, views and noise.
+
+    Raises:
+        InputError: the network has active dropout, whose draws for one example depend on who else is there.
     """
+    if any(isinstance(module, _DropoutNd) and module.p > 0 for module in network.modules()):
+        raise InputError(
+            "the network has dropout, whose draws cannot be repeated; set its p to 0 for the check"
+        )
     sampler = PoissonSampler(num_examples, sample_rate)
 
     def run(images: Images, folder: Path) -> Path:
@@ -146,12 +159,12 @@ def embedding_run(
     )
 
     def run(images: Images, folder: Path) -> Path:
+        # Where the encoder is.
+        device = next((tensor.device for tensor in encoder.state_dict().values()), torch.device("cpu"))
         plan = planned_at(noise_multiplier, lambda sigma: dp_mepf.stages(config, num_examples, sigma), ENOUGH)
         account = Account(ENOUGH, None, "check", plan.events)
         account.open()
-        embedding = dp_mepf.release(
-            encoder, images, config, plan, account, SeededRandom(seed), torch.device("cpu")
-        )
+        embedding = dp_mepf.release(encoder, images, config, plan, account, SeededRandom(seed), device)
         return _published(folder, dict(embedding.sums))
 
     return run

@@ -182,9 +182,9 @@ class PrivateTrainer:
         return self.policy(self._examples[indices], self._labels[indices], generator)
 
     def state(self) -> dict[str, Tensor]:
-        """All that a later process needs to go on, as one flat dictionary of tensors. Weights before
-        averaging are covered by the
-        account like the average, but a checkpoint is kept private all the same."""
+        """All that a later process needs to go on, as one flat dictionary of tensors. Weights that are not
+        averages are covered by the account like these, but a checkpoint is kept private all the same.
+        """
         found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         found |= {f"average.{name}": tensor for name, tensor in self.average.weights.items()}
         found |= {f"optimizer.{name}": tensor for name, tensor in optimizer_state(self.optimizer).items()}
