@@ -37,7 +37,7 @@ from dpvision.privacy import (
     PoissonSampler,
     RandomSource,
     SecureRandom,
-    SeededRandom,
+    random_source,
 )
 from dpvision.privacy.gaussian import _BLOCK, _FINENESS
 from dpvision.privacy.noise import _keystream
@@ -401,7 +401,7 @@ def check_processes(draws: int, random: SecureRandom) -> list[Result]:
 
 def run(draws: int, seed: int | None, fault: str | None) -> list[Result]:
     """All tests; ``fault`` spoils the released normals."""
-    random = SecureRandom() if seed is None else SeededRandom(seed)
+    random = random_source(seed)
     release = release_with(random.at("normals", 0))
     fewer = max(1, draws // 10)
     return [

@@ -26,8 +26,7 @@ from dpvision.privacy import (
     Ledger,
     NeighboringRelation,
     RandomSource,
-    SecureRandom,
-    SeededRandom,
+    random_source,
 )
 from dpvision.privacy import epsilon as epsilon_of
 from dpvision.privacy.audit import (
@@ -153,7 +152,7 @@ def audit(
     else:
         job = prepare(data, test=None, **options)
         run = _training(job, progress)
-    images, plan, random = job.images, job.plan, SecureRandom() if seed is None else SeededRandom(seed)
+    images, plan, random = job.images, job.plan, random_source(seed)
     coins = random.at("canaries", 0)
     count = canaries if canaries is not None else _default_count(canary_kind, len(images))
     check_canaries(count)

@@ -31,9 +31,8 @@ from dpvision.privacy import (
     InputError,
     NeighboringRelation,
     RandomSource,
-    SecureRandom,
-    SeededRandom,
     default_delta,
+    random_source,
 )
 from dpvision.views import Pool, open_pool, refuse_private
 
@@ -79,7 +78,7 @@ class Job:
 
     def random(self) -> RandomSource:
         """Where batches, views and noise come from."""
-        return SecureRandom() if self.seed is None else SeededRandom(self.seed)
+        return random_source(self.seed)
 
     @property
     def mixed_with(self) -> dict[str, Pool]:
@@ -175,7 +174,7 @@ def prepare(
 
     reading, chosen_size = training_reading(data, size, channels, keep_large=_takes_large(config))
     images = data if isinstance(data, Images) else reading.open()
-    _check_classes(images)
+    images.check_classes()
     declared = declared_number(num_examples, images)
     test_reading, test_images = _test_images(data, test, images)
     if delta is None:
@@ -229,19 +228,6 @@ def declared_number(num_examples: int | None, images: Images) -> int:
     if not (isinstance(num_examples, int) and num_examples >= 1):
         raise InputError(f"num_examples must be a whole number, at least 1, not {num_examples!r}")
     return num_examples
-
-
-def _check_classes(images: Images) -> None:
-    """Raises InputError unless there are labels, and two classes by name. Whether a class has images is
-    private: nothing that shows may depend on it.
-    """
-    if images.labels is None:
-        raise InputError(f"{images.source} has no labels; a classifier needs labelled images to train on")
-    if len(images.class_names) < 2:
-        raise InputError(
-            f"{images.source} has images of one class only ('{images.class_names[0]}'); a classifier needs "
-            "at least two"
-        )
 
 
 def check_seed(seed: int | None) -> None:

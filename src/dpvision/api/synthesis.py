@@ -51,9 +51,9 @@ from dpvision.privacy import (
     Budget,
     InputError,
     NeighboringRelation,
-    SecureRandom,
     SeededRandom,
     default_delta,
+    random_source,
 )
 from dpvision.reports.card import card_markdown, guarantee
 from dpvision.reports.grid import image_grid
@@ -368,7 +368,7 @@ def _release_embedding(
     config, budget = DPMEPFConfig(**fields["config"]), Budget(**fields["budget"])
     plan = planned_at(fields["noise_multiplier"], partial(stages, config, fields["num_examples"]), budget)
     device = torch.device(fields["device"])
-    random = SecureRandom() if fields["seed"] is None else SeededRandom(fields["seed"])
+    random = random_source(fields["seed"])
     account = None
     try:
         account = make_account(run, len(images), budget, plan)

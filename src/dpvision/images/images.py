@@ -128,14 +128,24 @@ class Images:
             self.stored,
         )
 
+    def check_classes(self) -> None:
+        """Raises InputError unless there are labels, and two classes by name. Whether a private class has
+        images is private: nothing that shows may depend on it.
+        """
+        self._check_two(self.class_names)
+
     def check_trainable(self) -> None:
         """Raises InputError unless a classifier can be trained: labelled images of at least two classes."""
+        present = [] if self.labels is None else self.labels.unique().tolist()
+        self._check_two([self.class_names[i] for i in present])
+
+    def _check_two(self, class_names: Sequence[str]) -> None:
         if self.labels is None:
             raise InputError(f"{self.source} has no labels; a classifier needs labelled images to train on")
-        if len(self.labels.unique()) < 2:
-            only = self.class_names[int(self.labels[0])]
+        if len(class_names) < 2:
             raise InputError(
-                f"{self.source} has images of one class only ('{only}'); a classifier needs at least two"
+                f"{self.source} has images of one class only ('{class_names[0]}'); a classifier needs at "
+                "least two"
             )
 
     def summary(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from dpvision.images.files import parse_json
 from dpvision.images.images import check_class_names
 from dpvision.networks.generators import check_image_shape
-from dpvision.networks.weights import CHECKSUM, FACTS, opened, safetensors_bytes
+from dpvision.networks.weights import CHECKSUM, FACTS, read_tensors, safetensors_bytes
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.mean_embedding import MeanEmbedding
 
@@ -74,9 +74,7 @@ class Embedding:
             InputError: there is none, or it holds something else.
         """
         try:
-            with opened(path) as file:
-                sums = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-                metadata = file.metadata() or {}
+            sums, metadata = read_tensors(path)
         except InputError as error:
             raise InputError(f"{path} cannot be read as an embedding ({error})") from error
         try:

@@ -81,14 +81,15 @@ def opened(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file.
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a safetensors file, and its metadata.
 
     Raises:
         InputError: as :func:`opened`.
     """
     with opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        return tensors, file.metadata() or {}
 
 
 def load_into(build: Callable[[], Module], path: Path, config: str) -> Module:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dpvision.images.atomic import replacing
 from dpvision.images.files import parse_json
 from dpvision.networks import Normalize, build_network
-from dpvision.networks.weights import opened
+from dpvision.networks.weights import read_tensors
 from dpvision.privacy.errors import InputError
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -125,9 +125,7 @@ def load_prior(path_or_name: str | os.PathLike[str]) -> Prior:
         )
     if path.stat().st_size > MAX_BYTES:
         raise InputError(f"{path} is too large for a prior: more than {MAX_BYTES >> 20} MiB")
-    with opened(path) as file:
-        metadata = file.metadata() or {}
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    weights, metadata = read_tensors(path)
     try:
         provenance = parse_json(metadata["provenance"])
     except (KeyError, ValueError) as error:

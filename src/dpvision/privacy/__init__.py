@@ -17,7 +17,7 @@ from dpvision.privacy.budget import Budget, NeighboringRelation, default_delta
 from dpvision.privacy.errors import BudgetExceeded, InputError
 from dpvision.privacy.ledger import Ledger, default_ledger_path
 from dpvision.privacy.mechanisms import GaussianSumMechanism
-from dpvision.privacy.noise import RandomSource, SecureRandom, SeededRandom
+from dpvision.privacy.noise import RandomSource, SecureRandom, SeededRandom, random_source
 from dpvision.privacy.sampling import FullBatch, PoissonSampler, Sampler
 
 __all__ = [
@@ -41,4 +41,5 @@ __all__ = [
     "default_ledger_path",
     "epsilon",
     "merge_events",
+    "random_source",
 ]

@@ -116,6 +116,11 @@ class SeededRandom(RandomSource):
         return self._keystream.update(bytes(count))
 
 
+def random_source(seed: int | None) -> RandomSource:
+    """A run's randomness: from the system's entropy, or from a seed, which makes the run not private."""
+    return SecureRandom() if seed is None else SeededRandom(seed)
+
+
 def _keystream(key: bytes) -> CipherContext:
     """AES-256-CTR from counter 0: encrypting zeros yields the stream. One key is used for one stream only."""
     return Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
