@@ -36,14 +36,9 @@ def printable(text: str, *, breaks: bool = True) -> str:
         text: to be shown.
         breaks: whether it may have several lines.
     """
-    from dpvision.images.images import acts
+    from dpvision.images.images import written_out
 
-    return "".join(
-        character.encode("unicode_escape").decode()
-        if acts(character) and not (breaks and character == "\n")
-        else character
-        for character in text
-    )
+    return written_out(text, keep="\n" if breaks else "")
 
 
 def table(rows: dict[str, object]) -> str:

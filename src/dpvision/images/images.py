@@ -186,6 +186,16 @@ def acts(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
 
 
+def written_out(text: str, keep: str = "") -> str:
+    """A text in which characters that act, but those to keep, are written as in a program: ``\\x1b``."""
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if acts(character) and character not in keep
+        else character
+        for character in text
+    )
+
+
 def digest_of(images: Iterable[NDArray[np.uint8]]) -> str:
     """SHA-256 (hex) of the shapes and pixels of uint8 images [C, H, W], in their order."""
     return combine_digests(digest_of_one(image) for image in images)

@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 
 from dpvision.evaluation import Accuracy
-from dpvision.images.images import acts
+from dpvision.images.images import written_out
 from dpvision.methods import TrainingPlan
 from dpvision.networks import Classifier
 from dpvision.privacy import Account, GaussianEvent, PoissonSampler, RandomSource
@@ -176,7 +176,7 @@ def in_markdown(value: Any) -> Any:
     its line and its cell, is no HTML and no link, and what would not show is written out.
     """
     if isinstance(value, str | list | tuple | dict):
-        text = "".join(c.encode("unicode_escape").decode() if acts(c) else c for c in str(value))
+        text = written_out(str(value))
         for character, replacement in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("](", "]\\(")):
             text = text.replace(character, replacement)
         return text
