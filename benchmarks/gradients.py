@@ -64,7 +64,13 @@ def prepare(name: str, views: Tensor, targets: Tensor, precision: str) -> Callab
     rows, labels = views.flatten(0, 1).contiguous(memory_format=torch.channels_last), targets.flatten()
 
     if name == "ours":
-        engine = ClippedGradient(network, losses, 1.0, precision=precision)  # type: ignore[arg-type]
+        engine = ClippedGradient(
+            network,
+            losses,
+            1.0,
+            precision=precision,  # type: ignore[arg-type]
+            expected_batch_size=len(views),
+        )
         return lambda: engine.sum(views, targets)
 
     if name == "plain":

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpvision.gradients import ClippedGradient, reference_clipped_sum, reference_gradients
-from dpvision.gradients.clipped import ROUNDING_MARGIN, bytes_per_example
+from dpvision.gradients.chunks import bytes_per_example
+from dpvision.gradients.clipped import ROUNDING_MARGIN
 
 WIDTH, CLASSES = 8, 3
 

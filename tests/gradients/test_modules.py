@@ -225,11 +225,13 @@ def test_gradients_of_modules(name: str, per_view: int) -> None:
 def test_modules_run_in_bfloat16(name: str) -> None:
     torch.manual_seed(0)
     model, views, targets = MODULES[name](), torch.randn(3, 2, 4, 6), torch.randint(3, (3, 2))
+    if name == "LSTM" and not torch.cpu._is_avx512_supported():
+        pytest.skip("PyTorch has no LSTM in bfloat16 for this processor")
     half, full = (
         clipped_gradient_sum(model, loss, views, targets, 1e9, precision=p) for p in ("bfloat16", "float32")
     )
     torch.testing.assert_close(half.norms, full.norms, rtol=0.1, atol=0)
-    assert all(gradient.dtype == torch.float32 for gradient in half.gradients.values())
+    assert all(gradient.dtype == torch.float64 for gradient in half.gradients.values())
 
 
 @pytest.mark.parametrize("per_view", [1, 4])

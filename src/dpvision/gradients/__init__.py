@@ -1,8 +1,13 @@
 """Clipped gradient sums of ordinary modules: fast (clipped.py) and obviously right (reference.py)."""
 
-from dpvision.gradients.clipped import ClippedGradient, ClippedSum, clipped_gradient_sum
-from dpvision.gradients.plan import refuse_cross_example_layers
+from dpvision.gradients.clipped import (
+    ClippedGradient,
+    ClippedSum,
+    check_clipping_norm,
+    clipped_gradient_sum,
+)
 from dpvision.gradients.reference import reference_clipped_sum, reference_gradients
+from dpvision.gradients.refusals import refuse_cross_example_layers
 from dpvision.gradients.rules import RULES, rule
 from dpvision.networks.precision import Precision, resolve_precision
 
@@ -11,6 +16,7 @@ __all__ = [
     "ClippedGradient",
     "ClippedSum",
     "Precision",
+    "check_clipping_norm",
     "clipped_gradient_sum",
     "reference_clipped_sum",
     "reference_gradients",

@@ -1,29 +1,41 @@
 """One forward and backward pass over a chunk, in which forward hooks turn each layer call into per-example
 gradients.
 
-The user's module is not wrapped or changed: it runs through ``torch.func.functional_call`` on detached
-parameters, so that autograd computes no summed weight gradients, and the hooks are gone when the pass ends.
+The user's module is not wrapped: it runs on detached parameters, so that autograd computes no summed weight
+gradients, and is left as it was when the pass ends (module_state.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.utils._pytree import tree_leaves, tree_map_only
 
+from dpvision.gradients.dropout import Draws, dropout_drawn
+from dpvision.gradients.module_state import (
+    detached,
+    left_as_it_was,
+    parameter_named,
+    with_tensors,
+)
 from dpvision.gradients.per_example import Instantiated, PerExample, widened
 from dpvision.gradients.replay import first_tensor, replayed_gradients
 from dpvision.gradients.rules import RULES
 from dpvision.privacy.errors import InputError
 
-# Maps logits [N, classes] and targets [N, …] to one loss per row, [N]: e.g. cross-entropy with
-# reduction="none".
-Loss = Callable[[Tensor, Tensor], Tensor]
+# Maps the network's output (mostly logits [N, classes]) and targets [N, …] to one loss per row, [N]: e.g.
+# cross-entropy with reduction="none".
+Loss = Callable[[Any, Tensor], Tensor]
+
+_FAILURES = (
+    *(RuntimeError, ValueError, IndexError, TypeError, AssertionError, AttributeError, KeyError),
+    NotImplementedError,
+)
 
 
 @dataclass(frozen=True)
@@ -33,10 +45,16 @@ class Plan:
     owners: module path → {parameter's name in that module: its name in the model}. A module with a rule and
         only parameters of its own uses the rule; any other is replayed.
     used_once: names of the parameters that enter a pass once, whose gradients may stay factors.
+    rows: module path → what its calls have in tensors of so many rows, per row of the batch. Checked at every
+        call of a pass over several examples.
+    one_by_one: whether every example is taken by itself, by plain autograd, for the network decides by the
+        values of a batch what it does with the rows. Nothing else is then needed.
     """
 
-    owners: dict[str, dict[str, str]]
-    used_once: frozenset[str]
+    owners: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    used_once: frozenset[str] = frozenset()
+    rows: Mapping[str, float] = field(default_factory=dict)
+    one_by_one: bool = False
 
 
 @dataclass
@@ -47,6 +65,14 @@ class Pass:
 
     losses: Tensor
     gradients: dict[str, PerExample] = field(default_factory=dict)
+
+
+class CannotRun(InputError):  # noqa: N818 (reads as what happened)
+    """The network, or the loss, fails on an input; the message says how."""
+
+
+class RowsMovedError(Exception):
+    """A layer was called on other rows than in the trial on random inputs: which row is whose is not known."""
 
 
 class _Anchor(torch.autograd.Function):
@@ -70,69 +96,197 @@ def per_example_gradients(
     views: Tensor,
     targets: Tensor,
     autocast: torch.dtype | None = None,
+    dropout: Draws | None = None,
 ) -> Pass:
     """Per-example gradients of every trainable parameter.
 
     views: ``[B, K, …]``; targets: ``[B, K, …]``. ``autocast``: the lower precision of forward and backward,
-        or None.
+        or None. ``dropout``: what dropout layers drop by, or None for no dropout.
+
+    Raises:
+        InputError: the network or the loss fails (`CannotRun`), or a buffer of the network was changed.
+        RowsMovedError: of several examples, the rows of one cannot be told from those of another.
     """
-    examples, per_view = views.shape[0], views.shape[1]
-    rows = _laid_out_channels_last(views.flatten(0, 1))
-    anchor = torch.zeros((), device=views.device, requires_grad=True)
-    detached = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    found: dict[str, PerExample] = {}
+    with left_as_it_was(model), dropout_drawn(model, dropout), _unchanged_buffers(model):
+        if plan.one_by_one:
+            return _by_autograd(model, loss, views, targets, autocast)
+        trainable = {name: widened(p.detach()) for name, p in model.named_parameters() if p.requires_grad}
+        found: dict[str, PerExample] = {}
+        with torch.enable_grad(), _hooks(model, plan, views.shape[:2], found):
+            with with_tensors(model, detached(model)):
+                losses = example_losses(model, loss, views, targets, autocast)
+            if losses.requires_grad:
+                losses.sum().backward()
+        nothing = {
+            name: Instantiated(values.new_zeros(len(views), *values.shape))
+            for name, values in trainable.items()
+            if name not in found
+        }
+    return Pass(losses.detach(), {name: (found | nothing)[name] for name in trainable})
 
-    def add(name: str, gradient: PerExample) -> None:
-        if name in found:
-            gradient = Instantiated(found[name].instantiate() + gradient.instantiate())
-        found[name] = gradient
 
-    def on_call(module: nn.Module, owned: dict[str, str]) -> Callable[..., Any]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            if not torch.is_grad_enabled():  # the forward asks for no gradient of this call
-                return None
-            followed = first_tensor(output)
-            anchored = followed if followed.requires_grad else _Anchor.apply(followed, anchor)
-            args, kwargs = torch.utils._pytree.tree_map_only(Tensor, Tensor.detach, (args, kwargs))
-            versions = [leaf._version for leaf in args if isinstance(leaf, Tensor)]
+def example_losses(
+    model: nn.Module, loss: Loss, views: Tensor, targets: Tensor, autocast: torch.dtype | None
+) -> Tensor:
+    """The mean loss of each example over its views, ``[B]``. CannotRun where network or loss fail; InputError
+    where they return something else than they must.
+    """
+    rows, labels = _laid_out_channels_last(views.flatten(0, 1)), targets.flatten(0, 1)
+    with torch.autocast(views.device.type, dtype=autocast, enabled=autocast is not None):
+        output = forward(model, rows)
+    output = tree_map_only(Tensor, lambda leaf: widened(leaf) if leaf.is_floating_point() else leaf, output)
+    try:
+        losses = loss(output, labels)
+    except _FAILURES as error:
+        raise CannotRun(
+            f"loss: it fails on what the network returns for {len(rows)} views and targets of shape "
+            f"{list(labels.shape)} ({told(error)})"
+        ) from error
+    if not isinstance(losses, Tensor) or losses.shape != (len(rows),):
+        found = f"shape {list(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+        raise InputError(
+            f"loss: one value per view is needed, shape [{len(rows)}], not {found}; use reduction='none'"
+        )
+    return losses.view(views.shape[:2]).mean(dim=1)
 
-            def on_gradient(gradient: Tensor) -> None:
-                if versions != [leaf._version for leaf in args if isinstance(leaf, Tensor)]:
-                    raise InputError(
-                        f"network: the input of a {type(module).__name__} layer is modified in place after "
-                        "the layer has read it, so that its gradient is lost; set inplace=False where that is"
-                    )
-                computed = layer_gradients(module, owned, plan, args, kwargs, gradient, examples)
-                for name, values in computed.items():
-                    add(owned[name], values)
 
-            anchored.register_hook(on_gradient)
-            if anchored is followed:
-                return None
-            return torch.utils._pytree.tree_map(lambda leaf: anchored if leaf is followed else leaf, output)
+def forward(model: nn.Module, rows: Tensor) -> Any:
+    """The network's output for rows ``[N, …]``. CannotRun where it fails; InputError if it holds no tensor."""
+    try:
+        output = model(rows)
+    except _FAILURES as error:
+        said = told(error)
+        hint = "; does it fit the image size?" if any(word in said.lower() for word in _OF_SIZES) else ""
+        raise CannotRun(
+            f"network: its forward fails on an input of shape {list(rows.shape)} and type {rows.dtype} "
+            f"({said}){hint}"
+        ) from error
+    if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(output)):
+        raise InputError(
+            f"network: its forward returns a {type(output).__name__}; return a tensor, or a tuple or "
+            "dictionary of tensors that the loss takes"
+        )
+    return output
 
-        return hook
 
-    with torch.enable_grad(), _hooks(model, plan, on_call):
-        with torch.autocast(views.device.type, dtype=autocast, enabled=autocast is not None):
-            logits = functional_call(model, detached, (rows,), tie_weights=True)
-        losses = loss(widened(logits), targets.flatten(0, 1))
-        if losses.shape != (len(rows),):
-            raise InputError(
-                f"loss: one value per view is needed, shape [{len(rows)}], not {list(losses.shape)}; "
-                "use reduction='none'"
-            )
-        by_example = losses.view(examples, per_view).mean(dim=1)
-        if by_example.requires_grad:
-            by_example.sum().backward()
-    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    gradients = {
-        name: found[name]
-        if name in found
-        else Instantiated(widened(parameter.detach()).new_zeros(examples, *parameter.shape))
-        for name, parameter in trainable
+_OF_SIZES = ("shape", "size", "dimension", "channels", "match", "broadcast")
+
+
+def told(error: BaseException) -> str:
+    """An error of another library in one line."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+def _by_autograd(
+    model: nn.Module, loss: Loss, views: Tensor, targets: Tensor, autocast: torch.dtype | None
+) -> Pass:
+    """The gradients of a single example, whose rows are a minibatch of their own."""
+    names, parameters = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True)
+    with torch.enable_grad():
+        losses = example_losses(model, loss, views, targets, autocast)
+        gradients = (
+            torch.autograd.grad(losses.sum(), parameters, allow_unused=True, materialize_grads=True)
+            if losses.requires_grad
+            else [torch.zeros_like(parameter) for parameter in parameters]
+        )
+    each = {
+        name: Instantiated(widened(gradient.to_dense()).detach().unsqueeze(0))
+        for name, gradient in zip(names, gradients, strict=True)
     }
-    return Pass(by_example.detach(), gradients)
+    return Pass(losses.detach(), dict(each))
+
+
+@contextmanager
+def _hooks(
+    model: nn.Module, plan: Plan, batch: torch.Size, found: dict[str, PerExample]
+) -> Iterator[None]:
+    """While this lasts, gradients of ``batch`` = [B, K] views go to ``found`` as a backward pass has them. A
+    module that is being replayed calls no hook.
+    """
+    anchor = torch.zeros((), device=_device(model), requires_grad=True)
+    with ExitStack() as stack:
+        for path, rows in plan.rows.items():
+            module = model.get_submodule(path)
+            call = _OfCall(module, plan, plan.owners.get(path, {}), rows, batch, found, anchor)
+            stack.callback(module.register_forward_hook(call, with_kwargs=True).remove)
+        yield
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+@dataclass
+class _OfCall:
+    """The forward hook of a module that owns parameters, or drops units: see :class:`Plan`."""
+
+    module: nn.Module
+    plan: Plan
+    owned: Mapping[str, str]
+    rows: float
+    batch: torch.Size
+    found: dict[str, PerExample]
+    anchor: Tensor
+
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        if torch._C._functorch.maybe_current_level() is not None:  # a replay
+            return None
+        if self.batch[0] > 1:
+            self._check_rows(args, kwargs, output)
+        if not torch.is_grad_enabled() or not self.owned:  # the forward asks for no gradient of this call
+            return None
+        followed = first_tensor(output)
+        anchored = followed if followed.requires_grad else _Anchor.apply(followed, self.anchor)
+        args, kwargs = tree_map_only(Tensor, Tensor.detach, (args, kwargs))
+        versions = [leaf._version for leaf in args if isinstance(leaf, Tensor)]
+
+        def on_gradient(gradient: Tensor) -> None:
+            if versions != [leaf._version for leaf in args if isinstance(leaf, Tensor)]:
+                raise InputError(
+                    f"network: the input of a {type(self.module).__name__} layer is modified in place after "
+                    "the layer has read it, so that its gradient is lost; set inplace=False where that is"
+                )
+            self._add(args, kwargs, gradient)
+
+        anchored.register_hook(on_gradient)
+        if anchored is followed:
+            return None
+        return tree_map_only(Tensor, lambda leaf: anchored if leaf is followed else leaf, output)
+
+    def _check_rows(self, args: Any, kwargs: Any, output: Any) -> None:
+        expected = self.rows * self.batch.numel()
+        if any(abs(len(leaf) - expected) > 0.5 for leaf in leaves_with_rows(args, kwargs, output)):
+            raise RowsMovedError
+
+    def _add(self, args: tuple[Any, ...], kwargs: dict[str, Any], gradient: Tensor) -> None:
+        computed = layer_gradients(
+            self.module, self.owned, self.plan, args, kwargs, gradient, examples=self.batch[0]
+        )
+        for local, values in computed.items():
+            name = self.owned[local]
+            if name in self.found:
+                values = Instantiated(self.found[name].instantiate() + values.instantiate())
+            self.found[name] = values
+
+
+def leaves_with_rows(args: Any, kwargs: Any, output: Any) -> list[Tensor]:
+    """The tensors of a call that have rows: all that go in, and the one that comes out."""
+    outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)][:1]
+    leaves = [*tree_leaves((args, kwargs)), *outputs]
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim > 0]
+
+
+@contextmanager
+def _unchanged_buffers(model: nn.Module) -> Iterator[None]:
+    """InputError if the numbers in a buffer were changed meanwhile: they are private."""
+    versions = {name: buffer._version for name, buffer in model.named_buffers()}
+    yield
+    for name, buffer in model.named_buffers():
+        if versions.get(name) != buffer._version:
+            raise InputError(
+                f"network: the forward pass changes buffer '{name}', which would carry private data out of "
+                "the account; freeze the layer or switch its statistics off"
+            )
 
 
 def _laid_out_channels_last(rows: Tensor) -> Tensor:
@@ -151,48 +305,22 @@ def _laid_out_channels_last(rows: Tensor) -> Tensor:
 
 def layer_gradients(
     module: nn.Module,
-    owned: dict[str, str],
+    owned: Mapping[str, str],
     plan: Plan,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     gradient: Tensor,
     examples: int,
 ) -> dict[str, PerExample]:
-    """The per-example gradients of the parameters that ``module`` owns, for one call: by its rule, else by
+    """The gradients of the parameters that ``module`` owns, for one call: by its rule, else by
     replaying it.
     """
     layer_rule = RULES.get(type(module))
-    if layer_rule is not None and len(args) == 1 and not kwargs and not any("." in name for name in owned):
+    if layer_rule is not None and len(args) == 1 and not kwargs:
         ghost = all(name in plan.used_once for name in owned.values())
         by_rule = layer_rule(module, args[0], gradient, examples, ghost)
-        if by_rule is not None:
+        if by_rule is not None and owned.keys() <= by_rule.keys():
             return {name: by_rule[name] for name in owned}
-    parameters = {name: module.get_parameter(name).detach() for name in owned}
+    parameters = {name: parameter_named(module, name).detach() for name in owned}
     replayed = replayed_gradients(module, parameters, args, kwargs, gradient, examples)
     return {name: Instantiated(values) for name, values in replayed.items()}
-
-
-@contextmanager
-def _hooks(
-    model: nn.Module, plan: Plan, on_call: Callable[[nn.Module, dict[str, str]], Callable[..., Any]]
-) -> Iterator[None]:
-    """Forward hooks on the owners for the length of the pass; a module that is being replayed calls none."""
-    handles = []
-    try:
-        for path, owned in plan.owners.items():
-            module = model.get_submodule(path)
-            handles.append(
-                module.register_forward_hook(_unless_replaying(on_call(module, owned)), with_kwargs=True)
-            )
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _unless_replaying(hook: Callable[..., Any]) -> Callable[..., Any]:
-    def guarded(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        replaying = torch._C._functorch.maybe_current_level() is not None
-        return None if replaying else hook(module, args, kwargs, output)
-
-    return guarded

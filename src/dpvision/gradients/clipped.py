@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from dpvision.gradients.capture import Loss, Plan, per_example_gradients
+from dpvision.gradients.capture import Loss, Plan, RowsMovedError, per_example_gradients
+from dpvision.gradients.chunks import GIB, blank, chunk_size, is_the_same_everywhere
+from dpvision.gradients.dropout import Draws, active_dropout
 from dpvision.gradients.plan import make_plan
-from dpvision.networks.precision import Precision, resolve_precision
+from dpvision.gradients.refusals import refuse_unusable
+from dpvision.networks.precision import Precision, full_precision, resolve_precision
 from dpvision.privacy.errors import InputError
+from dpvision.privacy.noise import SecureRandom
 
-# Norms are float32 sums of millions of squares. Clipping to this much less than max_grad_norm keeps the true
-# norm below it.
 ROUNDING_MARGIN = 1e-4
+"""Gradients are clipped to this much less than max_grad_norm.
 
-GIB = 1 << 30
-# Beyond this many examples or bytes a chunk gains nothing on a CPU, and its tensors leave the caches.
-ENOUGH_EXAMPLES, ENOUGH_BYTES = 32, GIB // 4
+Norms are never under-reported (rounding.py), so all that can lengthen what one example adds is the rounding of
+the sum, in float64. A batch of n examples, in chunks of c, goes through c + n/c additions, and the errors with
+and without an example are together below 2·(c + n/c)·n·2⁻⁵³·C: 5·10⁻⁸·C for 4,096 examples, and for a million
+in chunks of eight 3·10⁻⁵·C. Where terms cancel, see `per_example.SMALLEST_SHARE`.
+"""
+
+CLIPPING_NORMS = (1e-10, 1e10)
+"""Within these, squares are far from the ends of float32's range."""
 
 
 @dataclass(frozen=True)
 class ClippedSum:
-    """gradients: Σ_b g_b · min(1, C/‖g_b‖) by parameter name, float32 (or wider): ‖·‖₂ over all of them
-    together changes by at most C when one example is added or removed.
+    """gradients: Σ_b g_b · min(1, C/‖g_b‖) by parameter name, float64: ‖·‖₂ over all of them together changes
+    by at most C when one example is added or removed.
 
     The rest is private and covered by no mechanism: ``norms`` and ``losses`` ``[B]`` (each the mean over an
     example's views), ``nonfinite``, the number of examples left out because their gradient had a NaN or an
@@ -41,17 +47,29 @@ class ClippedSum:
 
 class ClippedGradient:
     """Computes clipped gradient sums of ``model``, an ordinary ``nn.Module`` that maps ``[N, …]`` to logits
-    ``[N, classes]``.
+    ``[N, classes]``, or whatever else the loss takes.
+
+    *Guarantee.* What one example adds to the sum is a function of that example, its targets and its draws, of
+    the weights and of public facts, at most C long, and nothing else of the sum depends on it, but for
+    double-precision rounding that `ROUNDING_MARGIN` covers. It rests on this: all chunks have one shape; on
+    random examples the gradient of each was the same to the last bit wherever in a chunk it was and whatever
+    the others were (else chunks are smaller, down to one example); no operation of the network moves rows by
+    their values (else examples go one by one). Shown by tests/gradients/test_sensitivity.py and
+    tests/gradients/test_rounding.py, and searched for by ``python -m checks.clip``.
 
     Args:
         loss: ``(logits [N, classes], targets [N, …]) -> [N]``.
-        max_grad_norm: C, the L2 norm that an example's gradient is clipped to.
-        precision: of forward and backward; norms, clipping and sums are float32 whatever it is.
+        max_grad_norm: C, the L2 norm that an example's gradient is clipped to, from 1e-10 to 1e10.
+        precision: of forward and backward; norms, clipping and sums do not depend on it. "float32" is
+            float32, also where a GPU would rather use TensorFloat-32.
+        expected_batch_size: public. Chunks are chosen by it, for the last one of a batch is filled up.
         memory_bytes: bound on what a chunk of examples may take; by default 1 GiB on a CPU, half of what is
             free on a GPU.
 
-    The first call, and the first after parameters were frozen or unfrozen, checks the model on random inputs:
-    see :func:`dpvision.gradients.plan.make_plan`, also for the errors.
+    The first call, and the first after parameters were frozen or unfrozen, a module was put into another mode
+    or views have another shape, checks the model on random inputs: see
+    :func:`dpvision.gradients.plan.make_plan`, also for the errors. The module is left as it was, also by an
+    error.
     """
 
     def __init__(
@@ -61,19 +79,25 @@ class ClippedGradient:
         max_grad_norm: float,
         *,
         precision: Precision = "auto",
+        expected_batch_size: float = 64,
         memory_bytes: int | None = None,
     ) -> None:
-        if not max_grad_norm > 0:
-            raise InputError(f"max_grad_norm: must be above 0, not {max_grad_norm}")
+        check_clipping_norm(max_grad_norm)
         self.model, self.loss, self.max_grad_norm = model, loss, max_grad_norm
         self.precision, self.memory_bytes = precision, memory_bytes
-        self._plan: Plan | None = None
-        self._planned_for: frozenset[str] = frozenset()
+        self.expected_batch_size = expected_batch_size
+        self._plan = Plan()
+        self._planned_for: object = None
         self._chunk = 0
 
-    def sum(self, views: Tensor, targets: Tensor) -> ClippedSum:
-        """views: ``[B, K, …]``, the K views of each example; targets: ``[B]``, ``[B, K]`` or soft ``[B, K,
-        classes]``. B may be 0.
+    def sum(self, views: Tensor, targets: Tensor, dropout: Draws | None = None) -> ClippedSum:
+        """The sum over a batch.
+
+        Args:
+            views: ``[B, K, …]``, the K views of each example. B may be 0.
+            targets: ``[B]``, ``[B, K]`` or soft ``[B, K, classes]``.
+            dropout: random numbers of each example for the network's dropout layers; by default new ones
+                from the system's entropy.
         """
         if views.ndim < 3 or len(views) != len(targets):
             raise InputError(
@@ -82,55 +106,99 @@ class ClippedGradient:
             )
         if targets.ndim == 1:
             targets = targets.unsqueeze(1).expand(-1, views.shape[1])
+        refuse_unusable(self.model)
         total = {
-            name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
-            for name, p in self.model.named_parameters()
-            if p.requires_grad
+            name: torch.zeros_like(parameter, dtype=torch.float64)
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad
         }
         norms, losses = [views.new_zeros(0, dtype=torch.float32)], [views.new_zeros(0, dtype=torch.float32)]
         if len(views):
-            plan = self._prepare(views, targets)
-            for some_views, some_targets in zip(
-                views.split(self._chunk), targets.split(self._chunk), strict=True
-            ):
-                chunk_norms, chunk_losses = self._add(total, plan, some_views, some_targets)
-                norms.append(chunk_norms)
-                losses.append(chunk_losses)
+            with full_precision():
+                self._prepare(views, targets)
+                if dropout is None and active_dropout(self.model):
+                    dropout = SecureRandom().by_example().of(torch.arange(len(views)))
+                for first in range(0, len(views), self._chunk):
+                    some = slice(first, first + self._chunk)
+                    chunk_norms, chunk_losses = self._add(total, views[some], targets[some], dropout, first)
+                    norms.append(chunk_norms)
+                    losses.append(chunk_losses)
         all_norms = torch.cat(norms)
         return ClippedSum(total, all_norms, torch.cat(losses), int((~all_norms.isfinite()).sum()))
 
     def _add(
-        self, total: dict[str, Tensor], plan: Plan, views: Tensor, targets: Tensor
+        self, total: dict[str, Tensor], views: Tensor, targets: Tensor, dropout: Draws | None, first: int
     ) -> tuple[Tensor, Tensor]:
-        """Add the clipped gradients of a chunk to ``total``; its norms and losses, ``[b]`` each."""
-        autocast = resolve_precision(self.precision, views.device)
-        found = per_example_gradients(self.model, self.loss, plan, views, targets, autocast)
-        with torch.no_grad(), _full_precision():
-            norms = (
-                torch.stack([gradient.squared_norms() for gradient in found.gradients.values()])
-                .sum(dim=0)
-                .sqrt()
+        """Add the clipped gradients of a chunk's examples, from the ``first`` of the batch on, to ``total``;
+        their norms and losses, ``[b]`` each.
+        """
+        count = len(views)
+        missing = self._chunk - count
+        places = torch.arange(first, first + self._chunk).clamp(max=first + count - 1)
+        try:
+            norms, losses = self._add_pass(
+                total,
+                self._plan,
+                torch.cat([views, blank(views, missing)]) if missing else views,
+                torch.cat([targets, targets.new_zeros(missing, *targets.shape[1:])]) if missing else targets,
+                dropout[places] if dropout is not None else None,
+                count,
             )
+        except RowsMovedError:
+            each = [
+                self._add_pass(
+                    total,
+                    Plan(one_by_one=True),
+                    views[place : place + 1],
+                    targets[place : place + 1],
+                    dropout[places[place : place + 1]] if dropout is not None else None,
+                    1,
+                )
+                for place in range(count)
+            ]
+            norms, losses = (torch.cat(values) for values in zip(*each, strict=True))
+        return norms, losses
+
+    def _add_pass(
+        self,
+        total: dict[str, Tensor],
+        plan: Plan,
+        views: Tensor,
+        targets: Tensor,
+        dropout: Draws | None,
+        count: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Add those of the first ``count`` examples of one pass."""
+        autocast = resolve_precision(self.precision, views.device)
+        found = per_example_gradients(self.model, self.loss, plan, views, targets, autocast, dropout)
+        with torch.no_grad():
+            squares = torch.stack([gradient.squared_norms() for gradient in found.gradients.values()])
+            norms = squares.sum(dim=0).sqrt()[:count]
             bound = self.max_grad_norm * (1 - ROUNDING_MARGIN)
             weights = torch.where(norms.isfinite(), (bound / norms).clamp(max=1), 0)
             for name, gradient in found.gradients.items():
                 total[name] += gradient.weighted_sum(weights)
-        return norms, found.losses
+        return norms.to(found.losses.dtype), found.losses[:count]
 
-    def _prepare(self, views: Tensor, targets: Tensor) -> Plan:
-        trainable = frozenset(name for name, p in self.model.named_parameters() if p.requires_grad)
-        if self._plan is None or trainable != self._planned_for:
-            self._planned_for = trainable
-            self._plan = make_plan(self.model, self.loss, views, targets)
-            self._chunk = self._chunk_size(views)
-        return self._plan
+    def _prepare(self, views: Tensor, targets: Tensor) -> None:
+        """Plan, unless it was done for a model and shapes like these."""
+        planned_for = (
+            [(name, p.requires_grad, p.dtype, p.device) for name, p in self.model.named_parameters()],
+            [module.training for module in self.model.modules()],
+            [(tensor.shape[1:], tensor.dtype, tensor.device) for tensor in (views, targets)],
+        )
+        if self._planned_for == planned_for:
+            return
+        plan = make_plan(self.model, self.loss, views, targets)
+        chunk = 1 if plan.one_by_one else self._largest_chunk(views)
+        autocast = resolve_precision(self.precision, views.device)
+        while not is_the_same_everywhere(self.model, self.loss, plan, views, targets, autocast, chunk):
+            chunk //= 2
+        self._plan, self._chunk, self._planned_for = plan, chunk, planned_for
 
-    def _chunk_size(self, views: Tensor) -> int:
-        per_example = bytes_per_example(self.model, views)
-        most = max(1, self.memory_limit(views.device) // per_example)
-        if views.device.type != "cpu":
-            return most
-        return min(most, max(ENOUGH_EXAMPLES, ENOUGH_BYTES // per_example))
+    def _largest_chunk(self, views: Tensor) -> int:
+        memory = self.memory_limit(views.device)
+        return chunk_size(self.model, views, self.expected_batch_size, memory)
 
     def memory_limit(self, device: torch.device) -> int:
         """Bytes that a chunk may take on ``device``."""
@@ -139,42 +207,12 @@ class ClippedGradient:
         return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else GIB
 
 
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Matrix products of float32 in float32, whatever the user allows elsewhere: with TensorFloat-32 or
-    bfloat16 a weighted sum could differ from the one whose norms were taken, and exceed the clipping norm.
-    """
-    chosen = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(chosen)
-
-
-def bytes_per_example(model: nn.Module, views: Tensor) -> int:
-    """About what one example takes: its gradient (twice, while it is pulled back or summed) and its views'
-    activations. Those that lead to no gradient, as in a frozen encoder, are freed on the way: there the
-    largest counts, not all.
-    """
-    gradient = sum(p.numel() for p in model.parameters() if p.requires_grad) * 4 * 2
-    kept = largest = 0
-
-    def count(module: nn.Module, args: tuple[object, ...], output: object) -> None:
-        nonlocal kept, largest
-        if isinstance(output, Tensor) and not any(module.children()):
-            kept += output.numel() * output.requires_grad
-            largest = max(largest, *(leaf.numel() for leaf in (*args, output) if isinstance(leaf, Tensor)))
-
-    handles = [module.register_forward_hook(count) for module in model.modules()]
-    try:
-        with torch.enable_grad():
-            model(torch.zeros_like(views[0, :1]))
-    finally:
-        for handle in handles:
-            handle.remove()
-    # Saved, its gradient, and room for a layer's work.
-    return gradient + max(kept, largest) * 4 * 3 * views.shape[1]
+def check_clipping_norm(max_grad_norm: float) -> None:
+    """InputError unless it is a number that can be clipped to."""
+    low, high = CLIPPING_NORMS
+    is_number = isinstance(max_grad_norm, (int, float)) and not isinstance(max_grad_norm, bool)
+    if not (is_number and low <= max_grad_norm <= high):
+        raise InputError(f"max_grad_norm: must be a number from {low:g} to {high:g}, not {max_grad_norm!r}")
 
 
 def clipped_gradient_sum(
@@ -185,8 +223,16 @@ def clipped_gradient_sum(
     max_grad_norm: float,
     *,
     precision: Precision = "auto",
+    expected_batch_size: float = 64,
     memory_bytes: int | None = None,
 ) -> ClippedSum:
     """:class:`ClippedGradient` for a single batch."""
-    engine = ClippedGradient(model, loss, max_grad_norm, precision=precision, memory_bytes=memory_bytes)
+    engine = ClippedGradient(
+        model,
+        loss,
+        max_grad_norm,
+        precision=precision,
+        expected_batch_size=expected_batch_size,
+        memory_bytes=memory_bytes,
+    )
     return engine.sum(views, targets)

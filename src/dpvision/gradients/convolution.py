@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpvision.gradients.per_example import Factored, Instantiated, PerExample, ghost_is_cheaper, widened
+from dpvision.gradients.per_example import (
+    Factored,
+    Instantiated,
+    PerExample,
+    equal_parts,
+    ghost_is_cheaper,
+    widened,
+)
 
 # Numbers: 2 MB of float32. Patches up to this size stay in a CPU's cache, where products with them beat the
 # library's convolutions on few images; beyond it the copying costs more than the convolution.
@@ -29,23 +36,15 @@ def convolution_gradient(
     kernel = weight[0, 0].numel()
     positions = g[0, 0].numel() * (len(g) // examples)
     inputs, outputs = weight.shape[1] * kernel, weight.shape[0]
-    # Ghost sums are of float32 operands only: rounding scaled gradients to bfloat16 would move them from the
-    # norm that was taken.
-    if (
-        ghost
-        and layer.groups == 1
-        and g.dtype != torch.bfloat16
-        and ghost_is_cheaper(positions, inputs, outputs)
-    ):
+    if ghost and layer.groups == 1 and ghost_is_cheaper(positions, inputs, outputs):
         return Factored(
-            x=x.unflatten(0, (examples, -1)),
-            g=g.unflatten(0, (examples, -1)),
+            x=widened(x).unflatten(0, (examples, -1)),
+            g=widened(g).unflatten(0, (examples, -1)),
             factors=lambda x, g: (
-                unfolded(layer, x.flatten(0, 1)).reshape(examples, -1, inputs),
-                _as_nhwc(g.flatten(0, 1)).reshape(examples, -1, outputs),
+                unfolded(layer, x.flatten(0, 1)).reshape(len(x), -1, inputs),
+                _as_nhwc(g.flatten(0, 1)).reshape(len(g), -1, outputs),
             ),
-            combine=lambda x, g: _backward(layer, weight, x.flatten(0, 1), g.flatten(0, 1)),
-            form=lambda x, g: one_by_one(layer, weight, x.flatten(0, 1), g.flatten(0, 1), examples),
+            shaped=lambda found: found.unflatten(-1, (*layer.kernel_size, -1)).movedim(-1, -3),
         )
     large = positions * inputs * layer.groups > PATCHES_IN_CACHE
     method = one_by_one if large and x.device.type == "cpu" else by_patches
@@ -67,10 +66,8 @@ def by_patches(layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int) 
     groups, inputs, outputs = layer.groups, weight.shape[1], weight.shape[0]
     kernel, views = weight[0, 0].numel(), len(x) // examples
     found = g.new_empty(examples, groups, outputs // groups, kernel * inputs)
-    at_a_time = examples
-    if x.device.type == "cpu":
-        per_example = views * g[0, 0].numel() * kernel * inputs * groups
-        at_a_time = max(1, PATCHES_IN_CACHE // per_example)
+    per_example = views * g[0, 0].numel() * kernel * inputs * groups
+    at_a_time = equal_parts(examples, PATCHES_IN_CACHE // per_example if x.device.type == "cpu" else examples)
     for first in range(0, examples, at_a_time):
         some = found[first : first + at_a_time]
         rows = slice(first * views, (first + len(some)) * views)
@@ -121,18 +118,17 @@ def _backward(layer: Any, weight: Tensor, x: Tensor, g: Tensor) -> Tensor:
     if isinstance(padding, str):  # only in two dimensions: see rules.convolution
         top, left, bottom, right = _padding(layer)
         x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
-    with torch.backends.cudnn.flags(allow_tf32=False):  # ghost sums must match norms taken in float32
-        _, found, _ = torch.ops.aten.convolution_backward(
-            g,
-            x,
-            weight.to(g.dtype),
-            None,
-            layer.stride,
-            padding,
-            layer.dilation,
-            layer.transposed,
-            layer.output_padding,
-            layer.groups,
-            (False, True, False),
-        )
+    _, found, _ = torch.ops.aten.convolution_backward(
+        g,
+        x,
+        weight.to(g.dtype),
+        None,
+        layer.stride,
+        padding,
+        layer.dilation,
+        layer.transposed,
+        layer.output_padding,
+        layer.groups,
+        (False, True, False),
+    )
     return found

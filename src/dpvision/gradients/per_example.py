@@ -11,20 +11,32 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-# Upper bound, in units of the last place, on the rounding error of a squared norm that is got as a sum whose
-# terms can cancel, relative to what the terms come to without cancelling.
-CANCELLATION_ERROR = 16
+from dpvision.gradients import rounding
+
+SMALLEST_SHARE = 2.0**-24
+"""A squared norm is reported as at least this share of what its terms would come to without cancelling.
+
+Where a gradient is a sum whose terms cancel, the weighted sum over examples is off by rounding errors of the
+terms, not of the gradient. Clipped by the reported norm, the terms of an example come to at most 2¹²·C, so with
+n examples in a batch, in float64 sums of m terms in a row, all these errors are below 2¹²·m·n·2⁻⁵³·C: for
+4,096 examples in chunks with 10,000 positions and views, 1.9·10⁻⁵·C.
+"""
 
 
 class PerExample(Protocol):
-    """The gradients g_1 … g_B of one parameter; g_b is that of example b's mean loss over its views."""
+    """The gradients g_1 … g_B of one parameter; g_b is that of example b's mean loss over its views.
+
+    *Guarantee.* Σ_b weights[b]·g_b as `weighted_sum` computes it is off by no more than double-precision
+    rounding from a sum of B parts, of which the b-th depends on example b and weights[b] alone, and is at most
+    weights[b]·√squared_norms[b] long. tests/gradients/test_rounding.py shows it for each implementation.
+    """
 
     def squared_norms(self) -> Tensor:
-        """``[B]`` float32 or wider: ‖g_b‖²."""
+        """``[B]`` float64: at least ‖g_b‖², of the numbers that `weighted_sum` adds up."""
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Σ_b weights[b]·g_b in the parameter's shape. An example of weight 0 adds 0 even where g_b is not
-        finite.
+        """Σ_b weights[b]·g_b, float64, in the parameter's shape, for the first examples, as many as there are
+        (float64) weights. An example of weight 0 adds 0 even where g_b is not finite.
         """
 
     def instantiate(self) -> Tensor:
@@ -36,19 +48,27 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def without_zero_weights(rows: Tensor, weights: Tensor) -> Tensor:
-    """``rows`` ``[B, …]`` with zeros for examples of weight 0, since 0 · inf would be NaN; no copy where
-    there are none.
+def weighted_rows(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The first of ``rows`` ``[B, …]``, and their weights, without those of weight 0, since 0 · inf would be
+    NaN; no copy where there are none.
     """
-    excluded = weights == 0
-    if not excluded.any():
-        return rows
-    return rows.masked_fill(excluded.view(-1, *[1] * (rows.ndim - 1)), 0)
+    rows, kept = rows[: len(weights)], weights != 0
+    return (rows, weights) if kept.all() else (rows[kept], weights[kept])
 
 
-def cancellation_error(bound: Tensor) -> Tensor:
-    """To be added to a squared norm whose terms may have cancelled, so that it is never under-reported."""
-    return CANCELLATION_ERROR * torch.finfo(bound.dtype).eps * bound
+def reported(squared_norm: Tensor, error: float | Tensor, bound: Tensor) -> Tensor:
+    """What is reported for a squared norm that was got as a sum whose terms may have cancelled: that, and the
+    error that it may have relative to ``bound``, what the terms come to without cancelling; at least
+    `SMALLEST_SHARE` of the bound, and at most the bound.
+    """
+    return torch.maximum(squared_norm + error * bound, SMALLEST_SHARE * bound).minimum(bound)
+
+
+def equal_parts(number: int, most: int) -> int:
+    """The largest divisor of ``number`` that is at most ``most``, or 1: where all parts have one shape, what
+    is computed for an example does not depend on which part it is in.
+    """
+    return max(part for part in range(1, max(1, min(number, most)) + 1) if number % part == 0)
 
 
 @dataclass
@@ -60,11 +80,10 @@ class Instantiated:
     values: Tensor
 
     def squared_norms(self) -> Tensor:
-        return torch.linalg.vector_norm(self._rows(), dim=1).square()
+        return rounding.squared_norms(self._rows())
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        rows = without_zero_weights(self._rows(), weights)
-        total = torch.mv(rows.t(), weights.to(rows.dtype))
+        total = rounding.weighted_sum(*weighted_rows(self._rows(), weights))
         order = self._memory_order()
         shape = [self.values.shape[dim] for dim in order]
         return total.view(shape).permute([order.index(dim) for dim in range(1, self.values.ndim)])
@@ -75,7 +94,7 @@ class Instantiated:
 
     def _rows(self) -> Tensor:
         """``[B, parameter.numel()]`` in memory order, so that no copy is made."""
-        return self.values.permute(0, *self._memory_order()).flatten(1)
+        return self.values.permute(0, *self._memory_order()).reshape(len(self.values), -1)
 
     def instantiate(self) -> Tensor:
         return self.values
@@ -85,46 +104,61 @@ class Instantiated:
 class Factored:
     """Ghost form (Goodfellow, arXiv 1510.01799; Li et al., arXiv 2110.05679, section 4): g_b is never formed.
 
+    g_b = Σ_t b_t a_tᵀ over T positions and views, with norm ‖g_b‖² = Σ_st (a_s·a_t)(b_s·b_t), whose terms can
+    cancel. In float32 such a sum may be off by thousands of units in the last place of ‖a‖²‖b‖², so all of
+    it, and the weighted sum over examples as well, is taken in float64. There the products of float32 numbers
+    are exact and the sum is off by at most (D + P + T² + 8)·2⁻⁵³·‖a‖²‖b‖², which is added.
+
     x: the layer's input ``[B, …]``; g: its output's gradient ``[B, …]``; both float32 or wider.
-    factors: ``(x, g) -> inputs [B, T, D], output gradients [B, T, P]``, of which g_b is the product over T
-        positions and views.
-    combine: ``(x, g) -> Σ_b g_b`` in the parameter's shape, in one batched operation.
-    form: ``(x, g) -> [B, *parameter.shape]``.
+    factors: ``(x, g) -> inputs a [B, T, D], output gradients b [B, T, P]``.
+    shaped: ``[…, P, D] -> […, *parameter.shape]``.
     """
 
     x: Tensor
     g: Tensor
     factors: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    combine: Callable[[Tensor, Tensor], Tensor]
-    form: Callable[[Tensor, Tensor], Tensor]
+    shaped: Callable[[Tensor], Tensor]
 
     def squared_norms(self) -> Tensor:
-        a, b = self.factors(self.x, self.g)
-        bound = a.square().sum(dim=(1, 2)) * b.square().sum(
-            dim=(1, 2)
-        )  # ‖a‖²‖b‖² ≥ ‖bᵀa‖², and equal where T = 1
-        if a.shape[1] == 1:
+        # One example at a time: however many there are, all operations have the same shape for each.
+        pairs = zip(self.x.split(1), self.g.split(1), strict=True)
+        return torch.cat([self._squared_norm(*self.factors(x, g)) for x, g in pairs])
+
+    @staticmethod
+    def _squared_norm(a: Tensor, b: Tensor) -> Tensor:
+        """``[1, T, D], [1, T, P] -> [1]``."""
+        bound = rounding.squared_norms(a.flatten(1)) * rounding.squared_norms(b.flatten(1))
+        if a.shape[1] == 1:  # a single product: ‖b aᵀ‖ = ‖a‖‖b‖
             return bound
+        a, b = a.double(), b.double()
         gram = (torch.bmm(a, a.mT) * torch.bmm(b, b.mT)).sum(dim=(1, 2))
-        # The terms of the Gram sum can cancel: its rounding error is relative to the bound, not to the
-        # result. Added on top, it keeps a norm from being under-reported, which would let an example exceed
-        # the clipping norm.
-        return torch.minimum(gram.clamp(min=0) + cancellation_error(bound), bound)
+        error = (a.shape[2] + b.shape[2] + a.shape[1] ** 2 + 8) * 2.0**-53
+        return reported(gram, error, bound)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        x, g = without_zero_weights(self.x, weights), without_zero_weights(self.g, weights)
-        return self.combine(x, g * weights.to(g.dtype).view(-1, *[1] * (g.ndim - 1)))
+        x, kept = weighted_rows(self.x, weights)
+        g, _ = weighted_rows(self.g, weights)
+        first_a, first_b = self.factors(self.x[:1], self.g[:1])
+        total = first_a.new_zeros(first_b.shape[2], first_a.shape[2], dtype=torch.float64)
+        at_a_time = max(1, rounding.AT_A_TIME // max(1, first_a.numel()))
+        for start in range(0, len(kept), at_a_time):
+            some_x, some_g, some = (tensor[start : start + at_a_time] for tensor in (x, g, kept))
+            a, b = (factor.double() for factor in self.factors(some_x, some_g))
+            total.addmm_((b * some.view(-1, 1, 1)).flatten(0, 1).t(), a.flatten(0, 1))
+        return self.shaped(total)
 
     def instantiate(self) -> Tensor:
-        return self.form(self.x, self.g)
+        a, b = self.factors(self.x, self.g)
+        return self.shaped(torch.bmm(b.mT, a))
 
 
 def ghost_is_cheaper(positions: int, inputs: int, outputs: int) -> bool:
     """Whether T = ``positions`` terms of D = ``inputs`` by P = ``outputs`` factors are better kept as
     factors.
 
-    Ghost: Gram matrices, T²(D + P) multiplications, and then the weighted sum, T·D·P. Instantiated: T·D·P,
-    and three passes over D·P numbers in memory (written, normed, summed), each of which takes the time of
-    some 30 multiplications.
+    Ghost, in float64 at half the speed: Gram matrices, T²(D + P) multiplications, and the weighted sum,
+    T·D·P. Instantiated: T·D·P in float32, and three passes over D·P numbers in memory (written, normed,
+    summed), each of which takes the time of some 30 multiplications.
     """
-    return positions**2 * (inputs + outputs) < 3 * 30 * inputs * outputs
+    ghost = 2 * (positions**2 * (inputs + outputs) + positions * inputs * outputs)
+    return ghost < (positions + 3 * 30) * inputs * outputs

@@ -25,7 +25,7 @@ def reference_gradients(
     for own_views, own_targets in zip(views, targets, strict=True):
         mean_loss = loss(model(own_views), own_targets).mean()
         gradients = torch.autograd.grad(mean_loss, parameters, allow_unused=True, materialize_grads=True)
-        found.append(dict(zip(names, gradients, strict=True)))
+        found.append({name: gradient.to_dense() for name, gradient in zip(names, gradients, strict=True)})
     return found
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vjp, vmap
+from torch.func import vjp, vmap
+
+from dpvision.gradients.module_state import parameter_named, with_tensors
 
 
 def replayed_gradients(
@@ -25,6 +27,7 @@ def replayed_gradients(
     with its own rows as the minibatch. ``output_gradient`` is that of the module's output (the first tensor,
     where it returns several).
     """
+    replaced = {name: parameter_named(module, name) for name in parameters}
     flat, spec = torch.utils._pytree.tree_flatten((arguments, dict(keywords)))
     moving = [isinstance(leaf, Tensor) and leaf.ndim > 0 for leaf in flat]
     dtype = next(iter(parameters.values())).dtype
@@ -41,7 +44,8 @@ def replayed_gradients(
         args, kwargs = torch.utils._pytree.tree_unflatten(leaves, spec)
 
         def run(values: dict[str, Tensor]) -> Tensor:
-            return first_tensor(functional_call(module, values, args, kwargs))
+            with with_tensors(module, {replaced[name]: value for name, value in values.items()}):
+                return first_tensor(module(*args, **kwargs))
 
         output, pull_back = vjp(run, dict(parameters))[:2]
         return pull_back(gradient.to(output.dtype))[0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from dpvision.gradients import ClippedGradient
-from dpvision.gradients.clipped import bytes_per_example
+from dpvision.gradients.chunks import bytes_per_example
 from dpvision.methods.gradient_descent import GradientSettings, cross_entropy
 from dpvision.networks import Classifier
 

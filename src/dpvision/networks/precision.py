@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 
@@ -26,3 +28,46 @@ def resolve_precision(precision: Precision, device: torch.device | str) -> torch
     else:
         native = kind == "cpu" and torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and native) else None
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Products and convolutions of float32 in float32 while this lasts, whatever the user allows elsewhere.
+
+    PyTorch may take them in TensorFloat-32 or bfloat16 instead: on a GPU convolutions do so unless told
+    otherwise, on a CPU oneDNN does where it is allowed to. All that says so is set, and set back.
+    """
+    operations = _operations()
+    chosen = [(operation, operation.fp32_precision) for operation in operations]
+    matmul = _matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    allowed = None if operations else torch.backends.cudnn.allow_tf32
+    if not operations:
+        torch.backends.cudnn.allow_tf32 = False
+    for operation in operations:
+        operation.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        if allowed is not None:
+            torch.backends.cudnn.allow_tf32 = allowed
+        if matmul is not None:
+            torch.set_float32_matmul_precision(matmul)
+        for operation, precision in chosen:
+            operation.fp32_precision = precision
+
+
+def _operations() -> list[Any]:
+    """What has a precision of its own; none before PyTorch 2.9, where there is one switch for all of cuDNN."""
+    cuda, cudnn, mkldnn = torch.backends.cuda.matmul, torch.backends.cudnn, torch.backends.mkldnn
+    if not hasattr(cudnn, "conv"):
+        return []
+    return [cuda, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
+
+
+def _matmul_precision() -> str | None:
+    """The one setting for all matrix products, or None where they were set apart."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None

@@ -22,18 +22,19 @@ def standardize(weight: Tensor, gain: Tensor | None = None) -> Tensor:
         A tensor of weight's shape, float32 (float64 when an argument is): statistics in half precision
         would be noise. A filter whose variance times fan_in is under 1e-4 is treated as if it were 1e-4.
     """
-    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    scale = standard_scale(weight)
-    if gain is not None:
-        scale = scale * gain.view(-1, 1, 1, 1)
-    return (weight - weight.mean(dim=(1, 2, 3), keepdim=True)) * scale
+    return standardized(weight, gain)[0]
 
 
-def standard_scale(weight: Tensor) -> Tensor:
-    """``[C_out, 1, 1, 1]``: 1 / √(fan_in · variance) per filter, at most 100 (see :func:`standardize`)."""
+def standardized(weight: Tensor, gain: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The result of :func:`standardize`, and ``[C_out, 1, 1, 1]``: 1 / √(fan_in · variance) per filter, at
+    most 100.
+    """
     weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    variance = weight.var(dim=(1, 2, 3), correction=0, keepdim=True)
-    return (variance * weight[0].numel()).clamp(min=SMALLEST_VARIANCE).rsqrt()
+    centred = weight - weight.mean(dim=(1, 2, 3), keepdim=True)
+    # weight.var() takes five times as long on a CPU.
+    squares = centred.square().sum(dim=(1, 2, 3), keepdim=True)
+    scale = squares.clamp(min=SMALLEST_VARIANCE).rsqrt()
+    return centred * (scale if gain is None else scale * gain.view(-1, 1, 1, 1)), scale
 
 
 class WeightStandardizedConv2d(nn.Conv2d):

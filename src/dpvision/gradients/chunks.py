@@ -1,0 +1,144 @@
+"""How many examples go through the network at a time, and that it makes no difference to any of them.
+
+All chunks have one shape: the last is filled up with blank examples, which count for nothing. A matrix
+product or a convolution may round otherwise for another shape, and then one example more in a batch would
+move the gradients of all others a little.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dpvision.gradients.capture import (
+    CannotRun,
+    Loss,
+    Plan,
+    RowsMovedError,
+    forward,
+    per_example_gradients,
+)
+from dpvision.gradients.dropout import Draws, active_dropout, dropout_drawn
+from dpvision.gradients.module_state import left_as_it_was
+from dpvision.gradients.plan import random_like
+from dpvision.privacy.by_example import ExampleKey
+
+GIB = 1 << 30
+# What a pass takes whatever the size of its chunk, as the bytes of examples that it works on in the same time:
+# so much, and so much for each byte of the weights.
+FIXED_BYTES = {"cpu": 4 << 20, "cuda": 4 * GIB}
+PER_BYTE_OF_WEIGHTS = 8
+ENOUGH_BYTES = GIB // 4
+"""Beyond this a chunk gains nothing on a CPU, and its tensors leave the caches."""
+
+
+def chunk_size(
+    model: nn.Module, views: Tensor, expected_batch_size: float, memory_bytes: int
+) -> int:
+    """How many examples a chunk has, a power of two, from public numbers alone.
+
+    A batch of E examples takes E/n + ½ chunks of n, for half of the last one is blank, and each takes a fixed
+    cost beside that of its examples: least in all for n = √(2·E·fixed cost / cost of an example).
+
+    Args:
+        views: of whose shape an example's are, see `bytes_per_example`.
+        expected_batch_size: E.
+        memory_bytes: bound on what a chunk takes.
+    """
+    kind, per_example = views.device.type, bytes_per_example(model, views)
+    most = memory_bytes if kind != "cpu" else min(memory_bytes, max(ENOUGH_BYTES, 2 * per_example))
+    weights = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    fixed = FIXED_BYTES.get(kind, 4 * GIB) + PER_BYTE_OF_WEIGHTS * weights
+    best = math.sqrt(2 * expected_batch_size * fixed / per_example)
+    largest = max(1.0, min(best, expected_batch_size, most / per_example))
+    return 1 << int(math.log2(largest))
+
+
+def bytes_per_example(model: nn.Module, views: Tensor) -> int:
+    """About what one example takes: its gradient (twice, while it is pulled back or summed) and its views'
+    activations. Those that lead to no gradient, as in a frozen encoder, are freed on the way: there the
+    largest counts, not all. Of ``views`` only the shape is used.
+    """
+    gradient = sum(p.numel() for p in model.parameters() if p.requires_grad) * 4 * 2
+    kept = largest = 0
+
+    def count(module: nn.Module, args: tuple[object, ...], output: object) -> None:
+        nonlocal kept, largest
+        if isinstance(output, Tensor) and not any(module.children()):
+            kept += output.numel() * output.requires_grad
+            largest = max(largest, *(leaf.numel() for leaf in (*args, output) if isinstance(leaf, Tensor)))
+
+    with left_as_it_was(model), dropout_drawn(model, None), torch.enable_grad():
+        for module in model.modules():
+            module.register_forward_hook(count)
+        forward(model, torch.zeros_like(views[0, :1]))
+    # Saved, its gradient, and room for a layer's work.
+    return gradient + max(kept, largest) * 4 * 3 * views.shape[1]
+
+
+def blank(tensor: Tensor, count: int) -> Tensor:
+    """``count`` blank examples like those of ``tensor`` ``[B, …]``.
+
+    Their pixels are NaN. In a network that lets examples mix, against all trials, it spreads to the others,
+    and these then add nothing to the sum.
+    """
+    return tensor.new_full((count, *tensor.shape[1:]), math.nan if tensor.is_floating_point() else 0)
+
+
+def is_the_same_everywhere(
+    model: nn.Module,
+    loss: Loss,
+    plan: Plan,
+    views: Tensor,
+    targets: Tensor,
+    autocast: torch.dtype | None,
+    size: int,
+) -> bool:
+    """Whether an example's gradient is the same, to the last bit, wherever in a chunk of ``size`` it is and
+    whatever the others are, a blank one among them. Tried on random examples of the shapes of ``views`` ``[B,
+    K, …]`` and ``targets`` ``[B, K, …]``.
+    """
+    if size == 1:
+        return True
+    K = views.shape[1]
+    both = random_like(views, (2 * size, K), views.dtype)
+    labels = random_like(targets, (size, K), targets.dtype)
+    some, others = both[:size], both[size:]
+    some[-1:] = blank(some, 1)
+    generator = torch.Generator().manual_seed(0)
+
+    def fingerprint(shown: Tensor, order: Tensor) -> Tensor:
+        found = _fingerprint(model, loss, plan, shown[order], labels[order], autocast, order)
+        return found[:, order.argsort()]
+
+    try:
+        in_order = fingerprint(some, torch.arange(size))
+        for changed in torch.randperm(size, generator=generator).tensor_split(2):
+            shown = some.index_copy(0, changed.to(some.device), others[changed])
+            elsewhere = fingerprint(shown, torch.randperm(size, generator=generator))
+            same = (in_order == elsewhere).all(dim=0)
+            same[changed] = same[-1] = True  # other examples, and the blank one
+            if not same.all():
+                return False
+    except (RowsMovedError, CannotRun):
+        return False
+    return True
+
+
+def _fingerprint(
+    model: nn.Module,
+    loss: Loss,
+    plan: Plan,
+    views: Tensor,
+    targets: Tensor,
+    autocast: torch.dtype | None,
+    ids: Tensor,
+) -> Tensor:
+    """Losses, and squared norms of each parameter's gradients, of B examples: float64 ``[n, B]``."""
+    draws: Draws | None = ExampleKey(bytes(32)).of(ids) if active_dropout(model) else None
+    found = per_example_gradients(model, loss, plan, views, targets, autocast, draws)
+    with torch.no_grad():
+        norms = [gradient.squared_norms() for gradient in found.gradients.values()]
+    return torch.stack([found.losses.double(), *norms])
