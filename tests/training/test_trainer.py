@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dpvision.gradients import ClippedGradient, reference_clipped_sum
 from dpvision.gradients.clipped import ROUNDING_MARGIN
 from dpvision.images import Images
-from dpvision.privacy import GaussianEvent, InputError, PoissonSampler, SeededRandom
+from dpvision.privacy import ExampleDraws, GaussianEvent, InputError, PoissonSampler, SeededRandom
 from dpvision.privacy.mechanisms import GaussianSumMechanism
 from dpvision.training import ExponentialMovingAverage, Phase, PrivateTrainer, schedule_factor
 from dpvision.views import SelfAugmentation, ViewPolicy
@@ -131,8 +131,8 @@ def test_steps_are_those_of_a_computation_by_hand() -> None:
         source = SeededRandom(3)
         batch = PoissonSampler(N, sample_rate).sample(source.at("batch", step))
         sizes.append(len(batch))
-        generator = torch.Generator().manual_seed(int.from_bytes(source.at("views", step).bytes(7), "big"))
-        views, targets = CROPS(images.pixels[batch], images.labels[batch], generator)  # type: ignore[index]
+        draws = source.at("views", step).by_example().of(batch)  # ids are 0, 1, … unless given
+        views, targets = CROPS(images.pixels[batch], images.labels[batch], draws)  # type: ignore[index]
         sums = reference_clipped_sum(model, loss, views, targets, C * (1 - ROUNDING_MARGIN))
         added = noise(model, step)
         with torch.no_grad():
@@ -232,8 +232,8 @@ def test_a_batch_that_is_taken_in_parts_has_the_sum_of_the_whole() -> None:
     before, source = weights(trainer.model), SeededRandom(3)
     batch = PoissonSampler(600, sample_rate).sample(source.at("batch", 0))
     assert trainer.step(Log()).batch_size == len(batch) > 512  # three parts
-    generator = torch.Generator().manual_seed(int.from_bytes(source.at("views", 0).bytes(7), "big"))
-    views, targets = CROPS(images.pixels[batch], labels_of(images)[batch], generator)
+    draws = source.at("views", 0).by_example().of(batch)
+    views, targets = CROPS(images.pixels[batch], labels_of(images)[batch], draws)
     sums = reference_clipped_sum(make_model(), loss, views, targets, C * (1 - ROUNDING_MARGIN))
     added = noise(trainer.model, 0)
     expected = {
@@ -316,10 +316,8 @@ def test_views_follow_from_the_seed_and_the_step() -> None:
         def __init__(self) -> None:
             self.views: list[Tensor] = []
 
-        def __call__(
-            self, pixels: Tensor, targets: Tensor, generator: torch.Generator
-        ) -> tuple[Tensor, Tensor]:
-            views, targets = CROPS(pixels, targets, generator)
+        def __call__(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
+            views, targets = CROPS(pixels, targets, draws)
             self.views.append(views)
             return views, targets
 
@@ -377,7 +375,7 @@ def test_parts_that_do_not_fit_are_refused() -> None:
     class Leaks:
         views_per_example = 1
 
-        def __call__(self, pixels: Tensor, targets: Tensor, _: torch.Generator) -> tuple[Tensor, Tensor]:
+        def __call__(self, pixels: Tensor, targets: Tensor, _: ExampleDraws) -> tuple[Tensor, Tensor]:
             return (pixels.float() - pixels.float().mean())[:, None], targets[:, None]
 
     with pytest.raises(InputError, match="Leaks lets one private example into the views of another"):
