@@ -138,6 +138,7 @@ class PrivateTrainer:
         clipped = self.clipped_sum(
             self._examples[on_device], self._labels[on_device], self._ids[batch], self.keys(step)
         )
+        statistics = self._statistics(clipped, step)
         noisy = self.mechanism.release(clipped.gradients, account, self.random.at("noise", step))
         expected = self.mechanism.sampler.expected_batch_size
         for name, parameter in self.model.named_parameters():
@@ -150,7 +151,7 @@ class PrivateTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update(self.model, step)
         self.steps_done += 1
-        return self._statistics(clipped, step)
+        return statistics
 
     def _phase_of(self, step: int) -> tuple[Phase, int]:
         """The phase that step ``step`` (from 0) belongs to, and its number there."""
