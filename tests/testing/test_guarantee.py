@@ -32,6 +32,7 @@ from dpvision.testing import (
     training_run,
 )
 from dpvision.testing.guarantee import _is_correlated
+from dpvision.training import PrivateTrainer, StepKeys
 
 COUNT = 8
 
@@ -200,6 +201,8 @@ def test_what_checks_nothing_is_refused() -> None:
         check_guarantee(never, made(), "replace_one")
     with pytest.raises(InputError, match="at least three"):
         check_guarantee(releasing(), made(2), "replace_one")
+    with pytest.raises(InputError, match="has 8 images, and none at index 8"):
+        check_guarantee(releasing(), made(), "replace_one", example=8)
     with pytest.raises(InputError, match="at most 256 images, not 257"):
         check_guarantee(releasing(), made(257), "replace_one")
     with pytest.raises(GuaranteeBroken, match="nothing was released by a mechanism"):
@@ -248,6 +251,36 @@ def test_a_policy_that_mixes_examples_is_seen(relation: str) -> None:
     run = training_run(linear(), num_examples=20, policy=MixesLargeBatches(), sample_rate=0.5)
     with pytest.raises(GuaranteeBroken, match="the views of other examples than the one differ"):
         check_guarantee(run, made(20), relation)  # type: ignore[arg-type]
+
+
+SAMPLE, VIEWS = PoissonSampler.sample, PrivateTrainer._views
+
+
+def sampled_by_position(self: PoissonSampler, random: RandomSource, ids: Tensor | None = None) -> Tensor:
+    return SAMPLE(self, random)
+
+
+def views_in_batch_order(
+    self: PrivateTrainer, examples: Tensor, labels: Tensor, ids: Tensor, keys: StepKeys
+) -> tuple[Tensor, Tensor]:
+    return VIEWS(self, examples, labels, torch.arange(len(ids)), keys)
+
+
+@pytest.mark.parametrize(
+    ("of", "method", "fault", "seen"),
+    [
+        (PoissonSampler, "sample", sampled_by_position, "it differs by other examples than the one"),
+        (PrivateTrainer, "_views", views_in_batch_order, "the views of other examples than the one differ"),
+    ],
+)
+def test_draws_that_others_move_are_seen(
+    of: type, method: str, fault: Callable[..., object], seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = training_run(linear(), num_examples=20, policy=Jitter(), sample_rate=0.5)
+    monkeypatch.setattr(of, method, fault)
+    check_guarantee(run, made(20), "replace_one", example=0)  # where nobody leaves, nobody's place is another
+    with pytest.raises(GuaranteeBroken, match=seen):
+        check_guarantee(run, made(20), "add_or_remove_one", example=0)
 
 
 def test_dropout_is_named_and_not_called_a_leak() -> None:

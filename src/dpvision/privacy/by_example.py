@@ -6,11 +6,11 @@ gradient": take one example away, and all others are in the same batches with th
 
 The proof. Take a data set, a neighbour of it, and the same ids for the examples they share. Given the keys of
 a step, what an example adds to the sum before noise is a function of the example, its id and the keys. So the
-sums of the two differ by what one example adds (or by what two in its place do), whatever the keys are. Keys
-are independent of each other and of the noise, and what they draw for distinct ids is independent, as far as
-AES-256 cannot be told from a random function. So whether that one example is in the batch does not depend on
-what all others drew, as the account of the sampler has it. Conditioned on what they drew, the sum differs by
-one clipped gradient if the example was sampled, else by nothing.
+sums of the two differ by what one example adds (where it is replaced, by what the two add), whatever the keys
+are. Keys are independent of each other and of the noise, and what they draw for distinct ids is independent
+and uniform, as far as AES-256 cannot be told from a random function. So whether that one example is in the
+batch does not depend on what all others drew, as the account of the sampler has it. Conditioned on what they
+drew, the sum differs by one clipped gradient if the example was sampled, else by nothing.
 
 The construction. The stream of id i under key k is AES-256 in counter mode under k from the counter
 (i, 0): block b is the encryption of i and b, 8 bytes each, the most significant first. Distinct ids and

@@ -115,7 +115,7 @@ def _digest(views: Tensor, targets: Tensor) -> bytes:
     sha256 = hashlib.sha256()
     for tensor in (views, targets):
         sha256.update(repr((tensor.dtype, tensor.shape)).encode())
-        sha256.update(tensor.contiguous().numpy().data)
+        sha256.update(tensor.contiguous().view(torch.uint8).numpy().data)
     return sha256.digest()
 
 
