@@ -20,13 +20,21 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from scipy.special import betaincinv
 from torch import Tensor, nn
 
 import dpvision
 from dpvision.gradients import ClippedGradient
 from dpvision.methods.gradient_descent import cross_entropy
 from dpvision.networks import build_classifier
-from dpvision.privacy import Budget, InputError, SecureRandom, calibrate_noise_multiplier, epsilon
+from dpvision.privacy import (
+    Budget,
+    ExampleDraws,
+    InputError,
+    SecureRandom,
+    calibrate_noise_multiplier,
+    epsilon,
+)
 from dpvision.privacy.accounting import GaussianEvent
 from dpvision.privacy.mechanisms import GaussianSumMechanism
 from dpvision.privacy.sampling import PoissonSampler
@@ -59,16 +67,15 @@ class MixupAcrossTheBatch:
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
 
-    def __call__(self, pixels: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        partner = torch.randperm(len(pixels), generator=generator)
-        weight = weights(len(pixels), generator)
+    def __call__(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
+        partner = draws.uniform(1)[:, 0].argsort()
+        weight = weights(draws.uniform(1)[:, 0])
         return mixtures(pixels, targets, partner, weight, self.num_classes)
 
 
-def weights(count: int, generator: torch.Generator) -> Tensor:
-    """λ ~ Beta(α, α) ``[count]``."""
-    gammas = torch._standard_gamma(torch.full((count, 2), ALPHA, dtype=torch.float64), generator=generator)
-    return (gammas[:, 0] / gammas.sum(dim=1).clamp(min=1e-300)).float()
+def weights(uniform: Tensor) -> Tensor:
+    """λ ~ Beta(α, α) ``[B]``, for as many uniform numbers."""
+    return torch.from_numpy(betaincinv(ALPHA, ALPHA, uniform.double().numpy())).float()
 
 
 def mixtures(
@@ -103,7 +110,10 @@ def measured_sensitivity(images: dpvision.Images, arguments: argparse.Namespace)
     for _ in range(arguments.draws):
         batch = torch.randperm(len(images), generator=generator)[:33]
         pixels, targets = images.pixels[batch], images.labels[batch]
-        partner, weight = torch.randperm(33, generator=generator), weights(33, generator)
+        partner, weight = (
+            torch.randperm(33, generator=generator),
+            weights(torch.rand(33, generator=generator)),
+        )
         everyone = engine.sum(*mixtures(pixels, targets, partner, weight, num_classes)).gradients
         but_one = engine.sum(
             *mixtures(pixels[:-1], targets[:-1], without_last(partner), weight[:-1], num_classes)
@@ -144,7 +154,6 @@ class NoLedger:
 
 def train_naively(images: dpvision.Images, arguments: argparse.Namespace, noise: float) -> nn.Module:
     """DP-SGD on mixtures across the batch, with noise of standard deviation noise·C on their sum."""
-    generator = torch.Generator().manual_seed(secrets.randbits(63))
     torch.manual_seed(secrets.randbits(63))
     num_classes = len(images.class_names)
     model = build_classifier(
@@ -159,7 +168,8 @@ def train_naively(images: dpvision.Images, arguments: argparse.Namespace, noise:
     policy = MixupAcrossTheBatch(num_classes)
     for step in range(arguments.steps):
         batch = sampler.sample(random)
-        sums = engine.sum(*policy(images.pixels[batch], images.labels[batch], generator)).gradients
+        draws = random.by_example().of(batch)
+        sums = engine.sum(*policy(images.pixels[batch], images.labels[batch], draws)).gradients
         noisy = mechanism.release(sums, NoLedger(), random)
         for name, parameter in model.named_parameters():
             parameter.grad = noisy[name] / arguments.batch_size

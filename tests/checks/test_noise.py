@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from checks import noise as checks
-from dpvision.privacy import SecureRandom, SeededRandom
+from dpvision.privacy import ExampleDraws, ExampleKey, SecureRandom, SeededRandom
 
 
 def failed_names(results: list) -> set[str]:
@@ -113,6 +113,16 @@ def test_the_attack_on_last_bits_is_real() -> None:
     assert checks.attack(checks.grid_release, 100_000, random) == 0
 
 
+class UnfairDraws(ExampleDraws):
+    def bernoulli(self, probability: float) -> torch.Tensor:
+        return super().bernoulli(probability / 0.98)
+
+
+class UnfairKey(ExampleKey):
+    def of(self, ids: torch.Tensor) -> ExampleDraws:
+        return UnfairDraws(self.key, ids)
+
+
 class Unfair(SeededRandom):
     """Uniforms a little too small, and never odd."""
 
@@ -120,20 +130,27 @@ class Unfair(SeededRandom):
         drawn = super().uniform(shape)  # type: ignore[arg-type]
         return (drawn * 0.98 * 2.0**52).floor() * 2.0**-52
 
+    def by_example(self) -> ExampleKey:
+        return UnfairKey(super().by_example().key)
+
+
+class ClumpedKey(ExampleKey):
+    def of(self, ids: torch.Tensor) -> ExampleDraws:
+        return super().of(ids // 2)
+
 
 class Clumped(SeededRandom):
-    """Of two neighbours, the second repeats the first."""
+    """Two neighbours have one id."""
 
-    def uniform(self, shape: object) -> torch.Tensor:
-        drawn = super().uniform(shape)  # type: ignore[arg-type]
-        return drawn.flatten()[::2].repeat_interleave(2)[: drawn.numel()].view_as(drawn)
+    def by_example(self) -> ExampleKey:
+        return ClumpedKey(super().by_example().key)
 
 
 class Stuck(SeededRandom):
     """Always the same batch."""
 
-    def uniform(self, shape: object) -> torch.Tensor:
-        return SeededRandom(9).uniform(shape)  # type: ignore[arg-type]
+    def by_example(self) -> ExampleKey:
+        return SeededRandom(9).by_example()
 
 
 def test_wrong_uniforms_and_batches_are_caught() -> None:

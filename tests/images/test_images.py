@@ -35,6 +35,22 @@ def test_subset_keeps_pixels_labels_and_names_together(images: Images) -> None:
     assert part.class_names == images.class_names
 
 
+def test_ids_go_with_their_images(images: Images) -> None:
+    assert images.ids.tolist() == [0, 1, 2, 3]
+    part = images.subset([3, 1])
+    assert part.ids.tolist() == [3, 1]
+    assert part.subset([1]).ids.tolist() == [1]
+    assert part.with_classes(images.class_names[::-1]).ids.tolist() == [3, 1]
+    assert dataclasses.replace(part, pixels=255 - part.pixels).ids.tolist() == [3, 1]
+    assert part.digest == dataclasses.replace(part, ids=torch.tensor([8, 9])).digest
+    # A bootstrap has two of one image, which are two examples.
+    assert images.subset([2, 0, 2]).ids.tolist() == [0, 1, 2]
+    with pytest.raises(InputError, match="two examples have one id"):
+        dataclasses.replace(part, ids=torch.tensor([1, 1]))
+    with pytest.raises(InputError, match="2 examples need as many int64 ids"):
+        dataclasses.replace(part, ids=torch.arange(3))
+
+
 def test_digest_sees_every_pixel_every_label_and_the_shape(images: Images) -> None:
     assert images.labels is not None
     pixels, labels = images.pixels.clone(), images.labels.clone()

@@ -288,7 +288,8 @@ def test_defaults_of_phase_iii_fit_the_data_too(num_examples: int, shape: tuple[
     if num_examples < 1000:
         stand_in = Images(torch.zeros(4, *shape, dtype=torch.uint8), torch.arange(4) % 2, NAMES, "made")
         model = METHODS["dp-randp"].make_model(config, stand_in)
-        views, targets = config.views(None)(stand_in.pixels, stand_in.labels, torch.Generator())
+        draws = SeededRandom(0).by_example().of(stand_in.ids)
+        views, targets = config.views(None)(stand_in.pixels, stand_in.labels, draws)
         engine = ClippedGradient(model.requires_grad_(True), cross_entropy, config.max_grad_norm)
         assert engine.sum(views, targets).nonfinite == 0
 

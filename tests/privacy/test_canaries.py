@@ -43,8 +43,8 @@ class Silent(GaussianSumMechanism):
 class Greedy(PoissonSampler):
     """Draws three times as many as it says."""
 
-    def sample(self, random: Any) -> torch.Tensor:
-        return random.bernoulli_indices(self.num_present, 3 * self.sample_rate)
+    def sample(self, random: Any, ids: torch.Tensor | None = None) -> torch.Tensor:
+        return PoissonSampler(self.num_present, 3 * self.sample_rate).sample(random)
 
 
 def sums() -> dict[str, torch.Tensor]:

@@ -92,11 +92,6 @@ def test_shapes(shape):
     assert random.uniform(shape).shape == shape
 
 
-@pytest.mark.parametrize(("probability", "chosen"), [(1.0, 50), (0.0, 0)])
-def test_certain_and_impossible_trials(probability, chosen):
-    assert len(SecureRandom().bernoulli_indices(50, probability)) == chosen
-
-
 def test_seeded_draws_depend_only_on_seed_purposes_and_steps():
     first = SeededRandom(6).at("noise", 3).normal((5,))
     elsewhere = SeededRandom(6)
@@ -151,7 +146,7 @@ def test_the_global_generators_decide_nothing():
         np.random.seed(0)
         torch.manual_seed(0)
         source = SecureRandom()
-        return source.normal((8,)), source.uniform((8,)), source.bernoulli_indices(200, 0.5)
+        return source.normal((8,)), source.uniform((8,)), source.by_example().of(torch.arange(8)).uniform(1)
 
     for one, other in zip(draws(), draws(), strict=True):
         assert not torch.equal(one, other)

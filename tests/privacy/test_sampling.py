@@ -83,6 +83,28 @@ def test_a_batch_is_indices_in_order_and_may_be_empty():
     assert PoissonSampler(3, 1e-6).sample(SeededRandom(1)).shape == (0,)
 
 
+def test_each_example_enters_by_a_number_of_its_own():
+    """Whoever leaves, the first too, and in whatever order they come: the others are in the same batches."""
+    sampler, ids = PoissonSampler(100, 0.3), torch.arange(500, 600)
+
+    def members(some, step):
+        batch = sampler.over(len(some)).sample(SeededRandom(0).at("batch", step), some)
+        return set(some[batch].tolist())
+
+    for step in range(20):
+        everyone = members(ids, step)
+        assert everyone != members(ids, step + 1)
+        for left in (500, 550, 599):
+            assert members(ids[ids != left], step) == everyone - {left}
+        assert members(ids.flip(0), step) == everyone
+    without_ids = sampler.sample(SeededRandom(0))
+    assert torch.equal(without_ids, sampler.sample(SeededRandom(0), torch.arange(100)))
+    assert torch.equal(FullBatch(100).sample(SeededRandom(0), ids), torch.arange(100))
+    for each in (sampler, FullBatch(100)):
+        with pytest.raises(InputError, match="100 examples to draw from, but 99 ids"):
+            each.sample(SeededRandom(0), ids[1:])
+
+
 def test_samplers_describe_themselves_exactly():
     poisson = PoissonSampler(50_000, 4096 / 50_000)
     assert poisson.event(9.1) == GaussianEvent(9.1, 4096 / 50_000)

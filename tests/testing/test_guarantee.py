@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dpvision.images import Images
 from dpvision.priors import build_encoder
 from dpvision.privacy import (
+    ExampleDraws,
     FullBatch,
     GaussianEvent,
     GaussianSumMechanism,
@@ -31,6 +32,7 @@ from dpvision.testing import (
     training_run,
 )
 from dpvision.testing.guarantee import _is_correlated
+from dpvision.training import PrivateTrainer, StepKeys
 
 COUNT = 8
 
@@ -199,6 +201,8 @@ def test_what_checks_nothing_is_refused() -> None:
         check_guarantee(never, made(), "replace_one")
     with pytest.raises(InputError, match="at least three"):
         check_guarantee(releasing(), made(2), "replace_one")
+    with pytest.raises(InputError, match="has 8 images, and none at index 8"):
+        check_guarantee(releasing(), made(), "replace_one", example=8)
     with pytest.raises(InputError, match="at most 256 images, not 257"):
         check_guarantee(releasing(), made(257), "replace_one")
     with pytest.raises(GuaranteeBroken, match="nothing was released by a mechanism"):
@@ -214,22 +218,22 @@ def linear() -> nn.Module:
 
 
 class Jitter:
-    """A right policy, whose draws for one example depend on how many there are."""
+    """A right policy."""
 
     views_per_example = 2
 
-    def __call__(self, pixels: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
         shape = (len(pixels), 2, *pixels.shape[1:])
-        views = pixels[:, None] / 255 + torch.randn(shape, generator=generator)
-        dropped = torch.rand((len(pixels), 2, 1, 1, 1), generator=generator) < 0.5
+        views = pixels[:, None] / 255 + draws.uniform(2 * pixels.shape[1:].numel()).view(shape)
+        dropped = draws.uniform(2).view(-1, 2, 1, 1, 1) < 0.5
         return views * ~dropped, targets[:, None].repeat(1, 2)
 
 
 class MixesLargeBatches(Jitter):
     """Mixes neighbours in a batch, but in none as small as those of the trainer's own check."""
 
-    def __call__(self, pixels: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        views, targets = super().__call__(pixels, targets, generator)
+    def __call__(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
+        views, targets = super().__call__(pixels, targets, draws)
         if len(pixels) > 5:
             views = (views + views.roll(1, dims=0)) / 2
         return views, targets
@@ -245,8 +249,38 @@ def test_a_network_and_a_policy_of_ones_own(relation: str) -> None:
 @pytest.mark.parametrize("relation", ["add_or_remove_one", "replace_one"])
 def test_a_policy_that_mixes_examples_is_seen(relation: str) -> None:
     run = training_run(linear(), num_examples=20, policy=MixesLargeBatches(), sample_rate=0.5)
-    with pytest.raises(GuaranteeBroken, match="the sums differ by"):
+    with pytest.raises(GuaranteeBroken, match="the views of other examples than the one differ"):
         check_guarantee(run, made(20), relation)  # type: ignore[arg-type]
+
+
+SAMPLE, VIEWS = PoissonSampler.sample, PrivateTrainer._views
+
+
+def sampled_by_position(self: PoissonSampler, random: RandomSource, ids: Tensor | None = None) -> Tensor:
+    return SAMPLE(self, random)
+
+
+def views_in_batch_order(
+    self: PrivateTrainer, examples: Tensor, labels: Tensor, ids: Tensor, keys: StepKeys
+) -> tuple[Tensor, Tensor]:
+    return VIEWS(self, examples, labels, torch.arange(len(ids)), keys)
+
+
+@pytest.mark.parametrize(
+    ("of", "method", "fault", "seen"),
+    [
+        (PoissonSampler, "sample", sampled_by_position, "it differs by other examples than the one"),
+        (PrivateTrainer, "_views", views_in_batch_order, "the views of other examples than the one differ"),
+    ],
+)
+def test_draws_that_others_move_are_seen(
+    of: type, method: str, fault: Callable[..., object], seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = training_run(linear(), num_examples=20, policy=Jitter(), sample_rate=0.5)
+    monkeypatch.setattr(of, method, fault)
+    check_guarantee(run, made(20), "replace_one", example=0)  # where nobody leaves, nobody's place is another
+    with pytest.raises(GuaranteeBroken, match=seen):
+        check_guarantee(run, made(20), "add_or_remove_one", example=0)
 
 
 def test_dropout_is_named_and_not_called_a_leak() -> None:
@@ -295,44 +329,57 @@ def test_an_encoder_of_ones_own(relation: str) -> None:
 # The pieces -----------------------------------------------------------------------------------------------
 
 
-def test_neighbours_differ_by_one_example_and_keep_all_that_is_public() -> None:
-    images = made()
-    removed = neighbours(images, "add_or_remove_one", example=2)
+@pytest.mark.parametrize("example", [0, 2, -1])
+def test_neighbours_differ_by_one_example_and_keep_all_that_is_public(example: int) -> None:
+    images = replace(made(), ids=torch.arange(COUNT).flip(0) * 7)
+    assert images.labels is not None
+    removed = neighbours(images, "add_or_remove_one", example)
     for pair in removed:
-        assert len(pair.neighbour) == len(pair.data) - 1
-        assert torch.equal(pair.data.pixels[-1], images.pixels[2])
-        assert torch.equal(pair.data.pixels[:-1], pair.neighbour.pixels)
+        others = torch.arange(len(pair.data)) != pair.index
+        assert torch.equal(pair.data.pixels[pair.index], images.pixels[example])
+        assert pair.data.ids[pair.index] == images.ids[example]
+        assert torch.equal(pair.data.pixels[others], pair.neighbour.pixels)
+        assert torch.equal(pair.data.ids[others], pair.neighbour.ids)
         assert pair.neighbour.class_names == images.class_names
-    assert removed[1].data.labels is not None
-    assert removed[1].neighbour.labels is not None
-    assert (removed[1].data.labels == 0).sum() == 1
-    assert (removed[1].neighbour.labels == 0).sum() == 0
-    for pair in neighbours(images, "replace_one", example=2):
-        assert torch.equal(pair.data.pixels[:-1], pair.neighbour.pixels[:-1])
+    assert removed[0].data is images
+    for pair, there in zip(removed[1:], (1, 0), strict=False):
         assert pair.data.labels is not None
         assert pair.neighbour.labels is not None
-        assert torch.equal(pair.data.labels[:-1], pair.neighbour.labels[:-1])
-        changed = not torch.equal(pair.data.pixels, pair.neighbour.pixels)
-        relabelled = not torch.equal(pair.data.labels, pair.neighbour.labels)
+        label = images.labels[example]
+        assert (pair.data.labels == label).sum() == 1
+        assert (pair.neighbour.labels == label).sum() == 0
+        assert len(pair.data) == there + COUNT // 2
+    for pair in neighbours(images, "replace_one", example):
+        others = torch.arange(COUNT) != pair.index
+        assert pair.data is images
+        assert pair.neighbour.labels is not None
+        assert torch.equal(pair.neighbour.ids, images.ids)
+        assert torch.equal(images.pixels[others], pair.neighbour.pixels[others])
+        assert torch.equal(images.labels[others], pair.neighbour.labels[others])
+        changed = not torch.equal(images.pixels, pair.neighbour.pixels)
+        relabelled = not torch.equal(images.labels, pair.neighbour.labels)
         assert (changed, relabelled) == ("image" in pair.name, "label" in pair.name)
 
 
-def test_a_replayed_run_has_the_past_of_the_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("example", [0, 7, 19])
+def test_a_replayed_run_has_the_past_of_the_first(tmp_path: Path, example: int) -> None:
     images = made(20)
-    run = training_run(linear(), num_examples=20, sample_rate=0.5)
+    run = training_run(linear(), num_examples=20, policy=Jitter(), sample_rate=0.5)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     with recorded() as first:
         run(images, tmp_path / "a")
     with recorded(first) as second:
-        run(images.subset(range(19)), tmp_path / "b")
+        run(images.subset([index for index in range(20) if index != example]), tmp_path / "b")
     assert len(first.releases) == len(first.batches) == 8
-    assert second.differing == 0
-    took_part = [19 in batch for batch in first.batches]
+    for before, after in zip(first.batches, second.batches, strict=True):
+        assert after == {one: digest for one, digest in before.items() if one != example}
+    took_part = [example in batch for batch in first.batches]
     assert 0 < sum(took_part) < 8
     for was_in, before, after in zip(took_part, first.releases, second.releases, strict=True):
-        # Without the example, nothing differs; with it, one clipped gradient does, exactly.
-        assert before.distance(after) == pytest.approx(1.0 if was_in else 0.0, abs=0.3 if was_in else 0.0)
+        # Without the example, nothing differs, to the bit; with it, one clipped gradient does.
+        distance = before.distance(after)
+        assert 0.3 < distance <= 1 if was_in else distance == 0
 
 
 def test_nothing_is_watched_afterwards() -> None:

@@ -1,4 +1,6 @@
-"""Record and replay of every method, as users call it, on all neighbours of both relations."""
+"""Record and replay of every method, as users call it, on all neighbours of both relations: by the first, a
+middle and the last example.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,14 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         FIT | PIXELS | {"labelled": False},
     ],
 }
-CASES = [(method, config) for method, configs in SETTINGS.items() for config in configs]
+EXAMPLES = [0, 5, FEW - 1]
+CASES = [
+    # The first example with all settings, the others with a method's first; the rest takes two minutes.
+    pytest.param(method, config, example, marks=[pytest.mark.slow] if number > 0 and example > 0 else [])
+    for method, configs in SETTINGS.items()
+    for number, config in enumerate(configs)
+    for example in EXAMPLES
+]
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +76,11 @@ def test_every_method_is_checked() -> None:
 
 
 @pytest.mark.parametrize("neighboring_relation", ["add_or_remove_one", "replace_one"])
-@pytest.mark.parametrize(("method", "config"), CASES)
+@pytest.mark.parametrize(("method", "config", "example"), CASES)
 def test_neighbours_differ_by_what_is_paid_for(
     method: str,
     config: dict[str, Any],
+    example: int,
     neighboring_relation: NeighboringRelation,
     digits: Images,
     pool: Path,
@@ -80,7 +90,7 @@ def test_neighbours_differ_by_what_is_paid_for(
     run = method_run(
         method, num_examples=FEW, config=config, neighboring_relation=neighboring_relation, seed=1
     )
-    found = check_guarantee(run, digits, neighboring_relation)
+    found = check_guarantee(run, digits, neighboring_relation, example)
     assert {comparison.neighbours for comparison in found} == {
         "add_or_remove_one": {"one image less", "a class without its only image"},
         "replace_one": {"another image", "a black image", "another label", "another image and label"},

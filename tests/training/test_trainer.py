@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dpvision.gradients import ClippedGradient, reference_clipped_sum
 from dpvision.gradients.clipped import ROUNDING_MARGIN
 from dpvision.images import Images
-from dpvision.privacy import GaussianEvent, InputError, PoissonSampler, SeededRandom
+from dpvision.privacy import ExampleDraws, GaussianEvent, InputError, PoissonSampler, SeededRandom
 from dpvision.privacy.mechanisms import GaussianSumMechanism
 from dpvision.training import ExponentialMovingAverage, Phase, PrivateTrainer, schedule_factor
 from dpvision.views import SelfAugmentation, ViewPolicy
@@ -90,6 +90,7 @@ def make_trainer(
     phases: Sequence[Phase] = (),
     policy: ViewPolicy = CROPS,
     random: SeededRandom | None = None,
+    ids: Tensor | None = None,
 ) -> PrivateTrainer:
     model, images = model or make_model(), images or make_images()
     return PrivateTrainer(
@@ -102,6 +103,7 @@ def make_trainer(
         phases=phases or [Phase(STEPS, optimizer, RATE, momentum, schedule)],  # type: ignore[arg-type]
         ema_decay=0.9,
         random=random or SeededRandom(3),
+        ids=ids,
     )
 
 
@@ -131,8 +133,8 @@ def test_steps_are_those_of_a_computation_by_hand() -> None:
         source = SeededRandom(3)
         batch = PoissonSampler(N, sample_rate).sample(source.at("batch", step))
         sizes.append(len(batch))
-        generator = torch.Generator().manual_seed(int.from_bytes(source.at("views", step).bytes(7), "big"))
-        views, targets = CROPS(images.pixels[batch], images.labels[batch], generator)  # type: ignore[index]
+        draws = source.at("views", step).by_example().of(batch)  # ids are 0, 1, … unless given
+        views, targets = CROPS(images.pixels[batch], images.labels[batch], draws)  # type: ignore[index]
         sums = reference_clipped_sum(model, loss, views, targets, C * (1 - ROUNDING_MARGIN))
         added = noise(model, step)
         with torch.no_grad():
@@ -232,8 +234,8 @@ def test_a_batch_that_is_taken_in_parts_has_the_sum_of_the_whole() -> None:
     before, source = weights(trainer.model), SeededRandom(3)
     batch = PoissonSampler(600, sample_rate).sample(source.at("batch", 0))
     assert trainer.step(Log()).batch_size == len(batch) > 512  # three parts
-    generator = torch.Generator().manual_seed(int.from_bytes(source.at("views", 0).bytes(7), "big"))
-    views, targets = CROPS(images.pixels[batch], labels_of(images)[batch], generator)
+    draws = source.at("views", 0).by_example().of(batch)
+    views, targets = CROPS(images.pixels[batch], labels_of(images)[batch], draws)
     sums = reference_clipped_sum(make_model(), loss, views, targets, C * (1 - ROUNDING_MARGIN))
     added = noise(trainer.model, 0)
     expected = {
@@ -307,22 +309,21 @@ def test_a_checkpoint_of_another_network_is_refused() -> None:
         make_trainer().load_state(other.state())
 
 
+class Watched:
+    """Self-augmentation whose views are kept, call by call."""
+
+    views_per_example = 3
+
+    def __init__(self) -> None:
+        self.views: list[Tensor] = []
+
+    def __call__(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
+        views, targets = CROPS(pixels, targets, draws)
+        self.views.append(views)
+        return views, targets
+
+
 def test_views_follow_from_the_seed_and_the_step() -> None:
-    class Watched:
-        """Self-augmentation whose views are kept."""
-
-        views_per_example = 3
-
-        def __init__(self) -> None:
-            self.views: list[Tensor] = []
-
-        def __call__(
-            self, pixels: Tensor, targets: Tensor, generator: torch.Generator
-        ) -> tuple[Tensor, Tensor]:
-            views, targets = CROPS(pixels, targets, generator)
-            self.views.append(views)
-            return views, targets
-
     def views_of(steps: int, seed: int, resume_at: int = 0) -> list[Tensor]:
         policy = Watched()
         trainer = make_trainer(policy=policy, sample_rate=1.0, random=SeededRandom(seed))
@@ -342,6 +343,67 @@ def test_views_follow_from_the_seed_and_the_step() -> None:
     assert torch.equal(second, resumed)
     assert not torch.equal(first, second)
     assert not torch.equal(first, other_seed)
+
+
+@pytest.mark.parametrize("left", [0, 20, N - 1])
+def test_who_leaves_changes_no_batch_and_no_view_of_others(left: int) -> None:
+    """The others have new places, and the same ids."""
+    images, ids = make_images(), torch.arange(100, 100 + N)
+    others = torch.arange(N) != left
+    fewer = images.subset(others.nonzero().squeeze(1))
+
+    def views_of(images: Images, ids: Tensor) -> tuple[list[set[int]], list[dict[int, Tensor]]]:
+        policy = Watched()
+        trainer = make_trainer(policy=policy, images=images, ids=ids)
+        policy.views.clear()
+        batches, views = [], []
+        for step in range(4):
+            batch = ids[PoissonSampler(len(ids), 0.3).sample(SeededRandom(3).at("batch", step), ids)].tolist()
+            assert trainer.step(Log()).batch_size == len(batch)
+            batches.append(set(batch))
+            views.append(dict(zip(batch, policy.views[-1], strict=True)))
+        return batches, views
+
+    (batches, views), (batches_of_fewer, views_of_fewer) = views_of(images, ids), views_of(fewer, ids[others])
+    assert any(100 + left in batch for batch in batches)
+    assert batches_of_fewer == [batch - {100 + left} for batch in batches]
+    for before, after in zip(views, views_of_fewer, strict=True):
+        assert all(torch.equal(before[one], made) for one, made in after.items())
+
+
+def test_a_clipped_sum_gains_what_one_more_example_adds() -> None:
+    """With the keys given, the rest of the sum is that of the others, whichever place the one has."""
+    images, trainer = make_images(300), make_trainer(images=make_images(300))  # in two parts
+    ids, keys = torch.arange(300) * 3, trainer.keys(0)
+
+    def summed(some: Tensor) -> dict[str, Tensor]:
+        return trainer.clipped_sum(images.pixels[some], labels_of(images)[some], ids[some], keys).gradients
+
+    everyone = torch.arange(300)
+    for one in (0, 150, 299):
+        alone, without, with_it = summed(everyone[[one]]), summed(everyone[everyone != one]), summed(everyone)
+        expected = {name: without[name] + alone[name] for name in without}
+        assert_close(with_it, expected, rtol=1e-4, atol=1e-4)
+        assert torch.cat([gradient.flatten() for gradient in alone.values()]).norm() > 0.1
+
+
+def test_the_keys_of_a_step_are_its_own() -> None:
+    trainer = make_trainer()
+    keys = [trainer.keys(step) for step in (0, 1)]
+    assert len({key for pair in keys for key in (pair.views.key, pair.dropout.key)}) == 4
+    assert trainer.keys(1) == keys[1]
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (torch.arange(N - 1), f"training: {N} examples need as many int64 ids"),
+        (torch.arange(N) // 2, "training: two examples have one id"),
+    ],
+)
+def test_ids_are_those_of_the_examples(ids: Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_trainer(ids=ids)
 
 
 def test_parts_that_do_not_fit_are_refused() -> None:
@@ -377,7 +439,7 @@ def test_parts_that_do_not_fit_are_refused() -> None:
     class Leaks:
         views_per_example = 1
 
-        def __call__(self, pixels: Tensor, targets: Tensor, _: torch.Generator) -> tuple[Tensor, Tensor]:
+        def __call__(self, pixels: Tensor, targets: Tensor, _: ExampleDraws) -> tuple[Tensor, Tensor]:
             return (pixels.float() - pixels.float().mean())[:, None], targets[:, None]
 
     with pytest.raises(InputError, match="Leaks lets one private example into the views of another"):

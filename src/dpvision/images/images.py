@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dpvision.privacy.by_example import distinct_ids
 from dpvision.privacy.errors import InputError
 
 
@@ -29,6 +30,9 @@ class Images:
         names: one name per image (for a folder its path inside the folder), or None.
         stored: `digest_of` the images as they were before reading changed their size or channels, or None if
             pixels are as they were.
+        ids: int64 [N], distinct: whose random draws an image gets in training, see
+            :mod:`dpvision.privacy.by_example`. By default 0 … N − 1. They are no part of the data set's
+            identity and are written nowhere.
 
     Raises:
         InputError: if the parts do not fit together.
@@ -40,6 +44,7 @@ class Images:
     source: str
     names: tuple[str, ...] | None = None
     stored: str | None = None
+    ids: Tensor = None  # type: ignore[assignment]  # where none are given they are made below
 
     def __post_init__(self) -> None:
         pixels, labels = self.pixels, self.labels
@@ -64,6 +69,7 @@ class Images:
                 )
         if self.names is not None and len(self.names) != len(self):
             raise InputError(f"{self.source}: {len(self)} images need as many names, got {len(self.names)}")
+        object.__setattr__(self, "ids", distinct_ids(self.ids, len(self), self.source))
 
     def __len__(self) -> int:
         return self.pixels.shape[0]
@@ -90,14 +96,19 @@ class Images:
         return self.stored or digest_of(self.pixels.cpu().numpy())
 
     def subset(self, indices: Sequence[int] | Tensor) -> Images:
-        """The images at these indices, in this order, with the same classes."""
+        """The images at these indices, in this order, with the same classes and ids.
+
+        Where an image is taken twice, as for a bootstrap, it becomes two examples, and all ids are new ones.
+        """
         chosen = torch.as_tensor(indices, dtype=torch.int64)
+        ids = self.ids[chosen]
         return Images(
             pixels=self.pixels[chosen],
             labels=None if self.labels is None else self.labels[chosen],
             class_names=self.class_names,
             source=self.source,
             names=None if self.names is None else tuple(self.names[i] for i in chosen.tolist()),
+            ids=ids if len(ids.unique()) == len(ids) else torch.arange(len(ids)),
         )
 
     def with_classes(self, class_names: Sequence[str]) -> Images:
@@ -126,6 +137,7 @@ class Images:
             self.source,
             self.names,
             self.stored,
+            self.ids,
         )
 
     def check_classes(self) -> None:

@@ -174,6 +174,7 @@ def train(
             stage,
             account,
             random.at("part", number),
+            ids=images.ids,
             checkpoints=PartCheckpoints(checkpoints, number, lost) if checkpoints else None,
             on_step=partial(_told, on_step, before) if on_step else None,
         )

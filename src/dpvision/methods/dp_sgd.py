@@ -72,6 +72,7 @@ def train(
         stage,
         account,
         random,
+        ids=images.ids,
         checkpoints=checkpoints,
         on_step=on_step,
     )

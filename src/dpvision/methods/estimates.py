@@ -11,6 +11,7 @@ from dpvision.gradients import ClippedGradient
 from dpvision.gradients.chunks import bytes_per_example
 from dpvision.methods.gradient_descent import GradientSettings, cross_entropy
 from dpvision.networks import Classifier
+from dpvision.privacy.noise import SeededRandom
 
 PROBE_SECONDS = 1.0
 
@@ -38,7 +39,8 @@ def seconds_per_step(settings: GradientSettings, model: Classifier) -> float:
         ).to(device)
         targets = torch.zeros(examples, dtype=torch.int64, device=device)
         started = time.perf_counter()
-        sums = engine.sum(*policy(pixels, targets, generator))
+        draws = SeededRandom(0).by_example().of(torch.arange(examples))
+        sums = engine.sum(*policy(pixels, targets, draws))
         sums.norms.sum().item()  # waits for the device
         return time.perf_counter() - started
 

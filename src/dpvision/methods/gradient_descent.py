@@ -136,12 +136,13 @@ def descend(
     account: Account,
     random: RandomSource,
     *,
+    ids: Tensor | None = None,
     checkpoints: Checkpoints | None = None,
     on_step: Callable[[StepStatistics], None] | None = None,
 ) -> int:
     """Train ``model`` (in place, on its device) until ``stage``, or what the account has left of it, is done;
-    it ends with the averaged weights. ``examples`` ``[N, …]``, ``labels`` ``[N]`` and ``policy`` are as for
-    :class:`PrivateTrainer`.
+    it ends with the averaged weights. ``examples`` ``[N, …]``, ``labels`` ``[N]``, ``policy`` and ``ids``
+    ``[N]`` are as for :class:`PrivateTrainer`.
 
     An interrupted run goes on from its checkpoint. Steps that the ledger holds but no checkpoint does were
     paid for and are lost: the run then takes that many fewer.
@@ -163,6 +164,7 @@ def descend(
         phases=phases,
         ema_decay=settings.ema_decay,
         random=random,
+        ids=ids,
     )
     saved = checkpoints.load() if checkpoints else None
     if saved is not None:

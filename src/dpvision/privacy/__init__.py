@@ -1,8 +1,8 @@
 """Everything the privacy guarantee rests on: budget, accounting, sampling, noise, mechanisms, ledger.
 
 This package imports nothing of the rest of dpvision and is meant to be read in an afternoon, in this order:
-budget, accounting, sampled_gaussian, gaussian, noise, sampling, mechanisms, plan, ledger, account, canaries,
-audit.
+budget, accounting, sampled_gaussian, gaussian, by_example, noise, sampling, mechanisms, plan, ledger,
+account, canaries, audit.
 """
 
 from dpvision.privacy.account import Account
@@ -14,6 +14,7 @@ from dpvision.privacy.accounting import (
     merge_events,
 )
 from dpvision.privacy.budget import Budget, NeighboringRelation, default_delta
+from dpvision.privacy.by_example import ExampleDraws, ExampleKey
 from dpvision.privacy.errors import BudgetExceeded, InputError
 from dpvision.privacy.ledger import Ledger, default_ledger_path
 from dpvision.privacy.mechanisms import GaussianSumMechanism
@@ -24,6 +25,8 @@ __all__ = [
     "Account",
     "Budget",
     "BudgetExceeded",
+    "ExampleDraws",
+    "ExampleKey",
     "FullBatch",
     "GaussianEvent",
     "GaussianSumMechanism",

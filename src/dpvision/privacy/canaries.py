@@ -61,12 +61,10 @@ class Canaries:
 
         Different coordinates, as far as there are enough.
         """
-        seed = int.from_bytes(self._random.at("places", self.releases).bytes(7), "big")
-        generator = torch.Generator().manual_seed(seed)
-        count = len(self.included)
-        coordinates = torch.randperm(size, generator=generator).repeat(math.ceil(count / size))[:count]
-        signs = 2.0 * torch.randint(2, (count,), generator=generator) - 1
-        return coordinates, signs.double()
+        random, count = self._random.at("places", self.releases), len(self.included)
+        different = random.uniform((size,)).topk(min(count, size)).indices  # in random order
+        coordinates = different.repeat(math.ceil(count / size))[:count]
+        return coordinates, 1 - 2 * (random.uniform((count,)) < 0.5).double()
 
     def observe(self, observed: Tensor, mechanism: GaussianSumMechanism) -> None:
         """Take in what a release has along each canary's direction, over the sensitivity, ``[m]``."""

@@ -4,6 +4,9 @@ Both sources read one keystream, AES-256 in counter mode, and differ only in whe
 operating system's entropy, or a seed (which makes the run not private: whoever knows the seed removes the
 noise).
 
+What is drawn for examples is not read from this stream in their order, but from a stream of each one's own,
+under a key that is: see `dpvision.privacy.by_example`.
+
 Values are computed on the CPU, so a seeded run draws the same numbers on every device and with every number
 of threads. How normals are made of the bits, and why the last bits of a released value give nothing away, is
 said in `dpvision.privacy.gaussian`.
@@ -21,9 +24,8 @@ from collections.abc import Sequence
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 
+from dpvision.privacy.by_example import KEY_BYTES, ExampleKey
 from dpvision.privacy.gaussian import add_gaussian
-
-_KEY_BYTES = 32
 
 
 class RandomSource(ABC):
@@ -65,13 +67,11 @@ class RandomSource(ABC):
         """Standard normal, rounded to multiples of 2⁻²²; float32 on the CPU."""
         return self.add_normal(torch.zeros(tuple(shape)), 1.0)
 
-    def bernoulli_indices(self, count: int, probability: float) -> torch.Tensor:
-        """Which of ``count`` independent trials succeed, each with ``probability`` (to within 2⁻⁵³).
-
-        Returns:
-            int64 indices in increasing order, possibly none.
+    def by_example(self) -> ExampleKey:
+        """A fresh key, the next bytes of the stream, under which every example has a stream of its own: see
+        `dpvision.privacy.by_example`.
         """
-        return (self.uniform((count,)) < probability).nonzero().squeeze(1)
+        return ExampleKey(self.bytes(KEY_BYTES))
 
 
 class SecureRandom(RandomSource):
@@ -93,7 +93,7 @@ class SecureRandom(RandomSource):
         return self._keystream.update(bytes(count))
 
     def _rekey(self) -> None:
-        self._keystream = _keystream(os.urandom(_KEY_BYTES))
+        self._keystream = _keystream(os.urandom(KEY_BYTES))
         self._forks = _forks
 
 

@@ -30,7 +30,7 @@ class Sampler(Protocol):
         self, noise_multiplier: float, count: int = 1, replace_one_ratio: float = 2.0
     ) -> GaussianEvent: ...
 
-    def sample(self, random: RandomSource) -> torch.Tensor: ...
+    def sample(self, random: RandomSource, ids: torch.Tensor | None = None) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,14 @@ class _OverExamples:
     def over(self, present: int) -> Self:
         """This sampler for a data set of so many examples, whatever N was declared to be."""
         return replace(self, present=present)
+
+    def _present_ids(self, ids: torch.Tensor | None) -> torch.Tensor:
+        """Ids of the examples there are; by default 0, 1, …. InputError: they are not as many."""
+        if ids is None:
+            return torch.arange(self.num_present)
+        if len(ids) != self.num_present:
+            raise InputError(f"there are {self.num_present} examples to draw from, but {len(ids)} ids.")
+        return ids
 
 
 @dataclass(frozen=True)
@@ -97,9 +105,21 @@ class PoissonSampler(_OverExamples):
         """The event of ``count`` Gaussian sums, each over a fresh batch of this sampler."""
         return GaussianEvent(noise_multiplier, self.sample_rate, count, replace_one_ratio)
 
-    def sample(self, random: RandomSource) -> torch.Tensor:
-        """Draw a batch: int64 indices [B] in increasing order, B random and possibly 0."""
-        return random.bernoulli_indices(self.num_present, self.sample_rate)
+    def sample(self, random: RandomSource, ids: torch.Tensor | None = None) -> torch.Tensor:
+        """Draw a batch: int64 indices [B] in increasing order, B random and possibly 0.
+
+        Each example is in it by a number of its own, drawn for its id: who else there is, and in which order,
+        changes nothing for it.
+
+        Args:
+            random: gives a key for this batch.
+            ids: of the examples, int64 [N] and distinct; by default 0, 1, ….
+
+        Raises:
+            InputError: there are not as many ids as examples.
+        """
+        draws = random.by_example().of(self._present_ids(ids))
+        return draws.bernoulli(self.sample_rate).nonzero().squeeze(1)
 
 
 @dataclass(frozen=True)
@@ -115,6 +135,6 @@ class FullBatch(_OverExamples):
         """The event of ``count`` Gaussian sums over all examples."""
         return GaussianEvent(noise_multiplier, 1.0, count, replace_one_ratio)
 
-    def sample(self, random: RandomSource) -> torch.Tensor:
-        """All indices, int64 [N]."""
-        return torch.arange(self.num_present)
+    def sample(self, random: RandomSource, ids: torch.Tensor | None = None) -> torch.Tensor:
+        """All indices, int64 [N], whatever their ids are. InputError: there are not as many ids."""
+        return torch.arange(len(self._present_ids(ids)))

@@ -58,15 +58,16 @@ def check_guarantee(
 
     At every release, given the same past: the sums before noise are no further apart than is declared; the
     event is in the account before the noise is drawn; the noise is drawn from the run's own source, has the
-    declared standard deviation, is the same for both, and is not that of the release before. All else that
-    is declared public, and every file that may be published, is the same, byte by byte.
+    declared standard deviation, is the same for both, and is not that of the release before. All examples but
+    the one are in the same batches with the same views, bit by bit. All else that is declared public, and
+    every file that may be published, is the same, byte by byte.
 
     Args:
         run: what to check. Its number of examples N and its settings must not follow from the images: N is
             public.
         images: from three to 256, real ones or random.
         neighboring_relation: which neighbours.
-        example: by which of the images they differ.
+        example: by which of the images they differ, any of them.
 
     Raises:
         GuaranteeBroken: in something they differ.
@@ -105,6 +106,7 @@ def _compared(
             raise GuaranteeBroken(f"{pair.name}: the run fails ({error})") from error
     faults = [
         *_faults_of_noise(first),
+        *_differing_batches(pair, first, second),
         *_differences(first, second, neighboring_relation),
         *_differing_files(published, published_again),
     ]
@@ -180,14 +182,24 @@ def _faulty_size(where: str, noise: torch.Tensor) -> Iterator[str]:
         yield f"{where}: the noise has {deviation:.3g} times the declared standard deviation"
 
 
+def _differing_batches(pair: Neighbours, first: Transcript, second: Transcript) -> Iterator[str]:
+    """In words, in which batches examples are not as they were that are in both data sets."""
+    if len(first.batches) != len(second.batches):
+        yield f"there were {len(second.batches)} batches in place of {len(first.batches)}"
+    changed, present = int(pair.data.ids[pair.index]), set(pair.neighbour.ids.tolist())
+    for number, (before, after) in enumerate(zip(first.batches, second.batches, strict=False), start=1):
+        if before.keys() & present != after.keys():
+            yield f"batch {number}: it differs by other examples than the one"
+        elif any(before[one] != digest for one, digest in after.items() if one != changed):
+            yield f"batch {number}: the views of other examples than the one differ"
+
+
 def _differences(
     first: Transcript, second: Transcript, neighboring_relation: NeighboringRelation
 ) -> Iterator[str]:
     """In words, what of a replayed run is not as in the first and should be."""
     if len(first.releases) != len(second.releases):
         yield f"there were {len(second.releases)} releases in place of {len(first.releases)}"
-    if second.differing or len(first.batches) != len(second.batches):
-        yield "the batches differ by other examples than the one"
     for number, (before, after) in enumerate(zip(first.releases, second.releases, strict=False), start=1):
         if _public(before) != _public(after):
             yield f"release {number}: {_public(after)} is public and was {_public(before)}"

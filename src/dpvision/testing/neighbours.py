@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from dpvision.images import Images
 from dpvision.privacy import InputError, NeighboringRelation
@@ -12,17 +14,20 @@ from dpvision.privacy import InputError, NeighboringRelation
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """Two data sets that differ by one example, the last of ``data``.
+    """Two data sets that differ by one example.
 
     Attributes:
         name: in words, by what.
         data: D.
-        neighbour: D′, which lacks that example, or has another one in its place.
+        neighbour: D′, which lacks that example, or has another one in its place. All others have the same ids
+            in both.
+        index: where the example is in D.
     """
 
     name: str
     data: Images
     neighbour: Images
+    index: int
 
 
 def neighbours(
@@ -33,48 +38,49 @@ def neighbours(
     Args:
         images: at least three.
         neighboring_relation: in which sense.
-        example: the index of the example that leaves, or changes.
+        example: the index of the example that leaves, or changes. Negative ones count from the end.
 
     Raises:
-        InputError: there are fewer images.
+        InputError: there are fewer images, or not that one.
     """
     count = len(images)
     if count < 3:
         raise InputError(f"{images.source} has {count} images; neighbours need at least three")
-    order = torch.arange(count).roll(-1 - example % count)
-    data = images.subset(order)  # the example is the last one: what is drawn for others stays the same
+    if not -count <= example < count:
+        raise InputError(f"{images.source} has {count} images, and none at index {example}")
+    index, labels = example % count, images.labels
     if neighboring_relation == "add_or_remove_one":
-        pairs = [_without_last("one image less", data)]
-        if data.labels is not None:
-            others = data.labels[:-1] != data.labels[-1]
-            only = torch.cat([others.nonzero().flatten(), torch.tensor([count - 1])])
-            if len(only) >= 3:
-                pairs.append(_without_last("a class without its only image", data.subset(only)))
+        pairs = [_without("one image less", images, index)]
+        if labels is not None:
+            kept = labels != labels[index]
+            before = int(kept[:index].sum())
+            kept[index] = True
+            if kept.sum() >= 3:
+                only = images.subset(kept.nonzero().squeeze(1))
+                pairs.append(_without("a class without its only image", only, before))
         return pairs
-    last = data.pixels[-1]
-    pairs = [
-        Neighbours("another image", data, _with_last(data, pixels=255 - last)),
-        Neighbours("a black image", data, _with_last(data, pixels=torch.zeros_like(last))),
+    inverted = 255 - images.pixels[index]
+    changes: dict[str, dict[str, Tensor]] = {
+        "another image": {"pixels": inverted},
+        "a black image": {"pixels": torch.zeros_like(inverted)},
+    }
+    if labels is not None:
+        label = (labels[index] + 1) % len(images.class_names)
+        changes |= {
+            "another label": {"labels": label},
+            "another image and label": {"pixels": inverted, "labels": label},
+        }
+    return [
+        Neighbours(name, images, replace(images, **_changed(images, index, change)), index)
+        for name, change in changes.items()
     ]
-    if data.labels is not None:
-        label = (int(data.labels[-1]) + 1) % len(data.class_names)
-        both = _with_last(data, pixels=255 - last, label=label)
-        pairs += [
-            Neighbours("another label", data, _with_last(data, label=label)),
-            Neighbours("another image and label", data, both),
-        ]
-    return pairs
 
 
-def _without_last(name: str, data: Images) -> Neighbours:
-    return Neighbours(name, data, data.subset(torch.arange(len(data) - 1)))
+def _without(name: str, data: Images, index: int) -> Neighbours:
+    others = torch.arange(len(data)) != index
+    return Neighbours(name, data, data.subset(others.nonzero().squeeze(1)), index)
 
 
-def _with_last(data: Images, pixels: torch.Tensor | None = None, label: int | None = None) -> Images:
-    changed, labels = data.pixels.clone(), data.labels
-    if pixels is not None:
-        changed[-1] = pixels
-    if label is not None and labels is not None:
-        labels = labels.clone()
-        labels[-1] = label
-    return replace(data, pixels=changed, labels=labels)
+def _changed(data: Images, index: int, change: dict[str, Tensor]) -> dict[str, Any]:
+    """The tensors of the data, with others for one example."""
+    return {name: getattr(data, name).index_put((torch.tensor(index),), one) for name, one in change.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from dpvision.privacy import GaussianEvent, GaussianSumMechanism, RandomSource
 from dpvision.privacy.mechanisms import Recorder
-from dpvision.training import PrivateTrainer
+from dpvision.training import PrivateTrainer, StepKeys
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +58,12 @@ class Transcript:
 
     Attributes:
         releases: in their order.
-        batches: indices of the examples whose views were made, call by call.
-        differing: calls for other examples than those of the run that is replayed, the one example apart.
+        batches: whose views were made, call by call: by the id of each example, a digest of its views and
+            targets.
     """
 
     releases: list[Release] = field(default_factory=list)
-    batches: list[Tensor] = field(default_factory=list)
-    differing: int = 0
+    batches: list[Mapping[int, bytes]] = field(default_factory=list)
 
 
 @contextmanager
@@ -72,9 +72,7 @@ def recorded(replayed: Transcript | None = None) -> Iterator[Transcript]:
     still, so that no time differs.
 
     Args:
-        replayed: of an earlier run. The mechanism then hands out that run's releases. Views are drawn as they
-            were: randomness in them that an absent example took is taken by a black image in its place, which
-            a policy that keeps examples apart lets nobody see.
+        replayed: of an earlier run. The mechanism then hands out that run's releases.
     """
     transcript = Transcript()
     release, views = GaussianSumMechanism.release, PrivateTrainer._views
@@ -97,22 +95,12 @@ def recorded(replayed: Transcript | None = None) -> Iterator[Transcript]:
         return {name: earlier[name].to(total) for name, total in noisy.items()}
 
     def watched_views(
-        trainer: PrivateTrainer, indices: Tensor, generator: torch.Generator
+        trainer: PrivateTrainer, examples: Tensor, labels: Tensor, ids: Tensor, keys: StepKeys
     ) -> tuple[Tensor, Tensor]:
-        transcript.batches.append(indices.cpu())
-        if replayed is None:
-            return views(trainer, indices, generator)
-        absent = len(trainer._examples)  # the index of the example that only the earlier run had, if any
-        before = _take(replayed.batches, len(transcript.batches) - 1)
-        if not torch.equal(before[before < absent], indices.cpu()):
-            transcript.differing += 1
-        if absent not in before:
-            return views(trainer, indices, generator)
-        examples, labels = trainer._examples[indices], trainer._labels[indices]
-        examples = torch.cat([examples, torch.zeros_like(trainer._examples[:1])])
-        labels = torch.cat([labels, torch.zeros_like(trainer._labels[:1])])
-        made, targets = trainer.policy(examples, labels, generator)
-        return made[:-1], targets[:-1]
+        made, targets = views(trainer, examples, labels, ids, keys)
+        digests = (_digest(*one) for one in zip(made.cpu(), targets.cpu(), strict=True))
+        transcript.batches.append(dict(zip(ids.tolist(), digests, strict=True)))
+        return made, targets
 
     with (
         mock.patch.object(GaussianSumMechanism, "release", watched_release),
@@ -122,8 +110,13 @@ def recorded(replayed: Transcript | None = None) -> Iterator[Transcript]:
         yield transcript
 
 
-def _take(batches: list[Tensor], number: int) -> Tensor:
-    return batches[number] if number < len(batches) else torch.empty(0, dtype=torch.int64)
+def _digest(views: Tensor, targets: Tensor) -> bytes:
+    """Of one example's, to the bit."""
+    sha256 = hashlib.sha256()
+    for tensor in (views, targets):
+        sha256.update(repr((tensor.dtype, tensor.shape)).encode())
+        sha256.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return sha256.digest()
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -127,6 +127,7 @@ def training_run(
             phases=[Phase(steps, "sgd", learning_rate)],
             ema_decay=0.5,
             random=SeededRandom(seed),
+            ids=images.ids,
         )
         account = Account(ENOUGH, None, "check", [sampler.event(noise_multiplier, steps)])
         account.open()

@@ -4,7 +4,7 @@ from dpvision.training.ema import ExponentialMovingAverage
 from dpvision.training.optimization import OptimizerName, Schedule, make_optimizer, schedule_factor
 from dpvision.training.optimizer_state import load_optimizer_state, optimizer_state
 from dpvision.training.saved_state import check_tensors, whole_number
-from dpvision.training.trainer import Phase, PrivateTrainer, StepStatistics
+from dpvision.training.trainer import Phase, PrivateTrainer, StepKeys, StepStatistics
 
 __all__ = [
     "ExponentialMovingAverage",
@@ -12,6 +12,7 @@ __all__ = [
     "Phase",
     "PrivateTrainer",
     "Schedule",
+    "StepKeys",
     "StepStatistics",
     "check_tensors",
     "load_optimizer_state",

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dpvision.gradients import ClippedGradient
+from dpvision.gradients import ClippedGradient, ClippedSum
+from dpvision.privacy.by_example import ExampleKey, distinct_ids
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.mechanisms import GaussianSumMechanism, Recorder
 from dpvision.privacy.noise import RandomSource
@@ -22,8 +23,7 @@ from dpvision.training.optimizer_state import load_optimizer_state, optimizer_st
 from dpvision.training.saved_state import check_tensors, whole_number
 from dpvision.views import ViewPolicy, check_no_leak
 
-# Examples whose views are made and held at a time. Fixed, so that memory settings do not change which views
-# are drawn.
+# Examples whose views are made and held at a time.
 EXAMPLES_AT_A_TIME = 256
 
 
@@ -45,6 +45,14 @@ class Phase:
     momentum: float = 0.0
     schedule: Schedule = "constant"
     trains: Callable[[str], bool] | None = None
+
+
+@dataclass(frozen=True)
+class StepKeys:
+    """What examples draw from in one step: for their views, and for the network's dropout."""
+
+    views: ExampleKey
+    dropout: ExampleKey
 
 
 @dataclass(frozen=True)
@@ -74,9 +82,12 @@ class PrivateTrainer:
         phases: what is trained when, and how. They share the average and the account.
         ema_decay: of the weights that are released.
         random: where batches, views and noise come from.
+        ids: int64 ``[N]``, distinct: whose draws an example gets, see :mod:`dpvision.privacy.by_example`. By
+            default 0 … N − 1.
 
     Raises:
-        InputError: the parts do not fit together, or the policy or the network let examples mix.
+        InputError: the parts do not fit together, two examples have one id, or the policy or
+            the network let examples mix.
     """
 
     def __init__(
@@ -91,6 +102,7 @@ class PrivateTrainer:
         phases: Sequence[Phase],
         ema_decay: float,
         random: RandomSource,
+        ids: Tensor | None = None,
     ) -> None:
         if len(labels) != len(examples):
             raise InputError(f"{len(examples)} examples need as many labels, not {len(labels)}")
@@ -104,6 +116,7 @@ class PrivateTrainer:
                 "the clipping norm of the gradients must be the sensitivity of the mechanism, on one model"
             )
         check_no_leak(policy, tuple(examples.shape[1:]))
+        self._ids = distinct_ids(ids, len(examples), "training")
         self.model, self.policy = model, policy
         self.engine, self.mechanism, self.phases, self.random = engine, mechanism, tuple(phases), random
         self.average = ExponentialMovingAverage(model, ema_decay)
@@ -120,9 +133,13 @@ class PrivateTrainer:
         phase, step_of_phase = self._phase_of(step)
         if phase is not self._phase:
             self._enter(step)
-        batch = self.mechanism.sampler.sample(self.random.at("batch", step)).to(self.device)
-        sums, statistics = self._clipped_sum(batch, step)
-        noisy = self.mechanism.release(sums, account, self.random.at("noise", step))
+        batch = self.mechanism.sampler.sample(self.random.at("batch", step), self._ids)
+        on_device = batch.to(self.device)
+        clipped = self.clipped_sum(
+            self._examples[on_device], self._labels[on_device], self._ids[batch], self.keys(step)
+        )
+        statistics = self._statistics(clipped, step)
+        noisy = self.mechanism.release(clipped.gradients, account, self.random.at("noise", step))
         expected = self.mechanism.sampler.expected_batch_size
         for name, parameter in self.model.named_parameters():
             if name in noisy:
@@ -154,32 +171,51 @@ class PrivateTrainer:
         self.optimizer = make_optimizer(phase.optimizer, trained, phase.learning_rate, phase.momentum)
         self._phase = phase
 
-    def _clipped_sum(self, batch: Tensor, step: int) -> tuple[dict[str, Tensor], StepStatistics]:
-        """The clipped gradient sum of the examples at the indices ``batch`` ``[B]``, some at a time. B may be
-        0.
-        """
-        generator = torch.Generator().manual_seed(
-            int.from_bytes(self.random.at("views", step).bytes(7), "big")
+    def keys(self, step: int) -> StepKeys:
+        """The keys of a step. Of a secure source each call draws new ones: one call serves a whole batch."""
+        return StepKeys(
+            views=self.random.at("views", step).by_example(),
+            dropout=self.random.at("dropout", step).by_example(),
         )
-        parts = [self.engine.sum(*self._views(some, generator)) for some in batch.split(EXAMPLES_AT_A_TIME)]
+
+    def clipped_sum(self, examples: Tensor, labels: Tensor, ids: Tensor, keys: StepKeys) -> ClippedSum:
+        """The clipped gradient sum of examples ``[B, …]`` with these labels and ids, ``[B]`` each, in a step
+        with these keys, some of them at a time. B may be 0.
+
+        What an example adds depends on it, its label, its id, the keys and the weights: one more changes the
+        sum by what that one adds, and by nothing else.
+        """
+        together = (tensor.split(EXAMPLES_AT_A_TIME) for tensor in (examples, labels, ids))
+        parts = [
+            self.engine.sum(*self._views(some, their_labels, their_ids, keys))
+            for some, their_labels, their_ids in zip(*together, strict=True)
+        ]
         sums = parts[0].gradients
         for part in parts[1:]:
             for name, total in sums.items():
                 total += part.gradients[name]
-        norms, losses = torch.cat([part.norms for part in parts]), torch.cat([part.losses for part in parts])
-        statistics = StepStatistics(
-            step=step,
-            batch_size=len(batch),
-            mean_loss=float(losses.mean()) if len(batch) else 0.0,
-            median_norm=float(norms.median()) if len(batch) else 0.0,
-            fraction_clipped=float((norms > self.engine.max_grad_norm).float().mean()) if len(batch) else 0.0,
+        return ClippedSum(
+            sums,
+            norms=torch.cat([part.norms for part in parts]),
+            losses=torch.cat([part.losses for part in parts]),
             nonfinite=sum(part.nonfinite for part in parts),
         )
-        return sums, statistics
 
-    def _views(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Views and targets of the examples at ``indices`` ``[B]``, see :class:`ViewPolicy`."""
-        return self.policy(self._examples[indices], self._labels[indices], generator)
+    def _views(self, examples: Tensor, labels: Tensor, ids: Tensor, keys: StepKeys) -> tuple[Tensor, Tensor]:
+        """Views and targets of examples, see :class:`ViewPolicy`."""
+        return self.policy(examples, labels, keys.views.of(ids))
+
+    def _statistics(self, clipped: ClippedSum, step: int) -> StepStatistics:
+        norms, losses = clipped.norms, clipped.losses
+        count = len(norms)
+        return StepStatistics(
+            step=step,
+            batch_size=count,
+            mean_loss=float(losses.mean()) if count else 0.0,
+            median_norm=float(norms.median()) if count else 0.0,
+            fraction_clipped=float((norms > self.engine.max_grad_norm).float().mean()) if count else 0.0,
+            nonfinite=clipped.nonfinite,
+        )
 
     def state(self) -> dict[str, Tensor]:
         """All that a later process needs to go on, as one flat dictionary of tensors. Weights that are not

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from scipy.special import betaincinv
 from torch import Tensor
 
+from dpvision.privacy.by_example import ExampleDraws
 from dpvision.privacy.errors import InputError
 from dpvision.views.pool import Pool
 from dpvision.views.self_augmentation import SelfAugmentation
@@ -69,17 +70,17 @@ class DPMix:
         base = self.augmentation.augmult if self.base_in_mean else 0
         return base + (self.k_diff if self.pool_in_mean else 0) + self.k_self
 
-    def __call__(self, pixels: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
         """``[B, C, H, W], [B] -> [B, K, C, H, W], [B, K]``, or ``[B, K, num_classes]`` with a pool: see
         :class:`dpvision.views.policy.ViewPolicy`.
 
-        Every example takes the next numbers of the generator, so a batch handed over in parts gets the same
-        views (with a generator on the CPU).
+        Every example takes the next numbers that are its own: for its views, for the choice of public images
+        and their views, and for its mixtures.
         """
         B, K = len(pixels), self.augmentation.augmult
         per_view = self.augmentation.numbers_per_view
         sizes = [self.members * per_view, self.k_diff, 3 * self.k_self]
-        uniform = torch.rand(B, sum(sizes), generator=generator, device=generator.device).to(pixels.device)
+        uniform = draws.uniform(sum(sizes)).to(pixels.device)
         augmenting, choosing, mixing = uniform.split(sizes, dim=1)
         augmenting = augmenting.view(B, self.members, per_view)
         pairs = Pairs.draw(mixing.view(B, self.k_self, 3), self.members, self.alpha)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
+
+from dpvision.privacy.by_example import ExampleDraws
 
 
 class ViewPolicy(Protocol):
@@ -17,21 +18,21 @@ class ViewPolicy(Protocol):
     policy mixed two private examples, it would change several. :func:`dpvision.views.leak.check_no_leak`
     looks for such a leak.
 
-    All randomness comes from the generator, so that a resumed run can make the same views again. It carries
-    no part of the guarantee and need not be cryptographic.
+    All randomness comes from ``draws``, where each example has numbers of its own: whoever else is in the
+    batch, its views stay what they are.
     """
 
     @property
     def views_per_example(self) -> int:
         """K, at least 1."""
 
-    def __call__(self, pixels: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
         """Make the views of a batch.
 
         Args:
             pixels: uint8 ``[B, C, H, W]``. B may be 0.
             targets: int64 ``[B]``, class indices.
-            generator: on the pixels' device or on the CPU.
+            draws: of these examples, in their order. What it hands out is on the CPU.
 
         Returns:
             views: float32 ``[B, K, C, H, W]`` in [0, 1], on the pixels' device.

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from dpvision.privacy.by_example import ExampleDraws
 from dpvision.privacy.errors import InputError
 from dpvision.views import transforms
 
@@ -63,14 +63,13 @@ class SelfAugmentation:
         """How many uniform numbers a view takes."""
         return sum(self._numbers())
 
-    def __call__(self, pixels: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
         """``[B, C, H, W], [B] -> [B, K, C, H, W], [B, K]``: see :class:`dpvision.views.policy.ViewPolicy`.
 
-        Every view takes the next numbers of the generator, so a batch handed over in parts gets the same
-        views (with a generator on the CPU).
+        Every example takes the next numbers that are its own, as many for each view.
         """
-        shape = (len(pixels), self.augmult, self.numbers_per_view)
-        uniform = torch.rand(shape, generator=generator, device=generator.device).to(pixels.device)
+        uniform = draws.uniform(self.augmult * self.numbers_per_view).to(pixels.device)
+        uniform = uniform.view(len(pixels), self.augmult, self.numbers_per_view)
         return self.make(pixels, uniform), targets[:, None].repeat(1, self.augmult)
 
     def make(self, pixels: Tensor, uniform: Tensor) -> Tensor:

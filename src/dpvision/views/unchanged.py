@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from dpvision.privacy.by_example import ExampleDraws
 
 
 class Unchanged:
@@ -13,7 +14,7 @@ class Unchanged:
 
     views_per_example = 1
 
-    def __call__(self, pixels: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
         """``[B, …], [B] -> [B, 1, …], [B, 1]``, the examples as floating point."""
         floating = pixels if pixels.is_floating_point() else pixels.float()
         return floating.unsqueeze(1), targets.unsqueeze(1)
