@@ -72,7 +72,7 @@ class CannotRun(InputError):  # noqa: N818 (reads as what happened)
 
 
 class RowsMovedError(Exception):
-    """A layer was called on other rows than in the trial on random inputs: which row is whose is not known."""
+    """A layer was called on other rows than in the trial: which row is whose is not known."""
 
 
 class _Anchor(torch.autograd.Function):
@@ -151,7 +151,7 @@ def example_losses(
 
 
 def forward(model: nn.Module, rows: Tensor) -> Any:
-    """The network's output for rows ``[N, …]``. CannotRun where it fails; InputError if it holds no tensor."""
+    """The network's output for rows ``[N, …]``. CannotRun where it fails; InputError without a tensor."""
     try:
         output = model(rows)
     except _FAILURES as error:
@@ -197,9 +197,7 @@ def _by_autograd(
 
 
 @contextmanager
-def _hooks(
-    model: nn.Module, plan: Plan, batch: torch.Size, found: dict[str, PerExample]
-) -> Iterator[None]:
+def _hooks(model: nn.Module, plan: Plan, batch: torch.Size, found: dict[str, PerExample]) -> Iterator[None]:
     """While this lasts, gradients of ``batch`` = [B, K] views go to ``found`` as a backward pass has them. A
     module that is being replayed calls no hook.
     """

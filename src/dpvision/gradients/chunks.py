@@ -26,18 +26,17 @@ from dpvision.gradients.plan import random_like
 from dpvision.privacy.by_example import ExampleKey
 
 GIB = 1 << 30
-# What a pass takes whatever the size of its chunk, as the bytes of examples that it works on in the same time:
-# so much, and so much for each byte of the weights.
+# What a pass takes whatever the size of its chunk, as the bytes of examples that it works on in the same
+# time: so much, and so much for each byte of the weights.
 FIXED_BYTES = {"cpu": 4 << 20, "cuda": 4 * GIB}
 PER_BYTE_OF_WEIGHTS = 8
+MOST_EXAMPLES = 256
 ENOUGH_BYTES = GIB // 4
 """Beyond this a chunk gains nothing on a CPU, and its tensors leave the caches."""
 
 
-def chunk_size(
-    model: nn.Module, views: Tensor, expected_batch_size: float, memory_bytes: int
-) -> int:
-    """How many examples a chunk has, a power of two, from public numbers alone.
+def chunk_size(model: nn.Module, views: Tensor, expected_batch_size: float, memory_bytes: int) -> int:
+    """How many examples a chunk has, a power of two up to `MOST_EXAMPLES`, from public numbers alone.
 
     A batch of E examples takes E/n + ½ chunks of n, for half of the last one is blank, and each takes a fixed
     cost beside that of its examples: least in all for n = √(2·E·fixed cost / cost of an example).
@@ -52,7 +51,7 @@ def chunk_size(
     weights = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     fixed = FIXED_BYTES.get(kind, 4 * GIB) + PER_BYTE_OF_WEIGHTS * weights
     best = math.sqrt(2 * expected_batch_size * fixed / per_example)
-    largest = max(1.0, min(best, expected_batch_size, most / per_example))
+    largest = max(1.0, min(best, expected_batch_size, most / per_example, MOST_EXAMPLES))
     return 1 << int(math.log2(largest))
 
 

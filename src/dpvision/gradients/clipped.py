@@ -19,10 +19,10 @@ from dpvision.privacy.noise import SecureRandom
 ROUNDING_MARGIN = 1e-4
 """Gradients are clipped to this much less than max_grad_norm.
 
-Norms are never under-reported (rounding.py), so all that can lengthen what one example adds is the rounding of
-the sum, in float64. A batch of n examples, in chunks of c, goes through c + n/c additions, and the errors with
-and without an example are together below 2·(c + n/c)·n·2⁻⁵³·C: 5·10⁻⁸·C for 4,096 examples, and for a million
-in chunks of eight 3·10⁻⁵·C. Where terms cancel, see `per_example.SMALLEST_SHARE`.
+Norms are never under-reported (rounding.py), so all that can lengthen what one example adds is the rounding
+of the sum, in float64. A batch of n examples, in chunks of c, goes through c + n/c additions, and the errors
+with and without an example are together below 2·(c + n/c)·n·2⁻⁵³·C: 5·10⁻⁸·C for 4,096 examples, and for a
+million in chunks of eight 3·10⁻⁵·C. Where terms cancel, see `per_example.SMALLEST_SHARE`.
 """
 
 CLIPPING_NORMS = (1e-10, 1e10)
@@ -88,7 +88,8 @@ class ClippedGradient:
         self.expected_batch_size = expected_batch_size
         self._plan = Plan()
         self._planned_for: object = None
-        self._chunk = 0
+        self.chunk = 0
+        """How many examples go through the network at a time, once it was seen; the last ones filled up."""
 
     def sum(self, views: Tensor, targets: Tensor, dropout: Draws | None = None) -> ClippedSum:
         """The sum over a batch.
@@ -118,8 +119,8 @@ class ClippedGradient:
                 self._prepare(views, targets)
                 if dropout is None and active_dropout(self.model):
                     dropout = SecureRandom().by_example().of(torch.arange(len(views)))
-                for first in range(0, len(views), self._chunk):
-                    some = slice(first, first + self._chunk)
+                for first in range(0, len(views), self.chunk):
+                    some = slice(first, first + self.chunk)
                     chunk_norms, chunk_losses = self._add(total, views[some], targets[some], dropout, first)
                     norms.append(chunk_norms)
                     losses.append(chunk_losses)
@@ -133,8 +134,8 @@ class ClippedGradient:
         their norms and losses, ``[b]`` each.
         """
         count = len(views)
-        missing = self._chunk - count
-        places = torch.arange(first, first + self._chunk).clamp(max=first + count - 1)
+        missing = self.chunk - count
+        places = torch.arange(first, first + self.chunk).clamp(max=first + count - 1)
         try:
             norms, losses = self._add_pass(
                 total,
@@ -194,7 +195,7 @@ class ClippedGradient:
         autocast = resolve_precision(self.precision, views.device)
         while not is_the_same_everywhere(self.model, self.loss, plan, views, targets, autocast, chunk):
             chunk //= 2
-        self._plan, self._chunk, self._planned_for = plan, chunk, planned_for
+        self._plan, self.chunk, self._planned_for = plan, chunk, planned_for
 
     def _largest_chunk(self, views: Tensor) -> int:
         memory = self.memory_limit(views.device)

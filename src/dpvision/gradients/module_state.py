@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,10 +45,16 @@ def with_tensors(model: nn.Module, values: Mapping[Tensor, Tensor]) -> Iterator[
     """While this lasts, the module and those in it have other tensors for some of their parameters and
     buffers, wherever and under however many names these are registered.
     """
-    places: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
-    for module in model.modules():
-        for registered in (module._parameters, module._buffers):
-            places += [(registered, name, t) for name, t in registered.items() if t is not None and t in values]
+    places: list[tuple[dict[str, Any], str, Tensor]] = []
+    registries: list[dict[str, Any]] = [
+        registered for module in model.modules() for registered in (module._parameters, module._buffers)
+    ]
+    for registered in registries:
+        places += [
+            (registered, name, tensor)
+            for name, tensor in registered.items()
+            if tensor is not None and tensor in values
+        ]
     try:
         for registered, name, tensor in places:
             registered[name] = values[tensor]

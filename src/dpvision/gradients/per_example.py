@@ -17,9 +17,9 @@ SMALLEST_SHARE = 2.0**-24
 """A squared norm is reported as at least this share of what its terms would come to without cancelling.
 
 Where a gradient is a sum whose terms cancel, the weighted sum over examples is off by rounding errors of the
-terms, not of the gradient. Clipped by the reported norm, the terms of an example come to at most 2¹²·C, so with
-n examples in a batch, in float64 sums of m terms in a row, all these errors are below 2¹²·m·n·2⁻⁵³·C: for
-4,096 examples in chunks with 10,000 positions and views, 1.9·10⁻⁵·C.
+terms, not of the gradient. Clipped by the reported norm, the terms of an example come to at most 2¹²·C, so
+with n examples in a batch, in float64 sums of m terms in a row, all these errors are below 2¹²·m·n·2⁻⁵³·C:
+for 4,096 examples in chunks with 10,000 positions and views, 1.9·10⁻⁵·C.
 """
 
 
@@ -27,8 +27,8 @@ class PerExample(Protocol):
     """The gradients g_1 … g_B of one parameter; g_b is that of example b's mean loss over its views.
 
     *Guarantee.* Σ_b weights[b]·g_b as `weighted_sum` computes it is off by no more than double-precision
-    rounding from a sum of B parts, of which the b-th depends on example b and weights[b] alone, and is at most
-    weights[b]·√squared_norms[b] long. tests/gradients/test_rounding.py shows it for each implementation.
+    rounding from a sum of B parts, of which the b-th depends on example b and weights[b] alone, and is at
+    most weights[b]·√squared_norms[b] long. tests/gradients/test_rounding.py shows it for each implementation.
     """
 
     def squared_norms(self) -> Tensor:

@@ -119,7 +119,7 @@ def _given_to_the_whole(plan: Plan, names: set[str]) -> Plan:
     }
     owners[""] = owners.get("", {}) | {name: name for name in names}
     owners = {path: owned for path, owned in owners.items() if owned}
-    return Plan(owners, plan.used_once - names, plan.rows | {"": 1.0})
+    return Plan(owners, plan.used_once - names, {**plan.rows, "": 1.0})
 
 
 def _refuse_replayed_dropout(model: nn.Module, plan: Plan) -> None:
@@ -242,7 +242,12 @@ def _assign(model: nn.Module, rows: Tensor, dropping: list[str]) -> Plan:
 
 
 def _wrong(
-    model: nn.Module, loss: Loss, plan: Plan, inputs: Tensor, labels: Tensor, expected: list[dict[str, Tensor]]
+    model: nn.Module,
+    loss: Loss,
+    plan: Plan,
+    inputs: Tensor,
+    labels: Tensor,
+    expected: list[dict[str, Tensor]],
 ) -> set[str]:
     """Names of the parameters whose per-example gradients are not those expected."""
     at_a_time = 1 if plan.one_by_one else len(inputs)

@@ -35,8 +35,8 @@ def refuse_cross_example_layers(model: nn.Module) -> None:
 
 
 def refuse_unusable(model: nn.Module) -> None:
-    """InputError for a network that mixes examples by its layers' kinds, cannot be looked into, or has nothing
-    to train.
+    """InputError for a network that mixes examples by its layers' kinds, cannot be looked into, or has
+    nothing to train.
     """
     for path, module in model.named_modules():
         name = f"layer '{path}'" if path else "it"
@@ -47,8 +47,8 @@ def refuse_unusable(model: nn.Module) -> None:
             )
         if type(module).__name__ == "OptimizedModule":  # not imported: it takes seconds
             raise InputError(
-                f"network: {name} is compiled, so that its layers cannot be watched; give the module that was "
-                "compiled (its _orig_mod)"
+                f"network: {name} is compiled, so that its layers cannot be watched; give the module that "
+                "was compiled (its _orig_mod)"
             )
     refuse_cross_example_layers(model)
     for parameter_path, parameter in model.named_parameters():

@@ -6,8 +6,8 @@ clipping leaves. Below u = 2⁻²⁴ is the unit roundoff of float32, and γ_n =
 error of a sum of n products in float32, in whatever order it is taken, with or without fused operations
 (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1).
 
-**A float32 sum of n squares may be low by n·u**, and is where all its terms are equal: 2 % at 1.6·10⁷. So only
-`BLOCK` squares at a time are summed in float32, and the blocks in float64.
+**A float32 sum of n squares may be low by n·u**, and is where all its terms are equal: 2 % at 1.6·10⁷. So
+only `BLOCK` squares at a time are summed in float32, and the blocks in float64.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def squared_norms(rows: Tensor) -> Tensor:
     """The squares of the norms of rows ``[B, n]``: ``[B]``, float64, never below the true ones.
 
     A block's norm r̂, √ of a float32 sum of m = `BLOCK` squares, is at least r·√(1 − γ_m)·(1 − u), so r̂² ≥
-    r²·(1 − (m + 3)·u) for m·u < 10⁻². Squaring and adding the blocks in float64 loses less than n·2⁻⁵³ < u for
-    n < 2²⁹. The result is multiplied by 1 + 2·m·u, which is more, and at most 5·10⁻⁵ above the truth. Squares
-    that are too small for float32 are lost: less than 2·2⁻¹²⁶ for each, which is added.
+    r²·(1 − (m + 3)·u) for m·u < 10⁻². Squaring and adding the blocks in float64 loses less than n·2⁻⁵³ < u
+    for n < 2²⁹. The result is multiplied by 1 + 2·m·u, which is more, and at most 5·10⁻⁵ above the truth.
+    Squares that are too small for float32 are lost: less than 2·2⁻¹²⁶ for each, which is added.
     """
     number = rows.shape[1]
     whole = number - number % BLOCK

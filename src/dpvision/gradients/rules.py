@@ -21,7 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpvision.gradients.convolution import convolution_gradient
-from dpvision.gradients.per_example import Factored, Instantiated, PerExample, equal_parts, ghost_is_cheaper, widened
+from dpvision.gradients.per_example import (
+    Factored,
+    Instantiated,
+    PerExample,
+    equal_parts,
+    ghost_is_cheaper,
+    widened,
+)
 from dpvision.gradients.standardized import PulledBack
 from dpvision.networks.weight_standardization import WeightStandardizedConv2d
 
@@ -29,8 +36,9 @@ from dpvision.networks.weight_standardization import WeightStandardizedConv2d
 NUMBERS_IN_CACHE = 1 << 18
 
 FEW_WEIGHTS = 8
-"""In a standardised filter of so few weights, most of a gradient vanishes when it is pulled back, and is better
-formed than bounded. (Nothing at all is left of two.)"""
+"""In a standardised filter of so few weights, most of a gradient vanishes when it is pulled back, and is
+better formed than bounded. (Nothing at all is left of two.)
+"""
 
 Rule = Callable[[Any, Tensor, Tensor, int, bool], Mapping[str, PerExample] | None]
 RULES: dict[type[nn.Module], Rule] = {}
@@ -84,7 +92,7 @@ def weight_standardized_convolution(
     weight, gain = layer.weight.detach(), layer.gain.detach()
     gradients = convolution_gradient(layer, weight, x, g, examples, ghost=False).instantiate()
     pulled_back = PulledBack(gradients, weight, gain)
-    of_weight = pulled_back
+    of_weight: PerExample = pulled_back
     if weight[0].numel() <= FEW_WEIGHTS:
         of_weight = Instantiated(pulled_back.instantiate())
     found: dict[str, PerExample] = {"weight": of_weight, "gain": Instantiated(pulled_back.to_gain)}

@@ -24,12 +24,12 @@ class PulledBack:
     constants, so that ‖P g‖² = (gain · scale)² (‖g‖² − n·mean(g)² − (unit·g)²). The weighted sum is pulled
     back once, as P Σ_b w_b g_b, in float64.
 
-    *The norm.* P is taken with the unit as computed, of which q = ‖unit‖² is nearly 1 and s = Σ unit nearly 0;
-    then ‖P g‖² is off from that formula by (1 − q)·(unit·g)² + 2·s·mean(g)·(unit·g), at most (|q − 1| +
-    2·|s|/√n)·‖g‖². unit·g, Σ g and s are sums of n terms in float32, off by at most γ_n·√q·‖g‖, γ_n·√n·‖g‖ and
-    γ_n·√n·√q (u and γ as in `rounding`), which makes less than 8·(n + 2)·u·‖g‖² where n·u < 1/8. All that is
-    added. Beyond it no more is reported than P can leave of ‖g‖². What nearly vanishes under P is so reported
-    as more than it is, and never as less.
+    *The norm.* P is taken with the unit as computed, of which q = ‖unit‖² is nearly 1 and s = Σ unit nearly
+    0; then ‖P g‖² is off from that formula by (1 − q)·(unit·g)² + 2·s·mean(g)·(unit·g), at most (|q − 1| +
+    2·|s|/√n)·‖g‖². unit·g, Σ g and s are sums of n terms in float32, off by at most γ_n·√q·‖g‖, γ_n·√n·‖g‖
+    and γ_n·√n·√q (u and γ as in `rounding`), which makes less than 8·(n + 2)·u·‖g‖² where n·u < 1/8. All that
+    is added. Beyond it no more is reported than P can leave of ‖g‖². What nearly vanishes under P is so
+    reported as more than it is, and never as less.
 
     gradients: ``[B, C_out, C_in, kH, kW]``, those of gain · unit. weight: ``[C_out, C_in, kH, kW]``; gain:
     ``[C_out]``.

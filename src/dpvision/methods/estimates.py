@@ -29,7 +29,13 @@ class Estimate:
 def seconds_per_step(settings: GradientSettings, model: Classifier) -> float:
     """The time of views and clipped gradients of a full batch, measured on part of one."""
     device = model.normalize.mean.device
-    engine = ClippedGradient(model, cross_entropy, settings.max_grad_norm, precision=settings.precision)
+    engine = ClippedGradient(
+        model,
+        cross_entropy,
+        settings.max_grad_norm,
+        precision=settings.precision,
+        expected_batch_size=settings.expected_batch_size,
+    )
     policy = settings.stand_in_views(model.image_shape, len(model.class_names))
     generator = torch.Generator().manual_seed(0)
 
@@ -44,8 +50,8 @@ def seconds_per_step(settings: GradientSettings, model: Classifier) -> float:
         sums.norms.sum().item()  # waits for the device
         return time.perf_counter() - started
 
-    examples = 1
-    run(examples)  # the check of the network, the first memory
+    run(1)  # the check of the network, the first memory
+    examples = min(engine.chunk, settings.expected_batch_size)
     seconds = run(examples)
     while seconds < PROBE_SECONDS / 4 and examples < settings.expected_batch_size:
         examples = min(examples * 4, settings.expected_batch_size)

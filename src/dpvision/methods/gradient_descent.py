@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpvision.gradients import ClippedGradient, Precision, resolve_precision
+from dpvision.gradients import ClippedGradient, Precision, check_clipping_norm, resolve_precision
 from dpvision.methods.settings import check
 from dpvision.methods.stages import Stage
 from dpvision.methods.view_settings import ViewSettings
@@ -69,7 +69,7 @@ class GradientSettings(ViewSettings):
         super().__post_init__()
         check(self.steps >= 1, "steps", "at least 1", self.steps)
         check(self.expected_batch_size >= 1, "expected_batch_size", "at least 1", self.expected_batch_size)
-        check(0 < self.max_grad_norm < math.inf, "max_grad_norm", "above 0 and finite", self.max_grad_norm)
+        check_clipping_norm(self.max_grad_norm)
         check(0 < self.learning_rate < math.inf, "learning_rate", "above 0 and finite", self.learning_rate)
         check(0 <= self.momentum < 1, "momentum", "at least 0 and below 1", self.momentum)
         check(0 <= self.ema_decay < 1, "ema_decay", "at least 0 and below 1", self.ema_decay)
@@ -159,7 +159,13 @@ def descend(
         examples,
         labels,
         policy=policy,
-        engine=ClippedGradient(model, cross_entropy, settings.max_grad_norm, precision=settings.precision),
+        engine=ClippedGradient(
+            model,
+            cross_entropy,
+            settings.max_grad_norm,
+            precision=settings.precision,
+            expected_batch_size=settings.expected_batch_size,
+        ),
         mechanism=replace(stage.mechanism, sampler=stage.mechanism.sampler.over(len(examples))),
         phases=phases,
         ema_decay=settings.ema_decay,

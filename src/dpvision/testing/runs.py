@@ -10,7 +10,6 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from dpvision.api import synthesize, train
 from dpvision.api.synthesis import METHOD as SYNTHESIS
@@ -24,7 +23,6 @@ from dpvision.privacy import (
     Account,
     Budget,
     GaussianSumMechanism,
-    InputError,
     NeighboringRelation,
     PoissonSampler,
     SeededRandom,
@@ -104,13 +102,7 @@ def training_run(
         max_grad_norm, noise_multiplier, sample_rate, steps, learning_rate: of plain SGD.
         seed: of batches, views and noise.
 
-    Raises:
-        InputError: the network has active dropout, whose draws for one example depend on who else is there.
     """
-    if any(isinstance(module, _DropoutNd) and module.p > 0 for module in network.modules()):
-        raise InputError(
-            "the network has dropout, whose draws cannot be repeated; set its p to 0 for the check"
-        )
     sampler = PoissonSampler(num_examples, sample_rate)
 
     def run(images: Images, folder: Path) -> Path:
@@ -122,7 +114,13 @@ def training_run(
             images.pixels,
             labels,
             policy=policy or AS_IT_IS,
-            engine=ClippedGradient(model, cross_entropy, max_grad_norm, precision="float32"),
+            engine=ClippedGradient(
+                model,
+                cross_entropy,
+                max_grad_norm,
+                precision="float32",
+                expected_batch_size=sampler.expected_batch_size,
+            ),
             mechanism=GaussianSumMechanism(noise_multiplier, max_grad_norm, sampler.over(len(images))),
             phases=[Phase(steps, "sgd", learning_rate)],
             ema_decay=0.5,

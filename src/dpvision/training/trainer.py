@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dpvision.gradients import ClippedGradient, ClippedSum
+from dpvision.gradients.chunks import MOST_EXAMPLES
 from dpvision.privacy.by_example import ExampleKey, distinct_ids
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.mechanisms import GaussianSumMechanism, Recorder
@@ -24,7 +25,7 @@ from dpvision.training.saved_state import check_tensors, whole_number
 from dpvision.views import ViewPolicy, check_no_leak
 
 # Examples whose views are made and held at a time.
-EXAMPLES_AT_A_TIME = 256
+EXAMPLES_AT_A_TIME = MOST_EXAMPLES
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,9 @@ class PrivateTrainer:
         """
         together = (tensor.split(EXAMPLES_AT_A_TIME) for tensor in (examples, labels, ids))
         parts = [
-            self.engine.sum(*self._views(some, their_labels, their_ids, keys))
+            self.engine.sum(
+                *self._views(some, their_labels, their_ids, keys), dropout=keys.dropout.of(their_ids)
+            )
             for some, their_labels, their_ids in zip(*together, strict=True)
         ]
         sums = parts[0].gradients
