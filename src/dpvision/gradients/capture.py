@@ -131,7 +131,7 @@ def example_losses(
     """The mean loss of each example over its views, ``[B]``. CannotRun where network or loss fail; InputError
     where they return something else than they must.
     """
-    rows, labels = _laid_out_channels_last(views.flatten(0, 1)), targets.flatten(0, 1)
+    rows, labels = _laid_out(views.flatten(0, 1)), targets.flatten(0, 1)
     with torch.autocast(views.device.type, dtype=autocast, enabled=autocast is not None):
         output = forward(model, rows)
     output = tree_map_only(Tensor, lambda leaf: widened(leaf) if leaf.is_floating_point() else leaf, output)
@@ -287,10 +287,14 @@ def _unchanged_buffers(model: nn.Module) -> Iterator[None]:
             )
 
 
-def _laid_out_channels_last(rows: Tensor) -> Tensor:
-    """Images ``[N, C, H, W]`` with channels last in memory, in which most layers are faster; others as they
-    are.
+def _laid_out(rows: Tensor) -> Tensor:
+    """Images ``[N, C, H, W]`` with channels last in memory, in which most layers are faster; features ``[N,
+    D]`` with every row at a multiple of 64 bytes, for on a CPU a matrix product may round by where a row is;
+    others as they are.
     """
+    if rows.ndim == 2 and rows.is_floating_point():
+        count, width = rows.shape
+        return rows.new_zeros(count, -(-width // 16) * 16)[:, :width].copy_(rows)
     if rows.ndim != 4:
         return rows
     if rows.shape[1] > 1:

@@ -50,6 +50,10 @@ def decides_by_values(model: nn.Module, rows: Tensor) -> bool:
 class _Flow(TorchDispatchMode):
     """Follows all tensors that were made of the rows, by the memory that they share."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else PyTorch imports its compiler, which takes seconds
+
     def __init__(self, rows: Tensor) -> None:
         super().__init__()
         self.decided = False

@@ -120,13 +120,13 @@ class Factored:
     shaped: Callable[[Tensor], Tensor]
 
     def squared_norms(self) -> Tensor:
-        # One example at a time: however many there are, all operations have the same shape for each.
-        pairs = zip(self.x.split(1), self.g.split(1), strict=True)
-        return torch.cat([self._squared_norm(*self.factors(x, g)) for x, g in pairs])
+        at_a_time = equal_parts(len(self.x), self._at_a_time())
+        parts = zip(self.x.split(at_a_time), self.g.split(at_a_time), strict=True)
+        return torch.cat([self._squared_norms(*self.factors(x, g)) for x, g in parts])
 
     @staticmethod
-    def _squared_norm(a: Tensor, b: Tensor) -> Tensor:
-        """``[1, T, D], [1, T, P] -> [1]``."""
+    def _squared_norms(a: Tensor, b: Tensor) -> Tensor:
+        """``[B, T, D], [B, T, P] -> [B]``."""
         bound = rounding.squared_norms(a.flatten(1)) * rounding.squared_norms(b.flatten(1))
         if a.shape[1] == 1:  # a single product: ‖b aᵀ‖ = ‖a‖‖b‖
             return bound
@@ -138,14 +138,19 @@ class Factored:
     def weighted_sum(self, weights: Tensor) -> Tensor:
         x, kept = weighted_rows(self.x, weights)
         g, _ = weighted_rows(self.g, weights)
-        first_a, first_b = self.factors(self.x[:1], self.g[:1])
-        total = first_a.new_zeros(first_b.shape[2], first_a.shape[2], dtype=torch.float64)
-        at_a_time = max(1, rounding.AT_A_TIME // max(1, first_a.numel()))
+        a, b = self.factors(self.x[:1], self.g[:1])
+        total = a.new_zeros(b.shape[2], a.shape[2], dtype=torch.float64)
+        at_a_time = self._at_a_time()
         for start in range(0, len(kept), at_a_time):
-            some_x, some_g, some = (tensor[start : start + at_a_time] for tensor in (x, g, kept))
-            a, b = (factor.double() for factor in self.factors(some_x, some_g))
-            total.addmm_((b * some.view(-1, 1, 1)).flatten(0, 1).t(), a.flatten(0, 1))
+            some = slice(start, start + at_a_time)
+            a, b = (factor.double() for factor in self.factors(x[some], g[some]))
+            total.addmm_((b * kept[some].view(-1, 1, 1)).flatten(0, 1).t(), a.flatten(0, 1))
         return self.shaped(total)
+
+    def _at_a_time(self) -> int:
+        """Examples whose factors may be made float64 together."""
+        a, b = self.factors(self.x[:1], self.g[:1])
+        return max(1, rounding.AT_A_TIME // max(1, a.numel() + b.numel()))
 
     def instantiate(self) -> Tensor:
         a, b = self.factors(self.x, self.g)

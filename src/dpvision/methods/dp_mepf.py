@@ -21,6 +21,7 @@ from dpvision.methods.gradient_descent import Checkpoints
 from dpvision.methods.settings import with_overrides
 from dpvision.methods.stages import Stage, TrainingPlan
 from dpvision.networks import Normalize
+from dpvision.networks.by_row import by_row, rows_at_a_time
 from dpvision.networks.generators import NARROWEST, WIDEST, Generator
 from dpvision.priors import build_encoder
 from dpvision.priors.encoder import Encoder
@@ -111,13 +112,13 @@ def embedding_sums(
     """
     normalize = Normalize().to(device)
     sums = {name: total.to(device) for name, total in mechanism.zero().items()}
-    at_a_time = max(1, min(500, NUMBERS_AT_A_TIME // mechanism.num_features))
+    at_a_time = max(1, min(rows_at_a_time(device), NUMBERS_AT_A_TIME // mechanism.num_features))
     done = 0
-    for indices in torch.arange(len(images)).split(at_a_time):
-        features = encoder(normalize(images.pixels[indices].to(device)))
-        labels = None if mechanism.num_classes is None or images.labels is None else images.labels[indices]
+    for features in by_row(lambda some: encoder(normalize(some)), images.pixels, device, at_a_time):
+        some = slice(done, done + len(features))
+        labels = None if mechanism.num_classes is None or images.labels is None else images.labels[some]
         mechanism.add(sums, features, labels)
-        done += len(indices)
+        done += len(features)
         if progress:
             progress("reading images", done, len(images))
     return sums

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dpvision.images import Images
 from dpvision.images.decode import MAX_PIXELS
 from dpvision.networks import Classifier, build_classifier
+from dpvision.networks.by_row import by_row
 from dpvision.priors.encoder import Encoder
 from dpvision.priors.encoders import ConcatenatedEncoder, build_encoder, rebuild_encoder
 from dpvision.priors.prior_file import learned_from
@@ -20,8 +21,6 @@ from dpvision.privacy.errors import InputError
 
 KIND = "encoder"
 """What the config of such a classifier has for a network."""
-
-IMAGES_AT_A_TIME = 500
 
 Head = Literal["linear", "linear_with_intercept", "affine"]
 
@@ -138,16 +137,18 @@ def refuse_own_encoder(encoder: Encoder, images: Images) -> None:
 
 @torch.no_grad()
 def encoded(model: Classifier, pixels: Tensor) -> Tensor:
-    """The features ``[N, D]`` of images uint8 ``[N, C, H, W]``, on the device of the model.
+    """The features ``[N, D]`` of images uint8 ``[N, C, H, W]``, on the device of the model. Those of an image
+    do not depend on the others.
 
     Raises:
         InputError: the model is not on the features of an encoder.
     """
     if not isinstance(model.network, FeatureClassifier):
         raise InputError("only a classifier on the features of an encoder has features to compute")
-    device = model.normalize.mean.device
-    pieces = pixels.split(IMAGES_AT_A_TIME)
-    return torch.cat([model.network.features(model.normalize(some.to(device))) for some in pieces])
+    network, normalize = model.network, model.normalize
+    return torch.cat(
+        list(by_row(lambda some: network.features(normalize(some)), pixels, normalize.mean.device))
+    )
 
 
 def _classifier(encoder: Encoder, class_names: Sequence[str], **options: Any) -> Classifier:

@@ -24,7 +24,7 @@ new folder. Returns the folder, of it or in it, that holds what may be published
 """
 
 ROUNDING = 1e-5
-"""Relative to the norm of a sum: what floating-point addition in float32 may make of it."""
+"""Relative to the norm of a release: what rounding it to float32 may make of it."""
 
 IMPROBABLE = 1e-9
 """How improbable a statistic of right noise may be."""
@@ -192,6 +192,10 @@ def _differing_batches(pair: Neighbours, first: Transcript, second: Transcript) 
             yield f"batch {number}: it differs by other examples than the one"
         elif any(before[one] != digest for one, digest in after.items() if one != changed):
             yield f"batch {number}: the views of other examples than the one differ"
+    for number, (earlier, later) in enumerate(zip(first.norms, second.norms, strict=False), start=1):
+        others = (one for one in later.keys() & earlier.keys() if one != changed)
+        if any(repr(earlier[one]) != repr(later[one]) for one in others):
+            yield f"sum {number}: the gradients of other examples than the one differ"
 
 
 def _differences(
@@ -205,7 +209,7 @@ def _differences(
             yield f"release {number}: {_public(after)} is public and was {_public(before)}"
             continue
         distance, bound = before.distance(after), _bound(before, neighboring_relation)
-        if not distance <= bound + ROUNDING * max(before.norm, after.norm):
+        if not distance <= bound:
             yield f"release {number}: the sums differ by {distance:.6g}, more than {bound:.6g}"
         # The sums of the two runs differ: a float32 of each has lost another rounding error to the noise.
         unit = before.mechanism.standard_deviation

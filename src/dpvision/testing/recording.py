@@ -13,6 +13,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from dpvision.gradients import ClippedSum
 from dpvision.privacy import GaussianEvent, GaussianSumMechanism, RandomSource
 from dpvision.privacy.mechanisms import Recorder
 from dpvision.training import PrivateTrainer, StepKeys
@@ -60,10 +61,12 @@ class Transcript:
         releases: in their order.
         batches: whose views were made, call by call: by the id of each example, a digest of its views and
             targets.
+        norms: of the gradients that were summed, by sum: by the id of each example, the norm and the loss.
     """
 
     releases: list[Release] = field(default_factory=list)
     batches: list[Mapping[int, bytes]] = field(default_factory=list)
+    norms: list[Mapping[int, tuple[float, float]]] = field(default_factory=list)
 
 
 @contextmanager
@@ -76,6 +79,7 @@ def recorded(replayed: Transcript | None = None) -> Iterator[Transcript]:
     """
     transcript = Transcript()
     release, views = GaussianSumMechanism.release, PrivateTrainer._views
+    clipped_sum = PrivateTrainer.clipped_sum
 
     def watched_release(
         mechanism: GaussianSumMechanism, sums: Mapping[str, Tensor], account: Recorder, random: RandomSource
@@ -102,7 +106,16 @@ def recorded(replayed: Transcript | None = None) -> Iterator[Transcript]:
         transcript.batches.append(dict(zip(ids.tolist(), digests, strict=True)))
         return made, targets
 
+    def watched_sum(
+        trainer: PrivateTrainer, examples: Tensor, labels: Tensor, ids: Tensor, keys: StepKeys
+    ) -> ClippedSum:
+        found = clipped_sum(trainer, examples, labels, ids, keys)
+        figures = zip(found.norms.tolist(), found.losses.tolist(), strict=True)
+        transcript.norms.append(dict(zip(ids.tolist(), figures, strict=True)))
+        return found
+
     with (
+        mock.patch.object(PrivateTrainer, "clipped_sum", watched_sum),
         mock.patch.object(GaussianSumMechanism, "release", watched_release),
         mock.patch.object(PrivateTrainer, "_views", watched_views),
         mock.patch.object(time, "monotonic", return_value=0.0),

@@ -1,0 +1,45 @@
+"""A function of a batch, row by row, so that no row's result depends on the others to the last bit.
+
+A network that treats every row by itself may still round otherwise in a batch of another size. With one image
+more, the features of all others would then move a little, and so would a sum over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+
+def rows_at_a_time(device: torch.device) -> int:
+    """How many keep it busy."""
+    return 64 if device.type == "cpu" else 512
+
+
+def by_row(
+    function: Callable[[Tensor], Tensor], rows: Tensor, device: torch.device, most: int | None = None
+) -> Iterator[Tensor]:
+    """``function`` of rows uint8 ``[N, …]``, taken to ``device``, some at a time: ``[n, …]`` each.
+
+    All batches have one shape, the last being filled up. The shape is the largest, of at most ``most`` rows,
+    in which random rows gave the same wherever they stood.
+    """
+    size = rows_at_a_time(device) if most is None else most
+    while not _is_the_same_everywhere(function, rows[:1], size, device):
+        size //= 2
+    for some in rows.split(size):
+        filled = torch.cat([some, some[-1:].expand(size - len(some), *some.shape[1:])])
+        yield function(filled.to(device))[: len(some)]
+
+
+def _is_the_same_everywhere(
+    function: Callable[[Tensor], Tensor], row: Tensor, size: int, device: torch.device
+) -> bool:
+    """Tried on random rows of the shape of ``row``."""
+    if size <= 1:
+        return True
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(256, (size, *row.shape[1:]), generator=generator, dtype=torch.uint8).to(device)
+    order = torch.randperm(size, generator=generator).to(device)
+    return torch.equal(function(rows)[order], function(rows[order]))
