@@ -56,3 +56,22 @@ def test_an_estimate_grows_with_the_data() -> None:
     small, large = (estimate(config, (1, 28, 28), NAMES, n, "cpu") for n in (100, 10_000_000))
     assert small.seconds > 0
     assert large.memory_bytes - small.memory_bytes == pytest.approx(2 * 28 * 28 * 9_999_900, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "needed"),
+    [
+        ("max_grad_norm", "1", "a number, not '1'"),
+        ("max_grad_norm", True, "a number, not True"),
+        ("max_grad_norm", 1e-24, "a number from 1e-10 to 1e"),
+        ("max_grad_norm", float("inf"), "a number from 1e-10 to 1e"),
+        ("steps", 2.5, "a whole number, not 2.5"),
+        ("steps", None, "a whole number, not None"),
+        ("flip", 1, "true or false, not 1"),
+        ("network", 3, "a name, not 3"),
+        ("network_options", [], "a table of options"),
+    ],
+)
+def test_a_setting_of_another_type_is_named(setting: str, value: object, needed: str) -> None:
+    with pytest.raises(InputError, match=f"{setting}.* must be {needed}|{setting}: must be {needed}"):
+        default_config(100, (1, 28, 28), NAMES, Budget(1.0, 1e-3), "cpu", {"steps": 2} | {setting: value})

@@ -71,7 +71,7 @@ class CannotRun(InputError):  # noqa: N818 (reads as what happened)
     """The network, or the loss, fails on an input; the message says how."""
 
 
-class RowsMovedError(Exception):
+class RowsMoved(InputError):  # noqa: N818
     """A layer was called on other rows than in the trial: which row is whose is not known."""
 
 
@@ -104,8 +104,9 @@ def per_example_gradients(
         or None. ``dropout``: what dropout layers drop by, or None for no dropout.
 
     Raises:
-        InputError: the network or the loss fails (`CannotRun`), or a buffer of the network was changed.
-        RowsMovedError: of several examples, the rows of one cannot be told from those of another.
+        CannotRun: the network or the loss fails.
+        InputError: a buffer of the network was changed.
+        RowsMoved: of several examples, the rows of one cannot be told from those of another.
     """
     with left_as_it_was(model), dropout_drawn(model, dropout), _unchanged_buffers(model):
         if plan.one_by_one:
@@ -253,8 +254,13 @@ class _OfCall:
 
     def _check_rows(self, args: Any, kwargs: Any, output: Any) -> None:
         expected = self.rows * self.batch.numel()
-        if any(abs(len(leaf) - expected) > 0.5 for leaf in leaves_with_rows(args, kwargs, output)):
-            raise RowsMovedError
+        found = [len(leaf) for leaf in leaves_with_rows(args, kwargs, output)]
+        if any(abs(rows - expected) > 0.5 for rows in found):
+            raise RowsMoved(
+                f"network: a {type(self.module).__name__} layer was called on {found} rows, where the trial "
+                f"on random inputs says {expected:g}, so that which row is whose is not known; let every "
+                "layer treat as many rows for each example"
+            )
 
     def _add(self, args: tuple[Any, ...], kwargs: dict[str, Any], gradient: Tensor) -> None:
         computed = layer_gradients(

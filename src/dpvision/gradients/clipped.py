@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dpvision.gradients.capture import Loss, Plan, RowsMovedError, per_example_gradients
+from dpvision.gradients.capture import Loss, Plan, per_example_gradients
 from dpvision.gradients.chunks import GIB, blank, chunk_size, is_the_same_everywhere
 from dpvision.gradients.dropout import Draws, active_dropout
 from dpvision.gradients.plan import make_plan
@@ -133,45 +133,14 @@ class ClippedGradient:
         """Add the clipped gradients of a chunk's examples, from the ``first`` of the batch on, to ``total``;
         their norms and losses, ``[b]`` each.
         """
-        count = len(views)
+        count, autocast = len(views), resolve_precision(self.precision, views.device)
         missing = self.chunk - count
-        places = torch.arange(first, first + self.chunk).clamp(max=first + count - 1)
-        try:
-            norms, losses = self._add_pass(
-                total,
-                self._plan,
-                torch.cat([views, blank(views, missing)]) if missing else views,
-                torch.cat([targets, targets.new_zeros(missing, *targets.shape[1:])]) if missing else targets,
-                dropout[places] if dropout is not None else None,
-                count,
-            )
-        except RowsMovedError:
-            each = [
-                self._add_pass(
-                    total,
-                    Plan(one_by_one=True),
-                    views[place : place + 1],
-                    targets[place : place + 1],
-                    dropout[places[place : place + 1]] if dropout is not None else None,
-                    1,
-                )
-                for place in range(count)
-            ]
-            norms, losses = (torch.cat(values) for values in zip(*each, strict=True))
-        return norms, losses
-
-    def _add_pass(
-        self,
-        total: dict[str, Tensor],
-        plan: Plan,
-        views: Tensor,
-        targets: Tensor,
-        dropout: Draws | None,
-        count: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Add those of the first ``count`` examples of one pass."""
-        autocast = resolve_precision(self.precision, views.device)
-        found = per_example_gradients(self.model, self.loss, plan, views, targets, autocast, dropout)
+        if missing:
+            views = torch.cat([views, blank(views, missing)])
+            targets = torch.cat([targets, targets.new_zeros(missing, *targets.shape[1:])])
+        if dropout is not None:
+            dropout = dropout[torch.arange(first, first + self.chunk).clamp(max=first + count - 1)]
+        found = per_example_gradients(self.model, self.loss, self._plan, views, targets, autocast, dropout)
         with torch.no_grad():
             squares = torch.stack([gradient.squared_norms() for gradient in found.gradients.values()])
             norms = squares.sum(dim=0).sqrt()[:count]

@@ -29,7 +29,7 @@ def by_row(
     while not _is_the_same_everywhere(function, rows[:1], size, device):
         size //= 2
     for some in rows.split(size):
-        filled = torch.cat([some, some[-1:].expand(size - len(some), *some.shape[1:])])
+        filled = torch.cat([some, some.new_zeros(size - len(some), *some.shape[1:])])
         yield function(filled.to(device))[: len(some)]
 
 
@@ -41,5 +41,5 @@ def _is_the_same_everywhere(
         return True
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(256, (size, *row.shape[1:]), generator=generator, dtype=torch.uint8).to(device)
-    order = torch.randperm(size, generator=generator).to(device)
-    return torch.equal(function(rows)[order], function(rows[order]))
+    # If no row's result changes where all are moved by one place, no place is unlike another.
+    return torch.equal(function(rows).roll(1, 0), function(rows.roll(1, 0)))
