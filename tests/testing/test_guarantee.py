@@ -293,7 +293,7 @@ def test_dropout_is_each_examples_own(example: int) -> None:
 def dropped_by_place(self: ExampleDraws, some: slice | Tensor) -> ExampleDraws:
     if isinstance(some, slice):  # of views
         return ExampleDraws(self._key, self._ids[some])
-    return ExampleDraws(self._key, torch.arange(len(some)))
+    return ExampleDraws(self._key, torch.arange(len(self._ids[some])))
 
 
 def test_dropout_by_the_place_in_a_batch_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

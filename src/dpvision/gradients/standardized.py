@@ -62,7 +62,8 @@ class PulledBack:
         left = whole - total.square() / count - self._free * along.square()
         not_one = (rounding.squared_norms(self._unit) - 1).abs()
         not_zero = self._unit.sum(dim=1).double().abs() / count**0.5
-        error = not_one + 2 * not_zero + 4 * (count + 2) * torch.finfo(by_channel.dtype).eps  # [C_out]
+        error = self._free * (not_one + 2 * not_zero)  # [C_out]
+        error = error + 4 * (count + 2) * torch.finfo(by_channel.dtype).eps
         return (self._factor.square() * reported(left, error, whole * (1 + error))).sum(dim=1)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
