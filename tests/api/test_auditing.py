@@ -12,6 +12,7 @@ import torch
 
 import dpvision
 from dpvision.api import synthesis
+from dpvision.gradients import clipped
 from dpvision.images import Images
 from dpvision.methods import METHODS, Stage, dp_mepf
 from dpvision.privacy import GaussianEvent, GaussianSumMechanism, InputError, Ledger, default_ledger_path
@@ -142,6 +143,34 @@ def test_methods_stay_below_what_they_claim_time_and_again(
     assert sum(refuted) <= 2
 
 
+@pytest.mark.parametrize("method", METHOD_SETTINGS)
+def test_worst_images_keep_the_bound_of_every_method_and_come_near_it(
+    digits: Images, pool: Path, method: str
+) -> None:
+    few = digits.subset(torch.arange(100))
+    config = settings_of(method, pool)
+    if "steps" in config and method != "dp-mepf":
+        config |= {"expected_batch_size": 50, "steps": 3}
+    found = audit(few, method, pool, canary_kind="images", config=config)
+    assert found.largest_contribution is not None
+    assert 0.9 < found.largest_contribution.share <= 1
+    assert not found.refuted
+    # What is learned, and what gradient canaries say, is as without the images.
+    assert found.tallies == audit(few, method, pool, config=config).tallies
+
+
+def test_a_fault_that_gradient_canaries_cannot_see_is_refuted(
+    digits: Images, pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clipped, "ROUNDING_MARGIN", -0.01)
+    config = STEPS | {"steps": 3, "max_grad_norm": 0.1}
+    assert not audit(digits, "dp-sgd", pool, config=config).refuted
+    found = audit(digits, "dp-sgd", pool, config=config, canary_kind="images")
+    assert found.refuted
+    assert found.largest_contribution.share == pytest.approx(1.01, abs=1e-3)
+    assert found.epsilon_lower_bound < found.epsilon
+
+
 def test_mislabelled_images_are_audited_as_replaced_ones(digits: Images, pool: Path) -> None:
     steps: list[tuple[str, int, int]] = []
     found = audit(
@@ -199,7 +228,7 @@ def test_bad_input_spends_nothing(digits: Images, pool: Path) -> None:
         with pytest.raises(InputError, match=message):
             audit(digits, method, pool, **options)
 
-    refused("there are no canaries 'yellow'; choose gradient or mislabelled", canary_kind="yellow")
+    refused("there are no canaries 'yellow'; choose gradient or images or mislabelled", canary_kind="yellow")
     refused("confidence must lie strictly between 0 and 1, not 1", confidence=1)
     refused("at least 20, not 7", canaries=7)
     refused("2000 of them cannot be mislabelled", canaries=2000, canary_kind="mislabelled")

@@ -43,6 +43,18 @@ def test_an_audit_says_when_it_cannot_find_anything(capsys: pytest.CaptureFixtur
     assert "so few cannot refute the claim" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--canaries", "images"], ["--canaries", "40", "--canary-kind", "images"]]
+)
+def test_an_audit_with_worst_images(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--set", "steps=2", "--set", "network=linear"]
+    assert run(["audit", DIGITS, "--epsilon", "2", *few, *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert "largest contribution" in shown
+    assert "of the sensitivity" in shown
+    assert f"{arguments[1] if arguments[1] == '40' else 1000} images" in shown
+
+
 def test_an_audit_of_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
@@ -70,6 +82,11 @@ learning_rate = 0.5
         (["audit", DIGITS], "--epsilon is missing"),
         (["audit", "--epsilon", "2"], "DATA is missing"),
         (["audit", DIGITS, "--epsilon", "2", "--canary-kind", "yellow"], "there are no canaries 'yellow'"),
+        (["audit", DIGITS, "--epsilon", "2", "--canaries", "yellow"], "there are no canaries 'yellow'"),
+        (
+            ["audit", DIGITS, "--epsilon", "2", "--canaries", "images", "--canary-kind", "gradient"],
+            "--canaries names a kind, 'images', and --canary-kind another",
+        ),
         (["audit", DIGITS, "--epsilon", "2", "--canaries", "3"], "at least 20, not 3"),
         (["audit", DIGITS, "--epsilon", "2", "--confidence", "2"], "confidence must lie strictly"),
         (["audit", DIGITS, "--epsilon", "2", "--method", "dp-magic"], "there is no method 'dp-magic'"),

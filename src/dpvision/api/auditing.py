@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal, get_args
 
 from dpvision.api.accounts import private_record
@@ -15,9 +17,11 @@ from dpvision.api.synthesis import METHOD as SYNTHESIS
 from dpvision.api.synthesis import ReleaseJob, prepare_release
 from dpvision.evaluation.mislabelled import MislabelledImages
 from dpvision.evaluation.progress import Progress
+from dpvision.evaluation.worst_images import Contribution, WorstImages
 from dpvision.images import Images
 from dpvision.methods import TrainingPlan
-from dpvision.methods.dp_mepf import make_encoder, release
+from dpvision.methods.dp_mepf import embedding_sums, make_encoder, release
+from dpvision.methods.dp_ridge import DPRidgeConfig, exact_sums
 from dpvision.networks import Classifier
 from dpvision.privacy import (
     Account,
@@ -40,12 +44,15 @@ from dpvision.privacy.audit import (
 )
 from dpvision.privacy.canaries import AuditedMechanism, Canaries
 from dpvision.training import StepStatistics
+from dpvision.views import Pool
 
-CanaryKind = Literal["gradient", "mislabelled"]
+CanaryKind = Literal["gradient", "images", "mislabelled"]
 
 NOTICE = "private: it comes of training on the private images and is not covered by epsilon; do not publish"
 CANARIES = 1000
 MISLABELLED_SHARE = 0.1
+STEPS_LOOKED_AT = 30
+"""Of a run, about so many with worst-case images."""
 
 Run = Callable[[Images, TrainingPlan, Account, RandomSource], Classifier | None]
 """Does all that is to be done with the images; the classifier that came of it, if one did."""
@@ -67,7 +74,10 @@ class Audit:
             confidence.
         largest_bound: what epsilon_lower_bound would be if all guesses were right: so many canaries cannot
             refute an ε above it.
-        refuted: whether epsilon_lower_bound is above ε: the run leaks more than it claims.
+        largest_contribution: what changed a sum before noise the most, of worst-case images, if these were
+            added. A share of the sensitivity above 1 is no accident: the sums are exact.
+        refuted: whether epsilon_lower_bound is above ε, or that share above 1: the run leaks more than it
+            claims.
         releases: how many there were in the run.
         tallies: the guesses that were made.
     """
@@ -86,6 +96,7 @@ class Audit:
     refuted: bool
     releases: int
     tallies: tuple[Tally, ...]
+    largest_contribution: Contribution | None = None
 
 
 def audit(
@@ -116,8 +127,9 @@ def audit(
         data, epsilon, delta, neighboring_relation, config, size, channels, seed, device, num_examples,
             ledger: as for `dpvision.train`.
         canaries: how many; by default 1000, of mislabelled ones at most a tenth of the images.
-        canary_kind: "gradient", vectors as long as is allowed, in every release; or "mislabelled", images
-            with one of two wrong labels, looked for in the trained classifier alone.
+        canary_kind: "gradient", vectors as long as is allowed, in every release; "images", these, and beside
+            them worst-case images through views, network and clip; or "mislabelled", images with one of two
+            wrong labels, looked for in the trained classifier alone.
         confidence: with which each bound holds.
         method: one of `dpvision.train` or of `dpvision.synthesize`; of the latter only the release is
             audited, for the rest is made of it.
@@ -148,15 +160,17 @@ def audit(
         if canary_kind == "mislabelled":
             raise InputError(f"mislabelled canaries are looked for in a classifier; {method} makes none")
         job = prepare_release(data, **options)
-        run = _release(job, progress)
+        worst = _worst_images(canary_kind, job.images, job.plan)
+        run = _release(job, worst, progress)
     else:
         job = prepare(data, test=None, **options)
-        run = _training(job, progress)
+        worst = _worst_images(canary_kind, job.images, job.plan, **job.mixed_with)
+        run = _training(job, worst, progress)
     images, plan, random = job.images, job.plan, random_source(seed)
     coins = random.at("canaries", 0)
     count = canaries if canaries is not None else _default_count(canary_kind, len(images))
     check_canaries(count)
-    if canary_kind == "gradient":
+    if canary_kind != "mislabelled":
         relation = neighboring_relation
         planted = Canaries(count, relation, coins)
         stages = (
@@ -178,6 +192,8 @@ def audit(
         f_dp_lower_bound(count, guessed, events, delta, relation, confidence)
         for guessed in (tallies, all_correct(count))
     )
+    largest_contribution = worst.largest if worst else None
+    too_large = largest_contribution is not None and largest_contribution.share > 1
     return Audit(
         notice=NOTICE,
         method=method,
@@ -190,15 +206,30 @@ def audit(
         epsilon_lower_bound=bound,
         epsilon_lower_bound_any=epsilon_lower_bound(count, tallies, delta, confidence),
         largest_bound=largest,
-        refuted=bound > claimed,
+        refuted=bound > claimed or too_large,
         releases=sum(event.count for event in events),
         tallies=tallies,
+        largest_contribution=largest_contribution,
     )
 
 
-def _training(job: Job, progress: Progress | None) -> Run:
+def _worst_images(
+    canary_kind: CanaryKind, images: Images, plan: TrainingPlan, pool: Pool | None = None
+) -> WorstImages | None:
+    """Those that are to be added, if any, at steps all through the run."""
+    if canary_kind != "images":
+        return None
+    releases = sum(event.count for event in plan.events)
+    return WorstImages(images, pool, every=math.ceil(releases / STEPS_LOOKED_AT))
+
+
+def _training(job: Job, worst: WorstImages | None, progress: Progress | None) -> Run:
     """What `dpvision.train` does between opening and closing the account."""
     model = job.make_model()
+    one_release = isinstance(job.config, DPRidgeConfig)
+    options: dict[str, Any] = dict(job.mixed_with)
+    if worst and not one_release:
+        options["on_batch"] = worst
 
     def run(images: Images, plan: TrainingPlan, account: Account, random: RandomSource) -> Classifier:
         planned = sum(event.count for event in account.planned)
@@ -207,17 +238,26 @@ def _training(job: Job, progress: Progress | None) -> Run:
             if progress:
                 progress("training with canaries", sum(event.count for event in account.spent), planned)
 
-        job.method.train(model, images, job.config, plan, account, random, **job.mixed_with, on_step=on_step)
+        if worst and one_release:
+            sensitivity = plan.stages[0].mechanism.sensitivity
+            worst.look_at_release(images, partial(exact_sums, model), sensitivity)
+        job.method.train(model, images, job.config, plan, account, random, **options, on_step=on_step)
         return model
 
     return run
 
 
-def _release(job: ReleaseJob, progress: Progress | None) -> Run:
+def _release(job: ReleaseJob, worst: WorstImages | None, progress: Progress | None) -> Run:
     """What `dpvision.synthesize` does between opening and closing the account."""
     encoder = make_encoder(job.config, job.images).to(job.device)
 
     def run(images: Images, plan: TrainingPlan, account: Account, random: RandomSource) -> None:
+        if worst:
+            sums = job.config.mechanism(encoder.out_features, len(images.class_names))
+            sensitivity = plan.stages[0].mechanism.sensitivity
+            worst.look_at_release(
+                images, lambda some: embedding_sums(encoder, some, sums, job.device), sensitivity
+            )
         release(encoder, images, job.config, plan, account, random, job.device, progress)
 
     return run
@@ -247,4 +287,4 @@ def _spend(
 
 def _default_count(canary_kind: CanaryKind, num_images: int) -> int:
     """Wrong labels must be few beside right ones; vectors disturb nobody."""
-    return CANARIES if canary_kind == "gradient" else min(CANARIES, int(MISLABELLED_SHARE * num_images))
+    return CANARIES if canary_kind != "mislabelled" else min(CANARIES, int(MISLABELLED_SHARE * num_images))

@@ -20,16 +20,21 @@ def audit(
     data: given.Data = None,
     epsilon: given.Epsilon = None,
     canaries: Annotated[
-        int | None,
-        typer.Option(help="How many (default: 1000; of mislabelled ones at most a tenth of the images)."),
+        str | None,
+        typer.Option(
+            metavar="NUMBER|KIND",
+            help="How many (default: 1000; of mislabelled ones at most a tenth of the images), or which.",
+        ),
     ] = None,
     canary_kind: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="gradient: vectors as long as is allowed, in every release; or mislabelled: images with "
-            "wrong labels, looked for in the trained classifier alone."
+            help="gradient (default): vectors as long as is allowed, in every release; images: these, and "
+            "worst-case images through views, network and clip; or mislabelled: images with wrong labels, "
+            "looked for in the trained classifier alone.",
+            show_default=False,
         ),
-    ] = "gradient",
+    ] = None,
     confidence: Annotated[float, typer.Option(help="With which each bound holds.")] = 0.95,
     delta: given.Delta = None,
     relation: given.Relation = None,
@@ -57,6 +62,8 @@ def audit(
     Examples:
 
         dpvision audit photos/ --epsilon 2
+
+        dpvision audit photos/ --epsilon 2 --canaries images
 
         dpvision audit --config recipe.toml --canaries 10000
 
@@ -87,7 +94,8 @@ def audit(
         found.pop(of_other_commands, None)
     from dpvision import api
 
-    chosen: dict[str, Any] = {"canaries": canaries, "canary_kind": canary_kind, "confidence": confidence}
+    number, kind = _number_and_kind(canaries, canary_kind)
+    chosen: dict[str, Any] = {"canaries": number, "canary_kind": kind, "confidence": confidence}
     try:
         with work_bars() as progress:
             result = api.audit(found.pop("data"), **found, **chosen, progress=progress)
@@ -95,6 +103,20 @@ def audit(
         typer.echo("interrupted; what was spent stays in the ledger", err=True)
         raise typer.Exit(130) from None
     _show(result, as_json)
+
+
+def _number_and_kind(canaries: str | None, kind: str | None) -> tuple[int | None, str]:
+    """What --canaries and --canary-kind say together, for the first may name a kind too."""
+    try:
+        return None if canaries is None else int(canaries), kind or "gradient"
+    except ValueError:
+        from dpvision.privacy.errors import InputError
+
+        if kind not in (None, canaries):
+            raise InputError(
+                f"--canaries names a kind, '{canaries}', and --canary-kind another, '{kind}'; choose one"
+            ) from None
+        return None, str(canaries)
 
 
 def membership(
@@ -157,6 +179,13 @@ def _show(result: Audit, as_json: bool) -> None:
         "canaries": f"{result.canaries} {result.canary_kind}; all told apart they would show "
         f"{result.largest_bound:.4g}",
         "guessed right": "; ".join(f"{found.correct} of {found.guesses}" for found in result.tallies),
+    }
+    largest = result.largest_contribution
+    if largest is not None:
+        rows["largest contribution"] = (
+            f"{largest.share:.6f} of the sensitivity: {largest.image}, {largest.place} in step {largest.step}"
+        )
+    rows |= {
         "verdict": "REFUTED: the run leaks more than it claims"
         if result.refuted
         else "nothing against the claim",

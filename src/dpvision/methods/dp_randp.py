@@ -31,7 +31,7 @@ from dpvision.priors.feature_classifier import Head, encoded
 from dpvision.privacy.account import Account
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.noise import RandomSource
-from dpvision.training import Phase, StepStatistics, whole_number
+from dpvision.training import OnBatch, Phase, StepStatistics, whole_number
 from dpvision.views import Pool, Unchanged, ViewPolicy
 
 PhaseII = Literal["features", "sampled"]
@@ -147,6 +147,7 @@ def train(
     pool: Pool | None = None,
     checkpoints: Checkpoints | None = None,
     on_step: Callable[[StepStatistics], None] | None = None,
+    on_batch: OnBatch | None = None,
 ) -> int:
     """Train the model in place; returns how many releases were lost in interruptions. See :func:`descend`.
     ``pool``: public images, where the settings name some.
@@ -160,9 +161,11 @@ def train(
         trained: nn.Module = model
         examples = images.pixels
         policy: ViewPolicy = config.views(pool)
+        shown: OnBatch | None = on_batch
         if part.on_features:
             trained, examples = model.network.get_submodule("head"), encoded(model, examples)
             policy = Unchanged()
+            shown = partial(on_batch, encode=partial(encoded, model)) if on_batch else None
         before = sum(earlier.count for earlier in plan.stages[:number])
         lost += descend(
             trained,
@@ -177,6 +180,7 @@ def train(
             ids=images.ids,
             checkpoints=PartCheckpoints(checkpoints, number, lost) if checkpoints else None,
             on_step=partial(_told, on_step, before) if on_step else None,
+            on_batch=shown,
         )
     return lost
 

@@ -92,6 +92,13 @@ def sufficient_statistics(features: Tensor, labels: Tensor, num_classes: int) ->
     }
 
 
+def exact_sums(model: Classifier, images: Images) -> dict[str, Tensor]:
+    """What is released of images, without noise: private."""
+    assert images.labels is not None  # they were checked when the run was prepared
+    features = encoded(model, images.pixels)
+    return sufficient_statistics(features, images.labels.to(features.device), len(images.class_names))
+
+
 def ridge(noisy: Mapping[str, Tensor], num_examples: int, noise: float) -> tuple[Tensor, Tensor]:
     """Weights ``[num_classes, D]`` and intercepts ``[num_classes]`` from the noisy statistics.
 
@@ -150,9 +157,7 @@ def train(
                 "the one release of this run was paid for but lost with an interrupted process; "
                 "start a new run, within what the budget leaves"
             )
-        assert images.labels is not None  # they were checked when the run was prepared
-        features = encoded(model, images.pixels)
-        exact = sufficient_statistics(features, images.labels.to(features.device), len(images.class_names))
+        exact = exact_sums(model, images)
         if checkpoints:
             checkpoints.reserve(sum(tensor.nbytes for tensor in released.values()))
         released = noisy = stage.mechanism.release(exact, account, random.at("noise", 0))

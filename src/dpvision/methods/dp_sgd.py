@@ -15,7 +15,7 @@ from dpvision.methods.stages import TrainingPlan
 from dpvision.networks import Classifier, build_classifier
 from dpvision.privacy.account import Account
 from dpvision.privacy.noise import RandomSource
-from dpvision.training import StepStatistics
+from dpvision.training import OnBatch, StepStatistics
 from dpvision.views import Pool
 
 
@@ -56,6 +56,7 @@ def train(
     pool: Pool | None = None,
     checkpoints: Checkpoints | None = None,
     on_step: Callable[[StepStatistics], None] | None = None,
+    on_batch: OnBatch | None = None,
 ) -> int:
     """Train ``model`` in place; returns how many releases were lost in interruptions. See :func:`descend`.
     ``pool``: public images, where the settings name some.
@@ -75,4 +76,5 @@ def train(
         ids=images.ids,
         checkpoints=checkpoints,
         on_step=on_step,
+        on_batch=on_batch,
     )

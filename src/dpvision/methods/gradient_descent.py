@@ -26,6 +26,7 @@ from dpvision.privacy.mechanisms import GaussianSumMechanism
 from dpvision.privacy.noise import RandomSource
 from dpvision.privacy.sampling import PoissonSampler
 from dpvision.training import (
+    OnBatch,
     OptimizerName,
     Phase,
     PrivateTrainer,
@@ -139,10 +140,11 @@ def descend(
     ids: Tensor | None = None,
     checkpoints: Checkpoints | None = None,
     on_step: Callable[[StepStatistics], None] | None = None,
+    on_batch: OnBatch | None = None,
 ) -> int:
     """Train ``model`` (in place, on its device) until ``stage``, or what the account has left of it, is done;
-    it ends with the averaged weights. ``examples`` ``[N, …]``, ``labels`` ``[N]``, ``policy`` and ``ids``
-    ``[N]`` are as for :class:`PrivateTrainer`.
+    it ends with the averaged weights. ``examples`` ``[N, …]``, ``labels`` ``[N]``, ``policy``, ``ids``
+    ``[N]`` and ``on_batch`` are as for :class:`PrivateTrainer`.
 
     An interrupted run goes on from its checkpoint. Steps that the ledger holds but no checkpoint does were
     paid for and are lost: the run then takes that many fewer.
@@ -171,6 +173,7 @@ def descend(
         ema_decay=settings.ema_decay,
         random=random,
         ids=ids,
+        on_batch=on_batch,
     )
     saved = checkpoints.load() if checkpoints else None
     if saved is not None:

@@ -11,13 +11,15 @@ was made of the same releases and of public facts alone. ::
     check_guarantee(training_run(my_network, policy=my_views), images, "add_or_remove_one")
 """
 
+from dpvision.evaluation.worst_images import Contribution
 from dpvision.testing.guarantee import Comparison, GuaranteeBroken, Run, check_guarantee
 from dpvision.testing.neighbours import Neighbours, neighbours
 from dpvision.testing.recording import Release, Transcript, recorded
-from dpvision.testing.runs import embedding_run, method_run, training_run
+from dpvision.testing.runs import embedding_run, largest_contribution, method_run, training_run
 
 __all__ = [
     "Comparison",
+    "Contribution",
     "GuaranteeBroken",
     "Neighbours",
     "Release",
@@ -25,6 +27,7 @@ __all__ = [
     "Transcript",
     "check_guarantee",
     "embedding_run",
+    "largest_contribution",
     "method_run",
     "neighbours",
     "recorded",

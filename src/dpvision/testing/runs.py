@@ -13,6 +13,7 @@ from torch import nn
 
 from dpvision.api import synthesize, train
 from dpvision.api.synthesis import METHOD as SYNTHESIS
+from dpvision.evaluation.worst_images import Contribution, WorstImages
 from dpvision.gradients import ClippedGradient
 from dpvision.images import Images
 from dpvision.methods import dp_mepf, planned_at
@@ -22,11 +23,13 @@ from dpvision.priors.encoder import Encoder
 from dpvision.privacy import (
     Account,
     Budget,
+    FullBatch,
     GaussianSumMechanism,
     NeighboringRelation,
     PoissonSampler,
     SeededRandom,
 )
+from dpvision.privacy.sampling import Sampler
 from dpvision.testing.guarantee import Run
 from dpvision.training import Phase, PrivateTrainer
 from dpvision.views import SelfAugmentation, ViewPolicy
@@ -106,27 +109,10 @@ def training_run(
     sampler = PoissonSampler(num_examples, sample_rate)
 
     def run(images: Images, folder: Path) -> Path:
-        model = deepcopy(network)
-        labels = images.labels
-        assert labels is not None, "training takes labels"
-        trainer = PrivateTrainer(
-            model,
-            images.pixels,
-            labels,
-            policy=policy or AS_IT_IS,
-            engine=ClippedGradient(
-                model,
-                cross_entropy,
-                max_grad_norm,
-                precision="float32",
-                expected_batch_size=sampler.expected_batch_size,
-            ),
-            mechanism=GaussianSumMechanism(noise_multiplier, max_grad_norm, sampler.over(len(images))),
-            phases=[Phase(steps, "sgd", learning_rate)],
-            ema_decay=0.5,
-            random=SeededRandom(seed),
-            ids=images.ids,
+        trainer = _trainer(
+            network, images, sampler, policy, max_grad_norm, noise_multiplier, steps, learning_rate, seed
         )
+        model = trainer.model
         account = Account(ENOUGH, None, "check", [sampler.event(noise_multiplier, steps)])
         account.open()
         for _ in range(steps):
@@ -135,6 +121,38 @@ def training_run(
         return _published(folder, model.state_dict())
 
     return run
+
+
+def largest_contribution(
+    network: nn.Module,
+    images: Images,
+    *,
+    policy: ViewPolicy | None = None,
+    max_grad_norm: float = 1.0,
+    steps: int = 1,
+    seed: int = 0,
+) -> Contribution:
+    """Add worst-case images to a batch, one at a time, and see what changes its clipped sum the most.
+
+    A share above 1 breaks the guarantee: the sums are exact. See `dpvision.evaluation.worst_images`.
+
+    Args:
+        network: maps float ``[N, C, H, W]`` to logits. It is not changed.
+        images: the batch.
+        policy: the views of an example; by default the image itself.
+        max_grad_norm: the clipping norm.
+        steps: how often, each time with other views, labels and places, and the same weights.
+        seed: of the views.
+    """
+    worst = WorstImages(images, getattr(policy, "pool", None))
+    trainer = _trainer(network, images, FullBatch(len(images)), policy, max_grad_norm, seed=seed)
+    device = trainer.device
+    assert images.labels is not None, "training takes labels"
+    for step in range(steps):
+        batch = (images.pixels.to(device), images.labels.to(device), images.ids)
+        worst(trainer, *batch, trainer.keys(step))
+    assert worst.largest is not None
+    return worst.largest
 
 
 def embedding_run(
@@ -167,6 +185,40 @@ def embedding_run(
         return _published(folder, dict(embedding.sums))
 
     return run
+
+
+def _trainer(
+    network: nn.Module,
+    images: Images,
+    sampler: Sampler,
+    policy: ViewPolicy | None,
+    max_grad_norm: float,
+    noise_multiplier: float = 1.0,
+    steps: int = 1,
+    learning_rate: float = 1.0,
+    seed: int = 0,
+) -> PrivateTrainer:
+    """A trainer of a copy of the network."""
+    model = deepcopy(network)
+    assert images.labels is not None, "training takes labels"
+    return PrivateTrainer(
+        model,
+        images.pixels,
+        images.labels,
+        policy=policy or AS_IT_IS,
+        engine=ClippedGradient(
+            model,
+            cross_entropy,
+            max_grad_norm,
+            precision="float32",
+            expected_batch_size=sampler.expected_batch_size,
+        ),
+        mechanism=GaussianSumMechanism(noise_multiplier, max_grad_norm, sampler.over(len(images))),
+        phases=[Phase(steps, "sgd", learning_rate)],
+        ema_decay=0.5,
+        random=SeededRandom(seed),
+        ids=images.ids,
+    )
 
 
 def _published(folder: Path, tensors: Mapping[str, torch.Tensor]) -> Path:

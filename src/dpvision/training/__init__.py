@@ -4,10 +4,11 @@ from dpvision.training.ema import ExponentialMovingAverage
 from dpvision.training.optimization import OptimizerName, Schedule, make_optimizer, schedule_factor
 from dpvision.training.optimizer_state import load_optimizer_state, optimizer_state
 from dpvision.training.saved_state import check_tensors, whole_number
-from dpvision.training.trainer import Phase, PrivateTrainer, StepKeys, StepStatistics
+from dpvision.training.trainer import OnBatch, Phase, PrivateTrainer, StepKeys, StepStatistics
 
 __all__ = [
     "ExponentialMovingAverage",
+    "OnBatch",
     "OptimizerName",
     "Phase",
     "PrivateTrainer",

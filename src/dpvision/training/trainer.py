@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,23 @@ class StepStatistics:
     nonfinite: int
 
 
+class OnBatch(Protocol):
+    """Is shown what each step takes its sum over, before anything is released. It changes nothing.
+
+    ``encode``: makes examples of images uint8 ``[B, C, H, W]``, where they are not images themselves.
+    """
+
+    def __call__(
+        self,
+        trainer: PrivateTrainer,
+        examples: Tensor,
+        labels: Tensor,
+        ids: Tensor,
+        keys: StepKeys,
+        encode: Callable[[Tensor], Tensor] | None = None,
+    ) -> None: ...
+
+
 class PrivateTrainer:
     """Takes DP-SGD steps on ``model``, which stays an ordinary module.
 
@@ -85,6 +103,7 @@ class PrivateTrainer:
         random: where batches, views and noise come from.
         ids: int64 ``[N]``, distinct: whose draws an example gets, see :mod:`dpvision.privacy.by_example`. By
             default 0 … N − 1.
+        on_batch: see `OnBatch`.
 
     Raises:
         InputError: the parts do not fit together, two examples have one id, or the policy or
@@ -104,6 +123,7 @@ class PrivateTrainer:
         ema_decay: float,
         random: RandomSource,
         ids: Tensor | None = None,
+        on_batch: OnBatch | None = None,
     ) -> None:
         if len(labels) != len(examples):
             raise InputError(f"{len(examples)} examples need as many labels, not {len(labels)}")
@@ -120,6 +140,7 @@ class PrivateTrainer:
         self._ids = distinct_ids(ids, len(examples), "training")
         self.model, self.policy = model, policy
         self.engine, self.mechanism, self.phases, self.random = engine, mechanism, tuple(phases), random
+        self.on_batch = on_batch
         self.average = ExponentialMovingAverage(model, ema_decay)
         self.device = next(model.parameters()).device
         self.steps_done = 0
@@ -136,9 +157,10 @@ class PrivateTrainer:
             self._enter(step)
         batch = self.mechanism.sampler.sample(self.random.at("batch", step), self._ids)
         on_device = batch.to(self.device)
-        clipped = self.clipped_sum(
-            self._examples[on_device], self._labels[on_device], self._ids[batch], self.keys(step)
-        )
+        drawn = (self._examples[on_device], self._labels[on_device], self._ids[batch], self.keys(step))
+        if self.on_batch:
+            self.on_batch(self, *drawn)
+        clipped = self.clipped_sum(*drawn)
         statistics = self._statistics(clipped, step)
         noisy = self.mechanism.release(clipped.gradients, account, self.random.at("noise", step))
         expected = self.mechanism.sampler.expected_batch_size

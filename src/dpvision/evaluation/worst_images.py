@@ -1,0 +1,159 @@
+"""Worst-case images as canaries: what one of them adds to a sum before noise, measured.
+
+The sum with the image, less the sum without it, is at most as long as the sensitivity, whatever the image is.
+Both are known exactly, so that a single one that is longer refutes the run, without statistics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import count
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from dpvision.images import Images
+from dpvision.training import PrivateTrainer, StepKeys
+from dpvision.views import Pool
+
+Place = Literal["first", "middle", "last"]
+PLACES: tuple[Place, ...] = get_args(Place)
+
+GREYS = (64, 128, 131, 192, 203)
+"""Of plain images. The terms of a norm are then all alike, where a sum in float32 may be off by most."""
+
+Sums = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one image more changed in a sum.
+
+    Attributes:
+        share: the L2 distance of the sums with and without it, as a share of the sensitivity.
+        image: what it showed.
+        label: its class, as an index.
+        place: where in the batch it was.
+        step: of the run, from 0.
+    """
+
+    share: float
+    image: str
+    label: int
+    place: Place
+    step: int
+
+
+def worst_images(private: Tensor, pool: Pool | None = None) -> dict[str, Tensor]:
+    """Images uint8 ``[C, H, W]`` that are hard to clip right, by what they show.
+
+    Args:
+        private: uint8 ``[N, C, H, W]``, N at least 1.
+        pool: public images that private ones are mixed with, if they are.
+    """
+    one = private[0]
+    noise = torch.randint(2, one.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = {"black": torch.zeros_like(one), "white": torch.full_like(one, 255)}
+    found |= {f"grey {value}": torch.full_like(one, value) for value in GREYS}
+    if pool is not None:
+        # With a public image that looks the same, and another label, its gradient nearly cancels.
+        evenness = pool.pixels.double().flatten(1).std(dim=1, correction=0)
+        value = float(pool.pixels[evenness.argmin()].double().mean())
+        found["grey as the most even public image"] = torch.full_like(one, round(value))
+    return found | {
+        "a private image": one,
+        "an inverted private image": 255 - one,
+        "noise of the least contrast": 127 + noise.to(one.device),
+    }
+
+
+class WorstImages:
+    """Adds worst-case images to the batches of a run, one at a time, and only to look what that changes: they
+    are not trained on. It is an :class:`dpvision.training.OnBatch`.
+
+    Every image is tried on every batch that is looked at; labels and places change by turns.
+
+    Args:
+        images: the private ones.
+        pool: public images that they are mixed with, if they are.
+        every: looks at one of so many batches.
+    """
+
+    def __init__(self, images: Images, pool: Pool | None = None, every: int = 1) -> None:
+        self.largest: Contribution | None = None
+        """What changed a sum the most so far."""
+        self._worst, self._num_classes = worst_images(images.pixels, pool), len(images.class_names)
+        self._every, self._batches = every, count()
+
+    def __call__(
+        self,
+        trainer: PrivateTrainer,
+        examples: Tensor,
+        labels: Tensor,
+        ids: Tensor,
+        keys: StepKeys,
+        encode: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """Look at a batch; see :class:`dpvision.training.OnBatch`."""
+        step = next(self._batches)
+        if step % self._every:
+            return
+        taken = set(ids.tolist())
+        own_id = ids.new_tensor([next(number for number in count() if number not in taken)])
+
+        def with_one(pixels: Tensor, label: int, at: int) -> Sums:
+            example = (encode(pixels[None]) if encode else pixels[None]).to(examples)
+            return trainer.clipped_sum(
+                _inserted(examples, example, at),
+                _inserted(labels, labels.new_tensor([label]), at),
+                _inserted(ids, own_id, at),
+                keys,
+            ).gradients
+
+        without = trainer.clipped_sum(examples, labels, ids, keys).gradients
+        self._compare(without, with_one, len(examples), trainer.mechanism.sensitivity, step)
+
+    def look_at_release(self, images: Images, sums_of: Callable[[Images], Sums], sensitivity: float) -> None:
+        """Look at a method that releases ``sums_of(images)`` once."""
+
+        def with_one(pixels: Tensor, label: int, at: int) -> Sums:
+            labels = images.labels
+            if labels is not None:
+                labels = _inserted(labels, labels.new_tensor([label]), at)
+            more = _inserted(images.pixels, pixels[None], at)
+            return sums_of(Images(more, labels, images.class_names, images.source))
+
+        self._compare(sums_of(images), with_one, len(images), sensitivity, step=0)
+
+    def _compare(
+        self,
+        without: Sums,
+        with_one: Callable[[Tensor, int, int], Sums],
+        size: int,
+        sensitivity: float,
+        step: int,
+    ) -> None:
+        """Note what changes a sum of ``size`` examples the most, of what ``with_one`` makes of an image, its
+        label and its place.
+        """
+        for number, (image, pixels) in enumerate(self._worst.items()):
+            turn = step // self._every + number
+            label, place = turn % self._num_classes, PLACES[turn % len(PLACES)]
+            at = {"first": 0, "middle": size // 2, "last": size}[place]
+            share = _distance(with_one(pixels, label, at), without) / sensitivity
+            if self.largest is None or share > self.largest.share:
+                self.largest = Contribution(share, image, label, place, step)
+
+
+def _inserted(rows: Tensor, row: Tensor, at: int) -> Tensor:
+    return torch.cat([rows[:at], row, rows[at:]])
+
+
+def _distance(some: Sums, others: Sums) -> float:
+    """L2, over all tensors; infinite where one holds what is no number."""
+    parts = (float((total.double() - others[name].double()).norm()) for name, total in some.items())
+    found = math.hypot(*parts)
+    return math.inf if math.isnan(found) else found
