@@ -15,7 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpvision.gradients import ClippedGradient, ClippedSum, clipped_gradient_sum, rounding
+from dpvision.gradients import (
+    ClippedGradient,
+    ClippedSum,
+    check_clipping_norm,
+    clipped_gradient_sum,
+    rounding,
+)
 from dpvision.gradients.capture import Loss
 from dpvision.gradients.convolution import convolution_gradient
 from dpvision.gradients.per_example import SMALLEST_SHARE, Factored, Instantiated, PerExample
@@ -23,6 +29,7 @@ from dpvision.gradients.standardized import PulledBack
 from dpvision.networks import build_network
 from dpvision.networks.precision import _matmul_precision
 from dpvision.networks.weight_standardization import WeightStandardizedConv2d, standardize
+from dpvision.privacy.errors import InputError
 
 ABOVE = 5e-5  # at most by this share where nothing cancels: see rounding.squared_norms
 C = 0.1
@@ -83,6 +90,15 @@ def test_tiny_and_huge_rows(scale: float) -> None:
 def test_a_norm_beyond_float32_is_infinite_and_not_small() -> None:
     assert rounding.squared_norms(torch.full((1, 10), 1e30)).isinf().all()
     assert rounding.squared_norms(torch.tensor([[1.0, float("nan")]])).isnan().all()
+
+
+@pytest.mark.parametrize("clipping_norm", [0, -1.0, 9e-11, 1.1e10, float("inf"), float("nan"), True, "1"])
+def test_clipping_norms_that_float32_cannot_square_are_refused(clipping_norm: Any) -> None:
+    """Below 10⁻¹⁹ or above 10¹⁹ squares are lost; what is taken stays far from that."""
+    with pytest.raises(InputError, match="max_grad_norm: must be a number from 1e-10 to 1e\\+10"):
+        check_clipping_norm(clipping_norm)
+    for taken in (1e-10, 1, 1e10):
+        check_clipping_norm(taken)
 
 
 def test_norms_do_not_depend_on_the_place_of_a_row() -> None:
