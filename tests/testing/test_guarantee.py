@@ -283,12 +283,10 @@ def test_draws_that_others_move_are_seen(
         check_guarantee(run, made(20), "add_or_remove_one", example=0)
 
 
-def test_dropout_is_named_and_not_called_a_leak() -> None:
+@pytest.mark.parametrize("relation", ["add_or_remove_one", "replace_one"])
+def test_dropout_is_each_examples_own(relation: str) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(36, 2))
-    with pytest.raises(InputError, match="the network has dropout"):
-        training_run(network, num_examples=20)
-    network[1].p = 0.0
-    check_guarantee(training_run(network, num_examples=20, sample_rate=0.5), made(20), "replace_one")
+    check_guarantee(training_run(network, num_examples=20, sample_rate=0.5), made(20), relation)
 
 
 def test_right_noise_is_seldom_called_correlated() -> None:
