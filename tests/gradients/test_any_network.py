@@ -16,7 +16,7 @@ from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from dpvision.gradients import ClippedGradient, clipped_gradient_sum, reference_clipped_sum
-from dpvision.gradients.capture import RowsMovedError, per_example_gradients
+from dpvision.gradients.capture import RowsMoved, per_example_gradients
 from dpvision.gradients.dropout import dropout_drawn
 from dpvision.gradients.module_state import left_as_it_was
 from dpvision.gradients.plan import make_plan
@@ -349,7 +349,7 @@ class InPieces(nn.Module):
 def test_calls_on_other_rows_than_in_the_trial_are_noticed() -> None:
     model, (views, targets) = InPieces(), batch()
     plan = make_plan(model, loss, views, targets)
-    with pytest.raises(RowsMovedError):
+    with pytest.raises(RowsMoved):
         per_example_gradients(model, loss, plan, views, targets)
     check(model, views, targets)
 
