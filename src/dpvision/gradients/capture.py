@@ -155,6 +155,8 @@ def forward(model: nn.Module, rows: Tensor) -> Any:
     """The network's output for rows ``[N, …]``. CannotRun where it fails; InputError without a tensor."""
     try:
         output = model(rows)
+    except RowsMoved:
+        raise
     except _FAILURES as error:
         said = told(error)
         hint = "; does it fit the image size?" if any(word in said.lower() for word in _OF_SIZES) else ""
