@@ -87,7 +87,7 @@ def test_ghost_norms_in_single_precision_are_caught(monkeypatch: pytest.MonkeyPa
         return (torch.bmm(a, a.mT) * torch.bmm(b, b.mT)).sum(dim=(1, 2)).clamp(min=0).double()
 
     assert 0.9 < largest() <= 1
-    monkeypatch.setattr(Factored, "_squared_norm", staticmethod(in_single_precision))
+    monkeypatch.setattr(Factored, "_squared_norms", staticmethod(in_single_precision))
     assert largest() > 1
 
 
