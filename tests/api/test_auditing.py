@@ -135,7 +135,12 @@ def test_methods_stay_below_what_they_claim_time_and_again(
 ) -> None:
     settings = settings_of(method, pool)
     if method == "dp-randp":
-        settings |= {"phase_iii": "full", "encoder": "wrn-10-4-small", "steps": 4, "expected_batch_size": 100}
+        settings = settings | {
+            "phase_iii": "full",
+            "encoder": "wrn-10-4-small",
+            "steps": 4,
+            "expected_batch_size": 100,
+        }
     refuted = [
         audit(digits, method, pool, seed=seed, config=settings, neighboring_relation=relation).refuted
         for seed in range(5)
@@ -150,7 +155,7 @@ def test_worst_images_keep_the_bound_of_every_method_and_come_near_it(
     few = digits.subset(torch.arange(100))
     config = settings_of(method, pool)
     if "steps" in config and method != "dp-mepf":
-        config |= {"expected_batch_size": 50, "steps": 3}
+        config = config | {"expected_batch_size": 50, "steps": 3}
     found = audit(few, method, pool, canary_kind="images", config=config)
     assert found.largest_contribution is not None
     assert 0.9 < found.largest_contribution.share <= 1

@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import dpvision.gradients.clipped as clipped_module
-from dpvision.gradients import ClippedSum, Precision, clipped_gradient_sum, reference_clipped_sum
+from dpvision.gradients import (
+    ClippedGradient,
+    ClippedSum,
+    Precision,
+    clipped_gradient_sum,
+    reference_clipped_sum,
+)
 from dpvision.gradients.capture import per_example_gradients
 from dpvision.gradients.per_example import Factored, Instantiated
 from dpvision.gradients.plan import make_plan
@@ -240,8 +246,10 @@ def test_memory_bounds_the_chunk_and_all_chunks_have_one_shape() -> None:
     views, targets = batch(7)
     chunks = {}
     for memory_bytes in (0, 30_000, 1 << 40):
+        engine = ClippedGradient(network(), loss, C, expected_batch_size=8, memory_bytes=memory_bytes)
+        engine.sum(views, targets)  # with its trial
         with mock.patch.object(clipped_module, "per_example_gradients", wraps=per_example_gradients) as spy:
-            clipped(MODES["float32"], views, targets, memory_bytes=memory_bytes)
+            engine.sum(views, targets)
         chunks[memory_bytes] = [len(call.args[3]) for call in spy.call_args_list]
     assert chunks[0] == [1] * 7
     assert chunks[30_000] in ([2] * 4, [4] * 2)

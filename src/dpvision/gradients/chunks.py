@@ -8,19 +8,13 @@ move the gradients of all others a little.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from dpvision.gradients.capture import (
-    CannotRun,
-    Loss,
-    Plan,
-    RowsMoved,
-    forward,
-    per_example_gradients,
-)
-from dpvision.gradients.dropout import Draws, active_dropout, dropout_drawn
+from dpvision.gradients.capture import CannotRun, Pass, RowsMoved, forward
+from dpvision.gradients.dropout import Draws, dropout_drawn
 from dpvision.gradients.module_state import left_as_it_was
 from dpvision.gradients.plan import random_like
 from dpvision.privacy.by_example import ExampleKey
@@ -87,17 +81,12 @@ def blank(tensor: Tensor, count: int) -> Tensor:
 
 
 def is_the_same_everywhere(
-    model: nn.Module,
-    loss: Loss,
-    plan: Plan,
-    views: Tensor,
-    targets: Tensor,
-    autocast: torch.dtype | None,
-    size: int,
+    run: Callable[[Tensor, Tensor, Draws], Pass], views: Tensor, targets: Tensor, size: int
 ) -> bool:
     """Whether an example's gradient is the same, to the last bit, wherever in a chunk of ``size`` it is and
     whatever the others are, a blank one among them. Tried on random examples of the shapes of ``views`` ``[B,
-    K, …]`` and ``targets`` ``[B, K, …]``.
+    K, …]`` and ``targets`` ``[B, K, …]``, by passes that ``run`` takes over views, targets and numbers for
+    dropout.
     """
     if size == 1:
         return True
@@ -109,8 +98,11 @@ def is_the_same_everywhere(
     generator = torch.Generator().manual_seed(0)
 
     def fingerprint(shown: Tensor, order: Tensor) -> Tensor:
-        found = _fingerprint(model, loss, plan, shown[order], labels[order], autocast, order)
-        return found[:, order.argsort()]
+        """Each example's loss, and squared norms of its gradients, ``[n, size]``, in that order shown."""
+        found = run(shown[order], labels[order], ExampleKey(bytes(32)).of(order))
+        with torch.no_grad():
+            norms = [gradient.squared_norms() for gradient in found.gradients.values()]
+        return torch.stack([found.losses.double(), *norms])[:, order.argsort()]
 
     try:
         in_order = fingerprint(some, torch.arange(size))
@@ -125,20 +117,3 @@ def is_the_same_everywhere(
     except (RowsMoved, CannotRun):
         return False
     return True
-
-
-def _fingerprint(
-    model: nn.Module,
-    loss: Loss,
-    plan: Plan,
-    views: Tensor,
-    targets: Tensor,
-    autocast: torch.dtype | None,
-    ids: Tensor,
-) -> Tensor:
-    """Losses, and squared norms of each parameter's gradients, of B examples: float64 ``[n, B]``."""
-    draws: Draws | None = ExampleKey(bytes(32)).of(ids) if active_dropout(model) else None
-    found = per_example_gradients(model, loss, plan, views, targets, autocast, draws)
-    with torch.no_grad():
-        norms = [gradient.squared_norms() for gradient in found.gradients.values()]
-    return torch.stack([found.losses.double(), *norms])

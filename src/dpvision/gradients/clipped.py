@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from dpvision.gradients.capture import Loss, Plan, per_example_gradients
+from dpvision.gradients.capture import Loss, Pass, Plan, per_example_gradients
 from dpvision.gradients.chunks import GIB, blank, chunk_size, is_the_same_everywhere
 from dpvision.gradients.dropout import Draws, active_dropout
 from dpvision.gradients.plan import make_plan
@@ -133,14 +134,14 @@ class ClippedGradient:
         """Add the clipped gradients of a chunk's examples, from the ``first`` of the batch on, to ``total``;
         their norms and losses, ``[b]`` each.
         """
-        count, autocast = len(views), resolve_precision(self.precision, views.device)
+        count = len(views)
         missing = self.chunk - count
         if missing:
             views = torch.cat([views, blank(views, missing)])
             targets = torch.cat([targets, targets.new_zeros(missing, *targets.shape[1:])])
         if dropout is not None:
             dropout = dropout[torch.arange(first, first + self.chunk).clamp(max=first + count - 1)]
-        found = per_example_gradients(self.model, self.loss, self._plan, views, targets, autocast, dropout)
+        found = self._pass(self._plan, views, targets, dropout)
         with torch.no_grad():
             squares = torch.stack([gradient.squared_norms() for gradient in found.gradients.values()])
             norms = squares.sum(dim=0).sqrt()[:count]
@@ -159,16 +160,17 @@ class ClippedGradient:
         )
         if self._planned_for == planned_for:
             return
-        plan = make_plan(self.model, self.loss, views, targets)
-        chunk = 1 if plan.one_by_one else self._largest_chunk(views)
-        autocast = resolve_precision(self.precision, views.device)
-        while not is_the_same_everywhere(self.model, self.loss, plan, views, targets, autocast, chunk):
+        plan, chunk = make_plan(self.model, self.loss, views, targets), 1
+        if not plan.one_by_one:
+            memory = self.memory_limit(views.device)
+            chunk = chunk_size(self.model, views, self.expected_batch_size, memory)
+        while not is_the_same_everywhere(partial(self._pass, plan), views, targets, chunk):
             chunk //= 2
         self._plan, self.chunk, self._planned_for = plan, chunk, planned_for
 
-    def _largest_chunk(self, views: Tensor) -> int:
-        memory = self.memory_limit(views.device)
-        return chunk_size(self.model, views, self.expected_batch_size, memory)
+    def _pass(self, plan: Plan, views: Tensor, targets: Tensor, dropout: Draws | None) -> Pass:
+        autocast = resolve_precision(self.precision, views.device)
+        return per_example_gradients(self.model, self.loss, plan, views, targets, autocast, dropout)
 
     def memory_limit(self, device: torch.device) -> int:
         """Bytes that a chunk may take on ``device``."""

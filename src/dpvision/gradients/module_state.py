@@ -20,7 +20,7 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
     modes that they had, and the lists, dictionaries and sets among their attributes what these held. So what
     a forward keeps of private images (an activation, a feature map) is not kept.
 
-    The numbers in the tensors are not put back: see :class:`dpvision.gradients.capture.Buffers`.
+    The numbers in tensors are not put back; that those in buffers change is refused where a pass is taken.
     """
     saved = []
     for module in model.modules():

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
-from dpvision.gradients import ClippedGradient
 from dpvision.methods.dp_randp import DPRandPConfig, Part
 from dpvision.methods.estimates import Estimate, seconds_per_step, training_memory
 from dpvision.methods.features import PRIOR, trial_features
-from dpvision.methods.gradient_descent import cross_entropy
+from dpvision.methods.gradient_descent import clipped_gradient
 from dpvision.methods.settings import with_overrides
 from dpvision.networks import Classifier, WideResNet
 from dpvision.privacy.budget import Budget
@@ -164,7 +163,7 @@ def _on_features(part: Part, model: Classifier, num_examples: int) -> Estimate:
     features, encoding = trial_features(model)
     count = len(features)
     settings = part.settings
-    engine = ClippedGradient(model.network.get_submodule("head"), cross_entropy, settings.max_grad_norm)
+    engine = clipped_gradient(model.network.get_submodule("head"), settings)
     views, targets = features.unsqueeze(1), torch.zeros(count, dtype=torch.int64, device=features.device)
     engine.sum(views, targets)  # the check of the head, the first memory
     started = perf_counter()

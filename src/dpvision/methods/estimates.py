@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dpvision.gradients import ClippedGradient
 from dpvision.gradients.chunks import bytes_per_example
-from dpvision.methods.gradient_descent import GradientSettings, cross_entropy
+from dpvision.methods.gradient_descent import GradientSettings, clipped_gradient
 from dpvision.networks import Classifier
 from dpvision.privacy.noise import SeededRandom
 
@@ -29,13 +28,7 @@ class Estimate:
 def seconds_per_step(settings: GradientSettings, model: Classifier) -> float:
     """The time of views and clipped gradients of a full batch, measured on part of one."""
     device = model.normalize.mean.device
-    engine = ClippedGradient(
-        model,
-        cross_entropy,
-        settings.max_grad_norm,
-        precision=settings.precision,
-        expected_batch_size=settings.expected_batch_size,
-    )
+    engine = clipped_gradient(model, settings)
     policy = settings.stand_in_views(model.image_shape, len(model.class_names))
     generator = torch.Generator().manual_seed(0)
 
@@ -64,7 +57,7 @@ def training_memory(settings: GradientSettings, model: Classifier, num_examples:
     device = model.normalize.mean.device
     policy = settings.stand_in_views(model.image_shape, len(model.class_names))
     views = torch.zeros(1, policy.views_per_example, *model.image_shape, device=device)
-    engine = ClippedGradient(model, cross_entropy, settings.max_grad_norm)
+    engine = clipped_gradient(model, settings)
     chunk = min(engine.memory_limit(device), settings.expected_batch_size * bytes_per_example(model, views))
     channels, height, width = model.image_shape
     pixels = num_examples * channels * height * width

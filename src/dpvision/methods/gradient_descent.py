@@ -104,6 +104,17 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets, reduction="none")
 
 
+def clipped_gradient(model: torch.nn.Module, settings: GradientSettings) -> ClippedGradient:
+    """What computes the clipped sums of a model's gradients."""
+    return ClippedGradient(
+        model,
+        cross_entropy,
+        settings.max_grad_norm,
+        precision=settings.precision,
+        expected_batch_size=settings.expected_batch_size,
+    )
+
+
 def check_batch(settings: GradientSettings, num_examples: int) -> None:
     """Raises InputError when the batches are larger than the data set."""
     if settings.expected_batch_size > num_examples:
@@ -161,13 +172,7 @@ def descend(
         examples,
         labels,
         policy=policy,
-        engine=ClippedGradient(
-            model,
-            cross_entropy,
-            settings.max_grad_norm,
-            precision=settings.precision,
-            expected_batch_size=settings.expected_batch_size,
-        ),
+        engine=clipped_gradient(model, settings),
         mechanism=replace(stage.mechanism, sampler=stage.mechanism.sampler.over(len(examples))),
         phases=phases,
         ema_decay=settings.ema_decay,

@@ -156,8 +156,7 @@ class PrivateTrainer:
         if phase is not self._phase:
             self._enter(step)
         batch = self.mechanism.sampler.sample(self.random.at("batch", step), self._ids)
-        on_device = batch.to(self.device)
-        drawn = (self._examples[on_device], self._labels[on_device], self._ids[batch], self.keys(step))
+        drawn = (*self._taken(batch), self.keys(step))
         if self.on_batch:
             self.on_batch(self, *drawn)
         clipped = self.clipped_sum(*drawn)
@@ -193,6 +192,14 @@ class PrivateTrainer:
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(phase.optimizer, trained, phase.learning_rate, phase.momentum)
         self._phase = phase
+
+    def _taken(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Examples, labels and ids at the indices ``batch`` ``[B]``, in increasing order."""
+        everything = (self._examples, self._labels, self._ids)
+        if len(batch) == len(self._ids):  # no copy of what may be gigabytes of features
+            return everything
+        examples, labels, ids = (tensor[batch.to(tensor.device)] for tensor in everything)
+        return examples, labels, ids
 
     def keys(self, step: int) -> StepKeys:
         """The keys of a step. Of a secure source each call draws new ones: one call serves a whole batch."""
