@@ -140,21 +140,32 @@ def test_the_total_of_very_many_examples_is_as_exact() -> None:
 
 @pytest.mark.parametrize("inputs", [3072, 25_088, 150_528])
 @pytest.mark.parametrize("terms", [2, 8, 34])
-def test_nearly_cancelling_factors_are_not_under_reported(inputs: int, terms: int) -> None:
-    """Views that are plain, half of them a little brighter, and output gradients that make up for it."""
+@pytest.mark.parametrize("left_over", [0.0, 2e-3, 1e-2])
+def test_nearly_cancelling_factors_are_not_under_reported(inputs: int, terms: int, left_over: float) -> None:
+    """Views that are plain, half of them a little brighter, and output gradients that make up for it but for
+    a share.
+    """
     first = terms // 2
     offsets = [0.0, 1e-7, 3e-4, *(0.05 * random(3, seed=inputs + terms)).tolist()]
     for value, offset in zip(random(6, seed=terms).abs() + 0.5, offsets, strict=True):
         a = value * torch.ones(1, terms, inputs)
         a[:, first:] *= 1 + offset
         b = torch.ones(1, terms, 1)
-        b[:, first:] = -first / (terms - first) / (1 + offset)
+        b[:, first:] = -first / (terms - first) / (1 + offset) * (1 - left_over)
         gradient = linear_factors(a, b)
         pairs = zip(a[0, :, 0].tolist(), b.flatten().tolist(), strict=True)
         entry = sum(Fraction(x) * Fraction(y) for x, y in pairs)
         found = gradient.squared_norms()
         assert Fraction(found.item()) >= entry**2 * inputs
         assert_within_c(gradient, found)
+
+
+def test_sums_of_factors_are_right_to_double_precision() -> None:
+    """Relative to what the terms come to: their rounding depends on all examples."""
+    a, b, weights = random(6, 34, 3072), random(6, 34, 3, seed=1), random(6, seed=2).double().abs()
+    terms = weights * a.double().flatten(1).norm(dim=1) * b.double().flatten(1).norm(dim=1)
+    exact = torch.einsum("e,etp,etd->pd", weights, b.double(), a.double())
+    assert float((linear_factors(a, b).weighted_sum(weights) - exact).norm()) < 1e-13 * float(terms.sum())
 
 
 @pytest.mark.parametrize(("examples", "terms", "inputs"), [(5, 1, 3072), (5, 2, 3072), (2, 34, 20_000)])
