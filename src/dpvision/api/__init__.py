@@ -1,12 +1,21 @@
 """What the command line and Python programs share: one function per command."""
 
-from dpvision.api.auditing import Audit, audit
-from dpvision.api.forecast import Forecast, plan
-from dpvision.api.measuring import evaluate_images
-from dpvision.api.membership_inference import Membership, membership
-from dpvision.api.running import Progress, Result, makes_images, resume, train
-from dpvision.api.synthesis import Synthesis, synthesize, synthesize_from
-from dpvision.api.using import Prediction, evaluate, load, predict
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dpvision._lazy import lazy
+
+if TYPE_CHECKING:
+    from dpvision.api.auditing import Audit, audit
+    from dpvision.api.forecast import Forecast, plan
+    from dpvision.api.measuring import evaluate_images
+    from dpvision.api.membership_inference import Membership, membership
+    from dpvision.api.publishing import Result, Synthesis
+    from dpvision.api.synthesis import synthesize, synthesize_from
+    from dpvision.api.training import resume, train
+    from dpvision.api.using import Prediction, evaluate, load, predict
+    from dpvision.runs import Progress
 
 __all__ = [
     "Audit",
@@ -20,7 +29,6 @@ __all__ = [
     "evaluate",
     "evaluate_images",
     "load",
-    "makes_images",
     "membership",
     "plan",
     "predict",
@@ -29,3 +37,26 @@ __all__ = [
     "synthesize_from",
     "train",
 ]
+
+_HOMES = {
+    "Audit": "dpvision.api.auditing",
+    "Forecast": "dpvision.api.forecast",
+    "Membership": "dpvision.api.membership_inference",
+    "Prediction": "dpvision.api.using",
+    "Progress": "dpvision.runs",
+    "Result": "dpvision.api.publishing",
+    "Synthesis": "dpvision.api.publishing",
+    "audit": "dpvision.api.auditing",
+    "evaluate": "dpvision.api.using",
+    "evaluate_images": "dpvision.api.measuring",
+    "load": "dpvision.api.using",
+    "membership": "dpvision.api.membership_inference",
+    "plan": "dpvision.api.forecast",
+    "predict": "dpvision.api.using",
+    "resume": "dpvision.api.training",
+    "synthesize": "dpvision.api.synthesis",
+    "synthesize_from": "dpvision.api.synthesis",
+    "train": "dpvision.api.training",
+}
+
+__getattr__ = lazy(__name__, _HOMES)

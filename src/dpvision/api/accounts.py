@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dpvision.images import Images
-from dpvision.methods import TrainingPlan
+from dpvision.methods import Calibrated
 from dpvision.privacy import Account, Budget, GaussianEvent, InputError, Ledger, default_ledger_path
-from dpvision.runs import FileCheckpoints, RunDirectory
+from dpvision.runs import RunDirectory
 
 
 def private_record(
@@ -29,15 +29,21 @@ def private_record(
     }
 
 
-def make_account(run: RunDirectory, num_examples: int, budget: Budget, plan: TrainingPlan) -> Account:
-    """The account of a run, not open yet.
+def make_account(
+    run: RunDirectory,
+    num_examples: int,
+    budget: Budget,
+    stages: Calibrated,
+    released: Sequence[GaussianEvent],
+) -> Account:
+    """The account of a run, not open yet. ``released`` is what it has by its own record.
 
     Raises:
         InputError: the ledger is of another data set, or damaged, or lacks what the run has spent.
     """
-    check_ledger(run, FileCheckpoints(run.checkpoint_path, run.seal).spent())
+    check_ledger(run, released)
     ledger = Ledger.for_dataset(run.of_account("ledger"), run.of_account("digest"), num_examples)
-    return Account(budget, ledger, run.of_account("run_id"), plan.events)
+    return Account(budget, ledger, run.of_account("run_id"), stages.events)
 
 
 def check_ledger(run: RunDirectory, released: Sequence[GaussianEvent]) -> None:

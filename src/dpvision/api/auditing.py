@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Literal, get_args
 
 from dpvision.api.accounts import private_record
-from dpvision.api.job import Job, prepare
+from dpvision.api.options import AuditOptions, takes
+from dpvision.api.run import RunConfig, Sources, prepare
 from dpvision.api.sources import Source
-from dpvision.api.synthesis import METHOD as SYNTHESIS
-from dpvision.api.synthesis import ReleaseJob, prepare_release
 from dpvision.evaluation.mislabelled import MislabelledImages
-from dpvision.evaluation.progress import Progress
 from dpvision.evaluation.worst_images import Contribution, WorstImages
 from dpvision.images import Images
-from dpvision.methods import TrainingPlan
-from dpvision.methods.dp_mepf import embedding_sums, make_encoder, release
-from dpvision.methods.dp_ridge import DPRidgeConfig, exact_sums
+from dpvision.methods import Calibrated, Learned, Session, Workplace
 from dpvision.networks import Classifier
-from dpvision.privacy import (
-    Account,
-    Budget,
-    InputError,
-    Ledger,
-    NeighboringRelation,
-    RandomSource,
-    random_source,
-)
+from dpvision.privacy import Account, InputError, Ledger, NeighboringRelation, RandomSource, random_source
 from dpvision.privacy import epsilon as epsilon_of
 from dpvision.privacy.audit import (
     Tally,
@@ -43,8 +28,7 @@ from dpvision.privacy.audit import (
     tally,
 )
 from dpvision.privacy.canaries import AuditedMechanism, Canaries
-from dpvision.training import StepStatistics
-from dpvision.views import Pool
+from dpvision.runs import Progress
 
 CanaryKind = Literal["gradient", "images", "mislabelled"]
 
@@ -53,9 +37,6 @@ CANARIES = 1000
 MISLABELLED_SHARE = 0.1
 STEPS_LOOKED_AT = 30
 """Of a run, about so many with worst-case images."""
-
-Run = Callable[[Images, TrainingPlan, Account, RandomSource], Classifier | None]
-"""Does all that is to be done with the images; the classifier that came of it, if one did."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +65,7 @@ class Audit:
 
     notice: str
     method: str
-    canary_kind: CanaryKind
+    canary_kind: str
     canaries: int
     confidence: float
     neighboring_relation: NeighboringRelation
@@ -99,94 +80,65 @@ class Audit:
     largest_contribution: Contribution | None = None
 
 
-def audit(
-    data: Source,
-    *,
-    epsilon: float,
-    canaries: int | None = None,
-    canary_kind: CanaryKind = "gradient",
-    confidence: float = 0.95,
-    delta: float | None = None,
-    neighboring_relation: NeighboringRelation = "add_or_remove_one",
-    method: str = "dp-sgd",
-    config: Mapping[str, Any] | None = None,
-    size: int | None = None,
-    channels: int | None = None,
-    seed: int | None = None,
-    device: str | None = None,
-    num_examples: int | None = None,
-    ledger: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-) -> Audit:
-    """Do what `dpvision.train` or `dpvision.synthesize` would, with canaries, and bound its ε from below.
+@takes(AuditOptions)
+def audit(data: Source, *, progress: Progress | None = None, **options: Any) -> Audit:
+    """Train with canaries, as a run would, and bound ε from below by what comes out.
 
-    The run spends its budget and is in the ledger like any other. Nothing else is written, and the model is
-    forgotten. What is found is private.
+    The run spends ε of the data's budget, as any other, and is in the ledger. It keeps no model and writes no
+    release. The result is private: ε does not cover it. Of a method that makes images the releases are
+    audited, for the rest is made of these.
 
     Args:
-        data, epsilon, delta, neighboring_relation, config, size, channels, seed, device, num_examples,
-            ledger: as for `dpvision.train`.
-        canaries: how many; by default 1000, of mislabelled ones at most a tenth of the images.
-        canary_kind: "gradient", vectors as long as is allowed, in every release; "images", these, and beside
-            them worst-case images through views, network and clip; or "mislabelled", images with one of two
-            wrong labels, looked for in the trained classifier alone.
-        confidence: with which each bound holds.
-        method: one of `dpvision.train` or of `dpvision.synthesize`; of the latter only the release is
-            audited, for the rest is made of it.
-        progress: see `dpvision.evaluation.Progress`.
+        data: the private images: a spec for `open_images`, or `Images`.
+        {options}
+        progress: see `Progress`.
 
     Raises:
         InputError: an option or the data cannot be used, or the owner's limit does not allow the run. Nothing
             was spent.
         KeyboardInterrupt: passed on; what was spent is in the ledger.
     """
-    if canary_kind not in get_args(CanaryKind):
-        raise InputError(f"there are no canaries '{canary_kind}'; choose {' or '.join(get_args(CanaryKind))}")
+    given = AuditOptions.of(options)
+    kind, confidence = given.canary_kind, given.confidence
+    if kind not in get_args(CanaryKind):
+        raise InputError(f"there are no canaries '{kind}'; choose {' or '.join(get_args(CanaryKind))}")
     check_confidence(confidence)
-    options: dict[str, Any] = {
-        "epsilon": epsilon,
-        "delta": delta,
-        "neighboring_relation": neighboring_relation,
-        "method": method,
-        "config": config or {},
-        "size": size,
-        "channels": channels,
-        "seed": seed,
-        "device": device,
-        "num_examples": num_examples,
-    }
-    job: Job | ReleaseJob
-    if method == SYNTHESIS:
-        if canary_kind == "mislabelled":
-            raise InputError(f"mislabelled canaries are looked for in a classifier; {method} makes none")
-        job = prepare_release(data, **options)
-        worst = _worst_images(canary_kind, job.images, job.plan)
-        run = _release(job, worst, progress)
-    else:
-        job = prepare(data, test=None, **options)
-        worst = _worst_images(canary_kind, job.images, job.plan, **job.mixed_with)
-        run = _training(job, worst, progress)
-    images, plan, random = job.images, job.plan, random_source(seed)
-    coins = random.at("canaries", 0)
-    count = canaries if canaries is not None else _default_count(canary_kind, len(images))
-    check_canaries(count)
-    if canary_kind != "mislabelled":
-        relation = neighboring_relation
-        planted = Canaries(count, relation, coins)
-        stages = (
-            replace(stage, mechanism=AuditedMechanism.of(stage.mechanism, planted)) for stage in plan.stages
+    config, sources = prepare(data, given)
+    (budget, stages), images = config.spending, sources.images
+    if kind == "mislabelled" and config.method.makes != "a classifier":
+        raise InputError(
+            f"mislabelled canaries are looked for in a classifier; {config.method.name} makes none"
         )
-        _spend(run, images, replace(plan, stages=tuple(stages)), job.budget, random, images, ledger)
+    random = random_source(given.seed)
+    coins = random.at("canaries", 0)
+    count = given.canaries if given.canaries is not None else _default_count(kind, len(images))
+    check_canaries(count)
+    worst = None
+    if kind == "images":
+        # At steps all through the run.
+        worst = WorstImages(images, sources.pool, every=math.ceil(stages.num_releases / STEPS_LOOKED_AT))
+    relation: NeighboringRelation
+    if kind != "mislabelled":
+        relation = budget.neighboring_relation
+        planted = Canaries(count, relation, coins)
+        audited = tuple(
+            replace(stage, mechanism=AuditedMechanism.of(stage.mechanism, planted)) for stage in stages.stages
+        )
+        _learn(
+            config, replace(stages, stages=audited), sources, images, random, given.ledger, progress, worst
+        )
         scores, included = planted.scores, planted.included
     else:
         relation = "replace_one"
         mislabelled = MislabelledImages.of(images, count, coins)
-        model = _spend(run, mislabelled.images, plan, job.budget, random, images, ledger)
-        assert model is not None
+        of_canaries = replace(sources, images=mislabelled.images)
+        learned = _learn(config, stages, of_canaries, images, random, given.ledger, progress)
+        model = config.method.finish(config.settings, learned, config.facts, Workplace(config.device)).model
+        assert isinstance(model, Classifier)
         scores, included = mislabelled.scores(model), mislabelled.included
 
     tallies = tally(scores.numpy(), included.numpy())
-    events, delta = plan.events, job.budget.delta
+    events, delta = stages.events, budget.delta
     claimed = epsilon_of(events, delta, relation)
     bound, largest = (
         f_dp_lower_bound(count, guessed, events, delta, relation, confidence)
@@ -196,8 +148,8 @@ def audit(
     too_large = largest_contribution is not None and largest_contribution.share > 1
     return Audit(
         notice=NOTICE,
-        method=method,
-        canary_kind=canary_kind,
+        method=config.method.name,
+        canary_kind=kind,
         canaries=count,
         confidence=confidence,
         neighboring_relation=relation,
@@ -207,84 +159,46 @@ def audit(
         epsilon_lower_bound_any=epsilon_lower_bound(count, tallies, delta, confidence),
         largest_bound=largest,
         refuted=bound > claimed or too_large,
-        releases=sum(event.count for event in events),
+        releases=stages.num_releases,
         tallies=tallies,
         largest_contribution=largest_contribution,
     )
 
 
-def _worst_images(
-    canary_kind: CanaryKind, images: Images, plan: TrainingPlan, pool: Pool | None = None
-) -> WorstImages | None:
-    """Those that are to be added, if any, at steps all through the run."""
-    if canary_kind != "images":
-        return None
-    releases = sum(event.count for event in plan.events)
-    return WorstImages(images, pool, every=math.ceil(releases / STEPS_LOOKED_AT))
-
-
-def _training(job: Job, worst: WorstImages | None, progress: Progress | None) -> Run:
-    """What `dpvision.train` does between opening and closing the account."""
-    model = job.make_model()
-    one_release = isinstance(job.config, DPRidgeConfig)
-    options: dict[str, Any] = dict(job.mixed_with)
-    if worst and not one_release:
-        options["on_batch"] = worst
-
-    def run(images: Images, plan: TrainingPlan, account: Account, random: RandomSource) -> Classifier:
-        planned = sum(event.count for event in account.planned)
-
-        def on_step(statistics: StepStatistics) -> None:
-            if progress:
-                progress("training with canaries", sum(event.count for event in account.spent), planned)
-
-        if worst and one_release:
-            sensitivity = plan.stages[0].mechanism.sensitivity
-            worst.look_at_release(images, partial(exact_sums, model), sensitivity)
-        job.method.train(model, images, job.config, plan, account, random, **options, on_step=on_step)
-        return model
-
-    return run
-
-
-def _release(job: ReleaseJob, worst: WorstImages | None, progress: Progress | None) -> Run:
-    """What `dpvision.synthesize` does between opening and closing the account."""
-    encoder = make_encoder(job.config, job.images).to(job.device)
-
-    def run(images: Images, plan: TrainingPlan, account: Account, random: RandomSource) -> None:
-        if worst:
-            sums = job.config.mechanism(encoder.out_features, len(images.class_names))
-            sensitivity = plan.stages[0].mechanism.sensitivity
-            worst.look_at_release(
-                images, lambda some: embedding_sums(encoder, some, sums, job.device), sensitivity
-            )
-        release(encoder, images, job.config, plan, account, random, job.device, progress)
-
-    return run
-
-
-def _spend(
-    run: Run,
-    images: Images,
-    plan: TrainingPlan,
-    budget: Budget,
-    random: RandomSource,
+def _learn(
+    config: RunConfig,
+    stages: Calibrated,
+    sources: Sources,
     private: Images,
-    ledger: str | os.PathLike[str] | None,
-) -> Classifier | None:
-    """Run on ``images``, which were made of the private ones, on an account in the ledger of these. What was
+    random: RandomSource,
+    ledger: Any,
+    progress: Progress | None,
+    watch: WorstImages | None = None,
+) -> Learned:
+    """Learn from images that were made of the private ones, on an account in the ledger of these. What was
     not spent is free again, whatever happens.
     """
     record = private_record(private, ledger, datetime.now(UTC))
     book = Ledger.for_dataset(record["ledger"], record["digest"], len(private))
-    account = Account(budget, book, record["run_id"], plan.events)
+    account = Account(config.spending[0], book, record["run_id"], stages.events)
     try:
         account.open()
-        return run(images, plan, account, random)
+        session = Session(
+            sources.images,
+            config.facts,
+            stages,
+            account,
+            random,
+            config.device,
+            pool=sources.pool,
+            progress=progress,
+            watch=watch,
+        )
+        return config.method.learn(config.settings, session)
     finally:
         account.close()
 
 
-def _default_count(canary_kind: CanaryKind, num_images: int) -> int:
+def _default_count(canary_kind: str, num_images: int) -> int:
     """Wrong labels must be few beside right ones; vectors disturb nobody."""
     return CANARIES if canary_kind != "mislabelled" else min(CANARIES, int(MISLABELLED_SHARE * num_images))

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dpvision.api.job import resolve_device
+from dpvision.api.devices import resolve_device
 from dpvision.api.sources import Reading, Source, fitting_reading
 from dpvision.api.using import load, release_path
-from dpvision.evaluation import Progress, Row, evaluate_synthetic, nearest_neighbours, neighbours_sheet
+from dpvision.evaluation import Row, evaluate_synthetic, nearest_neighbours, neighbours_sheet
 from dpvision.evaluation.downstream import ClassifierName
 from dpvision.evaluation.resnet9_training import ResNet9Training
 from dpvision.images import Images, open_images
@@ -21,7 +21,7 @@ from dpvision.networks.generators import Generator
 from dpvision.priors import build_encoder
 from dpvision.priors.encoder import Encoder
 from dpvision.privacy.errors import InputError
-from dpvision.runs import RunDirectory
+from dpvision.runs import Progress, RunDirectory
 from dpvision.runs.files import write_atomically
 
 DEFAULT_ENCODER = "wrn-10-4-small"

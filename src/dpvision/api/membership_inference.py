@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,16 @@ import torch
 from numpy.typing import NDArray
 
 from dpvision.api.accounts import check_unchanged
-from dpvision.api.job import Job, resolve_device
+from dpvision.api.devices import resolve_device
+from dpvision.api.run import RunConfig
 from dpvision.api.sources import Reading, Source, fitting_reading
 from dpvision.api.using import load_classifier, release_path
 from dpvision.evaluation.membership import Attack, attacks, centred_by_class, confidences, lira_scores
-from dpvision.evaluation.progress import Progress
 from dpvision.images import Images, available_splits
-from dpvision.methods import planned_at
+from dpvision.methods import Session, Workplace, at_noise
 from dpvision.networks import Classifier
-from dpvision.privacy import Account, InputError
-from dpvision.runs import RunDirectory
+from dpvision.privacy import Account, InputError, SecureRandom
+from dpvision.runs import Progress, RunDirectory
 from dpvision.runs.files import read_json
 
 NOTICE = "private: measured on the private images without noise, and not covered by epsilon; do not publish"
@@ -160,19 +160,24 @@ def _shadow_confidences(
     fields = _recorded(run).config
     if device is not None:
         fields = {**fields, "device": device}
-    job = replace(Job.from_json(fields, images, images), seed=None)
+    config = RunConfig.from_json({**fields, "data": asdict(Reading(None)), "test": None})
+    pool = config.opened(images, None).pool
+    budget, calibrated = config.spending
     found = []
     for number, chosen in enumerate(inside):
         if progress:
             progress("training shadow models", number, len(inside))
         some = images.subset(chosen.nonzero()[0])
-        config = _scaled(job.config, len(some) / job.num_examples)
-        stages = partial(job.method.stages, config, len(some))
-        plan = planned_at(job.plan.noise_multiplier, stages, job.budget)
-        model = job.make_model()
-        account = Account(replace(job.budget, epsilon=plan.epsilon), None, f"shadow-{number}", plan.events)
+        settings = _scaled(config.settings, len(some) / config.facts.num_examples)
+        facts = replace(config.facts, num_examples=len(some))
+        at = partial(config.method.stages, settings, facts)
+        stages = at_noise(calibrated.noise_multiplier, at, budget)
+        account = Account(replace(budget, epsilon=stages.epsilon), None, f"shadow-{number}", stages.events)
         account.open()
-        job.method.train(model, some, config, plan, account, job.random(), **job.mixed_with)
+        session = Session(some, facts, stages, account, SecureRandom(), config.device, pool=pool)
+        learned = config.method.learn(settings, session)
+        model = config.method.finish(settings, learned, facts, Workplace(config.device)).model
+        assert isinstance(model, Classifier)
         found.append(confidences(model, images))
     return np.stack(found)
 

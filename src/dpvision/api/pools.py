@@ -11,9 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dpvision.api.job import resolve_device
+from dpvision.api.devices import resolve_device
 from dpvision.api.priors import fair_batch_size
-from dpvision.evaluation.progress import Progress
 from dpvision.images import image_sizes
 from dpvision.images.decode import Conversion
 from dpvision.images.folder import check_folder_name
@@ -21,6 +20,7 @@ from dpvision.images.series import COMMAND, POOL_RECORD, Series
 from dpvision.priors.processes.write import write_series
 from dpvision.priors.text_to_image import TextToImage, import_diffusers
 from dpvision.privacy import InputError
+from dpvision.runs.progress import Progress
 from dpvision.views.pool import pool_images, pool_provenance, pool_split
 
 CLASS = "{class}"

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpvision.api.job import resolve_device
-from dpvision.evaluation.progress import Progress
+from dpvision.api.devices import resolve_device
 from dpvision.images.public import refuse_data_with_ledger
 from dpvision.priors import ContrastiveConfig, Prior, image_batches, load_prior, save_prior
 from dpvision.priors.contrastive import BatchStream, load_public_images, shuffled_batches, train_body
@@ -28,6 +27,7 @@ from dpvision.priors.prior_file import (
     input_normalization,
 )
 from dpvision.privacy import InputError
+from dpvision.runs.progress import Progress
 
 MOST_IMAGES_PER_BATCH = 64  # made at once
 LAST_LOSSES = 100  # whose mean is the figure of a prior

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dpvision.api.job import resolve_device
+from dpvision.api.devices import resolve_device
 from dpvision.api.sources import Source, fitting_reading
 from dpvision.evaluation import Accuracy, accuracy
 from dpvision.images import Images

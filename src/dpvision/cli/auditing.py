@@ -8,54 +8,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dpvision.cli import options as given
-from dpvision.cli.options import collect
+from dpvision.api.options import AuditOptions
+from dpvision.cli.options import AsJson, Device, command, require
 from dpvision.cli.output import show, show_messages, table, work_bars
 
 if TYPE_CHECKING:
     from dpvision.api import Audit
 
 
+@command(AuditOptions, is_run=False)
 def audit(
-    data: given.Data = None,
-    epsilon: given.Epsilon = None,
+    found: dict[str, Any],
+    as_json: bool,
     canaries: Annotated[
         str | None,
         typer.Option(
             metavar="NUMBER|KIND",
             help="How many (default: 1000; of mislabelled ones at most a tenth of the images), or which.",
+            show_default=False,
         ),
     ] = None,
     canary_kind: Annotated[
         str | None,
         typer.Option(
-            help="gradient (default): vectors as long as is allowed, in every release; images: these, and "
-            "worst-case images through views, network and clip; or mislabelled: images with wrong labels, "
-            "looked for in the trained classifier alone.",
-            show_default=False,
+            help=AuditOptions.__dataclass_fields__["canary_kind"].metadata["help"], show_default=False
         ),
     ] = None,
-    confidence: Annotated[float, typer.Option(help="With which each bound holds.")] = 0.95,
-    delta: given.Delta = None,
-    relation: given.Relation = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="dp-sgd (default), dp-mix-self, dp-mix-diff, dp-randp, dp-ridge or dp-mepf.",
-            show_default=False,
-        ),
-    ] = None,
-    phase_iii: given.PhaseIII = None,
-    pool: given.PoolPath = None,
-    config: given.ConfigFile = None,
-    settings: given.Settings = None,
-    size: given.Size = None,
-    channels: given.Channels = None,
-    device: given.Device = None,
-    seed: given.Seed = None,
-    num_examples: given.NumExamples = None,
-    ledger: given.LedgerFile = None,
-    as_json: given.AsJson = False,
 ) -> None:
     """Train with canaries, as train or synthesize would, and bound ε from below by what comes out.
 
@@ -73,29 +51,12 @@ def audit(
     The run spends ε of the data's budget, as any other, and is in the ledger; it keeps no model and writes no
     release.
     """
+    require(AuditOptions, found)
+    number, kind = _number_and_kind(canaries, canary_kind)
     show_messages()
-    found = collect(
-        config,
-        settings,
-        {"phase_iii": phase_iii, "pool": pool},
-        data=data,
-        epsilon=epsilon,
-        delta=delta,
-        neighboring_relation=relation,
-        method=method,
-        size=size,
-        channels=channels,
-        device=device,
-        seed=seed,
-        num_examples=num_examples,
-        ledger=ledger,
-    )
-    for of_other_commands in ("out", "test"):  # a recipe may name them
-        found.pop(of_other_commands, None)
     from dpvision import api
 
-    number, kind = _number_and_kind(canaries, canary_kind)
-    chosen: dict[str, Any] = {"canaries": number, "canary_kind": kind, "confidence": confidence}
+    chosen: dict[str, Any] = {"canaries": number, "canary_kind": kind}
     try:
         with work_bars() as progress:
             result = api.audit(found.pop("data"), **found, **chosen, progress=progress)
@@ -131,8 +92,8 @@ def membership(
         int,
         typer.Option(help="Train so many on random halves of the images, for online LiRA; 4 or more."),
     ] = 0,
-    device: given.Device = None,
-    as_json: given.AsJson = False,
+    device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """How well a released classifier tells the images that it learned from, from others.
 

@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
-from dpvision.cli import accounting, auditing, models, pool, prior, synthesis, training
+from dpvision.cli import accounting, auditing, methods, models, pool, prior, synthesis, training
 from dpvision.cli.allocator import keep_freed_memory
 from dpvision.cli.output import printable
+from dpvision.privacy.errors import InputError
 
 HELP = """
 Learn from private images under one privacy budget.
@@ -56,6 +57,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Train": (training.train, training.plan, training.resume),
     "Synthesize": (synthesis.synthesize,),
     "Check the guarantee": (auditing.audit, auditing.membership),
+    "Choose a method": (methods.methods, methods.settings),
     "Use a model": (models.evaluate, models.predict),
     "Data and budget": (accounting.data, accounting.ledger, accounting.epsilon, accounting.noise),
 }
@@ -89,8 +91,6 @@ def run(arguments: Sequence[str]) -> int:
 
 def _input_error(error: Exception) -> str | None:
     """The message if the user's input is at fault; None if the program is."""
-    from dpvision.privacy.errors import InputError
-
     if isinstance(error, InputError):
         return str(error)
     if hasattr(error, "format_message"):  # a mistake in the options, found by typer

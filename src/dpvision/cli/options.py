@@ -1,13 +1,27 @@
-"""The options that train and plan share, from the command line and from a file."""
+"""Commands made of the options that the functions of the same names take, from the command line and from
+recipe files.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
 import tomllib
+from collections.abc import Callable
+from dataclasses import MISSING
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
+
+from dpvision.api.options import (
+    PlanOptions,
+    RunOptions,
+    SynthesisOptions,
+    TrainOptions,
+    described,
+)
 
 Data = Annotated[
     str | None,
@@ -18,29 +32,24 @@ Data = Annotated[
         show_default=False,
     ),
 ]
-Epsilon = Annotated[float | None, typer.Option(help="The budget's ε; never exceeded.", show_default=False)]
-Out = Annotated[
-    Path | None, typer.Option(help="The run's directory, made by the command.", show_default=False)
-]
-Delta = Annotated[
-    float | None,
-    typer.Option(help="The budget's δ, below 1/N (default: the largest power of ten below 1/N)."),
-]
-Relation = Annotated[
-    str | None,
+ConfigFile = Annotated[
+    Path | None,
     typer.Option(
-        "--relation",
-        help="Neighbouring relation: add_or_remove_one or replace_one (default: add_or_remove_one).",
+        "--config",
+        metavar="FILE.toml",
+        help="A recipe: a file with these options (epsilon = 2, …) and a table \\[config] of settings. "
+        "Options given here win.",
+        show_default=False,
     ),
 ]
-Test = Annotated[
-    str | None,
-    typer.Option(help="Images to measure the accuracy on (default: DATA's test split, if it has one)."),
-]
-Method = Annotated[
-    str | None,
+Settings = Annotated[
+    list[str] | None,
     typer.Option(
-        help="dp-sgd (default), dp-mix-self, dp-mix-diff, dp-randp or dp-ridge.", show_default=False
+        "--set",
+        metavar="KEY=VALUE",
+        help="A setting of the method, such as network=wrn-16-4, steps=500 or network_options.order=1; "
+        "`dpvision settings METHOD` lists them. Repeat for more.",
+        show_default=False,
     ),
 ]
 PhaseIII = Annotated[
@@ -62,118 +71,159 @@ PoolPath = Annotated[
         show_default=False,
     ),
 ]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        metavar="FILE.toml",
-        help="A file with these options (epsilon = 2, …) and a table \\[config] of settings. Options given "
-        "here win.",
-    ),
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="A setting of the training, such as network=wrn-16-4, steps=500 or network_options.order=1. "
-        "Repeat for more.",
-    ),
-]
-Size = Annotated[
-    int | None, typer.Option(help="Make every image a square of this side (default: as they are, up to 64).")
-]
+Size = Annotated[int | None, typer.Option(help=RunOptions.__dataclass_fields__["size"].metadata["help"])]
 Channels = Annotated[
-    int | None, typer.Option(help="1 makes every image grey, 3 colour (default: as they are).")
+    int | None, typer.Option(help=RunOptions.__dataclass_fields__["channels"].metadata["help"])
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, …  [default: a GPU where there is one]")]
-Seed = Annotated[
-    int | None,
-    typer.Option(help="Reproducible noise: for tests only, the run is NOT PRIVATE.", show_default=False),
-]
-NumExamples = Annotated[
-    int | None,
-    typer.Option(
-        "--num-examples",
-        metavar="N",
-        help="N as you declare it to be public, say a rounded one (default: as many images as there are).",
-        show_default=False,
-    ),
-]
-LedgerFile = Annotated[
-    Path | None,
-    typer.Option("--ledger", metavar="FILE", help="The data's ledger (default: found by the data's digest)."),
-]
+Device = Annotated[str | None, typer.Option(help=RunOptions.__dataclass_fields__["device"].metadata["help"])]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 
-_FILE_OPTIONS: dict[str, tuple[type, ...]] = {
-    "data": (str,),
-    "epsilon": (int, float),
-    "out": (str,),
-    "delta": (int, float),
-    "neighboring_relation": (str,),
-    "test": (str,),
-    "method": (str,),
-    "size": (int,),
-    "channels": (int,),
-    "device": (str,),
-    "seed": (int,),
-    "num_examples": (int,),
-    "ledger": (str,),
-    "config": (dict,),
+RECIPE = {
+    "data",
+    *(one.name for kind in (PlanOptions, TrainOptions, SynthesisOptions) for one in dataclasses.fields(kind)),
 }
+"""The options that a recipe may name: one of a run serves to plan and to audit it too."""
+
+Verb = Callable[..., None]
 
 
-def collect(
-    file: Path | None, settings: list[str] | None, named: dict[str, str | None] | None = None, **given: Any
-) -> dict[str, Any]:
-    """The options for dpvision.train: those of the file, replaced by those given (not None), by settings that
-    have options of their own (``named``, not None) and by --set.
+def command(options: type[RunOptions], *, is_run: bool = True) -> Callable[[Verb], Verb]:
+    """Make a command of a function ``(found, as_json, **own)``: ``found`` holds DATA and what was given of
+    ``options``, in a recipe and on the command line; ``own`` are the function's further options, which take
+    the place of those of the same name.
 
-    Raises:
-        InputError: the file cannot be used, a setting is malformed, or data or epsilon are named nowhere.
+    Args:
+        options: each becomes an option of the command.
+        is_run: whether it refuses a recipe's options that it has not. A forecast or an audit of the same
+            recipe leaves them aside.
     """
+
+    def made(verb: Verb) -> Verb:
+        hints = get_type_hints(verb, include_extras=True)
+        own = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+            for name, parameter in inspect.signature(verb).parameters.items()
+            if name not in ("found", "as_json")
+        ]
+        names = {parameter.name for parameter in own}
+        shared = [one for one in dataclasses.fields(options) if one.name not in names | {"config"}]
+
+        def run(**given: Any) -> None:
+            found = collect(given["config"], given["settings"], {n: given[n] for n in ("phase_iii", "pool")})
+            known = {"data", "config", *(one.name for one in dataclasses.fields(options))}
+            for name in sorted(found.keys() - known):
+                if is_run:
+                    raise _input_error(
+                        f"{given['config']}: {name} is no option of {verb.__name__}; leave it out"
+                    )
+                del found[name]
+            from_here = {name: given[name] for name in ("data", *(one.name for one in shared))}
+            found |= {name: value for name, value in from_here.items() if value not in (None, False, [])}
+            verb(found, given["as_json"], **{name: given[name] for name in names})
+
+        parameters = [
+            _parameter("data", Data),
+            *(_option(one, options) for one in shared),
+            *own,
+            _parameter("phase_iii", PhaseIII),
+            _parameter("pool", PoolPath),
+            _parameter("config", ConfigFile),
+            _parameter("settings", Settings),
+            _parameter("as_json", AsJson, False),
+        ]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        run.__name__, run.__doc__ = verb.__name__, verb.__doc__
+        return run
+
+    return made
+
+
+def require(options: type[RunOptions], found: dict[str, Any]) -> None:
+    """Raises InputError, with the first that is missing, unless DATA and all options without a default were
+    given.
+    """
+    needed = [one.name for one in dataclasses.fields(options) if one.default is MISSING]
+    for name in ("data", *needed):
+        if name not in found:
+            flag = flag_of(options, name)
+            raise _input_error(f"{flag} is missing; give it on the command line or in the --config file")
+
+
+def flag_of(options: type[RunOptions], name: str) -> str:
+    """What an option, or the data, is called on the command line."""
+    return "DATA" if name == "data" else _flag(options.__dataclass_fields__[name])
+
+
+def _option(one: dataclasses.Field[Any], options: type[RunOptions]) -> inspect.Parameter:
+    """The parameter that typer makes an option of."""
+    if one.type == "bool":
+        return _parameter(one.name, Annotated[bool, typer.Option(_flag(one), help=described(one))], False)
+    kinds = {"float": float, "int": int, "FilePath": Path, "Sequence[str]": list[str]}
+    kind: Any = kinds.get(str(one.type).removesuffix(" | None"), str)
+    given = typer.Option(
+        _flag(one), help=described(one), metavar=one.metadata.get("metavar"), show_default=False
+    )
+    return _parameter(one.name, Annotated[kind | None, given])
+
+
+def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _flag(one: dataclasses.Field[Any]) -> str:
+    return str(one.metadata.get("flag", f"--{one.name.replace('_', '-')}"))
+
+
+def _input_error(message: str) -> Exception:
     from dpvision.privacy.errors import InputError
 
-    options = _read_file(file) if file else {}
-    options |= {name: value for name, value in given.items() if value is not None}
-    named_settings = {name: value for name, value in (named or {}).items() if value is not None}
-    options["config"] = with_settings(options.get("config", {}) | named_settings, settings or [])
-    for name, hint in (("data", "DATA"), ("epsilon", "--epsilon")):
-        if name not in options:
-            raise InputError(f"{hint} is missing; give it on the command line or in the --config file")
+    return InputError(message)
+
+
+def collect(file: Path | None, settings: list[str] | None, named: dict[str, str | None]) -> dict[str, Any]:
+    """The options of a recipe, its settings replaced by those that have options of their own (``named``, not
+    None) and by --set.
+
+    Raises:
+        InputError: the file cannot be used, or a setting is malformed.
+    """
+    options = _read_recipe(file) if file else {}
+    config = options.get("config", {})
+    if not isinstance(config, dict):
+        raise _input_error(f"{file}: config must be a table, not {config!r}")
+    given = {name: value for name, value in named.items() if value is not None}
+    options["config"] = with_settings(config | given, settings or [])
     return options
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def _read_recipe(path: Path) -> dict[str, Any]:
     from dpvision.images.files import read_text_file
-    from dpvision.privacy.errors import InputError
 
     content = read_text_file(path)
     try:
         options = _parse(content.decode())
     except ValueError as error:
-        raise InputError(f"{path} is not TOML: {error}") from error
-    for name, value in options.items():
-        if name not in _FILE_OPTIONS:
-            raise InputError(f"{path}: there is no option '{name}'; choose from {', '.join(_FILE_OPTIONS)}")
-        if not isinstance(value, _FILE_OPTIONS[name]) or isinstance(value, bool):
-            raise InputError(f"{path}: {name} must be {_FILE_OPTIONS[name][-1].__name__}, not {value!r}")
+        raise _input_error(f"{path} is not TOML: {error}") from error
+    for name in options:
+        if name not in RECIPE:
+            raise _input_error(
+                f"{path}: there is no option '{name}'; choose from {', '.join(sorted(RECIPE))}"
+            )
     return options
 
 
 def with_settings(config: dict[str, Any], settings: list[str]) -> dict[str, Any]:
-    from dpvision.privacy.errors import InputError
-
+    """``config`` with settings KEY=VALUE in it. InputError where one is malformed."""
     config = dict(config)
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not (name and equals):
-            raise InputError(f"--set {setting}: must be of the form key=value")
+            raise _input_error(f"--set {setting}: must be of the form key=value")
         name, dot, inner = name.partition(".")
         if dot:
             if not isinstance(config.get(name, {}), dict):
-                raise InputError(f"--set {setting}: {name} is no table")
+                raise _input_error(f"--set {setting}: {name} is no table")
             config[name] = config.get(name, {}) | {inner: _value(value)}
         else:
             config[name] = _value(value)

@@ -7,7 +7,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,18 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.console import Console
+    from rich.progress import TaskID
 
     from dpvision.privacy import Account
+    from dpvision.runs import Progress
 
 # ε so far takes up to a second to compute: it may cost one part in this many of the time.
 EPSILON_PAUSE = 200
 LEAST_EPSILON_PAUSE = 5.0  # seconds
+
+FIRST_LINE, LINES = 5.0, 20.0
+"""Seconds to the first line of progress, and between lines."""
 
 
 def show(fields: dict[str, Any], as_json: bool, text: str) -> None:
@@ -69,42 +74,86 @@ class _Printable(logging.Formatter):
 
 
 @contextmanager
-def bar(description: str, *more: str) -> Iterator[Progress]:
-    """A bar on stderr, if that is a terminal: a description, how much is done, time left, and more columns.
-
-    The texts are formats that rich fills in from the task.
+def work_bars() -> Iterator[Progress]:
+    """Tells on stderr what is done, how far it is, the time left and, of a run, the ε so far: as bars, or,
+    where stderr is no terminal, as a line now and then.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (
-        TextColumn(description),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        *map(TextColumn, more),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        yield progress
+    if not console.is_terminal:
+        yield _Lines()
+        return
+    with _bars(console) as bars:
+        yield bars
+
+
+class _EpsilonSoFar:
+    """The ε of an account in words, not computed anew more often than it may cost."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._next = time.monotonic() + LEAST_EPSILON_PAUSE
+
+    def of(self, account: Account | None) -> str:
+        """What is known of it; empty without an account."""
+        if account is None:
+            return ""
+        started = time.monotonic()
+        if started >= self._next:
+            self._text = f"ε {account.epsilon_spent():.2f} of {account.budget.epsilon:g}"
+            ended = time.monotonic()
+            self._next = ended + max(LEAST_EPSILON_PAUSE, EPSILON_PAUSE * (ended - started))
+        return self._text or f"ε … of {account.budget.epsilon:g}"
+
+
+class _Lines:
+    """Progress as lines: where logs are kept, and nobody sees a bar."""
+
+    def __init__(self) -> None:
+        self._epsilon, self._what, self._began, self._next = _EpsilonSoFar(), "", 0.0, 0.0
+        self._begins_at = 0
+
+    def __call__(self, what: str, done: int, total: int, account: Account | None = None) -> None:
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._began, self._begins_at, self._next = what, now, done, now + FIRST_LINE
+        if now < self._next:
+            return
+        self._next = now + LINES
+        steps = done - self._begins_at
+        left = f", {duration((now - self._began) / steps * (total - done))} left" if steps else ""
+        epsilon = self._epsilon.of(account)
+        typer.echo(f"{what}: {done} of {total}{left}{', ' if epsilon else ''}{epsilon}", err=True)
 
 
 @contextmanager
-def work_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each thing that is done."""
-    with bar("{task.description}") as progress:
-        tasks: dict[str, TaskID] = {}
+def _bars(console: Console) -> Iterator[Progress]:
+    """Progress as bars, one for each thing that is done: on 80 columns too."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
 
-        def update(what: str, done: int, total: int) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[epsilon]}"),
+    )
+    with Bars(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+        epsilon = _EpsilonSoFar()
+
+        def update(what: str, done: int, total: int, account: Account | None = None) -> None:
             if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done)
+                tasks[what] = bars.add_task(what, total=total, epsilon="")
+            bars.update(tasks[what], completed=done, total=total, epsilon=epsilon.of(account))
 
         yield update
 
 
 @contextmanager
-def resumable_bars() -> Iterator[Callable[[str, int, int], None]]:
+def resumable_bars() -> Iterator[Progress]:
     """`work_bars` for a command that is repeated after Ctrl-C, which ends it with a word on that."""
     with work_bars() as update:
         try:
@@ -124,22 +173,3 @@ def interruptible(run: Path | str) -> Iterator[None]:
         hint = f"go on with: dpvision resume {shlex.quote(str(run))}" if began else "nothing was spent"
         typer.echo(f"interrupted; {hint}", err=True)
         raise typer.Exit(130) from None
-
-
-@contextmanager
-def progress_bar() -> Iterator[Callable[[int, int, Account], None]]:
-    """A bar of steps, time left, ε. Yields dpvision.train's progress."""
-    with bar("training", "ε {task.fields[epsilon]}") as progress:
-        task = progress.add_task("", total=None, epsilon="…")
-        next_epsilon = time.monotonic() + LEAST_EPSILON_PAUSE
-
-        def update(done: int, total: int, account: Account) -> None:
-            nonlocal next_epsilon
-            progress.update(task, completed=done, total=total)
-            started = time.monotonic()
-            if progress.console.is_terminal and started >= next_epsilon:
-                progress.update(task, epsilon=f"{account.epsilon_spent():.2f} of {account.budget.epsilon:g}")
-                ended = time.monotonic()
-                next_epsilon = ended + max(LEAST_EPSILON_PAUSE, EPSILON_PAUSE * (ended - started))
-
-        yield update

@@ -7,48 +7,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dpvision.cli import options as given
-from dpvision.cli.options import collect, with_settings
+from dpvision.api.options import FROM_EMBEDDING, SynthesisOptions
+from dpvision.cli.options import command, flag_of, require
 from dpvision.cli.output import interruptible, show, show_messages, table, work_bars
 
 if TYPE_CHECKING:
     from dpvision.api import Synthesis
 
 
+@command(SynthesisOptions)
 def synthesize(
-    data: given.Data = None,
-    epsilon: given.Epsilon = None,
-    out: given.Out = None,
-    count: Annotated[
-        int | None, typer.Option(help="Images to release (default: as many as the private ones).")
-    ] = None,
-    formats: Annotated[
-        list[str] | None,
-        typer.Option("--format", help="png (default), npz or parquet. Repeat for more.", show_default=False),
-    ] = None,
-    balanced: Annotated[
-        bool, typer.Option("--balanced", help="As many of every class, not by the noisy class sizes.")
-    ] = False,
+    found: dict[str, Any],
+    as_json: bool,
     from_embedding: Annotated[
         Path | None,
         typer.Option(
-            "--from-embedding",
             metavar="FILE",
             help="An earlier run's release/embedding.safetensors, in place of DATA and ε; free of cost.",
+            show_default=False,
         ),
     ] = None,
-    delta: given.Delta = None,
-    relation: given.Relation = None,
-    method: Annotated[str | None, typer.Option(help="dp-mepf (default).", show_default=False)] = None,
-    config: given.ConfigFile = None,
-    settings: given.Settings = None,
-    size: given.Size = None,
-    channels: given.Channels = None,
-    device: given.Device = None,
-    seed: given.Seed = None,
-    num_examples: given.NumExamples = None,
-    ledger: given.LedgerFile = None,
-    as_json: given.AsJson = False,
 ) -> None:
     """Release synthetic images in place of private ones, with the generator that draws them.
 
@@ -63,61 +41,29 @@ def synthesize(
     RUN/release may be published: images, generator, embedding and the release card. RUN/private may not.
     RUN/samples shows how the generator learns.
     """
+    if from_embedding is None:
+        require(SynthesisOptions, found)
+    else:
+        _check_use_with_embedding(found)
     show_messages()
     from dpvision import api
+
+    with interruptible(found["out"]), work_bars() as progress:
+        if from_embedding is None:
+            result = api.synthesize(found.pop("data"), **found, progress=progress)
+        else:
+            result = api.synthesize_from(from_embedding, **found, progress=progress)
+    show_synthesis(result, as_json)
+
+
+def _check_use_with_embedding(found: dict[str, Any]) -> None:
+    """Raises InputError for what is of no use beside --from-embedding, and where --out is missing."""
     from dpvision.privacy.errors import InputError
 
-    if out is None and config is None:
+    for name in found.keys() - FROM_EMBEDDING:
+        raise InputError(f"{flag_of(SynthesisOptions, name)} has no use with --from-embedding; leave it out")
+    if "out" not in found:
         raise InputError("--out is missing; name a new directory for the run")
-    wanted: dict[str, Any] = {"count": count, "formats": formats, "balanced": balanced or None}
-    wanted = {name: value for name, value in wanted.items() if value is not None}
-    if from_embedding is not None:
-        others: dict[str, object] = {
-            "DATA": data,
-            "--epsilon": epsilon,
-            "--delta": delta,
-            "--relation": relation,
-        }
-        others |= {"--config": config, "--size": size, "--channels": channels, "--ledger": ledger}
-        others["--num-examples"] = num_examples
-        for name, value in others.items():
-            if value is not None:
-                raise InputError(f"{name} has no use with --from-embedding; leave it out")
-        assert out is not None
-        with interruptible(out), work_bars() as progress:
-            result = api.synthesize_from(
-                from_embedding,
-                out=out,
-                config=with_settings({}, settings or []),
-                seed=seed,
-                device=device,
-                progress=progress,
-                **wanted,
-            )
-    else:
-        found = collect(
-            config,
-            settings,
-            data=data,
-            epsilon=epsilon,
-            out=out,
-            delta=delta,
-            neighboring_relation=relation,
-            method=method,
-            size=size,
-            channels=channels,
-            device=device,
-            seed=seed,
-            num_examples=num_examples,
-            ledger=ledger,
-        )
-        if "out" not in found:
-            raise InputError("--out is missing; name a new directory for the run")
-        if "test" in found:
-            raise InputError(f"{config}: test is for train; measure synthetic images by dpvision evaluate")
-        with interruptible(found["out"]), work_bars() as progress:
-            result = api.synthesize(found.pop("data"), **found, **wanted, progress=progress)
-    show_synthesis(result, as_json)
 
 
 def show_synthesis(result: Synthesis, as_json: bool) -> None:

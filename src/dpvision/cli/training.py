@@ -4,39 +4,21 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dpvision.cli import options as given
-from dpvision.cli.options import collect
-from dpvision.cli.output import duration, interruptible, progress_bar, show, show_messages, table, work_bars
+from dpvision.api.options import PlanOptions, TrainOptions
+from dpvision.cli.options import AsJson, command, require
+from dpvision.cli.output import duration, interruptible, show, show_messages, table, work_bars
 from dpvision.cli.synthesis import show_synthesis
 
 if TYPE_CHECKING:
     from dpvision.api import Result
 
 
-def train(
-    data: given.Data = None,
-    epsilon: given.Epsilon = None,
-    out: given.Out = None,
-    delta: given.Delta = None,
-    relation: given.Relation = None,
-    test: given.Test = None,
-    method: given.Method = None,
-    phase_iii: given.PhaseIII = None,
-    pool: given.PoolPath = None,
-    config: given.ConfigFile = None,
-    settings: given.Settings = None,
-    size: given.Size = None,
-    channels: given.Channels = None,
-    device: given.Device = None,
-    seed: given.Seed = None,
-    num_examples: given.NumExamples = None,
-    ledger: given.LedgerFile = None,
-    as_json: given.AsJson = False,
-) -> None:
+@command(TrainOptions)
+def train(found: dict[str, Any], as_json: bool) -> None:
     """Train a private classifier and release it.
 
     Examples:
@@ -50,82 +32,29 @@ def train(
     RUN/release may be published: the weights, a configuration that rebuilds the network, and the release
     card. RUN/private may not.
     """
+    require(TrainOptions, found)
     show_messages()
-    found = collect(
-        config,
-        settings,
-        {"phase_iii": phase_iii, "pool": pool},
-        data=data,
-        epsilon=epsilon,
-        out=out,
-        delta=delta,
-        neighboring_relation=relation,
-        test=test,
-        method=method,
-        size=size,
-        channels=channels,
-        device=device,
-        seed=seed,
-        num_examples=num_examples,
-        ledger=ledger,
-    )
     from dpvision import api
-    from dpvision.privacy.errors import InputError
 
-    if "out" not in found:
-        raise InputError("--out is missing; name a new directory for the run")
-    with interruptible(found["out"]), progress_bar() as progress:
+    with interruptible(found["out"]), work_bars() as progress:
         result = api.train(found.pop("data"), **found, progress=progress)
     _show_result(result, as_json)
 
 
-def plan(
-    data: given.Data = None,
-    epsilon: given.Epsilon = None,
-    out: given.Out = None,
-    delta: given.Delta = None,
-    relation: given.Relation = None,
-    test: given.Test = None,
-    method: given.Method = None,
-    phase_iii: given.PhaseIII = None,
-    pool: given.PoolPath = None,
-    config: given.ConfigFile = None,
-    settings: given.Settings = None,
-    size: given.Size = None,
-    channels: given.Channels = None,
-    device: given.Device = None,
-    seed: given.Seed = None,
-    num_examples: given.NumExamples = None,
-    ledger: given.LedgerFile = None,
-    as_json: given.AsJson = False,
-) -> None:
-    """Show what train would do with the same options. Spends nothing, writes nothing.
+@command(PlanOptions, is_run=False)
+def plan(found: dict[str, Any], as_json: bool) -> None:
+    """Show what train or synthesize would do with the same options. Spends nothing, writes nothing.
 
     Examples:
 
         dpvision plan photos/ --epsilon 2
 
         dpvision plan mnist/ --epsilon 1 --set network=wrn-16-4 --set augmult=8 --json
+
+        dpvision plan mnist/ --epsilon 1 --method dp-mepf
     """
+    require(PlanOptions, found)
     show_messages()
-    found = collect(
-        config,
-        settings,
-        {"phase_iii": phase_iii, "pool": pool},
-        data=data,
-        epsilon=epsilon,
-        out=out,
-        delta=delta,
-        neighboring_relation=relation,
-        test=test,
-        method=method,
-        size=size,
-        channels=channels,
-        device=device,
-        seed=seed,
-        num_examples=num_examples,
-        ledger=ledger,
-    )
     from dpvision import api
 
     forecast = api.plan(found.pop("data"), **found)
@@ -149,7 +78,7 @@ def plan(
 
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of the interrupted run.")],
-    as_json: given.AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Go on with a run that was interrupted.
 
@@ -159,12 +88,8 @@ def resume(
     show_messages()
     from dpvision import api
 
-    if api.makes_images(run):
-        with interruptible(run), work_bars() as work:
-            result = api.resume(run, progress=work)
-    else:
-        with interruptible(run), progress_bar() as progress:
-            result = api.resume(run, progress=progress)
+    with interruptible(run), work_bars() as progress:
+        result = api.resume(run, progress=progress)
     if isinstance(result, api.Synthesis):
         show_synthesis(result, as_json)
     else:

@@ -8,7 +8,6 @@ from dpvision.evaluation.intervals import Figure
 from dpvision.evaluation.kernel_distance import kernel_distance
 from dpvision.evaluation.neighbours import nearest_neighbours, neighbours_sheet
 from dpvision.evaluation.precision_recall import PrecisionRecall, precision_recall
-from dpvision.evaluation.progress import Progress
 from dpvision.evaluation.resnet9_training import ResNet9Training, train_resnet9
 from dpvision.evaluation.synthetic import Row, evaluate_synthetic
 
@@ -17,7 +16,6 @@ __all__ = [
     "ClassifierName",
     "Figure",
     "PrecisionRecall",
-    "Progress",
     "ResNet9Training",
     "Row",
     "accuracy",

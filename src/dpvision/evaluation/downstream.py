@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dpvision.evaluation.accuracy import Accuracy, accuracy
-from dpvision.evaluation.progress import Progress
 from dpvision.evaluation.resnet9_training import ResNet9Training, train_resnet9
 from dpvision.images.images import Images
 from dpvision.privacy.errors import InputError
+from dpvision.runs.progress import Progress
 
 ClassifierName = Literal["logistic", "mlp", "resnet9"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dpvision.evaluation.progress import Progress
 from dpvision.images.images import Images
 from dpvision.networks import Normalize
 from dpvision.priors.encoder import Encoder
 from dpvision.privacy.errors import InputError
+from dpvision.runs.progress import Progress
 
 
 @torch.no_grad()

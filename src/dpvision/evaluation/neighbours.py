@@ -9,11 +9,11 @@ from torch import Tensor
 from dpvision.evaluation.downstream import check_same_shape
 from dpvision.evaluation.features import image_features
 from dpvision.evaluation.pairs import squared_distances
-from dpvision.evaluation.progress import Progress
 from dpvision.images.encode import encode_png
 from dpvision.images.images import Images
 from dpvision.priors.encoder import Encoder
 from dpvision.privacy.errors import InputError
+from dpvision.runs.progress import Progress
 
 SMALLEST_SIDE = 64
 """Pixels of an image on the sheet; smaller ones are enlarged by a whole number."""

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpvision.evaluation.progress import Progress
 from dpvision.images.images import Images
 from dpvision.networks import Classifier, ResNet9
 from dpvision.privacy.errors import InputError
+from dpvision.runs.progress import Progress
 from dpvision.views.transforms import shifted
 
 

@@ -19,11 +19,11 @@ from dpvision.evaluation.frechet import frechet_distance
 from dpvision.evaluation.intervals import Figure
 from dpvision.evaluation.kernel_distance import kernel_distance
 from dpvision.evaluation.precision_recall import precision_recall
-from dpvision.evaluation.progress import Progress
 from dpvision.evaluation.resnet9_training import ResNet9Training
 from dpvision.images.images import Images
 from dpvision.priors.encoder import Encoder
 from dpvision.privacy.errors import InputError
+from dpvision.runs.progress import Progress
 
 MOST_IMAGES = 10_000
 """Of each set, whose features are compared: as many as the test images of MNIST and CIFAR-10."""

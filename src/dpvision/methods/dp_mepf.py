@@ -6,35 +6,47 @@ The private images are read once. Their features under a public encoder are summ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dpvision.evaluation.progress import Progress
 from dpvision.images import Images
-from dpvision.methods.embedding import Embedding
-from dpvision.methods.generator_fitting import FittingSettings, GeneratorFitting
-from dpvision.methods.gradient_descent import Checkpoints
+from dpvision.methods.embedding import EMBEDDING, Embedding
+from dpvision.methods.estimates import Estimate
+from dpvision.methods.generator_fitting import FittingSettings, GeneratorFitting, new_generator
+from dpvision.methods.method import Finished, Learned, Makes, Workplace
+from dpvision.methods.session import Session
 from dpvision.methods.settings import with_overrides
-from dpvision.methods.stages import Stage, TrainingPlan
+from dpvision.methods.stages import Stage
 from dpvision.networks import Normalize
 from dpvision.networks.by_row import by_row, rows_at_a_time
-from dpvision.networks.generators import NARROWEST, WIDEST, Generator
+from dpvision.networks.generators import NARROWEST, WIDEST, check_image_shape
+from dpvision.networks.weights import safetensors_bytes
 from dpvision.priors import build_encoder
 from dpvision.priors.encoder import Encoder
-from dpvision.priors.feature_classifier import refuse_own_encoder
-from dpvision.privacy.account import Account
+from dpvision.priors.released_encoder import ENCODER, restored_encoder
+from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
+from dpvision.privacy.facts import PublicFacts
 from dpvision.privacy.mean_embedding import MeanEmbedding
-from dpvision.privacy.noise import RandomSource
+from dpvision.privacy.noise import SeededRandom
 
 LARGEST_SIDES = {1: 28, 3: 8}
 """Of images that the default encoder makes products of, grey and RGB. At 8 pixels more moments of CIFAR-10
 are above the noise than at 16, and ResNet-9 learned more from what was made of them.
 """
+
+PREVIEWS = 20
+"""Over a fit."""
+
+PER_CLASS = 10
+"""Images of each class in a preview."""
 
 NUMBERS_AT_A_TIME = 1 << 24
 """Features of so many numbers are computed at once: 64 MiB, and a few times as much on the way."""
@@ -75,26 +87,98 @@ class DPMEPFConfig(FittingSettings):
         )
 
 
-def stages(config: DPMEPFConfig, num_examples: int, noise_multiplier: float) -> tuple[Stage, ...]:
-    """All that a run releases. Neither the number of features nor that of classes changes what it costs."""
-    mechanism = config.mechanism(1, 1).mechanism(noise_multiplier, num_examples)
-    what = "class-wise sums of features and class counts" if config.labelled else "the sum of features"
-    return (Stage(what, mechanism, 1),)
+class DPMEPF:
+    """DP-MEPF; see the module."""
 
+    name = "dp-mepf"
+    makes: Makes = "images"
+    needs_labels = False
+    config_class: type = DPMEPFConfig
 
-def check_labels(config: DPMEPFConfig, images: Images) -> None:
-    """Raises InputError where classes are to be released and there are no labels. That a class has no image
-    is no error: whether it has one is private.
-    """
-    if config.labelled and images.labels is None:
-        raise InputError(f"{images.source} has no labels; give labelled images, or set labelled to false")
+    of_release = ("encoder", "encoder_options", "labelled", "second_moment_weight", "count_weight")
+    """The settings that say what is released; the others are of the fit alone."""
 
+    def default_config(
+        self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
+    ) -> DPMEPFConfig:
+        """Choose by the images' shape. InputError where classes are to be released and there are no labels:
+        that a class has no image is no error, for whether it has one is private.
+        """
+        check_image_shape(facts.image_shape)
+        config = with_overrides(_by_shape(facts, device), _with_products(facts, overrides))
+        if config.labelled and not facts.class_names:
+            raise InputError("the images have no labels; give labelled images, or set labelled to false")
+        return config
 
-def make_encoder(config: DPMEPFConfig, images: Images) -> Encoder:
-    """The public encoder. InputError as :func:`build_encoder` and :func:`refuse_own_encoder`."""
-    encoder = build_encoder(config.encoder, images.shape, **config.encoder_options)
-    refuse_own_encoder(encoder, images)
-    return encoder
+    def stages(self, config: DPMEPFConfig, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
+        """One release. Neither the number of features nor that of classes changes what it costs."""
+        mechanism = config.mechanism(1, 1).mechanism(noise_multiplier, facts.num_examples)
+        what = "class-wise sums of features and class counts" if config.labelled else "the sum of features"
+        return (Stage(what, mechanism, 1),)
+
+    def estimate(self, config: DPMEPFConfig, facts: PublicFacts, device: torch.device) -> Estimate:
+        """See :class:`Method`."""
+        encoder = build_encoder(config.encoder, facts.image_shape, **config.encoder_options).to(device)
+        mechanism = config.mechanism(encoder.out_features, len(facts.class_names))
+        count = rows_at_a_time(device)
+        pixels = torch.randint(256, (count, *facts.image_shape), dtype=torch.uint8)
+        labels = torch.arange(count) % len(facts.class_names) if facts.class_names else None
+        images = Images(pixels, labels, facts.class_names, "random images")
+        sums = embedding_sums(encoder, images, mechanism, device)  # the first takes longer
+        started = perf_counter()
+        sums = embedding_sums(encoder, images, mechanism, device)
+        seconds = facts.num_examples * (perf_counter() - started) / count
+        some = Embedding(
+            {name: torch.randn(total.shape) for name, total in sums.items()},
+            _facts(config, facts, encoder, noise=1.0),
+        )
+        fitting = _new_fitting(config, some, encoder, Workplace(device))
+        fitting.step()
+        started = perf_counter()
+        fitting.step()
+        seconds += config.steps * (perf_counter() - started)
+        return Estimate(seconds, _memory(config, facts, fitting))
+
+    def learn(self, config: DPMEPFConfig, session: Session) -> Learned:
+        """Release the embedding."""
+        facts = session.facts
+        encoder = build_encoder(config.encoder, facts.image_shape, **config.encoder_options)
+        session.refuse_own(encoder)
+        sums = self.released_sums(config, session, encoder.to(session.device))
+        noise = session.stages.stages[0].mechanism.standard_deviation
+        return learned_of(sums, _facts(config, facts, encoder, noise), encoder)
+
+    def released_sums(self, config: DPMEPFConfig, session: Session, encoder: Encoder) -> dict[str, Tensor]:
+        """Release the sums of an encoder's features, which is on the session's device."""
+        mechanism = config.mechanism(encoder.out_features, len(session.facts.class_names))
+        tell = partial(session.tell, "reading images")
+
+        def sums_of(images: Images) -> dict[str, Tensor]:
+            return embedding_sums(encoder, images, mechanism, session.device, tell)
+
+        return session.release(0, sums_of, mechanism.zero())
+
+    def finish(
+        self, config: DPMEPFConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
+    ) -> Finished:
+        """Fit a generator to the embedding."""
+        embedding, encoder = opened(learned)
+        fitting = _new_fitting(config, embedding, encoder, workplace)
+        _fit(fitting, workplace)
+        mechanism = embedding.mechanism
+        card = {
+            "embedding": {
+                "features": mechanism.num_features,
+                "numbers": sum(total.numel() for total in embedding.sums.values()),
+                "second_moment_weight": mechanism.second_moment_weight,
+                "count_weight": mechanism.count_weight,
+                "noise_standard_deviation": embedding.facts["noise"],
+                "encoder": embedding.facts["encoder"],
+            },
+            "generator": {"objective": config.objective, "steps": config.steps},
+        }
+        files = {EMBEDDING: embedding.to_bytes(), ENCODER: safetensors_bytes(encoder.state_dict())}
+        return Finished(fitting.generator, files, card)
 
 
 @torch.no_grad()
@@ -103,9 +187,10 @@ def embedding_sums(
     images: Images,
     mechanism: MeanEmbedding,
     device: torch.device,
-    progress: Progress | None = None,
+    tell: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
-    """The sums without noise, private: one pass over the images.
+    """The sums without noise, private: one pass over the images. ``tell`` is given how many are done, and how
+    many there are.
 
     Raises:
         InputError: features are not finite.
@@ -119,100 +204,98 @@ def embedding_sums(
         labels = None if mechanism.num_classes is None or images.labels is None else images.labels[some]
         mechanism.add(sums, features, labels)
         done += len(features)
-        if progress:
-            progress("reading images", done, len(images))
+        if tell:
+            tell(done, len(images))
     return sums
 
 
-def release(
-    encoder: Encoder,
-    images: Images,
-    config: DPMEPFConfig,
-    plan: TrainingPlan,
-    account: Account,
-    random: RandomSource,
-    device: torch.device,
-    progress: Progress | None = None,
-) -> Embedding:
-    """The one release of a run.
+def learned_of(sums: Mapping[str, Tensor], facts: Mapping[str, Any], encoder: Encoder) -> Learned:
+    """What was released, and the encoder whose features these are: enough for any number of fits."""
+    parts = {"sums": sums, "encoder": encoder.state_dict()}
+    tensors = {f"{part}.{name}": t.detach().cpu() for part, some in parts.items() for name, t in some.items()}
+    return Learned(tensors, facts)
 
-    Raises:
-        InputError: as :func:`embedding_sums`, or the release was paid for by a process that ended before it
-            could keep what was released.
-    """
-    (stage,) = plan.stages
-    if account.left(stage.mechanism.event) == 0:
-        raise InputError(
-            "the one release of this run was paid for but lost with an interrupted process; start a new run, "
-            "within what the budget leaves"
-        )
-    mechanism = config.mechanism(encoder.out_features, len(images.class_names))
-    sums = embedding_sums(encoder, images, mechanism, device, progress)
-    noisy = stage.mechanism.release(sums, account, random.at("noise", 0))
-    facts = {
+
+def opened(learned: Learned) -> tuple[Embedding, Encoder]:
+    """The two that `learned_of` took, on the CPU."""
+    parts: dict[str, dict[str, Tensor]] = {"sums": {}, "encoder": {}}
+    for key, tensor in learned.tensors.items():
+        part, _, name = key.partition(".")
+        parts[part][name] = tensor
+    return Embedding(parts["sums"], learned.facts), restored_encoder(
+        learned.facts["encoder"], parts["encoder"]
+    )
+
+
+def _facts(config: DPMEPFConfig, facts: PublicFacts, encoder: Encoder, noise: float) -> dict[str, Any]:
+    """What an embedding is of; see :class:`Embedding`."""
+    return {
         "encoder": encoder.config,
-        "image_shape": list(images.shape),
-        "class_names": list(images.class_names) if config.labelled else [],
-        "num_examples": plan.num_examples,
+        "image_shape": list(facts.image_shape),
+        "class_names": list(facts.class_names) if config.labelled else [],
+        "num_examples": facts.num_examples,
         "second_moment_weight": config.second_moment_weight,
         "count_weight": config.count_weight,
-        "noise": stage.mechanism.standard_deviation,
+        "noise": noise,
     }
-    return Embedding({name: total.cpu() for name, total in noisy.items()}, facts)
 
 
-def fit(
-    generator: Generator,
-    encoder: Encoder,
-    embedding: Embedding,
-    config: DPMEPFConfig,
-    random: RandomSource,
-    *,
-    checkpoints: Checkpoints | None = None,
-    progress: Progress | None = None,
-    on_step: Callable[[GeneratorFitting], None] | None = None,
-) -> None:
-    """Fit a `new_generator` in place, on the device where it and the encoder are; see `GeneratorFitting`."""
-    fitting = GeneratorFitting(generator, encoder, embedding, config, random)
+def _new_fitting(
+    config: DPMEPFConfig, embedding: Embedding, encoder: Encoder, workplace: Workplace
+) -> GeneratorFitting:
+    """A new generator to be fitted, all on the workplace's device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(workplace.seed)
+        generator = new_generator(embedding, encoder, config).to(workplace.device)
+    random = SeededRandom(workplace.seed).at("fit", 0)
+    return GeneratorFitting(generator, encoder.to(workplace.device), embedding, config, random)
+
+
+def _fit(fitting: GeneratorFitting, workplace: Workplace) -> None:
+    """Take all steps, from the checkpoint on if there is one."""
+    checkpoints, steps = workplace.checkpoints, fitting.settings.steps
     state = checkpoints.load() if checkpoints else None
     if state is not None:
         fitting.load_state(state)
-    while fitting.steps_done < config.steps:
+    while fitting.steps_done < steps:
         fitting.step()
         if checkpoints:
-            checkpoints.save(fitting.state, final=fitting.steps_done == config.steps)
-        if on_step:
-            on_step(fitting)
-        if progress:
-            progress("fitting the generator", fitting.steps_done, config.steps)
+            checkpoints.save(fitting.state, final=fitting.steps_done == steps)
+        if workplace.preview and fitting.steps_done % max(1, steps // PREVIEWS) == 0:
+            workplace.preview(fitting.preview(PER_CLASS), fitting.steps_done)
+        if workplace.progress:
+            workplace.progress("fitting the generator", fitting.steps_done, steps)
     fitting.finish()
 
 
-def default_config(
-    image_shape: Sequence[int],
-    device: torch.device | str,
-    overrides: Mapping[str, Any],
-) -> DPMEPFConfig:
-    """A full configuration: ``overrides`` where given, the rest chosen by the images' shape.
+def _memory(config: DPMEPFConfig, facts: PublicFacts, fitting: GeneratorFitting) -> int:
+    """Bytes that a run takes: its images, and the most of what a fit holds."""
+    pixels = math.prod(facts.image_shape)
+    weights = sum(p.numel() for p in [*fitting.generator.parameters(), *fitting.encoder.parameters()])
+    features = fitting.encoder.out_features * (len(fitting.labels) + 4 * fitting.blocks)
+    return facts.num_examples * pixels + 4 * (6 * weights + 2 * features + 8 * len(fitting.labels) * pixels)
 
-    Raises:
-        InputError: an override does not exist or is out of range.
-    """
-    channels, height, width = image_shape
-    side = min(height, width)
-    largest = LARGEST_SIDES[channels]
-    options: dict[str, Any] = {"products": True}
-    if side > largest or height != width:
-        options["size"] = min(side, largest)
-    on_gpu = torch.device(device).type == "cuda"
-    config = DPMEPFConfig(
+
+def _by_shape(facts: PublicFacts, device: torch.device) -> DPMEPFConfig:
+    """Settings that suit images of this shape."""
+    on_gpu, side = device.type == "cuda", min(facts.image_shape[1:])
+    return DPMEPFConfig(
         encoder="pixels",
         steps=20_000 if on_gpu else 1_000,
         batch_size=400,
         network_width=WIDEST if on_gpu else NARROWEST,
         latent_size=32 if side <= 28 else 90,  # 90 beside ten classes is the paper's for 32 pixels
     )
-    given = overrides.get("encoder_options", {})
-    if "encoder" not in overrides:
-        given = options | given  # another size does not turn products off
-    return with_overrides(config, {**overrides, "encoder_options": given})
+
+
+def _with_products(facts: PublicFacts, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """``overrides``, where no encoder is named with the options of the default one."""
+    if "encoder" in overrides or not isinstance(overrides.get("encoder_options", {}), Mapping):
+        return dict(overrides)
+    channels, height, width = facts.image_shape
+    side, largest = min(height, width), LARGEST_SIDES[channels]
+    options: dict[str, Any] = {"products": True}
+    if side > largest or height != width:
+        options["size"] = min(side, largest)
+    # Another size does not turn products off.
+    return {**overrides, "encoder_options": options | overrides.get("encoder_options", {})}

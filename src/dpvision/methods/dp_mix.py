@@ -4,42 +4,51 @@ public images too (Diff). Sensitivity, sampling and account are those of DP-SGD:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from dpvision.methods import dp_sgd_defaults
-from dpvision.methods.dp_sgd import DPSGDConfig
+from dpvision.methods.dp_sgd import DPSGD, DPSGDConfig
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
-
-# There are as many views of an example as the paper has, so that steps cost what 34 steps of one view do.
-DEFAULT_SECONDS = 900.0
+from dpvision.privacy.facts import PublicFacts
 
 
-def default_config(
-    num_examples: int,
-    image_shape: tuple[int, int, int],
-    class_names: Sequence[str],
-    budget: Budget,
-    device: torch.device | str,
-    overrides: Mapping[str, Any],
-    *,
-    k_diff: int,
-) -> DPSGDConfig:
-    """As :func:`dpvision.methods.dp_sgd_defaults.default_config`, with the paper's views: of Self for k_diff
-    = 0, of Diff for 2. InputError if Diff has no pool.
-    """
-    if k_diff > 0 and not overrides.get("pool"):
-        raise InputError("dp-mix-diff mixes with public images; name a pool of them (--pool)")
-    views = {
-        "augmult": 16,
-        "pad": min(image_shape[1:]) // 8,
-        "flip": image_shape[0] == 3,
-        "k_self": 18,
-        "k_diff": k_diff,
-    }
-    return dp_sgd_defaults.default_config(
-        num_examples, image_shape, class_names, budget, device, views | dict(overrides), DEFAULT_SECONDS
-    )
+class DPMixSelf(DPSGD):
+    """DP-Mix_Self; see the module."""
+
+    name = "dp-mix-self"
+    k_diff = 0
+    """Public images that each example is mixed with by default, as in the paper."""
+
+    most_seconds = 900.0
+    """There are as many views of an example as the paper has: steps cost what 34 of one view do."""
+
+    def default_config(
+        self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
+    ) -> DPSGDConfig:
+        """Choose as DP-SGD does, with the paper's views."""
+        views = {
+            "augmult": 16,
+            "pad": min(facts.image_shape[1:]) // 8,
+            "flip": facts.image_shape[0] == 3,
+            "k_self": 18,
+            "k_diff": self.k_diff,
+        }
+        return super().default_config(facts, budget, device, views | dict(overrides))
+
+
+class DPMixDiff(DPMixSelf):
+    """DP-Mix_Diff; see the module."""
+
+    name = "dp-mix-diff"
+    k_diff = 2
+
+    def default_config(
+        self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
+    ) -> DPSGDConfig:
+        """Choose as DP-Mix_Self does. InputError where no pool of public images is named."""
+        if not overrides.get("pool"):
+            raise InputError("dp-mix-diff mixes with public images; name a pool of them (--pool)")
+        return super().default_config(facts, budget, device, overrides)

@@ -12,30 +12,49 @@ expected batch size, the noise on the mean gradient is that of Phase III.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from time import perf_counter
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
 
-from dpvision.images import Images
-from dpvision.methods import gradient_descent
-from dpvision.methods.features import EncoderSettings
-from dpvision.methods.gradient_descent import Checkpoints, GradientSettings, descend
-from dpvision.methods.settings import check
-from dpvision.methods.stages import Stage, TrainingPlan
-from dpvision.networks import Classifier
+from dpvision.methods.classifiers import finished_classifier, learned_weights
+from dpvision.methods.estimates import Estimate, seconds_per_step, training_memory
+from dpvision.methods.features import PRIOR, EncoderSettings, features_of, public_model, trial_features
+from dpvision.methods.gradient_descent import (
+    GradientSettings,
+    check_batch,
+    clipped_gradient,
+    descend,
+    stage,
+)
+from dpvision.methods.method import Finished, Learned, Makes, Workplace
+from dpvision.methods.session import Session
+from dpvision.methods.settings import check, with_overrides
+from dpvision.methods.stages import Stage
+from dpvision.networks import Classifier, WideResNet
 from dpvision.priors.feature_classifier import Head, encoded
-from dpvision.privacy.account import Account
+from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
-from dpvision.privacy.noise import RandomSource
-from dpvision.training import OnBatch, Phase, StepStatistics, whole_number
-from dpvision.views import Pool, Unchanged, ViewPolicy
+from dpvision.privacy.facts import PublicFacts
+from dpvision.training import Phase
+from dpvision.views import Unchanged
 
 PhaseII = Literal["features", "sampled"]
 PhaseIII = Literal["full", "none"]
+
+HEAD = "network.head."
+"""What the names of the head's parameters begin with."""
+
+
+# Noise falls on every coordinate of the head; more features of scattering than this did not pay for theirs.
+MOST_FEATURES = 4000
+# More examples or a larger ε leave less noise on a step, and more steps pay. The best numbers were near this
+# for 1,500 to 45,000 training images of CIFAR-10 at ε from 1 to 8.
+STEPS_RULE = 7.5
+SMALLEST_FOR_TWO_SCALES = 16  # pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +103,8 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
         if self.phase_iii == "none":
             on_features = self.phase_ii == "features"
             trains = None if on_features else _is_of_head
-            return [Part(self, [replace(self.phase(), trains=trains)], on_features=on_features)]
+            phases = [replace(self.phase(), trains=trains)]
+            return [Part(self, phases, on_features=on_features, name="Phase II")]
         steps = round(self.phase_ii_share * self.steps)
         head = replace(self.phase(), steps=steps)
         everything = replace(
@@ -95,13 +115,14 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
         )
         if self.phase_ii == "sampled":
             phases = [phase for phase in (replace(head, trains=_is_of_head), everything) if phase.steps > 0]
-            return [Part(self, phases)]
+            return [Part(self, phases, name="Phases II and III")]
         parts = []
         if head.steps > 0:
             of_all = replace(self, steps=head.steps, expected_batch_size=num_examples)
-            parts.append(Part(of_all, [head], num_examples / self.expected_batch_size, on_features=True))
+            noise = num_examples / self.expected_batch_size
+            parts.append(Part(of_all, [head], noise, on_features=True, name="Phase II"))
         if everything.steps > 0:
-            parts.append(Part(replace(self, steps=everything.steps), [everything]))
+            parts.append(Part(replace(self, steps=everything.steps), [everything], name="Phase III"))
         return parts
 
 
@@ -114,109 +135,180 @@ class Part:
         phases: one after the other.
         noise: as a multiple of the run's noise multiplier.
         on_features: whether the head alone is trained, on features that are computed once.
+        name: of the phases, for who watches.
     """
 
     settings: DPRandPConfig
     phases: list[Phase]
     noise: float = 1.0
     on_features: bool = False
+    name: str = "training"
 
 
 def _is_of_head(name: str) -> bool:
     """Whether a parameter of the classifier is the head's."""
-    return name.startswith("network.head.")
+    return name.startswith(HEAD)
 
 
-def stages(config: DPRandPConfig, num_examples: int, noise_multiplier: float) -> tuple[Stage, ...]:
-    """All that a run releases, one stage for each part. InputError as :func:`gradient_descent.stages`."""
-    gradient_descent.check_batch(config, num_examples)
-    return tuple(
-        gradient_descent.stage(part.settings, num_examples, part.noise * noise_multiplier)
-        for part in config.parts(num_examples)
+class DPRandP:
+    """DP-RandP; see the module."""
+
+    name = "dp-randp"
+    makes: Makes = "a classifier"
+    needs_labels = True
+    config_class: type = DPRandPConfig
+
+    def default_config(
+        self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
+    ) -> DPRandPConfig:
+        """Choose the head alone, unless Phase III is asked for."""
+        if overrides.get("phase_iii") == "full":
+            config = _with_phase_iii(facts, device)
+        else:
+            config = _head_alone(facts, budget, overrides.get("encoder"))
+            if overrides.get("phase_ii") == "sampled":
+                config = _sampled(config, facts)
+        return with_overrides(config, overrides)
+
+    def stages(self, config: DPRandPConfig, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
+        """One stage for each part."""
+        check_batch(config, facts.num_examples)
+        return tuple(
+            stage(part.settings, facts.num_examples, part.noise * noise_multiplier)
+            for part in config.parts(facts.num_examples)
+        )
+
+    def estimate(self, config: DPRandPConfig, facts: PublicFacts, device: torch.device) -> Estimate:
+        """See :class:`Method`."""
+        model = config.build_model(facts).to(device)
+        seconds, memory = 0.0, 0
+        for part in config.parts(facts.num_examples):
+            some = (_on_features if part.on_features else _on_views)(part, model, facts.num_examples)
+            seconds, memory = seconds + some.seconds, max(memory, some.memory_bytes)
+        return Estimate(seconds, memory)
+
+    def learn(self, config: DPRandPConfig, session: Session) -> Learned:
+        """Train the head, then, in a Phase III, all."""
+        model = public_model(config, session)
+        for number, part in enumerate(config.parts(session.facts.num_examples)):
+            train = partial(descend, session, number, part.name)
+            if part.on_features:
+                head, encode = features_of(model).head, partial(encoded, model)
+                train(head, part.settings, part.phases, Unchanged(), encode)
+            else:
+                train(model, part.settings, part.phases, config.views(session.pool))
+        return learned_weights(model, "" if config.phase_iii == "full" else HEAD)
+
+    def finish(
+        self, config: DPRandPConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
+    ) -> Finished:
+        """The encoder with what was learned."""
+        return finished_classifier(lambda: config.build_model(facts), learned, workplace)
+
+
+def _head_alone(facts: PublicFacts, budget: Budget, encoder: str | None) -> DPRandPConfig:
+    """All examples enter every step: with features at hand a step costs little, and a few exact steps lose
+    less to noise than many sampled ones.
+    """
+    num_examples, image_shape = facts.num_examples, facts.image_shape
+    if encoder is None:
+        too_small = min(image_shape[1:]) < WideResNet.SMALLEST_SIDE
+        encoder = "scattering" if too_small else f"{PRIOR}+scattering"
+    return DPRandPConfig(
+        encoder=encoder,
+        encoder_options=_encoder_options(encoder, image_shape),
+        mirror=image_shape[0] == 3,  # photographs have no handedness; letters and digits, often grey, do
+        steps=round(min(max(math.sqrt(num_examples * budget.epsilon) / STEPS_RULE, 5), 100)),
+        expected_batch_size=num_examples,
+        learning_rate=120.0,
+        momentum=0.9,
+        schedule="linear",
+        ema_decay=0.5,
     )
 
 
-def train(
-    model: Classifier,
-    images: Images,
-    config: DPRandPConfig,
-    plan: TrainingPlan,
-    account: Account,
-    random: RandomSource,
-    *,
-    pool: Pool | None = None,
-    checkpoints: Checkpoints | None = None,
-    on_step: Callable[[StepStatistics], None] | None = None,
-    on_batch: OnBatch | None = None,
-) -> int:
-    """Train the model in place; returns how many releases were lost in interruptions. See :func:`descend`.
-    ``pool``: public images, where the settings name some.
+def _sampled(config: DPRandPConfig, facts: PublicFacts) -> DPRandPConfig:
+    """Features of views are computed in every step, so steps take batches: ten epochs of them, whose learning
+    rates add up to what those of all examples do.
     """
-    assert images.labels is not None  # they were checked when the run was prepared
-    saved = checkpoints.load() if checkpoints else None
-    reached, lost = _progress(saved, plan) if saved else (0, 0)
-    for number, (part, stage) in enumerate(zip(config.parts(plan.num_examples), plan.stages, strict=True)):
-        if number < reached:
-            continue
-        trained: nn.Module = model
-        examples = images.pixels
-        policy: ViewPolicy = config.views(pool)
-        shown: OnBatch | None = on_batch
-        if part.on_features:
-            trained, examples = model.network.get_submodule("head"), encoded(model, examples)
-            policy = Unchanged()
-            shown = partial(on_batch, encode=partial(encoded, model)) if on_batch else None
-        before = sum(earlier.count for earlier in plan.stages[:number])
-        lost += descend(
-            trained,
-            examples,
-            images.labels,
-            policy,
-            part.settings,
-            part.phases,
-            stage,
-            account,
-            random.at("part", number),
-            ids=images.ids,
-            checkpoints=PartCheckpoints(checkpoints, number, lost) if checkpoints else None,
-            on_step=partial(_told, on_step, before) if on_step else None,
-            on_batch=shown,
-        )
-    return lost
+    batch = max(1, min(facts.num_examples // 8, 1024))
+    steps = round(10 * facts.num_examples / batch)
+    return replace(
+        config,
+        phase_ii="sampled",
+        mirror=False,  # flip is a view
+        steps=steps,
+        expected_batch_size=batch,
+        learning_rate=config.learning_rate * config.steps / steps,
+        ema_decay=0.98,
+    )
 
 
-def _progress(saved: Mapping[str, Tensor], plan: TrainingPlan) -> tuple[int, int]:
-    """The part that a checkpoint is of, and how many releases were lost before it."""
-    try:
-        return (
-            whole_number(saved, "part", len(plan.stages) - 1),
-            whole_number(saved, "lost", sum(stage.count for stage in plan.stages)),
-        )
-    except (KeyError, ValueError) as error:
-        raise InputError(f"checkpoint: it is of another run, or damaged ({error})") from error
+def _with_phase_iii(facts: PublicFacts, device: torch.device) -> DPRandPConfig:
+    """The prior alone, for scattering cannot learn. Where there is no GPU, one view of each image and a head
+    that learns from features. At a norm of 16 the gradients of head and body are of one size.
+    """
+    fast = device.type == "cuda"
+    return DPRandPConfig(
+        encoder=PRIOR,
+        feature_norm=16.0,
+        phase_ii="sampled" if fast else "features",
+        phase_iii="full",
+        phase_ii_share=1 / 4,
+        steps=320,
+        expected_batch_size=max(1, min(facts.num_examples // 24, 4096)),
+        augmult=16 if fast else 1,
+        pad=min(facts.image_shape[1:]) // 8,
+        flip=facts.image_shape[0] == 3,
+        max_grad_norm=16.0,
+        learning_rate=0.5,
+        phase_iii_learning_rate=0.12,
+        momentum=0.9,
+        schedule="linear",
+        ema_decay=0.98,
+    )
 
 
-def _told(on_step: Callable[[StepStatistics], None], before: int, statistics: StepStatistics) -> None:
-    """Steps are counted through all parts."""
-    on_step(replace(statistics, step=before + statistics.step))
+def _encoder_options(encoder: str, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    scattering = _scattering_options(image_shape)
+    if encoder == "scattering":
+        return scattering
+    return {"parts": [{}, scattering]} if encoder == f"{PRIOR}+scattering" else {}
 
 
-@dataclass(frozen=True)
-class PartCheckpoints:
-    """The checkpoints of one part of a run, which say so, and how many releases were lost before it."""
+def _scattering_options(image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Two scales, or one for images so small that two would leave little of them, on the finest grid with at
+    most `MOST_FEATURES` features.
+    """
+    channels, *sides = image_shape
+    scales, paths, groups = (2, 81, 27) if min(sides) >= SMALLEST_FOR_TWO_SCALES else (1, 9, 9)
+    finest = math.isqrt(MOST_FEATURES // (paths * channels))
+    return {
+        "J": scales,
+        "cells": max(1, min(finest, *(side // 2**scales for side in sides))),
+        "groups": groups,
+    }
 
-    checkpoints: Checkpoints
-    part: int
-    lost: int
 
-    def load(self) -> dict[str, Tensor] | None:
-        """The last state, if it is of this part."""
-        state = self.checkpoints.load()
-        return state if state and int(state["part"]) == self.part else None
+def _on_features(part: Part, model: Classifier, num_examples: int) -> Estimate:
+    features, encoding = trial_features(model)
+    count = len(features)
+    settings = part.settings
+    engine = clipped_gradient(model.network.get_submodule("head"), settings)
+    views, targets = features.unsqueeze(1), torch.zeros(count, dtype=torch.int64, device=features.device)
+    engine.sum(views, targets)  # the check of the head, the first memory
+    started = perf_counter()
+    engine.sum(views, targets).norms.sum().item()  # waits for the device
+    per_example = (perf_counter() - started) / count
+    seconds = num_examples * encoding + settings.steps * settings.expected_batch_size * per_example
+    pixels = num_examples * math.prod(model.image_shape)
+    return Estimate(seconds, 2 * pixels + 2 * num_examples * features.shape[1] * features.element_size())
 
-    def save(self, state: Callable[[], Mapping[str, Tensor]], final: bool) -> None:
-        marks = {"part": torch.tensor(self.part), "lost": torch.tensor(self.lost)}
-        self.checkpoints.save(lambda: {**state(), **marks}, final)
 
-    def reserve(self, size: int) -> None:
-        self.checkpoints.reserve(size)
+def _on_views(part: Part, model: Classifier, num_examples: int) -> Estimate:
+    seconds = 0.0
+    for phase in part.phases:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(phase.trains is None or phase.trains(name))
+        seconds += phase.steps * seconds_per_step(part.settings, model)
+    return Estimate(seconds, training_memory(part.settings, model, num_examples))

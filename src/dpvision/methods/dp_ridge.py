@@ -6,7 +6,9 @@ with another rule for the regulariser).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -16,19 +18,16 @@ from torch import Tensor
 
 from dpvision.images import Images
 from dpvision.methods.estimates import Estimate
-from dpvision.methods.features import PRIOR, EncoderSettings, trial_features
-from dpvision.methods.gradient_descent import Checkpoints
+from dpvision.methods.features import PRIOR, EncoderSettings, features_of, public_model, trial_features
+from dpvision.methods.method import Finished, Learned, Makes, Workplace
+from dpvision.methods.session import Session
 from dpvision.methods.settings import with_overrides
-from dpvision.methods.stages import Stage, TrainingPlan
-from dpvision.networks import Classifier
+from dpvision.methods.stages import Stage
 from dpvision.priors.feature_classifier import encoded
-from dpvision.privacy.account import Account
 from dpvision.privacy.budget import Budget
-from dpvision.privacy.errors import InputError
+from dpvision.privacy.facts import PublicFacts
 from dpvision.privacy.mechanisms import GaussianSumMechanism
-from dpvision.privacy.noise import RandomSource
 from dpvision.privacy.sampling import FullBatch
-from dpvision.training import StepStatistics, check_tensors
 
 COUNT_WEIGHT = 0.5
 """b below. At least 1/2, so that the √2 of `REPLACE_ONE_RATIO` holds."""
@@ -51,6 +50,7 @@ ROUNDING_MARGIN = 1e-5
 EXAMPLES_AT_A_TIME = 4096
 
 
+@dataclass(frozen=True, kw_only=True)
 class DPRidgeConfig(EncoderSettings):
     """Everything public about a run but the data and the budget: see :class:`EncoderSettings`."""
 
@@ -58,12 +58,67 @@ class DPRidgeConfig(EncoderSettings):
         return {"head": "linear_with_intercept"}
 
 
-def stages(config: DPRidgeConfig, num_examples: int, noise_multiplier: float) -> tuple[Stage, ...]:
-    """All that a run releases."""
-    mechanism = GaussianSumMechanism(
-        noise_multiplier, SENSITIVITY, FullBatch(num_examples), REPLACE_ONE_RATIO
-    )
-    return (Stage("second moment, class sums and class counts of the features", mechanism, 1),)
+class DPRidge:
+    """A private linear head; see the module."""
+
+    name = "dp-ridge"
+    makes: Makes = "a classifier"
+    needs_labels = True
+    config_class: type = DPRidgeConfig
+
+    def default_config(
+        self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
+    ) -> DPRidgeConfig:
+        """Choose the bundled prior."""
+        # Noise falls on every pair of features: the richer encoders of dp-randp would not pay for theirs.
+        return with_overrides(DPRidgeConfig(encoder=PRIOR, mirror=facts.image_shape[0] == 3), overrides)
+
+    def stages(self, config: DPRidgeConfig, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
+        """One release."""
+        sampler = FullBatch(facts.num_examples)
+        mechanism = GaussianSumMechanism(noise_multiplier, SENSITIVITY, sampler, REPLACE_ONE_RATIO)
+        return (Stage("second moment, class sums and class counts of the features", mechanism, 1),)
+
+    def estimate(self, config: DPRidgeConfig, facts: PublicFacts, device: torch.device) -> Estimate:
+        """See :class:`Method`."""
+        classes = len(facts.class_names)
+        features, encoding = trial_features(config.build_model(facts).to(device))
+        count, num_features = features.shape
+        started = perf_counter()
+        statistics = sufficient_statistics(features, torch.arange(count, device=device) % classes, classes)
+        summing = (perf_counter() - started) / count
+        started = perf_counter()
+        ridge(statistics, count, noise=1.0)
+        seconds = facts.num_examples * (encoding + summing) + perf_counter() - started
+        pixels = facts.num_examples * math.prod(facts.image_shape)
+        return Estimate(seconds, pixels + 4 * facts.num_examples * num_features + 8 * 4 * num_features**2)
+
+    def learn(self, config: DPRidgeConfig, session: Session) -> Learned:
+        """Release the statistics."""
+        model = public_model(config, session)
+        classes = len(session.facts.class_names)
+
+        def sums_of(images: Images) -> dict[str, Tensor]:
+            assert images.labels is not None  # a method that needs labels gets them
+            features = encoded(model, images.pixels, partial(session.tell, "features"))
+            return sufficient_statistics(features, images.labels.to(features.device), classes)
+
+        blank = _blank(features_of(model).encoder.out_features, classes)
+        noise = session.stages.stages[0].mechanism.standard_deviation
+        return Learned(session.release(0, sums_of, blank), {"noise": noise})
+
+    def finish(
+        self, config: DPRidgeConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
+    ) -> Finished:
+        """Fit the head to what was released."""
+        model = config.build_model(facts)
+        head = features_of(model).head
+        assert isinstance(head, torch.nn.Linear)
+        with torch.no_grad():
+            weights, intercepts = ridge(learned.tensors, facts.num_examples, learned.facts["noise"])
+            head.weight.copy_(weights)
+            head.bias.copy_(intercepts)
+        return Finished(model.to(workplace.device))
 
 
 def sufficient_statistics(features: Tensor, labels: Tensor, num_classes: int) -> dict[str, Tensor]:
@@ -92,13 +147,6 @@ def sufficient_statistics(features: Tensor, labels: Tensor, num_classes: int) ->
     }
 
 
-def exact_sums(model: Classifier, images: Images) -> dict[str, Tensor]:
-    """What is released of images, without noise: private."""
-    assert images.labels is not None  # they were checked when the run was prepared
-    features = encoded(model, images.pixels)
-    return sufficient_statistics(features, images.labels.to(features.device), len(images.class_names))
-
-
 def ridge(noisy: Mapping[str, Tensor], num_examples: int, noise: float) -> tuple[Tensor, Tensor]:
     """Weights ``[num_classes, D]`` and intercepts ``[num_classes]`` from the noisy statistics.
 
@@ -122,92 +170,6 @@ def ridge(noisy: Mapping[str, Tensor], num_examples: int, noise: float) -> tuple
     weights = sums @ vectors / (values.clamp(min=0) + edge) @ vectors.T
     mean = sums.sum(dim=0) / num_examples
     return weights.float(), (counts / num_examples - weights @ mean).float()
-
-
-def train(
-    model: Classifier,
-    images: Images,
-    config: DPRidgeConfig,
-    plan: TrainingPlan,
-    account: Account,
-    random: RandomSource,
-    *,
-    checkpoints: Checkpoints | None = None,
-    on_step: Callable[[StepStatistics], None] | None = None,
-) -> int:
-    """Fit the model's head in place; returns 0, for no release is lost. There are no steps to be told of.
-
-    Raises:
-        InputError: the release was paid for by a process that ended before it could keep what was released;
-            or what was kept is of another run.
-    """
-    (stage,) = plan.stages
-    head = model.network.get_submodule("head")
-    assert isinstance(head, torch.nn.Linear)
-    released = _blank(head.in_features, len(images.class_names))
-    noisy = checkpoints.load() if checkpoints else None
-    if noisy is not None:
-        try:
-            check_tensors(noisy, released)
-        except ValueError as error:
-            raise InputError(f"checkpoint: it is of another run, or damaged ({error})") from error
-    else:
-        if account.left(stage.mechanism.event) == 0:
-            raise InputError(
-                "the one release of this run was paid for but lost with an interrupted process; "
-                "start a new run, within what the budget leaves"
-            )
-        exact = exact_sums(model, images)
-        if checkpoints:
-            checkpoints.reserve(sum(tensor.nbytes for tensor in released.values()))
-        released = noisy = stage.mechanism.release(exact, account, random.at("noise", 0))
-        if checkpoints:
-            checkpoints.save(lambda: released, final=True)
-    with torch.no_grad():
-        weights, intercepts = ridge(noisy, plan.num_examples, stage.mechanism.standard_deviation)
-        head.weight.copy_(weights)
-        head.bias.copy_(intercepts)
-    return 0
-
-
-def default_config(
-    num_examples: int,
-    image_shape: tuple[int, int, int],
-    class_names: Sequence[str],
-    budget: Budget,
-    device: torch.device | str,
-    overrides: Mapping[str, Any],
-) -> DPRidgeConfig:
-    """A full configuration: ``overrides`` where given, the rest chosen by the data's public facts.
-
-    Raises:
-        InputError: an override does not exist or is out of range.
-    """
-    # Noise falls on every pair of features: the richer encoders of dp-randp would not pay for theirs.
-    return with_overrides(DPRidgeConfig(encoder=PRIOR, mirror=image_shape[0] == 3), overrides)
-
-
-def estimate(
-    config: DPRidgeConfig,
-    image_shape: tuple[int, int, int],
-    class_names: Sequence[str],
-    num_examples: int,
-    device: torch.device | str,
-) -> Estimate:
-    """Expected time and memory of a run, from a trial on random images. InputError as
-    :func:`build_feature_classifier`.
-    """
-    features, encoding = trial_features(config.build_model(image_shape, class_names).to(device))
-    count, num_features = features.shape
-    started = perf_counter()
-    labels = torch.arange(count, device=device) % len(class_names)
-    statistics = sufficient_statistics(features, labels, len(class_names))
-    summing = (perf_counter() - started) / count
-    started = perf_counter()
-    ridge(statistics, count, noise=1.0)
-    seconds = num_examples * (encoding + summing) + perf_counter() - started
-    pixels = num_examples * math.prod(image_shape)
-    return Estimate(seconds, pixels + 4 * num_examples * num_features + 8 * 4 * num_features**2)
 
 
 def _blank(num_features: int, num_classes: int) -> dict[str, Tensor]:

@@ -4,19 +4,23 @@ Gaussian steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from dpvision.gradients import refuse_cross_example_layers
-from dpvision.images import Images
-from dpvision.methods.gradient_descent import Checkpoints, GradientSettings, descend
-from dpvision.methods.stages import TrainingPlan
-from dpvision.networks import Classifier, build_classifier
-from dpvision.privacy.account import Account
-from dpvision.privacy.noise import RandomSource
-from dpvision.training import OnBatch, StepStatistics
-from dpvision.views import Pool
+from dpvision.methods.classifiers import finished_classifier, learned_weights
+from dpvision.methods.estimates import Estimate, seconds_per_step, training_memory
+from dpvision.methods.gradient_descent import GradientSettings, check_batch, descend, stage
+from dpvision.methods.method import Finished, Learned, Makes, Workplace
+from dpvision.methods.session import Session
+from dpvision.methods.settings import with_overrides
+from dpvision.methods.stages import Stage
+from dpvision.networks import Classifier, TanhCNN, build_classifier
+from dpvision.privacy.budget import Budget
+from dpvision.privacy.facts import PublicFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,49 +36,94 @@ class DPSGDConfig(GradientSettings):
     network: str
     network_options: dict[str, Any] = field(default_factory=dict)
 
+    def build_model(self, facts: PublicFacts) -> Classifier:
+        """The untrained network for such images."""
+        model = build_classifier(
+            self.network,
+            image_shape=facts.image_shape,
+            class_names=facts.class_names,
+            options=self.network_options,
+        )
+        refuse_cross_example_layers(model)
+        return model
 
-def make_model(config: DPSGDConfig, images: Images) -> Classifier:
-    """The untrained network for these images' public facts: shape and class names."""
-    model = build_classifier(
-        config.network,
-        image_shape=images.shape,
-        class_names=images.class_names,
-        options=config.network_options,
-    )
-    refuse_cross_example_layers(model)
-    return model
+
+class DPSGD:
+    """DP-SGD; see the module."""
+
+    name = "dp-sgd"
+    makes: Makes = "a classifier"
+    needs_labels = True
+    config_class: type = DPSGDConfig
+
+    most_seconds = 180.0
+    """Of the default's training: a newcomer's first run should end while they watch."""
+
+    def default_config(
+        self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
+    ) -> DPSGDConfig:
+        """Choose settings with which training takes `most_seconds` on this machine, or less."""
+        config = with_overrides(_starting_point(facts, budget, device), overrides)
+        if "steps" in overrides:
+            return config
+        per_step = seconds_per_step(config, config.build_model(facts).to(device))
+        affordable = max(20, int(self.most_seconds / per_step))
+        return with_overrides(config, {"steps": min(config.steps, affordable)})
+
+    def stages(self, config: DPSGDConfig, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
+        """One noisy gradient sum for each step."""
+        check_batch(config, facts.num_examples)
+        return (stage(config, facts.num_examples, noise_multiplier),)
+
+    def estimate(self, config: DPSGDConfig, facts: PublicFacts, device: torch.device) -> Estimate:
+        """See :class:`Method`."""
+        model = config.build_model(facts).to(device)
+        seconds = config.steps * seconds_per_step(config, model)
+        return Estimate(seconds, training_memory(config, model, facts.num_examples))
+
+    def learn(self, config: DPSGDConfig, session: Session) -> Learned:
+        """Train a new network; its averaged weights are what was learned."""
+        model = session.initialized(lambda: config.build_model(session.facts))
+        descend(session, 0, "training", model, config, [config.phase()], config.views(session.pool))
+        return learned_weights(model)
+
+    def finish(
+        self, config: DPSGDConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
+    ) -> Finished:
+        """The network with its averaged weights."""
+        return finished_classifier(lambda: config.build_model(facts), learned, workplace)
 
 
-def train(
-    model: Classifier,
-    images: Images,
-    config: DPSGDConfig,
-    plan: TrainingPlan,
-    account: Account,
-    random: RandomSource,
-    *,
-    pool: Pool | None = None,
-    checkpoints: Checkpoints | None = None,
-    on_step: Callable[[StepStatistics], None] | None = None,
-    on_batch: OnBatch | None = None,
-) -> int:
-    """Train ``model`` in place; returns how many releases were lost in interruptions. See :func:`descend`.
-    ``pool``: public images, where the settings name some.
-    """
-    (stage,) = plan.stages
-    assert images.labels is not None  # they were checked when the run was prepared
-    return descend(
-        model,
-        images.pixels,
-        images.labels,
-        config.views(pool),
-        config,
-        [config.phase()],
-        stage,
-        account,
-        random,
-        ids=images.ids,
-        checkpoints=checkpoints,
-        on_step=on_step,
-        on_batch=on_batch,
+def _starting_point(facts: PublicFacts, budget: Budget, device: torch.device) -> DPSGDConfig:
+    """Settings by rules that were tried on a few data sets, however long they take."""
+    num_examples, (channels, height, width) = facts.num_examples, facts.image_shape
+    side = min(height, width)
+    # More steps than the privacy budget can use only cost time.
+    steps = int(200 * (1 + min(budget.epsilon, 8.0)))
+    if side < TanhCNN.SMALLEST_SIDE or num_examples < 4000:
+        # Few examples pay for few parameters: noise in every coordinate outweighs what a network could learn.
+        network, learning_rate, momentum = "linear", 0.5, 0.0
+    elif device.type == "cuda":  # De et al.'s recipe
+        return DPSGDConfig(
+            network="wrn-16-4",
+            steps=steps,
+            expected_batch_size=min(num_examples // 8, 4096),
+            augmult=16,
+            pad=side // 8,
+            flip=channels == 3,
+            learning_rate=2.0,
+        )
+    else:
+        network, learning_rate, momentum = "tanh-cnn", 0.4, 0.9
+    return DPSGDConfig(
+        network=network,
+        steps=steps,
+        expected_batch_size=max(1, min(num_examples // 8, 1024)),
+        augmult=1,
+        pad=0,
+        flip=False,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        schedule="linear",
+        ema_decay=0.98,
     )

@@ -18,6 +18,9 @@ from dpvision.networks.weights import CHECKSUM, FACTS, read_tensors, safetensors
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.mean_embedding import MeanEmbedding
 
+EMBEDDING = "embedding.safetensors"
+"""The file's name in a release."""
+
 
 @dataclass(frozen=True, eq=False)
 class Embedding:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -10,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpvision.images import Images
+from dpvision.methods.session import Session
 from dpvision.networks import Classifier
 from dpvision.networks.by_row import rows_at_a_time
 from dpvision.priors.feature_classifier import (
     FeatureClassifier,
     build_feature_classifier,
     encoded,
-    refuse_own_encoder,
 )
+from dpvision.privacy.facts import PublicFacts
 
 PRIOR = "wrn-10-4-small"
 """The bundled prior that they begin with."""
@@ -43,26 +42,31 @@ class EncoderSettings:
         """``head`` and ``feature_norm`` of :func:`build_feature_classifier`, as far as the method says."""
         return {}
 
-    def build_model(self, image_shape: tuple[int, int, int], class_names: Sequence[str]) -> Classifier:
-        """The encoder with a new head. InputError as :func:`build_feature_classifier`."""
+    def build_model(self, facts: PublicFacts) -> Classifier:
+        """Build the encoder with a new head. InputError as :func:`build_feature_classifier`."""
         return build_feature_classifier(
             self.encoder,
-            image_shape=image_shape,
-            class_names=class_names,
+            image_shape=facts.image_shape,
+            class_names=facts.class_names,
             options=self.encoder_options,
             mirror=self.mirror,
             **self.head_options(),
         )
 
 
-def make_model(config: EncoderSettings, images: Images) -> Classifier:
-    """The encoder with a new head, for these images' public facts: shape and class names. InputError as
-    :func:`build_feature_classifier` and :func:`refuse_own_encoder`.
+def public_model(config: EncoderSettings, session: Session) -> Classifier:
+    """Build the model on the session's device. InputError where its encoder was learned from the session's
+    own images.
     """
-    model = config.build_model(images.shape, images.class_names)
+    model = config.build_model(session.facts)
+    session.refuse_own(features_of(model).encoder)
+    return model.to(session.device)
+
+
+def features_of(model: Classifier) -> FeatureClassifier:
+    """The part of a model of `public_model` that has the encoder and the head."""
     assert isinstance(model.network, FeatureClassifier)
-    refuse_own_encoder(model.network.encoder, images)
-    return model
+    return model.network
 
 
 def trial_features(model: Classifier) -> tuple[Tensor, float]:

@@ -1,5 +1,5 @@
-"""DP-SGD with several views per example (De et al., arXiv 2204.13650), as the methods share it: settings,
-cost, and the loop.
+"""DP-SGD with several views per example (De et al., arXiv 2204.13650), as the methods share it: settings, and
+what they cost.
 
 Every step releases one noisy sum of clipped gradients. What leaves is the exponential moving average of the
 weights after the last step.
@@ -8,33 +8,22 @@ weights after the last step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dpvision.gradients import ClippedGradient, Precision, check_clipping_norm, resolve_precision
+from dpvision.methods.session import Session
 from dpvision.methods.settings import check
 from dpvision.methods.stages import Stage
 from dpvision.methods.view_settings import ViewSettings
-from dpvision.privacy.account import Account
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.mechanisms import GaussianSumMechanism
-from dpvision.privacy.noise import RandomSource
 from dpvision.privacy.sampling import PoissonSampler
-from dpvision.training import (
-    OnBatch,
-    OptimizerName,
-    Phase,
-    PrivateTrainer,
-    Schedule,
-    StepStatistics,
-    make_optimizer,
-    schedule_factor,
-)
+from dpvision.training import OptimizerName, Phase, Schedule, make_optimizer, schedule_factor
 from dpvision.views import ViewPolicy
 
 
@@ -85,20 +74,6 @@ class GradientSettings(ViewSettings):
         return Phase(self.steps, self.optimizer, self.learning_rate, self.momentum, self.schedule)
 
 
-class Checkpoints(Protocol):
-    """Where a run keeps what it needs to go on after an interruption."""
-
-    def load(self) -> dict[str, Tensor] | None: ...
-
-    def save(self, state: Callable[[], Mapping[str, Tensor]], final: bool) -> None:
-        """Called after every step; may skip, unless ``final``."""
-
-    def reserve(self, size: int) -> None:
-        """Called before something is spent, with the bytes of the state to be saved. InputError where there
-        is no room for it.
-        """
-
-
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """``[N, classes]`` and class indices ``[N]`` or probabilities ``[N, classes]`` → ``[N]``."""
     return F.cross_entropy(logits, targets, reduction="none")
@@ -131,74 +106,24 @@ def stage(settings: GradientSettings, num_examples: int, noise_multiplier: float
     return Stage("the sum of clipped gradients", mechanism, settings.steps)
 
 
-def stages(settings: GradientSettings, num_examples: int, noise_multiplier: float) -> tuple[Stage, ...]:
-    """All that a run of these steps alone releases. InputError as :func:`check_batch`."""
-    check_batch(settings, num_examples)
-    return (stage(settings, num_examples, noise_multiplier),)
-
-
 def descend(
+    session: Session,
+    number: int,
+    what: str,
     model: torch.nn.Module,
-    examples: Tensor,
-    labels: Tensor,
-    policy: ViewPolicy,
     settings: GradientSettings,
     phases: Sequence[Phase],
-    stage: Stage,
-    account: Account,
-    random: RandomSource,
-    *,
-    ids: Tensor | None = None,
-    checkpoints: Checkpoints | None = None,
-    on_step: Callable[[StepStatistics], None] | None = None,
-    on_batch: OnBatch | None = None,
-) -> int:
-    """Train ``model`` (in place, on its device) until ``stage``, or what the account has left of it, is done;
-    it ends with the averaged weights. ``examples`` ``[N, …]``, ``labels`` ``[N]``, ``policy``, ``ids``
-    ``[N]`` and ``on_batch`` are as for :class:`PrivateTrainer`.
-
-    An interrupted run goes on from its checkpoint. Steps that the ledger holds but no checkpoint does were
-    paid for and are lost: the run then takes that many fewer.
-
-    Returns:
-        How many steps were lost.
-
-    Raises:
-        InputError: the parts do not fit; nothing was spent.
-        KeyboardInterrupt: passed on, after a checkpoint.
-    """
-    trainer = PrivateTrainer(
+    policy: ViewPolicy,
+    encode: Callable[[Tensor], Tensor] | None = None,
+) -> None:
+    """Train ``model`` in place by steps with these settings; see :meth:`Session.descend`."""
+    session.descend(
+        number,
+        what,
         model,
-        examples,
-        labels,
-        policy=policy,
         engine=clipped_gradient(model, settings),
-        mechanism=replace(stage.mechanism, sampler=stage.mechanism.sampler.over(len(examples))),
+        policy=policy,
         phases=phases,
         ema_decay=settings.ema_decay,
-        random=random,
-        ids=ids,
-        on_batch=on_batch,
+        encode=encode,
     )
-    saved = checkpoints.load() if checkpoints else None
-    if saved is not None:
-        trainer.load_state(saved)
-    if checkpoints:
-        # Optimisers keep up to two numbers for each that they train, from the first step on.
-        trained = sum(p.nbytes for p in model.parameters())
-        checkpoints.reserve(2 * trained + sum(tensor.nbytes for tensor in trainer.state().values()))
-    finished = False
-    try:
-        # Another stage may have events like this one's: what is left of them is then not this stage's alone.
-        while trainer.steps_done < stage.count and account.left(stage.mechanism.event) > 0:
-            statistics = trainer.step(account)
-            if checkpoints:
-                checkpoints.save(trainer.state, final=False)
-            if on_step:
-                on_step(statistics)
-        finished = True
-    finally:
-        if checkpoints and (finished or trainer.steps_done > 0):
-            checkpoints.save(trainer.state, final=True)
-    trainer.average.copy_to(model)
-    return stage.count - trainer.steps_done

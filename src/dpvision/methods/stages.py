@@ -1,4 +1,4 @@
-"""What a run will release, stage by stage: known before any private example is read."""
+"""What a run will release, stage by stage: known before any private image is read."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class TrainingPlan:
-    """All stages of a run at the noise that its budget needs, and the ε of their composition."""
+class Calibrated:
+    """All stages of a run, at the noise that its budget needs, and the ε of their composition."""
 
     noise_multiplier: float
     stages: tuple[Stage, ...]
@@ -39,13 +39,18 @@ class TrainingPlan:
         return tuple(stage.event for stage in self.stages)
 
     @property
+    def num_releases(self) -> int:
+        """Of all stages together."""
+        return sum(stage.count for stage in self.stages)
+
+    @property
     def num_examples(self) -> int:
         """N, as it was declared."""
         return self.stages[0].mechanism.sampler.num_examples
 
 
-def make_plan(stages: Callable[[float], Sequence[Stage]], num_examples: int, budget: Budget) -> TrainingPlan:
-    """The least noise at which all stages together stay within the budget (by PLD).
+def calibrate(stages: Callable[[float], Sequence[Stage]], num_examples: int, budget: Budget) -> Calibrated:
+    """Find the least noise at which all stages together stay within the budget (by PLD).
 
     Args:
         stages: from a noise multiplier to everything that will be released with it.
@@ -58,13 +63,13 @@ def make_plan(stages: Callable[[float], Sequence[Stage]], num_examples: int, bud
     noise_multiplier = calibrate_noise_multiplier(
         lambda sigma: [stage.event for stage in stages(sigma)], budget
     )
-    return planned_at(noise_multiplier, stages, budget)
+    return at_noise(noise_multiplier, stages, budget)
 
 
-def planned_at(
+def at_noise(
     noise_multiplier: float, stages: Callable[[float], Sequence[Stage]], budget: Budget
-) -> TrainingPlan:
-    """The plan at a given noise."""
-    planned = tuple(stages(noise_multiplier))
-    events = [stage.event for stage in planned]
-    return TrainingPlan(noise_multiplier, planned, epsilon(events, budget.delta, budget.neighboring_relation))
+) -> Calibrated:
+    """Take the stages at a given noise."""
+    taken = tuple(stages(noise_multiplier))
+    events = [stage.event for stage in taken]
+    return Calibrated(noise_multiplier, taken, epsilon(events, budget.delta, budget.neighboring_relation))

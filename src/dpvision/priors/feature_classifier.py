@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -136,9 +136,9 @@ def refuse_own_encoder(encoder: Encoder, images: Images) -> None:
 
 
 @torch.no_grad()
-def encoded(model: Classifier, pixels: Tensor) -> Tensor:
+def encoded(model: Classifier, pixels: Tensor, tell: Callable[[int, int], None] | None = None) -> Tensor:
     """The features ``[N, D]`` of images uint8 ``[N, C, H, W]``, on the device of the model. Those of an image
-    do not depend on the others.
+    do not depend on the others. ``tell`` is given how many are done, and how many there are.
 
     Raises:
         InputError: the model is not on the features of an encoder.
@@ -146,9 +146,13 @@ def encoded(model: Classifier, pixels: Tensor) -> Tensor:
     if not isinstance(model.network, FeatureClassifier):
         raise InputError("only a classifier on the features of an encoder has features to compute")
     network, normalize = model.network, model.normalize
-    return torch.cat(
-        list(by_row(lambda some: network.features(normalize(some)), pixels, normalize.mean.device))
-    )
+    found, done = [], 0
+    for some in by_row(lambda rows: network.features(normalize(rows)), pixels, normalize.mean.device):
+        found.append(some)
+        done += len(some)
+        if tell:
+            tell(done, len(pixels))
+    return torch.cat(found)
 
 
 def _classifier(encoder: Encoder, class_names: Sequence[str], **options: Any) -> Classifier:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from dpvision.networks.weights import load_into
 from dpvision.priors.encoder import Encoder
@@ -37,3 +39,15 @@ def load_encoder(
         return encoder
 
     return load_into(build, path, f"what was released beside {path}")
+
+
+def restored_encoder(config: dict[str, Any], weights: Mapping[str, Tensor]) -> Encoder:
+    """The encoder of that config with these weights, on the CPU.
+
+    Raises:
+        InputError: config is of no encoder.
+        RuntimeError: the weights are of another one.
+    """
+    encoder = rebuild_encoder(config)
+    encoder.load_state_dict(dict(weights))
+    return encoder

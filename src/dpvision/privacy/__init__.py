@@ -1,25 +1,33 @@
-"""Everything the privacy guarantee rests on: budget, accounting, sampling, noise, mechanisms, ledger.
+"""Everything the privacy guarantee rests on: facts, budget, accounting, sampling, noise, mechanisms, ledger.
 
 This package imports nothing of the rest of dpvision and is meant to be read in an afternoon, in this order:
-budget, accounting, sampled_gaussian, gaussian, by_example, noise, sampling, mechanisms, plan, ledger,
+facts, budget, accounting, sampled_gaussian, gaussian, by_example, noise, sampling, mechanisms, plan, ledger,
 account, canaries, audit.
 """
 
-from dpvision.privacy.account import Account
-from dpvision.privacy.accounting import (
-    GaussianEvent,
-    calibrate_noise_multiplier,
-    calibrate_steps,
-    epsilon,
-    merge_events,
-)
-from dpvision.privacy.budget import Budget, NeighboringRelation, default_delta
-from dpvision.privacy.by_example import ExampleDraws, ExampleKey
-from dpvision.privacy.errors import BudgetExceeded, InputError
-from dpvision.privacy.ledger import Ledger, default_ledger_path
-from dpvision.privacy.mechanisms import GaussianSumMechanism
-from dpvision.privacy.noise import RandomSource, SecureRandom, SeededRandom, random_source
-from dpvision.privacy.sampling import FullBatch, PoissonSampler, Sampler
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dpvision._lazy import lazy
+
+if TYPE_CHECKING:
+    from dpvision.privacy.account import Account
+    from dpvision.privacy.accounting import (
+        GaussianEvent,
+        calibrate_noise_multiplier,
+        calibrate_steps,
+        epsilon,
+        merge_events,
+    )
+    from dpvision.privacy.budget import Budget, NeighboringRelation, default_delta
+    from dpvision.privacy.by_example import ExampleDraws, ExampleKey
+    from dpvision.privacy.errors import BudgetExceeded, InputError
+    from dpvision.privacy.facts import PublicFacts, Unit
+    from dpvision.privacy.ledger import Ledger, default_ledger_path
+    from dpvision.privacy.mechanisms import GaussianSumMechanism
+    from dpvision.privacy.noise import RandomSource, SecureRandom, SeededRandom, random_source
+    from dpvision.privacy.sampling import FullBatch, PoissonSampler, Sampler
 
 __all__ = [
     "Account",
@@ -34,10 +42,12 @@ __all__ = [
     "Ledger",
     "NeighboringRelation",
     "PoissonSampler",
+    "PublicFacts",
     "RandomSource",
     "Sampler",
     "SecureRandom",
     "SeededRandom",
+    "Unit",
     "calibrate_noise_multiplier",
     "calibrate_steps",
     "default_delta",
@@ -46,3 +56,33 @@ __all__ = [
     "merge_events",
     "random_source",
 ]
+
+_HOMES = {
+    "Account": "dpvision.privacy.account",
+    "Budget": "dpvision.privacy.budget",
+    "BudgetExceeded": "dpvision.privacy.errors",
+    "ExampleDraws": "dpvision.privacy.by_example",
+    "ExampleKey": "dpvision.privacy.by_example",
+    "FullBatch": "dpvision.privacy.sampling",
+    "GaussianEvent": "dpvision.privacy.accounting",
+    "GaussianSumMechanism": "dpvision.privacy.mechanisms",
+    "InputError": "dpvision.privacy.errors",
+    "Ledger": "dpvision.privacy.ledger",
+    "NeighboringRelation": "dpvision.privacy.budget",
+    "PoissonSampler": "dpvision.privacy.sampling",
+    "PublicFacts": "dpvision.privacy.facts",
+    "RandomSource": "dpvision.privacy.noise",
+    "Sampler": "dpvision.privacy.sampling",
+    "SecureRandom": "dpvision.privacy.noise",
+    "SeededRandom": "dpvision.privacy.noise",
+    "Unit": "dpvision.privacy.facts",
+    "calibrate_noise_multiplier": "dpvision.privacy.accounting",
+    "calibrate_steps": "dpvision.privacy.accounting",
+    "default_delta": "dpvision.privacy.budget",
+    "default_ledger_path": "dpvision.privacy.ledger",
+    "epsilon": "dpvision.privacy.accounting",
+    "merge_events": "dpvision.privacy.accounting",
+    "random_source": "dpvision.privacy.noise",
+}
+
+__getattr__ = lazy(__name__, _HOMES)

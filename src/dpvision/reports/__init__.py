@@ -1,5 +1,5 @@
 """What is said about a run in public."""
 
-from dpvision.reports.card import card_markdown, release_card
+from dpvision.reports.card import card_markdown, guarantee, release_card
 
-__all__ = ["card_markdown", "release_card"]
+__all__ = ["card_markdown", "guarantee", "release_card"]

@@ -7,7 +7,7 @@ of the private images does.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
@@ -16,10 +16,9 @@ import jinja2
 
 from dpvision.evaluation import Accuracy
 from dpvision.images.images import written_out
-from dpvision.methods import TrainingPlan
+from dpvision.methods import Calibrated
 from dpvision.networks import Classifier
-from dpvision.privacy import Account, GaussianEvent, PoissonSampler, RandomSource
-from dpvision.views import Pool
+from dpvision.privacy import Account, GaussianEvent, PoissonSampler, PublicFacts, RandomSource
 
 RELATIONS = {
     "add_or_remove_one": "data sets that differ by the presence of one image",
@@ -28,36 +27,33 @@ RELATIONS = {
 
 
 def release_card(
+    guarantee: Mapping[str, Any],
     *,
-    account: Account,
-    plan: TrainingPlan,
-    random: RandomSource,
     method: str,
     config: Any,
     model: Classifier,
-    chosen_size: int | None,
-    pool: Pool | None,
-    lost_steps: int,
+    pool: Mapping[str, Any] | None,
     training_seconds: float,
     test: Accuracy | None,
+    more: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The card of a classifier as JSON types.
 
     Args:
-        account, plan, random, chosen_size, lost_steps: see :func:`guarantee`.
+        guarantee: of the run, see :func:`guarantee`.
         method, config: of the training.
         model: what is released.
-        pool: public images that the private ones were mixed with.
+        pool: public images that the private ones were mixed with, as the card has them.
         training_seconds: rounded to one digit, for its last ones depend on the sizes of the batches.
         test: the accuracy on the test images.
+        more: what the method has to say.
     """
     reads = ["training time, to one digit: it depends on how many images the batches happened to hold"]
     if test is not None:
         reads.append("test images, for the test accuracy: the guarantee does not cover them")
     return {
-        **guarantee(
-            account, plan, random, model.image_shape, model.class_names, chosen_size, reads, lost_steps
-        ),
+        **guarantee,
+        "not_covered": [*reads, *guarantee["not_covered"]],
         "method": method,
         "config": asdict(config),
         "model": {
@@ -68,39 +64,34 @@ def release_card(
             "image_shape": list(model.image_shape),
             "class_names": list(model.class_names),
         },
-        "pool": None if pool is None else _pool(pool),
+        "pool": pool,
         "training_seconds": _one_digit(training_seconds),
         "test": None if test is None else _test(test),
+        **more,
         "versions": versions(),
     }
 
 
 def guarantee(
     account: Account,
-    plan: TrainingPlan,
+    stages: Calibrated,
     random: RandomSource,
-    image_shape: Sequence[int],
-    class_names: Sequence[str],
+    facts: PublicFacts,
     chosen_size: int | None,
-    reads: Sequence[str] = (),
     lost_steps: int = 0,
 ) -> dict[str, Any]:
     """What a run's guarantee is, as JSON types.
 
     Args:
         account: of the run; what it has spent is what the card states.
-        plan: of the run, for what its mechanisms were.
+        stages: of the run, for what its mechanisms were.
         random: where batches and noise came from.
-        image_shape, class_names: of the images, public.
+        facts: what is public about the images.
         chosen_size: the image size, if it was chosen by looking at the sizes of the private images.
-        reads: what else was read of them, or published, without noise.
         lost_steps: releases that were paid for but whose result was lost with an interrupted process.
     """
     budget = account.budget
-    num_examples = plan.num_examples
-    sampled = any(isinstance(stage.mechanism.sampler, PoissonSampler) for stage in plan.stages)
-    if chosen_size is not None:
-        reads = [*reads, f"sizes of the images, from which the size {chosen_size} was chosen"]
+    sampled = any(isinstance(stage.mechanism.sampler, PoissonSampler) for stage in stages.stages)
     return {
         "is_private": random.is_private,
         "epsilon": account.epsilon_spent("pld"),
@@ -120,9 +111,9 @@ def guarantee(
                 "sample_rate": event.sample_rate,
                 "count": event.count,
             }
-            for event, sensitivity, releases in _mechanisms(account, plan)
+            for event, sensitivity, releases in _mechanisms(account, stages)
         ],
-        "num_examples": num_examples,
+        "num_examples": facts.num_examples,
         "sampler": (
             "Poisson: every image enters every batch independently, at the mechanism's sample rate"
             if sampled
@@ -136,11 +127,15 @@ def guarantee(
             else "a fixed seed: whoever knows it removes the noise"
         ),
         "taken_as_public": [
-            f"number of training images: {num_examples}",
-            f"image shape (channels, height, width): {list(image_shape)}",
-            *([f"class names: {', '.join(class_names)}"] if class_names else []),
+            f"number of training images: {facts.num_examples}",
+            f"image shape (channels, height, width): {list(facts.image_shape)}",
+            *([f"class names: {', '.join(facts.class_names)}"] if facts.class_names else []),
         ],
-        "not_covered": list(reads),
+        "not_covered": (
+            []
+            if chosen_size is None
+            else [f"sizes of the images, from which the size {chosen_size} was chosen"]
+        ),
     }
 
 
@@ -152,10 +147,10 @@ def versions() -> dict[str, str]:
     }
 
 
-def _mechanisms(account: Account, plan: TrainingPlan) -> Iterator[tuple[GaussianEvent, float, list[str]]]:
+def _mechanisms(account: Account, stages: Calibrated) -> Iterator[tuple[GaussianEvent, float, list[str]]]:
     """Each kind of event that was spent, with the sensitivity and the names of what it released."""
     for event in account.spent:
-        same = [s for s in plan.stages if replace(s.event, count=1) == replace(event, count=1)]
+        same = [s for s in stages.stages if replace(s.event, count=1) == replace(event, count=1)]
         yield event, same[0].mechanism.sensitivity, sorted({stage.releases for stage in same})
 
 
@@ -191,10 +186,6 @@ def _test(test: Accuracy) -> dict[str, Any]:
         "correct": test.correct,
         "total": test.total,
     }
-
-
-def _pool(pool: Pool) -> dict[str, Any]:
-    return {"images": len(pool), "digest": pool.digest, "provenance": pool.provenance}
 
 
 def _one_digit(seconds: float) -> float:

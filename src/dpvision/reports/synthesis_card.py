@@ -3,51 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-from dpvision.methods.embedding import Embedding
 from dpvision.networks.generators import Generator
 from dpvision.reports.card import card_markdown, versions
 
 
 def synthesis_card(
+    guarantee: Mapping[str, Any],
     *,
-    embedding: Embedding,
+    method: str,
+    config: Any,
     generator: Generator,
-    settings: Mapping[str, Any],
     images: Mapping[str, Any],
     seconds: float,
+    more: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The card as JSON types.
 
     Args:
-        embedding: what was released. Its guarantee is that of all that is made of it.
-        generator: what was fitted to it.
-        settings: of the run, as JSON types.
+        guarantee: of what was released, and so of all that is made of it.
+        method, config: of the run.
+        generator: what was made of it.
         images: how many there are, in which formats, and how their classes were chosen.
-        seconds: of the fit, which reads no private image.
+        seconds: of the making, which reads no private image.
+        more: what the method has to say.
     """
-    mechanism = embedding.mechanism
     proportions = generator.class_proportions.tolist()
     return {
-        **embedding.facts["guarantee"],
-        "embedding": {
-            "features": mechanism.num_features,
-            "numbers": sum(total.numel() for total in embedding.sums.values()),
-            "second_moment_weight": mechanism.second_moment_weight,
-            "count_weight": mechanism.count_weight,
-            "noise_standard_deviation": embedding.facts["noise"],
-            "encoder": embedding.facts["encoder"],
-        },
+        **guarantee,
+        **{"embedding": None, **more},
+        "method": method,
         "generator": {
             "parameters": sum(parameter.numel() for parameter in generator.parameters()),
             **generator.config,
-            "objective": settings["objective"],
-            "steps": settings["steps"],
+            **more.get("generator", {}),
             "noisy_class_proportions": dict(zip(generator.class_names, proportions, strict=False)),
         },
         "images": dict(images),
-        "config": dict(settings),
+        "config": asdict(config),
         "fitting_seconds": seconds,
         "versions": versions(),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -22,18 +22,37 @@ from dpvision.runs.files import check_room, write_atomically
 LEAST_PAUSE = 20
 
 
+class Checkpoints(Protocol):
+    """Where a run keeps what it needs to go on after an interruption."""
+
+    def load(self) -> dict[str, Tensor] | None:
+        """The last state that was saved, on the CPU; None when there is none."""
+
+    def save(self, state: Callable[[], Mapping[str, Tensor]], final: bool) -> None:
+        """Is called after every step; may skip, unless ``final``."""
+
+    def reserve(self, size: int) -> None:
+        """Is called before something is spent, with the bytes of the state to be saved. InputError where
+        there is no room for it.
+        """
+
+
 class FileCheckpoints:
     """Keeps a training state, a flat dictionary of tensors, in the safetensors file at ``path``.
 
     Args:
         path: of the file.
         run: identifies the run. The file says which run it is of, and that of another is refused.
-        account: the run's, if it has one. The file says what had been spent when it was written.
+
+    Attributes:
+        account: the run's, once it has one. The file says what had been spent when it was written.
     """
 
-    def __init__(self, path: Path, run: str = "", account: Account | None = None) -> None:
-        self.path, self.run, self.account = path, run, account
+    def __init__(self, path: Path, run: str = "") -> None:
+        self.path, self.run = path, run
+        self.account: Account | None = None
         self._next_save = 0.0  # on time.monotonic's clock
+        self._found: tuple[bytes, dict[str, Any]] | None = None
 
     def load(self) -> dict[str, Tensor] | None:
         """The last state that was saved, on the CPU; None when there is none.
@@ -41,7 +60,7 @@ class FileCheckpoints:
         Raises:
             InputError: the file is damaged, or of another run.
         """
-        found = self._read()
+        found, self._found = self._read(), None
         if found is None:
             return None
         try:
@@ -82,7 +101,9 @@ class FileCheckpoints:
             return tuple(GaussianEvent.from_json(event) for event in found[1]["spent"]) if found else ()
 
     def _read(self) -> tuple[bytes, dict[str, Any]] | None:
-        """The file's content, verified, and its facts."""
+        """The file's content, verified, and its facts. It is read once, and kept until it is loaded."""
+        if self._found is not None:
+            return self._found
         with reading(str(self.path)):
             if not self.path.exists():
                 return None
@@ -90,4 +111,5 @@ class FileCheckpoints:
         facts = checked_facts(self.path, content)
         if facts.keys() != {"run", "spent"} or facts["run"] != self.run:
             raise InputError(f"{self.path} is no checkpoint of this run; restore that of this one")
-        return content, facts
+        self._found = content, facts
+        return self._found

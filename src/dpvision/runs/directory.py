@@ -143,8 +143,18 @@ class RunDirectory:
 
     @property
     def checkpoint_path(self) -> Path:
-        """What an interrupted run goes on from."""
+        """What an interrupted run goes on from, as long as it learns from private images."""
         return self.private_path / "checkpoint.safetensors"
+
+    @property
+    def finishing_path(self) -> Path:
+        """What an interrupted run goes on from, once it has learned."""
+        return self.private_path / "finishing.safetensors"
+
+    @property
+    def learned_path(self) -> Path:
+        """What was learned from private images: all that the release is made of."""
+        return self.private_path / "learned.safetensors"
 
     @property
     def release_path(self) -> Path:

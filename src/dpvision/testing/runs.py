@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,11 @@ import torch
 from torch import nn
 
 from dpvision.api import synthesize, train
-from dpvision.api.synthesis import METHOD as SYNTHESIS
 from dpvision.evaluation.worst_images import Contribution, WorstImages
 from dpvision.gradients import ClippedGradient
 from dpvision.images import Images
-from dpvision.methods import dp_mepf, planned_at
-from dpvision.methods.dp_mepf import DPMEPFConfig
+from dpvision.methods import Session, at_noise, find_method
+from dpvision.methods.dp_mepf import DPMEPF, DPMEPFConfig
 from dpvision.methods.gradient_descent import cross_entropy
 from dpvision.priors.encoder import Encoder
 from dpvision.privacy import (
@@ -27,6 +27,7 @@ from dpvision.privacy import (
     GaussianSumMechanism,
     NeighboringRelation,
     PoissonSampler,
+    PublicFacts,
     SeededRandom,
 )
 from dpvision.privacy.sampling import Sampler
@@ -62,7 +63,7 @@ def method_run(
             precision, and on a GPU, the rounding of one example's gradient may depend on the others in its
             batch, and be told as a difference: set precision to float32.
     """
-    learn = synthesize if method == SYNTHESIS else train
+    learn: Any = train if find_method(method).makes == "a classifier" else synthesize
 
     def run(images: Images, folder: Path) -> Path:
         result = learn(
@@ -171,6 +172,7 @@ def embedding_run(
         second_moment_weight, noise_multiplier: of the release.
         seed: of the noise.
     """
+    method, budget = DPMEPF(), ENOUGH
     config = DPMEPFConfig(
         encoder="yours", steps=0, batch_size=1, latent_size=2, second_moment_weight=second_moment_weight
     )
@@ -178,11 +180,12 @@ def embedding_run(
     def run(images: Images, folder: Path) -> Path:
         # Where the encoder is.
         device = next((tensor.device for tensor in encoder.state_dict().values()), torch.device("cpu"))
-        plan = planned_at(noise_multiplier, lambda sigma: dp_mepf.stages(config, num_examples, sigma), ENOUGH)
-        account = Account(ENOUGH, None, "check", plan.events)
+        facts = PublicFacts(num_examples, images.shape, images.class_names)
+        stages = at_noise(noise_multiplier, partial(method.stages, config, facts), budget)
+        account = Account(budget, None, "check", stages.events)
         account.open()
-        embedding = dp_mepf.release(encoder, images, config, plan, account, SeededRandom(seed), device)
-        return _published(folder, dict(embedding.sums))
+        session = Session(images, facts, stages, account, SeededRandom(seed), device)
+        return _published(folder, method.released_sums(config, session, encoder))
 
     return run
 

@@ -60,6 +60,10 @@ class Pool:
         if not ((self.targets >= 0).all() and ((sums - 1).abs() < 1e-4).all()):
             raise InputError(f"{self.source}: the targets of a pool must be probabilities that sum to 1")
 
+    def to_json(self) -> dict[str, Any]:
+        """What is said of the pool in public."""
+        return {"images": len(self), "digest": self.digest, "provenance": self.provenance}
+
     def __len__(self) -> int:
         return self.pixels.shape[0]
 

@@ -1,0 +1,190 @@
+"""The options of runs: one list, from which the signatures and documentation of the functions, the command
+line's options, the recipe files and the errors of all three follow.
+
+It imports nothing heavy: a mistake in an option is told at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field
+from numbers import Integral
+from typing import Any, Self, TypeVar, get_type_hints
+
+from dpvision.privacy.errors import InputError
+from dpvision.privacy.values import fits, in_words
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+FilePath = str | os.PathLike[str]
+
+
+def option(help: str, default: Any = MISSING, **command_line: str) -> Any:
+    """A field of options.
+
+    Args:
+        help: one or two sentences, for the documentation and for --help.
+        default: None stands for what ``help`` says.
+        command_line: "flag" and "metavar", where they do not follow from the name.
+    """
+    return field(default=default, metadata={"help": help, **command_line})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What every run takes that reads private images."""
+
+    epsilon: float = option("The budget's ε; never exceeded.")
+    delta: float | None = option(
+        "The budget's δ, below 1/N; by default the largest power of ten below 1/N.", None
+    )
+    neighboring_relation: str = option(
+        "Neighbouring relation: add_or_remove_one (default) or replace_one.",
+        "add_or_remove_one",
+        flag="--relation",
+    )
+    method: str = option("How to learn: one of `dpvision methods`; by default {default}.", "dp-sgd")
+    config: Mapping[str, Any] | None = option(
+        "Settings of the method in place of its defaults; see `dpvision settings METHOD`.", None
+    )
+    size: int | None = option(
+        "Make every image a square of this side; by default images that differ in size, or are larger than "
+        "64 pixels when no network and no library's encoder is named, are resized to 64 or 32.",
+        None,
+    )
+    channels: int | None = option("1 makes every image grey, 3 colour; by default they stay.", None)
+    seed: int | None = option("Makes the run reproducible and NOT PRIVATE; for tests only.", None)
+    device: str | None = option("Such as cpu or cuda; by default a GPU where there is one.", None)
+    num_examples: int | None = option(
+        "N as you declare it to be public; by default as many images as there are. Where it is another "
+        "number, say a rounded one, how many there are stays private under add_or_remove_one.",
+        None,
+        metavar="N",
+    )
+    ledger: FilePath | None = option(
+        "The data set's ledger; by default in the user's data directory, found by the data's digest.",
+        None,
+        metavar="FILE",
+    )
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Take the options that were given.
+
+        Raises:
+            InputError: names the first that does not exist, is missing or is of another type.
+        """
+        known = {one.name: one for one in dataclasses.fields(cls)}
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise InputError(f"there is no option '{unknown[0]}'; choose from {', '.join(known)}")
+        for name, one in known.items():
+            if one.default is MISSING and given.get(name) is None:
+                raise InputError(f"{name} is missing; give it")
+        hints = get_type_hints(cls)
+        for name, value in given.items():
+            if not fits(value, hints[name]):
+                raise InputError(f"{name} must be {in_words(hints[name])}, not {value!r}")
+        return cls(**{name: _plain(value) for name, value in given.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(RunOptions):
+    """What a forecast takes."""
+
+    out: FilePath | None = option("The directory that the run would have; it must be free.", None)
+    test: Any = option(
+        "Images to measure the accuracy on; by default DATA's test split, if it has one.", None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RunOptions):
+    """What a run takes that makes a classifier."""
+
+    out: FilePath = option("The run's directory, made here. Publish RUN/release, keep RUN/private.")
+    test: Any = option(
+        "Images to measure the accuracy on; by default DATA's test split, if it has one.", None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishOptions:
+    """What is published of images that a run makes."""
+
+    count: int | None = option("Images to release; by default N, as many as the private ones.", None)
+    formats: Sequence[str] = option(
+        "To write images in: png (default), npz or parquet.", ("png",), flag="--format"
+    )
+    balanced: bool = option(
+        "As many images of every class, and not by the class sizes that were released with noise.", False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisOptions(FinishOptions, RunOptions):
+    """What a run takes that makes images."""
+
+    out: FilePath = option("The run's directory, made here. Publish RUN/release, keep RUN/private.")
+    method: str = option("How to learn: one of `dpvision methods`; by default {default}.", "dp-mepf")
+
+
+FROM_EMBEDDING = frozenset({"out", "count", "formats", "balanced", "config", "seed", "device"})
+"""The options of `SynthesisOptions` that say how to make more of what was released."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions(RunOptions):
+    """What an audit takes."""
+
+    canaries: int | None = option(
+        "How many; by default 1000, of mislabelled ones at most a tenth of the images.", None
+    )
+    canary_kind: str = option(
+        "gradient (default): vectors as long as is allowed, in every release; images: these, and worst-case "
+        "images through views, network and clip; or mislabelled: images with one of two wrong labels, looked "
+        "for in the trained classifier alone.",
+        "gradient",
+    )
+    confidence: float = option("With which each bound holds; by default {default}.", 0.95)
+
+
+def takes(options: type) -> Callable[[Function], Function]:
+    """Give a function of ``**options`` the signature and the documentation of these options: its docstring
+    has ``{options}`` where they belong.
+    """
+
+    def documented(function: Function) -> Function:
+        hints = get_type_hints(options)
+        named = [
+            inspect.Parameter(
+                one.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if one.default is MISSING else one.default,
+                annotation=hints[one.name],
+            )
+            for one in dataclasses.fields(options)
+        ]
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        before = [p for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+        named += [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        named.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)
+        function.__signature__ = signature.replace(parameters=[*before, *named])  # type: ignore[attr-defined]
+        lines = [f"{one.name}: {described(one)}" for one in dataclasses.fields(options)]
+        function.__doc__ = (function.__doc__ or "").replace("{options}", "\n        ".join(lines))
+        return function
+
+    return documented
+
+
+def described(one: dataclasses.Field[Any]) -> str:
+    """What an option's help says."""
+    return str(one.metadata["help"]).replace("{default}", str(one.default))
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy's as Python's, so that it can be written down."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value

@@ -1,0 +1,161 @@
+"""What a run publishes, and what comes back of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpvision.api.options import FinishOptions
+from dpvision.evaluation import Accuracy, accuracy
+from dpvision.images import Images
+from dpvision.images.files import reading
+from dpvision.images.write import image_files
+from dpvision.methods import Finished, Learned
+from dpvision.networks import Classifier
+from dpvision.networks.generators import Generator, apportion
+from dpvision.reports import card_markdown, release_card
+from dpvision.reports.grid import image_grid
+from dpvision.reports.synthesis_card import synthesis_card, synthesis_markdown
+from dpvision.runs import RunDirectory, classifier_files, load_release
+from dpvision.runs.files import json_bytes, read_json, write_atomically, writing
+from dpvision.runs.generator_release import generator_files
+
+GUARANTEE = "guarantee"
+"""The fact about what was learned that says what it has cost."""
+
+PER_CLASS = 10
+"""Images of each class in a grid, and as many in a row."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run that makes a classifier.
+
+    Attributes:
+        epsilon, delta: what was spent.
+        test_accuracy: on the test images, if there were any.
+        release: the directory that may be published.
+        model: the released classifier, ready for use.
+    """
+
+    epsilon: float
+    delta: float
+    test_accuracy: Accuracy | None
+    release: Path
+    model: Classifier
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """What came of a run that makes images.
+
+    Attributes:
+        epsilon, delta: what the private images have cost.
+        count: how many synthetic images were released.
+        release: the directory that may be published: images, generator, embedding, card.
+        generator: the released one, for more images.
+    """
+
+    epsilon: float
+    delta: float
+    count: int
+    release: Path
+    generator: Generator
+
+
+def release_files(
+    method: str,
+    settings: Any,
+    learned: Learned,
+    finished: Finished,
+    test: Images | None,
+    images: FinishOptions | None,
+    seed: int,
+    started: float,
+) -> dict[str, bytes]:
+    """The files of a release, by name.
+
+    Args:
+        method, settings: of the run.
+        learned: with the run's guarantee among its facts.
+        finished: what was made of it.
+        test: images to measure a classifier's accuracy on.
+        images: what to publish of images that are made.
+        seed: of these images.
+        started: when the making began, on the clock of ``time.monotonic``.
+    """
+    facts, model, more = learned.facts, finished.model, finished.card
+    if isinstance(model, Classifier):
+        card = release_card(
+            facts[GUARANTEE],
+            method=method,
+            config=settings,
+            model=model,
+            pool=facts["pool"],
+            training_seconds=facts["seconds"],
+            test=accuracy(model, test) if test else None,
+            more=more,
+        )
+        files = classifier_files(model) | {"card.md": card_markdown(card).encode()}
+    else:
+        assert images is not None, "resolved when the run was prepared"
+        made = _drawn(model, images, seed)
+        card = synthesis_card(
+            facts[GUARANTEE],
+            method=method,
+            config=settings,
+            generator=model,
+            images=asdict(images),
+            seconds=round(monotonic() - started, 1),
+            more=more,
+        )
+        few = [index for k in range(len(model.class_proportions)) for index in _first(made, k)]
+        files = generator_files(model) | {
+            "card.md": synthesis_markdown(card).encode(),
+            "samples.png": image_grid(made.pixels[few], PER_CLASS),
+        }
+        form: Any
+        for form in images.formats:
+            files |= {f"images/{form}/{name}": file for name, file in image_files(made, form).items()}
+    return files | dict(finished.files) | {"card.json": json_bytes(card)}
+
+
+def published(run: RunDirectory) -> Result | Synthesis:
+    """What a run that is complete has released."""
+    path = run.release_path / "card.json"
+    card, model = read_json(path), load_release(run.release_path)
+    with reading(str(path)):
+        epsilon, delta = float(card["epsilon"]), float(card["delta"])
+        if isinstance(model, Generator):
+            return Synthesis(epsilon, delta, int(card["images"]["count"]), run.release_path, model)
+        test = card["test"]
+        on_test = Accuracy(test["correct"], test["total"]) if test else None
+        return Result(epsilon, delta, on_test, run.release_path, model)
+
+
+def write_preview(folder: Path, pixels: Tensor, step: int) -> None:
+    """Write a grid of what a generator draws at a step, uint8 ``[N, C, H, W]``: made of releases alone."""
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+    write_atomically(folder / f"{step:06d}.png", image_grid(pixels, PER_CLASS))
+
+
+def _drawn(generator: Generator, images: FinishOptions, seed: int) -> Images:
+    """The images to be published."""
+    assert images.count is not None
+    labels = None
+    if images.balanced and generator.class_names:
+        labels = apportion(images.count, torch.ones(len(generator.class_names)))
+    return generator.sample(images.count, labels=labels, seed=seed)
+
+
+def _first(images: Images, label: int) -> list[int]:
+    """Indices of the first few images of a class."""
+    if images.labels is None:
+        return list(range(min(len(images), PER_CLASS**2)))
+    return (images.labels == label).nonzero().flatten()[:PER_CLASS].tolist()

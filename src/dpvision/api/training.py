@@ -1,0 +1,77 @@
+"""Train a private classifier, and go on with a run that was interrupted."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from dpvision.api.accounts import close_account, private_record
+from dpvision.api.options import TrainOptions, takes
+from dpvision.api.publishing import Result, Synthesis, published
+from dpvision.api.run import Run, RunConfig, Sources, prepare
+from dpvision.api.sources import Source
+from dpvision.images import Images
+from dpvision.runs import Progress, RunDirectory, check_free
+
+
+@takes(TrainOptions)
+def train(data: Source, *, progress: Progress | None = None, **options: Any) -> Result:
+    """Train a classifier that is (ε, δ)-differentially private in its training images, and release it.
+
+    Args:
+        data: the private images: a spec for `open_images`, or `Images`.
+        {options}
+        progress: see `Progress`.
+
+    Raises:
+        InputError: an option or the data cannot be used, or the owner's limit does not allow the run. Nothing
+            was spent and nothing is left behind.
+        KeyboardInterrupt: passed on; `resume` continues the run.
+    """
+    given = TrainOptions.of(options)
+    check_free(given.out)
+    config, sources = prepare(data, given, makes="a classifier", test=given.test)
+    return cast("Result", begin(config, sources, given, progress))
+
+
+def begin(config: RunConfig, sources: Sources, given: Any, progress: Progress | None) -> Result | Synthesis:
+    """Begin a run that is prepared, and work on it to its end. ``given`` says where it is to be."""
+    record = private_record(sources.images, given.ledger, datetime.now(UTC))
+    run = Run.begin(config, given.out, record)
+    with run.directory.locked():
+        run.learn(sources, progress, is_new=True)
+        return run.finish(sources.test, progress)
+
+
+def resume(
+    run: str | os.PathLike[str],
+    *,
+    data: Images | None = None,
+    test: Images | None = None,
+    progress: Progress | None = None,
+) -> Result | Synthesis:
+    """Go on with a run that was interrupted. Of one that is complete, the result.
+
+    Args:
+        run: its directory.
+        data, test: the images, if they were given in memory.
+        progress: see `Progress`.
+
+    Raises:
+        InputError: there is no such run, another process works on it, its data have changed, or its ledger
+            does not have it as open.
+        KeyboardInterrupt: passed on.
+    """
+    directory = RunDirectory.open(Path(run))
+    with directory.locked():
+        if directory.is_released:
+            close_account(directory)
+            return published(directory)
+        taken_up = Run.take_up(directory)
+        if taken_up.kept() is None:
+            sources = taken_up.config.opened(data, test)
+            taken_up.learn(sources, progress)
+            return taken_up.finish(sources.test, progress)
+        return taken_up.finish(taken_up.config.opened_test(test), progress)

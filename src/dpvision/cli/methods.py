@@ -1,0 +1,38 @@
+"""dpvision methods and settings: what there is to choose from."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dpvision.cli.options import AsJson
+from dpvision.cli.output import show, table
+
+
+def methods(as_json: AsJson = False) -> None:
+    """List the methods: what each makes, and from where it is."""
+    from dpvision.methods import methods as known
+    from dpvision.methods.documentation import summary
+
+    rows = {name: f"makes {method.makes}: {summary(method)}" for name, method in known().items()}
+    fields = {name: {"makes": method.makes, "summary": summary(method)} for name, method in known().items()}
+    show(fields, as_json, table(dict(rows)))
+
+
+def settings(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="One of `dpvision methods`.")],
+    as_json: AsJson = False,
+) -> None:
+    """List a method's settings: name, type, default and what each does.
+
+    Example:
+
+        dpvision settings dp-randp
+    """
+    from dpvision.methods import find_method
+    from dpvision.methods.documentation import documented_settings
+
+    found = documented_settings(find_method(method).config_class)
+    rows = {one.name: f"{one.type}, {one.default}: {one.help}" for one in found}
+    show({one.name: one.to_json() for one in found}, as_json, table(dict(rows)))

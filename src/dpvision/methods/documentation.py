@@ -1,0 +1,76 @@
+"""What is said of methods and their settings, read from where it is written: docstrings and defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from dpvision.methods.method import Method
+from dpvision.methods.settings import setting_types
+from dpvision.privacy.values import in_words
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a method.
+
+    Attributes:
+        name, type: of it, the latter in words.
+        default: in words; "chosen by the data" where it follows from public facts.
+        help: what it does.
+    """
+
+    name: str
+    type: str
+    default: str
+    help: str
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the name."""
+        return {"type": self.type, "default": self.default, "help": self.help}
+
+
+def summary(method: Method) -> str:
+    """The first sentence of a method's docstring, on one line."""
+    text = " ".join((inspect.getdoc(type(method)) or "").split())
+    return re.split(r"(?<=[a-z)])\.(?:\s|$)", text, maxsplit=1)[0]
+
+
+def documented_settings(config_class: type) -> list[Setting]:
+    """The settings of a class of them, in their order, with what the docstrings say of each."""
+    helps = _helps(config_class)
+    types = setting_types(config_class)
+    return [
+        Setting(one.name, in_words(types[one.name]), _default(one), helps.get(one.name, ""))
+        for one in sorted(dataclasses.fields(config_class), key=lambda one: list(helps).index(one.name))
+    ]
+
+
+def _default(one: dataclasses.Field[Any]) -> str:
+    if one.default is not dataclasses.MISSING:
+        return f"default {one.default!r}"
+    if one.default_factory is not dataclasses.MISSING:
+        return f"default {one.default_factory()!r}"
+    return "chosen by the data"
+
+
+def _helps(config_class: type) -> dict[str, str]:
+    """What the docstrings of a class and its bases say of attributes, by name: the class's own first."""
+    found: dict[str, str] = {}
+    for one in config_class.__mro__:
+        section = re.search(r"Attributes:\n(.*?)(?:\n\n|\Z)", inspect.cleandoc(one.__doc__ or ""), re.S)
+        for names, text in re.findall(
+            r"^    (\w[\w, ]*): (.*(?:\n     .*)*)", section[1] if section else "", re.M
+        ):
+            for name in names.split(", "):
+                found.setdefault(name, _plain(text))
+    return found
+
+
+def _plain(text: str) -> str:
+    """Without the marks of the documentation's language, on one line."""
+    text = re.sub(r":(?:class|func|meth|mod|data):`[~.]*([^`]*)`", r"\1", text)
+    return " ".join(text.split())

@@ -1,0 +1,288 @@
+"""The only door to the private images of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from dpvision.gradients import ClippedGradient
+from dpvision.images import Images
+from dpvision.methods.stages import Calibrated
+from dpvision.priors.encoder import Encoder
+from dpvision.priors.feature_classifier import refuse_own_encoder
+from dpvision.privacy.account import Account
+from dpvision.privacy.errors import InputError
+from dpvision.privacy.facts import PublicFacts
+from dpvision.privacy.noise import RandomSource
+from dpvision.runs.checkpoints import Checkpoints
+from dpvision.runs.progress import Progress
+from dpvision.training import (
+    OnBatch,
+    Phase,
+    PrivateTrainer,
+    StepStatistics,
+    check_tensors,
+    whole_number,
+)
+from dpvision.views import Pool, ViewPolicy
+
+Built = TypeVar("Built", bound=nn.Module)
+Sums = Mapping[str, Tensor]
+
+
+class Watch(OnBatch, Protocol):
+    """Is shown what every release is made of, before it is released: for audits. It changes nothing."""
+
+    def look_at_release(
+        self, images: Images, sums_of: Callable[[Images], Sums], sensitivity: float
+    ) -> None: ...
+
+
+class Session:
+    """Holds the private images of one run, with its account, its randomness and its checkpoints.
+
+    A method asks it for releases, and gets nothing of the images but these. Each stage of the run is worked
+    on once, in the order of the stages, by :meth:`descend` or :meth:`release`. An interrupted run is taken up
+    where its checkpoint says; releases that the ledger holds but no checkpoint does were paid for and are
+    lost.
+
+    Guarantee:
+        All that :meth:`descend` and :meth:`release` return or write into a model was made of releases of the
+        stages' mechanisms, each of them in ``account`` before its noise was drawn. This holds if what a
+        method gives them (views, encoders, sums) keeps what :class:`ViewPolicy`, :class:`ClippedGradient` and
+        the stage's mechanism ask for. Record and replay (:mod:`dpvision.testing`) tries it on every method.
+
+    Args:
+        images: the private ones.
+        facts: what is public about them.
+        stages: what will be released.
+        account: open, with these stages' events.
+        random: where batches, views, noise and first weights come from.
+        device: to work on.
+        pool: public images, where the settings name some.
+        checkpoints: where to go on from, and what to write to.
+        on_step: is given what every step saw: private.
+        progress: is told how far each stage is.
+        watch: see `Watch`.
+
+    Attributes:
+        facts, stages, device, pool: as above.
+        lost: releases that were paid for but whose result was lost with an interrupted process.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        facts: PublicFacts,
+        stages: Calibrated,
+        account: Account,
+        random: RandomSource,
+        device: torch.device,
+        *,
+        pool: Pool | None = None,
+        checkpoints: Checkpoints | None = None,
+        on_step: Callable[[StepStatistics], None] | None = None,
+        progress: Progress | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        self.facts, self.stages, self.device, self.pool = facts, stages, device, pool
+        self._images, self._account, self._random = images, account, random
+        self._checkpoints, self._on_step, self._progress, self._watch = (
+            checkpoints,
+            on_step,
+            progress,
+            watch,
+        )
+        self.lost = 0
+        self._results: dict[int, dict[str, Tensor]] = {}  # of the stages that are done
+        self._state: dict[str, Tensor] = {}  # of the stage that was interrupted
+        self._state_of = 0
+        saved = checkpoints.load() if checkpoints else None
+        if saved is not None:
+            self._take_up(saved)
+
+    def initialized(self, build: Callable[[], Built]) -> Built:
+        """Build a network with random weights, on the run's device. A seed of the run fixes them; the global
+        generator stays as it is.
+        """
+        seed = int.from_bytes(self._random.at("weights", 0).bytes(8), "little") >> 1
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return build().to(self.device)
+
+    def refuse_own(self, encoder: Encoder) -> None:
+        """InputError where the encoder was learned from these very images, as if they were public."""
+        refuse_own_encoder(encoder, self._images)
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        """Tell whoever watches the run how far it is."""
+        if self._progress:
+            self._progress(what, done, total, self._account)
+
+    def release(self, number: int, sums_of: Callable[[Images], Sums], blank: Sums) -> dict[str, Tensor]:
+        """Release sums over the images once: all of the stage ``number``.
+
+        Args:
+            number: of the stage, from 0.
+            sums_of: from images to exact sums, no further apart on neighbours than the sensitivity of the
+                stage's mechanism. It may be called more than once.
+            blank: tensors of the shapes of the sums.
+
+        Returns:
+            The sums with noise, float32, on the CPU. After an interruption, those that were released.
+
+        Raises:
+            InputError: the release was paid for by a process that ended before it could keep what was
+                released; or what was kept is of another run.
+        """
+        if number in self._results:
+            return _checked(self._results[number], blank)
+        mechanism = self.stages.stages[number].mechanism
+        if self._account.left(mechanism.event) == 0:
+            raise InputError(
+                "the one release of this run was paid for but lost with an interrupted process; "
+                "start a new run, within what the budget leaves"
+            )
+        self._reserve(blank)
+        if self._watch:
+            self._watch.look_at_release(self._images, sums_of, mechanism.sensitivity)
+        noisy = mechanism.release(sums_of(self._images), self._account, self._stream(number).at("noise", 0))
+        self._results[number] = {name: total.cpu() for name, total in noisy.items()}
+        self._save(number + 1, dict, final=True)
+        return dict(self._results[number])
+
+    def descend(
+        self,
+        number: int,
+        what: str,
+        model: nn.Module,
+        *,
+        engine: ClippedGradient,
+        policy: ViewPolicy,
+        phases: Sequence[Phase],
+        ema_decay: float,
+        encode: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """Train ``model`` in place by noisy steps: all of the stage ``number``, or what the account has left
+        of it. It ends with the averaged weights.
+
+        Args:
+            number: of the stage, from 0.
+            what: is being done, for progress.
+            model: on the run's device.
+            engine: of this model's clipped sums.
+            policy: the views of an example.
+            phases, ema_decay: as for :class:`PrivateTrainer`.
+            encode: from images uint8 ``[N, C, H, W]`` to what is trained on, ``[N, …]``, once before the
+                first step: each row of its own image alone. By default the images themselves.
+
+        Raises:
+            InputError: the parts do not fit; nothing was spent.
+            KeyboardInterrupt: passed on, after a checkpoint.
+        """
+        if number in self._results:
+            model.load_state_dict(_checked(self._results[number], model.state_dict()))
+            return
+        stage = self.stages.stages[number]
+        images, random = self._images, self._stream(number)
+        if images.labels is None:
+            raise InputError(f"{images.source} has no labels; training takes labelled images")
+        on_batch: OnBatch | None = self._watch
+        if encode and self._watch:
+            on_batch = partial(self._watch, encode=encode)
+        trainer = PrivateTrainer(
+            model,
+            encode(images.pixels) if encode else images.pixels,
+            images.labels,
+            policy=policy,
+            engine=engine,
+            mechanism=replace(stage.mechanism, sampler=stage.mechanism.sampler.over(len(images))),
+            phases=phases,
+            ema_decay=ema_decay,
+            random=random,
+            ids=images.ids,
+            on_batch=on_batch,
+        )
+        if self._state and self._state_of == number:
+            trainer.load_state(self._state)
+            self._state = {}
+        # Optimisers keep up to two numbers for each that they train, from the first step on.
+        trained = dict(model.named_parameters())
+        self._reserve(trainer.state(), trained, trained)
+        before = sum(stage.count for stage in self.stages.stages[:number])
+        finished = False
+        try:
+            # Another stage may have events like this one's: what is left is then not this stage's alone.
+            while trainer.steps_done < stage.count and self._account.left(stage.mechanism.event) > 0:
+                statistics = trainer.step(self._account)
+                self._save(number, trainer.state, final=False)
+                if self._on_step:
+                    self._on_step(replace(statistics, step=before + statistics.step))
+                self.tell(what, before + trainer.steps_done, self.stages.num_releases)
+            finished = True
+        finally:
+            if finished or trainer.steps_done > 0:
+                self._save(number, trainer.state, final=True)
+        trainer.average.copy_to(model)
+        self.lost += stage.count - trainer.steps_done
+        if number + 1 < len(self.stages.stages):  # a later stage's checkpoint is no longer of this one
+            self._results[number] = {
+                name: tensor.detach().cpu() for name, tensor in model.state_dict().items()
+            }
+
+    def _stream(self, number: int) -> RandomSource:
+        """The randomness of a stage."""
+        return self._random.at("stage", number)
+
+    def _reserve(self, *tensors: Sums) -> None:
+        """Make sure of room for a checkpoint before something is spent that only it would keep."""
+        if self._checkpoints:
+            kept = [*tensors, *self._results.values()]
+            self._checkpoints.reserve(sum(t.nbytes for some in kept for t in some.values()))
+
+    def _save(self, number: int, state: Callable[[], Sums], final: bool) -> None:
+        """Keep the state of stage ``number`` and the results of those before."""
+        if not self._checkpoints:
+            return
+
+        def everything() -> dict[str, Tensor]:
+            found = {**state(), "stage": torch.tensor(number), "lost": torch.tensor(self.lost)}
+            for earlier, result in self._results.items():
+                found |= {f"result.{earlier}.{name}": tensor for name, tensor in result.items()}
+            return found
+
+        self._checkpoints.save(everything, final)
+
+    def _take_up(self, saved: Sums) -> None:
+        """Go on from what `_save` kept."""
+        stages = self.stages.stages
+        try:
+            self._state_of = whole_number(saved, "stage", len(stages))
+            self.lost = whole_number(saved, "lost", self.stages.num_releases)
+            for key, tensor in saved.items():
+                kind, _, rest = key.partition(".")
+                if kind == "result":
+                    number, _, name = rest.partition(".")
+                    self._results.setdefault(int(number), {})[name] = tensor
+                elif key not in ("stage", "lost"):
+                    self._state[key] = tensor
+        except (KeyError, ValueError) as error:
+            raise _of_another_run(error) from error
+
+
+def _checked(result: Sums, like: Sums) -> dict[str, Tensor]:
+    """A kept result. InputError unless it has the names and shapes of ``like``."""
+    try:
+        check_tensors(result, like)
+    except ValueError as error:
+        raise _of_another_run(error) from error
+    return dict(result)
+
+
+def _of_another_run(error: Exception) -> InputError:
+    return InputError(f"checkpoint: it is of another run, or damaged ({error})")

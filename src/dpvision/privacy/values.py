@@ -1,0 +1,55 @@
+"""Whether values that users give are of the types that they must be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the type that a parameter, setting or option is annotated with."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(fits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return isinstance(value, str)  # which ones there are, whoever takes it says
+    if origin is Sequence:
+        return isinstance(value, list | tuple) and all(fits(item, arguments[0]) for item in value)
+    if origin is Mapping:
+        return isinstance(value, Mapping)
+    if isinstance(value, bool) and hint is not bool:
+        return False
+    return isinstance(value, _STANDS_FOR.get(hint, origin or hint))
+
+
+_STANDS_FOR: dict[Any, Any] = {int: Integral, float: Real, list: (list, tuple)}
+
+
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a name",
+    dict: "a table",
+    list: "a list",
+}
+
+
+def in_words(hint: Any) -> str:
+    """The type as people say it."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        words = [in_words(argument) for argument in arguments if argument is not NoneType]
+        return "a path" if "a path" in words else " or ".join(words)
+    if origin is Sequence:
+        return f"a list, each {in_words(arguments[0])}"
+    if origin in (Mapping, dict):
+        return "a table"
+    if origin is os.PathLike:
+        return "a path"
+    return "a name" if origin is Literal else _WORDS[hint]
