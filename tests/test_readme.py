@@ -8,8 +8,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-
 from dpvision.api.job import check_settings
+
 from dpvision.cli.main import run
 from dpvision.cli.options import collect
 from dpvision.methods import METHODS

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dpvision.api.job import Job, prepare
 from PIL import Image
 
 import dpvision
-from dpvision.api.job import Job, prepare
 from dpvision.api.ledgers import find_ledger
 from dpvision.privacy import InputError
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import dp_accounting
@@ -12,25 +11,17 @@ import torch
 from torch import Tensor
 
 from dpvision.images import Images
-from dpvision.methods import make_plan
-from dpvision.methods.dp_mepf import (
-    DPMEPFConfig,
-    check_labels,
-    default_config,
-    embedding_sums,
-    fit,
-    make_encoder,
-    release,
-    stages,
-)
+from dpvision.methods import Workplace, dp_mepf
+from dpvision.methods.dp_mepf import DPMEPF, DPMEPFConfig, embedding_sums, opened
 from dpvision.methods.embedding import Embedding
 from dpvision.methods.generator_fitting import GeneratorFitting, new_generator
 from dpvision.networks import Normalize
 from dpvision.networks.generators import Generator
 from dpvision.priors import build_encoder
-from dpvision.privacy import Account, Budget, InputError, SeededRandom
+from dpvision.priors.encoder import Encoder
+from dpvision.privacy import Budget, InputError, RandomSource, SeededRandom
+from tests.methods.learning import CPU, calibrated, facts, learned
 
-CPU = torch.device("cpu")
 NAMES = ("dark", "light")
 FAST: dict[str, Any] = {"steps": 4, "batch_size": 20, "latent_size": 3}
 BUDGET = Budget(5.0, 1e-4)
@@ -46,15 +37,31 @@ def made(count: int = 120, seed: int = 0) -> Images:
 
 
 def settings(**overrides: Any) -> DPMEPFConfig:
-    return default_config((1, 8, 8), CPU, FAST | overrides)
+    return config_for((1, 8, 8), FAST | overrides)
+
+
+def config_for(shape: tuple[int, int, int], overrides: dict[str, Any]) -> DPMEPFConfig:
+    return DPMEPF().default_config(facts(120, shape), BUDGET, CPU, overrides)
+
+
+def make_encoder(config: DPMEPFConfig, images: Images) -> Encoder:
+    return build_encoder(config.encoder, images.shape, **config.encoder_options)
+
+
+def fit(
+    generator: Generator,
+    encoder: Encoder,
+    embedding: Embedding,
+    config: DPMEPFConfig,
+    random: RandomSource,
+    checkpoints: Any = None,
+) -> None:
+    fitting = GeneratorFitting(generator, encoder, embedding, config, random)
+    dp_mepf.fit(fitting, Workplace(fitting.device, checkpoints=checkpoints))
 
 
 def released(config: DPMEPFConfig, images: Images, budget: Budget = BUDGET) -> Embedding:
-    plan = make_plan(partial(stages, config, len(images)), len(images), budget)
-    account = Account(budget, None, "run", plan.events)
-    account.open()
-    encoder = make_encoder(config, images)
-    return release(encoder, images, config, plan, account, SeededRandom(0), CPU)
+    return opened(learned(DPMEPF(), config, images, budget))[0]
 
 
 @pytest.mark.parametrize("relation", ["add_or_remove_one", "replace_one"])
@@ -62,7 +69,7 @@ def released(config: DPMEPFConfig, images: Images, budget: Budget = BUDGET) -> E
 def test_the_account_is_that_of_one_analytic_gaussian(relation: Any, c: float) -> None:
     """Balle and Wang's (arXiv 1805.06530), by dp_accounting. No features, class or image changes it."""
     budget = Budget(1.0, 1e-5, relation)
-    plan = make_plan(partial(stages, settings(second_moment_weight=c), 1000), 1000, budget)
+    plan = calibrated(DPMEPF(), settings(second_moment_weight=c), facts(1000), budget)
     (stage,) = plan.stages
     ratio = stage.mechanism.replace_one_ratio if relation == "replace_one" else 1.0
     needed = dp_accounting.get_sigma_gaussian(1.0, 1e-5) * ratio
@@ -87,14 +94,14 @@ def test_every_image_is_read_once_however_many_at_a_time(monkeypatch: pytest.Mon
     encoder = make_encoder(config, images)
     whole = embedding_sums(encoder, images, config.mechanism(encoder.out_features, 2), CPU)
     monkeypatch.setattr("dpvision.methods.dp_mepf.NUMBERS_AT_A_TIME", 7 * encoder.out_features)
-    told: list[tuple[str, int, int]] = []
+    told: list[tuple[int, int]] = []
     parts = embedding_sums(
         encoder, images, config.mechanism(encoder.out_features, 2), CPU, lambda *done: told.append(done)
     )
     for name, total in whole.items():
         torch.testing.assert_close(parts[name], total)
-    assert told[0] == ("reading images", 7, 120)
-    assert told[-1] == ("reading images", 120, 120)
+    assert told[0] == (7, 120)
+    assert told[-1] == (120, 120)
     assert whole["counts"].tolist() == pytest.approx([16.0, 8.0])  # times b = .2
 
 
@@ -289,8 +296,8 @@ def test_images_of_smaller_pixels_are_given_public_details(
     pixels = torch.randint(256, (60, *shape), generator=generator, dtype=torch.uint8)
     images = Images(pixels, torch.arange(60) % 2, NAMES, "made")
     options = {"products": True, "size": 4}
-    config = default_config(
-        shape, CPU, FAST | {"encoder": "pixels", "encoder_options": options, "num_details": num_details}
+    config = config_for(
+        shape, FAST | {"encoder": "pixels", "encoder_options": options, "num_details": num_details}
     )
     embedding, encoder = released(config, images), make_encoder(config, images)
     start = new_generator(embedding, encoder, config).start
@@ -303,7 +310,7 @@ def test_a_size_given_leaves_the_products_of_the_default_encoder() -> None:
     assert settings(encoder_options={"size": 4}).encoder_options == {"size": 4, "products": True}
     assert settings(encoder_options={"products": False}).encoder_options == {"products": False}
     assert settings(encoder="scattering").encoder_options == {}
-    assert default_config((3, 32, 32), CPU, {}).encoder_options == {"size": 8, "products": True}
+    assert config_for((3, 32, 32), {}).encoder_options == {"size": 8, "products": True}
 
 
 def test_a_generator_is_fitted_to_means_without_what_noise_alone_would_make() -> None:
@@ -387,15 +394,13 @@ def test_the_release_of_many_features_takes_little_memory() -> None:
 
 
 def test_images_without_labels_are_refused_but_not_classes_without_images() -> None:
-    images = made()
-    check_labels(settings(), images)
-    check_labels(
-        settings(), replace(images, class_names=(*NAMES, "grey"))
-    )  # which classes have any is private
-    unlabelled = replace(images, labels=None, class_names=())
-    with pytest.raises(InputError, match="has no labels; give labelled images, or set labelled to false"):
-        check_labels(settings(), unlabelled)
-    check_labels(settings(labelled=False), unlabelled)
+    def choose(names: tuple[str, ...], **overrides: Any) -> DPMEPFConfig:
+        return DPMEPF().default_config(facts(120, (1, 8, 8), names), BUDGET, CPU, FAST | overrides)
+
+    choose((*NAMES, "grey"))  # which classes have any is private
+    with pytest.raises(InputError, match="have no labels; give labelled images, or set labelled to false"):
+        choose(())
+    choose((), labelled=False)
 
 
 def test_settings_out_of_range_are_refused() -> None:

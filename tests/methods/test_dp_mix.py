@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ from PIL import Image
 
 import dpvision
 from dpvision.images import Images
-from dpvision.methods import METHODS, make_plan
+from dpvision.methods import find_method
 from dpvision.methods.dp_sgd import DPSGDConfig
 from dpvision.privacy import Budget, InputError
 from dpvision.views import DPMix, SelfAugmentation
+from tests.methods.learning import CPU, calibrated, facts
 
 NAMES = ("left", "right")
 BUDGET = Budget(8.0, 1e-3)
@@ -43,16 +43,16 @@ def pool(tmp_path: Path) -> Path:
 
 
 def test_the_defaults_are_the_papers_views(pool: Path) -> None:
-    facts = (1000, (3, 16, 16), NAMES, BUDGET, "cpu")
-    self_config, diff_config = (METHODS[f"dp-mix-{kind}"].default_config for kind in ("self", "diff"))
-    config = self_config(*facts, {"steps": 3})
+    public = (facts(1000, (3, 16, 16)), BUDGET, CPU)
+    self_config, diff_config = (find_method(f"dp-mix-{kind}").default_config for kind in ("self", "diff"))
+    config = self_config(*public, {"steps": 3})
     assert (config.augmult, config.k_self, config.alpha, config.k_diff) == (16, 18, 0.2, 0)
     assert (config.pad, config.flip) == (2, True)
-    config = diff_config(*facts, {"steps": 3, "pool": str(pool)})
+    config = diff_config(*public, {"steps": 3, "pool": str(pool)})
     assert (config.augmult, config.k_self, config.k_diff) == (16, 18, 2)
-    assert self_config(*facts, {"steps": 3, "k_self": 5}).k_self == 5
+    assert self_config(*public, {"steps": 3, "k_self": 5}).k_self == 5
     with pytest.raises(InputError, match="name a pool of them"):
-        diff_config(*facts, {"steps": 3})
+        diff_config(*public, {"steps": 3})
 
 
 def test_the_account_is_that_of_plain_dp_sgd(pool: Path) -> None:
@@ -64,9 +64,9 @@ def test_the_account_is_that_of_plain_dp_sgd(pool: Path) -> None:
         ("dp-mix-diff", {"pool": str(pool)}),
         ("dp-mix-diff", {"pool": str(pool), "augmult": 2, "k_diff": 5, "base_in_mean": False}),
     ):
-        method = METHODS[name]
-        config = method.default_config(120, (1, 16, 16), NAMES, BUDGET, "cpu", SMALL | views)
-        plans.append(make_plan(partial(method.stages, config, 120), 120, BUDGET))
+        method, public = find_method(name), facts(120, (1, 16, 16))
+        config = method.default_config(public, BUDGET, CPU, SMALL | views)
+        plans.append(calibrated(method, config, public, BUDGET))
     assert len({(plan.noise_multiplier, plan.epsilon, plan.events) for plan in plans}) == 1
     assert {stage.mechanism.sensitivity for plan in plans for stage in plan.stages} == {1.0}
 
@@ -134,7 +134,7 @@ def test_an_interrupted_run_mixes_on_as_it_would_have(images: Images, pool: Path
     options["config"] = SMALL | FEW_VIEWS | {"pool": str(pool)}
     whole = dpvision.train(images, out=tmp_path / "whole", **options)
 
-    def interrupt(done: int, total: int, account: object) -> None:
+    def interrupt(what: str, done: int, total: int, account: object) -> None:
         if done == 2:
             raise KeyboardInterrupt
 

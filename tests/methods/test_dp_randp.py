@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import dp_accounting
@@ -15,13 +14,12 @@ from dp_accounting.pld import PLDAccountant
 import dpvision
 from dpvision.gradients import ClippedGradient
 from dpvision.images import Images
-from dpvision.methods import METHODS, make_plan
-from dpvision.methods.dp_randp import DPRandPConfig, stages
-from dpvision.methods.dp_randp_defaults import default_config, estimate
+from dpvision.methods import Calibrated
+from dpvision.methods.dp_randp import DPRandP, DPRandPConfig
 from dpvision.methods.gradient_descent import cross_entropy
-from dpvision.privacy import Account, Budget, InputError, Ledger, SeededRandom
+from dpvision.privacy import Budget, InputError, Ledger, SeededRandom
+from tests.methods.learning import CPU, NAMES, calibrated, facts, facts_of, session_on, uncalibrated
 
-NAMES = ("left", "right")
 PHASE_II = ("features", "sampled")
 
 
@@ -51,12 +49,16 @@ PAPER = {
 
 
 def config_for(num_examples: int, epsilon: float = 1.0, **overrides: object) -> DPRandPConfig:
-    return default_config(num_examples, (3, 32, 32), NAMES, Budget(epsilon, 1e-5), "cpu", overrides)
+    return DPRandP().default_config(facts(num_examples), Budget(epsilon, 1e-5), CPU, overrides)
+
+
+def releases(config: DPRandPConfig, num_examples: int, epsilon: float) -> Calibrated:
+    return calibrated(DPRandP(), config, facts(num_examples), Budget(epsilon, 1e-5))
 
 
 def test_the_account_is_that_of_a_composition_by_hand() -> None:
     config = config_for(50_000)
-    plan = make_plan(partial(stages, config, 50_000), 50_000, Budget(1.0, 1e-5))
+    plan = releases(config, 50_000, 1.0)
     accountant = PLDAccountant()
     accountant.compose(dp_accounting.GaussianDpEvent(plan.noise_multiplier), config.steps)
     assert plan.epsilon == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-3)
@@ -67,7 +69,7 @@ def test_the_account_is_that_of_a_composition_by_hand() -> None:
 def test_both_phases_cost_what_the_paper_pays() -> None:
     """Tang et al., arXiv 2306.06076: ε = 1 on CIFAR-10, 96 of 875 steps for the head; σ = 9.12 by PLD."""
     config = config_for(50_000, **PAPER)
-    plan = make_plan(partial(stages, config, 50_000), 50_000, Budget(1.0, 1e-5))
+    plan = releases(config, 50_000, 1.0)
     assert plan.noise_multiplier == pytest.approx(9.12, rel=0.01)
     step = dp_accounting.PoissonSampledDpEvent(
         4096 / 50_000, dp_accounting.GaussianDpEvent(plan.noise_multiplier)
@@ -83,7 +85,7 @@ def test_both_phases_cost_what_the_paper_pays() -> None:
 def test_a_head_on_features_and_then_all_weights_are_one_account() -> None:
     """Against a composition by hand; the noise on the mean gradient is the same in both."""
     config = config_for(50_000, 8.0, phase_iii="full", steps=320, expected_batch_size=2000)
-    plan = make_plan(partial(stages, config, 50_000), 50_000, Budget(8.0, 1e-5))
+    plan = releases(config, 50_000, 8.0)
     head, everything = plan.stages
     assert [(stage.count, stage.event.sample_rate) for stage in plan.stages] == [(80, 1.0), (240, 0.04)]
     assert head.mechanism.standard_deviation / 50_000 == pytest.approx(
@@ -103,7 +105,7 @@ def test_phases_share_the_steps(share: float, steps: list[int], phase_ii: str) -
     config = config_for(100, phase_iii="full", steps=10, phase_ii_share=share, phase_ii=phase_ii)
     parts = config.parts(100)
     assert [phase.steps for part in parts for phase in part.phases] == steps
-    assert sum(stage.count for stage in stages(config, 100, 1.0)) == 10
+    assert uncalibrated(DPRandP(), config, facts(100), 1.0).num_releases == 10
 
 
 @pytest.mark.parametrize("phase_ii", PHASE_II)
@@ -120,9 +122,8 @@ def test_the_head_learns_first_then_everything(images: Images, tmp_path: Path, p
         return dpvision.load(out / "release").state_dict()
 
     head_only, both = weights(1.0), weights(0.5)
-    stand_in = Images(images.pixels[:2], images.labels[:2], NAMES, "made")
     torch.manual_seed(1)
-    fresh = METHODS["dp-randp"].make_model(config_for(2, **config), stand_in)
+    fresh = config_for(2, **config).build_model(facts_of(images))
     for name, parameter in fresh.named_parameters():
         assert torch.equal(head_only[name], parameter) == (not name.startswith("network.head"))
         assert not torch.equal(both[name], parameter)
@@ -139,7 +140,9 @@ def test_an_interruption_in_either_phase_changes_nothing(
     options = {"epsilon": 8.0, "delta": 1e-3, "method": "dp-randp", "seed": 3, "config": config}
     whole = dpvision.train(images, out=tmp_path / "whole", **options)
 
-    def interrupt(done: int, total: int, account: object) -> None:
+    def interrupt(what: str, done: int, total: int, account: object) -> None:
+        if what == "features":
+            return
         if done == cut:
             raise KeyboardInterrupt
 
@@ -153,18 +156,17 @@ def test_an_interruption_in_either_phase_changes_nothing(
 def test_steps_lost_in_either_part_are_counted_and_never_repeated(images: Images, tmp_path: Path) -> None:
     """Paid for, but the process died before a checkpoint: the part of the run is that much shorter."""
     config = config_for(240, encoder="random-wrn-10-1", steps=6, phase_iii="full", phase_ii_share=0.5)
-    plan = make_plan(partial(stages, config, 240), 240, Budget(8.0, 1e-3))
-    model = METHODS["dp-randp"].make_model(config, images)
+    budget = Budget(8.0, 1e-3)
+    plan = calibrated(DPRandP(), config, facts(240), budget)
     ledger = Ledger.for_dataset(tmp_path / "ledger.jsonl", images.digest, 240)
-    account = Account(Budget(8.0, 1e-3), ledger, "run", plan.events)
-    account.open()
+    seen: list[int] = []
+    session, account = session_on(
+        images, plan, budget, ledger=ledger, on_step=lambda step: seen.append(step.step)
+    )
     for stage in plan.stages:
         account.record(stage.mechanism.event)
-    seen: list[int] = []
-    train = METHODS["dp-randp"].train
-    random = SeededRandom(0)
-    lost = train(model, images, config, plan, account, random, on_step=lambda step: seen.append(step.step))
-    assert (lost, seen) == (2, [0, 1, 3, 4])
+    DPRandP().learn(config, session)
+    assert (session.lost, seen) == (2, [0, 1, 3, 4])
     assert [account.left(stage.mechanism.event) for stage in plan.stages] == [0, 0]
 
 
@@ -185,13 +187,11 @@ def test_no_part_repeats_the_noise_of_another(images: Images, tmp_path: Path) ->
             return super().bytes(count)
 
     config = config_for(240, encoder="random-wrn-10-1", steps=4, phase_iii="full", phase_ii_share=0.5)
-    plan = make_plan(partial(stages, config, 240), 240, Budget(8.0, 1e-3))
+    budget = Budget(8.0, 1e-3)
+    plan = calibrated(DPRandP(), config, facts(240), budget)
     ledger = Ledger.for_dataset(tmp_path / "ledger.jsonl", images.digest, 240)
-    account = Account(Budget(8.0, 1e-3), ledger, "run", plan.events)
-    account.open()
-    METHODS["dp-randp"].train(
-        METHODS["dp-randp"].make_model(config, images), images, config, plan, account, Noted(0)
-    )
+    session, _ = session_on(images, plan, budget, ledger=ledger, random=Noted(0))
+    DPRandP().learn(config, session)
     steps = [path for path in dict.fromkeys(asked) if path[-1][0] == "noise"]
     assert len(steps) == 4
 
@@ -208,10 +208,10 @@ def test_parts_of_equal_events_share_none(images: Images, tmp_path: Path) -> Non
         delta=1e-3,
         config=config,
         out=tmp_path / "run",
-        progress=lambda done, total, account: seen.append((done, total)),
+        progress=lambda what, done, total, account: what == "features" or seen.append((done, total)),
     )
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    fresh = METHODS["dp-randp"].make_model(config_for(240, **config), images).state_dict()
+    fresh = config_for(240, **config).build_model(facts_of(images)).state_dict()
     trained = result.model.state_dict()
     assert not any(torch.equal(trained[name], fresh[name]) for name in fresh if "encoder.stem" in name)
     steps = [
@@ -252,7 +252,9 @@ def test_an_interrupted_run_goes_on_as_it_would_have(images: Images, tmp_path: P
     options = {"epsilon": 8.0, "delta": 1e-3, "method": "dp-randp", "seed": 3, "config": {"steps": 6}}
     whole = dpvision.train(images, out=tmp_path / "whole", **options)
 
-    def interrupt(done: int, total: int, account: object) -> None:
+    def interrupt(what: str, done: int, total: int, account: object) -> None:
+        if what == "features":
+            return
         assert total == 6
         if done == 4:
             raise KeyboardInterrupt
@@ -267,12 +269,12 @@ def test_an_interrupted_run_goes_on_as_it_would_have(images: Images, tmp_path: P
 
 @pytest.mark.parametrize("shape", [(1, 3, 9), (1, 8, 8), (3, 15, 16), (1, 28, 28), (3, 32, 32), (3, 48, 64)])
 def test_defaults_fit_the_data(shape: tuple[int, int, int]) -> None:
-    config = default_config(300, shape, NAMES, Budget(2.0, 1e-3), "cpu", {})
+    public = facts(300, shape)
+    config = DPRandP().default_config(public, Budget(2.0, 1e-3), CPU, {})
     assert config.mirror == (shape[0] == 3)
-    stand_in = Images(torch.zeros(4, *shape, dtype=torch.uint8), torch.arange(4) % 2, NAMES, "made")
-    network = METHODS["dp-randp"].make_model(config, stand_in).network
+    network = config.build_model(public).network
     assert 1000 * (min(shape[1:]) >= 16) < network.encoder.out_features <= 4000 + 1792
-    expected = estimate(config, shape, NAMES, 300, "cpu")
+    expected = DPRandP().estimate(config, public, CPU)
     assert expected.seconds > 0
     assert expected.memory_bytes > 300 * shape[0] * 9
 
@@ -282,12 +284,13 @@ def test_defaults_fit_the_data(shape: tuple[int, int, int]) -> None:
 )
 def test_defaults_of_phase_iii_fit_the_data_too(num_examples: int, shape: tuple[int, int, int]) -> None:
     options = {"phase_iii": "full", "steps": 8}
-    config = default_config(num_examples, shape, NAMES, Budget(2.0, 1e-6), "cpu", options)
+    public = facts(num_examples, shape)
+    config = DPRandP().default_config(public, Budget(2.0, 1e-6), CPU, options)
     assert [part.settings.steps for part in config.parts(num_examples)] == [2, 6]
     assert 1 <= config.expected_batch_size <= num_examples / 5
     if num_examples < 1000:
         stand_in = Images(torch.zeros(4, *shape, dtype=torch.uint8), torch.arange(4) % 2, NAMES, "made")
-        model = METHODS["dp-randp"].make_model(config, stand_in)
+        model = config.build_model(public)
         draws = SeededRandom(0).by_example().of(stand_in.ids)
         views, targets = config.views(None)(stand_in.pixels, stand_in.labels, draws)
         engine = ClippedGradient(model.requires_grad_(True), cross_entropy, config.max_grad_norm)
@@ -313,7 +316,4 @@ def test_what_the_user_says_holds_and_what_does_not_exist_is_refused() -> None:
         config_for(100, phase_iii="full", **views)
         config_for(100, phase_ii="sampled", **views)
     with pytest.raises(InputError, match="no encoder 'resnet'"):
-        METHODS["dp-randp"].make_model(
-            config_for(4, encoder="resnet"),
-            Images(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.arange(4) % 2, NAMES, "made"),
-        )
+        config_for(4, encoder="resnet").build_model(facts(4))

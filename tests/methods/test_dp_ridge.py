@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,19 @@ from torch import Tensor
 
 import dpvision
 from dpvision.images import Images
-from dpvision.methods import METHODS, dp_ridge, make_plan
+from dpvision.methods import dp_ridge
 from dpvision.methods.dp_ridge import (
     COUNT_WEIGHT,
     REPLACE_ONE_RATIO,
     SENSITIVITY,
+    DPRidge,
     DPRidgeConfig,
-    estimate,
     ridge,
-    stages,
     sufficient_statistics,
 )
 from dpvision.priors.feature_classifier import encoded
 from dpvision.privacy import Budget, InputError
+from tests.methods.learning import CPU, calibrated, facts
 
 CLASSES = 3
 
@@ -86,10 +85,8 @@ def test_features_of_an_encoder_keep_the_promise() -> None:
         256, (40, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
     )
     pixels[0], pixels[1] = 0, 255
-    images = Images(pixels, torch.arange(40) % CLASSES, ("a", "b", "c"), "made")
-    features = encoded(
-        METHODS["dp-ridge"].make_model(DPRidgeConfig(encoder="wrn-10-4-small"), images), pixels
-    )
+    model = DPRidgeConfig(encoder="wrn-10-4-small").build_model(facts(40, (3, 16, 16), ("a", "b", "c")))
+    features = encoded(model, pixels)
     for index in range(40):
         assert float(statistics(features[index : index + 1], [0]).double().norm()) <= SENSITIVITY
 
@@ -131,7 +128,7 @@ def test_the_regulariser_is_the_edge_of_the_noise() -> None:
 def test_it_is_one_gaussian_release_of_all_examples() -> None:
     for relation, ratio in (("add_or_remove_one", 1.0), ("replace_one", REPLACE_ONE_RATIO)):
         budget = Budget(1.0, 1e-5, relation)  # type: ignore[arg-type]
-        plan = make_plan(partial(stages, DPRidgeConfig(encoder="scattering"), 1000), 1000, budget)
+        plan = calibrated(DPRidge(), DPRidgeConfig(encoder="scattering"), facts(1000), budget)
         (stage,) = plan.stages
         assert (stage.count, stage.event.sample_rate, stage.mechanism.sensitivity) == (1, 1.0, SENSITIVITY)
         # Of the analytic Gaussian mechanism at ε = 1 and δ = 1e-5 (Balle and Wang, arXiv 1805.06530).
@@ -211,7 +208,7 @@ def test_a_release_that_was_lost_is_not_drawn_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("dpvision.api.running.FileCheckpoints.save", lose)
+        patched.setattr("dpvision.runs.FileCheckpoints.save", lose)
         with pytest.raises(KeyboardInterrupt):
             dpvision.train(images, out=tmp_path / "run", config=SMALL, **OPTIONS)
     with pytest.raises(InputError, match="was paid for but lost"):
@@ -219,12 +216,12 @@ def test_a_release_that_was_lost_is_not_drawn_again(
 
 
 def test_settings_and_their_estimate() -> None:
-    default = METHODS["dp-ridge"].default_config
-    config = default(300, (3, 16, 16), ("a", "b"), Budget(1.0, 1e-3), "cpu", {"encoder": "scattering"})
+    public = (facts(300, (3, 16, 16)), Budget(1.0, 1e-3), CPU)
+    config = DPRidge().default_config(*public, {"encoder": "scattering"})
     assert (config.encoder, config.mirror) == ("scattering", True)
-    assert estimate(config, (3, 16, 16), ("a", "b"), 300, "cpu").seconds > 0
+    assert DPRidge().estimate(config, public[0], CPU).seconds > 0
     with pytest.raises(InputError, match="no setting 'steps'"):
-        default(300, (3, 16, 16), ("a", "b"), Budget(1.0, 1e-3), "cpu", {"steps": 3})
+        DPRidge().default_config(*public, {"steps": 3})
 
 
 def test_counts_have_the_weight_that_the_ratio_needs() -> None:

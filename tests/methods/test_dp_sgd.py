@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
 
 import pytest
 
-from dpvision.methods import TrainingPlan, make_plan, setting_types
-from dpvision.methods.dp_sgd import DPSGDConfig
-from dpvision.methods.gradient_descent import stages
+from dpvision.methods import Calibrated, setting_types
+from dpvision.methods.dp_sgd import DPSGD, DPSGDConfig
 from dpvision.methods.settings import with_overrides
 from dpvision.privacy import Budget, GaussianEvent, InputError, epsilon
+from tests.methods.learning import calibrated, facts
 
 RECIPE = DPSGDConfig(
     network="wrn-16-4",
@@ -24,8 +23,8 @@ RECIPE = DPSGDConfig(
 )
 
 
-def plan_of(config: DPSGDConfig, num_examples: int, budget: Budget) -> TrainingPlan:
-    return make_plan(partial(stages, config, num_examples), num_examples, budget)
+def plan_of(config: DPSGDConfig, num_examples: int, budget: Budget) -> Calibrated:
+    return calibrated(DPSGD(), config, facts(num_examples), budget)
 
 
 def test_plan_of_the_published_recipe() -> None:

@@ -164,7 +164,7 @@ class DPMEPF:
         """Fit a generator to the embedding."""
         embedding, encoder = opened(learned)
         fitting = _new_fitting(config, embedding, encoder, workplace)
-        _fit(fitting, workplace)
+        fit(fitting, workplace)
         mechanism = embedding.mechanism
         card = {
             "embedding": {
@@ -251,7 +251,7 @@ def _new_fitting(
     return GeneratorFitting(generator, encoder.to(workplace.device), embedding, config, random)
 
 
-def _fit(fitting: GeneratorFitting, workplace: Workplace) -> None:
+def fit(fitting: GeneratorFitting, workplace: Workplace) -> None:
     """Take all steps, from the checkpoint on if there is one."""
     checkpoints, steps = workplace.checkpoints, fitting.settings.steps
     state = checkpoints.load() if checkpoints else None
