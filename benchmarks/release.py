@@ -32,9 +32,10 @@ from torch import Tensor, nn
 
 from dpvision.cli.allocator import keep_freed_memory
 from dpvision.images import Images, open_images
-from dpvision.methods.dp_mepf import default_config, embedding_sums, make_encoder
+from dpvision.methods.dp_mepf import DPMEPF, embedding_sums
 from dpvision.networks.vgg import vgg19
-from dpvision.privacy import SecureRandom
+from dpvision.priors import build_encoder
+from dpvision.privacy import Budget, PublicFacts, SecureRandom
 from dpvision.privacy.accounting import GaussianEvent
 from dpvision.privacy.mean_embedding import MeanEmbedding
 
@@ -84,10 +85,10 @@ def serve(
     chosen = (
         {} if encoder_name == "pixels" else {"encoder": encoder_name, "encoder_options": {"weights": weights}}
     )
-    config = default_config(
-        images.shape, CPU, {**chosen, "second_moment_weight": SECOND_MOMENT_WEIGHTS[name]}
-    )
-    encoder = make_encoder(config, images)
+    facts = PublicFacts(len(images), images.shape, images.class_names)
+    overrides = {**chosen, "second_moment_weight": SECOND_MOMENT_WEIGHTS[name]}
+    config = DPMEPF().default_config(facts, Budget(1.0, 1e-6), CPU, overrides)
+    encoder = build_encoder(config.encoder, images.shape, **config.encoder_options)
     mechanism = config.mechanism(encoder.out_features, len(images.class_names))
     if name == "forward":
         mechanism = Forward(**vars(mechanism))

@@ -16,11 +16,11 @@ import safetensors.torch
 import torch
 
 from checks.points import Reach, install, spends
-from dpvision.api.job import Job
+from dpvision.api.run import RunConfig
 from dpvision.cli.main import run as run_command
-from dpvision.methods import METHODS
+from dpvision.methods import Session, Workplace, methods
 from dpvision.networks.weights import safetensors_bytes
-from dpvision.privacy import Account, InputError, Ledger
+from dpvision.privacy import Account, InputError, Ledger, random_source
 from dpvision.runs import RunDirectory
 
 _TRAIN = "train bundled:digits --epsilon 2 --device cpu --method "
@@ -36,7 +36,7 @@ JOBS = {
     "--set batch_size=20 --set encoder_options.products=false --set network_width=128",
 }
 """Commands by method, without --out and --seed."""
-assert JOBS.keys() == METHODS.keys() | {"dp-mepf"}
+assert JOBS.keys() == methods().keys()
 
 ONE_RELEASE = ("dp-ridge", "dp-mepf")
 """Methods with a single release: a process that ends between its record and its file leaves nothing."""
@@ -142,8 +142,9 @@ class Trial:
             return [0]
         run = RunDirectory.open(self.out)
         state = safetensors.torch.load_file(run.checkpoint_path)
-        last = int(state["part"]) if "part" in state else 0
-        counts = [stage.count for stage in Job.from_json(run.config, None, None).plan.stages]
+        last = int(state["stage"])
+        _, calibrated = RunConfig.from_json(run.config).spending
+        counts = [stage.count for stage in calibrated.stages]
         lost = [counts[last] - int(state["steps_done"])]
         if last:
             lost.insert(0, int(state["lost"]))
@@ -168,16 +169,20 @@ class Trial:
         target = self.folder / "replayed.safetensors"
 
         def work() -> int:
-            job = Job.from_json(RunDirectory.open(self.out).config, None, None)
-            account = Account(job.budget, None, "replayed", job.plan.events)
+            config = RunConfig.from_json(RunDirectory.open(self.out).config)
+            sources, (budget, stages) = config.opened(None, None), config.spending
+            account = Account(budget, None, "replayed", stages.events)
             account.open()
-            for stage, count in zip(job.plan.stages, lost, strict=True):
+            for stage, count in zip(stages.stages, lost, strict=True):
                 if count:
                     account.record(replace(stage.event, count=count))
-            model = job.make_model()
-            mixed_with = {"pool": job.pool} if job.pool else {}
-            job.method.train(model, job.images, job.config, job.plan, account, job.random(), **mixed_with)
-            target.write_bytes(safetensors_bytes(model.state_dict()))
+            random = random_source(config.seed)
+            session = Session(
+                sources.images, config.facts, stages, account, random, config.device, pool=sources.pool
+            )
+            learned = config.method.learn(config.settings, session)
+            finished = config.method.finish(config.settings, learned, config.facts, Workplace(config.device))
+            target.write_bytes(safetensors_bytes(finished.model.state_dict()))
             return 0
 
         ended = in_a_process(work, self.folder / "output")

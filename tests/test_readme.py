@@ -8,11 +8,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from dpvision.api.job import check_settings
 
 from dpvision.cli.main import run
 from dpvision.cli.options import collect
-from dpvision.methods import METHODS
+from dpvision.methods import check_settings, find_method
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -38,7 +37,7 @@ def test_the_recipe_is_understood(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(recipe)
     options = collect(tmp_path / "recipe.toml", None)
     assert options == tomllib.loads(recipe)
-    check_settings(METHODS["dp-sgd"].config_class, options["config"])
+    check_settings(find_method("dp-sgd").config_class, options["config"])
 
 
 def test_the_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:

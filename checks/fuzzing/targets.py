@@ -10,7 +10,7 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -22,14 +22,14 @@ import torch
 from PIL import Image, PngImagePlugin
 
 import dpvision
-from dpvision.api.job import check_settings
+from dpvision.api.options import TrainOptions
 from dpvision.api.pools import describe_pool
 from dpvision.api.synthesis import open_embedding
 from dpvision.cli.options import collect
 from dpvision.images import Images, available_splits, image_sizes, open_images
 from dpvision.images.series import POOL_RECORD, Series
 from dpvision.images.write import image_files
-from dpvision.methods import METHODS
+from dpvision.methods import check_settings, find_method
 from dpvision.networks import build_classifier, build_network
 from dpvision.networks.generators import Generator
 from dpvision.networks.weights import BLANK, safetensors_bytes
@@ -483,10 +483,12 @@ def _recipes() -> list[list[bytes]]:
 
 
 def _read_recipe(folder: Path) -> None:
-    options = collect(folder / "recipe.toml", ["a=1"], data="bundled:digits", epsilon=1.0)
+    options = collect(folder / "recipe.toml", ["a=1"])
     del options["config"]["a"]
-    method = METHODS.get(options.get("method", "dp-sgd"), METHODS["dp-sgd"])
-    check_settings(method.config_class, options["config"])
+    names = {one.name for one in fields(TrainOptions)}
+    options = {name: value for name, value in options.items() if name in names}
+    given = TrainOptions.of({"epsilon": 1.0, "out": folder / "run"} | options)
+    check_settings(find_method(given.method).config_class, options["config"])
 
 
 def _metrics() -> list[list[bytes]]:

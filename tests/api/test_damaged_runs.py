@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 import dpvision
+from dpvision.api.run import Run
 from dpvision.images import Images
-from dpvision.methods import dp_ridge
 from dpvision.networks.weights import checked_facts, safetensors_bytes
 from dpvision.privacy import InputError, Ledger, default_ledger_path
 from dpvision.runs.files import json_bytes
@@ -38,6 +38,12 @@ JOBS: dict[str, dict[str, Any]] = {
     "dp-mepf": {"encoder": "pixels", "steps": 6, "batch_size": 20, "latent_size": 3},
 }
 CHECKPOINT = "private/checkpoint.safetensors"
+LEARNED = "private/learned.safetensors"
+
+
+def checkpoint_of(method: str) -> str:
+    """What a run of `begin` goes on from."""
+    return "private/finishing.safetensors" if method == "dp-mepf" else CHECKPOINT
 
 
 class Stopped(Exception):  # noqa: N818
@@ -47,8 +53,8 @@ class Stopped(Exception):  # noqa: N818
 def begin(method: str, images: Images, out: Path, seed: int = 1) -> None:
     """A run that stops when it has released something, or in its sixth step."""
 
-    def progress(*found: Any) -> None:
-        if found[0] in (6, "fitting the generator"):
+    def progress(what: str, done: int, total: int, account: object = None) -> None:
+        if what == "fitting the generator" or (done == 6 and what not in ("features", "reading images")):
             raise Stopped
 
     def stop(*_: object, **__: object) -> None:
@@ -59,7 +65,8 @@ def begin(method: str, images: Images, out: Path, seed: int = 1) -> None:
     if method == "dp-mepf":
         make, options = dpvision.synthesize, {"count": 20, **options}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dp_ridge, "ridge", stop)
+        if method == "dp-ridge":  # between its checkpoint and what it has learned
+            patch.setattr(Run, "keep", stop)
         with pytest.raises(Stopped):
             make(images, seed=seed, progress=progress, **options)
     assert not (out / "release").exists()
@@ -154,16 +161,14 @@ def test_a_failing_ledger_leaves_no_run(images: Images, tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", JOBS)
 def test_a_checkpoint_that_was_damaged(method: str, images: Images, tmp_path: Path) -> None:
     begin(method, images, tmp_path / "run")
-    names = [CHECKPOINT]
+    names = [checkpoint_of(method)]
     if method == "dp-mepf":
-        names += ["private/embedding.safetensors", "private/encoder.safetensors"]
+        names.append(LEARNED)
     for name in names:
         path = tmp_path / "run" / name
         whole = path.read_bytes()
         header = 8 + int.from_bytes(whole[:8], "little")
         flips = [0, 7, 8, header // 2, header - 1, header, (header + len(whole)) // 2, len(whole) - 1]
-        if len(whole) == header:  # an encoder of pixels has no weights
-            flips = flips[:5]
         for index in flips:
             path.write_bytes(whole[:index] + bytes([whole[index] ^ 4]) + whole[index + 1 :])
             refused(images, tmp_path / "run", f"{path.name} was changed or damaged")
@@ -180,7 +185,7 @@ def test_a_checkpoint_of_another_run(method: str, images: Images, tmp_path: Path
     others = {"twin": (method, 1), "method": ("dp-sgd" if method != "dp-sgd" else "dp-ridge", 1)}
     for name, (other, seed) in others.items():
         begin(other, images, tmp_path / name, seed)
-        shutil.copy(tmp_path / name / CHECKPOINT, tmp_path / "run" / CHECKPOINT)
+        shutil.copy(tmp_path / name / checkpoint_of(other), tmp_path / "run" / checkpoint_of(method))
         refused(images, tmp_path / "run", "no checkpoint of this run")
 
 
@@ -254,17 +259,18 @@ OF_METHOD: dict[str, dict[str, Change]] = {
     "dp-sgd": OF_STEPS | OF_TRAINING,
     "dp-randp": OF_STEPS
     | {
-        "no part": without("part"),
-        "part": setting("part", 2),
+        "no stage": without("stage"),
+        "stage": setting("stage", 3),
+        "a stage that is not done": setting("stage", 2),
         "lost": setting("lost", -1),
         "lost more than all": setting("lost", 9),
     },
     "dp-ridge": {
-        "not finite": each("moment", lambda tensor: tensor * NAN),
-        "one less": without("counts"),
-        "one more": setting("more", [1.0]),
-        "of another shape": each("sums", lambda tensor: tensor.T),
-        "doubles": each("sums", lambda tensor: tensor.double()),
+        "not finite": each("result.0.moment", lambda tensor: tensor * NAN),
+        "one less": without("result.0.counts"),
+        "one more": setting("result.0.more", [1.0]),
+        "of another shape": each("result.0.sums", lambda tensor: tensor.T),
+        "doubles": each("result.0.sums", lambda tensor: tensor.double()),
     },
     "dp-mepf": OF_STEPS
     | {
@@ -279,7 +285,7 @@ OF_METHOD: dict[str, dict[str, Change]] = {
 @pytest.mark.parametrize("method", OF_METHOD)
 def test_a_checkpoint_that_does_not_fit(method: str, images: Images, tmp_path: Path) -> None:
     begin(method, images, tmp_path / "run")
-    path = tmp_path / "run" / CHECKPOINT
+    path = tmp_path / "run" / checkpoint_of(method)
     whole = path.read_bytes()
     rewrite(path, lambda state: None)
     assert path.read_bytes() == whole  # so what is refused below is refused for the change

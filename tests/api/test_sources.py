@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dpvision.api.job import Job, prepare
 from PIL import Image
 
 import dpvision
 from dpvision.api.ledgers import find_ledger
+from dpvision.api.options import RunOptions
+from dpvision.api.run import RunConfig, Sources, prepare
 from dpvision.privacy import InputError
 
 CONFIG = {"network": "linear", "steps": 4, "expected_batch_size": 10}
@@ -29,12 +30,9 @@ def write_images(
     return folder
 
 
-def prepared(data: Path, **options: object) -> Job:
-    settings = {
-        "epsilon": 2.0, "delta": None, "neighboring_relation": "add_or_remove_one", "test": None,
-        "method": "dp-sgd", "config": CONFIG, "size": None, "channels": None, "seed": None, "device": "cpu",
-    }  # fmt: skip
-    return prepare(data, **{**settings, **options})  # type: ignore[arg-type]
+def prepared(data: Path, test: Path | None = None, **options: object) -> tuple[RunConfig, Sources]:
+    settings = {"epsilon": 2.0, "config": CONFIG, "device": "cpu"}
+    return prepare(data, RunOptions.of({**settings, **options}), test=test)
 
 
 @pytest.mark.parametrize(
@@ -57,8 +55,8 @@ def test_the_size_when_none_is_given(
 ) -> None:
     data = write_images(tmp_path / "data", sizes)
     with caplog.at_level(logging.INFO, "dpvision"):
-        job = prepared(data, config=config)
-    assert job.images.shape == (3, *expected)
+        job, sources = prepared(data, config=config)
+    assert sources.images.shape == (3, *expected)
     was_chosen = expected in ((32, 32), (64, 64))
     assert job.chosen_size == (expected[0] if was_chosen else None)
     assert [f"resized to {expected[0]}" in message for message in caplog.messages] == [True] * was_chosen
@@ -77,8 +75,8 @@ def test_an_encoder_that_scales_images_itself_gets_them_as_they_are(
     tmp_path: Path, encoder: str, expected: tuple[int, int]
 ) -> None:
     data = write_images(tmp_path / "data", [(70, 90)] * 10)
-    job = prepared(data, method="dp-randp", config={"encoder": encoder})
-    assert job.images.shape == (3, *expected)
+    _, sources = prepared(data, method="dp-randp", config={"encoder": encoder})
+    assert sources.images.shape == (3, *expected)
 
 
 def test_a_size_that_was_chosen_is_announced_recorded_and_on_the_card(tmp_path: Path) -> None:
@@ -96,18 +94,18 @@ def test_a_size_that_was_chosen_is_announced_recorded_and_on_the_card(tmp_path: 
 def test_the_test_split_of_the_data_is_used_if_there_is_one(tmp_path: Path) -> None:
     write_images(tmp_path / "data" / "train", [(8, 8)] * 10)
     write_images(tmp_path / "data" / "test", [(8, 8)] * 3, classes=("dog",))
-    job = prepared(tmp_path / "data")
-    assert (len(job.images), job.test and len(job.test)) == (20, 3)
-    assert job.test is not None
-    assert job.test.class_names == ("cat", "dog")
+    _, sources = prepared(tmp_path / "data")
+    assert (len(sources.images), sources.test and len(sources.test)) == (20, 3)
+    assert sources.test is not None
+    assert sources.test.class_names == ("cat", "dog")
     alone = write_images(tmp_path / "alone", [(8, 8)] * 10)
-    assert prepared(alone).test is None
+    assert prepared(alone)[1].test is None
 
 
 def test_test_images_of_another_place(tmp_path: Path) -> None:
     data = write_images(tmp_path / "data", [(8, 8)] * 10)
     other = write_images(tmp_path / "other", [(16, 9)] * 3)
-    assert prepared(data, test=other).test.pixels.shape == (6, 3, 8, 8)  # type: ignore[union-attr]
+    assert prepared(data, test=other)[1].test.pixels.shape == (6, 3, 8, 8)  # type: ignore[union-attr]
     with pytest.raises(InputError, match="must not be tested on what it is trained on"):
         prepared(data, test=data)
     stranger = write_images(tmp_path / "stranger", [(8, 8)], classes=("cat", "emu"))

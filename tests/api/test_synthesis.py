@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 
 import dpvision
-from dpvision.api import synthesis
-from dpvision.api.synthesis import Synthesis
+from dpvision.api import Synthesis
 from dpvision.images import Images, open_images
 from dpvision.methods.embedding import Embedding
 from dpvision.networks.generators import Generator
@@ -44,7 +43,7 @@ def spent(images: Images) -> list[Any]:
 
 
 def interrupt_at(what: str, step: int) -> Any:
-    def progress(doing: str, done: int, total: int) -> None:
+    def progress(doing: str, done: int, total: int, account: Account | None = None) -> None:
         if (doing, done) == (what, step):
             raise KeyboardInterrupt
 
@@ -190,7 +189,7 @@ def test_a_release_that_was_lost_is_not_made_twice(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(synthesis, "guarantee", killed)
+        patch.setattr("dpvision.runs.FileCheckpoints.save", killed)
         with pytest.raises(KeyboardInterrupt):
             synthesize(images, tmp_path / "run")
     assert len(spent(images)) == 1
@@ -205,7 +204,7 @@ def test_a_release_that_was_lost_is_not_made_twice(
         ({"epsilon": 0.0}, "epsilon"),
         ({"count": 0}, "count must be at least 1"),
         ({"formats": ("gif",)}, "no format 'gif'"),
-        ({"method": "dp-sgd"}, "no method 'dp-sgd' that synthesizes images; choose dp-mepf"),
+        ({"method": "dp-sgd"}, "no method 'dp-sgd' that makes images; choose one of dp-mepf"),
         ({"config": {"steps": -1}}, "steps must be at least 0"),
         ({"config": {"nosuch": 1}}, "no setting 'nosuch'"),
         ({"config": {"encoder": "nosuch"}}, "no encoder 'nosuch'"),
@@ -227,7 +226,7 @@ def test_bad_input_costs_nothing_and_leaves_nothing(
 
 def test_data_that_cannot_be_used_costs_nothing(images: Images, tmp_path: Path) -> None:
     for bad, message in (
-        (replace(images, labels=None, class_names=()), "has no labels"),
+        (replace(images, labels=None, class_names=()), "have no labels"),
         (replace(images, pixels=images.pixels[:, :, :5]), "a generator makes squares"),
     ):
         with pytest.raises(InputError, match=message):

@@ -16,16 +16,17 @@ import safetensors.torch
 import torch
 
 import dpvision
-from dpvision.api import forecast, running
+from dpvision.api import forecast
+from dpvision.api.publishing import Result
 from dpvision.images import Images
 from dpvision.privacy import Account, Budget, InputError, Ledger, default_ledger_path
-from dpvision.runs import RunDirectory
+from dpvision.runs import Progress, RunDirectory
 
 STEPS = 8
 CONFIG = {"network": "linear", "steps": STEPS, "expected_batch_size": 40, "learning_rate": 0.5}
 
 
-def train(images: Images, out: Path, **options: Any) -> running.Result:
+def train(images: Images, out: Path, **options: Any) -> Result:
     return dpvision.train(images, **{"epsilon": 3.0, "out": out, "config": CONFIG, **options})
 
 
@@ -33,9 +34,9 @@ def ledger_of(images: Images) -> Ledger:
     return Ledger(default_ledger_path(images.digest))
 
 
-def interrupt_at(step: int) -> running.Progress:
-    def progress(done: int, total: int, account: Account) -> None:
-        assert total == STEPS
+def interrupt_at(step: int) -> Progress:
+    def progress(what: str, done: int, total: int, account: Account | None = None) -> None:
+        assert what != "training" or total == STEPS
         if done == step:
             raise KeyboardInterrupt
 
@@ -44,7 +45,9 @@ def interrupt_at(step: int) -> running.Progress:
 
 def test_a_run_from_beginning_to_end(images: Images, tmp_path: Path) -> None:
     steps = []
-    result = train(images, tmp_path / "run", test=images, progress=lambda done, total, _: steps.append(done))
+    result = train(
+        images, tmp_path / "run", test=images, progress=lambda what, done, total, account: steps.append(done)
+    )
     assert steps == list(range(1, STEPS + 1))
     assert 0.99 * 3 <= result.epsilon <= 3
     assert result.delta == 1e-3
@@ -163,7 +166,7 @@ from dpvision.runs import checkpoints
 checkpoints.LEAST_PAUSE = 1e9  # only the first step's checkpoint is ever written
 data = safetensors.torch.load_file({str(tmp_path / "data")!r})
 images = dpvision.Images(data["pixels"], data["labels"], ("dark", "bright"), "made up")
-def progress(done, total, account):
+def progress(what, done, total, account):
     if done == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 dpvision.train(images, epsilon=3.0, out={str(tmp_path / "run")!r}, config={CONFIG!r}, progress=progress)

@@ -18,7 +18,6 @@ import pytest
 from PIL import Image
 
 import dpvision
-from dpvision.api import running
 from dpvision.cli import output
 from dpvision.cli.main import run
 
@@ -153,7 +152,7 @@ def test_predict_a_folder_of_images(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_ctrl_c_says_how_to_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = running.Metrics.append
+    step = Metrics.append
     calls = []
 
     def interrupt(self: Any, statistics: Any) -> None:
@@ -162,7 +161,7 @@ def test_ctrl_c_says_how_to_go_on(
         if len(calls) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(running.Metrics, "append", interrupt)
+    monkeypatch.setattr(Metrics, "append", interrupt)
     out = tmp_path / "my run"
     assert run(["train", DIGITS, "--epsilon", "2", "--out", str(out), *FAST]) == 130
     error = capsys.readouterr().err
@@ -177,7 +176,7 @@ def test_an_abandoned_run_can_be_closed(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(running.Metrics, "append", interrupt)
+    monkeypatch.setattr(Metrics, "append", interrupt)
     out = str(tmp_path / "run")
     assert run(["train", DIGITS, "--epsilon", "2", "--out", out, *FAST]) == 130
     capsys.readouterr()
@@ -203,10 +202,10 @@ def test_epsilon_so_far_is_seldom_computed(monkeypatch: pytest.MonkeyPatch) -> N
             computed.append(clock)
             return 1.0
 
-    with output.progress_bar() as progress:
+    with output.work_bars() as progress:
         for step in range(1000):
             clock += 0.5
-            progress(step, 1000, SlowAccount())  # type: ignore[arg-type]
+            progress("training", step, 1000, SlowAccount())  # type: ignore[arg-type]
     assert 1 <= len(computed) <= math.ceil(0.01 * clock / 0.5)
 
 

@@ -181,7 +181,9 @@ def _input_error(message: str) -> Exception:
     return InputError(message)
 
 
-def collect(file: Path | None, settings: list[str] | None, named: dict[str, str | None]) -> dict[str, Any]:
+def collect(
+    file: Path | None, settings: list[str] | None = None, named: dict[str, str | None] | None = None
+) -> dict[str, Any]:
     """The options of a recipe, its settings replaced by those that have options of their own (``named``, not
     None) and by --set.
 
@@ -192,7 +194,7 @@ def collect(file: Path | None, settings: list[str] | None, named: dict[str, str 
     config = options.get("config", {})
     if not isinstance(config, dict):
         raise _input_error(f"{file}: config must be a table, not {config!r}")
-    given = {name: value for name, value in named.items() if value is not None}
+    given = {name: value for name, value in (named or {}).items() if value is not None}
     options["config"] = with_settings(config | given, settings or [])
     return options
 

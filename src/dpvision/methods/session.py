@@ -271,6 +271,8 @@ class Session:
                     self._results.setdefault(int(number), {})[name] = tensor
                 elif key not in ("stage", "lost"):
                     self._state[key] = tensor
+            if set(self._results) != set(range(self._state_of)):
+                raise ValueError("it lacks what an earlier stage came to")
         except (KeyError, ValueError) as error:
             raise _of_another_run(error) from error
 
