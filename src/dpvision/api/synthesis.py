@@ -45,8 +45,8 @@ from dpvision.methods.generator_fitting import GeneratorFitting, new_generator
 from dpvision.networks.generators import Generator, apportion, check_image_shape
 from dpvision.networks.weights import checked_facts, safetensors_bytes
 from dpvision.priors import scales_images
-from dpvision.priors.encoder import Encoder
-from dpvision.priors.released_encoder import ENCODER, load_encoder
+from dpvision.priors.encoders import Encoder
+from dpvision.priors.encoders.released import ENCODER, load_encoder
 from dpvision.privacy import (
     Budget,
     InputError,

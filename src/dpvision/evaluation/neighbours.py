@@ -12,7 +12,7 @@ from dpvision.evaluation.pairs import squared_distances
 from dpvision.evaluation.progress import Progress
 from dpvision.images.encode import encode_png
 from dpvision.images.images import Images
-from dpvision.priors.encoder import Encoder
+from dpvision.priors.encoders import Encoder
 from dpvision.privacy.errors import InputError
 
 SMALLEST_SIDE = 64

@@ -22,7 +22,7 @@ from dpvision.evaluation.precision_recall import precision_recall
 from dpvision.evaluation.progress import Progress
 from dpvision.evaluation.resnet9_training import ResNet9Training
 from dpvision.images.images import Images
-from dpvision.priors.encoder import Encoder
+from dpvision.priors.encoders import Encoder
 from dpvision.privacy.errors import InputError
 
 MOST_IMAGES = 10_000

@@ -24,7 +24,7 @@ from dpvision.networks import Normalize
 from dpvision.networks.by_row import by_row, rows_at_a_time
 from dpvision.networks.generators import NARROWEST, WIDEST, Generator
 from dpvision.priors import build_encoder
-from dpvision.priors.encoder import Encoder
+from dpvision.priors.encoders import Encoder
 from dpvision.priors.feature_classifier import refuse_own_encoder
 from dpvision.privacy.account import Account
 from dpvision.privacy.errors import InputError

@@ -19,7 +19,7 @@ from dpvision.images import Images
 from dpvision.methods import dp_mepf, planned_at
 from dpvision.methods.dp_mepf import DPMEPFConfig
 from dpvision.methods.gradient_descent import cross_entropy
-from dpvision.priors.encoder import Encoder
+from dpvision.priors.encoders import Encoder
 from dpvision.privacy import (
     Account,
     Budget,
