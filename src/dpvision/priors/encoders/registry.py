@@ -45,7 +45,8 @@ class Kind:
     scales_images: bool = False
     needs_numbers: bool = False
 
-    def is_of(self, name: str) -> bool:
+    def includes(self, name: str) -> bool:
+        """Say whether an encoder of that name is of this kind."""
         return re.fullmatch(self.pattern or re.escape(self.name), name) is not None
 
 
@@ -150,7 +151,7 @@ def _kind_of(name: str, provenance: Provenance | None) -> Kind:
     if "+" in name and not Path(name).is_file():
         return Kind("A+B", _build_sum)
     for kind in KINDS:
-        if kind.is_of(name):
+        if kind.includes(name):
             return kind
     if provenance or name in list_priors() or name.endswith(".safetensors") or Path(name).is_file():
         return Kind("PRIOR", build_prior)
