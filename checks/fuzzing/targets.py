@@ -35,7 +35,7 @@ from dpvision.networks.generators import Generator
 from dpvision.networks.weights import BLANK, safetensors_bytes
 from dpvision.priors import Prior, build_encoder, load_prior, save_prior
 from dpvision.priors.feature_classifier import build_feature_classifier
-from dpvision.priors.prior_file import PROVENANCE, body_weights
+from dpvision.priors.phase_one.prior_file import PROVENANCE, body_weights
 from dpvision.privacy import Budget, GaussianEvent, Ledger
 from dpvision.runs import FileCheckpoints, Metrics, RunDirectory, classifier_files
 from dpvision.runs.files import json_bytes

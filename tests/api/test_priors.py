@@ -16,8 +16,9 @@ from torch import Tensor
 import dpvision
 from dpvision.api.priors import process_images, train_prior
 from dpvision.networks import build_network
-from dpvision.priors import ContrastiveConfig, Prior, contrastive, image_batches, load_prior, save_prior
-from dpvision.priors.prior_file import PROVENANCE
+from dpvision.priors import ContrastiveConfig, Prior, image_batches, load_prior, save_prior
+from dpvision.priors.phase_one import contrastive
+from dpvision.priors.phase_one.prior_file import PROVENANCE
 from dpvision.privacy import InputError
 
 CPU = torch.device("cpu")

@@ -246,7 +246,9 @@ def test_whether_a_class_has_images_does_not_show(images: Images, tmp_path: Path
 def test_features_that_are_not_finite_cost_nothing(
     images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dpvision.priors.pixels.PixelEncoder.forward", lambda self, x: x.flatten(1) / 0)
+    monkeypatch.setattr(
+        "dpvision.priors.encoders.pixels.PixelEncoder.forward", lambda self, x: x.flatten(1) / 0
+    )
     with pytest.raises(InputError, match="not finite"):
         synthesize(images, tmp_path / "run")
     assert not (tmp_path / "run").exists()

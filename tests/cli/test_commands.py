@@ -20,6 +20,7 @@ from PIL import Image
 import dpvision
 from dpvision.cli import output
 from dpvision.cli.main import run
+from dpvision.runs import Metrics
 
 DIGITS = "bundled:digits"
 FAST = [

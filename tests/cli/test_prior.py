@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from dpvision.cli.main import run
-from dpvision.priors import PROCESSES, load_prior, prior_file
+from dpvision.priors import PROCESSES, load_prior
+from dpvision.priors.phase_one import prior_file
 
 OPTIONS = "--network wrn-10-1 --count 16 --image-size 16 --view-size 16 --steps 2 --batch-size 8 --device cpu"
 TRAIN = ["prior", "train", *OPTIONS.split()]

@@ -16,10 +16,11 @@ from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from dpvision.gradients import ClippedGradient, clipped_gradient_sum, reference_clipped_sum
-from dpvision.gradients.capture import RowsMoved, per_example_gradients
+from dpvision.gradients.capture import per_example_gradients
 from dpvision.gradients.dropout import dropout_drawn
+from dpvision.gradients.forward import RowsMoved
 from dpvision.gradients.module_state import left_as_it_was
-from dpvision.gradients.plan import make_plan
+from dpvision.gradients.proof import proved_ownership
 from dpvision.privacy.by_example import ExampleKey
 from dpvision.privacy.errors import InputError
 from tests.gradients.test_side_effects import snapshot
@@ -348,9 +349,9 @@ class InPieces(nn.Module):
 
 def test_calls_on_other_rows_than_in_the_trial_are_noticed() -> None:
     model, (views, targets) = InPieces(), batch()
-    plan = make_plan(model, loss, views, targets)
+    ownership = proved_ownership(model, loss, views, targets)
     with pytest.raises(RowsMoved):
-        per_example_gradients(model, loss, plan, views, targets)
+        per_example_gradients(model, loss, ownership, views, targets)
     check(model, views, targets)
 
 

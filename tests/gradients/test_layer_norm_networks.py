@@ -145,7 +145,7 @@ def test_a_frozen_body_keeps_nothing_for_a_backward_pass(body: str) -> None:
     model = network(body, "the head")
     engine = ClippedGradient(model, loss, 1.0)
     views, targets = torch.randn(4, 2, 3, 8, 8).double(), torch.randint(CLASSES, (4, 2))
-    engine.sum(views, targets)  # the plan is made
+    engine.sum(views, targets)  # owners are found
     calls: list[tuple[nn.Module, bool]] = []
     for module in model[0].modules():
         module.register_forward_hook(lambda module, args, out: calls.append((module, out[0].requires_grad)))

@@ -18,7 +18,7 @@ from dpvision.gradients.capture import per_example_gradients
 from dpvision.gradients.clipped import ROUNDING_MARGIN
 from dpvision.gradients.convolution import by_patches, one_by_one
 from dpvision.gradients.per_example import Factored, Instantiated, PerExample
-from dpvision.gradients.plan import make_plan
+from dpvision.gradients.proof import proved_ownership
 from dpvision.networks.weight_standardization import WeightStandardizedConv2d
 
 few = settings(max_examples=12, deadline=None, derandomize=True)
@@ -47,10 +47,10 @@ def check(layer: nn.Module, views: Tensor) -> dict[str, PerExample]:
     model = nn.Sequential(layer, nn.Tanh(), nn.Flatten()).double()
     features = model(views.flatten(0, 1)).shape[1]
     targets = torch.randint(features, views.shape[:2])
-    plan = make_plan(model, loss, views, targets)
-    assert list(plan.owners) == ["0"]
+    ownership = proved_ownership(model, loss, views, targets)
+    assert list(ownership.owners) == ["0"]
 
-    found = per_example_gradients(model, loss, plan, views, targets).gradients
+    found = per_example_gradients(model, loss, ownership, views, targets).gradients
     expected = reference_gradients(model, loss, views, targets)
     norms = torch.stack([torch.stack([g.norm() for g in each.values()]).norm() for each in expected])
     for name, gradient in found.items():

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpvision.gradients import clipped_gradient_sum, reference_gradients
-from dpvision.gradients.capture import Plan, per_example_gradients
-from dpvision.gradients.plan import make_plan
+from dpvision.gradients.capture import per_example_gradients
+from dpvision.gradients.ownership import Ownership
+from dpvision.gradients.proof import proved_ownership
 
 
 def loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -201,16 +202,16 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def gradients_agree(model: nn.Module, views: Tensor, targets: Tensor) -> Plan:
-    plan = make_plan(model, loss, views, targets)
-    found = per_example_gradients(model, loss, plan, views, targets).gradients
+def gradients_agree(model: nn.Module, views: Tensor, targets: Tensor) -> Ownership:
+    ownership = proved_ownership(model, loss, views, targets)
+    found = per_example_gradients(model, loss, ownership, views, targets).gradients
     expected = reference_gradients(model, loss, views, targets)
     assert found.keys() == expected[0].keys()
     for name, gradient in found.items():
         reference = torch.stack([each[name] for each in expected])
         with torch.no_grad():
             torch.testing.assert_close(gradient.instantiate(), reference, rtol=1e-8, atol=1e-11)
-    return plan
+    return ownership
 
 
 @pytest.mark.parametrize("per_view", [1, 4])
@@ -246,24 +247,25 @@ def test_a_shared_argument_with_as_many_rows_as_the_batch_is_not_taken_for_views
     # Otherwise contributions would change with the batch size: one example more could move all of them.
     torch.manual_seed(0)
     model = SharedArgument().double()
-    plan = make_plan(model, loss, torch.randn(1, 1, 4, 6).double(), torch.zeros(1, 1).long())
+    ownership = proved_ownership(model, loss, torch.randn(1, 1, 4, 6).double(), torch.zeros(1, 1).long())
     views, targets = torch.randn(4, 1, 4, 6).double(), torch.randint(3, (4, 1))
-    found = per_example_gradients(model, loss, plan, views, targets).gradients["scale.weight"].instantiate()
+    gradients = per_example_gradients(model, loss, ownership, views, targets).gradients
     expected = reference_gradients(model, loss, views, targets)
+    found = gradients["scale.weight"].instantiate()
     torch.testing.assert_close(found, torch.stack([each["scale.weight"] for each in expected]))
 
 
 def test_layers_are_left_to_their_rules_where_these_are_right() -> None:
     torch.manual_seed(0)
     views, targets = torch.randn(2, 2, 4, 6).double(), torch.randint(3, (2, 2))
-    plan = gradients_agree(UsedOutside().double(), views, targets)
-    assert plan.owners == {
+    ownership = gradients_agree(UsedOutside().double(), views, targets)
+    assert ownership.owners == {
         "mix": {"bias": "mix.bias"},
         "head": {"weight": "head.weight", "bias": "head.bias"},
         "": {"mix.weight": "mix.weight"},
     }
-    plan = gradients_agree(Reused().double(), views, targets)
-    assert plan.used_once == {"head.weight", "head.bias"}
+    ownership = gradients_agree(Reused().double(), views, targets)
+    assert ownership.used_once == {"head.weight", "head.bias"}
 
 
 @pytest.mark.parametrize("per_view", [1, 4])

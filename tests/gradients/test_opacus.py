@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dpvision.gradients import ClippedGradient
 from dpvision.gradients.capture import per_example_gradients
 from dpvision.gradients.clipped import ROUNDING_MARGIN
-from dpvision.gradients.plan import make_plan
+from dpvision.gradients.proof import proved_ownership
 
 
 def loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -38,8 +38,8 @@ def test_gradients_of_a_common_network_are_those_of_opacus() -> None:
     loss(theirs(views.flatten(0, 1)), targets.flatten()).sum().backward()
     expected = {name.removeprefix("_module."): p.grad_sample for name, p in theirs.named_parameters()}
 
-    plan = make_plan(model, loss, views, targets)
-    found = per_example_gradients(model, loss, plan, views, targets).gradients
+    ownership = proved_ownership(model, loss, views, targets)
+    found = per_example_gradients(model, loss, ownership, views, targets).gradients
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
         with torch.no_grad():

@@ -22,8 +22,8 @@ from dpvision.gradients import (
     clipped_gradient_sum,
     rounding,
 )
-from dpvision.gradients.capture import Loss
 from dpvision.gradients.convolution import convolution_gradient
+from dpvision.gradients.forward import Loss
 from dpvision.gradients.per_example import SMALLEST_SHARE, Factored, Instantiated, PerExample
 from dpvision.gradients.standardized import PulledBack
 from dpvision.networks import build_network

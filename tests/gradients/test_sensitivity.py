@@ -24,7 +24,7 @@ from dpvision.gradients import (
 )
 from dpvision.gradients.capture import per_example_gradients
 from dpvision.gradients.per_example import Factored, Instantiated
-from dpvision.gradients.plan import make_plan
+from dpvision.gradients.proof import proved_ownership
 from dpvision.gradients.rules import RULES
 
 C = 0.5
@@ -167,9 +167,9 @@ def test_changing_one_example_leaves_the_others_alone(mode: Mode) -> None:
     model = network()
     autocast = torch.bfloat16 if mode.precision == "bfloat16" else None
     with mode():
-        plan = make_plan(model, loss, views, targets)
-        before = per_example_gradients(model, loss, plan, views, targets, autocast)
-        after = per_example_gradients(model, loss, plan, other_views, other_targets, autocast)
+        ownership = proved_ownership(model, loss, views, targets)
+        before = per_example_gradients(model, loss, ownership, views, targets, autocast)
+        after = per_example_gradients(model, loss, ownership, other_views, other_targets, autocast)
         for name, gradient in before.gradients.items():
             with torch.no_grad():
                 one, two = gradient.instantiate(), after.gradients[name].instantiate()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import dpvision.gradients.clipped as clipped_module
 from dpvision.gradients import ClippedGradient, clipped_gradient_sum
-from dpvision.gradients.plan import make_plan
+from dpvision.gradients.proof import proved_ownership
 
 
 def loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -100,21 +100,21 @@ def test_gradients_are_found_under_no_grad_too() -> None:
     assert torch.equal(found.norms, expected.norms)
 
 
-def test_the_plan_reads_only_shapes() -> None:
+def test_the_proof_reads_only_shapes() -> None:
     torch.manual_seed(0)
     model = Network()
-    plans = [
-        make_plan(model, loss, views, targets)
+    found = [
+        proved_ownership(model, loss, views, targets)
         for views, targets in [
             (torch.rand(3, 2, 4), torch.zeros(3, 2).long()),
             (torch.full((3, 2, 4), torch.nan), torch.ones(3, 2).long()),
             (torch.zeros(1, 2, 4), torch.full((1, 2), 2)),
         ]
     ]
-    assert plans[0] == plans[1] == plans[2]
+    assert found[0] == found[1] == found[2]
 
 
-def test_the_module_sees_no_private_value_before_the_plan_is_made() -> None:
+def test_the_module_sees_no_private_value_before_the_proof() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
     seen: list[Tensor] = []
@@ -136,7 +136,7 @@ def test_the_weights_during_the_plan_are_not_the_users() -> None:
     torch.manual_seed(0)
     model = Network()
     weights = copy.deepcopy(model.state_dict())
-    make_plan(model, loss, torch.rand(3, 2, 4), torch.zeros(3, 2).long())
+    proved_ownership(model, loss, torch.rand(3, 2, 4), torch.zeros(3, 2).long())
     assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
 
 

@@ -18,7 +18,7 @@ from dpvision.methods.generator_fitting import GeneratorFitting, new_generator
 from dpvision.networks import Normalize
 from dpvision.networks.generators import Generator
 from dpvision.priors import build_encoder
-from dpvision.priors.encoder import Encoder
+from dpvision.priors.encoders import Encoder
 from dpvision.privacy import Budget, InputError, RandomSource, SeededRandom
 from tests.methods.learning import CPU, calibrated, facts, learned
 

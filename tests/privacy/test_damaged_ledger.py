@@ -30,7 +30,10 @@ def path(tmp_path: Path) -> Path:
 def state(path: Path) -> Any:
     """All that a ledger says."""
     ledger = Ledger(path)
-    runs = {name: (run.is_open, run.plan.planned, run.plan.spent) for name, run in ledger._runs.items()}
+    runs = {
+        name: (run.is_open, run.reservation.reserved, run.reservation.spent)
+        for name, run in ledger._runs.items()
+    }
     return ledger.digest, ledger.num_examples, ledger.limit, runs
 
 

@@ -19,7 +19,7 @@ from dpvision.images.files import reading
 from dpvision.networks import WideResNet
 from dpvision.networks.generators import Generator
 from dpvision.priors import build_encoder
-from dpvision.priors.encoder import Encoder
+from dpvision.priors.encoders import Encoder
 from dpvision.privacy.errors import InputError
 from dpvision.runs import Progress, RunDirectory
 from dpvision.runs.files import write_atomically

@@ -18,8 +18,13 @@ from torch import Tensor
 from dpvision.api.devices import resolve_device
 from dpvision.images.public import refuse_data_with_ledger
 from dpvision.priors import ContrastiveConfig, Prior, image_batches, load_prior, save_prior
-from dpvision.priors.contrastive import BatchStream, load_public_images, shuffled_batches, train_body
-from dpvision.priors.prior_file import (
+from dpvision.priors.phase_one.contrastive import (
+    BatchStream,
+    load_public_images,
+    shuffled_batches,
+    train_body,
+)
+from dpvision.priors.phase_one.prior_file import (
     INITIAL_PRIOR,
     LEARNED_FROM,
     body_weights,

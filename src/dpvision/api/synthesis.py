@@ -19,7 +19,7 @@ from dpvision.images.files import reading
 from dpvision.methods import Learned, check_settings, find_method
 from dpvision.methods.dp_mepf import DPMEPF, learned_of
 from dpvision.methods.embedding import Embedding
-from dpvision.priors.released_encoder import ENCODER, load_encoder
+from dpvision.priors.encoders.released import ENCODER, load_encoder
 from dpvision.privacy import Budget, InputError, PublicFacts
 from dpvision.reports import card_markdown
 from dpvision.runs import Progress, check_free

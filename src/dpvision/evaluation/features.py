@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dpvision.images.images import Images
 from dpvision.networks import Normalize
-from dpvision.priors.encoder import Encoder
+from dpvision.priors.encoders import Encoder
 from dpvision.privacy.errors import InputError
 from dpvision.runs.progress import Progress
 

@@ -11,7 +11,7 @@ from dpvision.evaluation.features import image_features
 from dpvision.evaluation.pairs import squared_distances
 from dpvision.images.encode import encode_png
 from dpvision.images.images import Images
-from dpvision.priors.encoder import Encoder
+from dpvision.priors.encoders import Encoder
 from dpvision.privacy.errors import InputError
 from dpvision.runs.progress import Progress
 

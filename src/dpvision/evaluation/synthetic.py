@@ -21,7 +21,7 @@ from dpvision.evaluation.kernel_distance import kernel_distance
 from dpvision.evaluation.precision_recall import precision_recall
 from dpvision.evaluation.resnet9_training import ResNet9Training
 from dpvision.images.images import Images
-from dpvision.priors.encoder import Encoder
+from dpvision.priors.encoders import Encoder
 from dpvision.privacy.errors import InputError
 from dpvision.runs.progress import Progress
 

@@ -7,54 +7,28 @@ gradients, and is left as it was when the pass ends (module_state.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from dpvision.gradients.dropout import Draws, dropout_drawn
+from dpvision.gradients.forward import Loss, RowsMoved, example_losses
 from dpvision.gradients.module_state import (
     detached,
     left_as_it_was,
     parameter_named,
     with_tensors,
 )
+from dpvision.gradients.ownership import Ownership, leaves_with_rows
 from dpvision.gradients.per_example import Instantiated, PerExample, widened
 from dpvision.gradients.replay import first_tensor, replayed_gradients
 from dpvision.gradients.rules import RULES
 from dpvision.privacy.errors import InputError
-
-# Maps the network's output (mostly logits [N, classes]) and targets [N, …] to one loss per row, [N]: e.g.
-# cross-entropy with reduction="none".
-Loss = Callable[[Any, Tensor], Tensor]
-
-_FAILURES = (
-    *(RuntimeError, ValueError, IndexError, TypeError, AssertionError, AttributeError, KeyError),
-    NotImplementedError,
-)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Who computes the gradient of which parameter.
-
-    owners: module path → {parameter's name in that module: its name in the model}. A module with a rule and
-        only parameters of its own uses the rule; any other is replayed.
-    used_once: names of the parameters that enter a pass once, whose gradients may stay factors.
-    rows: module path → what its calls have in tensors of so many rows, per row of the batch. Checked at every
-        call of a pass over several examples.
-    one_by_one: whether every example is taken by itself, by plain autograd, for the network decides by the
-        values of a batch what it does with the rows. Nothing else is then needed.
-    """
-
-    owners: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    used_once: frozenset[str] = frozenset()
-    rows: Mapping[str, float] = field(default_factory=dict)
-    one_by_one: bool = False
 
 
 @dataclass
@@ -65,14 +39,6 @@ class Pass:
 
     losses: Tensor
     gradients: dict[str, PerExample] = field(default_factory=dict)
-
-
-class CannotRun(InputError):  # noqa: N818 (reads as what happened)
-    """The network, or the loss, fails on an input; the message says how."""
-
-
-class RowsMoved(InputError):  # noqa: N818
-    """A layer was called on other rows than in the trial: which row is whose is not known."""
 
 
 class _Anchor(torch.autograd.Function):
@@ -92,7 +58,7 @@ class _Anchor(torch.autograd.Function):
 def per_example_gradients(
     model: nn.Module,
     loss: Loss,
-    plan: Plan,
+    ownership: Ownership,
     views: Tensor,
     targets: Tensor,
     autocast: torch.dtype | None = None,
@@ -109,11 +75,11 @@ def per_example_gradients(
         RowsMoved: of several examples, the rows of one cannot be told from those of another.
     """
     with left_as_it_was(model), dropout_drawn(model, dropout), _unchanged_buffers(model):
-        if plan.one_by_one:
+        if ownership.one_by_one:
             return _by_autograd(model, loss, views, targets, autocast)
         trainable = {name: widened(p.detach()) for name, p in model.named_parameters() if p.requires_grad}
         found: dict[str, PerExample] = {}
-        with torch.enable_grad(), _hooks(model, plan, views.shape[:2], found):
+        with torch.enable_grad(), _hooks(model, ownership, views.shape[:2], found):
             with with_tensors(model, detached(model)):
                 losses = example_losses(model, loss, views, targets, autocast)
             if losses.requires_grad:
@@ -124,60 +90,6 @@ def per_example_gradients(
             if name not in found
         }
     return Pass(losses.detach(), {name: (found | nothing)[name] for name in trainable})
-
-
-def example_losses(
-    model: nn.Module, loss: Loss, views: Tensor, targets: Tensor, autocast: torch.dtype | None
-) -> Tensor:
-    """The mean loss of each example over its views, ``[B]``. CannotRun where network or loss fail; InputError
-    where they return something else than they must.
-    """
-    rows, labels = _laid_out(views.flatten(0, 1)), targets.flatten(0, 1)
-    with torch.autocast(views.device.type, dtype=autocast, enabled=autocast is not None):
-        output = forward(model, rows)
-    output = tree_map_only(Tensor, lambda leaf: widened(leaf) if leaf.is_floating_point() else leaf, output)
-    try:
-        losses = loss(output, labels)
-    except _FAILURES as error:
-        raise CannotRun(
-            f"loss: it fails on what the network returns for {len(rows)} views and targets of shape "
-            f"{list(labels.shape)} ({told(error)})"
-        ) from error
-    if not isinstance(losses, Tensor) or losses.shape != (len(rows),):
-        found = f"shape {list(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
-        raise InputError(
-            f"loss: one value per view is needed, shape [{len(rows)}], not {found}; use reduction='none'"
-        )
-    return losses.view(views.shape[:2]).mean(dim=1)
-
-
-def forward(model: nn.Module, rows: Tensor) -> Any:
-    """The network's output for rows ``[N, …]``. CannotRun where it fails; InputError without a tensor."""
-    try:
-        output = model(rows)
-    except RowsMoved:
-        raise
-    except _FAILURES as error:
-        said = told(error)
-        hint = "; does it fit the image size?" if any(word in said.lower() for word in _OF_SIZES) else ""
-        raise CannotRun(
-            f"network: its forward fails on an input of shape {list(rows.shape)} and type {rows.dtype} "
-            f"({said}){hint}"
-        ) from error
-    if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(output)):
-        raise InputError(
-            f"network: its forward returns a {type(output).__name__}; return a tensor, or a tuple or "
-            "dictionary of tensors that the loss takes"
-        )
-    return output
-
-
-_OF_SIZES = ("shape", "size", "dimension", "channels", "match", "broadcast")
-
-
-def told(error: BaseException) -> str:
-    """An error of another library in one line."""
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def _by_autograd(
@@ -200,15 +112,17 @@ def _by_autograd(
 
 
 @contextmanager
-def _hooks(model: nn.Module, plan: Plan, batch: torch.Size, found: dict[str, PerExample]) -> Iterator[None]:
+def _hooks(
+    model: nn.Module, ownership: Ownership, batch: torch.Size, found: dict[str, PerExample]
+) -> Iterator[None]:
     """While this lasts, gradients of ``batch`` = [B, K] views go to ``found`` as a backward pass has them. A
     module that is being replayed calls no hook.
     """
     anchor = torch.zeros((), device=_device(model), requires_grad=True)
     with ExitStack() as stack:
-        for path, rows in plan.rows.items():
+        for path, rows in ownership.rows.items():
             module = model.get_submodule(path)
-            call = _OfCall(module, plan, plan.owners.get(path, {}), rows, batch, found, anchor)
+            call = _OfCall(module, ownership, ownership.owners.get(path, {}), rows, batch, found, anchor)
             stack.callback(module.register_forward_hook(call, with_kwargs=True).remove)
         yield
 
@@ -219,10 +133,10 @@ def _device(model: nn.Module) -> torch.device:
 
 @dataclass
 class _OfCall:
-    """The forward hook of a module that owns parameters, or drops units: see :class:`Plan`."""
+    """The forward hook of a module that owns parameters, or drops units: see :class:`Ownership`."""
 
     module: nn.Module
-    plan: Plan
+    ownership: Ownership
     owned: Mapping[str, str]
     rows: float
     batch: torch.Size
@@ -266,20 +180,13 @@ class _OfCall:
 
     def _add(self, args: tuple[Any, ...], kwargs: dict[str, Any], gradient: Tensor) -> None:
         computed = layer_gradients(
-            self.module, self.owned, self.plan, args, kwargs, gradient, examples=self.batch[0]
+            self.module, self.owned, self.ownership, args, kwargs, gradient, examples=self.batch[0]
         )
         for local, values in computed.items():
             name = self.owned[local]
             if name in self.found:
                 values = Instantiated(self.found[name].instantiate() + values.instantiate())
             self.found[name] = values
-
-
-def leaves_with_rows(args: Any, kwargs: Any, output: Any) -> list[Tensor]:
-    """The tensors of a call that have rows: all that go in, and the one that comes out."""
-    outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)][:1]
-    leaves = [*tree_leaves((args, kwargs)), *outputs]
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim > 0]
 
 
 @contextmanager
@@ -295,28 +202,10 @@ def _unchanged_buffers(model: nn.Module) -> Iterator[None]:
             )
 
 
-def _laid_out(rows: Tensor) -> Tensor:
-    """Images ``[N, C, H, W]`` with channels last in memory, in which most layers are faster; features ``[N,
-    D]`` with every row at a multiple of 64 bytes, for on a CPU a matrix product may round by where a row is;
-    others as they are.
-    """
-    if rows.ndim == 2 and rows.is_floating_point():
-        count, width = rows.shape
-        return rows.new_zeros(count, -(-width // 16) * 16)[:, :width].copy_(rows)
-    if rows.ndim != 4:
-        return rows
-    if rows.shape[1] > 1:
-        return rows.contiguous(memory_format=torch.channels_last)
-    # A single channel is last and first at once. Only the strides say which is meant, and contiguous() would
-    # leave them at "first", also for all that the layers make of it.
-    height, width = rows.shape[2:]
-    return rows.contiguous().as_strided(rows.shape, (height * width, 1, width, 1))
-
-
 def layer_gradients(
     module: nn.Module,
     owned: Mapping[str, str],
-    plan: Plan,
+    ownership: Ownership,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     gradient: Tensor,
@@ -327,7 +216,7 @@ def layer_gradients(
     """
     layer_rule = RULES.get(type(module))
     if layer_rule is not None and len(args) == 1 and not kwargs:
-        ghost = all(name in plan.used_once for name in owned.values())
+        ghost = all(name in ownership.used_once for name in owned.values())
         by_rule = layer_rule(module, args[0], gradient, examples, ghost)
         if by_rule is not None and owned.keys() <= by_rule.keys():
             return {name: by_rule[name] for name in owned}

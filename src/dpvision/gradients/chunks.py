@@ -13,10 +13,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dpvision.gradients.capture import CannotRun, Pass, RowsMoved, forward
+from dpvision.gradients.capture import Pass
 from dpvision.gradients.dropout import Draws, dropout_drawn
+from dpvision.gradients.forward import CannotRun, RowsMoved, forward
 from dpvision.gradients.module_state import left_as_it_was
-from dpvision.gradients.plan import random_like
+from dpvision.gradients.trial import random_like
 from dpvision.privacy.by_example import ExampleKey
 
 GIB = 1 << 30

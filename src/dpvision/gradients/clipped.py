@@ -8,10 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dpvision.gradients.capture import Loss, Pass, Plan, per_example_gradients
+from dpvision.gradients.capture import Pass, per_example_gradients
 from dpvision.gradients.chunks import GIB, blank, chunk_size, is_the_same_everywhere
 from dpvision.gradients.dropout import Draws, active_dropout
-from dpvision.gradients.plan import make_plan
+from dpvision.gradients.forward import Loss
+from dpvision.gradients.ownership import Ownership
+from dpvision.gradients.proof import proved_ownership
 from dpvision.gradients.refusals import refuse_unusable
 from dpvision.networks.precision import Precision, full_precision, resolve_precision
 from dpvision.privacy.errors import InputError
@@ -69,8 +71,8 @@ class ClippedGradient:
 
     The first call, and the first after parameters were frozen or unfrozen, a module was put into another mode
     or views have another shape, checks the model on random inputs: see
-    :func:`dpvision.gradients.plan.make_plan`, also for the errors. The module is left as it was, also by an
-    error.
+    :func:`dpvision.gradients.proof.proved_ownership`, also for the errors. The module is left as it was, also
+    by an error.
     """
 
     def __init__(
@@ -87,8 +89,8 @@ class ClippedGradient:
         self.model, self.loss, self.max_grad_norm = model, loss, max_grad_norm
         self.precision, self.memory_bytes = precision, memory_bytes
         self.expected_batch_size = expected_batch_size
-        self._plan = Plan()
-        self._planned_for: object = None
+        self._ownership = Ownership()
+        self._proved_for: object = None
         self.chunk = 0
         """How many examples go through the network at a time, once it was seen; the last ones filled up."""
 
@@ -141,7 +143,7 @@ class ClippedGradient:
             targets = torch.cat([targets, targets.new_zeros(missing, *targets.shape[1:])])
         if dropout is not None:
             dropout = dropout[torch.arange(first, first + self.chunk).clamp(max=first + count - 1)]
-        found = self._pass(self._plan, views, targets, dropout)
+        found = self._pass(self._ownership, views, targets, dropout)
         with torch.no_grad():
             squares = torch.stack([gradient.squared_norms() for gradient in found.gradients.values()])
             norms = squares.sum(dim=0).sqrt()[:count]
@@ -152,25 +154,25 @@ class ClippedGradient:
         return norms.to(found.losses.dtype), found.losses[:count]
 
     def _prepare(self, views: Tensor, targets: Tensor) -> None:
-        """Plan, unless it was done for a model and shapes like these."""
-        planned_for = (
+        """Find owners and a size of chunks, unless it was done for a model and shapes like these."""
+        proved_for = (
             [(name, p.requires_grad, p.dtype, p.device) for name, p in self.model.named_parameters()],
             [module.training for module in self.model.modules()],
             [(tensor.shape[1:], tensor.dtype, tensor.device) for tensor in (views, targets)],
         )
-        if self._planned_for == planned_for:
+        if self._proved_for == proved_for:
             return
-        plan, chunk = make_plan(self.model, self.loss, views, targets), 1
-        if not plan.one_by_one:
+        ownership, chunk = proved_ownership(self.model, self.loss, views, targets), 1
+        if not ownership.one_by_one:
             memory = self.memory_limit(views.device)
             chunk = chunk_size(self.model, views, self.expected_batch_size, memory)
-        while not is_the_same_everywhere(partial(self._pass, plan), views, targets, chunk):
+        while not is_the_same_everywhere(partial(self._pass, ownership), views, targets, chunk):
             chunk //= 2
-        self._plan, self.chunk, self._planned_for = plan, chunk, planned_for
+        self._ownership, self.chunk, self._proved_for = ownership, chunk, proved_for
 
-    def _pass(self, plan: Plan, views: Tensor, targets: Tensor, dropout: Draws | None) -> Pass:
+    def _pass(self, ownership: Ownership, views: Tensor, targets: Tensor, dropout: Draws | None) -> Pass:
         autocast = resolve_precision(self.precision, views.device)
-        return per_example_gradients(self.model, self.loss, plan, views, targets, autocast, dropout)
+        return per_example_gradients(self.model, self.loss, ownership, views, targets, autocast, dropout)
 
     def memory_limit(self, device: torch.device) -> int:
         """Bytes that a chunk may take on ``device``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dpvision.gradients.capture import Loss
+from dpvision.gradients.forward import Loss
 
 
 @torch.enable_grad()

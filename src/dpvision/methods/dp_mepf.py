@@ -29,8 +29,8 @@ from dpvision.networks.by_row import by_row, rows_at_a_time
 from dpvision.networks.generators import NARROWEST, WIDEST, check_image_shape
 from dpvision.networks.weights import safetensors_bytes
 from dpvision.priors import build_encoder
-from dpvision.priors.encoder import Encoder
-from dpvision.priors.released_encoder import ENCODER, restored_encoder
+from dpvision.priors.encoders import Encoder
+from dpvision.priors.encoders.released import ENCODER, restored_encoder
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts

@@ -17,7 +17,7 @@ from dpvision.methods.settings import check
 from dpvision.networks import Normalize
 from dpvision.networks.generators import NARROWEST, WIDEST, Generator
 from dpvision.networks.precision import Precision, resolve_precision
-from dpvision.priors.encoder import Encoder
+from dpvision.priors.encoders import Encoder
 from dpvision.priors.processes import SMALLEST_SIZE, generate
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.noise import RandomSource

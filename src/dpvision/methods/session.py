@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dpvision.gradients import ClippedGradient
 from dpvision.images import Images
 from dpvision.methods.stages import Calibrated
-from dpvision.priors.encoder import Encoder
+from dpvision.priors.encoders import Encoder
 from dpvision.priors.feature_classifier import refuse_own_encoder
 from dpvision.privacy.account import Account
 from dpvision.privacy.errors import InputError

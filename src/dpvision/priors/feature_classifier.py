@@ -14,9 +14,8 @@ from dpvision.images import Images
 from dpvision.images.decode import MAX_PIXELS
 from dpvision.networks import Classifier, build_classifier
 from dpvision.networks.by_row import by_row
-from dpvision.priors.encoder import Encoder
-from dpvision.priors.encoders import ConcatenatedEncoder, build_encoder, rebuild_encoder
-from dpvision.priors.prior_file import learned_from
+from dpvision.priors.encoders import ConcatenatedEncoder, Encoder, build_encoder, rebuild_encoder
+from dpvision.priors.phase_one.prior_file import learned_from
 from dpvision.privacy.errors import InputError
 
 KIND = "encoder"

@@ -1,8 +1,8 @@
 """Everything the privacy guarantee rests on: facts, budget, accounting, sampling, noise, mechanisms, ledger.
 
 This package imports nothing of the rest of dpvision and is meant to be read in an afternoon, in this order:
-facts, budget, accounting, sampled_gaussian, gaussian, by_example, noise, sampling, mechanisms, plan, ledger,
-account, canaries, audit.
+facts, budget, accounting, sampled_gaussian, gaussian, by_example, noise, sampling, mechanisms, reservation,
+ledger, account, canaries, audit.
 """
 
 from __future__ import annotations

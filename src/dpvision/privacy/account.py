@@ -8,7 +8,7 @@ from dpvision.privacy.accounting import Accountant, GaussianEvent, epsilon
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import BudgetExceeded
 from dpvision.privacy.ledger import Ledger
-from dpvision.privacy.plan import Plan
+from dpvision.privacy.reservation import Reservation
 
 
 class Account:
@@ -27,7 +27,7 @@ class Account:
         self.budget = budget
         self.ledger = ledger
         self.run_id = run_id
-        self._plan = Plan(planned)
+        self._reservation = Reservation(planned)
         self._is_open = False
 
     def open(self) -> None:
@@ -43,8 +43,8 @@ class Account:
                 f"of {self.budget.epsilon:g}; add noise or take fewer steps."
             )
         if self.ledger is not None:
-            for event in self.ledger.open_run(self.run_id, self._plan.planned):
-                self._plan.spend(event)
+            for event in self.ledger.open_run(self.run_id, self._reservation.reserved):
+                self._reservation.spend(event)
         self._is_open = True
 
     def record(self, event: GaussianEvent) -> None:
@@ -55,10 +55,10 @@ class Account:
         """
         if not self._is_open:
             raise RuntimeError("the account is not open")
-        self._plan.check(event)
+        self._reservation.check(event)
         if self.ledger is not None:
             self.ledger.record(self.run_id, event)
-        self._plan.spend(event)
+        self._reservation.spend(event)
 
     def close(self) -> None:
         """End the run: what was planned but not spent is free again for others."""
@@ -69,16 +69,16 @@ class Account:
     @property
     def planned(self) -> tuple[GaussianEvent, ...]:
         """All that the run means to release, identical events merged."""
-        return self._plan.planned
+        return self._reservation.reserved
 
     @property
     def spent(self) -> tuple[GaussianEvent, ...]:
         """What was released so far (or at least recorded), identical events merged."""
-        return self._plan.spent
+        return self._reservation.spent
 
     def left(self, event: GaussianEvent) -> int:
         """How many more releases of this kind the plan holds."""
-        return self._plan.left(event)
+        return self._reservation.left(event)
 
     def epsilon_spent(self, accountant: Accountant = "pld") -> float:
         """ε of `spent` at the budget's δ and relation. Takes up to a second with PLD; RDP is quicker."""

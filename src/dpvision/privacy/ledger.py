@@ -34,7 +34,7 @@ from typing import IO, Any
 from dpvision.privacy.accounting import GaussianEvent, epsilon, merge_events
 from dpvision.privacy.budget import Budget, default_delta
 from dpvision.privacy.errors import BudgetExceeded, InputError
-from dpvision.privacy.plan import Plan
+from dpvision.privacy.reservation import Reservation
 
 _NO_LINE = "0" * 64
 _BEGINNING = b'{"previous": "'
@@ -45,13 +45,13 @@ _BEGINNING = b'{"previous": "'
 class LedgerRun:
     """What the ledger knows of one run."""
 
-    plan: Plan
+    reservation: Reservation
     is_open: bool = True
 
     @property
     def counted(self) -> tuple[GaussianEvent, ...]:
-        """The events held against the limit: an open run's whole plan, a closed run's spending."""
-        return self.plan.planned if self.is_open else self.plan.spent
+        """The events held against the limit: all that an open run reserved, a closed run's spending."""
+        return self.reservation.reserved if self.is_open else self.reservation.spent
 
 
 class Ledger:
@@ -147,9 +147,9 @@ class Ledger:
                 return ()
             if not run.is_open:
                 raise InputError(f"run {run_id} is closed in the ledger {self.path}; start a new one.")
-            if run.plan.planned != planned:
+            if run.reservation.reserved != planned:
                 raise InputError(f"run {run_id} is open in the ledger {self.path} with another plan.")
-            return run.plan.spent
+            return run.reservation.spent
 
     def record(self, run_id: str, event: GaussianEvent) -> None:
         """Write down a release before it is made; on disk when this returns.
@@ -158,7 +158,7 @@ class Ledger:
             BudgetExceeded: the run's plan does not hold (any more of) this event. Nothing was written.
         """
         with self._locked() as file:
-            self._open_run(run_id).plan.check(event)
+            self._open_run(run_id).reservation.check(event)
             self._append(file, kind="spend", run=run_id, event=event.to_json())
 
     def check_spent(self, run_id: str, released: Sequence[GaussianEvent]) -> None:
@@ -173,7 +173,7 @@ class Ledger:
         """
         with self._locked():
             run = self._runs.get(run_id)
-            spent = {replace(event, count=1): event.count for event in run.plan.spent} if run else {}
+            spent = {replace(event, count=1): event.count for event in run.reservation.spent} if run else {}
             for event in merge_events(released):
                 found = spent.get(replace(event, count=1), 0)
                 if found < event.count:
@@ -215,15 +215,15 @@ class Ledger:
                 "delta": delta,
                 "neighboring_relation": relation,
                 "epsilon_limit": target.epsilon if target else None,
-                "epsilon_spent": total([event for run in runs for event in run.plan.spent]),
+                "epsilon_spent": total([event for run in runs for event in run.reservation.spent]),
                 "epsilon_counted": counted,
                 "epsilon_remaining": max(target.epsilon - counted, 0.0) if target else None,
                 "runs": [
                     {
                         "run": run_id,
                         "open": run.is_open,
-                        "epsilon_spent": total(run.plan.spent),
-                        "epsilon_planned": total(run.plan.planned),
+                        "epsilon_spent": total(run.reservation.spent),
+                        "epsilon_planned": total(run.reservation.reserved),
                     }
                     for run_id, run in self._runs.items()
                 ],
@@ -326,9 +326,11 @@ class Ledger:
             case "limit":
                 self._limit = Budget(entry["epsilon"], entry["delta"], entry["neighboring_relation"])
             case "open":
-                self._runs[entry["run"]] = LedgerRun(Plan(map(GaussianEvent.from_json, entry["planned"])))
+                self._runs[entry["run"]] = LedgerRun(
+                    Reservation(map(GaussianEvent.from_json, entry["planned"]))
+                )
             case "spend":
-                self._runs[entry["run"]].plan.spend(GaussianEvent.from_json(entry["event"]))
+                self._runs[entry["run"]].reservation.spend(GaussianEvent.from_json(entry["event"]))
             case "close":
                 self._runs[entry["run"]].is_open = False
             case kind:

@@ -19,7 +19,7 @@ from dpvision.images import Images
 from dpvision.methods import Session, at_noise, find_method
 from dpvision.methods.dp_mepf import DPMEPF, DPMEPFConfig
 from dpvision.methods.gradient_descent import cross_entropy
-from dpvision.priors.encoder import Encoder
+from dpvision.priors.encoders import Encoder
 from dpvision.privacy import (
     Account,
     Budget,

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dpvision.priors.two_views import CROP_TRIES, blend, random_crops, resampling_weights
+from dpvision.priors.phase_one.two_views import CROP_TRIES, blend, random_crops, resampling_weights
 
 NUMBERS_PER_CROP = 4 * CROP_TRIES
 ASPECT_RATIO = (3 / 4, 4 / 3)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dpvision.priors.exposed_layers import check_layers, layer_outputs, up_to
+from dpvision.priors.encoders.exposed_layers import check_layers, layer_outputs, up_to
 from dpvision.privacy.errors import InputError
 
 

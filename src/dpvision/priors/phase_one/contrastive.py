@@ -28,8 +28,8 @@ from dpvision.images.images import digest_of
 from dpvision.networks import Normalize, WideResNet, build_network
 from dpvision.networks.precision import Precision, resolve_precision
 from dpvision.networks.weights import opened
-from dpvision.priors.prior_file import load_body
-from dpvision.priors.two_views import TwoViews
+from dpvision.priors.phase_one.prior_file import load_body
+from dpvision.priors.phase_one.two_views import TwoViews
 from dpvision.privacy.errors import InputError
 
 BatchStream = Callable[[int], Iterator[Tensor]]

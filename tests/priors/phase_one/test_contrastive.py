@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dpvision.networks import Normalize
-from dpvision.priors import contrastive
-from dpvision.priors.contrastive import (
+from dpvision.priors.phase_one import contrastive
+from dpvision.priors.phase_one.contrastive import (
     ContrastiveConfig,
     alignment,
     contrastive_loss,
@@ -25,8 +25,8 @@ from dpvision.priors.contrastive import (
     train_body,
     uniformity,
 )
-from dpvision.priors.prior_file import body_weights
-from dpvision.priors.two_views import TwoViews
+from dpvision.priors.phase_one.prior_file import body_weights
+from dpvision.priors.phase_one.two_views import TwoViews
 from dpvision.privacy.errors import InputError
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dpvision.networks import Normalize
-from dpvision.priors.encoder import Encoder, Provenance, Shape, as_rgb
+from dpvision.priors.encoders.encoder import Encoder, Provenance, Shape, as_rgb
 from dpvision.priors.extras import import_extra
 from dpvision.privacy.errors import InputError
 
@@ -52,7 +52,7 @@ class InceptionEncoder(Encoder):
 def build_inception(
     name: str, image_shape: Shape, provenance: Provenance | None, *, weights: str | None = None
 ) -> Encoder:
-    """The encoder "inception", with the weights of a file.
+    """Build the encoder "inception", with the weights of a file.
 
     Args:
         name: "inception".

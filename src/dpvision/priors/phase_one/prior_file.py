@@ -20,7 +20,7 @@ from dpvision.networks import Normalize, build_network
 from dpvision.networks.weights import read_tensors
 from dpvision.privacy.errors import InputError
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parents[1] / "weights"
 """Where the bundled priors lie."""
 
 PROVENANCE = (

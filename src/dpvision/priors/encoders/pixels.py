@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dpvision.networks import Normalize
 from dpvision.networks.gaussian_images import GaussianImages
-from dpvision.priors.encoder import Encoder, Provenance, Shape
+from dpvision.priors.encoders.encoder import Encoder, Provenance, Shape
 from dpvision.privacy.errors import InputError
 
 MOST_PRODUCTS = 10_000_000
@@ -132,7 +132,7 @@ class PixelEncoder(Encoder):
         return F.pad(x.flatten(1), (0, 1), value=1.0) if self.products else x.flatten(1)
 
 
-def pixels(
+def build_pixels(
     name: str,
     image_shape: Shape,
     provenance: Provenance | None,
@@ -140,5 +140,5 @@ def pixels(
     size: int | None = None,
     products: bool = False,
 ) -> Encoder:
-    """:class:`PixelEncoder`, for :func:`dpvision.priors.build_encoder`."""
+    """Build the encoder "pixels"."""
     return PixelEncoder(image_shape, size, products)

@@ -10,7 +10,7 @@ from scipy.stats import chisquare, ks_2samp, kstest
 from torch import Tensor
 from torch.nn import functional as F
 
-from dpvision.priors.two_views import CROP_TRIES, TwoViews, random_crops
+from dpvision.priors.phase_one.two_views import CROP_TRIES, TwoViews, random_crops
 from dpvision.privacy.errors import InputError
 
 PLAIN = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "grayscale": 0.0, "flip": 0.0}

@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 
 from dpvision.networks import build_network
-from dpvision.priors import prior_file
-from dpvision.priors.prior_file import PROVENANCE, Prior, list_priors, load_prior, save_prior
+from dpvision.priors.phase_one import prior_file
+from dpvision.priors.phase_one.prior_file import PROVENANCE, Prior, list_priors, load_prior, save_prior
 from dpvision.privacy.errors import InputError
 
 OPTIONS = {"groups": 8, "stem_stride": 2}

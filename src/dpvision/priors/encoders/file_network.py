@@ -14,9 +14,9 @@ from dpvision.networks.resnet import resnet18
 from dpvision.networks.squeezenet import squeezenet1_0
 from dpvision.networks.vgg import vgg19
 from dpvision.networks.weights import opened
-from dpvision.priors.encoder import Encoder, Provenance, Shape
-from dpvision.priors.exposed_layers import check_layers, up_to
-from dpvision.priors.network_encoder import NetworkEncoder
+from dpvision.priors.encoders.encoder import Encoder, Provenance, Shape
+from dpvision.priors.encoders.exposed_layers import check_layers, up_to
+from dpvision.priors.encoders.network import NetworkEncoder
 from dpvision.privacy.errors import InputError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -54,7 +54,7 @@ ARCHITECTURES = {
 """By the name of their encoders."""
 
 
-def file_encoder(
+def build_file_network(
     name: str,
     image_shape: Shape,
     provenance: Provenance | None,
@@ -66,7 +66,7 @@ def file_encoder(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Encoder:
-    """Layers of one of :data:`ARCHITECTURES`, which is built as far as they need it.
+    """Build an encoder of layers of one of :data:`ARCHITECTURES`, which is built as far as they need it.
 
     Args:
         name: of the architecture.

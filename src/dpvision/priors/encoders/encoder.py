@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpvision.networks.gaussian_images import GaussianImages
+from dpvision.privacy.errors import InputError
 
 Shape = tuple[int, int, int]
 """(C, H, W) of images."""
@@ -24,7 +25,7 @@ class Encoder(nn.Module):
 
     Attributes:
         out_features: D. The features are float32.
-        config: JSON types. :func:`dpvision.priors.encoders.build_encoder`, called with it, makes the same
+        config: JSON types. :func:`dpvision.priors.build_encoder`, called with it, makes the same
             encoder up to its weights, which the state_dict brings; it needs no prior's file and fetches none.
         provenance: JSON types: where the weights came from. Part of config.
     """
@@ -76,3 +77,12 @@ class Encoder(nn.Module):
 def as_rgb(x: Tensor) -> Tensor:
     """Grey or RGB images ``[B, 1 or 3, H, W]`` as ``[B, 3, H, W]``."""
     return x.expand(-1, 3, -1, -1)
+
+
+def check_cells(cells: int, height: int, width: int) -> None:
+    """Raise InputError unless a grid of that side can be laid over so many positions."""
+    if not 1 <= cells <= min(height, width):
+        raise InputError(
+            f"cells must be between 1 and {min(height, width)} where there are {height}×{width} positions, "
+            f"not {cells}"
+        )

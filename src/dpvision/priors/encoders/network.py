@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpvision.networks import Normalize
-from dpvision.priors.encoder import Encoder, Provenance, Shape, as_rgb
-from dpvision.priors.exposed_layers import check_layers, layer_outputs
+from dpvision.priors.encoders.encoder import Encoder, Provenance, Shape, as_rgb
+from dpvision.priors.encoders.exposed_layers import check_layers, layer_outputs
 from dpvision.privacy.errors import InputError
 
 

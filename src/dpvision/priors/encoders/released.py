@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from dpvision.networks.weights import load_into
-from dpvision.priors.encoder import Encoder
-from dpvision.priors.encoders import rebuild_encoder
+from dpvision.priors.encoders.encoder import Encoder
+from dpvision.priors.encoders.registry import rebuild_encoder
 from dpvision.privacy.errors import InputError
 
 ENCODER = "encoder.safetensors"

@@ -1,0 +1,17 @@
+"""Encoders: from images to features, frozen, learned without private data or not learned at all.
+
+Each kind has a file; encoder.py says what all of them are, and registry.py which name belongs to which.
+"""
+
+from dpvision.priors.encoders.concatenated import ConcatenatedEncoder
+from dpvision.priors.encoders.encoder import Encoder
+from dpvision.priors.encoders.registry import ENCODERS, build_encoder, rebuild_encoder, scales_images
+
+__all__ = [
+    "ENCODERS",
+    "ConcatenatedEncoder",
+    "Encoder",
+    "build_encoder",
+    "rebuild_encoder",
+    "scales_images",
+]

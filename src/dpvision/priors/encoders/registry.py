@@ -1,0 +1,180 @@
+"""Which encoders there are, and who builds which. A new kind is a file of this folder, and its line here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpvision.networks.options import check_options
+from dpvision.priors.encoders.concatenated import ConcatenatedEncoder
+from dpvision.priors.encoders.encoder import Encoder, Provenance, Shape
+from dpvision.priors.encoders.file_network import ARCHITECTURES, build_file_network
+from dpvision.priors.encoders.inception import NAME as INCEPTION
+from dpvision.priors.encoders.inception import build_inception
+from dpvision.priors.encoders.open_clip import build_open_clip
+from dpvision.priors.encoders.pixels import build_pixels
+from dpvision.priors.encoders.scattering import build_scattering
+from dpvision.priors.encoders.timm import build_timm
+from dpvision.priors.encoders.torchvision import build_torchvision
+from dpvision.priors.encoders.wide_resnet import build_prior, build_random_wide_resnet
+from dpvision.priors.phase_one.prior_file import list_priors
+from dpvision.privacy.errors import InputError
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of encoder.
+
+    Attributes:
+        name: what users call it; words in capitals stand for what they choose.
+        build: makes one from its name, image shape and provenance, and from options by keyword.
+        pattern: the names that are of this kind, as a regular expression; by default ``name`` alone.
+        scales_images: it is for photographs, and scales them itself.
+        needs_numbers: it looks at numbers while it is built, also where the caller wants no more than shapes.
+    """
+
+    name: str
+    build: Callable[..., Encoder]
+    pattern: str = ""
+    scales_images: bool = False
+    needs_numbers: bool = False
+
+    def includes(self, name: str) -> bool:
+        """Say whether an encoder of that name is of this kind."""
+        return re.fullmatch(self.pattern or re.escape(self.name), name) is not None
+
+
+def _of_library(library: str, build: Callable[..., Encoder]) -> Kind:
+    return Kind(f"{library}:NAME", build, f"{library}:.+", scales_images=True, needs_numbers=True)
+
+
+KINDS = (
+    Kind("scattering", build_scattering),
+    Kind("random-wrn-D-K", build_random_wide_resnet, r"random-wrn-\d+-\d+"),
+    Kind("pixels", build_pixels),
+    *(Kind(name, build_file_network, scales_images=True) for name in ARCHITECTURES),
+    _of_library("torchvision", build_torchvision),
+    _of_library("timm", build_timm),
+    _of_library("open_clip", build_open_clip),
+    Kind(INCEPTION, build_inception, scales_images=True, needs_numbers=True),
+)
+"""All but priors, which are known by their files, and sums "A+B" of encoders."""
+
+ENCODERS = tuple(kind.name for kind in KINDS)
+"""The names that :func:`build_encoder` knows beside those of priors; D and K are a depth and a width."""
+
+FETCHING = ("timm:hf", "timm:local")
+"""What the names begin with for which a library reads more than its own list of networks."""
+
+MOST_PARTS = 16  # of a sum
+
+
+def scales_images(name: str) -> bool:
+    """Say whether an encoder, or one of several joined by +, is for photographs, which it scales itself."""
+    scaling = {kind.name.partition(":")[0] for kind in KINDS if kind.scales_images}
+    return any(part.partition(":")[0] in scaling for part in name.split("+"))
+
+
+def build_encoder(
+    name: str, image_shape: Sequence[int], *, provenance: Provenance | None = None, **options: Any
+) -> Encoder:
+    """Build the encoder of that name for images of that shape, on the CPU. Its parameters are frozen.
+
+    Names and their options:
+
+    - a bundled prior or the path of a prior's file: ``taps`` and ``cells`` of :class:`WideResNetEncoder`;
+    - "random-wrn-D-K", to compare with: the same network untrained; also its ``network_options`` and the
+      ``seed`` of its weights, by default 0;
+    - "scattering": ``J``, ``L``, ``cells`` and ``groups`` of :class:`ScatteringEncoder`;
+    - "pixels": ``size`` and ``products`` of :class:`PixelEncoder`;
+    - "vgg19", "squeezenet1_0" and "resnet18": ``weights``, ``layers``, ``size``, ``cells``, ``mean`` and
+      ``std`` of :func:`build_file_network`. The weights are a file of the user's;
+    - "torchvision:NAME" and "timm:NAME": ``size``, the side in pixels to which images are scaled (by default
+      that of the images it was trained on), ``layers`` and ``cells`` of :class:`NetworkEncoder`. The
+      libraries fetch the weights;
+    - "open_clip:NAME", the visual tower, up to what it shares with the text tower: also ``pretrained``,
+      open_clip's tag of the weights, by default "openai", or the first one listed where there is no such;
+    - "inception", for the FID: ``weights``, the path of torch-fidelity's file;
+    - "A+B", the features of both: ``parts``, a list of one dictionary of options for each, and
+      ``part_weights`` of :class:`ConcatenatedEncoder`.
+
+    Args:
+        name: as above.
+        image_shape: (C, H, W), with C = 1 or 3. Networks see grey images as RGB.
+        provenance: of weights that the caller is going to load with ``load_state_dict``. No others are then
+            read or fetched, and name need not exist any more.
+        options: as above.
+
+    Raises:
+        InputError: an unknown name or option, an option of another type, images too small, a prior that
+            cannot be loaded, or a library that is not installed, lacks the network or cannot fetch it.
+    """
+    channels, height, width = image_shape
+    if channels not in (1, 3):
+        raise InputError(f"encoders take grey or RGB images, of 1 or 3 channels, not {channels}")
+    shape = (channels, height, width)
+    return _build(name, shape, provenance, options).requires_grad_(False).eval()
+
+
+def rebuild_encoder(config: Mapping[str, Any]) -> Encoder:
+    """Build the encoder of a config that somebody may have changed, up to its weights, which are not read.
+
+    Raises:
+        InputError: as :func:`build_encoder`; it leaves something to be read or fetched.
+        KeyError, TypeError, …: it is the config of no encoder.
+    """
+    names, provenance = str(config["name"]).split("+"), config["provenance"]
+    for name, part in zip(names, provenance["parts"] if len(names) > 1 else [provenance], strict=True):
+        # By default these would be read from a file, or from the network.
+        if not isinstance(part, dict) or not part or name.startswith(FETCHING):
+            raise InputError(f"encoder {name} does not say where its weights came from; they are not fetched")
+    return build_encoder(**config)
+
+
+def _build(
+    name: str, image_shape: Shape, provenance: Provenance | None, options: Mapping[str, Any]
+) -> Encoder:
+    kind = _kind_of(name, provenance)
+    check_options(f"encoder {name}", kind.build, options, ("name", "image_shape", "provenance"))
+    with torch.device("cpu") if kind.needs_numbers else nullcontext():
+        return kind.build(name, image_shape, provenance, **options)
+
+
+def _kind_of(name: str, provenance: Provenance | None) -> Kind:
+    """Find it, or raise InputError. What has a provenance and any other name once was a prior's file."""
+    if "+" in name and not Path(name).is_file():
+        return Kind("A+B", _build_sum)
+    for kind in KINDS:
+        if kind.includes(name):
+            return kind
+    if provenance or name in list_priors() or name.endswith(".safetensors") or Path(name).is_file():
+        return Kind("PRIOR", build_prior)
+    raise InputError(
+        f"there is no encoder '{name}'; give the path of a prior's file, one of "
+        f"{', '.join((*list_priors(), *ENCODERS))}, or several of them joined by +"
+    )
+
+
+def _build_sum(
+    name: str,
+    image_shape: Shape,
+    provenance: Provenance | None,
+    *,
+    parts: Sequence[Mapping[str, Any]] | None = None,
+    part_weights: Sequence[float] | None = None,
+) -> Encoder:
+    names = name.split("+")
+    if len(names) > MOST_PARTS:
+        raise InputError(f"an encoder has at most {MOST_PARTS} parts, not {len(names)}")
+    parts = [{}] * len(names) if parts is None else parts
+    if len(parts) != len(names):
+        raise InputError(f"encoder {name}: parts must be {len(names)} tables of options, not {len(parts)}")
+    provenances = [None] * len(names) if provenance is None else provenance["parts"]
+    columns = zip(names, provenances, parts, strict=True)
+    return ConcatenatedEncoder([_build(n, image_shape, p, o) for n, p, o in columns], part_weights)
