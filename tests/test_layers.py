@@ -12,6 +12,7 @@ import dpvision
 
 PACKAGE = Path(dpvision.__path__[0])
 FLOORS = [  # from the ground up
+    "_lazy",
     "privacy",
     "images",
     "networks",

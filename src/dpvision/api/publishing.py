@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
@@ -18,6 +19,7 @@ from dpvision.images.write import image_files
 from dpvision.methods import Finished, Learned
 from dpvision.networks import Classifier
 from dpvision.networks.generators import Generator, apportion
+from dpvision.privacy import GaussianEvent
 from dpvision.reports import card_markdown, release_card
 from dpvision.reports.grid import image_grid
 from dpvision.reports.synthesis_card import synthesis_card, synthesis_markdown
@@ -30,6 +32,31 @@ GUARANTEE = "guarantee"
 
 PER_CLASS = 10
 """Images of each class in a grid, and as many in a row."""
+
+
+@dataclass(frozen=True)
+class OfLearning:
+    """How a run learned from private images. Private: not all of it was released by a mechanism.
+
+    Attributes:
+        spent: the events that were recorded.
+        seconds: how long it took.
+        pool: what is said in public of images that the private ones were mixed with, if any.
+    """
+
+    spent: tuple[GaussianEvent, ...]
+    seconds: float
+    pool: Mapping[str, Any] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON types."""
+        return asdict(self) | {"spent": [event.to_json() for event in self.spent]}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> OfLearning:
+        """Read what `to_json` wrote."""
+        spent = tuple(GaussianEvent.from_json(event) for event in fields["spent"])
+        return cls(spent, fields["seconds"], fields["pool"])
 
 
 @dataclass(frozen=True)
@@ -72,6 +99,7 @@ def release_files(
     method: str,
     settings: Any,
     learned: Learned,
+    how: OfLearning | None,
     finished: Finished,
     test: Images | None,
     images: FinishOptions | None,
@@ -83,21 +111,23 @@ def release_files(
     Args:
         method, settings: of the run.
         learned: with the run's guarantee among its facts.
+        how: it was learned; None where another run did that.
         finished: what was made of it.
         test: images to measure a classifier's accuracy on.
         images: what to publish of images that are made.
         seed: of these images.
         started: when the making began, on the clock of ``time.monotonic``.
     """
-    facts, model, more = learned.facts, finished.model, finished.card
+    cost, model, more = learned.facts[GUARANTEE], finished.model, finished.card
     if isinstance(model, Classifier):
+        assert how is not None, "a run that makes a classifier learns itself"
         card = release_card(
-            facts[GUARANTEE],
+            cost,
             method=method,
             config=settings,
             model=model,
-            pool=facts["pool"],
-            training_seconds=facts["seconds"],
+            pool=how.pool,
+            training_seconds=how.seconds,
             test=accuracy(model, test) if test else None,
             more=more,
         )
@@ -106,7 +136,7 @@ def release_files(
         assert images is not None, "resolved when the run was prepared"
         made = _drawn(model, images, seed)
         card = synthesis_card(
-            facts[GUARANTEE],
+            cost,
             method=method,
             config=settings,
             generator=model,

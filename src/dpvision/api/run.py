@@ -26,7 +26,15 @@ from dpvision.api.accounts import (
 )
 from dpvision.api.devices import resolve_device
 from dpvision.api.options import FinishOptions, RunOptions
-from dpvision.api.publishing import GUARANTEE, Result, Synthesis, published, release_files, write_preview
+from dpvision.api.publishing import (
+    GUARANTEE,
+    OfLearning,
+    Result,
+    Synthesis,
+    published,
+    release_files,
+    write_preview,
+)
 from dpvision.api.sources import Reading, Source, fitting_reading, lasting, training_reading
 from dpvision.images import Images, available_splits
 from dpvision.images.files import reading
@@ -47,7 +55,6 @@ from dpvision.networks.weights import checked_facts, read_tensors, safetensors_b
 from dpvision.priors import scales_images
 from dpvision.privacy import (
     Budget,
-    GaussianEvent,
     InputError,
     PublicFacts,
     default_delta,
@@ -57,9 +64,6 @@ from dpvision.reports import guarantee
 from dpvision.runs import FileCheckpoints, Metrics, Progress, RunDirectory
 from dpvision.runs.files import write_atomically
 from dpvision.views import Pool, open_pool, refuse_private
-
-SPENT = "spent"
-"""The fact about what was learned that is what the run has spent; without one it has no account."""
 
 
 @dataclass(frozen=True)
@@ -330,48 +334,60 @@ class Run:
                 progress=progress,
             )
             learned = config.method.learn(config.settings, session)
-            of_run = {
-                GUARANTEE: guarantee(account, stages, random, config.facts, config.chosen_size, session.lost),
-                "pool": sources.pool.to_json() if sources.pool else None,
-                "seconds": metrics.seconds,
-                SPENT: [event.to_json() for event in account.spent],
-            }
-            self.keep(replace(learned, facts={**learned.facts, **of_run}))
+            cost = guarantee(account, stages, random, config.facts, config.chosen_size, session.lost)
+            self.keep(
+                replace(learned, facts={**learned.facts, GUARANTEE: cost}),
+                OfLearning(
+                    spent=account.spent,
+                    seconds=metrics.seconds,
+                    pool=sources.pool.to_json() if sources.pool else None,
+                ),
+            )
         except Exception:
             if is_new:
                 discard_unspent(directory, account)
             raise
         account.close()
 
-    def keep(self, learned: Learned) -> None:
-        """Write down what was learned: from here on the run takes no private image."""
-        facts = {"run": self.directory.seal, "facts": dict(learned.facts)}
+    def keep(self, learned: Learned, how: OfLearning | None = None) -> None:
+        """Write down what was learned, and how: from here on the run takes no private image."""
+        facts = {
+            "run": self.directory.seal,
+            "facts": dict(learned.facts),
+            "how": how.to_json() if how else None,
+        }
         write_atomically(self.directory.learned_path, safetensors_bytes(learned.tensors, facts))
 
-    def kept(self) -> Learned | None:
-        """What `keep` has written, if it has.
+    @property
+    def has_learned(self) -> bool:
+        """Whether `keep` has written what was learned."""
+        return self.directory.learned_path.exists()
+
+    def settle(self) -> None:
+        """End the account of a run that has learned, whose process may have died before it could.
 
         Raises:
-            InputError: it is damaged or of another run, or the ledger lacks what the run has spent.
+            InputError: what was kept is damaged or of another run, or the ledger lacks what was spent.
         """
+        _, how = self._kept()
+        if how is not None:
+            check_ledger(self.directory, how.spent)
+            close_account(self.directory)
+
+    def _kept(self) -> tuple[Learned, OfLearning | None]:
+        """What `keep` has written. InputError where it is damaged or of another run."""
         path = self.directory.learned_path
         with reading(str(path)):
-            if not path.exists():
-                return None
             facts = checked_facts(path, path.read_bytes())
-        if facts.get("run") != self.directory.seal:
-            raise InputError(f"{path} is not of this run; restore that of this one")
-        learned = Learned(read_tensors(path)[0], facts["facts"])
-        if SPENT in learned.facts:
-            check_ledger(self.directory, [GaussianEvent.from_json(event) for event in learned.facts[SPENT]])
-            close_account(self.directory)
-        return learned
+            if facts["run"] != self.directory.seal:
+                raise InputError(f"{path} is not of this run; restore that of this one")
+            how = OfLearning.from_json(facts["how"]) if facts["how"] else None
+        return Learned(read_tensors(path)[0], facts["facts"]), how
 
     def finish(self, test: Images | None = None, progress: Progress | None = None) -> Result | Synthesis:
         """Make of what was learned what is published, and publish it."""
         directory, config = self.directory, self.config
-        learned = self.kept()
-        assert learned is not None, "a run is finished after it has learned"
+        learned, how = self._kept()
         started = monotonic()
         workplace = Workplace(
             config.device,
@@ -385,6 +401,7 @@ class Run:
             config.method.name,
             config.settings,
             learned,
+            how,
             finished,
             test,
             config.images,

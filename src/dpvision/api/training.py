@@ -70,8 +70,9 @@ def resume(
             close_account(directory)
             return published(directory)
         taken_up = Run.take_up(directory)
-        if taken_up.kept() is None:
-            sources = taken_up.config.opened(data, test)
-            taken_up.learn(sources, progress)
-            return taken_up.finish(sources.test, progress)
-        return taken_up.finish(taken_up.config.opened_test(test), progress)
+        if taken_up.has_learned:
+            taken_up.settle()
+            return taken_up.finish(taken_up.config.opened_test(test), progress)
+        sources = taken_up.config.opened(data, test)
+        taken_up.learn(sources, progress)
+        return taken_up.finish(sources.test, progress)

@@ -118,7 +118,7 @@ def command(options: type[RunOptions], *, is_run: bool = True) -> Callable[[Verb
                     )
                 del found[name]
             from_here = {name: given[name] for name in ("data", *(one.name for one in shared))}
-            found |= {name: value for name, value in from_here.items() if value not in (None, False, [])}
+            found |= {name: value for name, value in from_here.items() if _was_given(value)}
             verb(found, given["as_json"], **{name: given[name] for name in names})
 
         parameters = [
@@ -137,6 +137,11 @@ def command(options: type[RunOptions], *, is_run: bool = True) -> Callable[[Verb
         return run
 
     return made
+
+
+def _was_given(value: Any) -> bool:
+    """Whether an option was named: typer has None, False or [] for one that was not, and 0 is a number."""
+    return not (value is None or value is False or value == [])
 
 
 def require(options: type[RunOptions], found: dict[str, Any]) -> None:
