@@ -34,8 +34,7 @@ from dpvision.cli.allocator import keep_freed_memory
 from dpvision.images import Images, open_images
 from dpvision.methods.dp_mepf import default_config, embedding_sums, make_encoder
 from dpvision.networks.vgg import vgg19
-from dpvision.privacy import SecureRandom
-from dpvision.privacy.accounting import GaussianEvent
+from dpvision.privacy import Event, SecureRandom
 from dpvision.privacy.mean_embedding import MeanEmbedding
 
 CPU = torch.device("cpu")
@@ -53,7 +52,7 @@ class Forward(MeanEmbedding):
 class NoAccount:
     """What is released here stays here."""
 
-    def record(self, event: GaussianEvent) -> None:
+    def record(self, event: Event) -> None:
         pass
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from dpvision.images import Images
 from dpvision.methods import TrainingPlan
-from dpvision.privacy import Account, Budget, GaussianEvent, InputError, Ledger, default_ledger_path
+from dpvision.privacy import Account, Budget, Event, InputError, Ledger, default_ledger_path
 from dpvision.runs import FileCheckpoints, RunDirectory
 
 
@@ -40,7 +40,7 @@ def make_account(run: RunDirectory, num_examples: int, budget: Budget, plan: Tra
     return Account(budget, ledger, run.of_account("run_id"), plan.events)
 
 
-def check_ledger(run: RunDirectory, released: Sequence[GaussianEvent]) -> None:
+def check_ledger(run: RunDirectory, released: Sequence[Event]) -> None:
     """Raises InputError unless the ledger holds what the run has released by its own record."""
     if released:  # else there may be no ledger yet
         Ledger(run.of_account("ledger")).check_spent(run.of_account("run_id"), released)

@@ -7,8 +7,8 @@ from typing import Protocol, Self
 
 import torch
 
-from dpvision.privacy.accounting import GaussianEvent
 from dpvision.privacy.errors import InputError
+from dpvision.privacy.events import GaussianSumEvent, gaussian_event
 from dpvision.privacy.noise import RandomSource
 
 
@@ -28,7 +28,7 @@ class Sampler(Protocol):
 
     def event(
         self, noise_multiplier: float, count: int = 1, replace_one_ratio: float = 2.0
-    ) -> GaussianEvent: ...
+    ) -> GaussianSumEvent: ...
 
     def sample(self, random: RandomSource, ids: torch.Tensor | None = None) -> torch.Tensor: ...
 
@@ -101,9 +101,11 @@ class PoissonSampler(_OverExamples):
         """q·N, exactly (not rounded)."""
         return self.sample_rate * self.num_examples
 
-    def event(self, noise_multiplier: float, count: int = 1, replace_one_ratio: float = 2.0) -> GaussianEvent:
+    def event(
+        self, noise_multiplier: float, count: int = 1, replace_one_ratio: float = 2.0
+    ) -> GaussianSumEvent:
         """The event of ``count`` Gaussian sums, each over a fresh batch of this sampler."""
-        return GaussianEvent(noise_multiplier, self.sample_rate, count, replace_one_ratio)
+        return gaussian_event(noise_multiplier, self.sample_rate, count, replace_one_ratio)
 
     def sample(self, random: RandomSource, ids: torch.Tensor | None = None) -> torch.Tensor:
         """Draw a batch: int64 indices [B] in increasing order, B random and possibly 0.
@@ -131,9 +133,11 @@ class FullBatch(_OverExamples):
         """N."""
         return float(self.num_examples)
 
-    def event(self, noise_multiplier: float, count: int = 1, replace_one_ratio: float = 2.0) -> GaussianEvent:
+    def event(
+        self, noise_multiplier: float, count: int = 1, replace_one_ratio: float = 2.0
+    ) -> GaussianSumEvent:
         """The event of ``count`` Gaussian sums over all examples."""
-        return GaussianEvent(noise_multiplier, 1.0, count, replace_one_ratio)
+        return gaussian_event(noise_multiplier, 1.0, count, replace_one_ratio)
 
     def sample(self, random: RandomSource, ids: torch.Tensor | None = None) -> torch.Tensor:
         """All indices, int64 [N], whatever their ids are. InputError: there are not as many ids."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -18,7 +18,7 @@ from dpvision.evaluation import Accuracy
 from dpvision.images.images import written_out
 from dpvision.methods import TrainingPlan
 from dpvision.networks import Classifier
-from dpvision.privacy import Account, GaussianEvent, PoissonSampler, RandomSource
+from dpvision.privacy import Account, Event, PoissonSampler, RandomSource
 from dpvision.views import Pool
 
 RELATIONS = {
@@ -114,11 +114,9 @@ def guarantee(
         },
         "mechanisms": [
             {
-                "name": f"Gaussian noise on {', and on '.join(releases)}",
+                "name": f"{event.noise} on {', and on '.join(releases)}",
                 "sensitivity": sensitivity,
-                "noise_multiplier": event.noise_multiplier,
-                "sample_rate": event.sample_rate,
-                "count": event.count,
+                **event.facts(),
             }
             for event, sensitivity, releases in _mechanisms(account, plan)
         ],
@@ -152,10 +150,10 @@ def versions() -> dict[str, str]:
     }
 
 
-def _mechanisms(account: Account, plan: TrainingPlan) -> Iterator[tuple[GaussianEvent, float, list[str]]]:
+def _mechanisms(account: Account, plan: TrainingPlan) -> Iterator[tuple[Event, float, list[str]]]:
     """Each kind of event that was spent, with the sensitivity and the names of what it released."""
     for event in account.spent:
-        same = [s for s in plan.stages if replace(s.event, count=1) == replace(event, count=1)]
+        same = [s for s in plan.stages if s.event.single == event.single]
         yield event, same[0].mechanism.sensitivity, sorted({stage.releases for stage in same})
 
 
