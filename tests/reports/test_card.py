@@ -110,6 +110,14 @@ def test_a_seeded_run_says_that_it_is_not_private(images: Images, tmp_path: Path
     assert "fixed seed" in card["noise"]
 
 
+def test_noise_of_another_kind_is_told_by_its_own_facts(images: Images, tmp_path: Path) -> None:
+    dpvision.train(images, epsilon=2, out=tmp_path / "run", config=CONFIG)
+    card, _ = card_of(tmp_path / "run")
+    other = {"name": "Laplace noise on counts", "sensitivity": 1.0, "scale": 30.0, "count": 3}
+    text = card_markdown({**card, "mechanisms": [*card["mechanisms"], other]})
+    assert "\n| Laplace noise on counts, scale 30.0 |  |  | 1 | 3 |\n" in text
+
+
 def test_the_markdown_needs_every_fact(images: Images, tmp_path: Path) -> None:
     dpvision.train(images, epsilon=2, out=tmp_path / "run", config=CONFIG)
     card, text = card_of(tmp_path / "run")

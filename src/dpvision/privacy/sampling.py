@@ -79,6 +79,9 @@ class PoissonSampler(_OverExamples):
     The batch size is thus itself random (binomial), and a batch may be empty; the public constant to divide a
     noisy sum by is `expected_batch_size`, never the actual size.
 
+    Guarantee: `event` is what a Gaussian sum over a batch of `sample` costs, with fresh randomness for each.
+    ``tests/privacy/test_sampling.py::test_poisson_sampler_is_poisson`` counts who is drawn.
+
     Attributes:
         sample_rate: q in (0, 1].
 
@@ -126,7 +129,11 @@ class PoissonSampler(_OverExamples):
 
 @dataclass(frozen=True)
 class FullBatch(_OverExamples):
-    """Every example, every time: no amplification by sampling."""
+    """Every example, every time: no amplification by sampling.
+
+    Guarantee: `event` is what a Gaussian sum over all examples costs, and claims nothing for a sample.
+    ``tests/privacy/test_sampling.py::test_samplers_describe_themselves_exactly`` shows it.
+    """
 
     @property
     def expected_batch_size(self) -> float:
