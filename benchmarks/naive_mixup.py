@@ -29,13 +29,14 @@ from dpvision.methods.gradient_descent import cross_entropy
 from dpvision.networks import build_classifier
 from dpvision.privacy import (
     Budget,
+    Event,
     ExampleDraws,
     InputError,
     SecureRandom,
     calibrate_noise_multiplier,
     epsilon,
+    gaussian_event,
 )
-from dpvision.privacy.accounting import GaussianEvent
 from dpvision.privacy.mechanisms import GaussianSumMechanism
 from dpvision.privacy.sampling import PoissonSampler
 from dpvision.training import make_optimizer, schedule_factor
@@ -149,7 +150,7 @@ def refusal(images: dpvision.Images) -> str:
 class NoLedger:
     """The data are public here, so nothing is recorded."""
 
-    def record(self, event: GaussianEvent) -> None: ...
+    def record(self, event: Event) -> None: ...
 
 
 def train_naively(images: dpvision.Images, arguments: argparse.Namespace, noise: float) -> nn.Module:
@@ -245,7 +246,7 @@ def main() -> None:
 
     rate = arguments.batch_size / len(images)
     noise = calibrate_noise_multiplier(
-        lambda sigma: [GaussianEvent(sigma, rate, arguments.steps)], Budget(arguments.epsilon, DELTA)
+        lambda sigma: [gaussian_event(sigma, rate, arguments.steps)], Budget(arguments.epsilon, DELTA)
     )
     measured = measured_sensitivity(images, arguments)
     found: dict[str, Any] = {
@@ -258,7 +259,7 @@ def main() -> None:
         },
         "epsilon": {
             "claimed": arguments.epsilon,
-            "real": epsilon([GaussianEvent(noise / SENSITIVITY, rate, arguments.steps)], DELTA),
+            "real": epsilon([gaussian_event(noise / SENSITIVITY, rate, arguments.steps)], DELTA),
         },
         "accuracies": {
             name: [run() for _ in range(arguments.runs)]

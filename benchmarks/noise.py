@@ -31,7 +31,7 @@ from torch import Tensor
 from dpvision.cli.allocator import keep_freed_memory
 from dpvision.gradients import ClippedGradient
 from dpvision.networks import build_network
-from dpvision.privacy import FullBatch, GaussianEvent, GaussianSumMechanism, RandomSource, SecureRandom
+from dpvision.privacy import Event, FullBatch, GaussianSumMechanism, RandomSource, SecureRandom
 
 MECHANISM = GaussianSumMechanism(1.0, 1.3, FullBatch(1000))
 EMBEDDING = 303_104
@@ -41,7 +41,7 @@ BLOCK = 1 << 17
 class NoAccount:
     """What is released here stays here."""
 
-    def record(self, event: GaussianEvent) -> None:
+    def record(self, event: Event) -> None:
         pass
 
 

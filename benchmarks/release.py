@@ -35,8 +35,7 @@ from dpvision.images import Images, open_images
 from dpvision.methods.dp_mepf import DPMEPF, embedding_sums
 from dpvision.networks.vgg import vgg19
 from dpvision.priors import build_encoder
-from dpvision.privacy import Budget, PublicFacts, SecureRandom
-from dpvision.privacy.accounting import GaussianEvent
+from dpvision.privacy import Budget, Event, PublicFacts, SecureRandom
 from dpvision.privacy.mean_embedding import MeanEmbedding
 
 CPU = torch.device("cpu")
@@ -54,7 +53,7 @@ class Forward(MeanEmbedding):
 class NoAccount:
     """What is released here stays here."""
 
-    def record(self, event: GaussianEvent) -> None:
+    def record(self, event: Event) -> None:
         pass
 
 

@@ -31,8 +31,8 @@ from scipy.stats import binom, chi2, norm
 from torch import Tensor
 
 from dpvision.privacy import (
+    Event,
     FullBatch,
-    GaussianEvent,
     GaussianSumMechanism,
     PoissonSampler,
     RandomSource,
@@ -70,7 +70,7 @@ class Result:
 class NoAccount:
     """What is released here is noise alone."""
 
-    def record(self, event: GaussianEvent) -> None:
+    def record(self, event: Event) -> None:
         pass
 
 

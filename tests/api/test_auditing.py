@@ -14,7 +14,7 @@ import dpvision
 from dpvision.gradients import clipped
 from dpvision.images import Images
 from dpvision.methods import Stage, find_method
-from dpvision.privacy import GaussianEvent, GaussianSumMechanism, InputError, Ledger, default_ledger_path
+from dpvision.privacy import Event, GaussianSumMechanism, InputError, Ledger, default_ledger_path
 
 EPSILON = 4.0
 STEPS = {"network": "linear", "steps": 15, "expected_batch_size": 500, "learning_rate": 0.5}
@@ -58,7 +58,7 @@ def audit(images: Images, method: str, pool: Path, **options: Any) -> Any:
 
 
 class Ignored:
-    def record(self, event: GaussianEvent) -> None: ...
+    def record(self, event: Event) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)

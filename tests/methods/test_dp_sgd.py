@@ -9,7 +9,7 @@ import pytest
 from dpvision.methods import Calibrated, setting_types
 from dpvision.methods.dp_sgd import DPSGD, DPSGDConfig
 from dpvision.methods.settings import with_overrides
-from dpvision.privacy import Budget, GaussianEvent, InputError, epsilon
+from dpvision.privacy import Budget, InputError, epsilon, gaussian_event
 from tests.methods.learning import calibrated, facts
 
 RECIPE = DPSGDConfig(
@@ -31,7 +31,7 @@ def test_plan_of_the_published_recipe() -> None:
     """De et al., arXiv 2204.13650: ε = 1 on CIFAR-10; σ = 9.13 by PLD."""
     plan = plan_of(RECIPE, 50_000, Budget(1.0, 1e-5))
     assert plan.noise_multiplier == pytest.approx(9.13, rel=0.01)
-    assert plan.events == (GaussianEvent(plan.noise_multiplier, 4096 / 50_000, 875),)
+    assert plan.events == (gaussian_event(plan.noise_multiplier, 4096 / 50_000, 875),)
     assert 0.99 <= plan.epsilon <= 1.0
     assert plan.epsilon == epsilon(plan.events, 1e-5)
 

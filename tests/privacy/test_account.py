@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from dpvision.privacy import Account, Budget, BudgetExceeded, GaussianEvent, InputError, Ledger, epsilon
+from dpvision.privacy import Account, Budget, BudgetExceeded, InputError, Ledger, epsilon, gaussian_event
 
-STEP = GaussianEvent(2.0, 0.05)
-RELEASE = GaussianEvent(10.0)
-PLAN = [GaussianEvent(2.0, 0.05, 10), RELEASE]
+STEP = gaussian_event(2.0, 0.05)
+RELEASE = gaussian_event(10.0)
+PLAN = [gaussian_event(2.0, 0.05, 10), RELEASE]
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def test_counts_down_the_plan(ledger, kept_on_disk):
     for _ in range(4):
         account.record(STEP)
     account.record(RELEASE)
-    assert account.spent == (GaussianEvent(2.0, 0.05, 4), RELEASE)
+    assert account.spent == (gaussian_event(2.0, 0.05, 4), RELEASE)
     assert account.left(STEP) == 6
     assert account.left(RELEASE) == 0
     assert account.epsilon_spent() == epsilon(account.spent, 1e-5) < account.epsilon_planned() <= 3

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 from scipy.stats import binom, norm
 
-from dpvision.privacy import Budget, GaussianEvent, InputError, calibrate_noise_multiplier, epsilon
+from dpvision.privacy import Budget, Event, InputError, calibrate_noise_multiplier, epsilon, gaussian_event
 from dpvision.privacy.audit import (
     NO_DIFFERENCE,
     Tally,
@@ -44,10 +44,10 @@ def guesses(seed: int, canaries: int, separation: float) -> tuple[Tally, ...]:
 
 
 @lru_cache
-def gaussian(epsilon: float) -> GaussianEvent:
+def gaussian(epsilon: float) -> Event:
     """The Gaussian mechanism that is (ε, δ)-private and no better."""
     budget = Budget(epsilon, DELTA)
-    return GaussianEvent(calibrate_noise_multiplier(lambda sigma: [GaussianEvent(sigma)], budget))
+    return gaussian_event(calibrate_noise_multiplier(lambda sigma: [gaussian_event(sigma)], budget))
 
 
 @pytest.mark.parametrize("canaries", [100, pytest.param(1000, marks=pytest.mark.slow)])
@@ -123,7 +123,7 @@ def test_the_recursion_finds_the_most_that_the_inequalities_allow(
     epsilons: float, canaries: int, made: int
 ) -> None:
     """The largest P[C ≥ c] under all of them at once, by linear programming."""
-    curve = TradeOff.of([GaussianEvent(1 / epsilons)], RELATION)
+    curve = TradeOff.of([gaussian_event(1 / epsilons)], RELATION)
     few = TradeOff(curve.epsilons[::8], curve.deltas[::8])
     numbers = np.arange(made + 1)
     rows: list[NDArray[np.float64]] = []
@@ -184,7 +184,7 @@ def test_guesses_of_equal_scores_know_nothing() -> None:
 
 def test_a_curve_lies_where_the_mechanism_is() -> None:
     """Φ(Φ⁻¹(y) − μ), for the Gaussian mechanism."""
-    curve = TradeOff.of([GaussianEvent(0.8)], RELATION)
+    curve = TradeOff.of([gaussian_event(0.8)], RELATION)
     for probability in (1e-4, 0.01, 0.3, 0.9):
         exact = norm.cdf(norm.ppf(probability) - 1 / 0.8)
         assert curve.least(probability) <= exact
@@ -193,7 +193,7 @@ def test_a_curve_lies_where_the_mechanism_is() -> None:
 
 
 def test_without_noise_the_bound_is_what_was_said_to_be_the_largest() -> None:
-    events = [GaussianEvent(1.0)]
+    events = [gaussian_event(1.0)]
     largest = f_dp_lower_bound(1000, all_correct(1000), events, DELTA, RELATION, CONFIDENCE)
     assert largest > 2 * epsilon(events, DELTA)
 
@@ -209,7 +209,7 @@ def test_bad_input() -> None:
         with pytest.raises(InputError, match="confidence must lie strictly between 0 and 1"):
             epsilon_lower_bound(100, all_correct(100), DELTA, confidence)
         with pytest.raises(InputError, match="confidence must lie strictly between 0 and 1"):
-            f_dp_lower_bound(100, all_correct(100), [GaussianEvent(1.0)], DELTA, RELATION, confidence)
+            f_dp_lower_bound(100, all_correct(100), [gaussian_event(1.0)], DELTA, RELATION, confidence)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.8])

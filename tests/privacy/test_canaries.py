@@ -12,12 +12,13 @@ import torch
 from scipy.stats import binom
 
 from dpvision.privacy import (
+    Event,
     FullBatch,
-    GaussianEvent,
     GaussianSumMechanism,
     PoissonSampler,
     SeededRandom,
     epsilon,
+    gaussian_event,
 )
 from dpvision.privacy.audit import f_dp_lower_bound, tally
 from dpvision.privacy.canaries import AuditedMechanism, Canaries
@@ -27,7 +28,7 @@ N = 100
 
 
 class Uncounted:
-    def record(self, event: GaussianEvent) -> None: ...
+    def record(self, event: Event) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def test_bounds_of_several_releases_are_below_epsilon_and_not_far(
 
 def test_faults_of_a_mechanism_are_seen() -> None:
     steps, relation = 20, "add_or_remove_one"
-    claimed = epsilon([GaussianEvent(2.0, 0.2, steps)], DELTA, relation)
+    claimed = epsilon([gaussian_event(2.0, 0.2, steps)], DELTA, relation)
     sound = GaussianSumMechanism(2.0, 1.0, PoissonSampler(N, 0.2))
     assert bound(sound, steps, 1000, 0, relation) < claimed
     assert bound(Silent(2.0, 1.0, PoissonSampler(N, 0.2)), steps, 1000, 0, relation) > claimed

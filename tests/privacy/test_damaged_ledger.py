@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from dpvision.privacy import Budget, GaussianEvent, InputError, Ledger
+from dpvision.privacy import Budget, InputError, Ledger, gaussian_event
 
 DIGEST = "ab" * 32
-STEP = GaussianEvent(2.0, 0.05)
-PLAN = [GaussianEvent(2.0, 0.05, 4)]
+STEP = gaussian_event(2.0, 0.05)
+PLAN = [gaussian_event(2.0, 0.05, 4)]
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_every_cut_loses_whole_lines_at_the_end_and_nothing_else(path: Path) -> 
 
 def test_a_run_that_has_released_more_than_the_ledger_holds_is_told(path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
-    shown = [GaussianEvent(2.0, 0.05, 2)]
+    shown = [gaussian_event(2.0, 0.05, 2)]
     Ledger(path).check_spent("open", shown)
     for kept in range(len(lines)):
         path.write_bytes(b"".join(lines[:kept]))
@@ -76,7 +76,7 @@ def test_a_run_that_has_released_more_than_the_ledger_holds_is_told(path: Path) 
             Ledger(path).check_spent("open", shown)
         assert path.read_bytes() == b"".join(lines[:kept])
     path.write_bytes(b"".join(lines))
-    for other in (GaussianEvent(2.1, 0.05), GaussianEvent(2.0, 0.06), GaussianEvent(2.0, 0.05, 3)):
+    for other in (gaussian_event(2.1, 0.05), gaussian_event(2.0, 0.06), gaussian_event(2.0, 0.05, 3)):
         with pytest.raises(InputError, match="has lost some"):
             Ledger(path).check_spent("open", [STEP, other])
 

@@ -11,18 +11,18 @@ import pytest
 from dpvision.privacy import (
     Budget,
     BudgetExceeded,
-    GaussianEvent,
     InputError,
     Ledger,
     default_ledger_path,
     epsilon,
+    gaussian_event,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 DIGEST = "ab" * 32
-STEP = GaussianEvent(2.0, 0.05)
-PLAN = [GaussianEvent(2.0, 0.05, 200)]
+STEP = gaussian_event(2.0, 0.05)
+PLAN = [gaussian_event(2.0, 0.05, 200)]
 fork = multiprocessing.get_context("fork")
 
 
@@ -50,12 +50,12 @@ def test_what_was_recorded_is_read_back(ledger, path):
     record(ledger, 3)
     again = Ledger(path)
     assert (again.digest, again.num_examples) == (DIGEST, 50_000)
-    assert again.open_run("run", PLAN) == (GaussianEvent(2.0, 0.05, 3),)
+    assert again.open_run("run", PLAN) == (gaussian_event(2.0, 0.05, 3),)
 
 
 def test_a_killed_process_has_recorded_all_it_released(ledger, path):
     """The child reports each release after it is recorded; SIGKILL strikes at an arbitrary moment."""
-    ledger.open_run("run", [GaussianEvent(2.0, 0.05, 10**6)])
+    ledger.open_run("run", [gaussian_event(2.0, 0.05, 10**6)])
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -70,7 +70,7 @@ def test_a_killed_process_has_recorded_all_it_released(ledger, path):
     os.close(writer)
     released += len(os.read(reader, 10**6))
     os.close(reader)
-    (recorded,) = Ledger(path).open_run("run", [GaussianEvent(2.0, 0.05, 10**6)])
+    (recorded,) = Ledger(path).open_run("run", [gaussian_event(2.0, 0.05, 10**6)])
     assert released <= recorded.count <= released + 1
 
 
@@ -186,9 +186,9 @@ def test_an_open_run_counts_its_plan_and_a_closed_one_what_it_spent(ledger):
     ledger.open_run("killed", PLAN)
     record(ledger, 5, "killed")
     with pytest.raises(BudgetExceeded):
-        ledger.open_run("next", [GaussianEvent(2.0, 0.05, 150)])
+        ledger.open_run("next", [gaussian_event(2.0, 0.05, 150)])
     ledger.close_run("killed")
-    ledger.open_run("next", [GaussianEvent(2.0, 0.05, 195)])
+    ledger.open_run("next", [gaussian_event(2.0, 0.05, 195)])
     with pytest.raises(BudgetExceeded):
         ledger.open_run("one more", [STEP])
 
@@ -209,11 +209,11 @@ def test_the_last_limit_counts(ledger, path):
 
 
 def test_without_a_limit_nothing_is_refused(ledger):
-    ledger.open_run("run", [GaussianEvent(0.01, 1.0, 1000)])
+    ledger.open_run("run", [gaussian_event(0.01, 1.0, 1000)])
 
 
 @pytest.mark.parametrize(
-    "event", [GaussianEvent(1.9, 0.05), GaussianEvent(2.0, 0.06), GaussianEvent(2.0, 0.05, 201)]
+    "event", [gaussian_event(1.9, 0.05), gaussian_event(2.0, 0.06), gaussian_event(2.0, 0.05, 201)]
 )
 def test_a_release_outside_the_plan_is_refused_and_nothing_is_written(ledger, path, event):
     ledger.open_run("run", PLAN)
@@ -224,17 +224,17 @@ def test_a_release_outside_the_plan_is_refused_and_nothing_is_written(ledger, pa
 
 
 def test_no_more_than_the_plan_can_be_spent(ledger):
-    ledger.open_run("run", [GaussianEvent(2.0, 0.05, 2)])
+    ledger.open_run("run", [gaussian_event(2.0, 0.05, 2)])
     record(ledger, 2)
     with pytest.raises(BudgetExceeded):
         record(ledger, 1)
 
 
 def test_an_open_run_is_taken_up_again_only_with_its_own_plan(ledger, path):
-    ledger.open_run("run", [GaussianEvent(2.0, 0.05, 150), GaussianEvent(2.0, 0.05, 50)])
+    ledger.open_run("run", [gaussian_event(2.0, 0.05, 150), gaussian_event(2.0, 0.05, 50)])
     record(ledger, 7)
     ledger.set_limit(Budget(0.01, 1e-5))  # its reservation stands
-    assert Ledger(path).open_run("run", PLAN) == (GaussianEvent(2.0, 0.05, 7),)
+    assert Ledger(path).open_run("run", PLAN) == (gaussian_event(2.0, 0.05, 7),)
     with pytest.raises(InputError, match="another plan"):
         Ledger(path).open_run("run", [STEP])
 
@@ -301,7 +301,7 @@ def test_summary(ledger):
     summary = json.loads(json.dumps(ledger.summary()))
 
     def cost(count):
-        return epsilon([GaussianEvent(2.0, 0.05, count)], 1e-5)
+        return epsilon([gaussian_event(2.0, 0.05, count)], 1e-5)
 
     assert summary["epsilon_spent"] == cost(30)
     assert summary["epsilon_counted"] == cost(220)

@@ -7,12 +7,12 @@ from scipy.stats import kstest
 from dpvision.privacy import (
     BudgetExceeded,
     FullBatch,
-    GaussianEvent,
     GaussianSumMechanism,
     InputError,
     PoissonSampler,
     SecureRandom,
     SeededRandom,
+    gaussian_event,
 )
 
 
@@ -69,7 +69,7 @@ def test_one_event_is_recorded_before_any_noise_is_drawn():
     random = CountingRandom(1)
     recorder = Recorder(random)
     MECHANISM.release({"a": torch.zeros(10), "b": torch.zeros(10)}, recorder, random)
-    assert recorder.events == [GaussianEvent(1.5, 0.1)]
+    assert recorder.events == [gaussian_event(1.5, 0.1)]
     assert recorder.drawn_before == 0
     assert random.drawn > 0
 
@@ -118,9 +118,9 @@ def test_releases_float32_whatever_the_sums_are(dtype):
 
 def test_the_sampler_states_the_event():
     sampler = FullBatch(100)
-    assert GaussianSumMechanism(4.0, 1.0, sampler).event == GaussianEvent(4.0)
+    assert GaussianSumMechanism(4.0, 1.0, sampler).event == gaussian_event(4.0)
     unsampled = GaussianSumMechanism(4.0, 3**0.5, sampler, replace_one_ratio=2**0.5)
-    assert unsampled.event == GaussianEvent(4.0, 1.0, 1, 2**0.5)
+    assert unsampled.event == gaussian_event(4.0, 1.0, 1, 2**0.5)
 
 
 @pytest.mark.parametrize(("noise", "sensitivity"), [(0.0, 1.0), (1.0, 0.0), (1.0, float("inf")), (1.0, -1.0)])

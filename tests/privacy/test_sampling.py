@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import chi2, norm
 
-from dpvision.privacy import FullBatch, GaussianEvent, InputError, PoissonSampler, SecureRandom, SeededRandom
+from dpvision.privacy import FullBatch, InputError, PoissonSampler, SecureRandom, SeededRandom, gaussian_event
 
 NUM_EXAMPLES, RATE, STEPS = 100, 0.2, 4000
 FALSE_ALARM = 1e-6
@@ -107,12 +107,12 @@ def test_each_example_enters_by_a_number_of_its_own():
 
 def test_samplers_describe_themselves_exactly():
     poisson = PoissonSampler(50_000, 4096 / 50_000)
-    assert poisson.event(9.1) == GaussianEvent(9.1, 4096 / 50_000)
-    assert poisson.event(9.1, count=875) == GaussianEvent(9.1, 4096 / 50_000, 875)
+    assert poisson.event(9.1) == gaussian_event(9.1, 4096 / 50_000)
+    assert poisson.event(9.1, count=875) == gaussian_event(9.1, 4096 / 50_000, 875)
     assert poisson.expected_batch_size == pytest.approx(4096)
     assert PoissonSampler(1437, 0.1).expected_batch_size == pytest.approx(143.7)
     full = FullBatch(10)
-    assert full.event(2.0, replace_one_ratio=1.5) == GaussianEvent(2.0, 1.0, 1, 1.5)
+    assert full.event(2.0, replace_one_ratio=1.5) == gaussian_event(2.0, 1.0, 1, 1.5)
     assert torch.equal(full.sample(SeededRandom(1)), torch.arange(10))
     assert full.expected_batch_size == 10
 

@@ -13,8 +13,7 @@ import torch
 
 import dpvision
 from dpvision.images import Images
-from dpvision.privacy import epsilon
-from dpvision.privacy.accounting import GaussianEvent
+from dpvision.privacy import epsilon, gaussian_event
 from dpvision.reports import card_markdown
 
 CONFIG = {"network": "linear", "steps": 6, "expected_batch_size": 40, "max_grad_norm": 0.731}
@@ -47,7 +46,7 @@ def test_the_card_states_the_guarantee_and_how_it_was_got(images: Images, tmp_pa
     (mechanism,) = card["mechanisms"]
     assert (mechanism["count"], mechanism["sensitivity"]) == (6, 0.731)
     assert (mechanism["sample_rate"], card["num_examples"]) == (40 / 157, 157)
-    event = GaussianEvent(mechanism["noise_multiplier"], mechanism["sample_rate"], mechanism["count"])
+    event = gaussian_event(mechanism["noise_multiplier"], mechanism["sample_rate"], mechanism["count"])
     assert card["epsilon"] == result.epsilon == epsilon([event], 1e-4, "replace_one") <= 2.5
     assert card["accountant"]["epsilon_by_rdp"] == epsilon([event], 1e-4, "replace_one", "rdp")
     assert result.test_accuracy is not None
@@ -109,6 +108,14 @@ def test_a_seeded_run_says_that_it_is_not_private(images: Images, tmp_path: Path
     assert card["is_private"] is False
     assert "\n# NOT PRIVATE\n" in text
     assert "fixed seed" in card["noise"]
+
+
+def test_noise_of_another_kind_is_told_by_its_own_facts(images: Images, tmp_path: Path) -> None:
+    dpvision.train(images, epsilon=2, out=tmp_path / "run", config=CONFIG)
+    card, _ = card_of(tmp_path / "run")
+    other = {"name": "Laplace noise on counts", "sensitivity": 1.0, "scale": 30.0, "count": 3}
+    text = card_markdown({**card, "mechanisms": [*card["mechanisms"], other]})
+    assert "\n| Laplace noise on counts, scale 30.0 |  |  | 1 | 3 |\n" in text
 
 
 def test_the_markdown_needs_every_fact(images: Images, tmp_path: Path) -> None:

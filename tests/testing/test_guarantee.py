@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from dpvision.images import Images
 from dpvision.priors import build_encoder
 from dpvision.privacy import (
+    Event,
     ExampleDraws,
     FullBatch,
-    GaussianEvent,
     GaussianSumMechanism,
     InputError,
     PoissonSampler,
@@ -44,7 +44,7 @@ def made(count: int = COUNT, channels: int = 1) -> Images:
 
 
 class Account:
-    def record(self, event: GaussianEvent) -> None: ...
+    def record(self, event: Event) -> None: ...
 
 
 ACCOUNT, SIGMA = Account(), 1.5
@@ -136,7 +136,7 @@ def recorded_as_less(
     self: GaussianSumMechanism, sums: Released, account: Account, random: RandomSource
 ) -> Released:
     class Less(Account):
-        def record(self, event: GaussianEvent) -> None:
+        def record(self, event: Event) -> None:
             account.record(replace(event, noise_multiplier=2 * event.noise_multiplier))
 
     return RELEASE(self, sums, Less(), random)

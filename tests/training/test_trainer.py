@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dpvision.gradients import ClippedGradient, reference_clipped_sum
 from dpvision.gradients.clipped import ROUNDING_MARGIN
 from dpvision.images import Images
-from dpvision.privacy import ExampleDraws, GaussianEvent, InputError, PoissonSampler, SeededRandom
+from dpvision.privacy import Event, ExampleDraws, InputError, PoissonSampler, SeededRandom, gaussian_event
 from dpvision.privacy.mechanisms import GaussianSumMechanism
 from dpvision.training import ExponentialMovingAverage, Phase, PrivateTrainer, schedule_factor
 from dpvision.views import SelfAugmentation, ViewPolicy
@@ -52,10 +52,10 @@ class Log:
     """A recorder that keeps what happens, in order, and refuses on demand."""
 
     lines: list[str] = field(default_factory=list)
-    events: list[GaussianEvent] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     refuses: bool = False
 
-    def record(self, event: GaussianEvent) -> None:
+    def record(self, event: Event) -> None:
         if self.refuses:
             raise InputError("the budget is spent")
         self.lines.append("record")
@@ -252,7 +252,7 @@ def test_every_step_is_recorded_once_and_before_its_noise_is_drawn() -> None:
     for _ in range(3):
         trainer.step(log)
     assert log.lines == (["record"] + ["normal for noise"] * tensors) * 3
-    assert log.events == [GaussianEvent(SIGMA, 0.3)] * 3
+    assert log.events == [gaussian_event(SIGMA, 0.3)] * 3
 
 
 def test_nothing_changes_when_the_account_refuses() -> None:

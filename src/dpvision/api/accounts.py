@@ -13,7 +13,7 @@ from typing import Any
 
 from dpvision.images import Images
 from dpvision.methods import Calibrated
-from dpvision.privacy import Account, Budget, GaussianEvent, InputError, Ledger, default_ledger_path
+from dpvision.privacy import Account, Budget, Event, InputError, Ledger, default_ledger_path
 from dpvision.runs import RunDirectory
 
 
@@ -34,7 +34,7 @@ def make_account(
     num_examples: int,
     budget: Budget,
     stages: Calibrated,
-    released: Sequence[GaussianEvent],
+    released: Sequence[Event],
 ) -> Account:
     """The account of a run, not open yet. ``released`` is what it has by its own record.
 
@@ -46,7 +46,7 @@ def make_account(
     return Account(budget, ledger, run.of_account("run_id"), stages.events)
 
 
-def check_ledger(run: RunDirectory, released: Sequence[GaussianEvent]) -> None:
+def check_ledger(run: RunDirectory, released: Sequence[Event]) -> None:
     """Raises InputError unless the ledger holds what the run has released by its own record."""
     if released:  # else there may be no ledger yet
         Ledger(run.of_account("ledger")).check_spent(run.of_account("run_id"), released)

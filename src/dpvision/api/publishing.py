@@ -19,7 +19,7 @@ from dpvision.images.write import image_files
 from dpvision.methods import Finished, Learned
 from dpvision.networks import Classifier
 from dpvision.networks.generators import Generator, apportion
-from dpvision.privacy import GaussianEvent
+from dpvision.privacy import Event
 from dpvision.reports import card_markdown, release_card
 from dpvision.reports.grid import image_grid
 from dpvision.reports.synthesis_card import synthesis_card, synthesis_markdown
@@ -44,7 +44,7 @@ class OfLearning:
         pool: what is said in public of images that the private ones were mixed with, if any.
     """
 
-    spent: tuple[GaussianEvent, ...]
+    spent: tuple[Event, ...]
     seconds: float
     pool: Mapping[str, Any] | None
 
@@ -55,7 +55,7 @@ class OfLearning:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> OfLearning:
         """Read what `to_json` wrote."""
-        spent = tuple(GaussianEvent.from_json(event) for event in fields["spent"])
+        spent = tuple(Event.from_json(event) for event in fields["spent"])
         return cls(spent, fields["seconds"], fields["pool"])
 
 

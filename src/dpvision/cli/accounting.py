@@ -119,7 +119,7 @@ def epsilon(
     """
     from dpvision import privacy
 
-    events = [privacy.GaussianEvent(noise_multiplier, sample_rate, steps)]
+    events = [privacy.gaussian_event(noise_multiplier, sample_rate, steps)]
     found = privacy.epsilon(events, delta, cast(Any, relation), cast(Any, accountant))
     fields = {"epsilon": found, "delta": delta, "accountant": accountant, "neighboring_relation": relation}
     show(fields, as_json, f"{found:.6g}")
@@ -144,7 +144,7 @@ def noise(
 
     budget = privacy.Budget(target_epsilon, delta, cast(Any, relation))
     multiplier = privacy.calibrate_steps(sample_rate, steps, budget, cast(Any, accountant))
-    events = [privacy.GaussianEvent(multiplier, sample_rate, steps)]
+    events = [privacy.gaussian_event(multiplier, sample_rate, steps)]
     spent = privacy.epsilon(events, delta, cast(Any, relation), cast(Any, accountant))
     fields = {
         "noise_multiplier": multiplier,

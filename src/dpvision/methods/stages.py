@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dpvision.privacy.accounting import GaussianEvent, calibrate_noise_multiplier, epsilon
+from dpvision.privacy.accounting import calibrate_noise_multiplier, epsilon
 from dpvision.privacy.budget import Budget
+from dpvision.privacy.events import GaussianSumEvent
 from dpvision.privacy.mechanisms import GaussianSumMechanism
 
 
@@ -19,10 +20,9 @@ class Stage:
     count: int
 
     @property
-    def event(self) -> GaussianEvent:
+    def event(self) -> GaussianSumEvent:
         """What the whole stage costs."""
-        mechanism = self.mechanism
-        return mechanism.sampler.event(mechanism.noise_multiplier, self.count, mechanism.replace_one_ratio)
+        return self.mechanism.cost(self.count)
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Calibrated:
     epsilon: float
 
     @property
-    def events(self) -> tuple[GaussianEvent, ...]:
+    def events(self) -> tuple[GaussianSumEvent, ...]:
         """One for each stage."""
         return tuple(stage.event for stage in self.stages)
 

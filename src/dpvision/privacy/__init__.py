@@ -1,8 +1,8 @@
 """Everything the privacy guarantee rests on: facts, budget, accounting, sampling, noise, mechanisms, ledger.
 
 This package imports nothing of the rest of dpvision and is meant to be read in an afternoon, in this order:
-facts, budget, accounting, sampled_gaussian, gaussian, by_example, noise, sampling, mechanisms, reservation,
-ledger, account, canaries, audit.
+facts, budget, events (event, gaussian, poisson_gaussian), sampled_gaussian, accounting, gaussian, by_example,
+noise, sampling, mechanisms, reservation, ledger, account, canaries, audit.
 """
 
 from __future__ import annotations
@@ -14,18 +14,23 @@ from dpvision._lazy import lazy
 if TYPE_CHECKING:
     from dpvision.privacy.account import Account
     from dpvision.privacy.accounting import (
-        GaussianEvent,
         calibrate_noise_multiplier,
         calibrate_steps,
         epsilon,
-        merge_events,
     )
     from dpvision.privacy.budget import Budget, NeighboringRelation, default_delta
     from dpvision.privacy.by_example import ExampleDraws, ExampleKey
     from dpvision.privacy.errors import BudgetExceeded, InputError
+    from dpvision.privacy.events import (
+        Event,
+        GaussianEvent,
+        PoissonGaussianEvent,
+        gaussian_event,
+        merge_events,
+    )
     from dpvision.privacy.facts import PublicFacts, Unit
     from dpvision.privacy.ledger import Ledger, default_ledger_path
-    from dpvision.privacy.mechanisms import GaussianSumMechanism
+    from dpvision.privacy.mechanisms import GaussianSumMechanism, Mechanism
     from dpvision.privacy.noise import RandomSource, SecureRandom, SeededRandom, random_source
     from dpvision.privacy.sampling import FullBatch, PoissonSampler, Sampler
 
@@ -33,6 +38,7 @@ __all__ = [
     "Account",
     "Budget",
     "BudgetExceeded",
+    "Event",
     "ExampleDraws",
     "ExampleKey",
     "FullBatch",
@@ -40,7 +46,9 @@ __all__ = [
     "GaussianSumMechanism",
     "InputError",
     "Ledger",
+    "Mechanism",
     "NeighboringRelation",
+    "PoissonGaussianEvent",
     "PoissonSampler",
     "PublicFacts",
     "RandomSource",
@@ -53,6 +61,7 @@ __all__ = [
     "default_delta",
     "default_ledger_path",
     "epsilon",
+    "gaussian_event",
     "merge_events",
     "random_source",
 ]
@@ -64,11 +73,14 @@ _HOMES = {
     "ExampleDraws": "dpvision.privacy.by_example",
     "ExampleKey": "dpvision.privacy.by_example",
     "FullBatch": "dpvision.privacy.sampling",
-    "GaussianEvent": "dpvision.privacy.accounting",
+    "Event": "dpvision.privacy.events",
+    "GaussianEvent": "dpvision.privacy.events",
     "GaussianSumMechanism": "dpvision.privacy.mechanisms",
     "InputError": "dpvision.privacy.errors",
     "Ledger": "dpvision.privacy.ledger",
+    "Mechanism": "dpvision.privacy.mechanisms",
     "NeighboringRelation": "dpvision.privacy.budget",
+    "PoissonGaussianEvent": "dpvision.privacy.events",
     "PoissonSampler": "dpvision.privacy.sampling",
     "PublicFacts": "dpvision.privacy.facts",
     "RandomSource": "dpvision.privacy.noise",
@@ -81,7 +93,8 @@ _HOMES = {
     "default_delta": "dpvision.privacy.budget",
     "default_ledger_path": "dpvision.privacy.ledger",
     "epsilon": "dpvision.privacy.accounting",
-    "merge_events": "dpvision.privacy.accounting",
+    "gaussian_event": "dpvision.privacy.events",
+    "merge_events": "dpvision.privacy.events",
     "random_source": "dpvision.privacy.noise",
 }
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dpvision.privacy.accounting import Accountant, GaussianEvent, epsilon
+from dpvision.privacy.accounting import Accountant, epsilon
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import BudgetExceeded
+from dpvision.privacy.events import Event
 from dpvision.privacy.ledger import Ledger
 from dpvision.privacy.reservation import Reservation
 
@@ -21,9 +22,7 @@ class Account:
         planned: everything the run means to release.
     """
 
-    def __init__(
-        self, budget: Budget, ledger: Ledger | None, run_id: str, planned: Sequence[GaussianEvent]
-    ) -> None:
+    def __init__(self, budget: Budget, ledger: Ledger | None, run_id: str, planned: Sequence[Event]) -> None:
         self.budget = budget
         self.ledger = ledger
         self.run_id = run_id
@@ -47,7 +46,7 @@ class Account:
                 self._reservation.spend(event)
         self._is_open = True
 
-    def record(self, event: GaussianEvent) -> None:
+    def record(self, event: Event) -> None:
         """Count a release that is about to happen; durable when this returns.
 
         Raises:
@@ -67,16 +66,16 @@ class Account:
         self._is_open = False
 
     @property
-    def planned(self) -> tuple[GaussianEvent, ...]:
+    def planned(self) -> tuple[Event, ...]:
         """All that the run means to release, identical events merged."""
         return self._reservation.reserved
 
     @property
-    def spent(self) -> tuple[GaussianEvent, ...]:
+    def spent(self) -> tuple[Event, ...]:
         """What was released so far (or at least recorded), identical events merged."""
         return self._reservation.spent
 
-    def left(self, event: GaussianEvent) -> int:
+    def left(self, event: Event) -> int:
         """How many more releases of this kind the plan holds."""
         return self._reservation.left(event)
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import dp_accounting
 import numpy as np
@@ -20,7 +19,7 @@ from dp_accounting.rdp import compute_epsilon
 
 from dpvision.privacy.budget import Budget, NeighboringRelation, check_delta, check_relation
 from dpvision.privacy.errors import InputError
-from dpvision.privacy.sampled_gaussian import renyi_divergence
+from dpvision.privacy.events import NOISE_MULTIPLIERS, Event, gaussian_event, merge_events
 
 Accountant = Literal["pld", "rdp"]
 
@@ -36,84 +35,12 @@ _LARGEST_PLD_EPSILON = 500.0  # beyond, e^−ε underflows in the PLD accountant
 _LARGEST_GRID = 200_000
 # As dp_accounting's own list.
 _RDP_ORDERS = (*(1 + tenth / 10 for tenth in range(1, 100)), *range(11, 64), 128, 256, 512, 1024)
-# Rounding error of a Rényi divergence in double precision, in nats; it is given away as well.
-_RDP_SLACK = 1e-13
 # What calibration may leave unused. Wider than the discretisation error, far below the promised 1 %.
 _CALIBRATION_GAP = 0.002
-# Outside these the accountants overflow or take for ever, and no use is known.
-_NOISE_MULTIPLIERS = (1e-3, 1e9)
-_LARGEST_COUNT = 10_000_000
-
-
-@dataclass(frozen=True)
-class GaussianEvent:
-    """``count`` releases of a sum over a Poisson-sampled batch with Gaussian noise.
-
-    Attributes:
-        noise_multiplier: the noise's standard deviation over the add-or-remove L2 sensitivity of the sum.
-        sample_rate: the probability with which each example enters the batch, independently of the others.
-        count: how many such releases.
-        replace_one_ratio: replace-one sensitivity over add-or-remove sensitivity, in (0, 2]. Two is always
-            right; an unsampled release may know better. A sampled one is accounted with two in any case.
-
-    Raises:
-        InputError: a value is out of range.
-    """
-
-    noise_multiplier: float
-    sample_rate: float = 1.0
-    count: int = 1
-    replace_one_ratio: float = 2.0
-
-    def __post_init__(self) -> None:
-        low, high = _NOISE_MULTIPLIERS
-        if not low <= self.noise_multiplier <= high:
-            raise InputError(
-                f"noise_multiplier must lie in [{low:g}, {high:g}], not {self.noise_multiplier}."
-            )
-        if not 0 < self.sample_rate <= 1:
-            raise InputError(f"sample_rate must lie in (0, 1], not {self.sample_rate}.")
-        if not (isinstance(self.count, int) and 1 <= self.count <= _LARGEST_COUNT):
-            raise InputError(f"count must be a whole number in [1, {_LARGEST_COUNT}], not {self.count}.")
-        if not 0 < self.replace_one_ratio <= 2:
-            raise InputError(f"replace_one_ratio must lie in (0, 2], not {self.replace_one_ratio}.")
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as a dictionary that JSON keeps exactly."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> GaussianEvent:
-        """The inverse of `to_json`."""
-        return cls(**fields)
-
-    def to_dp_event(self, neighboring_relation: NeighboringRelation) -> dp_accounting.DpEvent:
-        """This event in dp_accounting's terms, for its accountant of the same relation.
-
-        Under replace-one that library takes the sensitivity to be twice the add-or-remove one, so an
-        unsampled event with a smaller ratio is described by a proportionally larger noise multiplier.
-        """
-        if self.sample_rate < 1:
-            gaussian = dp_accounting.GaussianDpEvent(self.noise_multiplier)
-            event = dp_accounting.PoissonSampledDpEvent(self.sample_rate, gaussian)
-        else:
-            ratio = self.replace_one_ratio / 2 if neighboring_relation == "replace_one" else 1.0
-            event = dp_accounting.GaussianDpEvent(self.noise_multiplier / ratio)
-        return dp_accounting.SelfComposedDpEvent(event, self.count)
-
-
-def merge_events(events: Iterable[GaussianEvent]) -> tuple[GaussianEvent, ...]:
-    """Identical releases counted together, in an order that depends only on what was released."""
-    counts: dict[GaussianEvent, int] = {}
-    for event in events:
-        kind = replace(event, count=1)
-        counts[kind] = counts.get(kind, 0) + event.count
-    kinds = sorted(counts, key=lambda kind: (kind.noise_multiplier, kind.sample_rate, kind.replace_one_ratio))
-    return tuple(replace(kind, count=counts[kind]) for kind in kinds)
 
 
 def epsilon(
-    events: Iterable[GaussianEvent],
+    events: Iterable[Event],
     delta: float,
     neighboring_relation: NeighboringRelation = "add_or_remove_one",
     accountant: Accountant = "pld",
@@ -144,7 +71,7 @@ def epsilon(
 
 
 def privacy_profile(
-    events: Iterable[GaussianEvent], epsilons: np.ndarray, neighboring_relation: NeighboringRelation
+    events: Iterable[Event], epsilons: np.ndarray, neighboring_relation: NeighboringRelation
 ) -> np.ndarray:
     """δ for each ε of an ascending array: the composition of all events is (ε, δ)-private, by PLD."""
     merged = merge_events(events)
@@ -155,7 +82,7 @@ def privacy_profile(
 
 
 def calibrate_noise_multiplier(
-    stages: Callable[[float], Sequence[GaussianEvent]], budget: Budget, accountant: Accountant = "pld"
+    stages: Callable[[float], Sequence[Event]], budget: Budget, accountant: Accountant = "pld"
 ) -> float:
     """The noise multiplier that spends the budget: never more than ε, and at least 99 % of it.
 
@@ -178,14 +105,12 @@ def calibrate_noise_multiplier(
 def calibrate_steps(sample_rate: float, steps: int, budget: Budget, accountant: Accountant = "pld") -> float:
     """`calibrate_noise_multiplier` for ``steps`` equal releases, such as the steps of DP-SGD."""
     return calibrate_noise_multiplier(
-        lambda sigma: [GaussianEvent(sigma, sample_rate, steps)], budget, accountant
+        lambda sigma: [gaussian_event(sigma, sample_rate, steps)], budget, accountant
     )
 
 
 @lru_cache(maxsize=256)
-def _pld_epsilon(
-    events: tuple[GaussianEvent, ...], delta: float, neighboring_relation: NeighboringRelation
-) -> float:
+def _pld_epsilon(events: tuple[Event, ...], delta: float, neighboring_relation: NeighboringRelation) -> float:
     rough_epsilon = _rdp_epsilon(events, delta, neighboring_relation)
     if rough_epsilon > _LARGEST_PLD_EPSILON:
         return rough_epsilon  # an upper bound too; nobody needs it tight
@@ -194,7 +119,7 @@ def _pld_epsilon(
 
 
 def _composed(
-    events: tuple[GaussianEvent, ...], delta: float, neighboring_relation: NeighboringRelation
+    events: tuple[Event, ...], delta: float, neighboring_relation: NeighboringRelation
 ) -> PLDAccountant:
     """The privacy loss distribution of all events, on a grid that is fine enough near δ."""
     interval = _discretisation(events, delta, _rdp_epsilon(events, delta, neighboring_relation))
@@ -204,42 +129,23 @@ def _composed(
     return pld
 
 
-def _discretisation(events: tuple[GaussianEvent, ...], delta: float, rough_epsilon: float) -> float:
+def _discretisation(events: tuple[Event, ...], delta: float, rough_epsilon: float) -> float:
     """The grid step h for privacy losses, in nats: fine enough to cost about 1e-4 of ε, no finer.
 
     Whatever the step, the result is an upper bound; this only decides how tight it is. Rounding spreads each
     of T losses by a variance of about h²/6; near δ the log-tail of the total loss falls with slope about
     2·ln(1/δ)/ε; so h = ε·√(6e-4 / (T·ln(1/δ))) shifts ε by about 1e-4·ε. Halved for safety.
     """
-    # dp_accounting composes unsampled Gaussians exactly, as one with less noise: they are rounded once.
-    roundings = [event.count if event.sample_rate < 1 else 1 for event in events]
-    fine = 0.012 * rough_epsilon / math.sqrt(sum(roundings) * max(math.log(1 / delta), 1.0))
-    # A rounded loss reaches about s²/2 + 10·s (s: sensitivity over noise); keep its grid within memory.
-    shift = max(
-        2 * math.sqrt(event.count / rounded) / event.noise_multiplier
-        for event, rounded in zip(events, roundings, strict=True)
-    )
-    return max(fine, (shift**2 / 2 + 10 * shift) / _LARGEST_GRID)
+    roundings = sum(event.roundings for event in events)
+    fine = 0.012 * rough_epsilon / math.sqrt(roundings * max(math.log(1 / delta), 1.0))
+    within_memory = max(event.largest_loss for event in events) / _LARGEST_GRID
+    return max(fine, within_memory)
 
 
-def _rdp_epsilon(
-    events: tuple[GaussianEvent, ...], delta: float, neighboring_relation: NeighboringRelation
-) -> float:
-    divergences = sum(
-        event.count * _rdp_of_one(replace(event, count=1), neighboring_relation) for event in events
-    )
+def _rdp_epsilon(events: tuple[Event, ...], delta: float, neighboring_relation: NeighboringRelation) -> float:
+    divergences = sum(event.renyi_divergences(_RDP_ORDERS, neighboring_relation) for event in events)
     bound, _ = compute_epsilon(_RDP_ORDERS, divergences, delta)
     return float(bound)
-
-
-@lru_cache(maxsize=1024)
-def _rdp_of_one(event: GaussianEvent, neighboring_relation: NeighboringRelation) -> np.ndarray:
-    """Rényi divergence of a single release, one value per order."""
-    sigma = event.noise_multiplier
-    if event.sample_rate == 1 and neighboring_relation == "replace_one":
-        sigma *= 2 / event.replace_one_ratio
-    divergences = renyi_divergence(sigma, event.sample_rate, _RDP_ORDERS, neighboring_relation)
-    return divergences * (1 + _RDP_SLACK) + _RDP_SLACK / (np.array(_RDP_ORDERS) - 1)
 
 
 def _solve(epsilon_of: Callable[[float], float], target: float) -> float:
@@ -251,7 +157,7 @@ def _solve(epsilon_of: Callable[[float], float], target: float) -> float:
     low = high = 2.0
     epsilon_low = epsilon_high = epsilon_of(high)
     while epsilon_high > target:
-        if 2 * high > _NOISE_MULTIPLIERS[1]:
+        if 2 * high > NOISE_MULTIPLIERS[1]:
             raise InputError(
                 f"epsilon {target:g} cannot be reached with any noise (at least {epsilon_high:.4g} is "
                 "spent); raise epsilon or take fewer steps."
@@ -260,7 +166,7 @@ def _solve(epsilon_of: Callable[[float], float], target: float) -> float:
         high *= 2
         epsilon_high = epsilon_of(high)
     while epsilon_low < target:
-        if low / 2 < _NOISE_MULTIPLIERS[0]:
+        if low / 2 < NOISE_MULTIPLIERS[0]:
             raise InputError(f"epsilon {target:g} is so large that it needs no noise; choose a smaller one.")
         high, epsilon_high = low, epsilon_low
         low /= 2

@@ -16,7 +16,7 @@ have to be paid for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import binom
 
-from dpvision.privacy.accounting import GaussianEvent, epsilon, privacy_profile
+from dpvision.privacy.accounting import epsilon, privacy_profile
 from dpvision.privacy.budget import NeighboringRelation
 from dpvision.privacy.errors import InputError
+from dpvision.privacy.events import Event
 
 Array = NDArray[np.float64]
 
@@ -147,7 +148,7 @@ class TradeOff:
     deltas: Array
 
     @classmethod
-    def of(cls, events: Sequence[GaussianEvent], relation: NeighboringRelation) -> TradeOff:
+    def of(cls, events: Sequence[Event], relation: NeighboringRelation) -> TradeOff:
         """That of releases, by their privacy loss distribution."""
         most = min(epsilon(events, 1e-8, relation, "rdp"), _LARGEST_EPSILON)
         epsilons = np.linspace(0, most, 400)
@@ -203,7 +204,7 @@ def _is_unlikely(canaries: int, found: Tally, trade_off: TradeOff, significance:
 def f_dp_lower_bound(
     canaries: int,
     tallies: Sequence[Tally],
-    events: Sequence[GaussianEvent],
+    events: Sequence[Event],
     delta: float,
     relation: NeighboringRelation,
     confidence: float,
@@ -242,6 +243,6 @@ def f_dp_lower_bound(
     return epsilon(scaled(events, high), delta, relation)
 
 
-def scaled(events: Sequence[GaussianEvent], scale: float) -> list[GaussianEvent]:
+def scaled(events: Sequence[Event], scale: float) -> list[Event]:
     """The same releases with all noise multiplied by ``scale``."""
-    return [replace(event, noise_multiplier=scale * event.noise_multiplier) for event in events]
+    return [event.scaled(scale) for event in events]

@@ -84,7 +84,10 @@ class Canaries:
 class AuditedMechanism(GaussianSumMechanism):
     """A mechanism in whose releases canaries are planted and looked for.
 
-    The images are covered as without canaries: to them these are examples like any other.
+    Guarantee: the images are covered as without canaries, to which these are examples like any other: what is
+    planted depends on no image, and is part of the sums before noise.
+    ``tests/privacy/test_canaries.py::test_an_audited_mechanism_claims_what_the_mechanism_does`` compares what
+    is claimed.
 
     Attributes:
         mechanism: what records, draws noise and adds it.

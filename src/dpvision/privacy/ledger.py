@@ -10,6 +10,8 @@ The lines, by ``kind``:
     spend     a run is about to release something
     close     a run has ended; from now on it counts for what it spent
 
+What is released is an `Event`, of a kind that is registered, and is written as the event says.
+
 A run that dies stays open and keeps its reservation until it is taken up again or closed.
 
 What remains unnoticed: there is no secret key, so whoever may write the file can also write it anew. A file
@@ -26,14 +28,15 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from dpvision.privacy.accounting import GaussianEvent, epsilon, merge_events
+from dpvision.privacy.accounting import epsilon
 from dpvision.privacy.budget import Budget, default_delta
 from dpvision.privacy.errors import BudgetExceeded, InputError
+from dpvision.privacy.events import Event, UnknownEvent, merge_events, written
 from dpvision.privacy.reservation import Reservation
 
 _NO_LINE = "0" * 64
@@ -49,7 +52,7 @@ class LedgerRun:
     is_open: bool = True
 
     @property
-    def counted(self) -> tuple[GaussianEvent, ...]:
+    def counted(self) -> tuple[Event, ...]:
         """The events held against the limit: all that an open run reserved, a closed run's spending."""
         return self.reservation.reserved if self.is_open else self.reservation.spent
 
@@ -127,7 +130,7 @@ class Ledger:
         with self._locked() as file:
             self._append(file, kind="limit", **asdict(limit))
 
-    def open_run(self, run_id: str, planned: Sequence[GaussianEvent]) -> tuple[GaussianEvent, ...]:
+    def open_run(self, run_id: str, planned: Sequence[Event]) -> tuple[Event, ...]:
         """Reserve everything the run plans to release, or take up again a run that is open with the same
         plan.
 
@@ -143,7 +146,7 @@ class Ledger:
             run = self._runs.get(run_id)
             if run is None:
                 self._check_limit(planned)
-                self._append(file, kind="open", run=run_id, planned=[event.to_json() for event in planned])
+                self._append(file, kind="open", run=run_id, planned=[written(event) for event in planned])
                 return ()
             if not run.is_open:
                 raise InputError(f"run {run_id} is closed in the ledger {self.path}; start a new one.")
@@ -151,7 +154,7 @@ class Ledger:
                 raise InputError(f"run {run_id} is open in the ledger {self.path} with another plan.")
             return run.reservation.spent
 
-    def record(self, run_id: str, event: GaussianEvent) -> None:
+    def record(self, run_id: str, event: Event) -> None:
         """Write down a release before it is made; on disk when this returns.
 
         Raises:
@@ -159,9 +162,9 @@ class Ledger:
         """
         with self._locked() as file:
             self._open_run(run_id).reservation.check(event)
-            self._append(file, kind="spend", run=run_id, event=event.to_json())
+            self._append(file, kind="spend", run=run_id, event=written(event))
 
-    def check_spent(self, run_id: str, released: Sequence[GaussianEvent]) -> None:
+    def check_spent(self, run_id: str, released: Sequence[Event]) -> None:
         """Refuse to go on where the ledger lacks releases that were made: it was replaced, or cut off.
 
         Args:
@@ -173,9 +176,9 @@ class Ledger:
         """
         with self._locked():
             run = self._runs.get(run_id)
-            spent = {replace(event, count=1): event.count for event in run.reservation.spent} if run else {}
+            spent = {event.single: event.count for event in run.reservation.spent} if run else {}
             for event in merge_events(released):
-                found = spent.get(replace(event, count=1), 0)
+                found = spent.get(event.single, 0)
                 if found < event.count:
                     raise InputError(
                         f"the ledger {self.path} holds {found} of the {event.count} releases that run "
@@ -203,7 +206,7 @@ class Ledger:
             delta = target.delta if target else default_delta(self.num_examples)
             relation = target.neighboring_relation if target else "add_or_remove_one"
 
-            def total(events: Sequence[GaussianEvent]) -> float:
+            def total(events: Sequence[Event]) -> float:
                 return epsilon(events, delta, relation)
 
             runs = list(self._runs.values())
@@ -229,7 +232,7 @@ class Ledger:
                 ],
             }
 
-    def _check_limit(self, planned: Sequence[GaussianEvent]) -> None:
+    def _check_limit(self, planned: Sequence[Event]) -> None:
         if self._limit is None:
             return
         counted = [event for run in self._runs.values() for event in run.counted]
@@ -309,6 +312,8 @@ class Ledger:
             if own_hash != _hash(entry) or entry["previous"] != self._last_hash:
                 raise ValueError("the chain of hashes is broken")
             self._apply(entry)
+        except UnknownEvent as error:
+            raise UnknownEvent(f"the ledger {self.path} cannot be read: {error}") from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise InputError(
                 f"the ledger {self.path} was changed or damaged at byte {self._offset} or after ({error}); "
@@ -326,11 +331,9 @@ class Ledger:
             case "limit":
                 self._limit = Budget(entry["epsilon"], entry["delta"], entry["neighboring_relation"])
             case "open":
-                self._runs[entry["run"]] = LedgerRun(
-                    Reservation(map(GaussianEvent.from_json, entry["planned"]))
-                )
+                self._runs[entry["run"]] = LedgerRun(Reservation(map(Event.from_json, entry["planned"])))
             case "spend":
-                self._runs[entry["run"]].reservation.spend(GaussianEvent.from_json(entry["event"]))
+                self._runs[entry["run"]].reservation.spend(Event.from_json(entry["event"]))
             case "close":
                 self._runs[entry["run"]].is_open = False
             case kind:

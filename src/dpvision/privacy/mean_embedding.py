@@ -40,6 +40,10 @@ CACHED_NUMBERS = 1 << 17
 class MeanEmbedding:
     """Sums of normalised features by class, and how far one image can move them.
 
+    Guarantee: one image's presence moves the sums by at most `sensitivity`, its content by at most
+    `replace_one_ratio` times that, in L2 norm over all of them, whatever its features are; rounding included
+    up to `ROUNDING_MARGIN`. ``tests/privacy/test_mean_embedding.py`` tries to move them further.
+
     Attributes:
         num_features: D.
         num_classes: K, public. None for images without labels: one block, and no counts, for the number of

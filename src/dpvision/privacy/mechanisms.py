@@ -1,16 +1,16 @@
-"""The Gaussian mechanism for sums: the only place in dpvision that adds noise."""
+"""What a mechanism is, and the Gaussian one for sums: the only place in dpvision that adds noise."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
-from dpvision.privacy.accounting import GaussianEvent
 from dpvision.privacy.errors import InputError
+from dpvision.privacy.events import Event, GaussianSumEvent
 from dpvision.privacy.noise import RandomSource
 from dpvision.privacy.sampling import Sampler
 
@@ -21,7 +21,58 @@ _STANDARD_DEVIATIONS = (1e-30, 1e30)
 class Recorder(Protocol):
     """Whoever keeps the account. ``record`` returns once the event is durable, and raises to refuse it."""
 
-    def record(self, event: GaussianEvent) -> None: ...
+    def record(self, event: Event) -> None: ...
+
+
+class Mechanism(Protocol):
+    """Releases sums over batches with noise, one after another.
+
+    Guarantee: what it releases is as private as the events that it records, if every batch was drawn by
+    ``sampler`` with fresh randomness and sums of neighbours, with the same draw of all others, are at most
+    ``sensitivity`` apart. It records before it draws, and records all that a release costs: `cost` is what
+    runs plan, and the account refuses what was not planned. That training takes any such mechanism as it is
+    shows ``tests/training/test_stateful_mechanism.py``.
+
+    Attributes:
+        sensitivity: how far apart the sums of neighbours may be, in L2 norm over all tensors, where one
+            example is more or less.
+        sampler: draws the batches.
+    """
+
+    @property
+    def sensitivity(self) -> float: ...
+
+    @property
+    def sampler(self) -> Sampler: ...
+
+    def cost(self, releases: int) -> Event:
+        """What so many releases cost together."""
+
+    def release(
+        self, sums: Mapping[str, torch.Tensor], account: Recorder, random: RandomSource
+    ) -> dict[str, torch.Tensor]:
+        """Record what the next release costs, then add noise; see `GaussianSumMechanism.release`."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A mechanism whose next release depends on what it drew before, such as noise that is correlated over
+    steps. One without these methods has no state.
+
+    Its state goes into the checkpoint and comes back when a run is taken up again. It may hold noise, which
+    no account covers: with it, what was released can be undone. It is for ``private/`` only.
+
+    Guarantee: the mechanism's, if what it has recorded also covers runs that went on from an older state:
+    releases after the last checkpoint are lost, and others, with new noise on the same past, take their
+    place. So every release records a share; an event that is recorded once for many would let the lost ones
+    be made again for free. ``tests/training/test_stateful_mechanism.py`` interrupts such a run.
+    """
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """All that the next release depends on but its arguments."""
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from where `state` was taken. InputError where it does not fit; nothing is changed then."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +82,7 @@ class GaussianSumMechanism:
     What is released is the exact result of that, rounded: see `dpvision.privacy.gaussian`, which says why
     floating-point arithmetic takes nothing from the guarantee.
 
-    The guarantee that `event` states holds if and only if the caller keeps this promise: the batch was drawn
+    Guarantee: what `event` states holds if and only if the caller keeps this promise: the batch was drawn
     by ``sampler`` with fresh randomness, and for every pair of data sets D, D′ that differ by one example's
     presence,
 
@@ -39,13 +90,14 @@ class GaussianSumMechanism:
 
     the norm being taken jointly over all the tensors of one release, with the same draw of the others.
     Under ``replace_one`` the same norm must be at most replace_one_ratio·sensitivity, which 2 always
-    satisfies.
+    satisfies. ``tests/privacy/test_mechanisms.py`` measures the noise;
+    ``tests/testing/test_methods.py`` compares the sums of neighbours, of every method.
 
     Attributes:
         noise_multiplier: standard deviation of the noise over ``sensitivity``.
         sensitivity: the bound above, for instance the clipping norm C.
         sampler: what drew the batch.
-        replace_one_ratio: see `GaussianEvent`.
+        replace_one_ratio: see `Event`.
 
     Raises:
         InputError: a value is out of range.
@@ -68,9 +120,13 @@ class GaussianSumMechanism:
             )
 
     @property
-    def event(self) -> GaussianEvent:
+    def event(self) -> GaussianSumEvent:
         """What one release costs."""
-        return self.sampler.event(self.noise_multiplier, replace_one_ratio=self.replace_one_ratio)
+        return self.cost(1)
+
+    def cost(self, releases: int) -> GaussianSumEvent:
+        """What so many releases cost together, each over a batch of its own."""
+        return self.sampler.event(self.noise_multiplier, releases, self.replace_one_ratio)
 
     @property
     def standard_deviation(self) -> float:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
-from dpvision.privacy.accounting import GaussianEvent, merge_events
 from dpvision.privacy.errors import BudgetExceeded
+from dpvision.privacy.events import Event, merge_events
 
 
 class Reservation:
@@ -16,35 +15,29 @@ class Reservation:
         reserved: all events, merged.
     """
 
-    def __init__(self, events: Iterable[GaussianEvent]) -> None:
+    def __init__(self, events: Iterable[Event]) -> None:
         self.reserved = merge_events(events)
-        self._left = {replace(event, count=1): event.count for event in self.reserved}
+        self._left = {event.single: event.count for event in self.reserved}
 
     @property
-    def spent(self) -> tuple[GaussianEvent, ...]:
+    def spent(self) -> tuple[Event, ...]:
         """What has been released, merged."""
-        kinds = (replace(event, count=1) for event in self.reserved)
-        used = zip(self.reserved, kinds, strict=True)
-        return tuple(
-            replace(event, count=event.count - self._left[kind])
-            for event, kind in used
-            if event.count > self._left[kind]
-        )
+        used = ((event, event.count - self.left(event)) for event in self.reserved)
+        return tuple(event.times(count) for event, count in used if count > 0)
 
-    def left(self, event: GaussianEvent) -> int:
+    def left(self, event: Event) -> int:
         """How many more releases of this kind (whatever the event's own count) are reserved."""
-        return self._left.get(replace(event, count=1), 0)
+        return self._left.get(event.single, 0)
 
-    def check(self, event: GaussianEvent) -> None:
+    def check(self, event: Event) -> None:
         """Raises BudgetExceeded when the event's count is not reserved (any more)."""
         if event.count > self.left(event):
             raise BudgetExceeded(
-                f"the plan holds {self.left(event)} more releases at noise multiplier "
-                f"{event.noise_multiplier:g} and sample rate {event.sample_rate:g}, "
-                f"not {event.count}; nothing was released."
+                f"the plan holds {self.left(event)} more releases of {event}, not {event.count}; "
+                "nothing was released."
             )
 
-    def spend(self, event: GaussianEvent) -> None:
+    def spend(self, event: Event) -> None:
         """Cross the event off, after `check`."""
         self.check(event)
-        self._left[replace(event, count=1)] -= event.count
+        self._left[event.single] -= event.count

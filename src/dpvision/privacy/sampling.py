@@ -7,8 +7,8 @@ from typing import Protocol, Self
 
 import torch
 
-from dpvision.privacy.accounting import GaussianEvent
 from dpvision.privacy.errors import InputError
+from dpvision.privacy.events import GaussianSumEvent, gaussian_event
 from dpvision.privacy.noise import RandomSource
 
 
@@ -28,7 +28,7 @@ class Sampler(Protocol):
 
     def event(
         self, noise_multiplier: float, count: int = 1, replace_one_ratio: float = 2.0
-    ) -> GaussianEvent: ...
+    ) -> GaussianSumEvent: ...
 
     def sample(self, random: RandomSource, ids: torch.Tensor | None = None) -> torch.Tensor: ...
 
@@ -79,6 +79,9 @@ class PoissonSampler(_OverExamples):
     The batch size is thus itself random (binomial), and a batch may be empty; the public constant to divide a
     noisy sum by is `expected_batch_size`, never the actual size.
 
+    Guarantee: `event` is what a Gaussian sum over a batch of `sample` costs, with fresh randomness for each.
+    ``tests/privacy/test_sampling.py::test_poisson_sampler_is_poisson`` counts who is drawn.
+
     Attributes:
         sample_rate: q in (0, 1].
 
@@ -101,9 +104,11 @@ class PoissonSampler(_OverExamples):
         """q·N, exactly (not rounded)."""
         return self.sample_rate * self.num_examples
 
-    def event(self, noise_multiplier: float, count: int = 1, replace_one_ratio: float = 2.0) -> GaussianEvent:
+    def event(
+        self, noise_multiplier: float, count: int = 1, replace_one_ratio: float = 2.0
+    ) -> GaussianSumEvent:
         """The event of ``count`` Gaussian sums, each over a fresh batch of this sampler."""
-        return GaussianEvent(noise_multiplier, self.sample_rate, count, replace_one_ratio)
+        return gaussian_event(noise_multiplier, self.sample_rate, count, replace_one_ratio)
 
     def sample(self, random: RandomSource, ids: torch.Tensor | None = None) -> torch.Tensor:
         """Draw a batch: int64 indices [B] in increasing order, B random and possibly 0.
@@ -124,16 +129,22 @@ class PoissonSampler(_OverExamples):
 
 @dataclass(frozen=True)
 class FullBatch(_OverExamples):
-    """Every example, every time: no amplification by sampling."""
+    """Every example, every time: no amplification by sampling.
+
+    Guarantee: `event` is what a Gaussian sum over all examples costs, and claims nothing for a sample.
+    ``tests/privacy/test_sampling.py::test_samplers_describe_themselves_exactly`` shows it.
+    """
 
     @property
     def expected_batch_size(self) -> float:
         """N."""
         return float(self.num_examples)
 
-    def event(self, noise_multiplier: float, count: int = 1, replace_one_ratio: float = 2.0) -> GaussianEvent:
+    def event(
+        self, noise_multiplier: float, count: int = 1, replace_one_ratio: float = 2.0
+    ) -> GaussianSumEvent:
         """The event of ``count`` Gaussian sums over all examples."""
-        return GaussianEvent(noise_multiplier, 1.0, count, replace_one_ratio)
+        return gaussian_event(noise_multiplier, 1.0, count, replace_one_ratio)
 
     def sample(self, random: RandomSource, ids: torch.Tensor | None = None) -> torch.Tensor:
         """All indices, int64 [N], whatever their ids are. InputError: there are not as many ids."""

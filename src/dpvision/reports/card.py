@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -18,7 +18,7 @@ from dpvision.evaluation import Accuracy
 from dpvision.images.images import written_out
 from dpvision.methods import Calibrated
 from dpvision.networks import Classifier
-from dpvision.privacy import Account, GaussianEvent, PoissonSampler, PublicFacts, RandomSource
+from dpvision.privacy import Account, Event, PoissonSampler, PublicFacts, RandomSource
 
 RELATIONS = {
     "add_or_remove_one": "data sets that differ by the presence of one image",
@@ -105,11 +105,9 @@ def guarantee(
         },
         "mechanisms": [
             {
-                "name": f"Gaussian noise on {', and on '.join(releases)}",
+                "name": f"{event.noise} on {', and on '.join(releases)}",
                 "sensitivity": sensitivity,
-                "noise_multiplier": event.noise_multiplier,
-                "sample_rate": event.sample_rate,
-                "count": event.count,
+                **event.facts(),
             }
             for event, sensitivity, releases in _mechanisms(account, stages)
         ],
@@ -147,10 +145,10 @@ def versions() -> dict[str, str]:
     }
 
 
-def _mechanisms(account: Account, stages: Calibrated) -> Iterator[tuple[GaussianEvent, float, list[str]]]:
+def _mechanisms(account: Account, stages: Calibrated) -> Iterator[tuple[Event, float, list[str]]]:
     """Each kind of event that was spent, with the sensitivity and the names of what it released."""
     for event in account.spent:
-        same = [s for s in stages.stages if replace(s.event, count=1) == replace(event, count=1)]
+        same = [s for s in stages.stages if s.event.single == event.single]
         yield event, same[0].mechanism.sensitivity, sorted({stage.releases for stage in same})
 
 

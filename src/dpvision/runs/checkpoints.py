@@ -14,8 +14,8 @@ from torch import Tensor
 from dpvision.images.files import reading
 from dpvision.networks.weights import checked_facts, safetensors_bytes
 from dpvision.privacy.account import Account
-from dpvision.privacy.accounting import GaussianEvent
 from dpvision.privacy.errors import InputError
+from dpvision.privacy.events import Event
 from dpvision.runs.files import check_room, write_atomically
 
 # Saving takes at most one part in this many of the time between two saves, so it costs under 5 %.
@@ -90,7 +90,7 @@ class FileCheckpoints:
         """
         check_room(self.path, size)
 
-    def spent(self) -> tuple[GaussianEvent, ...]:
+    def spent(self) -> tuple[Event, ...]:
         """What the run had spent when it was last saved; nothing where it was not.
 
         Raises:
@@ -98,7 +98,7 @@ class FileCheckpoints:
         """
         found = self._read()
         with reading(str(self.path)):
-            return tuple(GaussianEvent.from_json(event) for event in found[1]["spent"]) if found else ()
+            return tuple(Event.from_json(event) for event in found[1]["spent"]) if found else ()
 
     def _read(self) -> tuple[bytes, dict[str, Any]] | None:
         """The file's content, verified, and its facts. It is read once, and kept until it is loaded."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dpvision.gradients import ClippedSum
-from dpvision.privacy import GaussianEvent, GaussianSumMechanism, RandomSource
+from dpvision.privacy import Event, GaussianSumMechanism, RandomSource
 from dpvision.privacy.mechanisms import Recorder
 from dpvision.training import PrivateTrainer, StepKeys
 
@@ -35,7 +35,7 @@ class Release:
     sums: Mapping[str, Tensor]
     noisy: Mapping[str, Tensor]
     order: tuple[str, ...]
-    recorded: tuple[GaussianEvent, ...]
+    recorded: tuple[Event, ...]
 
     @property
     def noise(self) -> Tensor:
@@ -140,10 +140,10 @@ class _WatchedAccount:
     """An account that says when it has recorded."""
 
     def __init__(self, account: Recorder, order: list[str]) -> None:
-        self.recorded: list[GaussianEvent] = []
+        self.recorded: list[Event] = []
         self._account, self._order = account, order
 
-    def record(self, event: GaussianEvent) -> None:
+    def record(self, event: Event) -> None:
         self._account.record(event)
         self.recorded.append(event)
         self._order.append("recorded")

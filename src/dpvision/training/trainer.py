@@ -17,7 +17,7 @@ from dpvision.gradients import ClippedGradient, ClippedSum
 from dpvision.gradients.chunks import MOST_EXAMPLES
 from dpvision.privacy.by_example import ExampleKey, distinct_ids
 from dpvision.privacy.errors import InputError
-from dpvision.privacy.mechanisms import GaussianSumMechanism, Recorder
+from dpvision.privacy.mechanisms import Mechanism, Recorder, Stateful
 from dpvision.privacy.noise import RandomSource
 from dpvision.training.ema import ExponentialMovingAverage
 from dpvision.training.optimization import OptimizerName, Schedule, make_optimizer, schedule_factor
@@ -118,7 +118,7 @@ class PrivateTrainer:
         *,
         policy: ViewPolicy,
         engine: ClippedGradient,
-        mechanism: GaussianSumMechanism,
+        mechanism: Mechanism,
         phases: Sequence[Phase],
         ema_decay: float,
         random: RandomSource,
@@ -251,20 +251,29 @@ class PrivateTrainer:
 
     def state(self) -> dict[str, Tensor]:
         """All that a later process needs to go on, as one flat dictionary of tensors. Weights that are not
-        averages are covered by the account like these, but a checkpoint is kept private all the same.
+        averages are covered by the account like these, but a checkpoint is kept private all the same: a
+        mechanism's state may hold the noise (`Stateful`).
         """
         found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         found |= {f"average.{name}": tensor for name, tensor in self.average.weights.items()}
         found |= {f"optimizer.{name}": tensor for name, tensor in optimizer_state(self.optimizer).items()}
+        if isinstance(self.mechanism, Stateful):
+            found |= {f"mechanism.{name}": tensor for name, tensor in self.mechanism.state().items()}
         return found | {"steps_done": torch.tensor(self.steps_done)}
+
+    def _load_mechanism(self, state: Mapping[str, Tensor]) -> None:
+        if isinstance(self.mechanism, Stateful):
+            self.mechanism.load_state(state)
+        elif state:
+            raise ValueError("its mechanism has a state")
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up where :meth:`state` was taken.
 
         Raises:
-            InputError: it is of another model, optimiser or number of steps, or not finite.
+            InputError: it is of another model, optimiser, mechanism or number of steps, or not finite.
         """
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}, "mechanism": {}}
         for key, tensor in state.items():
             kind, _, name = key.partition(".")
             if kind in groups:
@@ -278,6 +287,7 @@ class PrivateTrainer:
             self.model.load_state_dict(groups["model"])
             self.average.load(groups["average"])
             load_optimizer_state(self.optimizer, groups["optimizer"])
+            self._load_mechanism(groups["mechanism"])
             self.steps_done = steps_done
         except (KeyError, RuntimeError, ValueError) as error:
             raise InputError(
