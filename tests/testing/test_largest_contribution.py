@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dpvision.gradients import ClippedGradient, capture, clipped, plan, rounding
+from dpvision.gradients import ClippedGradient, capture, clipped, proof, rounding
 from dpvision.gradients.per_example import Factored, PerExample
 from dpvision.gradients.standardized import PulledBack
 from dpvision.images import Images
@@ -194,7 +194,7 @@ def test_rows_that_are_moved_by_their_values_are_caught(monkeypatch: pytest.Monk
         return largest_contribution(BrightLast(), made(), max_grad_norm=0.01, steps=3).share
 
     assert 0.9 < largest() <= 1
-    monkeypatch.setattr(plan, "decides_by_values", lambda *_: False)
+    monkeypatch.setattr(proof, "decides_by_values", lambda *_: False)
     assert largest() > 1
 
 
