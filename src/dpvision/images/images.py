@@ -17,6 +17,8 @@ from torch import Tensor
 from dpvision.privacy.by_example import distinct_ids
 from dpvision.privacy.errors import InputError
 
+DIGEST_BYTES = 32  # of SHA-256
+
 
 @dataclass(frozen=True, eq=False)
 class Images:
@@ -210,19 +212,22 @@ def written_out(text: str, keep: str = "") -> str:
 
 def digest_of(images: Iterable[NDArray[np.uint8]]) -> str:
     """SHA-256 (hex) of the shapes and pixels of uint8 images [C, H, W], in their order."""
-    return combine_digests(digest_of_one(image) for image in images)
+    sha256 = hashlib.sha256()
+    for image in images:
+        sha256.update(digest_of_one(image))
+    return sha256.hexdigest()
+
+
+def combine_digests(digests: bytes | bytearray) -> str:
+    """`digest_of` images, from `digest_of_one` of each, one after another."""
+    return hashlib.sha256(digests).hexdigest()
 
 
 def digest_of_one(image: NDArray[np.uint8]) -> bytes:
-    """SHA-256 of the shape and pixels of one image."""
+    """SHA-256 of the shape and pixels of one image: `DIGEST_BYTES`."""
     sha256 = hashlib.sha256(repr(image.shape).encode())
     sha256.update(np.ascontiguousarray(image).data)
     return sha256.digest()
-
-
-def combine_digests(digests: Iterable[bytes]) -> str:
-    """`digest_of` images, from `digest_of_one` for each."""
-    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def _listing(names: Sequence[str], most: int = 10) -> str:
