@@ -63,7 +63,7 @@ class Values:
             raise self._wrong_length()
 
     def _fill_block(self, block: NDArray[np.uint8]) -> None:
-        left = memoryview(block.reshape(-1))
+        left = memoryview(block.reshape(-1).data)
         while left:
             count = self._next(left[:BLOCK_BYTES])
             if count == 0:
@@ -121,7 +121,7 @@ class ImageArray:
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image."""
         if len(self.shape) == 3:
-            return 1, *self.shape[1:]  # type: ignore[return-value]
+            return 1, *self.shape[1:]
         first, second, third = self.shape[1:]
         return (third, first, second) if self._channels_last else (first, second, third)
 

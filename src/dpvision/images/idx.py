@@ -95,7 +95,8 @@ def _opened(file: Path, dimensions: int) -> Iterator[tuple[tuple[int, ...], Stre
     check_regular(file)
     with ExitStack() as opened:
         with reading(str(file)):
-            stream = opened.enter_context(gzip.open(file) if file.suffix == ".gz" else file.open("rb"))
+            open_file = gzip.open if file.suffix == ".gz" else open
+            stream = opened.enter_context(open_file(file, "rb"))
             magic, *shape = struct.unpack(f">{1 + dimensions}I", stream.read(4 + 4 * dimensions))
         if magic != UNSIGNED_BYTE << 8 | dimensions:
             raise InputError(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 from torch import Tensor
 
-from dpvision.images.array_stream import ImageArray, Stream
+from dpvision.images.array_stream import ImageArray
 from dpvision.images.arrays import check_same_length, labels_from_array, numbered_classes
 from dpvision.images.decode import Conversion
 from dpvision.images.files import SPLITS, NoLabelsError, check_unpacks, reading
@@ -73,13 +73,13 @@ def _array_names(path: Path) -> set[str]:
 
 
 @contextmanager
-def _images(path: Path, name: str) -> Iterator[tuple[ImageArray, Stream]]:
+def _images(path: Path, name: str) -> Iterator[tuple[ImageArray, zipfile.ZipExtFile]]:
     """What the header of an array of images states, and the values that come after it."""
     what = f"'{name}' in {path}"
     with ExitStack() as opened:
         with reading(what):
             archive = opened.enter_context(zipfile.ZipFile(path))
-            stream = opened.enter_context(archive.open(f"{name}.npy"))
+            stream: zipfile.ZipExtFile = opened.enter_context(archive.open(f"{name}.npy"))  # type: ignore[assignment]
         shape, fortran, dtype = _header(stream, what)
         _check(shape, dtype, dtype.itemsize, path, what)
         yield ImageArray(dtype, shape, what, fortran), stream
@@ -97,7 +97,7 @@ def _labels(path: Path, name: str) -> Tensor:
     return labels_from_array(array, what)
 
 
-def _header(stream: IO[bytes], what: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _header(stream: IO[bytes] | zipfile.ZipExtFile, what: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, whether in Fortran's order, and type of an array."""
     with reading(what):
         version = npy.read_magic(stream)

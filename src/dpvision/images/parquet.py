@@ -35,10 +35,10 @@ LABEL_COLUMN = "label"
 FILE_NAME = re.compile(rf"(?:.*[-_.])?({'|'.join(SPLIT_WORDS)})(?:-(\d+)-of-(\d+).*)?\.parquet")
 
 ROWS_AT_ONCE = 1024
-BYTES_AT_ONCE = 2**21
+BYTES_AT_ONCE = 2**19
 """No more encoded images than so many, and of so many bytes by their mean, wait in memory at a time."""
 
-READ_BYTES = 2**20
+READ_BYTES = 2**18
 """Of a column, at a time: otherwise a whole group of rows would wait in memory, packed."""
 
 
@@ -83,17 +83,19 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
         raise InputError(f"{path} has no rows in {split}; at least one image is needed")
     if count < 0:
         raise InputError(f"{path} states {count} rows in {split}; it is damaged: replace it")
+    labels = _labels(shards[split]) if labelled else None  # before anything is decoded, for there may be none
     num_bytes = _stored(shards[split])
     pixels, stored = stack(_encoded_images(shards[split]), count, decode, str(path), conversion, num_bytes)
-    if not labelled:
+    if labels is None:
         return Images(pixels, None, (), str(path), stored=stored)
-    labels = _labels(shards[split])
     names = {_class_names(file) for files in shards.values() for file in files}
     if len(names) > 1:
         raise InputError(
             f"{path}: the shards' metadata name different classes; keep one data set in a folder"
         )
-    class_names = names.pop() or numbered_classes(_labels(files) for files in shards.values())
+    class_names = names.pop() or numbered_classes(
+        labels if name == split else _labels(files) for name, files in shards.items()
+    )
     return Images(pixels, labels, class_names, str(path), stored=stored)
 
 
