@@ -146,8 +146,9 @@ def encoded(model: Classifier, pixels: Tensor) -> Tensor:
     if not isinstance(model.network, FeatureClassifier):
         raise InputError("only a classifier on the features of an encoder has features to compute")
     network, normalize = model.network, model.normalize
+    device, shape = normalize.mean.device, pixels.shape[1:]
     return torch.cat(
-        list(by_row(lambda some: network.features(normalize(some)), pixels, normalize.mean.device))
+        list(by_row(lambda some: network.features(normalize(some)), pixels.split, shape, device))
     )
 
 
