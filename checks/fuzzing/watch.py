@@ -83,7 +83,7 @@ class Watch:
         place.mkdir(parents=True)
         self.target.write(place, parts)
         stored = sum(file.lstat().st_size for file in place.rglob("*") if file.is_file())
-        before, started = _reset_peak(), time.process_time()
+        before, started = reset_peak(), time.process_time()
         self._seen.clear()
         violation, refused = None, False
         with _audited(self._audit):
@@ -97,7 +97,7 @@ class Watch:
                     violation = f"not one sentence: {str(error)[:200]!r}"
             except Exception:
                 violation = traceback.format_exc(limit=-6)
-        peak, seconds = _peak() - before, time.process_time() - started
+        peak, seconds = peak_bytes() - before, time.process_time() - started
         if violation is None and self._seen:
             violation = self._seen[0]
         if violation is None and peak > bound(self.target, stored):
@@ -152,13 +152,13 @@ def _causes_memory_error(error: BaseException) -> str | None:
     return None
 
 
-def _reset_peak() -> int:
+def reset_peak() -> int:
     """Linux forgets the process's peak of resident memory; the bytes that are resident now."""
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 
 
-def _peak() -> int:
+def peak_bytes() -> int:
     return _status("VmHWM")
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from dpvision.images import Images
+from dpvision.images import Images, ImageSet
 from dpvision.privacy.errors import InputError
 
 
@@ -109,3 +109,12 @@ def test_check_trainable(images: Images) -> None:
 def test_parts_that_do_not_fit_are_refused(images: Images, change: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         dataclasses.replace(images, **change)  # type: ignore[arg-type]
+
+
+def test_images_are_an_image_set_of_blocks_and_of_what_is_taken(images: Images) -> None:
+    some: ImageSet = images
+    assert torch.equal(some.take(torch.tensor([3, 0, 3])), images.pixels[[3, 0, 3]])
+    blocks = list(some.blocks(3))
+    assert [len(block) for block in blocks] == [3, 1]
+    assert torch.equal(torch.cat(blocks), images.pixels)
+    assert torch.equal(torch.cat(list(some.blocks())), images.pixels)

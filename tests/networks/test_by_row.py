@@ -9,6 +9,7 @@ from dpvision.networks import build_network
 from dpvision.networks.by_row import by_row
 
 CPU = torch.device("cpu")
+SHAPE = (3, 16, 16)
 
 
 def images(count: int) -> Tensor:
@@ -25,11 +26,11 @@ def test_rows_are_the_functions_whoever_else_is_there() -> None:
     def function(some: Tensor) -> Tensor:
         return network(some / 255)
 
-    whole = torch.cat(list(by_row(function, pixels, CPU)))
+    whole = torch.cat(list(by_row(function, pixels.split, SHAPE, CPU)))
     torch.testing.assert_close(whole, function(pixels))
     for left_out in (0, 35, 70):
         others = torch.arange(71) != left_out
-        assert torch.equal(torch.cat(list(by_row(function, pixels[others], CPU))), whole[others])
+        assert torch.equal(torch.cat(list(by_row(function, pixels[others].split, SHAPE, CPU))), whole[others])
 
 
 def test_a_function_that_depends_on_the_place_is_given_rows_one_by_one() -> None:
@@ -40,7 +41,7 @@ def test_a_function_that_depends_on_the_place_is_given_rows_one_by_one() -> None
         return some.float().mean(dim=(1, 2, 3)) + torch.arange(len(some))
 
     pixels = images(5)
-    found = torch.cat(list(by_row(function, pixels, CPU)))
+    found = torch.cat(list(by_row(function, pixels.split, SHAPE, CPU)))
     torch.testing.assert_close(found, pixels.float().mean(dim=(1, 2, 3)))
     assert seen[-5:] == [1] * 5
 
@@ -52,5 +53,5 @@ def test_all_batches_have_one_shape() -> None:
         shapes.append(some.shape)
         return nn.functional.avg_pool2d(some.float(), 16).flatten(1)
 
-    assert [len(part) for part in by_row(function, images(10), CPU, most=4)] == [4, 4, 2]
+    assert [len(part) for part in by_row(function, images(10).split, SHAPE, CPU, most=4)] == [4, 4, 2]
     assert set(shapes) == {torch.Size([4, 3, 16, 16])}

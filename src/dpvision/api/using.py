@@ -106,7 +106,7 @@ def predict(run: str | os.PathLike[str], images: Source, split: str | None = Non
     model = load_classifier(run).to(device)
     if not isinstance(images, Images):
         images = fitting_reading(images, split, model.image_shape).open(labelled=False)
-    logits = torch.cat([model(pixels.to(device)).cpu() for pixels in images.pixels.split(BATCH_SIZE)])
+    logits = torch.cat([model(pixels.to(device)).cpu() for pixels in images.blocks(BATCH_SIZE)])
     probabilities, classes = logits.softmax(dim=1).max(dim=1)
     names = images.names or tuple(str(index) for index in range(len(images)))
     return [

@@ -60,9 +60,7 @@ def accuracy(model: nn.Module, images: Images, batch_size: int = 1024) -> Accura
     model.eval()
     try:
         correct = 0
-        for pixels, labels in zip(
-            images.pixels.split(batch_size), images.labels.split(batch_size), strict=True
-        ):
+        for pixels, labels in zip(images.blocks(batch_size), images.labels.split(batch_size), strict=True):
             predicted = model(pixels.to(device)).argmax(dim=1)
             correct += int((predicted == labels.to(device)).sum())
     finally:

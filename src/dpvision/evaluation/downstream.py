@@ -123,7 +123,7 @@ def _scikit_learn_accuracy(
         model.fit(_flat(synthetic.pixels), synthetic.labels.numpy())
     if progress:
         progress(f"training {classifier}", 1, 1)
-    predicted = [model.predict(_flat(pixels)) for pixels in test.pixels.split(IMAGES_AT_A_TIME)]
+    predicted = [model.predict(_flat(pixels)) for pixels in test.blocks(IMAGES_AT_A_TIME)]
     correct = int((np.concatenate(predicted) == test.labels.numpy()).sum())
     return Accuracy(correct, len(test))
 

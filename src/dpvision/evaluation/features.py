@@ -42,7 +42,7 @@ def image_features(
     encoder, normalize = encoder.to(device), Normalize().to(device)
     found: list[Tensor] = []
     done = 0
-    for pixels in images.pixels.split(batch_size):
+    for pixels in images.blocks(batch_size):
         features = encoder(normalize(pixels.to(device))).cpu()
         finite = features.isfinite().all(dim=1)
         if not finite.all():

@@ -7,7 +7,7 @@ which also says why they are judged by the true-positive rate at a low false-pos
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from dpvision.privacy.errors import InputError
 Array = NDArray[np.float64]
 
 FALSE_POSITIVE_RATES = (0.001, 0.01, 0.1)
+IMAGES_AT_A_TIME = 1024
 LEAST_SPREAD = 1e-3
 """Of confidences, in nats: below it a normal law of them would say more than was measured."""
 
@@ -68,13 +69,13 @@ class Attack:
 
 
 @torch.inference_mode()
-def log_probabilities(model: Classifier, pixels: Tensor, batch_size: int = 1024) -> Tensor:
-    """Of the classes, for images ``[N, C, H, W]``: float64 ``[N, classes]`` on the CPU."""
+def log_probabilities(model: Classifier, blocks: Iterable[Tensor]) -> Tensor:
+    """Of the classes, for N images in blocks ``[n, C, H, W]``: float64 ``[N, classes]`` on the CPU."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     try:
-        logits = torch.cat([model(some.to(device)).cpu() for some in pixels.split(batch_size)])
+        logits = torch.cat([model(some.to(device)).cpu() for some in blocks])
     finally:
         model.train(was_training)
     return logits.double().log_softmax(dim=1)
@@ -86,7 +87,7 @@ def confidences(model: Classifier, images: Images) -> Array:
     """
     images = images.with_classes(model.class_names)
     assert images.labels is not None
-    found = log_probabilities(model, images.pixels)
+    found = log_probabilities(model, images.blocks(IMAGES_AT_A_TIME))
     own = found.gather(1, images.labels[:, None])[:, 0]
     others = found.scatter(1, images.labels[:, None], -math.inf).logsumexp(dim=1)
     return np.asarray((own - others).numpy())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dpvision.evaluation.membership import log_probabilities
+from dpvision.evaluation.membership import IMAGES_AT_A_TIME, log_probabilities
 from dpvision.images.images import Images
 from dpvision.networks.classifier import Classifier
 from dpvision.privacy.errors import InputError
@@ -54,5 +54,6 @@ class MislabelledImages:
 
     def scores(self, model: Classifier) -> Tensor:
         """By how much the classifier prefers the label of "in" to that of "out", float64 ``[m]``."""
-        found = log_probabilities(model, self.images.pixels[self.chosen]).gather(1, self.labels)
+        blocks = (self.images.take(some) for some in self.chosen.split(IMAGES_AT_A_TIME))
+        found = log_probabilities(model, blocks).gather(1, self.labels)
         return found[:, 1] - found[:, 0]

@@ -82,7 +82,7 @@ def neighbours_sheet(synthetic: Images, private: Images, chosen: Tensor, nearest
     # The first column stands apart.
     sheet = np.full((rows * cell[0] + GAP, columns * cell[1] + 3 * GAP, 3), WHITE, dtype=np.uint8)
     for row in range(rows):
-        images = torch.cat([synthetic.pixels[chosen[row : row + 1]], private.pixels[nearest[row]]])
+        images = torch.cat([synthetic.take(chosen[row : row + 1]), private.take(nearest[row])])
         for column, image in enumerate(images.cpu()):
             enlarged = image.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
             top = GAP + row * cell[0]

@@ -13,10 +13,11 @@ from typing import Any, Protocol
 from dpvision.images import bundled, folder, idx, npz, parquet
 from dpvision.images.decode import Conversion
 from dpvision.images.files import NoLabelsError, reading
+from dpvision.images.image_set import ImageSet
 from dpvision.images.images import Images
 from dpvision.privacy.errors import InputError
 
-__all__ = ["Images", "NoLabelsError", "available_splits", "image_sizes", "open_images"]
+__all__ = ["ImageSet", "Images", "NoLabelsError", "available_splits", "image_sizes", "open_images"]
 
 
 class Reader(Protocol):

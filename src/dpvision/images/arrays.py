@@ -1,4 +1,4 @@
-"""Images and labels that a file holds as plain arrays."""
+"""Labels that a file holds as plain arrays."""
 
 from __future__ import annotations
 
@@ -10,42 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpvision.images.decode import Conversion
-from dpvision.images.stack import stack
 from dpvision.privacy.errors import InputError
 
 MAX_CLASSES = 2**16
 """More classes than numbered labels may imply: one stray label would make a classifier of any width."""
-
-
-def pixels_from_array(array: NDArray[Any], conversion: Conversion, what: str) -> tuple[Tensor, str | None]:
-    """uint8 [N, C, H, W] from uint8 [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1 or 3.
-
-    And, where they were converted, `digest_of` the images before.
-
-    Raises:
-        InputError: for any other type or shape.
-    """
-    if array.dtype != np.uint8:
-        raise InputError(
-            f"{what} holds {array.dtype}, not uint8; scale the pixels to 0..255 and save them "
-            "with .astype(np.uint8)"
-        )
-    if array.ndim == 3:
-        array = array[:, None]
-    elif array.ndim == 4 and array.shape[3] in (1, 3):  # NumPy's habit, so it goes before [N, C, H, W]
-        array = array.transpose(0, 3, 1, 2)
-    elif array.ndim != 4 or array.shape[1] not in (1, 3):
-        raise InputError(
-            f"{what} has shape {list(array.shape)}; images must be [N, H, W], [N, H, W, C] or [N, C, H, W] "
-            "with C 1 or 3"
-        )
-    if array.size == 0:
-        raise InputError(f"{what} holds no images; at least one is needed")
-    if conversion.keeps(array.shape[1:]):
-        return torch.from_numpy(np.ascontiguousarray(array)), None
-    named = ((f"{what}, image {i}", image) for i, image in enumerate(array))
-    return stack(named, len(array), lambda image, _: image, what, conversion)
 
 
 def labels_from_array(array: NDArray[Any], what: str) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from dpvision.images.arrays import pixels_from_array
+from dpvision.images.array_stream import ImageArray
 from dpvision.images.decode import Conversion
 from dpvision.images.images import Images
 
@@ -45,7 +46,7 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
     is_test[by_class[::5]] = True
     chosen = is_test if split == "test" else ~is_test
     array = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)
-    pixels, stored = pixels_from_array(array, conversion, DIGITS)
+    pixels, stored = ImageArray(array.dtype, array.shape, DIGITS).read(io.BytesIO(array.data), conversion)
     return Images(
         pixels=pixels,
         labels=torch.from_numpy(digits.target[chosen].astype(np.int64)) if labelled else None,

@@ -7,14 +7,15 @@ import math
 import re
 import struct
 from collections import Counter
-from io import BufferedReader
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
-from dpvision.images.arrays import check_same_length, labels_from_array, numbered_classes, pixels_from_array
+from dpvision.images.array_stream import ImageArray, Stream, Values
+from dpvision.images.arrays import check_same_length, labels_from_array, numbered_classes
 from dpvision.images.decode import Conversion
 from dpvision.images.files import SPLIT_WORDS, NoLabelsError, check_regular, check_unpacks, reading
 from dpvision.images.images import Images
@@ -22,9 +23,8 @@ from dpvision.privacy.errors import InputError
 
 FILE_NAME = re.compile(r"(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(\.gz)?")
 
-PIECE = 2**20  # bytes read at once
-
 UNSIGNED_BYTE = 0x08  # the type code in the third byte of the magic number
+BYTE = np.dtype(np.uint8)
 
 
 def recognises(path: Path) -> bool:
@@ -48,21 +48,21 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
         raise NoLabelsError(
             f"{images_file} has no labels beside it; add {images_file.name.replace('images', 'labels')}"
         )
-    pixels, stored = pixels_from_array(_read_idx(images_file, dimensions=3), conversion, str(images_file))
+    with _opened(images_file, dimensions=3) as (shape, stream):
+        pixels, stored = ImageArray(BYTE, shape, str(images_file)).read(stream, conversion)
     if not labelled:
         return Images(pixels, None, (), str(path), stored=stored)
-    labels = {
-        s: labels_from_array(_read_idx(file, dimensions=1), str(file)) for s, file in label_files.items()
-    }
+    labels = {s: _labels(file) for s, file in label_files.items()}
     check_same_length(pixels, labels[split], f"{split} of {path}")
     return Images(pixels, labels[split], numbered_classes(labels.values()), str(path), stored=stored)
 
 
 def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
     """How many images of a split have which (width, height): in an array, all the same."""
-    images = read(path, split, Conversion(), labelled=False)
-    _, height, width = images.shape
-    return Counter({(width, height): len(images)})
+    file = splits(path)[split]
+    with _opened(file, dimensions=3) as (shape, _):
+        _, height, width = ImageArray(BYTE, shape, str(file)).image_shape
+        return Counter({(width, height): shape[0]})
 
 
 def _files(path: Path) -> dict[tuple[str, str], Path]:
@@ -76,11 +76,28 @@ def _files(path: Path) -> dict[tuple[str, str], Path]:
     return found
 
 
-def _read_idx(file: Path, dimensions: int) -> NDArray[Any]:
-    """The unsigned bytes in an IDX file: magic number, big-endian sizes, then the bytes, and no more."""
+def _labels(file: Path) -> Tensor:
+    """int64 [N]."""
+    with _opened(file, dimensions=1) as (shape, stream):
+        labels = np.empty(shape, dtype=BYTE)
+        values = Values(stream, len(labels), str(file))
+        values.fill(labels)
+        values.check_end()
+    return labels_from_array(labels, str(file))
+
+
+@contextmanager
+def _opened(file: Path, dimensions: int) -> Iterator[tuple[tuple[int, ...], Stream]]:
+    """The shape that the header of an IDX file of unsigned bytes states, judged, and what comes after it.
+
+    The header is a magic number and big-endian sizes; then there are the bytes, and no more.
+    """
     check_regular(file)
-    with reading(str(file)), gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
-        magic, *shape = struct.unpack(f">{1 + dimensions}I", stream.read(4 + 4 * dimensions))
+    with ExitStack() as opened:
+        with reading(str(file)):
+            open_file = gzip.open if file.suffix == ".gz" else open
+            stream = opened.enter_context(open_file(file, "rb"))
+            magic, *shape = struct.unpack(f">{1 + dimensions}I", stream.read(4 + 4 * dimensions))
         if magic != UNSIGNED_BYTE << 8 | dimensions:
             raise InputError(
                 f"{file} does not begin as IDX of unsigned bytes with {dimensions} dimensions; replace it"
@@ -88,18 +105,4 @@ def _read_idx(file: Path, dimensions: int) -> NDArray[Any]:
         claimed = math.prod(shape)
         # Labels become eight bytes each.
         check_unpacks(claimed if dimensions == 3 else 8 * claimed, file.stat().st_size, f"{file} unpacked")
-        # One more than there should be, to see what is too much, and so that gzip reaches its checksum.
-        content = _read_at_most(stream, claimed + 1)
-    if len(content) != claimed:
-        raise InputError(
-            f"{file} does not hold the {claimed} bytes that its header states; it is damaged: replace it"
-        )
-    return np.frombuffer(content, dtype=np.uint8).reshape(shape)
-
-
-def _read_at_most(stream: gzip.GzipFile | BufferedReader, count: int) -> bytearray:
-    """As many bytes as there are, up to count; no memory is taken for those that only the header claims."""
-    content = bytearray()
-    while len(content) < count and (piece := stream.read(min(count - len(content), PIECE))):
-        content += piece
-    return content
+        yield tuple(shape), stream

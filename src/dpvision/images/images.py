@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,11 @@ from torch import Tensor
 
 from dpvision.privacy.by_example import distinct_ids
 from dpvision.privacy.errors import InputError
+
+DIGEST_BYTES = 32  # of SHA-256
+
+IMAGES_IN_BLOCK = 256
+"""By default, of what goes through all images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,17 +98,26 @@ class Images:
     @cached_property
     def pixel_digest(self) -> str:
         """SHA-256 (hex) of the images as stored, without labels. Private, as the pixels are."""
-        return self.stored or digest_of(self.pixels.cpu().numpy())
+        return self.stored or digest_of(image for block in self.blocks() for image in block.cpu().numpy())
+
+    def take(self, indices: Tensor) -> Tensor:
+        """uint8 [n, C, H, W]: the images at indices, int64 [n], in this order."""
+        return self.pixels[indices.to(self.pixels.device)]
+
+    def blocks(self, size: int = IMAGES_IN_BLOCK) -> Iterator[Tensor]:
+        """All images in their order, uint8 [n, C, H, W] with n = size, or fewer in the last block."""
+        return iter(self.pixels.split(size))
 
     def subset(self, indices: Sequence[int] | Tensor) -> Images:
-        """The images at these indices, in this order, with the same classes and ids.
+        """The images at these indices, in this order, with the same classes and ids. Consecutive ones are not
+        copied.
 
         Where an image is taken twice, as for a bootstrap, it becomes two examples, and all ids are new ones.
         """
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         ids = self.ids[chosen]
         return Images(
-            pixels=self.pixels[chosen],
+            pixels=_rows(self.pixels, chosen),
             labels=None if self.labels is None else self.labels[chosen],
             class_names=self.class_names,
             source=self.source,
@@ -210,19 +224,30 @@ def written_out(text: str, keep: str = "") -> str:
 
 def digest_of(images: Iterable[NDArray[np.uint8]]) -> str:
     """SHA-256 (hex) of the shapes and pixels of uint8 images [C, H, W], in their order."""
-    return combine_digests(digest_of_one(image) for image in images)
+    sha256 = hashlib.sha256()
+    for image in images:
+        sha256.update(digest_of_one(image))
+    return sha256.hexdigest()
+
+
+def combine_digests(digests: bytes | bytearray) -> str:
+    """`digest_of` images, from `digest_of_one` of each, one after another."""
+    return hashlib.sha256(digests).hexdigest()
 
 
 def digest_of_one(image: NDArray[np.uint8]) -> bytes:
-    """SHA-256 of the shape and pixels of one image."""
+    """SHA-256 of the shape and pixels of one image: `DIGEST_BYTES`."""
     sha256 = hashlib.sha256(repr(image.shape).encode())
     sha256.update(np.ascontiguousarray(image).data)
     return sha256.digest()
 
 
-def combine_digests(digests: Iterable[bytes]) -> str:
-    """`digest_of` images, from `digest_of_one` for each."""
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+def _rows(pixels: Tensor, chosen: Tensor) -> Tensor:
+    """The rows chosen, as a view where they follow each other."""
+    first, count = int(chosen[0]) if len(chosen) else 0, len(chosen)
+    if first >= 0 and torch.equal(chosen.cpu(), torch.arange(first, first + count)):
+        return pixels[first : first + count]
+    return pixels[chosen]
 
 
 def _listing(names: Sequence[str], most: int = 10) -> str:

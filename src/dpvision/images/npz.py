@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
 from numpy.lib import format as npy
-from numpy.typing import NDArray
+from torch import Tensor
 
-from dpvision.images.arrays import check_same_length, labels_from_array, numbered_classes, pixels_from_array
+from dpvision.images.array_stream import ImageArray
+from dpvision.images.arrays import check_same_length, labels_from_array, numbered_classes
 from dpvision.images.decode import Conversion
 from dpvision.images.files import SPLITS, NoLabelsError, check_unpacks, reading
 from dpvision.images.images import Images
@@ -47,21 +51,20 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
         raise NoLabelsError(
             f"{path} has '{images_name}' but no '{prefixes[split]}labels'; add the labels to the archive"
         )
-    pixels, stored = pixels_from_array(_array(path, images_name), conversion, f"'{images_name}' in {path}")
+    with _images(path, images_name) as (array, stream):
+        pixels, stored = array.read(stream, conversion)
     if not labelled:
         return Images(pixels, None, (), str(path), stored=stored)
-    labels = {
-        s: labels_from_array(_array(path, name), f"'{name}' in {path}") for s, name in label_names.items()
-    }
+    labels = {s: _labels(path, name) for s, name in label_names.items()}
     check_same_length(pixels, labels[split], f"{split} of {path}")
     return Images(pixels, labels[split], numbered_classes(labels.values()), str(path), stored=stored)
 
 
 def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
     """How many images of a split have which (width, height): in an array, all the same."""
-    images = read(path, split, Conversion(), labelled=False)
-    _, height, width = images.shape
-    return Counter({(width, height): len(images)})
+    with _images(path, f"{splits(path)[split]}images") as (array, _):
+        _, height, width = array.image_shape
+        return Counter({(width, height): len(array)})
 
 
 def _array_names(path: Path) -> set[str]:
@@ -69,23 +72,46 @@ def _array_names(path: Path) -> set[str]:
         return {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
 
 
-def _array(path: Path, name: str) -> NDArray[Any]:
-    """One array of the archive, its header judged before its content is unpacked."""
+@contextmanager
+def _images(path: Path, name: str) -> Iterator[tuple[ImageArray, zipfile.ZipExtFile]]:
+    """What the header of an array of images states, and the values that come after it."""
+    what = f"'{name}' in {path}"
+    with ExitStack() as opened:
+        with reading(what):
+            archive = opened.enter_context(zipfile.ZipFile(path))
+            stream: zipfile.ZipExtFile = opened.enter_context(archive.open(f"{name}.npy"))  # type: ignore[assignment]
+        shape, fortran, dtype = _header(stream, what)
+        _check(shape, dtype, dtype.itemsize, path, what)
+        yield ImageArray(dtype, shape, what, fortran), stream
+
+
+def _labels(path: Path, name: str) -> Tensor:
+    """int64 [N]."""
     what = f"'{name}' in {path}"
     with reading(what), zipfile.ZipFile(path) as archive:
         with archive.open(f"{name}.npy") as stream:
-            version = npy.read_magic(stream)
-            read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, _, dtype = read_header(stream)
-        if dtype.hasobject:
-            raise InputError(
-                f"{what} holds Python objects, which are never unpickled; save it as one array of "
-                "images of one size (uint8) or of labels (integers)"
-            )
-        if min(shape, default=0) < 0:  # so that a product is no bound
-            raise InputError(f"{what} has the shape {list(shape)}; it is damaged: replace it")
-        # Labels become eight bytes each.
-        itemsize = dtype.itemsize if name.endswith("images") else max(dtype.itemsize, 8)
-        check_unpacks(math.prod(shape) * itemsize, path.stat().st_size, f"{what} unpacked")
+            shape, _, dtype = _header(stream, what)
+        _check(shape, dtype, max(dtype.itemsize, 8), path, what)  # they become eight bytes each
         with archive.open(f"{name}.npy") as stream:
-            return npy.read_array(stream, allow_pickle=False)  # zipfile compares the checksum
+            array = npy.read_array(stream, allow_pickle=False)  # zipfile compares the checksum
+    return labels_from_array(array, what)
+
+
+def _header(stream: IO[bytes] | zipfile.ZipExtFile, what: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and type of an array."""
+    with reading(what):
+        version = npy.read_magic(stream)
+        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        return read_header(stream)
+
+
+def _check(shape: tuple[int, ...], dtype: np.dtype[Any], itemsize: int, path: Path, what: str) -> None:
+    """Judges the header of an array, before its content is unpacked to values of itemsize bytes."""
+    if dtype.hasobject:
+        raise InputError(
+            f"{what} holds Python objects, which are never unpickled; save it as one array of "
+            "images of one size (uint8) or of labels (integers)"
+        )
+    if min(shape, default=0) < 0:  # so that a product is no bound
+        raise InputError(f"{what} has the shape {list(shape)}; it is damaged: replace it")
+    check_unpacks(math.prod(shape) * itemsize, path.stat().st_size, f"{what} unpacked")

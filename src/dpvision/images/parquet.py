@@ -34,7 +34,12 @@ LABEL_COLUMN = "label"
 
 FILE_NAME = re.compile(rf"(?:.*[-_.])?({'|'.join(SPLIT_WORDS)})(?:-(\d+)-of-(\d+).*)?\.parquet")
 
-ROWS_AT_ONCE = 1024  # that many encoded images wait in memory at a time
+ROWS_AT_ONCE = 1024
+BYTES_AT_ONCE = 2**19
+"""No more encoded images than so many, and of so many bytes by their mean, wait in memory at a time."""
+
+READ_BYTES = 2**18
+"""Of a column, at a time: otherwise a whole group of rows would wait in memory, packed."""
 
 
 def recognises(path: Path) -> bool:
@@ -78,17 +83,19 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
         raise InputError(f"{path} has no rows in {split}; at least one image is needed")
     if count < 0:
         raise InputError(f"{path} states {count} rows in {split}; it is damaged: replace it")
+    labels = _labels(shards[split]) if labelled else None  # before anything is decoded, for there may be none
     num_bytes = _stored(shards[split])
     pixels, stored = stack(_encoded_images(shards[split]), count, decode, str(path), conversion, num_bytes)
-    if not labelled:
+    if labels is None:
         return Images(pixels, None, (), str(path), stored=stored)
-    labels = _labels(shards[split])
     names = {_class_names(file) for files in shards.values() for file in files}
     if len(names) > 1:
         raise InputError(
             f"{path}: the shards' metadata name different classes; keep one data set in a folder"
         )
-    class_names = names.pop() or numbered_classes(_labels(files) for files in shards.values())
+    class_names = names.pop() or numbered_classes(
+        labels if name == split else _labels(files) for name, files in shards.items()
+    )
     return Images(pixels, labels, class_names, str(path), stored=stored)
 
 
@@ -106,7 +113,7 @@ def _files(path: Path) -> list[Path]:
 def _open(file: Path) -> tuple[pq.ParquetFile, pa.Schema]:
     check_regular(file)
     with reading(str(file)):
-        parquet = pq.ParquetFile(file)
+        parquet = pq.ParquetFile(file, buffer_size=READ_BYTES, pre_buffer=False)
         return parquet, parquet.schema_arrow
 
 
@@ -132,10 +139,13 @@ def _encoded_images(files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
             )
         leaf = f"{column}.bytes"
         # Rows of the same bytes may be stored once, in a dictionary.
-        largest = _check_pages(file, leaf)
+        total, largest = _check_pages(file, leaf)
         row = 0
         with reading(str(file)):
-            rows_at_once = max(1, min(ROWS_AT_ONCE, FREE_BYTES // max(1, largest)))
+            mean = total // max(1, parquet.metadata.num_rows)
+            rows_at_once = max(
+                1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // max(1, mean), FREE_BYTES // max(1, largest))
+            )
             batches = parquet.iter_batches(rows_at_once, columns=[leaf])
         while True:
             with reading(str(file)):
@@ -155,16 +165,16 @@ def _encoded_images(files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
                 row += 1
 
 
-def _check_pages(file: Path, leaf: str) -> int:
-    """The bytes of the largest dictionary of a column.
+def _check_pages(file: Path, leaf: str) -> tuple[int, int]:
+    """The bytes that a column unpacks to, and those of its largest dictionary.
 
     Raises:
         InputError: its pages would unpack to far more than the file can hold.
     """
     with reading(str(file)):
-        sizes, dictionaries = page_sizes(file, leaf)
-    check_unpacks(sizes, file.stat().st_size, f"'{leaf}' in {file} unpacked")
-    return dictionaries
+        total, largest_dictionary = page_sizes(file, leaf)
+    check_unpacks(total, file.stat().st_size, f"'{leaf}' in {file} unpacked")
+    return total, largest_dictionary
 
 
 def _labels(files: Sequence[Path]) -> Tensor:

@@ -17,16 +17,19 @@ from torch import Tensor
 
 from dpvision.images.decode import Conversion
 from dpvision.images.files import check_expands, check_fits_memory
-from dpvision.images.images import combine_digests, digest_of_one
+from dpvision.images.images import DIGEST_BYTES, combine_digests, digest_of_one
 from dpvision.privacy.errors import InputError
 
 SLOW_SECONDS = 5e-4
 """Threads pay for images that take longer than this each; 32-pixel PNGs come slower from two than one."""
 
-IMAGES_PER_TASK = 64  # enough that the pool's own work does not show, few enough that little waits in memory
+IMAGES_PER_TASK = 64  # enough that the pool's own work does not show
+
+BYTES_PER_TASK = 2**20
+"""Of images, unpacked: few enough that little waits in memory."""
 
 LEAST_BYTES = 128
-"""What every image is taken to need at least, for its digest and its place in a list."""
+"""What every image is taken to need at least, for its digest, its name and its label."""
 
 Item = TypeVar("Item")
 
@@ -58,16 +61,16 @@ def stack(
         raise InputError(f"{source} holds no images and not the {count} it states; replace it")
     first_name, first_item = one
     converts = conversion != Conversion()
-    digests = [b""] * count if converts else []
+    digests = bytearray(DIGEST_BYTES * count if converts else 0)
 
-    def make_converted(index: int, item: Item, name: str) -> NDArray[np.uint8]:
-        pixels = make(item, name)
+    def converted(index: int, pixels: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
         if not converts:
             return pixels
-        digests[index] = digest_of_one(pixels)
+        digests[DIGEST_BYTES * index : DIGEST_BYTES * (index + 1)] = digest_of_one(pixels)
         return conversion.convert(pixels, name)
 
-    first = make_converted(0, first_item, first_name)
+    first_made = make(first_item, first_name)
+    first = converted(0, first_made, first_name)
     what = f"{source}: {count} images of {_shape_in_words(first)}"
     check_fits_memory(count * first.size, what)
     if stored is not None and conversion.size is None:  # what was asked for may be as large as memory is
@@ -79,7 +82,7 @@ def stack(
         """Makes the images from index start on; returns the seconds that one of them took."""
         began = time.thread_time()
         for index, (name, item) in enumerate(task, start):
-            pixels = make_converted(index, item, name)
+            pixels = converted(index, make(item, name), name)
             if pixels.shape != first.shape:
                 option = "channels" if len(pixels) != len(first) else "size"
                 raise InputError(
@@ -89,13 +92,14 @@ def stack(
             out[index] = pixels
         return (time.thread_time() - began) / len(task)
 
+    at_once = max(1, min(IMAGES_PER_TASK, BYTES_PER_TASK // first_made.size))
     cores = os.cpu_count() or 1
     most_pending = 1
     pending: deque[Future[float]] = deque()  # awaited in order, so the first failing image is the one named
     start = 1
     pool = ThreadPoolExecutor(cores)
     try:
-        while task := list(islice(items, IMAGES_PER_TASK)):
+        while task := list(islice(items, at_once)):
             if start + len(task) > count:
                 raise InputError(f"{source} holds more than the {count} images it states; replace it")
             pending.append(pool.submit(fill, start, task))

@@ -199,7 +199,10 @@ def embedding_sums(
     sums = {name: total.to(device) for name, total in mechanism.zero().items()}
     at_a_time = max(1, min(rows_at_a_time(device), NUMBERS_AT_A_TIME // mechanism.num_features))
     done = 0
-    for features in by_row(lambda some: encoder(normalize(some)), images.pixels, device, at_a_time):
+    features_of = by_row(
+        lambda some: encoder(normalize(some)), images.blocks, images.shape, device, at_a_time
+    )
+    for features in features_of:
         some = slice(done, done + len(features))
         labels = None if mechanism.num_classes is None or images.labels is None else images.labels[some]
         mechanism.add(sums, features, labels)

@@ -6,7 +6,7 @@ more, the features of all others would then move a little, and so would a sum ov
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,28 +18,35 @@ def rows_at_a_time(device: torch.device) -> int:
 
 
 def by_row(
-    function: Callable[[Tensor], Tensor], rows: Tensor, device: torch.device, most: int | None = None
+    function: Callable[[Tensor], Tensor],
+    blocks: Callable[[int], Iterable[Tensor]],
+    shape: Sequence[int],
+    device: torch.device,
+    most: int | None = None,
 ) -> Iterator[Tensor]:
-    """``function`` of rows uint8 ``[N, …]``, taken to ``device``, some at a time: ``[n, …]`` each.
+    """``function`` of rows, taken to ``device``, some at a time: ``[n, …]`` each.
+
+    ``blocks(n)`` gives all rows, uint8 of this ``shape`` each, n at a time and fewer at the end: what
+    ``Images.blocks`` does, and the ``split`` of a tensor.
 
     All batches have one shape, the last being filled up. The shape is the largest, of at most ``most`` rows,
     in which random rows gave the same wherever they stood.
     """
     size = rows_at_a_time(device) if most is None else most
-    while not _is_the_same_everywhere(function, rows[:1], size, device):
+    while not _is_the_same_everywhere(function, shape, size, device):
         size //= 2
-    for some in rows.split(size):
+    for some in blocks(size):
         filled = torch.cat([some, some.new_zeros(size - len(some), *some.shape[1:])])
         yield function(filled.to(device))[: len(some)]
 
 
 def _is_the_same_everywhere(
-    function: Callable[[Tensor], Tensor], row: Tensor, size: int, device: torch.device
+    function: Callable[[Tensor], Tensor], shape: Sequence[int], size: int, device: torch.device
 ) -> bool:
-    """Tried on random rows of the shape of ``row``."""
+    """Tried on random rows of this shape."""
     if size <= 1:
         return True
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(256, (size, *row.shape[1:]), generator=generator, dtype=torch.uint8).to(device)
+    rows = torch.randint(256, (size, *shape), generator=generator, dtype=torch.uint8).to(device)
     # If no row's result changes where all are moved by one place, no place is unlike another.
     return torch.equal(function(rows).roll(1, 0), function(rows.roll(1, 0)))

@@ -145,8 +145,9 @@ def encoded(model: Classifier, pixels: Tensor, tell: Callable[[int, int], None] 
     if not isinstance(model.network, FeatureClassifier):
         raise InputError("only a classifier on the features of an encoder has features to compute")
     network, normalize = model.network, model.normalize
+    device, shape = normalize.mean.device, pixels.shape[1:]
     found, done = [], 0
-    for some in by_row(lambda rows: network.features(normalize(rows)), pixels, normalize.mean.device):
+    for some in by_row(lambda rows: network.features(normalize(rows)), pixels.split, shape, device):
         found.append(some)
         done += len(some)
         if tell:

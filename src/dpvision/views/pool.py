@@ -160,7 +160,7 @@ def refuse_private(pool: Pool, images: Images) -> None:
     Raises:
         InputError: some are. It says how many, and not which.
     """
-    private = {digest_of_one(image) for image in images.pixels.cpu().numpy()}
+    private = {digest_of_one(image) for block in images.blocks() for image in block.cpu().numpy()}
     shared = sum(digest_of_one(image) in private for image in pool.pixels.cpu().numpy())
     if shared:
         raise InputError(
