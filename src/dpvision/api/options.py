@@ -14,6 +14,8 @@ from dataclasses import MISSING, dataclass, field
 from numbers import Integral
 from typing import Any, Self, TypeVar, get_type_hints
 
+from dpvision.methods.registry import check_known
+from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.values import fits, in_words
 
@@ -68,6 +70,12 @@ class RunOptions:
         None,
         metavar="FILE",
     )
+
+    def __post_init__(self) -> None:
+        relation: Any = self.neighboring_relation
+        Budget(self.epsilon, 1e-9 if self.delta is None else self.delta, relation)  # refuses what is none
+        check_known(self.method)
+        check_seed(self.seed)
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
@@ -149,6 +157,12 @@ class AuditOptions(RunOptions):
         "gradient",
     )
     confidence: float = option("With which each bound holds; by default {default}.", 0.95)
+
+
+def check_seed(seed: int | None) -> None:
+    """Raises InputError unless every random generator of a run takes it, torch's among them."""
+    if not (seed is None or 0 <= seed < 1 << 63):
+        raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}")
 
 
 def takes(options: type) -> Callable[[Function], Function]:

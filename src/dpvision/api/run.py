@@ -25,7 +25,7 @@ from dpvision.api.accounts import (
     make_account,
 )
 from dpvision.api.devices import resolve_device
-from dpvision.api.options import FinishOptions, RunOptions
+from dpvision.api.options import FinishOptions, RunOptions, check_seed
 from dpvision.api.publishing import (
     GUARANTEE,
     OfLearning,
@@ -221,7 +221,6 @@ def prepare(
     relation: Any = options.neighboring_relation
     budget = Budget(options.epsilon, 1e-9 if options.delta is None else options.delta, relation)
     method, overrides = find_method(options.method, makes), dict(options.config or {})
-    check_seed(options.seed)
     check_settings(method.config_class, overrides)
     device = resolve_device(options.device)
 
@@ -480,9 +479,3 @@ def _test_images(data: Source, test: Source | None, images: Images) -> tuple[Rea
 
 def _same_place(data: Source, test: str | os.PathLike[str]) -> bool:
     return not isinstance(data, Images) and lasting(data) == lasting(test)
-
-
-def check_seed(seed: int | None) -> None:
-    """Raises InputError unless every random generator of a run takes it, torch's among them."""
-    if not (seed is None or 0 <= seed < 1 << 63):
-        raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}")

@@ -145,14 +145,15 @@ def _was_given(value: Any) -> bool:
 
 
 def require(options: type[RunOptions], found: dict[str, Any]) -> None:
-    """Raises InputError, with the first that is missing, unless DATA and all options without a default were
-    given.
+    """Raises InputError, with the first option that is missing or wrong by itself: DATA and all that have no
+    default must be there.
     """
     needed = [one.name for one in dataclasses.fields(options) if one.default is MISSING]
     for name in ("data", *needed):
         if name not in found:
             flag = flag_of(options, name)
             raise _input_error(f"{flag} is missing; give it on the command line or in the --config file")
+    options.of({name: value for name, value in found.items() if name != "data"})
 
 
 def flag_of(options: type[RunOptions], name: str) -> str:
