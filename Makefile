@@ -28,7 +28,7 @@ lint: $(INSTALLED)
 
 check: lint test
 
-# The long checks of the guarantee (docs/guarantee.md): check-mutants, check-kill, check-disk, check-race, check-fuzz,
+# The long checks of the guarantee (docs/guarantee/index.md): check-mutants, check-kill, check-disk, check-race, check-fuzz,
 # check-noise, check-clip.
 check-%: $(INSTALLED)
 	$(VENV)/bin/python -m checks.$*

@@ -7,7 +7,7 @@ climbing over an example's views (plain, nearly cancelling, random), targets, pl
 and a common offset of the weights, the scale of the loss, and C; from time to time over other sizes, numbers
 of views and kinds of targets. What an example adds is the sum with it less the sum without it, of a batch of
 four, and the sum of it alone; the longer of the two, over C, is the ratio that is climbed. The command fails
-(exit code 1) if one is above 1. docs/clip.md has the claim and a table of what was found.
+(exit code 1) if one is above 1. docs/guarantee/clip.md has the claim and a table of what was found.
 """
 
 from __future__ import annotations

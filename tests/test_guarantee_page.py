@@ -1,4 +1,4 @@
-"""docs/guarantee.md says what is so: its example runs, and the tests and pages that it names exist."""
+"""docs/guarantee/index.md says what is so: its example runs, and the tests and pages that it names exist."""
 
 from __future__ import annotations
 

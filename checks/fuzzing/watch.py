@@ -56,7 +56,7 @@ class Found:
 
 
 def bound(target: Target, stored: int) -> int:
-    """Bytes of memory that a target may take for files of so many bytes: docs/hostile-input.md."""
+    """Bytes of memory that a target may take for files of so many bytes: docs/guarantee/hostile-input.md."""
     if target.of_images:
         return 2**30 + 2 * most_unpacked(stored)
     return FREE_BYTES + 8 * stored

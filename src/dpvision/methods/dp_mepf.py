@@ -57,9 +57,11 @@ class DPMEPFConfig(FittingSettings):
     """Everything public about a run but the data and the budget.
 
     Attributes:
-        encoder, encoder_options: see :func:`dpvision.priors.build_encoder`.
+        encoder: names the public encoder whose features are summed and released.
+        encoder_options: are passed to the encoder, as :func:`dpvision.priors.build_encoder` lists them.
         labelled: whether classes are released too, and images drawn by class.
-        second_moment_weight, count_weight: c and b of :mod:`dpvision.privacy.mean_embedding`.
+        second_moment_weight: c, the weight of the squared features in the release; 0 leaves them out.
+        count_weight: b, the weight of the class counts in the release; the larger, the less noise on them.
 
     The others are those of :class:`FittingSettings`.
 

@@ -62,13 +62,15 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
     """Everything public about a run but the data and the budget.
 
     Attributes:
-        head, feature_norm: see :class:`dpvision.priors.feature_classifier.FeatureClassifier`.
-        phase_ii: "features", computed once, and before a Phase III all of them in every step; or "sampled",
+        head: chooses the classifier of features: "linear", without a bias; "linear_with_intercept"; or
+            "affine", the paper's GroupNorm and linear layer.
+        feature_norm: is the length to which features are scaled before a linear head.
+        phase_ii: gives the head "features", computed once, and before a Phase III all of them in every step; or "sampled",
             features of the views of a batch, computed in every step, with one average over both phases, as
             in the paper.
-        phase_iii: "full", all weights learn in the end; or "none", the head alone ever does.
-        phase_ii_share: of the steps, with a Phase III.
-        phase_iii_learning_rate: learning_rate is that of Phase II.
+        phase_iii: trains all weights in the end if "full"; with "none" the head alone ever learns.
+        phase_ii_share: is the share of the steps that train the head alone, where a Phase III follows.
+        phase_iii_learning_rate: scales the steps of Phase III, as learning_rate does those of Phase II.
 
     The others are those of :class:`EncoderSettings` and :class:`GradientSettings`.
     """

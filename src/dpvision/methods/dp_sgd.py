@@ -28,7 +28,9 @@ class DPSGDConfig(GradientSettings):
     """Everything public about a run but the data and the budget.
 
     Attributes:
-        network, network_options: see :func:`dpvision.networks.build_network`.
+        network: names what is trained: wrn-D-K (such as wrn-16-4), tanh-cnn, tanh-cnn-deep, scatter-cnn or
+            linear.
+        network_options: are passed to the network's class by :func:`dpvision.networks.build_network`.
 
     The others are those of :class:`GradientSettings`.
     """

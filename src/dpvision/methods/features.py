@@ -30,8 +30,10 @@ class EncoderSettings:
     """Which features.
 
     Attributes:
-        encoder, encoder_options: see :func:`dpvision.priors.build_encoder`.
-        mirror: see :class:`dpvision.priors.feature_classifier.FeatureClassifier`.
+        encoder: names the frozen, public encoder that turns images into features; `dpvision prior list` has
+            those that come with the package.
+        encoder_options: are passed to the encoder, as :func:`dpvision.priors.build_encoder` lists them.
+        mirror: adds the features of the mirrored image, so that left and right are alike to the head.
     """
 
     encoder: str

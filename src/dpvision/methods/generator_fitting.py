@@ -42,21 +42,26 @@ class FittingSettings:
     """How a generator is fitted.
 
     Attributes:
-        objective: "squared", the squared distance between the released mean embedding and that of a batch;
+        objective: is what the generator minimises: "squared", the squared distance between the released mean embedding and that of a batch;
             or "moving_average" of Harder et al. (arXiv 2205.12900, section 3): a vector v follows the
             difference of the two, and the generator minimises its scalar product with v.
-        steps, batch_size, learning_rate, schedule: of Adam with β = (0.5, 0.999). Batches hold as many
-            images of each class, and at least two.
-        learning_rate_of_average: Adam's, for v.
-        ema_decay: of the generator's weights, of which the average is released.
+        steps: how many steps of Adam, with β = (0.5, 0.999), fit the generator; they cost no budget.
+        batch_size: how many images a step draws, as many of each class, and at least two.
+        learning_rate: scales the steps of Adam that fit the generator.
+        learning_rate_of_average: scales the steps of Adam for v, with "moving_average" alone.
+        schedule: lowers the learning rate: "linear" or "cosine" to 0 at the end, "constant" never.
+        ema_decay: is the share of the generator's averaged weights that a step keeps; the average is released.
         gaussian_start: whether the generator starts from images of the released moments, where these are
             products of pixels; see :class:`~dpvision.networks.gaussian_images.GaussianImages`.
-        start_weight: of the mean squared difference of an image from that start, summed over pixels, in units
-            of the noise's expected squared norm: it is left where the moments are known well enough.
-        num_details: of public images, made by a random process, that this start draws its details from,
-            where the pixels are of smaller images.
-        latent_size, network_width: of the generator, see :class:`~dpvision.networks.generators.Generator`.
-        precision: of generator and encoder, "auto", "float32" or "bfloat16".
+        start_weight: holds images to that start: it weights their mean squared difference from it, summed
+            over pixels, in units of the noise's expected squared norm, so that the start is left where the
+            moments are known well enough.
+        num_details: how many public images, made by a random process, give the start its details, where the
+            released pixels are of smaller images.
+        latent_size: how many normal numbers the generator makes an image of, beside the class.
+        network_width: how many channels the first layers have of the generator for sides other than 28.
+        precision: sets the arithmetic of generator and encoder: "float32", "bfloat16", or "auto", which takes
+            bfloat16 where the hardware multiplies its matrices.
 
     Raises:
         InputError: a value is out of range.

@@ -32,12 +32,16 @@ class GradientSettings(ViewSettings):
     """Everything public about DP-SGD steps but the network, the data and the budget.
 
     Attributes:
-        steps: noisy steps.
-        expected_batch_size: q·N; the sample rate is this over the number of examples, exactly.
-        max_grad_norm: the clipping norm C.
-        optimizer, learning_rate, momentum, schedule: see :mod:`dpvision.training.optimization`.
-        ema_decay: of the weights that are released.
-        precision: of forward and backward: "auto", "float32" or "bfloat16".
+        steps: how many noisy steps are taken; the budget pays for each.
+        expected_batch_size: how many examples a batch has on average; the sample rate is this over N, exactly.
+        max_grad_norm: C, the length to which the gradient of each example is clipped.
+        optimizer: makes a step of a noisy gradient: "sgd" or "adam", neither with weight decay.
+        learning_rate: scales every step, before the schedule does.
+        momentum: is the share of the last update that the next one keeps; "adam" ignores it.
+        schedule: lowers the learning rate: "linear" or "cosine" to 0 at the end, "constant" never.
+        ema_decay: is the share of the averaged weights that a step keeps; their average is what is released.
+        precision: sets the arithmetic of forward and backward: "float32", "bfloat16", or "auto", which takes
+            bfloat16 where the hardware multiplies its matrices.
 
     The others are those of :class:`ViewSettings`.
 

@@ -15,11 +15,20 @@ class ViewSettings:
     """Which views.
 
     Attributes:
-        augmult, pad, flip, smallest_crop, color_jitter, cutout: K views of the example, see
-            :class:`dpvision.views.SelfAugmentation`.
-        k_self, alpha, k_diff, base_in_mean, pool_in_mean: mixtures of these, and images of the pool, see
-            :class:`dpvision.views.DPMix`.
-        pool: where public images are, for :func:`dpvision.views.open_pool`; empty if there are none.
+        augmult: K, how many random views each image becomes.
+        pad: pads a view by so many reflected pixels on every side, then crops it back at random.
+        flip: mirrors a view left and right, half of the time.
+        smallest_crop: crops a view to at least this share of its area and resizes it back; 1 never does.
+        color_jitter: scales brightness, contrast and saturation by random factors from 1 − this to 1 + this.
+        cutout: covers a random square of so many pixels a side by grey; 0 covers nothing.
+        k_self: how many mixtures are made, each of two of an image's views or public images; 0 is no mixing.
+        alpha: draws the weight of a mixture from Beta(alpha, alpha).
+        k_diff: how many public images of the pool each image is mixed with; needs a pool.
+        base_in_mean: whether an image's gradient is the mean over its own views too, not over mixtures alone.
+        pool_in_mean: whether an image's gradient is the mean over its public images too.
+        pool: is where the public images are: anything that DATA may be; empty for none.
+
+    :class:`dpvision.views.SelfAugmentation` and :class:`dpvision.views.DPMix` define them.
 
     Raises:
         InputError: a value is out of range.
