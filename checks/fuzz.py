@@ -4,9 +4,9 @@
 
 Each kind of file is a target with a process of its own. libFuzzer (atheris) starts from real small files,
 changes them by `fuzzing.mutations` and keeps what reaches new code of dpvision or Pillow. A violation is any
-exception but InputError, a crash, a hang, more memory than docs/guarantee/hostile-input.md states, a file opened for
-writing outside of the target's folder, or code that is run. Inputs that led to one are kept, and the command
-to see it again is printed. Needs Linux, and the extra `fuzz`.
+exception but InputError, a crash, a hang, more memory than docs/guarantee/hostile-input.md states, a file
+opened for writing outside of the target's folder, or code that is run. Inputs that led to one are kept, and
+the command to see it again is printed. Needs Linux, and the extra `fuzz`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "guarantee.md").read_text(encoding="utf-8")
+FOLDER = ROOT / "docs" / "guarantee"
+PAGE = (FOLDER / "index.md").read_text(encoding="utf-8")
 METHODS_WITH_MISTAKES = 13
 """Rows of pitfalls that published code has, of which each has to be in the table."""
 
@@ -31,7 +32,7 @@ def test_the_tests_that_are_named_exist() -> None:
 
 
 def test_the_pages_and_commands_that_are_named_exist() -> None:
-    for page in re.findall(r"\]\(([\w-]+\.md)\)", PAGE):
-        assert (ROOT / "docs" / page).is_file(), page
+    for page in re.findall(r"\]\(([\w./-]+\.md)\)", PAGE):
+        assert (FOLDER / page).is_file(), page
     for command in re.findall(r"\bchecks\.(\w+)", PAGE):
         assert (ROOT / "checks" / f"{command}.py").is_file(), command

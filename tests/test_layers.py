@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,7 @@ EXTRAS = {
     "torch_fidelity",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
+DRAWING = Path(__file__).parents[1] / "docs" / "house.md"
 
 
 def imported_modules(node: ast.AST) -> Iterator[str]:
@@ -76,6 +78,21 @@ def test_a_module_imports_only_what_it_may(path: Path) -> None:
     if floor not in ROOF:
         assert floor in FLOORS, f"{floor} is no floor of the house: give it a place in FLOORS"
         assert upward_imports(tree, floor) == []
+
+
+def test_the_drawing_of_the_floors_is_true() -> None:
+    page = DRAWING.read_text(encoding="utf-8")
+    assert re.findall(r"^│ (\w+) +│", page, re.MULTILINE) == FLOORS[::-1]
+    described = re.findall(r"^\| `(\w+)/` \|", page, re.MULTILINE)
+    assert described == [floor for floor in FLOORS[::-1] if (PACKAGE / floor).is_dir()]
+
+
+def test_every_floor_is_there() -> None:
+    assert {path.stem for path in PACKAGE.iterdir() if path.suffix in ("", ".py")} - {"__pycache__"} <= {
+        *FLOORS,
+        *ROOF,
+    }
+    assert all((PACKAGE / floor).is_dir() or (PACKAGE / f"{floor}.py").is_file() for floor in FLOORS)
 
 
 def test_the_rule_sees_every_form_of_upward_import() -> None:

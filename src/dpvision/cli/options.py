@@ -48,7 +48,7 @@ Settings = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="A setting of the method, such as network=wrn-16-4, steps=500 or network_options.order=1; "
-        "`dpvision settings METHOD` lists them. Repeat for more.",
+        "`dpvision settings METHOD` lists them, and so does docs/reference/settings.md. Repeat for more.",
         show_default=False,
     ),
 ]

@@ -1,6 +1,7 @@
 """What every reader does with files it cannot trust: bound what they claim, and name the broken one.
 
-The bounds, of which docs/guarantee/hostile-input.md makes one statement, are the constants here and `MAX_PIXELS`.
+The bounds, of which docs/guarantee/hostile-input.md makes one statement, are the constants here and
+`MAX_PIXELS`.
 """
 
 from __future__ import annotations

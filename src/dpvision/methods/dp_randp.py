@@ -65,9 +65,9 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
         head: chooses the classifier of features: "linear", without a bias; "linear_with_intercept"; or
             "affine", the paper's GroupNorm and linear layer.
         feature_norm: is the length to which features are scaled before a linear head.
-        phase_ii: gives the head "features", computed once, and before a Phase III all of them in every step; or "sampled",
-            features of the views of a batch, computed in every step, with one average over both phases, as
-            in the paper.
+        phase_ii: gives the head "features", computed once, and before a Phase III all of them in every step;
+            or "sampled", features of the views of a batch, computed in every step, with one average over both
+            phases, as in the paper.
         phase_iii: trains all weights in the end if "full"; with "none" the head alone ever learns.
         phase_ii_share: is the share of the steps that train the head alone, where a Phase III follows.
         phase_iii_learning_rate: scales the steps of Phase III, as learning_rate does those of Phase II.

@@ -42,15 +42,16 @@ class FittingSettings:
     """How a generator is fitted.
 
     Attributes:
-        objective: is what the generator minimises: "squared", the squared distance between the released mean embedding and that of a batch;
-            or "moving_average" of Harder et al. (arXiv 2205.12900, section 3): a vector v follows the
-            difference of the two, and the generator minimises its scalar product with v.
+        objective: is what the generator minimises: "squared", the squared distance between the released mean
+            embedding and that of a batch; or "moving_average" of Harder et al. (arXiv 2205.12900, section 3):
+            a vector v follows the difference of the two, and the generator minimises its scalar product with
+            v.
         steps: how many steps of Adam, with β = (0.5, 0.999), fit the generator; they cost no budget.
         batch_size: how many images a step draws, as many of each class, and at least two.
         learning_rate: scales the steps of Adam that fit the generator.
         learning_rate_of_average: scales the steps of Adam for v, with "moving_average" alone.
         schedule: lowers the learning rate: "linear" or "cosine" to 0 at the end, "constant" never.
-        ema_decay: is the share of the generator's averaged weights that a step keeps; the average is released.
+        ema_decay: is the share of the generator's averaged weights that a step keeps; these are released.
         gaussian_start: whether the generator starts from images of the released moments, where these are
             products of pixels; see :class:`~dpvision.networks.gaussian_images.GaussianImages`.
         start_weight: holds images to that start: it weights their mean squared difference from it, summed

@@ -33,7 +33,7 @@ class GradientSettings(ViewSettings):
 
     Attributes:
         steps: how many noisy steps are taken; the budget pays for each.
-        expected_batch_size: how many examples a batch has on average; the sample rate is this over N, exactly.
+        expected_batch_size: how many examples a batch has on average; the sample rate is exactly this over N.
         max_grad_norm: C, the length to which the gradient of each example is clipped.
         optimizer: makes a step of a noisy gradient: "sgd" or "adam", neither with weight decay.
         learning_rate: scales every step, before the schedule does.
