@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -46,10 +48,11 @@ def forget() -> None:
 
 @pytest.fixture(autouse=True)
 def method(monkeypatch: pytest.MonkeyPatch) -> Iterator[type]:
-    names: dict[str, Any] = {"__name__": "their_package"}
-    exec(blocks()[0], names)
-    register(monkeypatch, class_directions=names["ClassDirections"])
-    yield names["ClassDirections"]
+    package = ModuleType("their_package")
+    monkeypatch.setitem(sys.modules, "their_package", package)
+    exec(blocks()[0], vars(package))
+    register(monkeypatch, class_directions=package.ClassDirections)
+    yield package.ClassDirections
     monkeypatch.undo()
     forget()
 

@@ -29,7 +29,8 @@ def option(help: str, default: Any = MISSING, **command_line: str) -> Any:
     Args:
         help: one or two sentences, for the documentation and for --help.
         default: None stands for what ``help`` says.
-        command_line: "flag" and "metavar", where they do not follow from the name.
+        command_line: "flag" and "metavar", where they do not follow from the name; "python_only" for what no
+            command line can give.
     """
     return field(default=default, metadata={"help": help, **command_line})
 
@@ -99,7 +100,19 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(RunOptions):
+class OfClassifiers:
+    """What runs take beside their settings that make a classifier."""
+
+    network: Any = option(
+        "A network of your own, for methods that train one from scratch: an nn.Module or what makes one; see "
+        "`dpvision.register_network`.",
+        None,
+        python_only="yes",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(OfClassifiers, RunOptions):
     """What a forecast takes."""
 
     out: FilePath | None = option("The directory that the run would have; it must be free.", None)
@@ -109,7 +122,7 @@ class PlanOptions(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(RunOptions):
+class TrainOptions(OfClassifiers, RunOptions):
     """What a run takes that makes a classifier."""
 
     out: FilePath = option("The run's directory, made here. Publish RUN/release, keep RUN/private.")
@@ -144,7 +157,7 @@ FROM_EMBEDDING = frozenset({"out", "count", "formats", "balanced", "config", "se
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditOptions(RunOptions):
+class AuditOptions(OfClassifiers, RunOptions):
     """What an audit takes."""
 
     canaries: int | None = option(

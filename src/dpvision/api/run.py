@@ -51,6 +51,7 @@ from dpvision.methods import (
     check_settings,
     find_method,
 )
+from dpvision.networks import register_network
 from dpvision.networks.weights import checked_facts, read_tensors, safetensors_bytes
 from dpvision.priors import scales_images
 from dpvision.privacy import (
@@ -221,6 +222,9 @@ def prepare(
     relation: Any = options.neighboring_relation
     budget = Budget(options.epsilon, 1e-9 if options.delta is None else options.delta, relation)
     method, overrides = find_method(options.method, makes), dict(options.config or {})
+    network = getattr(options, "network", None)
+    if network is not None:
+        overrides["network"] = register_network(network)
     check_settings(method.config_class, overrides)
     device = resolve_device(options.device)
 

@@ -80,7 +80,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as t
 
 RECIPE = {
     "data",
-    *(one.name for kind in (PlanOptions, TrainOptions, SynthesisOptions) for one in dataclasses.fields(kind)),
+    *(
+        one.name
+        for kind in (PlanOptions, TrainOptions, SynthesisOptions)
+        for one in dataclasses.fields(kind)
+        if "python_only" not in one.metadata
+    ),
 }
 """The options that a recipe may name: one of a run serves to plan and to audit it too."""
 
@@ -106,7 +111,7 @@ def command(options: type[RunOptions], *, is_run: bool = True) -> Callable[[Verb
             if name not in ("found", "as_json")
         ]
         names = {parameter.name for parameter in own}
-        shared = [one for one in dataclasses.fields(options) if one.name not in names | {"config"}]
+        shared = [one for one in dataclasses.fields(options) if _is_option(one) and one.name not in names]
 
         def run(**given: Any) -> None:
             found = collect(given["config"], given["settings"], {n: given[n] for n in ("phase_iii", "pool")})
@@ -137,6 +142,11 @@ def command(options: type[RunOptions], *, is_run: bool = True) -> Callable[[Verb
         return run
 
     return made
+
+
+def _is_option(one: dataclasses.Field[Any]) -> bool:
+    """Whether it is one on the command line: settings have options of their own, and objects none."""
+    return one.name != "config" and "python_only" not in one.metadata
 
 
 def _was_given(value: Any) -> bool:

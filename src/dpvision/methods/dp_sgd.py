@@ -19,6 +19,7 @@ from dpvision.methods.session import Session
 from dpvision.methods.settings import with_overrides
 from dpvision.methods.stages import Stage
 from dpvision.networks import Classifier, TanhCNN, build_classifier
+from dpvision.networks.own import check_logits, is_own
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.facts import PublicFacts
 
@@ -28,8 +29,8 @@ class DPSGDConfig(GradientSettings):
     """Everything public about a run but the data and the budget.
 
     Attributes:
-        network: names what is trained: wrn-D-K (such as wrn-16-4), tanh-cnn, tanh-cnn-deep, scatter-cnn or
-            linear.
+        network: names what is trained: wrn-D-K (such as wrn-16-4), tanh-cnn, tanh-cnn-deep, scatter-cnn,
+            linear, or the module:Name of one of your own, see :func:`dpvision.register_network`.
         network_options: are passed to the network's class by :func:`dpvision.networks.build_network`.
 
     The others are those of :class:`GradientSettings`.
@@ -47,6 +48,8 @@ class DPSGDConfig(GradientSettings):
             options=self.network_options,
         )
         refuse_cross_example_layers(model)
+        if is_own(self.network):
+            check_logits(self.network, model, facts.image_shape, len(facts.class_names))
         return model
 
 

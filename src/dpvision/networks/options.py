@@ -29,5 +29,5 @@ def check_options(
         raise InputError(f"{what} has no option '{min(unknown)}'; its options: {listing}")
     hints = get_type_hints(builder.__init__ if inspect.isclass(builder) else builder)
     for name, value in options.items():
-        if not fits(value, hints[name]):
+        if name in hints and not fits(value, hints[name]):
             raise InputError(f"{what}: {name} must be {in_words(hints[name])}, not {value!r}")
