@@ -137,6 +137,13 @@ def test_every_setting_says_what_it_does(name: str) -> None:
         assert not one.help.startswith("see "), one.name
 
 
+@pytest.mark.parametrize("name", ["train", "plan", "synthesize", "audit"])
+def test_help_says_where_settings_are(name: str) -> None:
+    said = " ".join(getattr(one, "help", None) or "" for one in dict(all_commands())[name].params)
+    assert "`dpvision settings METHOD`" in said
+    assert "docs/reference/settings.md" in said
+
+
 def test_the_network_of_ones_own_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DPVISION_HOME", str(tmp_path / "home"))
