@@ -1,6 +1,7 @@
 """How fast clipped gradients are: WRN-16-4 on 32-pixel images, against plain SGD, Opacus and torch.func.
 
     python benchmarks/gradients.py [--views 16] [--examples 8] [--rounds 5] [--precision auto] [--threads 2]
+    python benchmarks/gradients.py --before ../other-checkout/src    # our engine of another commit, too
 
 Every contestant lives in a process of its own and is given the same views. They take turns, one batch each a
 round, so that a machine that slows down slows all; the table gives medians over the rounds, of views a second
@@ -8,6 +9,7 @@ and of the ratio to plain SGD in the same round. Peak memory is what the process
 (its resident set; on a GPU, allocated memory).
 
 - ours: ``ClippedGradient`` (one gradient per example, of the mean loss over its K views).
+- before: the same of another checkout, where ``--before`` names its sources.
 - plain: forward and backward of the mean loss: what training without privacy pays.
 - opacus-hooks: Opacus has no views; every view is an example of its own there, and the gradients of each K
   are averaged (as users of views with Opacus do) and clipped. Weight-standardised convolutions, for which it
@@ -20,14 +22,18 @@ and of the ratio to plain SGD in the same round. Peak memory is what the process
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import multiprocessing
+import os
 import platform
 import resource
 import statistics
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -63,14 +69,11 @@ def prepare(name: str, views: Tensor, targets: Tensor, precision: str) -> Callab
     lower = torch.autocast(device.type, dtype=autocast, enabled=autocast is not None)
     rows, labels = views.flatten(0, 1).contiguous(memory_format=torch.channels_last), targets.flatten()
 
-    if name == "ours":
-        engine = ClippedGradient(
-            network,
-            losses,
-            1.0,
-            precision=precision,  # type: ignore[arg-type]
-            expected_batch_size=len(views),
-        )
+    if name in ("ours", "before"):
+        # The engine of an earlier commit is not told the size of batches.
+        sizes = {"expected_batch_size": len(views)}
+        sizes = sizes if sizes.keys() <= inspect.signature(ClippedGradient).parameters.keys() else {}
+        engine = ClippedGradient(network, losses, 1.0, precision=precision, **sizes)  # type: ignore[arg-type]
         return lambda: engine.sum(views, targets)
 
     if name == "plain":
@@ -179,18 +182,24 @@ def main() -> None:
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--before", type=Path, metavar="SRC", help="sources of another commit, to compare with"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args()
     options.examples = options.examples or max(8, 128 // options.views)
 
     context = multiprocessing.get_context("spawn")
     lines: dict[str, Connection] = {}
-    for name in CONTESTANTS:
+    for name in ("before", *CONTESTANTS) if options.before else CONTESTANTS:
         ours, theirs = context.Pipe()
-        context.Process(target=serve, args=(name, theirs, options), daemon=True).start()
+        # A spawned process imports everything anew, from where this says.
+        sources = {"PYTHONPATH": str(options.before.resolve())} if name == "before" else {}
+        with mock.patch.dict(os.environ, sources):
+            context.Process(target=serve, args=(name, theirs, options), daemon=True).start()
         lines[name] = ours
 
-    rounds: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    rounds: dict[str, list[float]] = {name: [] for name in lines}
     peak: dict[str, int] = {}
     failed: dict[str, str] = {}
     for number in range(options.rounds + 1):  # the first warms up

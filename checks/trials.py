@@ -178,7 +178,13 @@ class Trial:
                     account.record(replace(stage.event, count=count))
             random = random_source(config.seed)
             session = Session(
-                sources.images, config.facts, stages, account, random, config.device, pool=sources.pool
+                sources.images,
+                config.facts,
+                stages,
+                lambda: account,
+                random,
+                config.device,
+                pool=sources.pool,
             )
             learned = config.method.learn(config.settings, session)
             finished = config.method.finish(config.settings, learned, config.facts, Workplace(config.device))

@@ -46,7 +46,7 @@ def session_on(
     account = Account(budget, ledger, "run", stages.events)
     account.open()
     random = random or SeededRandom(0)
-    return Session(images, facts_of(images), stages, account, random, CPU, **options), account
+    return Session(images, facts_of(images), stages, lambda: account, random, CPU, **options), account
 
 
 def learned(method: Method, config: Any, images: Images, budget: Budget, **options: Any) -> Learned:

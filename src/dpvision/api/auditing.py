@@ -179,24 +179,29 @@ def _learn(
     not spent is free again, whatever happens.
     """
     record = private_record(private, ledger, datetime.now(UTC))
-    book = Ledger.for_dataset(record["ledger"], record["digest"], len(private))
-    account = Account(config.spending[0], book, record["run_id"], stages.events)
-    try:
+
+    def open_account() -> Account:
+        book = Ledger.for_dataset(record["ledger"], record["digest"], len(private))
+        account = Account(config.spending[0], book, record["run_id"], stages.events)
         account.open()
-        session = Session(
-            sources.images,
-            config.facts,
-            stages,
-            account,
-            random,
-            config.device,
-            pool=sources.pool,
-            progress=progress,
-            watch=watch,
-        )
+        return account
+
+    session = Session(
+        sources.images,
+        config.facts,
+        stages,
+        open_account,
+        random,
+        config.device,
+        pool=sources.pool,
+        progress=progress,
+        watch=watch,
+    )
+    try:
         return config.method.learn(config.settings, session)
     finally:
-        account.close()
+        if session.account:
+            session.account.close()
 
 
 def _default_count(canary_kind: str, num_images: int) -> int:

@@ -174,12 +174,18 @@ def _shadow_confidences(
         stages = at_noise(calibrated.noise_multiplier, at, budget)
         account = Account(replace(budget, epsilon=stages.epsilon), None, f"shadow-{number}", stages.events)
         account.open()
-        session = Session(some, facts, stages, account, SecureRandom(), config.device, pool=pool)
+        session = Session(
+            some, facts, stages, partial(_as_it_is, account), SecureRandom(), config.device, pool=pool
+        )
         learned = config.method.learn(settings, session)
         model = config.method.finish(settings, learned, facts, Workplace(config.device)).model
         assert isinstance(model, Classifier)
         found.append(confidences(model, images))
     return np.stack(found)
+
+
+def _as_it_is(account: Account) -> Account:
+    return account
 
 
 def _scaled(config: Any, share: float) -> Any:

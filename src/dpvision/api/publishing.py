@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import torch
@@ -141,7 +141,7 @@ def release_files(
             config=settings,
             generator=model,
             images=asdict(images),
-            seconds=round(monotonic() - started, 1),
+            seconds=round(time.monotonic() - started, 1),
             more=more,
         )
         few = [index for k in range(len(model.class_proportions)) for index in _first(made, k)]

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
-from time import monotonic
 from typing import Any
 
 import torch
@@ -54,6 +54,7 @@ from dpvision.methods import (
 from dpvision.networks.weights import checked_facts, read_tensors, safetensors_bytes
 from dpvision.priors import scales_images
 from dpvision.privacy import (
+    Account,
     Budget,
     InputError,
     PublicFacts,
@@ -312,20 +313,25 @@ class Run:
         """
         directory, config, images = self.directory, self.config, sources.images
         budget, stages = config.spending
-        account = None
+        checkpoints = FileCheckpoints(directory.checkpoint_path, directory.seal)
+
+        def open_account() -> Account:
+            account = make_account(directory, len(images), budget, stages, released)
+            account.open()
+            checkpoints.account = account
+            return account
+
+        session = None
         try:
             if not is_new:
                 check_unchanged(directory, images)
-            checkpoints = FileCheckpoints(directory.checkpoint_path, directory.seal)
-            account = make_account(directory, len(images), budget, stages, checkpoints.spent())
-            account.open()
-            checkpoints.account = account
+            released = checkpoints.spent()
             random, metrics = random_source(config.seed), Metrics(directory.private_path / "metrics.jsonl")
             session = Session(
                 images,
                 config.facts,
                 stages,
-                account,
+                open_account,
                 random,
                 config.device,
                 pool=sources.pool,
@@ -334,6 +340,7 @@ class Run:
                 progress=progress,
             )
             learned = config.method.learn(config.settings, session)
+            account = session.opened_account()
             cost = guarantee(account, stages, random, config.facts, config.chosen_size, session.lost)
             self.keep(
                 replace(learned, facts={**learned.facts, GUARANTEE: cost}),
@@ -345,7 +352,7 @@ class Run:
             )
         except Exception:
             if is_new:
-                discard_unspent(directory, account)
+                discard_unspent(directory, session.account if session else None)
             raise
         account.close()
 
@@ -388,7 +395,7 @@ class Run:
         """Make of what was learned what is published, and publish it."""
         directory, config = self.directory, self.config
         learned, how = self._kept()
-        started = monotonic()
+        started = time.monotonic()
         workplace = Workplace(
             config.device,
             config.finishing_seed,

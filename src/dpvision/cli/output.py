@@ -41,7 +41,7 @@ def printable(text: str, *, breaks: bool = True) -> str:
         text: to be shown.
         breaks: whether it may have several lines.
     """
-    from dpvision.images.images import written_out
+    from dpvision.images.text import written_out
 
     return written_out(text, keep="\n" if breaks else "")
 

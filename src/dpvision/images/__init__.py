@@ -2,136 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
-from dpvision.images import bundled, folder, idx, npz, parquet
-from dpvision.images.decode import Conversion
-from dpvision.images.files import NoLabelsError, reading
-from dpvision.images.image_set import ImageSet
-from dpvision.images.images import Images
-from dpvision.privacy.errors import InputError
+from dpvision._lazy import lazy
+
+if TYPE_CHECKING:
+    from dpvision.images.files import NoLabelsError
+    from dpvision.images.image_set import ImageSet
+    from dpvision.images.images import Images
+    from dpvision.images.opening import available_splits, image_sizes, open_images
 
 __all__ = ["ImageSet", "Images", "NoLabelsError", "available_splits", "image_sizes", "open_images"]
 
+_HOMES = {
+    "ImageSet": "dpvision.images.image_set",
+    "Images": "dpvision.images.images",
+    "NoLabelsError": "dpvision.images.files",
+    "available_splits": "dpvision.images.opening",
+    "image_sizes": "dpvision.images.opening",
+    "open_images": "dpvision.images.opening",
+}
 
-class Reader(Protocol):
-    """What the module of a format offers."""
-
-    def recognises(self, path: Path) -> bool:
-        """Whether what lies at path is of this format, by its name alone."""
-
-    def splits(self, path: Path) -> dict[str, Any]:
-        """The splits at path, by name."""
-
-    def sizes(self, path: Path, split: str) -> Counter[tuple[int, int]]:
-        """How many images of one of these splits have which (width, height)."""
-
-    def read(self, path: Path, split: str, conversion: Conversion, labelled: bool) -> Images:
-        """One of these splits."""
-
-
-READERS: tuple[Reader, ...] = (npz, parquet, idx, bundled, folder)  # folder last: it takes any folder
-
-
-def open_images(
-    spec: str | os.PathLike[str],
-    split: str = "train",
-    *,
-    size: int | None = None,
-    channels: int | None = None,
-    labelled: bool | None = True,
-) -> Images:
-    """Reads one split of a data set into memory.
-
-    Args:
-        spec: "bundled:digits", or the path of one of these:
-            a folder of class folders (PNG, JPEG, WebP, BMP, TIFF), or of train/ and test/ that hold class
-            folders; a NumPy archive .npz with train_images and train_labels, test_…, val_…, or with images
-            and labels; a folder of IDX files (train-images-idx3-ubyte, …, plain or gzip);
-            a Parquet file, or a folder of them, in the Hugging Face image layout.
-        split: "train", "val" or "test". Data without splits are all train.
-        size: makes every image a square of that side: the largest centred square, resized. By default sizes
-            stay, and must agree.
-        channels: 1 makes every image grey, 3 RGB. By default grey images keep 1 channel and colour images 3.
-        labelled: False reads the images alone: from the same places, any folder of images, or one image. None
-            reads labels where there are some.
-
-    The names and the number of classes come from the data set (folder names, metadata, or the greatest label
-    of any split) and are taken as public.
-
-    Raises:
-        NoLabelsError: an InputError; there are images, but no labels.
-        InputError: for anything missing, damaged, ambiguous or too large (an image of more than 2**26 pixels,
-            a data set of more bytes than this machine has memory).
-    """
-    if labelled is None:
-        try:
-            return open_images(spec, split, size=size, channels=channels)
-        except NoLabelsError:
-            labelled = False
-    conversion = Conversion(size, channels)
-    reader, path = _reader_of_split(spec, split)
-    with _without_warnings():
-        return reader.read(path, split, conversion, labelled)
-
-
-def available_splits(spec: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The splits that open_images can read from spec, out of "train", "val" and "test".
-
-    Raises:
-        InputError: as open_images, as far as it shows without reading images.
-    """
-    reader, path = _reader(spec)
-    return tuple(reader.splits(path))
-
-
-def image_sizes(spec: str | os.PathLike[str], split: str = "train") -> Counter[tuple[int, int]]:
-    """How many images of a split have which (width, height), as stored (and kept without a size).
-
-    Reads headers, not pixels, where images have headers of their own. EXIF orientation is not looked at.
-
-    Raises:
-        InputError: as open_images, as far as it shows without decoding images.
-    """
-    reader, path = _reader_of_split(spec, split)
-    with _without_warnings():
-        return reader.sizes(path, split)
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Of Pillow's: what it warns of is either harmless or refused here, in one sentence."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield
-
-
-def _reader_of_split(spec: str | os.PathLike[str], split: str) -> tuple[Reader, Path]:
-    reader, path = _reader(spec)
-    available = reader.splits(path)
-    if split not in available:
-        raise InputError(f"{spec} has no split '{split}' (it has: {', '.join(available)}); name one of these")
-    return reader, path
-
-
-def _reader(spec: str | os.PathLike[str]) -> tuple[Reader, Path]:
-    path = Path(spec)
-    with reading(str(spec)):  # a name too long, or in a folder that may not be entered
-        exists = path.exists() or bundled.recognises(path)
-    if not exists:
-        raise InputError(
-            f"{spec} does not exist; give the path of a data set, or one of: {', '.join(bundled.NAMES)}"
-        )
-    for reader in READERS:
-        if reader.recognises(path):
-            return reader, path
-    raise InputError(
-        f"{spec} is no data set that can be read; give a folder of class folders, of IDX files or of Parquet "
-        "files, or a .npz or .parquet file"
-    )
+__getattr__ = lazy(__name__, _HOMES)

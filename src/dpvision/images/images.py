@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dpvision.images.text import acts
 from dpvision.privacy.by_example import distinct_ids
 from dpvision.privacy.errors import InputError
 
@@ -203,23 +203,6 @@ def check_class_names(class_names: Sequence[str], source: str) -> None:
     for name in class_names:
         if not isinstance(name, str) or any(acts(character) for character in name):
             raise InputError(f"{source}: {name!r} cannot be the name of a class; rename it, in plain text")
-
-
-def acts(character: str) -> bool:
-    """Whether a character is no text, but does something to what is around it."""
-    if character in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069":  # direction of text
-        return True
-    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
-
-
-def written_out(text: str, keep: str = "") -> str:
-    """A text in which characters that act, but those to keep, are written as in a program: ``\\x1b``."""
-    return "".join(
-        character.encode("unicode_escape").decode()
-        if acts(character) and character not in keep
-        else character
-        for character in text
-    )
 
 
 def digest_of(images: Iterable[NDArray[np.uint8]]) -> str:

@@ -4,7 +4,7 @@ from dpvision.methods.estimates import Estimate
 from dpvision.methods.method import Finished, Learned, Makes, Method, Workplace
 from dpvision.methods.registry import find_method, methods
 from dpvision.methods.session import Session, Watch
-from dpvision.methods.settings import check_settings, setting_types
+from dpvision.methods.settings import check_settings, setting_types, with_overrides
 from dpvision.methods.stages import Calibrated, Stage, at_noise, calibrate
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "find_method",
     "methods",
     "setting_types",
+    "with_overrides",
 ]

@@ -36,7 +36,7 @@ class Setting:
 def summary(method: Method) -> str:
     """The first sentence of a method's docstring, on one line."""
     text = " ".join((inspect.getdoc(type(method)) or "").split())
-    return re.split(r"(?<=[a-z)])\.(?:\s|$)", text, maxsplit=1)[0]
+    return re.split(r"\.(?:\s(?=[A-Z])|$)", text, maxsplit=1)[0]
 
 
 def documented_settings(config_class: type) -> list[Setting]:

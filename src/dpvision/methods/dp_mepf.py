@@ -88,7 +88,7 @@ class DPMEPFConfig(FittingSettings):
 
 
 class DPMEPF:
-    """DP-MEPF; see the module."""
+    """Fit a generator to noisy mean features, released once (Harder et al., arXiv 2205.12900)."""
 
     name = "dp-mepf"
     makes: Makes = "images"

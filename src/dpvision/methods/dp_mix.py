@@ -16,7 +16,7 @@ from dpvision.privacy.facts import PublicFacts
 
 
 class DPMixSelf(DPSGD):
-    """DP-Mix_Self; see the module."""
+    """Train by noisy gradients of views that are mixed with each other (Bao et al., arXiv 2311.01295)."""
 
     name = "dp-mix-self"
     k_diff = 0
@@ -40,7 +40,7 @@ class DPMixSelf(DPSGD):
 
 
 class DPMixDiff(DPMixSelf):
-    """DP-Mix_Diff; see the module."""
+    """Train by noisy gradients of views mixed with each other and with public images (Bao et al.)."""
 
     name = "dp-mix-diff"
     k_diff = 2

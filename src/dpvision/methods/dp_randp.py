@@ -151,7 +151,9 @@ def _is_of_head(name: str) -> bool:
 
 
 class DPRandP:
-    """DP-RandP; see the module."""
+    """Train a head on features that were learned from random processes, then, if asked for, all weights
+    (Tang et al., arXiv 2306.06076).
+    """
 
     name = "dp-randp"
     makes: Makes = "a classifier"

@@ -59,7 +59,7 @@ class DPRidgeConfig(EncoderSettings):
 
 
 class DPRidge:
-    """A private linear head; see the module."""
+    """Fit a linear head to the noisy moments of features, released once (after Wang, arXiv 1803.02596)."""
 
     name = "dp-ridge"
     makes: Makes = "a classifier"

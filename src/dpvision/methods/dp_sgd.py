@@ -49,7 +49,7 @@ class DPSGDConfig(GradientSettings):
 
 
 class DPSGD:
-    """DP-SGD; see the module."""
+    """Train a network from scratch by noisy gradients (De et al., arXiv 2204.13650)."""
 
     name = "dp-sgd"
     makes: Makes = "a classifier"

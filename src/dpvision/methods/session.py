@@ -53,7 +53,7 @@ class Session:
 
     Guarantee:
         All that :meth:`descend` and :meth:`release` return or write into a model was made of releases of the
-        stages' mechanisms, each of them in ``account`` before its noise was drawn. This holds if what a
+        stages' mechanisms, each of them in the account before its noise was drawn. This holds if what a
         method gives them (views, encoders, sums) keeps what :class:`ViewPolicy`, :class:`ClippedGradient` and
         the stage's mechanism ask for. Record and replay (:mod:`dpvision.testing`) tries it on every method.
 
@@ -61,7 +61,8 @@ class Session:
         images: the private ones.
         facts: what is public about them.
         stages: what will be released.
-        account: open, with these stages' events.
+        open_account: opens the account, with these stages' events. It is called before the first of them:
+            what fails earlier leaves no trace in a ledger.
         random: where batches, views, noise and first weights come from.
         device: to work on.
         pool: public images, where the settings name some.
@@ -72,6 +73,7 @@ class Session:
 
     Attributes:
         facts, stages, device, pool: as above.
+        account: once it is open.
         lost: releases that were paid for but whose result was lost with an interrupted process.
     """
 
@@ -80,7 +82,7 @@ class Session:
         images: Images,
         facts: PublicFacts,
         stages: Calibrated,
-        account: Account,
+        open_account: Callable[[], Account],
         random: RandomSource,
         device: torch.device,
         *,
@@ -91,7 +93,8 @@ class Session:
         watch: Watch | None = None,
     ) -> None:
         self.facts, self.stages, self.device, self.pool = facts, stages, device, pool
-        self._images, self._account, self._random = images, account, random
+        self.account: Account | None = None
+        self._images, self._open_account, self._random = images, open_account, random
         self._checkpoints, self._on_step, self._progress, self._watch = (
             checkpoints,
             on_step,
@@ -119,10 +122,16 @@ class Session:
         """InputError where the encoder was learned from these very images, as if they were public."""
         refuse_own_encoder(encoder, self._images)
 
+    def opened_account(self) -> Account:
+        """The account, open. InputError where the owner's limit does not allow the stages."""
+        if self.account is None:
+            self.account = self._open_account()
+        return self.account
+
     def tell(self, what: str, done: int, total: int) -> None:
         """Tell whoever watches the run how far it is."""
         if self._progress:
-            self._progress(what, done, total, self._account)
+            self._progress(what, done, total, self.account)
 
     def release(self, number: int, sums_of: Callable[[Images], Sums], blank: Sums) -> dict[str, Tensor]:
         """Release sums over the images once: all of the stage ``number``.
@@ -142,8 +151,8 @@ class Session:
         """
         if number in self._results:
             return _checked(self._results[number], blank)
-        mechanism = self.stages.stages[number].mechanism
-        if self._account.left(mechanism.event) == 0:
+        account, mechanism = self.opened_account(), self.stages.stages[number].mechanism
+        if account.left(mechanism.event) == 0:
             raise InputError(
                 "the one release of this run was paid for but lost with an interrupted process; "
                 "start a new run, within what the budget leaves"
@@ -151,7 +160,7 @@ class Session:
         self._reserve(blank)
         if self._watch:
             self._watch.look_at_release(self._images, sums_of, mechanism.sensitivity)
-        noisy = mechanism.release(sums_of(self._images), self._account, self._stream(number).at("noise", 0))
+        noisy = mechanism.release(sums_of(self._images), account, self._stream(number).at("noise", 0))
         self._results[number] = {name: total.cpu() for name, total in noisy.items()}
         self._save(number + 1, dict, final=True)
         return dict(self._results[number])
@@ -188,7 +197,7 @@ class Session:
         if number in self._results:
             model.load_state_dict(_checked(self._results[number], model.state_dict()))
             return
-        stage = self.stages.stages[number]
+        account, stage = self.opened_account(), self.stages.stages[number]
         images, random = self._images, self._stream(number)
         if images.labels is None:
             raise InputError(f"{images.source} has no labels; training takes labelled images")
@@ -218,8 +227,8 @@ class Session:
         finished = False
         try:
             # Another stage may have events like this one's: what is left is then not this stage's alone.
-            while trainer.steps_done < stage.count and self._account.left(stage.mechanism.event) > 0:
-                statistics = trainer.step(self._account)
+            while trainer.steps_done < stage.count and account.left(stage.mechanism.event) > 0:
+                statistics = trainer.step(account)
                 self._save(number, trainer.state, final=False)
                 if self._on_step:
                     self._on_step(replace(statistics, step=before + statistics.step))

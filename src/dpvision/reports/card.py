@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 
 from dpvision.evaluation import Accuracy
-from dpvision.images.images import written_out
+from dpvision.images.text import written_out
 from dpvision.methods import Calibrated
 from dpvision.networks import Classifier
 from dpvision.privacy import Account, Event, PoissonSampler, PublicFacts, RandomSource

@@ -184,7 +184,7 @@ def embedding_run(
         stages = at_noise(noise_multiplier, partial(method.stages, config, facts), budget)
         account = Account(budget, None, "check", stages.events)
         account.open()
-        session = Session(images, facts, stages, account, SeededRandom(seed), device)
+        session = Session(images, facts, stages, lambda: account, SeededRandom(seed), device)
         return _published(folder, method.released_sums(config, session, encoder))
 
     return run
