@@ -18,8 +18,9 @@ demo: $(INSTALLED)
 	$(VENV)/bin/dpvision train bundled:digits --epsilon 2 --test bundled:digits \
 		--out runs/demo-$$(date +%Y%m%d-%H%M%S)
 
+# As many tests at a time as there are cores, up to four, each on one thread.
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         train,
     )
     from dpvision.images import Images, open_images
+    from dpvision.networks import register_network
     from dpvision.privacy import Budget, InputError
 
 __version__ = "0.1.0"
@@ -44,6 +45,7 @@ __all__ = [
     "open_images",
     "plan",
     "predict",
+    "register_network",
     "resume",
     "synthesize",
     "synthesize_from",
@@ -62,6 +64,7 @@ _HOMES = {
     "open_images": "dpvision.images",
     "plan": "dpvision.api",
     "predict": "dpvision.api",
+    "register_network": "dpvision.networks",
     "resume": "dpvision.api",
     "synthesize": "dpvision.api",
     "synthesize_from": "dpvision.api",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ import torch
 import dpvision
 from dpvision.cli.main import run
 from dpvision.images import Images
-from dpvision.methods import methods, registry
+from dpvision.methods import find_method, known_methods, registry
 from dpvision.privacy import InputError, Ledger, default_ledger_path
 from dpvision.testing import GuaranteeBroken, check_guarantee, method_run
 
@@ -32,21 +34,27 @@ def register(patch: pytest.MonkeyPatch, **entries: Any) -> None:
     """As if packages with these entry points were installed."""
     names: list[EntryPoint] = []
     for name, value in entries.items():
-        entry = EntryPoint(name, f"their_package:{name}", registry.GROUP)
+        entry = EntryPoint(name.replace("_", "-"), f"their_package:{name}", registry.GROUP)
         object.__setattr__(entry, "load", lambda value=value: value)
         names.append(entry)
     patch.setattr(registry, "entry_points", lambda group: names if group == registry.GROUP else [])
-    methods.cache_clear()
+    forget()
+
+
+def forget() -> None:
+    known_methods.cache_clear()
+    registry._load.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def method(monkeypatch: pytest.MonkeyPatch) -> Iterator[type]:
-    names: dict[str, Any] = {"__name__": "their_package"}
-    exec(blocks()[0], names)
-    register(monkeypatch, ClassDirections=names["ClassDirections"])
-    yield names["ClassDirections"]
+    package = ModuleType("their_package")
+    monkeypatch.setitem(sys.modules, "their_package", package)
+    exec(blocks()[0], vars(package))
+    register(monkeypatch, class_directions=package.ClassDirections)
+    yield package.ClassDirections
     monkeypatch.undo()
-    methods.cache_clear()
+    forget()
 
 
 @pytest.fixture
@@ -127,12 +135,11 @@ def test_methods_that_cannot_be_used_are_named(monkeypatch: pytest.MonkeyPatch, 
         def __init__(self) -> None:
             raise RuntimeError("no licence")
 
-    class Again(method):  # type: ignore[misc, valid-type]
-        name = "dp-sgd"
-
-    register(monkeypatch, Broken=Broken)
-    with pytest.raises(InputError, match=r"the method 'Broken' of .* cannot be loaded \(Runtime"):
-        methods()
-    register(monkeypatch, Again=Again)
+    register(monkeypatch, broken=Broken, other=method)
+    with pytest.raises(InputError, match=r"'broken' of .* cannot be loaded \(RuntimeError: no licence"):
+        find_method("broken")
+    with pytest.raises(InputError, match=r"'other' of .*\(ValueError: it calls itself 'class-directions'\)"):
+        find_method("other")
+    register(monkeypatch, dp_sgd=method)
     with pytest.raises(InputError, match="two methods are called 'dp-sgd'"):
-        methods()
+        known_methods()

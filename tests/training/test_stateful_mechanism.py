@@ -161,7 +161,7 @@ def test_it_trains_and_each_step_is_in_the_ledger_before_its_noise(ledger: Ledge
     trainer, account = make_trainer(mechanism), open_account(ledger, mechanism)
     for step in range(STEPS):
         trainer.step(account)
-        assert Ledger(ledger.path)._runs["run"].plan.spent == (mechanism.cost(step + 1),)
+        assert Ledger(ledger.path)._runs["run"].reservation.spent == (mechanism.cost(step + 1),)
     before = saved(trainer)
     with pytest.raises(BudgetExceeded, match="0 more releases of correlated Gaussian noise"):
         trainer.step(account)

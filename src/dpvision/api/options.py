@@ -14,6 +14,8 @@ from dataclasses import MISSING, dataclass, field
 from numbers import Integral
 from typing import Any, Self, TypeVar, get_type_hints
 
+from dpvision.methods.registry import check_known
+from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.values import fits, in_words
 
@@ -27,7 +29,8 @@ def option(help: str, default: Any = MISSING, **command_line: str) -> Any:
     Args:
         help: one or two sentences, for the documentation and for --help.
         default: None stands for what ``help`` says.
-        command_line: "flag" and "metavar", where they do not follow from the name.
+        command_line: "flag" and "metavar", where they do not follow from the name; "python_only" for what no
+            command line can give.
     """
     return field(default=default, metadata={"help": help, **command_line})
 
@@ -69,6 +72,12 @@ class RunOptions:
         metavar="FILE",
     )
 
+    def __post_init__(self) -> None:
+        relation: Any = self.neighboring_relation
+        Budget(self.epsilon, 1e-9 if self.delta is None else self.delta, relation)  # refuses what is none
+        check_known(self.method)
+        check_seed(self.seed)
+
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
         """Take the options that were given.
@@ -91,7 +100,19 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(RunOptions):
+class OfClassifiers:
+    """What runs take beside their settings that make a classifier."""
+
+    network: Any = option(
+        "A network of your own, for methods that train one from scratch: an nn.Module or what makes one; see "
+        "`dpvision.register_network`.",
+        None,
+        python_only="yes",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(OfClassifiers, RunOptions):
     """What a forecast takes."""
 
     out: FilePath | None = option("The directory that the run would have; it must be free.", None)
@@ -101,7 +122,7 @@ class PlanOptions(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(RunOptions):
+class TrainOptions(OfClassifiers, RunOptions):
     """What a run takes that makes a classifier."""
 
     out: FilePath = option("The run's directory, made here. Publish RUN/release, keep RUN/private.")
@@ -136,7 +157,7 @@ FROM_EMBEDDING = frozenset({"out", "count", "formats", "balanced", "config", "se
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditOptions(RunOptions):
+class AuditOptions(OfClassifiers, RunOptions):
     """What an audit takes."""
 
     canaries: int | None = option(
@@ -149,6 +170,12 @@ class AuditOptions(RunOptions):
         "gradient",
     )
     confidence: float = option("With which each bound holds; by default {default}.", 0.95)
+
+
+def check_seed(seed: int | None) -> None:
+    """Raises InputError unless every random generator of a run takes it, torch's among them."""
+    if not (seed is None or 0 <= seed < 1 << 63):
+        raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}")
 
 
 def takes(options: type) -> Callable[[Function], Function]:

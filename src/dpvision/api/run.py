@@ -25,7 +25,7 @@ from dpvision.api.accounts import (
     make_account,
 )
 from dpvision.api.devices import resolve_device
-from dpvision.api.options import FinishOptions, RunOptions
+from dpvision.api.options import FinishOptions, RunOptions, check_seed
 from dpvision.api.publishing import (
     GUARANTEE,
     OfLearning,
@@ -51,6 +51,7 @@ from dpvision.methods import (
     check_settings,
     find_method,
 )
+from dpvision.networks import register_network
 from dpvision.networks.weights import checked_facts, read_tensors, safetensors_bytes
 from dpvision.priors import scales_images
 from dpvision.privacy import (
@@ -221,7 +222,9 @@ def prepare(
     relation: Any = options.neighboring_relation
     budget = Budget(options.epsilon, 1e-9 if options.delta is None else options.delta, relation)
     method, overrides = find_method(options.method, makes), dict(options.config or {})
-    check_seed(options.seed)
+    network = getattr(options, "network", None)
+    if network is not None:
+        overrides["network"] = register_network(network)
     check_settings(method.config_class, overrides)
     device = resolve_device(options.device)
 
@@ -480,9 +483,3 @@ def _test_images(data: Source, test: Source | None, images: Images) -> tuple[Rea
 
 def _same_place(data: Source, test: str | os.PathLike[str]) -> bool:
     return not isinstance(data, Images) and lasting(data) == lasting(test)
-
-
-def check_seed(seed: int | None) -> None:
-    """Raises InputError unless every random generator of a run takes it, torch's among them."""
-    if not (seed is None or 0 <= seed < 1 << 63):
-        raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from dpvision.api.devices import resolve_device
-from dpvision.api.options import FinishOptions, SynthesisOptions, takes
+from dpvision.api.options import FinishOptions, SynthesisOptions, check_seed, takes
 from dpvision.api.publishing import GUARANTEE, Synthesis
-from dpvision.api.run import Run, RunConfig, check_seed, prepare, to_publish
+from dpvision.api.run import Run, RunConfig, prepare, to_publish
 from dpvision.api.sources import Source
 from dpvision.api.training import begin
 from dpvision.images.files import reading

@@ -13,6 +13,7 @@ from dpvision.api.publishing import Result, Synthesis, published
 from dpvision.api.run import Run, RunConfig, Sources, prepare
 from dpvision.api.sources import Source
 from dpvision.images import Images
+from dpvision.networks import register_network
 from dpvision.runs import Progress, RunDirectory, check_free
 
 
@@ -50,6 +51,7 @@ def resume(
     *,
     data: Images | None = None,
     test: Images | None = None,
+    network: Any = None,
     progress: Progress | None = None,
 ) -> Result | Synthesis:
     """Go on with a run that was interrupted. Of one that is complete, the result.
@@ -57,6 +59,7 @@ def resume(
     Args:
         run: its directory.
         data, test: the images, if they were given in memory.
+        network: the run's own, if it was given one, where this process does not know it.
         progress: see `Progress`.
 
     Raises:
@@ -64,6 +67,8 @@ def resume(
             does not have it as open.
         KeyboardInterrupt: passed on.
     """
+    if network is not None:
+        register_network(network)
     directory = RunDirectory.open(Path(run))
     with directory.locked():
         if directory.is_released:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,7 +13,7 @@ from dpvision.api.devices import resolve_device
 from dpvision.api.sources import Source, fitting_reading
 from dpvision.evaluation import Accuracy, accuracy
 from dpvision.images import Images
-from dpvision.networks import Classifier
+from dpvision.networks import Classifier, register_network
 from dpvision.networks.generators import Generator
 from dpvision.privacy.errors import InputError
 from dpvision.runs import load_release
@@ -35,15 +36,21 @@ class Prediction:
     probability: float
 
 
-def load(path: str | os.PathLike[str]) -> Classifier | Generator:
+def load(path: str | os.PathLike[str], network: Any = None) -> Classifier | Generator:
     """The classifier or generator of a run, or of a release directory, on the CPU and in evaluation mode.
 
     A classifier takes uint8 images ``[B, C, H, W]``, or floating point in [0, 1], and returns logits
     ``[B, classes]``; its normalisation is inside. A generator draws images: ``generator.sample(100)``.
 
+    Args:
+        path: a run's directory or release directory.
+        network: that of the classifier, if it was a user's own and this process does not know it.
+
     Raises:
-        InputError: the run is not complete, or files are missing or damaged.
+        InputError: the run is not complete, files are missing or damaged, or the network is not known.
     """
+    if network is not None:
+        register_network(network)
     return load_release(release_path(path))
 
 

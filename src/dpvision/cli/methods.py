@@ -12,11 +12,12 @@ from dpvision.cli.output import show, table
 
 def methods(as_json: AsJson = False) -> None:
     """List the methods: what each makes, and from where it is."""
-    from dpvision.methods import methods as known
+    from dpvision.methods import find_method, known_methods
     from dpvision.methods.documentation import summary
 
-    rows = {name: f"makes {method.makes}: {summary(method)}" for name, method in known().items()}
-    fields = {name: {"makes": method.makes, "summary": summary(method)} for name, method in known().items()}
+    known = {name: find_method(name) for name in known_methods()}
+    rows = {name: f"makes {method.makes}: {summary(method)}" for name, method in known.items()}
+    fields = {name: {"makes": method.makes, "summary": summary(method)} for name, method in known.items()}
     show(fields, as_json, table(dict(rows)))
 
 

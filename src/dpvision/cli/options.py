@@ -80,7 +80,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as t
 
 RECIPE = {
     "data",
-    *(one.name for kind in (PlanOptions, TrainOptions, SynthesisOptions) for one in dataclasses.fields(kind)),
+    *(
+        one.name
+        for kind in (PlanOptions, TrainOptions, SynthesisOptions)
+        for one in dataclasses.fields(kind)
+        if "python_only" not in one.metadata
+    ),
 }
 """The options that a recipe may name: one of a run serves to plan and to audit it too."""
 
@@ -106,7 +111,7 @@ def command(options: type[RunOptions], *, is_run: bool = True) -> Callable[[Verb
             if name not in ("found", "as_json")
         ]
         names = {parameter.name for parameter in own}
-        shared = [one for one in dataclasses.fields(options) if one.name not in names | {"config"}]
+        shared = [one for one in dataclasses.fields(options) if _is_option(one) and one.name not in names]
 
         def run(**given: Any) -> None:
             found = collect(given["config"], given["settings"], {n: given[n] for n in ("phase_iii", "pool")})
@@ -139,20 +144,26 @@ def command(options: type[RunOptions], *, is_run: bool = True) -> Callable[[Verb
     return made
 
 
+def _is_option(one: dataclasses.Field[Any]) -> bool:
+    """Whether it is one on the command line: settings have options of their own, and objects none."""
+    return one.name != "config" and "python_only" not in one.metadata
+
+
 def _was_given(value: Any) -> bool:
     """Whether an option was named: typer has None, False or [] for one that was not, and 0 is a number."""
     return not (value is None or value is False or value == [])
 
 
 def require(options: type[RunOptions], found: dict[str, Any]) -> None:
-    """Raises InputError, with the first that is missing, unless DATA and all options without a default were
-    given.
+    """Raises InputError, with the first option that is missing or wrong by itself: DATA and all that have no
+    default must be there.
     """
     needed = [one.name for one in dataclasses.fields(options) if one.default is MISSING]
     for name in ("data", *needed):
         if name not in found:
             flag = flag_of(options, name)
             raise _input_error(f"{flag} is missing; give it on the command line or in the --config file")
+    options.of({name: value for name, value in found.items() if name != "data"})
 
 
 def flag_of(options: type[RunOptions], name: str) -> str:

@@ -1,11 +1,18 @@
 """Methods: one file per paper, and what they share."""
 
-from dpvision.methods.estimates import Estimate
-from dpvision.methods.method import Finished, Learned, Makes, Method, Workplace
-from dpvision.methods.registry import find_method, methods
-from dpvision.methods.session import Session, Watch
-from dpvision.methods.settings import check_settings, setting_types, with_overrides
-from dpvision.methods.stages import Calibrated, Stage, at_noise, calibrate
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dpvision._lazy import lazy
+
+if TYPE_CHECKING:
+    from dpvision.methods.estimates import Estimate
+    from dpvision.methods.method import Finished, Learned, Makes, Method, Workplace
+    from dpvision.methods.registry import check_known, find_method, known_methods
+    from dpvision.methods.session import Session, Watch
+    from dpvision.methods.settings import check_settings, setting_types, with_overrides
+    from dpvision.methods.stages import Calibrated, Stage, at_noise, calibrate
 
 __all__ = [
     "Calibrated",
@@ -20,9 +27,33 @@ __all__ = [
     "Workplace",
     "at_noise",
     "calibrate",
+    "check_known",
     "check_settings",
     "find_method",
-    "methods",
+    "known_methods",
     "setting_types",
     "with_overrides",
 ]
+
+_HOMES = {
+    "Calibrated": "dpvision.methods.stages",
+    "Estimate": "dpvision.methods.estimates",
+    "Finished": "dpvision.methods.method",
+    "Learned": "dpvision.methods.method",
+    "Makes": "dpvision.methods.method",
+    "Method": "dpvision.methods.method",
+    "Session": "dpvision.methods.session",
+    "Stage": "dpvision.methods.stages",
+    "Watch": "dpvision.methods.session",
+    "Workplace": "dpvision.methods.method",
+    "at_noise": "dpvision.methods.stages",
+    "calibrate": "dpvision.methods.stages",
+    "check_known": "dpvision.methods.registry",
+    "check_settings": "dpvision.methods.settings",
+    "find_method": "dpvision.methods.registry",
+    "known_methods": "dpvision.methods.registry",
+    "setting_types": "dpvision.methods.settings",
+    "with_overrides": "dpvision.methods.settings",
+}
+
+__getattr__ = lazy(__name__, _HOMES)

@@ -19,6 +19,7 @@ from dpvision.methods.session import Session
 from dpvision.methods.settings import with_overrides
 from dpvision.methods.stages import Stage
 from dpvision.networks import Classifier, TanhCNN, build_classifier
+from dpvision.networks.own import check_logits, is_own
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.facts import PublicFacts
 
@@ -28,7 +29,8 @@ class DPSGDConfig(GradientSettings):
     """Everything public about a run but the data and the budget.
 
     Attributes:
-        network, network_options: see :func:`dpvision.networks.build_network`.
+        network: which is trained, see :func:`dpvision.networks.build_network`.
+        network_options: further arguments of the network's class.
 
     The others are those of :class:`GradientSettings`.
     """
@@ -45,6 +47,8 @@ class DPSGDConfig(GradientSettings):
             options=self.network_options,
         )
         refuse_cross_example_layers(model)
+        if is_own(self.network):
+            check_logits(self.network, model, facts.image_shape, len(facts.class_names))
         return model
 
 

@@ -1,56 +1,79 @@
-"""Every method by its name: those of this package, and those that others have installed."""
+"""Every method by its name: those of this package, and those that others have installed.
+
+It imports nothing heavy, and a method's module when that method is asked for.
+"""
 
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
-from dpvision.methods.dp_mepf import DPMEPF
-from dpvision.methods.dp_mix import DPMixDiff, DPMixSelf
-from dpvision.methods.dp_randp import DPRandP
-from dpvision.methods.dp_ridge import DPRidge
-from dpvision.methods.dp_sgd import DPSGD
-from dpvision.methods.method import Makes, Method
 from dpvision.privacy.errors import InputError
 
-GROUP = "dpvision.methods"
-"""The group of entry points under which a package registers classes of methods, or objects."""
+if TYPE_CHECKING:
+    from dpvision.methods.method import Makes, Method
 
-_OURS: tuple[Method, ...] = (DPSGD(), DPMixSelf(), DPMixDiff(), DPRandP(), DPRidge(), DPMEPF())
+GROUP = "dpvision.methods"
+"""The group of entry points under which a package registers classes of methods, or objects. An entry has the
+name of the method.
+"""
+
+_OURS = {
+    "dp-sgd": "dpvision.methods.dp_sgd:DPSGD",
+    "dp-mix-self": "dpvision.methods.dp_mix:DPMixSelf",
+    "dp-mix-diff": "dpvision.methods.dp_mix:DPMixDiff",
+    "dp-randp": "dpvision.methods.dp_randp:DPRandP",
+    "dp-ridge": "dpvision.methods.dp_ridge:DPRidge",
+    "dp-mepf": "dpvision.methods.dp_mepf:DPMEPF",
+}
 
 
 @cache
-def methods() -> dict[str, Method]:
-    """All methods by name. Those of other packages are loaded here.
+def known_methods() -> dict[str, EntryPoint]:
+    """Where each method is, by its name. Nothing is loaded.
 
     Raises:
-        InputError: one of theirs cannot be loaded, or has the name of another.
+        InputError: two methods have one name.
     """
-    found = {method.name: method for method in _OURS}
+    found = {name: EntryPoint(name, value, GROUP) for name, value in _OURS.items()}
     for entry in entry_points(group=GROUP):
-        try:
-            loaded = entry.load()
-            method: Method = loaded() if isinstance(loaded, type) else loaded
-            name = method.name
-        except Exception as error:  # whatever a package's code raises
-            raise InputError(
-                f"the method '{entry.name}' of {entry.value} cannot be loaded "
-                f"({type(error).__name__}: {error}); mend or uninstall its package"
-            ) from error
-        if name in found:
-            raise InputError(f"two methods are called '{name}'; uninstall the package of {entry.value}")
-        found[name] = method
+        if entry.name in found:
+            raise InputError(f"two methods are called '{entry.name}'; uninstall the package of {entry.value}")
+        found[entry.name] = entry
     return found
 
 
+def check_known(name: str) -> None:
+    """Raises InputError unless there is a method of this name."""
+    if name not in known_methods():
+        raise InputError(f"there is no method '{name}'; choose one of {', '.join(known_methods())}")
+
+
 def find_method(name: str, makes: Makes | None = None) -> Method:
-    """The method of this name.
+    """Load the method of this name.
 
     Raises:
-        InputError: there is none, or it makes something else than is asked for.
+        InputError: there is none, it cannot be loaded, or it makes something else than is asked for.
     """
-    fitting = {key: method for key, method in methods().items() if makes in (None, method.makes)}
-    if name not in fitting:
-        what = f" that makes {makes}" if makes else ""
-        raise InputError(f"there is no method '{name}'{what}; choose one of {', '.join(fitting)}")
-    return fitting[name]
+    check_known(name)
+    method = _load(known_methods()[name])
+    if makes not in (None, method.makes):
+        fitting = ", ".join(each for each in known_methods() if find_method(each).makes == makes)
+        raise InputError(f"there is no method '{name}' that makes {makes}; choose one of {fitting}")
+    return method
+
+
+@cache
+def _load(entry: EntryPoint) -> Method:
+    try:
+        loaded = entry.load()
+        method: Method = loaded() if isinstance(loaded, type) else loaded
+        if method.name != entry.name:
+            raise ValueError(f"it calls itself '{method.name}'")
+    except Exception as error:  # whatever a package's code raises
+        raise InputError(
+            f"the method '{entry.name}' of {entry.value} cannot be loaded "
+            f"({type(error).__name__}: {error}); mend or uninstall its package"
+        ) from error
+    return method

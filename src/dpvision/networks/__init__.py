@@ -3,6 +3,7 @@
 from dpvision.networks.build import NETWORKS, build_network
 from dpvision.networks.classifier import Classifier, Normalize, build_classifier
 from dpvision.networks.linear import LinearClassifier
+from dpvision.networks.own import register_network
 from dpvision.networks.resnet9 import ResNet9
 from dpvision.networks.scatter_cnn import ScatterCNN
 from dpvision.networks.scattering import Scattering2d
@@ -24,5 +25,6 @@ __all__ = [
     "WideResNet",
     "build_classifier",
     "build_network",
+    "register_network",
     "standardize",
 ]

@@ -9,6 +9,7 @@ from torch import nn
 
 from dpvision.networks.linear import LinearClassifier
 from dpvision.networks.options import check_options
+from dpvision.networks.own import build_own, is_own
 from dpvision.networks.scatter_cnn import ScatterCNN
 from dpvision.networks.tanh_cnn import DeepTanhCNN, TanhCNN
 from dpvision.networks.wide_resnet import WideResNet
@@ -31,7 +32,7 @@ def build_network(
     """A freshly initialised network that maps ``[B, in_channels, H, W]`` to logits ``[B, num_classes]``.
 
     Args:
-        name: one of :data:`NETWORKS`.
+        name: one of :data:`NETWORKS`, or of :func:`register_network`.
         in_channels: C of the images.
         image_size: (H, W) of the images.
         num_classes: the number of logits.
@@ -41,6 +42,10 @@ def build_network(
         InputError: for an unknown name or option, an option of another type, or images too small for the
             network.
     """
+    if is_own(name):
+        return build_own(
+            name, in_channels=in_channels, image_size=image_size, num_classes=num_classes, **options
+        )
     wide_resnet = re.fullmatch(r"wrn-(\d{1,2})-(\d{1,2})", name)  # more would take minutes to build
     network_class: type[nn.Module]
     arguments: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes}
