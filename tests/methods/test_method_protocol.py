@@ -72,9 +72,7 @@ def test_facts_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
 
 
 def test_a_method_for_something_else_is_refused() -> None:
-    with pytest.raises(
-        InputError, match="no method 'dp-mepf' that makes a classifier; choose one of dp"
-    ):
+    with pytest.raises(InputError, match="no method 'dp-mepf' that makes a classifier; choose one of dp"):
         find_method("dp-mepf", "a classifier")
     with pytest.raises(InputError, match="no method 'magic'; choose one of dp-sgd, "):
         find_method("magic")
