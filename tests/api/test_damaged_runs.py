@@ -189,6 +189,18 @@ def test_a_checkpoint_of_another_run(method: str, images: Images, tmp_path: Path
         refused(images, tmp_path / "run", "no checkpoint of this run")
 
 
+def test_what_another_run_has_learned(images: Images, tmp_path: Path) -> None:
+    """Else it would be published under this run's card."""
+    begin("dp-mepf", images, tmp_path / "run")
+    begin("dp-mepf", images, tmp_path / "twin")
+    path = tmp_path / "run" / LEARNED
+    whole = path.read_bytes()
+    shutil.copy(tmp_path / "twin" / LEARNED, path)
+    refused(images, tmp_path / "run", "is not of this run")
+    path.write_bytes(whole)
+    dpvision.resume(tmp_path / "run")
+
+
 def test_files_that_are_no_checkpoint(images: Images, tmp_path: Path) -> None:
     begin("dp-sgd", images, tmp_path / "run")
     path = tmp_path / "run" / CHECKPOINT

@@ -300,6 +300,25 @@ def test_an_encoder_learned_from_the_private_images_is_refused(
     dpvision.train(private, out=tmp_path / "run", config={"encoder": f"{other}{suffix}"}, **DP_RANDP)
 
 
+@pytest.mark.parametrize("method", ["dp-randp", "dp-ridge", "dp-mepf"])
+def test_every_method_refuses_an_encoder_of_its_own_images(
+    private: Path, tmp_path: Path, method: str
+) -> None:
+    own, config = tmp_path / "own.safetensors", {}
+    train(SMALL, own, public_images=private)
+    make: Any = dpvision.train
+    if method == "dp-mepf":
+        make, config = dpvision.synthesize, {"steps": 1, "batch_size": 4}
+    with pytest.raises(InputError, match="learned from the private images themselves"):
+        make(
+            private,
+            out=tmp_path / "run",
+            **{**DP_RANDP, "method": method},
+            config={"encoder": str(own), **config},
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_no_provenance_hides_what_an_encoder_was_learned_from(private: Path, tmp_path: Path) -> None:
     """As if the file were a sum of parts, and none of them learned from anything."""
     own, disguised = tmp_path / "own.safetensors", tmp_path / "disguised.safetensors"

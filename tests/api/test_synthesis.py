@@ -111,6 +111,28 @@ def test_a_declared_number_of_examples_hides_how_many_there_are(images: Images, 
         assert not re.search(r"\b90\b", (result.release / name).read_text())
 
 
+def test_an_embedding_tells_nothing_of_how_it_was_learned(images: Images, tmp_path: Path) -> None:
+    """Of images of the same declared number, with the same noise, all that it says beside the sums is alike:
+    not how many there were, how long they took, or which ledger has them.
+    """
+    facts = []
+    for name, of in (("all", images), ("one less", images.subset(range(89)))):
+        release = synthesize(of, tmp_path / name, num_examples=130, seed=5).release
+        facts.append(Embedding.load(release / "embedding.safetensors").facts)
+    assert facts[0] == facts[1]
+    assert facts[0].keys() == {
+        "encoder",
+        "image_shape",
+        "class_names",
+        "num_examples",
+        "second_moment_weight",
+        "count_weight",
+        "noise",
+        "guarantee",
+    }
+    assert facts[0]["guarantee"]["mechanisms"][0]["count"] == 1
+
+
 def test_the_same_embedding_makes_other_images_at_no_cost(images: Images, tmp_path: Path) -> None:
     first = synthesize(images, tmp_path / "run")
     before = spent(images)

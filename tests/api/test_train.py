@@ -110,6 +110,19 @@ def test_the_released_weights_are_the_averages(images: Images, tmp_path: Path) -
     assert any(not torch.equal(checkpoint[f"model.{name}"], averages[name]) for name in averages)
 
 
+@pytest.mark.parametrize(("rate", "diverges"), [(0.5, False), (1e3, True)])
+def test_the_operator_alone_is_told_of_a_training_that_ended_worse_than_guessing(
+    rate: float, diverges: bool, images: Images, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if diverges:
+        meaningless = torch.randint(2, (120,), generator=torch.Generator().manual_seed(0))
+        images = replace(images, labels=meaningless)
+    result = train(images, tmp_path / "run", config={**CONFIG, "learning_rate": rate}, seed=1)
+    assert any("worse than guessing" in message for message in caplog.messages) == diverges
+    for path in result.release.glob("card.*"):
+        assert "guessing" not in path.read_text()
+
+
 @pytest.mark.parametrize("tested", [False, True])
 def test_the_last_average_is_released_however_bad_it_is(images: Images, tmp_path: Path, tested: bool) -> None:
     """Neither the loss on private batches nor the test accuracy chooses an earlier one."""

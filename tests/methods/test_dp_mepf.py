@@ -425,3 +425,13 @@ def test_settings_out_of_range_are_refused() -> None:
     ):
         with pytest.raises(InputError, match=name):
             settings(**{name: value})
+
+
+def test_an_estimate_grows_with_images_and_steps() -> None:
+    few, many = (DPMEPF().estimate(settings(steps=50), facts(n, (1, 8, 8)), CPU) for n in (100, 10_000_000))
+    assert 0 < few.seconds < many.seconds
+    assert many.memory_bytes - few.memory_bytes == pytest.approx(64 * 9_999_900, rel=0.01)
+    long = DPMEPF().estimate(settings(steps=5_000), facts(100, (1, 8, 8)), CPU)
+    assert long.seconds > 10 * few.seconds
+    unlabelled = replace(settings(), labelled=False)
+    assert DPMEPF().estimate(unlabelled, facts(100, (1, 8, 8), ()), CPU).seconds > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 import dpvision
 from dpvision.images import Images
-from dpvision.methods import dp_ridge
+from dpvision.methods import Session, Workplace, dp_ridge
 from dpvision.methods.dp_ridge import (
     COUNT_WEIGHT,
     REPLACE_ONE_RATIO,
@@ -29,8 +30,8 @@ from dpvision.methods.dp_ridge import (
     sufficient_statistics,
 )
 from dpvision.priors.feature_classifier import encoded
-from dpvision.privacy import Budget, InputError
-from tests.methods.learning import CPU, calibrated, facts
+from dpvision.privacy import Account, Budget, InputError, SeededRandom
+from tests.methods.learning import CPU, calibrated, facts, facts_of, uncalibrated
 
 CLASSES = 3
 
@@ -180,6 +181,23 @@ def test_every_statistic_is_released_with_noise(
         assert (noisy[name] != total).all()
     noise = torch.cat([(noisy[name] - total).flatten() for name, total in exact.items()])
     assert float(noise.std()) == pytest.approx(float(noisy["scale"]), rel=0.05)
+
+
+def test_the_head_tells_of_the_images_what_was_released_and_nothing_else(images: Images) -> None:
+    """With the same numbers released, one image less makes the same head."""
+    method, config, public = DPRidge(), DPRidgeConfig(**SMALL), facts_of(images)
+    stages = uncalibrated(method, config, public, 1.0)
+    released: dict[str, Tensor] = {}
+    heads = []
+    for of in (images, images.subset(range(1, 300))):
+        account = Account(Budget(1e6, 1e-5), None, "run", stages.events)
+        account.open()
+        session = Session(of, public, stages, lambda account=account: account, SeededRandom(0), CPU)
+        learned = method.learn(config, session)
+        released = released or dict(learned.tensors)
+        finished = method.finish(config, replace(learned, tensors=released), public, Workplace(CPU))
+        heads.append(finished.model.state_dict())
+    assert all(torch.equal(tensor, heads[1][name]) for name, tensor in heads[0].items())
 
 
 def test_a_release_that_was_kept_is_not_paid_twice(

@@ -119,14 +119,14 @@ def test_a_ledger_from_before_is_read_and_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(BEFORE_KINDS.read_bytes())
     before = Ledger(path)
-    one, two = (before._runs[name].plan for name in ("one", "two"))
-    assert one.planned == (
+    one, two = (before._runs[name].reservation for name in ("one", "two"))
+    assert one.reserved == (
         PoissonGaussianEvent(1.9, 0.05, 1.25, count=3),
         PoissonGaussianEvent(2.0, 0.05, count=4),
         GaussianEvent(10.0, 1.5, count=5),
     )
     assert one.spent == (PoissonGaussianEvent(2.0, 0.05), GaussianEvent(10.0, 1.5))
-    assert before.open_run("two", two.planned) == (PoissonGaussianEvent(2.0, 0.05, count=2),)
+    assert before.open_run("two", two.reserved) == (PoissonGaussianEvent(2.0, 0.05, count=2),)
     before.record("two", PoissonGaussianEvent(2.0, 0.05, count=2))
     before.open_run("three", [STEP])
     assert path.read_bytes().startswith(BEFORE_KINDS.read_bytes())

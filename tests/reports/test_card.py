@@ -13,8 +13,19 @@ import torch
 
 import dpvision
 from dpvision.images import Images
-from dpvision.privacy import epsilon, gaussian_event
-from dpvision.reports import card_markdown
+from dpvision.methods import Calibrated
+from dpvision.methods.stages import Stage
+from dpvision.privacy import (
+    Account,
+    Budget,
+    GaussianSumMechanism,
+    PoissonSampler,
+    PublicFacts,
+    SeededRandom,
+    epsilon,
+    gaussian_event,
+)
+from dpvision.reports import card_markdown, guarantee
 
 CONFIG = {"network": "linear", "steps": 6, "expected_batch_size": 40, "max_grad_norm": 0.731}
 
@@ -59,6 +70,22 @@ def test_the_card_states_the_guarantee_and_how_it_was_got(images: Images, tmp_pa
     assert card["versions"].keys() == {"python", "dpvision", "torch", "dp-accounting"}
     for fact in ("157", "cat, dog", "0.0001", "replace_one", "not covered", "0.731", "Clopper"):
         assert fact in text
+
+
+def test_the_guarantee_states_what_was_spent_and_not_what_was_planned() -> None:
+    mechanism = GaussianSumMechanism(2.0, 1.0, PoissonSampler(157, 0.25))
+    stages = Calibrated(2.0, (Stage("a sum", mechanism, 6),), 3.0)
+    account = Account(Budget(3.0, 1e-4), None, "run", stages.events)
+    account.open()
+    account.record(mechanism.event)
+    account.record(mechanism.event)
+    facts = PublicFacts(157, (1, 4, 4), ("cat", "dog"))
+    stated = guarantee(account, stages, SeededRandom(0), facts, None)
+    assert stated["epsilon"] == epsilon([mechanism.cost(2)], 1e-4, "add_or_remove_one")
+    assert stated["accountant"]["epsilon_by_rdp"] == epsilon(
+        [mechanism.cost(2)], 1e-4, "add_or_remove_one", "rdp"
+    )
+    assert [spent["count"] for spent in stated["mechanisms"]] == [2]
 
 
 def test_nothing_private_is_in_the_release(images: Images, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from numbers import Integral
@@ -201,7 +202,8 @@ def takes(options: type) -> Callable[[Function], Function]:
         named.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)
         function.__signature__ = signature.replace(parameters=[*before, *named])  # type: ignore[attr-defined]
         lines = [f"{one.name}: {described(one)}" for one in dataclasses.fields(options)]
-        function.__doc__ = (function.__doc__ or "").replace("{options}", "\n        ".join(lines))
+        wrapped = [textwrap.fill(line, 98, subsequent_indent=" " * 12) for line in lines]
+        function.__doc__ = (function.__doc__ or "").replace("{options}", "\n        ".join(wrapped))
         return function
 
     return documented

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import secrets
 import time
@@ -66,6 +68,8 @@ from dpvision.reports import guarantee
 from dpvision.runs import FileCheckpoints, Metrics, Progress, RunDirectory
 from dpvision.runs.files import write_atomically
 from dpvision.views import Pool, open_pool, refuse_private
+
+logger = logging.getLogger("dpvision")
 
 
 @dataclass(frozen=True)
@@ -343,6 +347,7 @@ class Run:
                 progress=progress,
             )
             learned = config.method.learn(config.settings, session)
+            _warn_of_divergence(metrics.last_loss, config.facts)
             account = session.opened_account()
             cost = guarantee(account, stages, random, config.facts, config.chosen_size, session.lost)
             self.keep(
@@ -420,6 +425,16 @@ class Run:
         )
         directory.release(files)
         return published(directory)
+
+
+def _warn_of_divergence(last_loss: float | None, facts: PublicFacts) -> None:
+    """Tell the operator, and nobody else, of a training that ended worse than guessing."""
+    guessing = math.log(max(1, len(facts.class_names)))
+    if last_loss is not None and not last_loss <= guessing:
+        logger.warning(
+            f"training ended worse than guessing: its last batches had a mean loss of {last_loss:.2f}, and "
+            f"guessing has {guessing:.2f}; take a smaller learning_rate (this is private: do not publish it)"
+        )
 
 
 def _read(how: Reading, needs_labels: bool) -> Images:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dpvision.images import Images
 from dpvision.methods.embedding import EMBEDDING, Embedding
-from dpvision.methods.estimates import Estimate
+from dpvision.methods.estimates import PROBE_SECONDS, Estimate
 from dpvision.methods.generator_fitting import FittingSettings, GeneratorFitting, new_generator
 from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.session import Session
@@ -135,10 +135,11 @@ class DPMEPF:
             _facts(config, facts, encoder, noise=1.0),
         )
         fitting = _new_fitting(config, some, encoder, Workplace(device))
-        fitting.step()
+        fitting.step()  # the first takes longer
         started = perf_counter()
-        fitting.step()
-        seconds += config.steps * (perf_counter() - started)
+        while (passed := perf_counter() - started) < PROBE_SECONDS:
+            fitting.step()
+        seconds += config.steps * passed / (fitting.steps_done - 1)
         return Estimate(seconds, _memory(config, facts, fitting))
 
     def learn(self, config: DPMEPFConfig, session: Session) -> Learned:

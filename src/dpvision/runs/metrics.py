@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import time
+from collections import deque
 from dataclasses import asdict
 from pathlib import Path
 
 from dpvision.privacy.errors import InputError
 from dpvision.runs.files import writing
 from dpvision.training import StepStatistics
+
+LAST_STEPS = 10
+"""Over which the loss at the end of training is taken."""
 
 
 class Metrics:
@@ -25,6 +30,7 @@ class Metrics:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._losses: deque[float] = deque(maxlen=LAST_STEPS)
         self._seconds_before = _last_seconds(path)
         self._started = time.monotonic()
 
@@ -33,13 +39,20 @@ class Metrics:
         """Spent training so far, over all the processes that worked on the run."""
         return self._seconds_before + time.monotonic() - self._started
 
-    def append(self, statistics: StepStatistics) -> None:
+    @property
+    def last_loss(self) -> float | None:
+        """The mean loss over the last few batches that this process saw: private. None without any."""
+        return statistics.fmean(self._losses) if self._losses else None
+
+    def append(self, step: StepStatistics) -> None:
         """Write down one step.
 
         Raises:
             InputError: the file system refuses.
         """
-        line = {**asdict(statistics), "seconds": round(self.seconds, 3)}
+        if step.batch_size:
+            self._losses.append(step.mean_loss)
+        line = {**asdict(step), "seconds": round(self.seconds, 3)}
         with writing(self.path), self.path.open("ab") as file:
             file.write(json.dumps(line).encode() + b"\n")
 
