@@ -91,10 +91,15 @@ For work on one's own parts there are, beneath these:
 def pages() -> dict[str, str]:
     """The text of each page, by its name."""
     return {
-        "settings.md": SETTINGS + "".join(_settings_of(name) for name in known_methods()),
+        "settings.md": SETTINGS + "".join(map(_settings_of, _our_methods())),
         "command-line.md": COMMAND_LINE + _commands(),
         "python.md": PYTHON + _python() + PARTS,
     }
+
+
+def _our_methods() -> list[str]:
+    """Without those that other packages have registered."""
+    return [name for name, entry in known_methods().items() if entry.value.startswith("dpvision.")]
 
 
 def _settings_of(name: str) -> str:
