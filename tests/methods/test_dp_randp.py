@@ -63,7 +63,7 @@ def test_the_account_is_that_of_a_composition_by_hand() -> None:
     accountant.compose(dp_accounting.GaussianDpEvent(plan.noise_multiplier), config.steps)
     assert plan.epsilon == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-3)
     assert 0.99 <= plan.epsilon <= 1.0
-    assert [(stage.count, stage.event.sample_rate) for stage in plan.stages] == [(30, 1.0)]
+    assert [(stage.count, stage.event.sample_rate) for stage in plan.stages] == [(config.steps, 1.0)]
 
 
 def test_both_phases_cost_what_the_paper_pays() -> None:
@@ -317,3 +317,34 @@ def test_what_the_user_says_holds_and_what_does_not_exist_is_refused() -> None:
         config_for(100, phase_ii="sampled", **views)
     with pytest.raises(InputError, match="no encoder 'resnet'"):
         config_for(4, encoder="resnet").build_model(facts(4))
+
+
+def test_the_noise_of_all_steps_moves_a_logit_by_about_one() -> None:
+    """Whatever N, ε, δ and the relation are, and however many steps there are: by the noise of all steps."""
+    for n, budget in (
+        (300, Budget(0.2, 1e-3)),
+        (5_000, Budget(2.0, 1e-5)),
+        (5_000, Budget(2.0, 1e-5, "replace_one")),
+        (50_000, Budget(1.0, 1e-6)),
+    ):
+        for steps in ({}, {"steps": 20}, {"steps": 400}):
+            config = DPRandP().default_config(facts(n, names=tuple("0123456789")), budget, CPU, steps)
+            noise = calibrated(DPRandP(), config, facts(n), budget).noise_multiplier
+            weight = torch.zeros(config.steps, dtype=torch.float64)
+            for step in range(config.steps):  # how far the noise of each step goes, in the end
+                rates = config.learning_rate * (1 - torch.arange(step, config.steps).double() / config.steps)
+                decay = config.momentum ** torch.arange(config.steps - step).double()
+                weight[step] = (rates * decay).sum()
+            moved = float(weight.norm()) * noise / n
+            assert moved <= 1.05
+            assert moved >= 0.5 or config.learning_rate == 12 * 10, (n, budget, config.steps, moved)
+
+
+def test_rates_grow_with_epsilon_and_not_above_what_classes_bear() -> None:
+    rates = []
+    for epsilon in (0.1, 0.5, 1.0, 2.0, 8.0):
+        config = DPRandP().default_config(facts(50_000), Budget(epsilon, 1e-6), CPU, {})
+        rates.append(config.learning_rate * config.steps)
+        assert config.learning_rate <= 12 * 2
+        assert 50 <= config.steps <= 200
+    assert rates == sorted(rates)

@@ -32,18 +32,23 @@ from dpvision.methods.gradient_descent import (
 )
 from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.session import Session
-from dpvision.methods.settings import check, with_overrides
+from dpvision.methods.settings import check, check_settings, with_overrides
 from dpvision.methods.stages import Stage
 from dpvision.networks import Classifier, WideResNet
 from dpvision.priors.feature_classifier import Head, encoded
+from dpvision.privacy.accounting import calibrate_noise_multiplier
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
+from dpvision.privacy.mechanisms import GaussianSumMechanism
+from dpvision.privacy.sampling import FullBatch
 from dpvision.training import Phase
 from dpvision.views import Unchanged
 
 PhaseII = Literal["features", "sampled"]
 PhaseIII = Literal["full", "none"]
+
+MOMENTUM = 0.9
 
 HEAD = "network.head."
 """What the names of the head's parameters begin with."""
@@ -51,9 +56,11 @@ HEAD = "network.head."
 
 # Noise falls on every coordinate of the head; more features of scattering than this did not pay for theirs.
 MOST_FEATURES = 4000
-# More examples or a larger ε leave less noise on a step, and more steps pay. The best numbers were near this
-# for 1,500 to 45,000 training images of CIFAR-10 at ε from 1 to 8.
-STEPS_RULE = 7.5
+# Of a head alone: many small steps end where few large ones do, and do not overshoot on the way.
+FEWEST_STEPS, MOST_STEPS = 50, 200
+# Larger steps of all images make the loss of K classes swing: steps with momentum β settle below a
+# rate of 2(1 + β)·K/λ, where λ, the largest eigenvalue of the features' second moment, was 0.3 to 0.6.
+LARGEST_RATE_OF_A_CLASS = 12.0
 SMALLEST_FOR_TWO_SCALES = 16  # pixels
 
 
@@ -166,10 +173,11 @@ class DPRandP:
         self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
     ) -> DPRandPConfig:
         """Choose the head alone, unless Phase III is asked for."""
+        check_settings(self.config_class, overrides)
         if overrides.get("phase_iii") == "full":
             config = _with_phase_iii(facts, device)
         else:
-            config = _head_alone(facts, budget, overrides.get("encoder"))
+            config = _head_alone(facts, budget, overrides)
             if overrides.get("phase_ii") == "sampled":
                 config = _sampled(config, facts)
         return with_overrides(config, overrides)
@@ -210,11 +218,15 @@ class DPRandP:
         return finished_classifier(lambda: config.build_model(facts), learned, workplace)
 
 
-def _head_alone(facts: PublicFacts, budget: Budget, encoder: str | None) -> DPRandPConfig:
-    """All examples enter every step: with features at hand a step costs little, and a few exact steps lose
-    less to noise than many sampled ones.
+def _head_alone(facts: PublicFacts, budget: Budget, overrides: Mapping[str, Any]) -> DPRandPConfig:
+    """All examples enter every step: with features at hand a step costs little, and exact steps lose less to
+    noise than sampled ones. Steps and rate follow from N, ε, δ and the number of classes, by a rule that was
+    tried on the sets of ``benchmarks/defaults.py``.
     """
     num_examples, image_shape = facts.num_examples, facts.image_shape
+    encoder, way = overrides.get("encoder"), _way_for_noise(num_examples, budget)
+    largest_rate = LARGEST_RATE_OF_A_CLASS * len(facts.class_names)
+    steps = overrides.get("steps", math.ceil(min(max(way / largest_rate, FEWEST_STEPS), MOST_STEPS)))
     if encoder is None:
         too_small = min(image_shape[1:]) < WideResNet.SMALLEST_SIDE
         encoder = "scattering" if too_small else f"{PRIOR}+scattering"
@@ -222,13 +234,27 @@ def _head_alone(facts: PublicFacts, budget: Budget, encoder: str | None) -> DPRa
         encoder=encoder,
         encoder_options=_encoder_options(encoder, image_shape),
         mirror=image_shape[0] == 3,  # photographs have no handedness; letters and digits, often grey, do
-        steps=round(min(max(math.sqrt(num_examples * budget.epsilon) / STEPS_RULE, 5), 100)),
+        steps=steps,
         expected_batch_size=num_examples,
-        learning_rate=120.0,
-        momentum=0.9,
+        learning_rate=float(f"{min(way / max(steps, 1), largest_rate):.3g}"),
+        momentum=MOMENTUM,
         schedule="linear",
         ema_decay=0.5,
     )
+
+
+def _way_for_noise(num_examples: int, budget: Budget) -> float:
+    """The learning rate times the steps at which the noise of all steps moves a logit by about one.
+
+    With features of norm 1 and C = 1, the noise of a step moves it by a normal number of standard deviation
+    rate·σ/N/(1 − β), where β is the momentum. T steps need √T times the σ₁ of a single release. Where rates
+    fall linearly to zero, the deviations add up to rate·T·σ₁/N/(√3·(1 − β)), whatever T is. With more noise
+    the loss ends above that of guessing, on few images or at a small ε; with less the head stays near its
+    start.
+    """
+    once = GaussianSumMechanism(1.0, 1.0, FullBatch(num_examples))
+    sigma = calibrate_noise_multiplier(lambda noise: [replace(once, noise_multiplier=noise).event], budget)
+    return math.sqrt(3) * (1 - MOMENTUM) * num_examples / sigma
 
 
 def _sampled(config: DPRandPConfig, facts: PublicFacts) -> DPRandPConfig:
