@@ -1,4 +1,4 @@
-"""What every run that reads private images begins and goes on with: its private record and its account."""
+"""Open the private record and the privacy account of a run: every run on private images begins with them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dpvision.runs import RunDirectory
 def private_record(
     images: Images, ledger: str | os.PathLike[str] | None, started: datetime
 ) -> dict[str, Any]:
-    """What RUN/private/run.json holds; ``ledger`` is by default the one of the data's digest."""
+    """Return the content of RUN/private/run.json; ``ledger`` is by default the one of the data's digest."""
     digest = images.digest
     return {
         "run_id": f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}",

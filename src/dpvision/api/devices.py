@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""Choose the device on which to compute."""
 
 from __future__ import annotations
 

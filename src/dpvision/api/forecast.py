@@ -1,4 +1,4 @@
-"""What a run would do and take, before anything is spent."""
+"""Forecast what a run would do, and how long it would take, before anything is spent."""
 
 from __future__ import annotations
 

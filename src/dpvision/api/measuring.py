@@ -1,4 +1,4 @@
-"""How good synthetic images are that a run released."""
+"""Measure the quality of the synthetic images that a run released."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def evaluate_images(
 def _encoder(
     shape: tuple[int, int, int], name: str | None, options: Mapping[str, Any] | None
 ) -> Encoder | None:
-    """That of a name, or the default, which the smallest images have not."""
+    """Build the encoder of a name or the default one; None for the smallest images, which have no default."""
     if name is not None:
         return build_encoder(name, shape, **(options or {}))
     if options:

@@ -1,4 +1,4 @@
-"""How well what a run released tells the images that it learned from, from others."""
+"""Measure how well a run's release tells the images that it learned from, from others."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ FEWEST_SHADOW_MODELS = 4
 
 @dataclass(frozen=True)
 class Membership:
-    """What a release tells of who was a member.
+    """Membership inference against a release: how well it tells members from non-members.
 
     Attributes:
-        notice: that none of this may be published.
+        notice: says that none of this may be published.
         epsilon, delta: what the release claims.
-        members, non_members: how many images of each there were.
-        shadow_models: how many were trained for the scores that need them.
-        attacks: by kind of score.
+        members, non_members: the number of images of each kind.
+        shadow_models: the number of models that were trained for the scores that need them.
+        attacks: the results, one for each kind of score.
     """
 
     notice: str
@@ -108,7 +108,7 @@ def membership(
 def _images(
     run: str | os.PathLike[str], given: Source | None, recorded: str, option: str, model: Classifier
 ) -> Images:
-    """Those given, or else those that the run recorded, in the order of the model's classes."""
+    """Return the images given, or those that the run recorded, their classes in the order of the model's."""
     if isinstance(given, Images):
         images = given
     elif given is not None:
@@ -144,7 +144,9 @@ def _together(members: Images, others: Images) -> Images:
 
 
 def _halves(models: int, count: int) -> NDArray[np.bool_]:
-    """Which images each shadow model learns from, ``[S, N]``: every image by half of them, at random."""
+    """Choose at random the images that each shadow model learns from, bool ``[S, N]``: each image goes to
+    half of the models.
+    """
     places = np.random.default_rng().random((models, count)).argsort(axis=0).argsort(axis=0)
     return np.asarray(places < models // 2)
 

@@ -165,11 +165,13 @@ def make_process_pool(
 
 
 def describe_pool(spec: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a pool holds, as JSON types: how many images, of which classes (None without labels) and sizes
-    (width x height, as stored), and its provenance.
+    """Describe the content of a pool, as JSON types.
+
+    That is the number of images, their classes (None without labels) and sizes (width x height, as stored),
+    and the pool's provenance.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the pool cannot be read.
     """
     sizes = image_sizes(spec, pool_split(spec))
     # Images of any shapes can be read together at one, here for their classes alone.

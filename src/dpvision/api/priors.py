@@ -183,10 +183,10 @@ def _stream(config: ContrastiveConfig, device: torch.device, first: int) -> Iter
 
 
 def _share(images: int, processes: Sequence[str]) -> int:
-    """How many of so many images each process makes, rounded up.
+    """Return how many images each process makes so that all make ``images`` together, rounded up.
 
     Raises:
-        InputError: there is not one for each.
+        InputError: there is not one image for each process.
     """
     if images < max(1, len(processes)):
         raise InputError(
@@ -218,5 +218,5 @@ def _literal(value: Any) -> str:
 
 
 def command_line(arguments: list[str]) -> str:
-    """As it would be typed."""
+    """Write the arguments as a command line, as they would be typed in a shell."""
     return shlex.join(["dpvision", *arguments])

@@ -1,4 +1,4 @@
-"""What a run publishes, and what comes back of it."""
+"""Write what a run publishes, and return it as a result."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ PER_CLASS = 10
 
 @dataclass(frozen=True)
 class OfLearning:
-    """How a run learned from private images. Private: not all of it was released by a mechanism.
+    """A record of how a run learned from private images. Private: not all of it was released by a mechanism.
 
     Attributes:
         spent: the events that were recorded.
-        seconds: how long it took.
-        pool: what is said in public of images that the private ones were mixed with, if any.
+        seconds: the time that learning took, in seconds.
+        pool: what is said in public of the images that the private ones were mixed with, if any.
     """
 
     spent: tuple[Event, ...]
@@ -61,11 +61,11 @@ class OfLearning:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a run that makes a classifier.
+    """The result of a run that makes a classifier.
 
     Attributes:
         epsilon, delta: what was spent.
-        test_accuracy: on the test images, if there were any.
+        test_accuracy: the accuracy on the test images, if there were any.
         release: the directory that may be published.
         model: the released classifier, ready for use.
     """
@@ -79,13 +79,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Synthesis:
-    """What came of a run that makes images.
+    """The result of a run that makes images.
 
     Attributes:
         epsilon, delta: what the private images have cost.
-        count: how many synthetic images were released.
+        count: the number of synthetic images that were released.
         release: the directory that may be published: images, generator, embedding, card.
-        generator: the released one, for more images.
+        generator: the released generator, which makes more images.
     """
 
     epsilon: float
@@ -156,7 +156,7 @@ def release_files(
 
 
 def published(run: RunDirectory) -> Result | Synthesis:
-    """What a run that is complete has released."""
+    """Return what a complete run has released."""
     path = run.release_path / "card.json"
     card, model = read_json(path), load_release(run.release_path)
     with reading(str(path)):

@@ -375,7 +375,7 @@ class Run:
 
     @property
     def has_learned(self) -> bool:
-        """Whether `keep` has written what was learned."""
+        """True once `keep` has written what was learned."""
         return self.directory.learned_path.exists()
 
     def settle(self) -> None:
@@ -390,7 +390,7 @@ class Run:
             close_account(self.directory)
 
     def _kept(self) -> tuple[Learned, OfLearning | None]:
-        """What `keep` has written. InputError where it is damaged or of another run."""
+        """Read what `keep` has written. InputError where it is damaged or of another run."""
         path = self.directory.learned_path
         with reading(str(path)):
             facts = checked_facts(path, path.read_bytes())
@@ -462,12 +462,14 @@ def _open_pool(settings: Any, images: Images) -> Pool | None:
 
 
 def _takes_large(overrides: Mapping[str, Any]) -> bool:
-    """Whether the user has chosen a model for images of whatever size they are."""
+    """Say whether the user has chosen a model that takes images of any size."""
     return "network" in overrides or scales_images(str(overrides.get("encoder", "")))
 
 
 def to_publish(images: FinishOptions, facts: PublicFacts) -> FinishOptions:
-    """What is to be published of images, resolved. InputError where it cannot be."""
+    """Check the options, and resolve how many images to publish. InputError where they cannot be published
+    so.
+    """
     count = facts.num_examples if images.count is None else images.count
     if count < 1:
         raise InputError(f"count must be at least 1, not {count}")

@@ -1,4 +1,4 @@
-"""What to do with what a run released."""
+"""Use what a run released: classify images, or make more of them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ BATCH_SIZE = 1024
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the classifier says of one image.
+    """The prediction of a classifier for one image.
 
     Attributes:
-        name: of the image: its file name, or its number.
+        name: the image's file name, or its number.
         class_name: the likeliest class.
-        probability: of that class, according to the classifier.
+        probability: the probability of that class, according to the classifier.
     """
 
     name: str

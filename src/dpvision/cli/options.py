@@ -145,12 +145,12 @@ def command(options: type[RunOptions], *, is_run: bool = True) -> Callable[[Verb
 
 
 def _is_option(one: dataclasses.Field[Any]) -> bool:
-    """Whether it is one on the command line: settings have options of their own, and objects none."""
+    """Say whether a field is a command-line option: settings have options of their own, objects none."""
     return one.name != "config" and "python_only" not in one.metadata
 
 
 def _was_given(value: Any) -> bool:
-    """Whether an option was named: typer has None, False or [] for one that was not, and 0 is a number."""
+    """Say whether an option was named: typer has None, False or [] where it was not, and 0 is a number."""
     return not (value is None or value is False or value == [])
 
 
@@ -167,7 +167,7 @@ def require(options: type[RunOptions], found: dict[str, Any]) -> None:
 
 
 def flag_of(options: type[RunOptions], name: str) -> str:
-    """What an option, or the data, is called on the command line."""
+    """Return the name of an option, or of the data argument, on the command line."""
     return "DATA" if name == "data" else _flag(options.__dataclass_fields__[name])
 
 

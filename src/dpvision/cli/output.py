@@ -1,4 +1,4 @@
-"""What commands show: results on stdout, everything else on stderr."""
+"""Show the output of commands: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class _EpsilonSoFar:
         self._next = time.monotonic() + LEAST_EPSILON_PAUSE
 
     def of(self, account: Account | None) -> str:
-        """What is known of it; empty without an account."""
+        """Return what is known of the account, as text; empty without an account."""
         if account is None:
             return ""
         started = time.monotonic()

@@ -67,7 +67,7 @@ def _check_use_with_embedding(found: dict[str, Any]) -> None:
 
 
 def show_synthesis(result: Synthesis, as_json: bool) -> None:
-    """What came of a run."""
+    """Show the result of a run that makes images."""
     fields = {
         "epsilon": result.epsilon,
         "delta": result.delta,

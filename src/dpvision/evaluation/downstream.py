@@ -33,8 +33,11 @@ LARGEST_GREY_SIDE = 28
 
 
 def default_classifiers(shape: tuple[int, int, int]) -> tuple[ClassifierName, ...]:
-    """Those of the tables in DP-MEPF (arXiv 2205.12900, section 6) for images of shape (C, H, W): ResNet-9,
-    or for grey ones of at most 28 pixels, as MNIST's, logistic regression and a perceptron.
+    """Return the classifiers of the tables in DP-MEPF (arXiv 2205.12900, section 6) for images of shape (C,
+    H, W).
+
+    These are ResNet-9, or for grey images of at most 28 pixels, as MNIST's, logistic regression and a
+    perceptron.
     """
     channels, height, width = shape
     small_and_grey = channels == 1 and max(height, width) <= LARGEST_GREY_SIDE
@@ -87,7 +90,7 @@ def train_and_test(
 
 
 def protocol(classifier: ClassifierName, resnet9: ResNet9Training | None = None) -> str:
-    """How :func:`train_and_test` trains, in words."""
+    """Describe in words how :func:`train_and_test` trains."""
     if classifier == "resnet9":
         return str(resnet9 or ResNet9Training())
     from sklearn import __version__

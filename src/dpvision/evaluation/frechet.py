@@ -9,7 +9,7 @@ from dpvision.evaluation.intervals import Figure, jackknife_interval
 from dpvision.evaluation.subsets import check_comparable, random_groups
 
 GROUPS = 10
-"""Of the jackknife: the distance is computed once more for each."""
+"""The number of groups of the jackknife: the distance is computed once more for each."""
 
 FEWEST = 2 * GROUPS
 

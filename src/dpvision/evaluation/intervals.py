@@ -15,12 +15,12 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured on two sets of images, and how sure it is.
+    """A figure that was measured on two sets of images, with its confidence interval.
 
     Attributes:
         value: the figure.
         low, high: its 95 % confidence interval, which contains value.
-        num_synthetic, num_real: how many images of each set it was measured on.
+        num_synthetic, num_real: the number of images of each set that it was measured on.
     """
 
     value: float

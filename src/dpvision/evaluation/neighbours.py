@@ -33,17 +33,19 @@ def nearest_neighbours(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Which synthetic images chance chooses, ``[count]``, and the indices ``[count, k]`` of the k private
-    images nearest to each by features, the nearest first. Private.
+    """Choose synthetic images at random and find the private images that are nearest to each by features.
+
+    Returns the indices ``[count]`` of the synthetic images chosen, and the indices ``[count, k]`` of the k
+    private images nearest to each, the nearest first. Private.
 
     Args:
         synthetic: images to choose from.
         private: images to search, of the same shape.
-        encoder: for images of that shape; stays on the device.
-        count: synthetic images, or all where there are fewer.
-        k: private images for each, or all where there are fewer.
-        seed: of the choice.
-        device: where to compute.
+        encoder: an encoder for images of that shape; stays on the device.
+        count: the number of synthetic images to choose, or all where there are fewer.
+        k: the number of private images for each, or all where there are fewer.
+        seed: the seed of the choice.
+        device: the device to compute on.
         progress: see `Progress`.
 
     Raises:

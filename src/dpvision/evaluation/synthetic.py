@@ -26,7 +26,7 @@ from dpvision.privacy.errors import InputError
 from dpvision.runs.progress import Progress
 
 MOST_IMAGES = 10_000
-"""Of each set, whose features are compared: as many as the test images of MNIST and CIFAR-10."""
+"""Most images of each set whose features are compared: as many as the test images of MNIST and CIFAR-10."""
 
 NEIGHBOUR = 5
 

@@ -23,21 +23,21 @@ Place = Literal["first", "middle", "last"]
 PLACES: tuple[Place, ...] = get_args(Place)
 
 GREYS = (64, 128, 131, 192, 203)
-"""Of plain images. The terms of a norm are then all alike, where a sum in float32 may be off by most."""
+"""Grey values of plain images. All terms of a norm are then alike, where a float32 sum may be off by most."""
 
 Sums = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one image more changed in a sum.
+    """The change of a sum that one more image made.
 
     Attributes:
         share: the L2 distance of the sums with and without it, as a share of the sensitivity.
-        image: what it showed.
+        image: what the image showed.
         label: its class, as an index.
-        place: where in the batch it was.
-        step: of the run, from 0.
+        place: its position in the batch.
+        step: the step of the run, from 0.
     """
 
     share: float
@@ -84,7 +84,7 @@ class WorstImages:
 
     def __init__(self, images: Images, pool: Pool | None = None, every: int = 1) -> None:
         self.largest: Contribution | None = None
-        """What changed a sum the most so far."""
+        """The image that changed a sum the most so far; None before the first."""
         self._worst, self._num_classes = worst_images(images.pixels, pool), len(images.class_names)
         self._every, self._batches = every, count()
 

@@ -33,8 +33,8 @@ from dpvision.privacy.errors import InputError
 
 @dataclass
 class Pass:
-    """What one pass leaves: per-example gradients by parameter name, and ``[B]`` losses (each the mean over K
-    views).
+    """The result of one pass: per-example gradients by parameter name, and losses ``[B]`` (each the mean over
+    the K views).
     """
 
     losses: Tensor

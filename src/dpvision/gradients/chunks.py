@@ -1,4 +1,4 @@
-"""How many examples go through the network at a time, and that it makes no difference to any of them.
+"""Choose how many examples go through the network at a time, without any effect on their gradients.
 
 All chunks have one shape: the last is filled up with blank examples, which count for nothing. A matrix
 product or a convolution may round otherwise for another shape, and then one example more in a batch would
@@ -31,7 +31,8 @@ ENOUGH_BYTES = GIB // 4
 
 
 def chunk_size(model: nn.Module, views: Tensor, expected_batch_size: float, memory_bytes: int) -> int:
-    """How many examples a chunk has, a power of two up to `MOST_EXAMPLES`, from public numbers alone.
+    """Return the number of examples in a chunk, a power of two up to `MOST_EXAMPLES`, from public numbers
+    alone.
 
     A batch of E examples takes E/n + ½ chunks of n, for half of the last one is blank, and each takes a fixed
     cost beside that of its examples: least in all for n = √(2·E·fixed cost / cost of an example).
@@ -84,10 +85,11 @@ def blank(tensor: Tensor, count: int) -> Tensor:
 def is_the_same_everywhere(
     run: Callable[[Tensor, Tensor, Draws], Pass], views: Tensor, targets: Tensor, size: int
 ) -> bool:
-    """Whether an example's gradient is the same, to the last bit, wherever in a chunk of ``size`` it is and
-    whatever the others are, a blank one among them. Tried on random examples of the shapes of ``views`` ``[B,
-    K, …]`` and ``targets`` ``[B, K, …]``, by passes that ``run`` takes over views, targets and numbers for
-    dropout.
+    """Check that an example's gradient does not depend on its chunk, to the last bit.
+
+    It must be the same wherever in a chunk of ``size`` the example is and whatever the other examples are, a
+    blank one among them. This is tried on random examples of the shapes of ``views`` ``[B, K, …]`` and
+    ``targets`` ``[B, K, …]``, by passes that ``run`` takes over views, targets and numbers for dropout.
     """
     if size == 1:
         return True

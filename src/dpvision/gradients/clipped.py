@@ -92,7 +92,9 @@ class ClippedGradient:
         self._ownership = Ownership()
         self._proved_for: object = None
         self.chunk = 0
-        """How many examples go through the network at a time, once it was seen; the last ones filled up."""
+        """The number of examples that go through the network at a time, the last ones filled up; 0 until
+        known.
+        """
 
     def sum(self, views: Tensor, targets: Tensor, dropout: Draws | None = None) -> ClippedSum:
         """The sum over a batch.

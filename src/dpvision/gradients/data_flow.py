@@ -35,8 +35,7 @@ _METHODS = {"tolist", "numpy", "__array__", "__dlpack__", "data_ptr", "untyped_s
 
 
 def decides_by_values(model: nn.Module, rows: Tensor) -> bool:
-    """Whether the forward on ``rows`` ``[N, …]`` moves rows, or takes a branch, by values that come of the
-    rows.
+    """Check whether the forward on ``rows`` ``[N, …]`` moves rows, or branches, by values computed from them.
 
     What is moved by fixed indices, or looked up in a table by tokens, does not count. Where this is False,
     the operations of a forward are the same for all rows of this shape, and none moves a row by a value.
@@ -62,7 +61,7 @@ class _Flow(TorchDispatchMode):
         self._mark(rows)
 
     def comes_of_rows(self, value: Any) -> bool:
-        """Whether any tensor in ``value`` does."""
+        """Say whether any tensor in ``value`` was computed from the rows."""
         return any(isinstance(leaf, Tensor) and _memory(leaf) in self._seen for leaf in tree_leaves(value))
 
     def _mark(self, value: Any) -> None:

@@ -26,7 +26,7 @@ class Draws(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, examples: Tensor) -> Draws:
-        """Those of some of the examples, from their beginning."""
+        """Return the numbers of some of the examples, from their beginning."""
 
     def uniform(self, count: int) -> Tensor:
         """The next ``count`` of each example, ``[B, count]`` in [0, 1)."""

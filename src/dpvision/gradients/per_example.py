@@ -57,8 +57,9 @@ def weighted_rows(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reported(squared_norm: Tensor, error: float | Tensor, bound: Tensor) -> Tensor:
-    """What is reported for a squared norm that was got as a sum whose terms may have cancelled: that, and the
-    error that it may have relative to ``bound``, what the terms come to without cancelling; at least
+    """Return a squared norm plus the error that cancellation in its sum may have caused.
+
+    ``error`` is relative to ``bound``, the sum if nothing had cancelled. The result is at least
     `SMALLEST_SHARE` of the bound, and at most the bound.
     """
     return torch.maximum(squared_norm + error * bound, SMALLEST_SHARE * bound).minimum(bound)
@@ -158,12 +159,12 @@ class Factored:
 
 
 def ghost_is_cheaper(positions: int, inputs: int, outputs: int) -> bool:
-    """Whether T = ``positions`` terms of D = ``inputs`` by P = ``outputs`` factors are better kept as
-    factors.
+    """Say whether the gradients of a layer are cheaper kept as factors than as matrices.
 
-    Ghost, in float64 at half the speed: Gram matrices, T²(D + P) multiplications, and the weighted sum,
-    T·D·P. Instantiated: T·D·P in float32, and three passes over D·P numbers in memory (written, normed,
-    summed), each of which takes the time of some 30 multiplications.
+    They are sums of T = ``positions`` terms of D = ``inputs`` by P = ``outputs`` factors. Ghost, in float64
+    at half the speed: Gram matrices, T²(D + P) multiplications, and the weighted sum, T·D·P. Instantiated:
+    T·D·P in float32, and three passes over D·P numbers in memory (written, normed, summed), each of which
+    takes the time of some 30 multiplications.
     """
     ghost = 2 * (positions**2 * (inputs + outputs) + positions * inputs * outputs)
     return ghost < (positions + 3 * 30) * inputs * outputs

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 BLOCK = 256
-"""How many squares are summed in float32."""
+"""The number of squares that are summed in float32."""
 
 AT_A_TIME = 1 << 18
-"""How many numbers are made float64 at a time on a CPU: 2 MiB, which stays in its cache."""
+"""The number of values that are made float64 at a time on a CPU: 2 MiB, which stays in its cache."""
 
 
 def squared_norms(rows: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from dpvision.images.stack import stack
 from dpvision.privacy.errors import InputError
 
 BLOCK_BYTES = 2**20
-"""What is unpacked at a time, beside the pixels that are handed over."""
+"""Bytes that are unpacked at a time, beside the pixels that are handed over."""
 
 
 class Stream(Protocol):
@@ -83,10 +83,10 @@ class Values:
 
 @dataclass(frozen=True)
 class ImageArray:
-    """What the header of an array of images says.
+    """The header of an array of images.
 
     Attributes:
-        dtype: of its values; it must be uint8.
+        dtype: the type of its values; it must be uint8.
         shape: [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1 or 3.
         what: the array, in words for messages.
         fortran: whether the first index changes fastest in the file, and not the last.

@@ -19,7 +19,7 @@ NAMES = (DIGITS,)
 
 
 def recognises(path: Path) -> bool:
-    """Whether path is no path but the name of a bundled data set."""
+    """Say whether path is no path but the name of a bundled data set."""
     return str(path) in NAMES
 
 
@@ -29,7 +29,7 @@ def splits(path: Path) -> dict[str, int]:
 
 
 def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
-    """How many images of a split have which (width, height)."""
+    """Count the images of a split by size (width, height)."""
     return Counter({(8, 8): splits(path)[split]})
 
 

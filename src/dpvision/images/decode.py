@@ -22,14 +22,14 @@ MAX_PIXELS = 2**26
 """The largest image that is decoded, in pixels (8192 x 8192). A file of a few kB can claim any size."""
 
 BYTES_PER_PIXEL = 16
-"""What decoding takes at most, with the copies that Pillow makes on the way."""
+"""Largest memory that decoding takes per pixel, in bytes, with the copies that Pillow makes on the way."""
 
 GREY_MODES = ("1", "L", "LA", "La")  # in Pillow's names
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is to be done to every image. By default nothing: all must agree in size and channels.
+    """The conversion to apply to every image. By default none: all must agree in size and channels.
 
     Attributes:
         size: side in pixels of the square that every image becomes: the largest centred square is cut out and
@@ -63,7 +63,7 @@ class Conversion:
             return _to_array(image)
 
     def keeps(self, shape: tuple[int, ...]) -> bool:
-        """Whether images of this shape (C, H, W) stay as they are."""
+        """Say whether images of this shape (C, H, W) stay as they are."""
         channels, height, width = shape
         return self.channels in (None, channels) and (self.size is None or self.size == height == width)
 
@@ -120,7 +120,9 @@ class PixelsInHand:
 
 
 _IN_HAND = PixelsInHand(max(MAX_PIXELS, physical_memory() // 8 // BYTES_PER_PIXEL))
-"""Of all threads: small files can all claim the largest size. A GiB, or an eighth of memory."""
+"""Bound on the pixels that all threads hold: small files can all claim the most. A GiB, or an eighth of
+memory.
+"""
 
 
 def encoded_size(encoded: bytes | Path, name: str) -> tuple[int, int]:

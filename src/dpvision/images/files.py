@@ -1,4 +1,4 @@
-"""What every reader does with files it cannot trust: bound what they claim, and name the broken one.
+"""Handle files that cannot be trusted, for every reader: bound what they claim, and name the broken one.
 
 The bounds, of which docs/guarantee/hostile-input.md makes one statement, are the constants here and
 `MAX_PIXELS`.
@@ -17,17 +17,17 @@ from typing import Any
 from dpvision.privacy.errors import InputError
 
 FREE_BYTES = 2**28
-"""What any file may unpack to, however small it is."""
+"""Bytes that any file may unpack to, however small it is."""
 
 MOST_EXPANSION = 2**8
-"""How many times its size a larger one may. Of real images the blankest come near it."""
+"""How many times its stored size a larger file may unpack to. Of real images the blankest come near it."""
 
 MAX_TEXT_BYTES = 2**22
 """The largest JSON or TOML that is parsed. A parsed value takes some 30 times its text."""
 
 MAX_NESTING = 32
-"""Of JSON and TOML, and of folders: what is deeper is no file of ours, and exhausts the stack of whoever
-goes through it.
+"""Deepest nesting that is read, of JSON, of TOML and of folders. What is deeper is no file of ours, and
+exhausts the stack of whoever goes through it.
 """
 
 SPLITS = ("train", "val", "test")

@@ -23,7 +23,7 @@ LONGEST_NAME = 255  # bytes, on all common file systems
 
 
 def recognises(path: Path) -> bool:
-    """Whether path is a folder, or one image."""
+    """Say whether path is a folder, or one image."""
     return path.is_dir() or path.suffix.lower() in SUFFIXES
 
 
@@ -82,7 +82,7 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
 
 
 def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
-    """How many images of a split have which (width, height), by their headers."""
+    """Count the images of a split by size (width, height), by their headers."""
     folder = splits(path)[split]
     files = [folder] if folder.is_file() else _image_files(folder, path)
     return Counter(encoded_size(file, str(file)) for file in files)
@@ -129,7 +129,7 @@ def _image_files(folder: Path, root: Path) -> list[Path]:
 
 
 def _entries(folder: Path, root: Path) -> Iterator[Path]:
-    """What lies in a folder, in order, less clutter. Refuses links that leave root, or may loop."""
+    """List what lies in a folder, in order, less clutter. Refuses links that leave root, or may loop."""
     if len(folder.parts) - len(root.parts) > MAX_NESTING:
         raise InputError(f"{folder} lies more than {MAX_NESTING} folders deep in {root}; move it up")
     with reading(str(folder)):

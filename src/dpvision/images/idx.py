@@ -28,7 +28,7 @@ BYTE = np.dtype(np.uint8)
 
 
 def recognises(path: Path) -> bool:
-    """Whether path is a folder with files called train-images-idx3-ubyte, t10k-labels-idx1-ubyte.gz, …"""
+    """Say whether path is a folder with files called train-images-idx3-ubyte, t10k-labels-idx1-ubyte.gz, …"""
     return path.is_dir() and bool(_files(path))
 
 
@@ -58,7 +58,7 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
 
 
 def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
-    """How many images of a split have which (width, height): in an array, all the same."""
+    """Count the images of a split by size (width, height): in an array, all have the same."""
     file = splits(path)[split]
     with _opened(file, dimensions=3) as (shape, _):
         _, height, width = ImageArray(BYTE, shape, str(file)).image_shape

@@ -1,4 +1,4 @@
-"""What the rest of the program may ask of images, wherever they lie."""
+"""The interface through which the rest of the program uses images, wherever they lie."""
 
 from __future__ import annotations
 

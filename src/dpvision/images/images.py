@@ -175,7 +175,9 @@ class Images:
             )
 
     def summary(self) -> dict[str, Any]:
-        """What the data set holds, as JSON types. The counts are exact, so private: do not publish them."""
+        """Describe the data set's content, as JSON types. The counts are exact, so private: do not publish
+        them.
+        """
         counts = None
         if self.labels is not None:
             per_class = torch.bincount(self.labels.cpu(), minlength=len(self.class_names)).tolist()

@@ -23,7 +23,7 @@ from dpvision.privacy.errors import InputError
 
 
 def recognises(path: Path) -> bool:
-    """Whether path is a file called *.npz."""
+    """Say whether path is a file called *.npz."""
     return path.suffix.lower() == ".npz" and path.is_file()
 
 
@@ -61,7 +61,7 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
 
 
 def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
-    """How many images of a split have which (width, height): in an array, all the same."""
+    """Count the images of a split by size (width, height): in an array, all have the same."""
     with _images(path, f"{splits(path)[split]}images") as (array, _):
         _, height, width = array.image_shape
         return Counter({(width, height): len(array)})
@@ -74,7 +74,7 @@ def _array_names(path: Path) -> set[str]:
 
 @contextmanager
 def _images(path: Path, name: str) -> Iterator[tuple[ImageArray, zipfile.ZipExtFile]]:
-    """What the header of an array of images states, and the values that come after it."""
+    """Open an array of images: yield what its header states, and the stream of values that come after it."""
     what = f"'{name}' in {path}"
     with ExitStack() as opened:
         with reading(what):

@@ -39,11 +39,11 @@ BYTES_AT_ONCE = 2**19
 """No more encoded images than so many, and of so many bytes by their mean, wait in memory at a time."""
 
 READ_BYTES = 2**18
-"""Of a column, at a time: otherwise a whole group of rows would wait in memory, packed."""
+"""Bytes of a column that are read at a time: otherwise a whole group of rows would wait in memory, packed."""
 
 
 def recognises(path: Path) -> bool:
-    """Whether path is a file called *.parquet, or a folder with some in it or in its folder "data"."""
+    """Say whether path is a file called *.parquet, or a folder with some in it or in its folder "data"."""
     return bool(_files(path))
 
 
@@ -100,7 +100,7 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
 
 
 def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
-    """How many images of a split have which (width, height), by their headers."""
+    """Count the images of a split by size (width, height), by their headers."""
     return Counter(encoded_size(encoded, name) for name, encoded in _encoded_images(splits(path)[split]))
 
 

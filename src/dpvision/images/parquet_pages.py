@@ -1,4 +1,4 @@
-"""What the pages of a Parquet file say they unpack to, before anything is unpacked.
+"""Find out what the pages of a Parquet file say they unpack to, before anything is unpacked.
 
 The reader believes the header of each page, which may claim 2 GiB in a few bytes and, with a strong codec,
 hold them. Footer and headers are Thrift structures in the compact protocol (github.com/apache/thrift,
@@ -48,7 +48,7 @@ def page_sizes(path: Path, leaf: str) -> tuple[int, int]:
 
 
 def _chunks(file: IO[bytes], path_in_schema: list[bytes]) -> list[tuple[int, int]]:
-    """Where in the file the pages of a column begin and end, in every group of rows."""
+    """Return where in the file the pages of a column begin and end, in bytes, in every group of rows."""
     file.seek(-8, io.SEEK_END)
     length = int.from_bytes(file.read(4), "little")
     file.seek(-8 - length, io.SEEK_END)

@@ -26,8 +26,8 @@ COMMAND = "command"
 """The one entry of a record in which the run that completes a series may differ from that which began it."""
 
 PARTIAL = ".partial"
-"""What a file is called until it is whole: all have one name, so that what a killed run left is known, and
-soon replaced.
+"""The name of a file until it is whole: all have this one, so that what a killed run left is known, and soon
+replaced.
 """
 
 
@@ -48,7 +48,7 @@ class Series:
     counts: Mapping[str, int]
 
     def written(self) -> dict[str, int]:
-        """How many images each folder has already. Changes nothing.
+        """Count the images that each folder has already. Changes nothing.
 
         Raises:
             InputError: out holds anything but the beginning of these very images, or cannot be read.

@@ -26,10 +26,10 @@ SLOW_SECONDS = 5e-4
 IMAGES_PER_TASK = 64  # enough that the pool's own work does not show
 
 BYTES_PER_TASK = 2**20
-"""Of images, unpacked: few enough that little waits in memory."""
+"""Bytes of unpacked images per task: few enough that little waits in memory."""
 
 LEAST_BYTES = 128
-"""What every image is taken to need at least, for its digest, its name and its label."""
+"""Bytes that every image is taken to need at least, for its digest, its name and its label."""
 
 Item = TypeVar("Item")
 

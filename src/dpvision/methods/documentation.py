@@ -1,4 +1,4 @@
-"""What is said of methods and their settings, read from where it is written: docstrings and defaults."""
+"""Collect the documentation of methods and their settings from docstrings and defaults."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _default(one: dataclasses.Field[Any]) -> str:
 
 
 def _helps(config_class: type) -> dict[str, str]:
-    """What the docstrings of a class and its bases say of attributes, by name: the class's own first."""
+    """Return what the docstrings of a class and its bases say of attributes, the class's own first."""
     found: dict[str, str] = {}
     for one in config_class.__mro__:
         section = re.search(r"Attributes:\n(.*?)(?:\n\n|\Z)", inspect.cleandoc(one.__doc__ or ""), re.S)

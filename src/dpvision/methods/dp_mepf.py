@@ -38,8 +38,9 @@ from dpvision.privacy.mean_embedding import MeanEmbedding
 from dpvision.privacy.noise import SeededRandom
 
 LARGEST_SIDES = {1: 28, 3: 8}
-"""Of images that the default encoder makes products of, grey and RGB. At 8 pixels more moments of CIFAR-10
-are above the noise than at 16, and ResNet-9 learned more from what was made of them.
+"""Largest side, in pixels, of images for which the default encoder makes products, by channels (1 grey, 3
+RGB). At 8 pixels more moments of CIFAR-10 are above the noise than at 16, and ResNet-9 learned more from what
+was made of them.
 """
 
 PREVIEWS = 20
@@ -80,7 +81,7 @@ class DPMEPFConfig(FittingSettings):
         self.mechanism(1, 1)
 
     def mechanism(self, num_features: int, num_classes: int) -> MeanEmbedding:
-        """What is released."""
+        """Return the mechanism that releases the embedding."""
         return MeanEmbedding(
             num_features,
             num_classes if self.labelled else None,
@@ -216,7 +217,7 @@ def embedding_sums(
 
 
 def learned_of(sums: Mapping[str, Tensor], facts: Mapping[str, Any], encoder: Encoder) -> Learned:
-    """What was released, and the encoder whose features these are: enough for any number of fits."""
+    """Return what was released, with the encoder whose features these are: enough for any number of fits."""
     parts = {"sums": sums, "encoder": encoder.state_dict()}
     tensors = {f"{part}.{name}": t.detach().cpu() for part, some in parts.items() for name, t in some.items()}
     return Learned(tensors, facts)
@@ -234,7 +235,7 @@ def opened(learned: Learned) -> tuple[Embedding, Encoder]:
 
 
 def _facts(config: DPMEPFConfig, facts: PublicFacts, encoder: Encoder, noise: float) -> dict[str, Any]:
-    """What an embedding is of; see :class:`Embedding`."""
+    """Return the public facts of an embedding; see :class:`Embedding`."""
     return {
         "encoder": encoder.config,
         "image_shape": list(facts.image_shape),

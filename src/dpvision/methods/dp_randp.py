@@ -51,7 +51,7 @@ PhaseIII = Literal["full", "none"]
 MOMENTUM = 0.9
 
 HEAD = "network.head."
-"""What the names of the head's parameters begin with."""
+"""The beginning of the names of the head's parameters."""
 
 
 # Noise falls on every coordinate of the head; more features of scattering than this did not pay for theirs.
@@ -108,7 +108,7 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
         return {"head": self.head, "feature_norm": self.feature_norm}
 
     def parts(self, num_examples: int) -> list[Part]:
-        """What is trained, one after the other. A phase without steps is left out."""
+        """Return the parts that are trained, one after the other. A phase without steps is left out."""
         if self.phase_iii == "none":
             on_features = self.phase_ii == "features"
             trains = None if on_features else _is_of_head
@@ -155,7 +155,7 @@ class Part:
 
 
 def _is_of_head(name: str) -> bool:
-    """Whether a parameter of the classifier is the head's."""
+    """Say whether a parameter of the classifier is the head's."""
     return name.startswith(HEAD)
 
 

@@ -33,15 +33,15 @@ COUNT_WEIGHT = 0.5
 """b below. At least 1/2, so that the √2 of `REPLACE_ONE_RATIO` holds."""
 
 SENSITIVITY = math.sqrt(2 + COUNT_WEIGHT**2)
-"""Of :func:`sufficient_statistics`, in L2 over all of it. An example (x, y) with ‖x‖ ≤ 1 and y one-hot adds
-[xxᵀ; x⊗y; b·y], and the upper triangle that is released has the norm of the whole matrix, ‖xxᵀ‖ = ‖x‖². So
-the squared norm is at most 1 + 1 + b².
+"""The L2 sensitivity of all of :func:`sufficient_statistics` together. An example (x, y) with ‖x‖ ≤ 1 and y
+one-hot adds [xxᵀ; x⊗y; b·y], and the upper triangle that is released has the norm of the whole matrix, ‖xxᵀ‖
+= ‖x‖². So the squared norm is at most 1 + 1 + b².
 """
 
 REPLACE_ONE_RATIO = math.sqrt(2)
-"""Of the sensitivity to a replaced example. Of another class: ‖xxᵀ − x′x′ᵀ‖² is at most 2, as are the class
-sums, and the counts add 2b². Of the same, with c = x·x′: at most 2 − 2c² + 2 − 2c ≤ 4 + 1/2. Both are at most
-2·(2 + b²) for b ≥ 1/2.
+"""The sensitivity to a replaced example, as a ratio of SENSITIVITY. If the other example is of another class,
+‖xxᵀ − x′x′ᵀ‖² is at most 2, as are the class sums, and the counts add 2b². If it is of the same class, with c
+= x·x′: at most 2 − 2c² + 2 − 2c ≤ 4 + 1/2. Both are at most 2·(2 + b²) for b ≥ 1/2.
 """
 
 ROUNDING_MARGIN = 1e-5
@@ -188,6 +188,6 @@ def _upper(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _isometric(matrix: Tensor) -> Tensor:
-    """What makes the norm of the upper triangle that of the whole symmetric matrix: √2 off the diagonal."""
+    """Return factors that give the upper triangle the whole symmetric matrix's norm: √2 off the diagonal."""
     rows, columns = _upper(matrix)
     return torch.where(rows == columns, 1.0, math.sqrt(2)).to(matrix)

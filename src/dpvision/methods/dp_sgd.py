@@ -62,7 +62,7 @@ class DPSGD:
     config_class: type = DPSGDConfig
 
     most_seconds = 180.0
-    """Of the default's training: a newcomer's first run should end while they watch."""
+    """Longest training by default, in seconds: a newcomer's first run should end while they watch."""
 
     def default_config(
         self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]

@@ -44,7 +44,7 @@ class Embedding:
 
     @property
     def mechanism(self) -> MeanEmbedding:
-        """What the sums are sums of."""
+        """The mechanism whose sums these are."""
         return MeanEmbedding(
             num_features=self.sums["first"].shape[1],
             num_classes=len(self.class_names) or None,
@@ -61,7 +61,7 @@ class Embedding:
 
     @property
     def means(self) -> dict[str, Tensor]:
-        """Of "first" and "second", ``[K, D]`` each: the sums over the class sizes."""
+        """The mean embeddings "first" and "second", ``[K, D]`` each: the sums divided by the class sizes."""
         sizes = self.class_sizes[:, None]
         return {name: total / sizes for name, total in self.sums.items() if name != "counts"}
 

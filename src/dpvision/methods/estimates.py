@@ -1,4 +1,4 @@
-"""What training will take, from trials on random images."""
+"""Estimate the time and memory that training will take, from trials on random images."""
 
 from __future__ import annotations
 

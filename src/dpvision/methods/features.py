@@ -1,4 +1,4 @@
-"""What the methods share that learn a head on the features of an encoder."""
+"""Share code among the methods that learn a head on the features of an encoder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TRIAL_IMAGES = 256
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSettings:
-    """Which features.
+    """Settings that choose the features.
 
     Attributes:
         encoder: names the frozen, public encoder that turns images into features; `dpvision prior list` has

@@ -39,7 +39,7 @@ BATCHES_OF_STATISTICS = 50
 
 @dataclass(frozen=True, kw_only=True)
 class FittingSettings:
-    """How a generator is fitted.
+    """Settings that say how a generator is fitted.
 
     Attributes:
         objective: is what the generator minimises: "squared", the squared distance between the released mean
@@ -195,7 +195,7 @@ class GeneratorFitting:
 
     @torch.no_grad()
     def preview(self, per_class: int) -> Tensor:
-        """What it draws at present, always of the same noise: uint8 ``[K·per_class, C, H, W]``, by class."""
+        """Draw images, always from the same noise: uint8 ``[K·per_class, C, H, W]``, by class."""
         labels = torch.arange(self.blocks, device=self.device).repeat_interleave(per_class)
         noise = self._noise("preview", 0, len(labels))
         return self.generator(labels, noise).mul(255).round().to("cpu", torch.uint8)
@@ -214,7 +214,7 @@ class GeneratorFitting:
         self.generator.eval()
 
     def _objective(self, images: Tensor, learning_rate_of_average: float) -> Tensor:
-        """What a batch of images ``[B, C, H, W]`` is to have little of."""
+        """Compute the objective, to be minimised, for a batch of images ``[B, C, H, W]``."""
         differences = self._differences(images)
         if self.settings.objective == "squared":
             return self._inner(differences, differences)
@@ -222,7 +222,7 @@ class GeneratorFitting:
         return self._inner({name: v.detach() for name, v in self.followers.items()}, differences)
 
     def _differences(self, images: Tensor) -> dict[str, Tensor]:
-        """Of "first" and "second": the released mean embedding less that of a batch, ``[K, D]``."""
+        """Return "first" and "second": the released mean embedding less that of a batch, ``[K, D]``."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             images = self.normalize(images)
             if "second" in self.targets:

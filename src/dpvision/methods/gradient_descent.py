@@ -84,7 +84,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def clipped_gradient(model: torch.nn.Module, settings: GradientSettings) -> ClippedGradient:
-    """What computes the clipped sums of a model's gradients."""
+    """Return the object that computes the clipped sums of a model's gradients."""
     return ClippedGradient(
         model,
         cross_entropy,

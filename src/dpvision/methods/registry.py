@@ -31,7 +31,7 @@ _OURS = {
 
 @cache
 def known_methods() -> dict[str, EntryPoint]:
-    """Where each method is, by its name. Nothing is loaded.
+    """Return the entry point of each method, by its name. Nothing is loaded.
 
     Raises:
         InputError: two methods have one name.

@@ -1,4 +1,4 @@
-"""What a run will release, stage by stage: known before any private image is read."""
+"""Plan what a run will release, stage by stage: known before any private image is read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Stage:
 
     @property
     def event(self) -> GaussianSumEvent:
-        """What the whole stage costs."""
+        """The event of the whole stage: what it costs."""
         return self.mechanism.cost(self.count)
 
 
@@ -40,7 +40,7 @@ class Calibrated:
 
     @property
     def num_releases(self) -> int:
-        """Of all stages together."""
+        """The number of releases of all stages together."""
         return sum(stage.count for stage in self.stages)
 
     @property

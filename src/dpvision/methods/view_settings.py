@@ -12,7 +12,7 @@ from dpvision.views import DPMix, Pool, SelfAugmentation, ViewPolicy
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSettings:
-    """Which views.
+    """Settings that choose the views of an image.
 
     Attributes:
         augmult: K, how many random views each image becomes.
@@ -84,5 +84,5 @@ class ViewSettings:
         return self.views(Pool(black, targets, names, "a stand-in", {}))
 
     def views_are_images(self) -> bool:
-        """Whether the one view of an example is the example itself."""
+        """True if the only view of an example is the example itself."""
         return all(getattr(self, field.name) == field.default for field in fields(ViewSettings))

@@ -13,7 +13,9 @@ from torch import Tensor
 
 
 def rows_at_a_time(device: torch.device) -> int:
-    """How many keep it busy; no more, for trials and blank rows cost as much as others."""
+    """Return how many rows keep the device busy, and no more: trials and blank rows cost as much as
+    others.
+    """
     return 16 if device.type == "cpu" else 512
 
 

@@ -16,7 +16,7 @@ from dpvision.privacy.errors import InputError
 IMAGES_AT_A_TIME = 500
 SIDES = (8, 16, 32, 64, 128)
 NARROWEST, WIDEST = 128, 512
-"""Of the first layers of a :class:`ResidualGenerator`. The paper's are the widest."""
+"""Range of the width of a :class:`ResidualGenerator`'s first layers. The paper's are the widest."""
 
 
 class SmallGenerator(nn.Module):

@@ -48,7 +48,7 @@ def register_network(network: nn.Module | Factory, name: str | None = None) -> s
 
 
 def is_own(name: str) -> bool:
-    """Whether a name can only be that of a user's network."""
+    """Say whether a name can only be that of a user's network."""
     return ":" in name
 
 

@@ -93,7 +93,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def load_into(build: Callable[[], Module], path: Path, config: str) -> Module:
-    """What ``build`` makes, with the weights of a file.
+    """Build the module that ``build`` makes, with the weights of a file.
 
     A config can describe a network of any size in a few bytes. So one without memory is made first, and the
     real one only when the file has shown that it holds weights of these very shapes.

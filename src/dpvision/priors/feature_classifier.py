@@ -19,7 +19,7 @@ from dpvision.priors.phase_one.prior_file import learned_from
 from dpvision.privacy.errors import InputError
 
 KIND = "encoder"
-"""What the config of such a classifier has for a network."""
+"""The name that stands for the network in the config of such a classifier."""
 
 Head = Literal["linear", "linear_with_intercept", "affine"]
 

@@ -72,11 +72,11 @@ class Account:
 
     @property
     def spent(self) -> tuple[Event, ...]:
-        """What was released so far (or at least recorded), identical events merged."""
+        """The releases so far (or at least those recorded), identical events merged."""
         return self._reservation.spent
 
     def left(self, event: Event) -> int:
-        """How many more releases of this kind the plan holds."""
+        """Return how many more releases of this kind the plan holds."""
         return self._reservation.left(event)
 
     def epsilon_spent(self, accountant: Accountant = "pld") -> float:

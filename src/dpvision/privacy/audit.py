@@ -1,4 +1,4 @@
-"""What the guesses about canaries in one run say of ε: lower bounds, as statistics of plain numbers.
+"""Bound ε from below by the guesses about canaries in one run, as statistics of plain numbers.
 
 Each of m canaries is in the data or not (or is one of two examples), by a fair coin of its own. Whoever sees
 the run's output, and not the coins, gives every canary a score and guesses: "in" for those with the highest,
@@ -137,7 +137,7 @@ def epsilon_lower_bound(canaries: int, tallies: Sequence[Tally], delta: float, c
 
 @dataclass(frozen=True)
 class TradeOff:
-    """How well runs with and without one example can be told apart at best.
+    """A bound on how well runs with and without one example can be told apart.
 
     Attributes:
         epsilons, deltas: ``[E]``, the run is (ε, δ)-private, in both directions, for each of these pairs. The
@@ -149,7 +149,7 @@ class TradeOff:
 
     @classmethod
     def of(cls, events: Sequence[Event], relation: NeighboringRelation) -> TradeOff:
-        """That of releases, by their privacy loss distribution."""
+        """Return the trade-off curve of releases, by their privacy loss distribution."""
         most = min(epsilon(events, 1e-8, relation, "rdp"), _LARGEST_EPSILON)
         epsilons = np.linspace(0, most, 400)
         return cls(epsilons, privacy_profile(events, epsilons, relation))
@@ -159,7 +159,9 @@ class TradeOff:
         return np.exp(self.epsilons)
 
     def least(self, probability: float) -> float:
-        """What an event of this probability has at least without the example (or with another)."""
+        """Return the least probability, without the example (or with another), of an event of this
+        probability.
+        """
         by_event = (probability - self.deltas) / self._ratios
         by_complement = 1 - self.deltas - self._ratios * (1 - probability)
         return max(0.0, float(by_event.max()), float(by_complement.max()))
@@ -170,7 +172,7 @@ NO_DIFFERENCE = TradeOff(np.zeros(1), np.zeros(1))
 
 
 def refutes(canaries: int, tallies: Sequence[Tally], trade_off: TradeOff, confidence: float) -> bool:
-    """Whether so many right guesses refute that the run has this trade-off curve (or a better one).
+    """Say whether so many right guesses refute that the run has this trade-off curve (or a better one).
 
     Flipping the coin of a canary that was guessed right makes it a wrong guess. So for the number C of right
     guesses, of r, any set T of numbers, and f̄ = 1 − f (concave), the mean over canaries gives the paper's
@@ -185,7 +187,7 @@ def refutes(canaries: int, tallies: Sequence[Tally], trade_off: TradeOff, confid
 
 
 def _is_unlikely(canaries: int, found: Tally, trade_off: TradeOff, significance: float) -> bool:
-    """Whether P[C ≥ correct] must be below the significance."""
+    """Say whether P[C ≥ correct] must be below the significance."""
     # The mean over canaries of P[guessed right, C ≥ i] and of P[guessed wrong, C ≥ i], where all that is at
     # `correct` or above is at `correct`.
     right = significance * found.correct / canaries

@@ -9,8 +9,9 @@ from typing import Literal, get_args
 from dpvision.privacy.errors import InputError
 
 NeighboringRelation = Literal["add_or_remove_one", "replace_one"]
-"""Which data sets must be hard to tell apart: those that differ by one example's presence, or by its
-content."""
+"""The relation of data sets that must be hard to tell apart: they differ by one example's presence, or by its
+content.
+"""
 
 
 @dataclass(frozen=True)

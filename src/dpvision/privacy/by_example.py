@@ -72,8 +72,8 @@ class ExampleDraws:
         return self._next(count).bitwise_and_(2**24 - 1).float().mul_(2.0**-24)
 
     def bernoulli(self, probability: float) -> Tensor:
-        """Whether a trial of each example succeeds, with ``probability`` to within 2⁻⁵³: bool ``[B]``. It
-        takes one number.
+        """Draw whether a trial of each example succeeds, with ``probability`` to within 2⁻⁵³: bool ``[B]``.
+        Takes one number.
         """
         uniform = self._next(1).bitwise_and_(2**53 - 1).double().mul_(2.0**-53)
         return uniform[:, 0] < probability
@@ -85,7 +85,7 @@ class ExampleDraws:
 
 
 def _words(key: bytes, ids: Tensor, first: int, count: int) -> Tensor:
-    """Of each stream ``count`` words of 64 bits, from number ``first`` on: int64 ``[B, count]``."""
+    """Return ``count`` words of 64 bits of each stream, from number ``first`` on: int64 ``[B, count]``."""
     blocks = np.arange(first // 2, (first + count + 1) // 2)
     counters = np.empty((len(ids), len(blocks), 2), dtype=">i8")
     counters[..., 0] = ids.numpy()[:, None]

@@ -49,7 +49,7 @@ class Canaries:
         return half, -half
 
     def draw(self, mechanism: GaussianSumMechanism) -> Tensor:
-        """Those in the next batch, bool ``[m]``."""
+        """Draw which canaries are in the next batch, bool ``[m]``."""
         count = len(self.included)
         sampler = mechanism.sampler.over(count)  # the mechanism's own, for canaries in place of examples
         drawn = sampler.sample(self._random.at("draws", self.releases))
@@ -134,7 +134,9 @@ class AuditedMechanism(GaussianSumMechanism):
 
 
 def _located(sums: Mapping[str, Tensor], coordinates: Tensor) -> list[tuple[str, Tensor, Tensor]]:
-    """Where coordinates of all sums in a row lie: by sum, which of them, and where in it (on its device)."""
+    """Locate coordinates of all sums in a row: for each sum its name, which coordinates lie in it, and where
+    (on its device).
+    """
     found, start = [], 0
     for name, total in sums.items():
         inside = ((coordinates >= start) & (coordinates < start + total.numel())).nonzero().squeeze(1)

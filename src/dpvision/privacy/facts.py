@@ -1,4 +1,4 @@
-"""What is public about the private images."""
+"""The facts about the private images that are public."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from dpvision.privacy.errors import InputError
 
 Unit = Literal["image"]
-"""What the guarantee protects."""
+"""The unit that the guarantee protects."""
 
 
 @dataclass(frozen=True)

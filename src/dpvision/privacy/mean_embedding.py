@@ -1,4 +1,5 @@
-"""What DP-MEPF releases (Harder et al., arXiv 2205.12900, section 3): mean embeddings of features, by class.
+"""Release mean embeddings of features, by class, as DP-MEPF does (Harder et al., arXiv 2205.12900, section
+3).
 
 An image with features e and label y becomes [φ1; c·φ2; b] in the block of its class and zero in all others,
 
@@ -79,7 +80,7 @@ class MeanEmbedding:
 
     @property
     def replace_one_ratio(self) -> float:
-        """Of the sensitivity to a replaced image, √(2c² + max(4, 2 + 2b²)), to `sensitivity`.
+        """The ratio of the sensitivity to a replaced image, √(2c² + max(4, 2 + 2b²)), to `sensitivity`.
 
         Within a class φ1 turns around at most, ‖φ1 − φ1′‖² ≤ 4, φ2 has no negative entry, so that
         ‖φ2 − φ2′‖² ≤ 2, and the counts stay. From one class to another all of the image's block goes and all
@@ -161,7 +162,7 @@ class MeanEmbedding:
                 yield "second", columns, power.square_()
 
     def embed(self, features: Tensor) -> dict[str, Tensor]:
-        """What each image adds to "first" and "second": φ1 and c·φ2, ``[B, D]`` each, differentiable."""
+        """Compute what each image adds to "first" and "second": φ1 and c·φ2, ``[B, D]``, differentiable."""
         # By the largest entry first: squares then neither overflow nor all vanish.
         largest = features.abs().amax(dim=1, keepdim=True)
         scaled = features / torch.where(largest > 0, largest, 1)

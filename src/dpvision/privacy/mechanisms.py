@@ -1,4 +1,4 @@
-"""What a mechanism is, and the Gaussian one for sums: the only place in dpvision that adds noise."""
+"""Define a mechanism, and the Gaussian one for sums: the only place in dpvision that adds noise."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Mechanism(Protocol):
     def sampler(self) -> Sampler: ...
 
     def cost(self, releases: int) -> Event:
-        """What so many releases cost together."""
+        """Return what so many releases cost together."""
 
     def release(
         self, sums: Mapping[str, torch.Tensor], account: Recorder, random: RandomSource
@@ -121,16 +121,16 @@ class GaussianSumMechanism:
 
     @property
     def event(self) -> GaussianSumEvent:
-        """What one release costs."""
+        """The event of one release: what it costs."""
         return self.cost(1)
 
     def cost(self, releases: int) -> GaussianSumEvent:
-        """What so many releases cost together, each over a batch of its own."""
+        """Return what so many releases cost together, each over a batch of its own."""
         return self.sampler.event(self.noise_multiplier, releases, self.replace_one_ratio)
 
     @property
     def standard_deviation(self) -> float:
-        """Of the noise on every coordinate of the sum."""
+        """The standard deviation of the noise on every coordinate of the sum."""
         return self.noise_multiplier * self.sensitivity
 
     def release(

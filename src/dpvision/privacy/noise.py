@@ -32,7 +32,7 @@ class RandomSource(ABC):
     """A stream of random bits, and what is drawn from it."""
 
     is_private: bool
-    """Whether noise from this source protects anyone: False for a seeded source."""
+    """True if noise from this source protects anyone: False for a seeded source."""
 
     _aside: RandomSource | None = None  # for draws of which there are more or fewer, depending on the data
 

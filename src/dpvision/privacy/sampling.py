@@ -1,4 +1,4 @@
-"""How examples enter a batch. The object that draws the batch also says how the draw is accounted."""
+"""Sample the examples of a batch. The object that draws the batch also says how the draw is accounted."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class _OverExamples:
-    """What samplers have in common.
+    """The base of all samplers.
 
     Attributes:
         num_examples: N, declared public.
-        present: how many examples there are, where that is not N. It is private: nothing that a sampler says
-            of itself depends on it, only which examples it draws.
+        present: the number of examples there are, where that is not N. It is private: nothing that a sampler
+            says of itself depends on it, only which examples it draws.
 
     Raises:
         InputError: a number is below 1.
@@ -56,7 +56,7 @@ class _OverExamples:
 
     @property
     def num_present(self) -> int:
-        """How many examples there are to draw from."""
+        """The number of examples there are to draw from."""
         return self.num_examples if self.present is None else self.present
 
     def over(self, present: int) -> Self:

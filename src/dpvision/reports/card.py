@@ -80,12 +80,12 @@ def guarantee(
     chosen_size: int | None,
     lost_steps: int = 0,
 ) -> dict[str, Any]:
-    """What a run's guarantee is, as JSON types.
+    """Describe a run's guarantee, as JSON types.
 
     Args:
-        account: of the run; what it has spent is what the card states.
-        stages: of the run, for what its mechanisms were.
-        random: where batches and noise came from.
+        account: the run's account; what it has spent is what the card states.
+        stages: the run's stages, which say what its mechanisms were.
+        random: the source of batches and noise.
         facts: what is public about the images.
         chosen_size: the image size, if it was chosen by looking at the sizes of the private images.
         lost_steps: releases that were paid for but whose result was lost with an interrupted process.
@@ -138,7 +138,7 @@ def guarantee(
 
 
 def versions() -> dict[str, str]:
-    """Of what the guarantee was computed with."""
+    """Return the versions of what the guarantee was computed with."""
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in ("dpvision", "torch", "dp-accounting")},

@@ -1,4 +1,4 @@
-"""What an interrupted run goes on from: one file, replaced whole, never unpickled."""
+"""Keep what an interrupted run goes on from: one file, replaced whole, never unpickled."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LEAST_PAUSE = 20
 
 
 class Checkpoints(Protocol):
-    """Where a run keeps what it needs to go on after an interruption."""
+    """The file in which a run keeps what it needs to go on after an interruption."""
 
     def load(self) -> dict[str, Tensor] | None:
         """The last state that was saved, on the CPU; None when there is none."""
@@ -91,7 +91,7 @@ class FileCheckpoints:
         check_room(self.path, size)
 
     def spent(self) -> tuple[Event, ...]:
-        """What the run had spent when it was last saved; nothing where it was not.
+        """Return what the run had spent when it was last saved; nothing where it was not.
 
         Raises:
             InputError: as of `load`.

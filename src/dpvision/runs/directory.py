@@ -143,17 +143,17 @@ class RunDirectory:
 
     @property
     def checkpoint_path(self) -> Path:
-        """What an interrupted run goes on from, as long as it learns from private images."""
+        """The file that an interrupted run goes on from, as long as it learns from private images."""
         return self.private_path / "checkpoint.safetensors"
 
     @property
     def finishing_path(self) -> Path:
-        """What an interrupted run goes on from, once it has learned."""
+        """The file that an interrupted run goes on from, once it has learned."""
         return self.private_path / "finishing.safetensors"
 
     @property
     def learned_path(self) -> Path:
-        """What was learned from private images: all that the release is made of."""
+        """The file of what was learned from private images: all that the release is made of."""
         return self.private_path / "learned.safetensors"
 
     @property
@@ -163,7 +163,7 @@ class RunDirectory:
 
     @property
     def is_released(self) -> bool:
-        """Whether the release is written. What exists of one is complete."""
+        """True if the release is written. What exists of one is complete."""
         return self.release_path.is_dir()
 
     def release(self, files: Mapping[str, bytes]) -> None:

@@ -1,4 +1,4 @@
-"""What every step saw, as JSON lines: private, for whoever looks after the run."""
+"""Write what every step saw, as JSON lines: private, for whoever looks after the run."""
 
 from __future__ import annotations
 

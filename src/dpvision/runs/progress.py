@@ -1,4 +1,4 @@
-"""How work that takes long tells how far it is."""
+"""Tell how far work that takes long has come."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ ROUNDING = 1e-5
 """Relative to the norm of a release: what rounding it to float32 may make of it."""
 
 IMPROBABLE = 1e-9
-"""How improbable a statistic of right noise may be."""
+"""Probability of a statistic of right noise below which it counts as a fault."""
 
 
 class GuaranteeBroken(AssertionError):  # noqa: N818 (reads as what happened)
@@ -120,7 +120,7 @@ def _new(folder: str) -> Path:
 
 
 def _bound(release: Release, neighboring_relation: NeighboringRelation) -> float:
-    """How far the sums of neighbours may be apart."""
+    """Return how far apart the sums of neighbours may be."""
     mechanism = release.mechanism
     ratio = mechanism.replace_one_ratio if neighboring_relation == "replace_one" else 1.0
     return ratio * mechanism.sensitivity
@@ -165,7 +165,7 @@ def _faults_of_noise(transcript: Transcript) -> Iterator[str]:
 
 
 def _is_correlated(products: torch.Tensor) -> bool:
-    """Whether their sum is too large for products of independent standard normal numbers.
+    """Say whether the sum is too large for products of independent standard normal numbers.
 
     Of n of them, P[sum ≥ s] ≤ (1 − t²)^(−n/2)·e^(−ts) for every t in (0, 1) (Chernoff).
     """

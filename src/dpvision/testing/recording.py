@@ -45,11 +45,11 @@ class Release:
 
     @property
     def norm(self) -> float:
-        """Of the sums before noise: L2, over all of them."""
+        """The L2 norm, over all sums, of the sums before noise."""
         return math.hypot(*(float(total.norm()) for total in self.sums.values()))
 
     def distance(self, other: Release) -> float:
-        """Of the sums before noise from those of another release: L2, over all of them."""
+        """Return the L2 distance, over all sums, of the sums before noise from those of another release."""
         return math.hypot(*(float((total - other.sums[name]).norm()) for name, total in self.sums.items()))
 
 
@@ -124,7 +124,7 @@ def recorded(replayed: Transcript | None = None) -> Iterator[Transcript]:
 
 
 def _digest(views: Tensor, targets: Tensor) -> bytes:
-    """Of one example's, to the bit."""
+    """Return the digest of one example's views and targets, to the bit."""
     sha256 = hashlib.sha256()
     for tensor in (views, targets):
         sha256.update(repr((tensor.dtype, tensor.shape)).encode())

@@ -27,7 +27,7 @@ def make_optimizer(
 
 
 def schedule_factor(schedule: Schedule, step: int, steps: int) -> float:
-    """What the learning rate is multiplied by at ``step`` (from 0) of ``steps``. InputError for
+    """Return the factor of the learning rate at ``step`` (from 0) of ``steps``. InputError for
     another name.
     """
     progress = step / steps

@@ -1,4 +1,4 @@
-"""What was saved of a training must fit what it is loaded into, to the last shape."""
+"""Check that what was saved of a training fits what it is loaded into, to the last shape."""
 
 from __future__ import annotations
 

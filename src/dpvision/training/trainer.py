@@ -51,7 +51,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class StepKeys:
-    """What examples draw from in one step: for their views, and for the network's dropout."""
+    """The keys from which examples draw in one step: for their views, and for the network's dropout."""
 
     views: ExampleKey
     dropout: ExampleKey
@@ -59,7 +59,7 @@ class StepKeys:
 
 @dataclass(frozen=True)
 class StepStatistics:
-    """What one step saw: private, without noise, and for ``private/`` only."""
+    """The statistics of one step: private, without noise, and for ``private/`` only."""
 
     step: int
     batch_size: int

@@ -62,7 +62,7 @@ class DPMix:
 
     @property
     def members(self) -> int:
-        """Of the list that is mixed: K_base + K_diff."""
+        """The number of members of the list that is mixed: K_base + K_diff."""
         return self.augmentation.augmult + self.k_diff
 
     @property
@@ -107,8 +107,8 @@ class DPMix:
         return public.view(images.shape), labels
 
     def _kept(self, base: Tensor, public: Tensor, mixed: Tensor) -> Tensor:
-        """What the gradient is the mean over, of members ``[B, K_base, …]``, ``[B, k_diff, …]`` and mixtures
-        ``[B, k_self, …]``.
+        """Return what the gradient is the mean over, of members ``[B, K_base, …]``, ``[B, k_diff, …]`` and
+        mixtures ``[B, k_self, …]``.
         """
         kept = [base] if self.base_in_mean else []
         kept += [public] if self.pool_in_mean else []
@@ -117,8 +117,10 @@ class DPMix:
 
 @dataclass(frozen=True)
 class Pairs:
-    """What is mixed with what: ``first`` and ``second``, indices ``[B, k]`` of different members of each
-    example's list, and ``weight`` ``[B, k]`` of the first; the second has the rest.
+    """The pairs that are mixed, of each of B examples.
+
+    ``first`` and ``second`` are indices ``[B, k]`` of different members of each example's list, and
+    ``weight`` ``[B, k]`` is the weight of the first; the second has the rest.
     """
 
     first: Tensor

@@ -1,4 +1,4 @@
-"""What a view policy is."""
+"""Define what a view policy is."""
 
 from __future__ import annotations
 

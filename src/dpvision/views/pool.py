@@ -61,7 +61,7 @@ class Pool:
             raise InputError(f"{self.source}: the targets of a pool must be probabilities that sum to 1")
 
     def to_json(self) -> dict[str, Any]:
-        """What is said of the pool in public."""
+        """Return what is said of the pool in public."""
         return {"images": len(self), "digest": self.digest, "provenance": self.provenance}
 
     def __len__(self) -> int:
@@ -134,7 +134,7 @@ def pool_split(spec: str | os.PathLike[str]) -> str:
 
 
 def pool_provenance(spec: str | os.PathLike[str]) -> dict[str, Any]:
-    """What ``pool.json`` in a pool's folder says; of a pool without one, where it is.
+    """Return what ``pool.json`` in a pool's folder says or, for a pool without one, where the pool is.
 
     Raises:
         InputError: the record is damaged.

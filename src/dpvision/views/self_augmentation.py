@@ -60,7 +60,7 @@ class SelfAugmentation:
 
     @property
     def numbers_per_view(self) -> int:
-        """How many uniform numbers a view takes."""
+        """The number of uniform numbers that a view takes."""
         return sum(self._numbers())
 
     def __call__(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
@@ -96,7 +96,7 @@ class SelfAugmentation:
         return views
 
     def _numbers(self) -> list[int]:
-        """How many numbers each step of a view takes."""
+        """Return how many numbers each step of a view takes."""
         return [
             3,
             transforms.NUMBERS_PER_CROP if self.smallest_crop < 1 else 0,

@@ -1,5 +1,5 @@
-"""What can be done to an image at random: pure functions of pixels and uniform numbers in [0, 1), for many
-images at once.
+"""Transform images at random: pure functions of pixels and uniform numbers in [0, 1), for many images at
+once.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def cut_out(x: Tensor, uniform: Tensor, side: int) -> None:
 
 
 def _covered(uniform: Tensor, size: int, side: int) -> Tensor:
-    """Which of ``size`` pixels lie in a stretch of ``side`` around a random one: ``[V] -> [V, size]``."""
+    """Choose the pixels, of ``size``, in a stretch of ``side`` around a random one: ``[V] -> [V, size]``."""
     start = (uniform * size).long()[:, None] - side // 2
     place = torch.arange(size, device=uniform.device)
     return (place >= start) & (place < start + side)

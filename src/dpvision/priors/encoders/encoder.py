@@ -1,4 +1,4 @@
-"""What every encoder is: a frozen module that knows how to be built again."""
+"""Define what every encoder is: a frozen module that knows how to be built again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Shape = tuple[int, int, int]
 """(C, H, W) of images."""
 
 Provenance = dict[str, Any]
-"""Where weights came from, as JSON types."""
+"""A record of where weights came from, as JSON types."""
 
 
 class Encoder(nn.Module):

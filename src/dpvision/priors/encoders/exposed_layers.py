@@ -1,4 +1,4 @@
-"""What layers inside a network give, chosen by name."""
+"""Return the outputs of layers inside a network, chosen by name."""
 
 from __future__ import annotations
 

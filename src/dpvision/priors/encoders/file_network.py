@@ -140,7 +140,7 @@ def _read(path: Path, name: str, whole: nn.Module, network: nn.Module) -> dict[s
 
 
 def _counts_batches(key: str) -> bool:
-    """Whether it is a BatchNorm's counter, which older files lack and nobody reads."""
+    """Say whether a key is a BatchNorm's counter, which older files lack and nobody reads."""
     return key.endswith(".num_batches_tracked")
 
 

@@ -81,7 +81,7 @@ def _untrained(torch_fidelity: Any) -> nn.Module:
 
     class Inception(torch_fidelity.FeatureExtractorInceptionV3):  # type: ignore[misc]
         def load_state_dict(self, state_dict: dict[str, Tensor], **options: Any) -> Any:
-            """As ever, but an empty dictionary leaves the weights as they are."""
+            """Load the weights as ever, but leave them as they are for an empty dictionary."""
             return super().load_state_dict(state_dict, **options) if state_dict else None
 
     empty = io.BytesIO()

@@ -16,7 +16,8 @@ from dpvision.privacy.errors import InputError
 
 
 class NetworkEncoder(Encoder):
-    """What a network gives, or layers inside it, with images scaled and normalised as it wants them.
+    """An encoder made of a network: it gives the network's output, or its layers', for images scaled and
+    normalised as it wants.
 
     Args:
         name: of the encoder.
@@ -88,7 +89,7 @@ class NetworkEncoder(Encoder):
         return torch.cat([self._flat(output) for output in self._outputs(x)], dim=1)
 
     def _shapes(self, image_shape: Shape) -> list[Tensor]:
-        """What `_outputs` gives for two images, with or without numbers in it."""
+        """Return what `_outputs` gives for two images, with or without numbers in it."""
         try:
             shapes_only = copy.deepcopy(self).to("meta")  # whatever size somebody asks for
             return shapes_only._outputs(torch.empty(2, *image_shape, device="meta"))
@@ -96,7 +97,7 @@ class NetworkEncoder(Encoder):
             return self._outputs(torch.zeros(2, *image_shape))
 
     def _outputs(self, x: Tensor) -> list[Tensor]:
-        """What model, or each of its layers, gives for images as :class:`Encoder` takes them."""
+        """Return what model, or each of its layers, gives for images as :class:`Encoder` takes them."""
         x = as_rgb(x) * self.scale + self.shift
         if self.size is not None and x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)

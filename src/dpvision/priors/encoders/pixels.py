@@ -99,8 +99,10 @@ class PixelEncoder(Encoder):
         return self._triangles((vectors * kept[:, None, :]) @ vectors.transpose(1, 2))
 
     def gaussian_images(self, means: Tensor, rank: int) -> GaussianImages | None:
-        """Of products, which are all that a normal law has. Its moments are those of images that count by
-        1 / ‖v‖², as they do in mean directions: dark ones somewhat more than bright ones.
+        """Return images by the moments that products give, which are all that a normal law has; else None.
+
+        The moments are those of images that count by 1 / ‖v‖², as they do in mean directions: dark ones
+        somewhat more than bright ones.
         """
         if not self.products:
             return None

@@ -1,4 +1,4 @@
-"""Which encoders there are, and who builds which. A new kind is a file of this folder, and its line here."""
+"""List the encoders, and who builds which. A new kind is a file of this folder, and its line here."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ ENCODERS = tuple(kind.name for kind in KINDS)
 """The names that :func:`build_encoder` knows beside those of priors; D and K are a depth and a width."""
 
 FETCHING = ("timm:hf", "timm:local")
-"""What the names begin with for which a library reads more than its own list of networks."""
+"""Beginnings of the names for which a library reads more than its own list of networks."""
 
 MOST_PARTS = 16  # of a sum
 

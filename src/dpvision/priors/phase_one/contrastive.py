@@ -43,23 +43,24 @@ SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 @dataclass(frozen=True)
 class ContrastiveConfig:
-    """How a body is trained. The defaults are the paper's: 200 epochs, 42 million views.
+    """Settings that say how a body is trained. The defaults are the paper's: 200 epochs, 42 million views.
 
     Attributes:
         network: "wrn-D-K".
         network_options: further arguments of :class:`WideResNet`.
         processes: the random processes that made the images.
-        count: how many images there are; each process made its share.
+        count: the number of images; each process made its share.
         image_size: their side, in pixels.
         view_size: the side of the views, in pixels, which is what the network will be good for.
         steps: updates; each takes batch_size images, hence 2·batch_size views.
         batch_size: images per step, at least 2.
-        learning_rate: of SGD, for batches of 256 images; it is scaled in proportion to batch_size.
-        momentum, weight_decay: of SGD.
+        learning_rate: SGD's, for batches of 256 images; it is scaled in proportion to batch_size.
+        momentum, weight_decay: SGD's.
         milestones: shares of the steps after which the learning rate falls to a tenth, each time.
-        embedding_dim: of the points on the hypersphere.
-        seed: of the initialisation, the order of the images and the views; at least 0.
-        precision: of forward and backward; "auto" is bfloat16 where the hardware multiplies its matrices.
+        embedding_dim: the dimension of the points on the hypersphere.
+        seed: the seed of the initialisation, the order of the images and the views; at least 0.
+        precision: the precision of forward and backward; "auto" is bfloat16 where the hardware multiplies its
+            matrices.
         compile: run views, forward and loss through ``torch.compile``, which needs a C++ compiler.
 
     Raises:
@@ -292,8 +293,10 @@ def _resume(path: Path, fingerprint: str, network: nn.Module, optimizer: torch.o
 def _fingerprint(
     config: ContrastiveConfig, images: Tensor | BatchStream, initial_weights: Mapping[str, Tensor] | None
 ) -> str:
-    """What a resumed run must agree on: the images that are there, the initial weights, and all of config but
-    the switches that change speed alone. The images of a stream are taken to follow from the config.
+    """Compute the digest of all that a resumed run must agree on.
+
+    That is the images that are there, the initial weights, and all of config but the switches that change
+    speed alone. The images of a stream are taken to follow from the config.
     """
     fields = {name: value for name, value in asdict(config).items() if name not in SPEED_SWITCHES}
     if isinstance(images, Tensor):

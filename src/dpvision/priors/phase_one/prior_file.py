@@ -21,7 +21,7 @@ from dpvision.networks.weights import read_tensors
 from dpvision.privacy.errors import InputError
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-"""Where the bundled priors lie."""
+"""The folder of the bundled priors."""
 
 PROVENANCE = (
     "network",
@@ -37,13 +37,13 @@ PROVENANCE = (
     "normalization",
     "version",
 )
-"""What a provenance says at least."""
+"""The keys that a provenance has at least."""
 
 LEARNED_FROM = "public_images_digest"
-"""What a provenance says besides where the images were no processes': :attr:`Images.pixel_digest`."""
+"""The further key of a provenance where the images were no processes': :attr:`Images.pixel_digest`."""
 
 INITIAL_PRIOR = "initial_prior"
-"""What a provenance says besides of a prior that began with another's weights: the provenance of that one."""
+"""A provenance's further key where a prior began with another's weights: the provenance of that one."""
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -179,7 +179,7 @@ def learned_from(provenance: Mapping[str, Any]) -> set[str]:
 
 
 def input_normalization() -> dict[str, float]:
-    """How the input of every prior is normalised, as a provenance says it."""
+    """Return how the input of every prior is normalised, as a provenance says it."""
     return {"mean": Normalize.MEAN, "std": Normalize.STD}
 
 

@@ -117,7 +117,7 @@ def _inscribed_polygons(corners: Tensor) -> Outlines:
 
 
 def _visible_leaves(count: int, size: int, generator: torch.Generator, outlines: DrawOutlines) -> Tensor:
-    """Which leaf lies on top at every pixel: int64 ``[count, size, size]``, numbered from 0 per image."""
+    """Return the leaf on top at every pixel: int64 ``[count, size, size]``, numbered from 0 per image."""
     device = generator.device
     visible = torch.empty(count * size * size, dtype=torch.int64, device=device)
     bare = torch.arange(count * size * size, device=device)  # pixels that no leaf has covered yet: P of them
@@ -137,7 +137,7 @@ def _visible_leaves(count: int, size: int, generator: torch.Generator, outlines:
 def _inside(
     pixels: Tensor, count: int, size: int, leaves: int, outlines: DrawOutlines, generator: torch.Generator
 ) -> Tensor:
-    """Which of some newly drawn leaves of its image cover each pixel: bool ``[P, leaves]``."""
+    """Find which of some newly drawn leaves of its image cover each pixel: bool ``[P, leaves]``."""
     number = count * leaves
     reach = draw_radii(number, generator) * 2**0.5
     centre = uniform(generator, number, 2)

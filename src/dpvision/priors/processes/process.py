@@ -1,4 +1,4 @@
-"""What a random process is."""
+"""Define what a random process is."""
 
 from __future__ import annotations
 

@@ -43,8 +43,10 @@ def high_frequency(count: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def sparse(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """As :func:`high_frequency`, but the first input is 0 and every layer's noise is confined to a place of
-    its own, so that details are few and far between; as :data:`Generate`."""
+    """Draw images as :func:`high_frequency` does, but with details that are few and far between.
+
+    The first input is 0 and every layer's noise is confined to a place of its own; as :data:`Generate`.
+    """
     return _synthesize(count, size, generator, convolve_wavelets, sparse_maps, input_std=0.0)
 
 

@@ -1,4 +1,4 @@
-"""What a release costs: an event, whatever the mechanism, and how a ledger writes it down."""
+"""Define an event, the cost of a release whatever the mechanism, and how a ledger writes it down."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LARGEST_COUNT = 10_000_000
 """Beyond it the accountants take for ever, and no use is known."""
 
 _BEFORE_KINDS = "gaussian"
-"""What a ledger's event is that names no kind, as none did while there was one."""
+"""The kind of a ledger's event that names none, as none did while there was only one kind."""
 
 
 class UnknownEvent(InputError):  # noqa: N818 (reads as what happened)
@@ -92,8 +92,8 @@ class Event(ABC):
 
     @property
     def roundings(self) -> int:
-        """How many privacy losses the PLD accountant rounds to its grid for this event. Like `largest_loss`
-        it only decides how fine the grid is, never whether ε is a bound.
+        """The number of privacy losses that the PLD accountant rounds to its grid for this event. Like
+        `largest_loss` it only decides how fine the grid is, never whether ε is a bound.
         """
         return self.count
 
@@ -126,7 +126,7 @@ class Event(ABC):
         return _READERS[kind](**given)
 
     def facts(self) -> dict[str, Any]:
-        """What a release card says of it: public, like all of an event."""
+        """Return what a release card says of the event: public, like all of an event."""
         return asdict(self)
 
     def __str__(self) -> str:

@@ -78,7 +78,7 @@ class GaussianEvent(Event):
 
     @property
     def largest_loss(self) -> float:
-        """Of the composition, at ten standard deviations."""
+        """The privacy loss of the composition at ten standard deviations, in nats."""
         return loss_at_ten_deviations(2 * self.count**0.5 / self.noise_multiplier)
 
     def to_json(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def check_noise(noise_multiplier: float, replace_one_ratio: float) -> None:
 
 
 def loss_at_ten_deviations(shift: float) -> float:
-    """Of N(shift, 1) against N(0, 1), in nats."""
+    """Return the privacy loss of N(shift, 1) against N(0, 1) at ten standard deviations, in nats."""
     return shift**2 / 2 + 10 * shift
 
 

@@ -66,13 +66,13 @@ class PoissonGaussianEvent(Event):
     def renyi_divergences(
         self, orders: Sequence[float], neighboring_relation: NeighboringRelation
     ) -> np.ndarray:
-        """Of the worst pair, by quadrature, times the count."""
+        """Compute the Rényi divergences of the worst pair, by quadrature, times the count."""
         one = renyi_bound(self.noise_multiplier, self.sample_rate, tuple(orders), neighboring_relation)
         return self.count * one
 
     @property
     def largest_loss(self) -> float:
-        """That without sampling, at ten standard deviations."""
+        """The privacy loss without sampling, at ten standard deviations."""
         return loss_at_ten_deviations(2 / self.noise_multiplier)
 
     def to_json(self) -> dict[str, Any]:
