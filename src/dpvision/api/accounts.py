@@ -36,7 +36,7 @@ def make_account(
     stages: Calibrated,
     released: Sequence[Event],
 ) -> Account:
-    """The account of a run, not open yet. ``released`` is what it has by its own record.
+    """Return the account of a run, not open yet. ``released`` is what it has by its own record.
 
     Raises:
         InputError: the ledger is of another data set, or damaged, or lacks what the run has spent.
@@ -47,13 +47,13 @@ def make_account(
 
 
 def check_ledger(run: RunDirectory, released: Sequence[Event]) -> None:
-    """Raises InputError unless the ledger holds what the run has released by its own record."""
+    """Raise InputError unless the ledger holds what the run has released by its own record."""
     if released:  # else there may be no ledger yet
         Ledger(run.of_account("ledger")).check_spent(run.of_account("run_id"), released)
 
 
 def check_version(run: RunDirectory) -> None:
-    """Raises InputError unless this is the version that began the run: another might go on otherwise."""
+    """Raise InputError unless this is the version that began the run: another might go on otherwise."""
     began = run.config.get("dpvision")
     if began != version("dpvision"):
         raise InputError(
@@ -81,7 +81,7 @@ def discard_unspent(run: RunDirectory, account: Account | None) -> None:
 
 
 def check_unchanged(run: RunDirectory, images: Images) -> None:
-    """Raises InputError unless these are the images that the run began with."""
+    """Raise InputError unless these are the images that the run began with."""
     if images.digest != run.of_account("digest"):
         raise InputError(
             f"the images from {images.source} have changed since {run.path} began; "

@@ -205,5 +205,5 @@ def _learn(
 
 
 def _default_count(canary_kind: str, num_images: int) -> int:
-    """Wrong labels must be few beside right ones; vectors disturb nobody."""
+    """Choose a number of canaries: wrong labels must be few beside right ones; vectors disturb nobody."""
     return CANARIES if canary_kind != "mislabelled" else min(CANARIES, int(MISLABELLED_SHARE * num_images))

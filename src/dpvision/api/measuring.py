@@ -42,7 +42,7 @@ def evaluate_images(
     device: str | None = None,
     progress: Progress | None = None,
 ) -> list[Row]:
-    """Figures of the synthetic images that a run released, see `dpvision.evaluation.evaluate_synthetic`.
+    """Measure the synthetic images that a run released, see `dpvision.evaluation.evaluate_synthetic`.
 
     Args:
         run: a run's directory or release directory.
@@ -105,7 +105,7 @@ def _encoder(
 
 
 def _released_images(place: Path, generator: Generator) -> Images:
-    """From the first format that there is; all hold the same images."""
+    """Read the released images in the first format that there is; all hold the same images."""
     folder = place / "images"
     files = (folder / "parquet" / "images.parquet", folder / "npz" / "images.npz", folder / "png")
     found = [file for file in files if file.exists()]

@@ -59,8 +59,8 @@ def membership(
     device: str | None = None,
     progress: Progress | None = None,
 ) -> Membership:
-    """Membership inference against a run's classifier. It spends nothing and writes nothing; the result is
-    private.
+    """Run membership inference against a run's classifier. It spends nothing and writes nothing; the result
+    is private.
 
     Without shadow models there are two scores of an image, from the released classifier alone: "confidence",
     log p/(1 − p) of its label's probability p, and the same "by class", less the median of the image's class.
@@ -126,7 +126,7 @@ def _images(
 
 
 def _recorded(run: str | os.PathLike[str]) -> RunDirectory:
-    """The run's directory. InputError for a release alone, which does not say what it was made of."""
+    """Return the run's directory. InputError for a release alone, which does not say what it was made of."""
     if not (Path(run) / "private").is_dir():
         raise InputError(f"{run} does not say what it learned from; name the members and the non_members")
     return RunDirectory.open(run)
@@ -144,8 +144,8 @@ def _together(members: Images, others: Images) -> Images:
 
 
 def _halves(models: int, count: int) -> NDArray[np.bool_]:
-    """Choose at random the images that each shadow model learns from, bool ``[S, N]``: each image goes to
-    half of the models.
+    """Choose the images each shadow model learns from, bool ``[S, N]``: every image by half of them, at
+    random.
     """
     places = np.random.default_rng().random((models, count)).argsort(axis=0).argsort(axis=0)
     return np.asarray(places < models // 2)
@@ -158,7 +158,9 @@ def _shadow_confidences(
     device: str | None,
     progress: Progress | None,
 ) -> NDArray[np.float64]:
-    """Confidences ``[S, N]`` of classifiers trained on subsets, otherwise as the run was, with its noise."""
+    """Return confidences ``[S, N]`` of classifiers trained on subsets, otherwise as the run was, with its
+    noise.
+    """
     fields = _recorded(run).config
     if device is not None:
         fields = {**fields, "device": device}
@@ -191,6 +193,6 @@ def _as_it_is(account: Account) -> Account:
 
 
 def _scaled(config: Any, share: float) -> Any:
-    """The settings for a share of the images: batches are drawn at the same rate."""
+    """Return the settings for a share of the images: batches are drawn at the same rate."""
     batch = getattr(config, "expected_batch_size", None)
     return config if batch is None else replace(config, expected_batch_size=max(1, int(share * batch)))

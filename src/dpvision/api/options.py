@@ -25,7 +25,7 @@ FilePath = str | os.PathLike[str]
 
 
 def option(help: str, default: Any = MISSING, **command_line: str) -> Any:
-    """A field of options.
+    """Return a field of options.
 
     Args:
         help: one or two sentences, for the documentation and for --help.
@@ -174,7 +174,7 @@ class AuditOptions(OfClassifiers, RunOptions):
 
 
 def check_seed(seed: int | None) -> None:
-    """Raises InputError unless every random generator of a run takes it, torch's among them."""
+    """Raise InputError unless every random generator of a run takes it, torch's among them."""
     if not (seed is None or 0 <= seed < 1 << 63):
         raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}")
 
@@ -215,5 +215,5 @@ def described(one: dataclasses.Field[Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A number of NumPy's as Python's, so that it can be written down."""
+    """Return a number of NumPy's as Python's, so that it can be written down."""
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value

@@ -189,13 +189,13 @@ def describe_pool(spec: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def image_seed(seed: int, class_name: str, index: int) -> int:
-    """A seed of its own for every image of a pool."""
+    """Return a seed of its own for every image of a pool."""
     digest = hashlib.sha256(repr((seed, class_name, index)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1  # fits a signed integer
 
 
 def _check_classes(class_names: Sequence[str]) -> None:
-    """Raises InputError unless each class can be a folder of its own that is read again."""
+    """Raise InputError unless each class can be a folder of its own that is read again."""
     if not class_names:
         raise InputError("a pool needs the names of its classes; give at least one")
     for name in class_names:

@@ -49,7 +49,7 @@ class OfLearning:
     pool: Mapping[str, Any] | None
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON types."""
+        """Return all of it as JSON types."""
         return asdict(self) | {"spent": [event.to_json() for event in self.spent]}
 
     @classmethod
@@ -106,7 +106,7 @@ def release_files(
     seed: int,
     started: float,
 ) -> dict[str, bytes]:
-    """The files of a release, by name.
+    """Return the files of a release, by name.
 
     Args:
         method, settings: of the run.
@@ -176,7 +176,7 @@ def write_preview(folder: Path, pixels: Tensor, step: int) -> None:
 
 
 def _drawn(generator: Generator, images: FinishOptions, seed: int) -> Images:
-    """The images to be published."""
+    """Return the images to be published."""
     assert images.count is not None
     labels = None
     if images.balanced and generator.class_names:
@@ -185,7 +185,7 @@ def _drawn(generator: Generator, images: FinishOptions, seed: int) -> Images:
 
 
 def _first(images: Images, label: int) -> list[int]:
-    """Indices of the first few images of a class."""
+    """Return the indices of the first few images of a class."""
     if images.labels is None:
         return list(range(min(len(images), PER_CLASS**2)))
     return (images.labels == label).nonzero().flatten()[:PER_CLASS].tolist()

@@ -114,7 +114,7 @@ class RunConfig:
         return self.budget, self.stages
 
     def to_json(self) -> dict[str, Any]:
-        """The run as JSON types."""
+        """Return the run as JSON types."""
         return {
             "method": self.method.name,
             "config": asdict(self.settings),
@@ -181,7 +181,7 @@ class RunConfig:
         return Sources(private, self.opened_test(test), pool)
 
     def opened_test(self, test: Images | None) -> Images | None:
-        """The test images, read again or given; None without any. InputError as `opened`."""
+        """Return the test images, read again or given; None without any. InputError as `opened`."""
         if self.test is None:
             return None
         return _open_again(self.test, test, "test", True).with_classes(self.facts.class_names)
@@ -438,8 +438,8 @@ def _warn_of_divergence(last_loss: float | None, facts: PublicFacts) -> None:
 
 
 def _read(how: Reading, needs_labels: bool) -> Images:
-    """With labels where there are some, needed or not: they are part of the data set's identity, and so of
-    which ledger is its own.
+    """Read images, with labels where there are some, needed or not: they are part of the data set's identity,
+    and so of which ledger is its own.
     """
     return how.open(needs_labels or None)
 
@@ -453,7 +453,7 @@ def _open_again(how: Reading, given: Images | None, what: str, needs_labels: boo
 
 
 def _open_pool(settings: Any, images: Images) -> Pool | None:
-    """The public images that the settings name, none of which may be private."""
+    """Return the public images that the settings name, none of which may be private."""
     if not getattr(settings, "pool", ""):
         return None
     pool = open_pool(settings.pool, images.shape, images.class_names)
@@ -467,9 +467,7 @@ def _takes_large(overrides: Mapping[str, Any]) -> bool:
 
 
 def to_publish(images: FinishOptions, facts: PublicFacts) -> FinishOptions:
-    """Check the options, and resolve how many images to publish. InputError where they cannot be published
-    so.
-    """
+    """Check the options, and resolve how many images to publish. InputError where a value is not possible."""
     count = facts.num_examples if images.count is None else images.count
     if count < 1:
         raise InputError(f"count must be at least 1, not {count}")
@@ -478,7 +476,7 @@ def to_publish(images: FinishOptions, facts: PublicFacts) -> FinishOptions:
 
 
 def _test_images(data: Source, test: Source | None, images: Images) -> tuple[Reading | None, Images | None]:
-    """The test images: those given, or else the test split that comes with the data, if any."""
+    """Return the test images: those given, or else the test split that comes with the data, if any."""
     if test is None:
         if isinstance(data, Images) or "test" not in available_splits(data):
             return None, None

@@ -40,7 +40,7 @@ class Reading:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Reading:
-        """The inverse of `dataclasses.asdict`.
+        """Return the inverse of `dataclasses.asdict`.
 
         Raises:
             TypeError: they are the fields of something else.
@@ -107,7 +107,7 @@ def fitting_reading(data: str | os.PathLike[str], split: str | None, shape: tupl
 
 
 def lasting(spec: str | os.PathLike[str]) -> str:
-    """A spec that means the same from another working directory."""
+    """Return a spec that means the same from another working directory."""
     return str(Path(spec).absolute() if Path(spec).exists() else spec)
 
 

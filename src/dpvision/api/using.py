@@ -37,7 +37,8 @@ class Prediction:
 
 
 def load(path: str | os.PathLike[str], network: Any = None) -> Classifier | Generator:
-    """The classifier or generator of a run, or of a release directory, on the CPU and in evaluation mode.
+    """Return the classifier or generator of a run, or of a release directory, on the CPU and in evaluation
+    mode.
 
     A classifier takes uint8 images ``[B, C, H, W]``, or floating point in [0, 1], and returns logits
     ``[B, classes]``; its normalisation is inside. A generator draws images: ``generator.sample(100)``.
@@ -55,7 +56,7 @@ def load(path: str | os.PathLike[str], network: Any = None) -> Classifier | Gene
 
 
 def release_path(path: str | os.PathLike[str]) -> Path:
-    """The release directory of a run, or ``path`` itself where it is no run's.
+    """Return the release directory of a run, or ``path`` itself where it is no run's.
 
     Raises:
         InputError: the run is not complete.
@@ -69,7 +70,7 @@ def release_path(path: str | os.PathLike[str]) -> Path:
 
 
 def load_classifier(path: str | os.PathLike[str]) -> Classifier:
-    """The same of a run that must have released a classifier.
+    """Return the classifier of a run, as above, which must have released one.
 
     Raises:
         InputError: as :func:`load`, or it released a generator.
@@ -81,7 +82,8 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
 
 
 def evaluate(run: str | os.PathLike[str], data: Source, split: str | None = None) -> Accuracy:
-    """The accuracy of a run's classifier on labelled images. They are not covered by the run's guarantee.
+    """Return the accuracy of a run's classifier on labelled images. They are not covered by the run's
+    guarantee.
 
     Args:
         run: a run's directory or release directory.
@@ -99,7 +101,7 @@ def evaluate(run: str | os.PathLike[str], data: Source, split: str | None = None
 
 @torch.inference_mode()
 def predict(run: str | os.PathLike[str], images: Source, split: str | None = None) -> list[Prediction]:
-    """The class of every image, according to a run's classifier.
+    """Return the class of every image, according to a run's classifier.
 
     Args:
         run: a run's directory or release directory.

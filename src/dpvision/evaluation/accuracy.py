@@ -40,7 +40,7 @@ class Accuracy:
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, images: Images, batch_size: int = 1024) -> Accuracy:
-    """The accuracy of a model on labelled images, in evaluation mode, on the device of its parameters.
+    """Return the accuracy of a model on labelled images, in evaluation mode, on the device of its parameters.
 
     Args:
         model: maps uint8 ``[B, C, H, W]`` to logits ``[B, num_classes]``. The labels of the images are

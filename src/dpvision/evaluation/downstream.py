@@ -54,7 +54,7 @@ def train_and_test(
     resnet9: ResNet9Training | None = None,
     progress: Progress | None = None,
 ) -> Accuracy:
-    """The accuracy on real images of a classifier that saw synthetic ones only, and of them all.
+    """Return the accuracy on real images of a classifier that saw synthetic ones only, and of them all.
 
     "logistic" is scikit-learn's ``LogisticRegression`` and "mlp" its ``MLPClassifier`` (100 hidden units),
     both on flattened pixels in [0, 1] and with the library's default settings but for
@@ -103,7 +103,7 @@ def protocol(classifier: ClassifierName, resnet9: ResNet9Training | None = None)
 
 
 def check_same_shape(synthetic: Images, real: Images) -> None:
-    """Raises InputError unless the images of both sets have the same channels, height and width."""
+    """Raise InputError unless the images of both sets have the same channels, height and width."""
     if synthetic.shape != real.shape:
         raise InputError(
             f"images of {synthetic.source} have shape {list(synthetic.shape)} and those of {real.source} "
@@ -142,5 +142,5 @@ def _scikit_learn_model(classifier: ClassifierName, seed: int) -> Any:
 
 
 def _flat(pixels: Tensor) -> NDArray[np.float32]:
-    """uint8 ``[N, C, H, W]`` as ``[N, C·H·W]`` in [0, 1]."""
+    """Return uint8 ``[N, C, H, W]`` as ``[N, C·H·W]`` in [0, 1]."""
     return (pixels.flatten(1).float() / 255).numpy()

@@ -21,7 +21,7 @@ def image_features(
     batch_size: int = 250,
     progress: Progress | None = None,
 ) -> Tensor:
-    """The features of images, float32 ``[N, D]``, on the CPU. They reveal what the images do.
+    """Return the features of images, float32 ``[N, D]``, on the CPU. They reveal what the images do.
 
     Args:
         images: of the shape that the encoder was built for.

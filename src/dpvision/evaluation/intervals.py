@@ -31,21 +31,21 @@ class Figure:
 
 
 def proportion_interval(successes: int, total: int) -> tuple[float, float]:
-    """The exact interval of Clopper and Pearson (Biometrika 26, 1934) for a proportion."""
+    """Return the exact interval of Clopper and Pearson (Biometrika 26, 1934) for a proportion."""
     interval = binomtest(successes, total).proportion_ci(CONFIDENCE, method="exact")
     return float(interval.low), float(interval.high)
 
 
 def mean_interval(values: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:
-    """Student's interval for the mean of independent values, of which there are at least two."""
+    """Return Student's interval for the mean of independent values, of which there are at least two."""
     half = _quantile(len(values)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     mean = float(np.mean(values))
     return mean - half, mean + half
 
 
 def jackknife_interval(value: float, without_one: Sequence[float]) -> tuple[float, float]:
-    """value ± Student's quantile times the standard error of the delete-a-group jackknife (Kott, Journal of
-    Official Statistics 17, 2001, section 2).
+    """Return value ± Student's quantile times the standard error of the delete-a-group jackknife (Kott,
+    Journal of Official Statistics 17, 2001, section 2).
 
     Args:
         value: of all examples.

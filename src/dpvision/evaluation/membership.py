@@ -70,7 +70,7 @@ class Attack:
 
 @torch.inference_mode()
 def log_probabilities(model: Classifier, blocks: Iterable[Tensor]) -> Tensor:
-    """Compute the log-probabilities of the classes for N images in blocks ``[n, C, H, W]``: float64 ``[N,
+    """Compute the log-probabilities of classes, for images in blocks ``[n, C, H, W]``: float64 ``[N,
     classes]`` on the CPU.
     """
     device = next(model.parameters()).device
@@ -84,8 +84,8 @@ def log_probabilities(model: Classifier, blocks: Iterable[Tensor]) -> Tensor:
 
 
 def confidences(model: Classifier, images: Images) -> Array:
-    """log p/(1 − p), p the probability of an image's own label, ``[N]``: nearly normal over models (section
-    VI-A of the paper).
+    """Compute log p/(1 − p), p the probability of an image's own label, ``[N]``: nearly normal over models
+    (section VI-A of the paper).
     """
     images = images.with_classes(model.class_names)
     assert images.labels is not None
@@ -96,7 +96,7 @@ def confidences(model: Classifier, images: Images) -> Array:
 
 
 def centred_by_class(scores: Array, labels: NDArray[np.int64]) -> Array:
-    """Less the median of the image's class: what is easy for its class says little of an image."""
+    """Subtract the median of the image's class: what is easy for its class says little of an image."""
     centred = scores.copy()
     for label in np.unique(labels):
         centred[labels == label] -= np.median(scores[labels == label])
@@ -104,9 +104,9 @@ def centred_by_class(scores: Array, labels: NDArray[np.int64]) -> Array:
 
 
 def lira_scores(target: Array, shadow: Array, inside: NDArray[np.bool_]) -> Array:
-    """Online LiRA (Algorithm 1 of the paper): of each image, the likelihood ratio of its confidence under
-    models that learned from it against those that did not, each normal with a mean of its own and, as the
-    paper does with few models, a variance that all images share.
+    """Compute the scores of online LiRA (Algorithm 1 of the paper): of each image, the likelihood ratio of
+    its confidence under models that learned from it against those that did not, each normal with a mean of
+    its own and, as the paper does with few models, a variance that all images share.
 
     Args:
         target: ``[N]``, confidences of the model that is attacked.
@@ -167,7 +167,7 @@ def _rate(members: Array, others: Array, at_most: float, epsilon: float, delta: 
 
 
 def _auc(members: Array, others: Array) -> tuple[float, float, float]:
-    """Area under the ROC curve and its interval, by ranks."""
+    """Compute the area under the ROC curve and its interval, by ranks."""
     ranks = rankdata(np.concatenate([members, others]))
     m, n = len(members), len(others)
     # Of each member, the share of others below it; of each other, the share of members above it.

@@ -69,7 +69,7 @@ def train_resnet9(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> Classifier:
-    """A classifier of the images' classes, on the device, in evaluation mode.
+    """Return a classifier of the images' classes, on the device, in evaluation mode.
 
     Args:
         images: labelled, and released: nothing here is private.
@@ -115,7 +115,7 @@ def train_resnet9(
 
 
 def _shuffled(count: int, batch_size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Indices of batches: every image comes once before any comes again."""
+    """Yield indices of batches: every image comes once before any comes again."""
     order = torch.empty(0, dtype=torch.int64)
     for _ in range(steps):
         if len(order) < batch_size:

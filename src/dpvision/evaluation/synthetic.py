@@ -63,8 +63,8 @@ def evaluate_synthetic(
     resnet9: ResNet9Training | None = None,
     progress: Progress | None = None,
 ) -> list[Row]:
-    """The accuracy of each classifier (:func:`train_and_test`), then for each encoder the Fréchet distance,
-    the kernel distance, precision, recall, density and coverage of its features.
+    """Return the accuracy of each classifier (:func:`train_and_test`), then for each encoder the Fréchet
+    distance, the kernel distance, precision, recall, density and coverage of its features.
 
     Classifiers see all images. Features are compared between as many images of each set, chosen at random: as
     many as there are of both, at most 10,000. With a few thousand features the Fréchet distance takes

@@ -48,7 +48,7 @@ class Contribution:
 
 
 def worst_images(private: Tensor, pool: Pool | None = None) -> dict[str, Tensor]:
-    """Images uint8 ``[C, H, W]`` that are hard to clip right, by what they show.
+    """Return images uint8 ``[C, H, W]`` that are hard to clip right, by what they show.
 
     Args:
         private: uint8 ``[N, C, H, W]``, N at least 1.
@@ -153,7 +153,7 @@ def _inserted(rows: Tensor, row: Tensor, at: int) -> Tensor:
 
 
 def _distance(some: Sums, others: Sums) -> float:
-    """L2, over all tensors; infinite where one holds what is no number."""
+    """Return the L2 distance over all tensors; infinite where one holds what is no number."""
     parts = (float((total.double() - others[name].double()).norm()) for name, total in some.items())
     found = math.hypot(*parts)
     return math.inf if math.isnan(found) else found

@@ -52,9 +52,9 @@ def chunk_size(model: nn.Module, views: Tensor, expected_batch_size: float, memo
 
 
 def bytes_per_example(model: nn.Module, views: Tensor) -> int:
-    """About what one example takes: its gradient (twice, while it is pulled back or summed) and its views'
-    activations. Those that lead to no gradient, as in a frozen encoder, are freed on the way: there the
-    largest counts, not all. Of ``views`` only the shape is used.
+    """Estimate the bytes that one example takes: its gradient (twice, while it is pulled back or summed) and
+    its views' activations. Those that lead to no gradient, as in a frozen encoder, are freed on the way:
+    there the largest counts, not all. Of ``views`` only the shape is used.
     """
     gradient = sum(p.numel() for p in model.parameters() if p.requires_grad) * 4 * 2
     kept = largest = 0
@@ -74,7 +74,7 @@ def bytes_per_example(model: nn.Module, views: Tensor) -> int:
 
 
 def blank(tensor: Tensor, count: int) -> Tensor:
-    """``count`` blank examples like those of ``tensor`` ``[B, …]``.
+    """Return ``count`` blank examples like those of ``tensor`` ``[B, …]``.
 
     Their pixels are NaN. In a network that lets examples mix, against all trials, it spreads to the others,
     and these then add nothing to the sum.
@@ -101,7 +101,9 @@ def is_the_same_everywhere(
     generator = torch.Generator().manual_seed(0)
 
     def fingerprint(shown: Tensor, order: Tensor) -> Tensor:
-        """Each example's loss, and squared norms of its gradients, ``[n, size]``, in that order shown."""
+        """Return each example's loss, and squared norms of its gradients, ``[n, size]``, in that
+        order shown.
+        """
         found = run(shown[order], labels[order], ExampleKey(bytes(32)).of(order))
         with torch.no_grad():
             norms = [gradient.squared_norms() for gradient in found.gradients.values()]

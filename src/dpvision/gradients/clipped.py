@@ -92,12 +92,10 @@ class ClippedGradient:
         self._ownership = Ownership()
         self._proved_for: object = None
         self.chunk = 0
-        """The number of examples that go through the network at a time, the last ones filled up; 0 until
-        known.
-        """
+        """The number of examples that pass the network at a time (the last are filled up); 0 until known."""
 
     def sum(self, views: Tensor, targets: Tensor, dropout: Draws | None = None) -> ClippedSum:
-        """The sum over a batch.
+        """Compute the clipped gradient sum over a batch.
 
         Args:
             views: ``[B, K, …]``, the K views of each example. B may be 0.
@@ -177,14 +175,14 @@ class ClippedGradient:
         return per_example_gradients(self.model, self.loss, ownership, views, targets, autocast, dropout)
 
     def memory_limit(self, device: torch.device) -> int:
-        """Bytes that a chunk may take on ``device``."""
+        """Return the bytes that a chunk may take on ``device``."""
         if self.memory_bytes is not None:
             return self.memory_bytes
         return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else GIB
 
 
 def check_clipping_norm(max_grad_norm: float) -> None:
-    """InputError unless it is a number that can be clipped to."""
+    """Raise InputError unless max_grad_norm is a number that can be clipped to."""
     low, high = CLIPPING_NORMS
     is_number = isinstance(max_grad_norm, (int, float)) and not isinstance(max_grad_norm, bool)
     if not (is_number and low <= max_grad_norm <= high):
@@ -202,7 +200,7 @@ def clipped_gradient_sum(
     expected_batch_size: float = 64,
     memory_bytes: int | None = None,
 ) -> ClippedSum:
-    """:class:`ClippedGradient` for a single batch."""
+    """Compute the clipped gradient sum of a single batch, by :class:`ClippedGradient`."""
     engine = ClippedGradient(
         model,
         loss,

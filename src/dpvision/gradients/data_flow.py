@@ -92,7 +92,7 @@ class _Flow(TorchDispatchMode):
 
 
 def _memory(tensor: Tensor) -> int:
-    """The same for tensors that share memory."""
+    """Return a key that is the same for tensors that share memory."""
     return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)
 
 

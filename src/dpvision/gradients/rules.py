@@ -100,21 +100,23 @@ def weight_standardized_convolution(
 
 
 def _covers(layer: Any, x: Tensor) -> bool:
-    """Zero padding by numbers (by "same" in two dimensions only), and a batch dimension."""
+    """Say whether a rule covers it: zero padding by numbers (by "same" in 2-D only), and a batch
+    dimension.
+    """
     dimensions = len(layer.kernel_size)
     named_padding = isinstance(layer.padding, str) and dimensions != 2
     return layer.padding_mode == "zeros" and not named_padding and x.ndim == dimensions + 2
 
 
 def _bias(layer: Any, g: Tensor, examples: int) -> dict[str, PerExample]:
-    """One bias per channel: the output's gradient summed over views and positions."""
+    """Return the gradients of one bias per channel: the output's gradient summed over views and positions."""
     if layer.bias is None:
         return {}
     return {"bias": Instantiated(_by_channel(widened(g), examples))}
 
 
 def _by_channel(tensor: Tensor, examples: int) -> Tensor:
-    """``[B·K, C, …]`` summed over views and positions: ``[B, C]``."""
+    """Return ``[B·K, C, …]`` summed over views and positions: ``[B, C]``."""
     # With channels last in memory this is a view, and the sum runs along rows.
     return tensor.movedim(1, -1).reshape(examples, -1, tensor.shape[1]).sum(dim=1)
 

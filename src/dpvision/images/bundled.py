@@ -24,7 +24,7 @@ def recognises(path: Path) -> bool:
 
 
 def splits(path: Path) -> dict[str, int]:
-    """The splits, each with its number of images."""
+    """Return the splits, each with its number of images."""
     return {"train": 1437, "test": 360}
 
 
@@ -34,7 +34,7 @@ def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
 
 
 def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Images:
-    """scikit-learn's digits: 1,797 grey images of 8 x 8 in 17 levels (Alpaydin and Kaynak, UCI 1998).
+    """Read scikit-learn's digits: 1,797 grey images of 8 x 8 in 17 levels (Alpaydin and Kaynak, UCI 1998).
 
     The split is fixed and stratified: of the images in the order of their classes every fifth is test.
     """

@@ -50,7 +50,7 @@ class Conversion:
             raise InputError(f"channels must be 1 (grey) or 3 (colour), got {self.channels}")
 
     def convert(self, pixels: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
-        """An image, uint8 [C, H, W], with the options applied; name is for messages."""
+        """Return an image, uint8 [C, H, W], with the options applied; name is for messages."""
         if self.keeps(pixels.shape):
             return pixels
         with reading(name):
@@ -69,7 +69,7 @@ class Conversion:
 
 
 def decode(encoded: bytes | Path, name: str) -> NDArray[np.uint8]:
-    """An encoded image, or the path of one, as uint8 [C, H, W]; name is for messages.
+    """Return an encoded image, or the path of one, as uint8 [C, H, W]; name is for messages.
 
     The first frame of several; turned upright by its EXIF orientation; transparent parts over white; of 16
     bits per channel the high 8; palette, CMYK and the like to RGB. Colour profiles are ignored.
@@ -107,7 +107,7 @@ class PixelsInHand:
 
     @contextmanager
     def holding(self, pixels: int) -> Iterator[None]:
-        """Waits until there is room for so many more."""
+        """Wait until there is room for so many more."""
         with self._changed:
             self._changed.wait_for(lambda: self._held == 0 or self._held + pixels <= self._most)
             self._held += pixels
@@ -120,13 +120,11 @@ class PixelsInHand:
 
 
 _IN_HAND = PixelsInHand(max(MAX_PIXELS, physical_memory() // 8 // BYTES_PER_PIXEL))
-"""Bound on the pixels that all threads hold: small files can all claim the most. A GiB, or an eighth of
-memory.
-"""
+"""Bound on the pixels that all threads hold: small files can all claim the most. A GiB, or 1/8 of memory."""
 
 
 def encoded_size(encoded: bytes | Path, name: str) -> tuple[int, int]:
-    """(width, height) that the header of an encoded image states; name is for messages.
+    """Return the (width, height) that the header of an encoded image states; name is for messages.
 
     Raises:
         InputError: for anything that does not begin as a PNG, JPEG, WebP, BMP or TIFF image.
@@ -137,13 +135,13 @@ def encoded_size(encoded: bytes | Path, name: str) -> tuple[int, int]:
 
 
 def _to_array(image: Image.Image) -> NDArray[np.uint8]:
-    """A grey or RGB image as [C, H, W]."""
+    """Return a grey or RGB image as [C, H, W]."""
     pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def _to_grey_or_rgb(image: Image.Image) -> Image.Image:
-    """Any image of 1, 8 or 16 bits per channel in Pillow's mode L or RGB."""
+    """Convert any image of 1, 8 or 16 bits per channel to Pillow's mode L or RGB."""
     if image.mode.startswith("I;16"):
         # Pillow would clip at 255. The high byte is what it takes of 16-bit colour.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -24,13 +24,13 @@ class Reader(Protocol):
         """Say whether what lies at path is of this format, by its name alone."""
 
     def splits(self, path: Path) -> dict[str, Any]:
-        """The splits at path, by name."""
+        """Return the splits at path, by name."""
 
     def sizes(self, path: Path, split: str) -> Counter[tuple[int, int]]:
         """Count the images of one of these splits by size (width, height)."""
 
     def read(self, path: Path, split: str, conversion: Conversion, labelled: bool) -> Images:
-        """One of these splits."""
+        """Read one of these splits."""
 
 
 READERS: tuple[Reader, ...] = (npz, parquet, idx, bundled, folder)  # folder last: it takes any folder
@@ -44,7 +44,7 @@ def open_images(
     channels: int | None = None,
     labelled: bool | None = True,
 ) -> Images:
-    """Reads one split of a data set into memory.
+    """Read one split of a data set into memory.
 
     Args:
         spec: "bundled:digits", or the path of one of these:
@@ -79,7 +79,7 @@ def open_images(
 
 
 def available_splits(spec: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The splits that open_images can read from spec, out of "train", "val" and "test".
+    """Return the splits that open_images can read from spec, out of "train", "val" and "test".
 
     Raises:
         InputError: as open_images, as far as it shows without reading images.

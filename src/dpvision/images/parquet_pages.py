@@ -22,7 +22,7 @@ DEEPEST = 12  # structures and lists in each other; a footer has eight
 
 
 def page_sizes(path: Path, leaf: str) -> tuple[int, int]:
-    """Bytes that all pages of a column unpack to, and those of its largest dictionary.
+    """Return the bytes that all pages of a column unpack to, and those of its largest dictionary.
 
     Args:
         path: of the file.
@@ -68,7 +68,7 @@ def _chunks(file: IO[bytes], path_in_schema: list[bytes]) -> list[tuple[int, int
 
 
 def _structure(file: IO[bytes], deepest: int) -> dict[int, Any]:
-    """The fields of a structure by their numbers."""
+    """Return the fields of a structure by their numbers."""
     fields: dict[int, Any] = {}
     number = 0
     while head := _byte(file):  # zero ends it
@@ -103,7 +103,7 @@ def _value(file: IO[bytes], kind: int, deepest: int) -> Any:
 
 
 def _signed(file: IO[bytes]) -> int:
-    """A zigzag number."""
+    """Return a zigzag number."""
     value = _varint(file)
     return value >> 1 ^ -(value & 1)
 

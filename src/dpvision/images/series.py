@@ -60,7 +60,7 @@ class Series:
             return {folder: self._images_in(folder) for folder in self.counts}
 
     def begin(self) -> None:
-        """Writes the record where it is missing: afterwards out is the folder of these images.
+        """Write the record where it is missing: afterwards out is the folder of these images.
 
         Raises:
             InputError: it cannot be written.
@@ -72,7 +72,7 @@ class Series:
                 _write(path, (json.dumps(dict(self.record), indent=2) + "\n").encode())
 
     def write(self, folder: str, index: int, pixels: NDArray[np.uint8]) -> None:
-        """Writes one image, uint8 ``[3, H, W]``, whole or not at all.
+        """Write one image, uint8 ``[3, H, W]``, whole or not at all.
 
         Raises:
             InputError: it cannot be written.

@@ -42,9 +42,9 @@ def stack(
     conversion: Conversion,
     stored: int | None = None,
 ) -> tuple[Tensor, str | None]:
-    """uint8 [N, C, H, W] of N = count pairs (name, item), each made an array [C, H, W] by make(item, name)
-    and then converted; and `digest_of` the images before that, or None where nothing is to be converted.
-    They are stored in so many bytes, or in memory.
+    """Stack N = count pairs (name, item) as uint8 [N, C, H, W], each made an array [C, H, W] by make(item,
+    name) and then converted; and return `digest_of` the images before that, or None where nothing is to be
+    converted. They are stored in so many bytes, or in memory.
 
     Items are drawn as they are needed. Images that take long are made by several threads at once, for Pillow
     decodes without Python's lock; small ones would but fight for it.
@@ -79,7 +79,7 @@ def stack(
     out[0] = first
 
     def fill(start: int, task: list[tuple[str, Item]]) -> float:
-        """Makes the images from index start on; returns the seconds that one of them took."""
+        """Make the images from index start on, and return the seconds that one of them took."""
         began = time.thread_time()
         for index, (name, item) in enumerate(task, start):
             pixels = converted(index, make(item, name), name)

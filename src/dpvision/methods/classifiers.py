@@ -1,5 +1,5 @@
-"""Share what methods that make a classifier have in common: what is learned of one, and how it is made of
-that.
+"""Share what the methods that make a classifier have in common: what one learns, and how it is made
+of that.
 """
 
 from __future__ import annotations

@@ -29,18 +29,18 @@ class Setting:
     help: str
 
     def to_json(self) -> dict[str, Any]:
-        """All but the name."""
+        """Return all but the name."""
         return {"type": self.type, "default": self.default, "help": self.help}
 
 
 def summary(method: Method) -> str:
-    """The first sentence of a method's docstring, on one line."""
+    """Return the first sentence of a method's docstring, on one line."""
     text = " ".join((inspect.getdoc(type(method)) or "").split())
     return re.split(r"\.(?:\s(?=[A-Z])|$)", text, maxsplit=1)[0]
 
 
 def documented_settings(config_class: type) -> list[Setting]:
-    """The settings of a class of them, in their order, with what the docstrings say of each."""
+    """Return the settings of a class of them, in their order, with what the docstrings say of each."""
     helps = _helps(config_class)
     types = setting_types(config_class)
     return [
@@ -71,6 +71,6 @@ def _helps(config_class: type) -> dict[str, str]:
 
 
 def _plain(text: str) -> str:
-    """Without the marks of the documentation's language, on one line."""
+    """Return the text without the marks of the documentation's language, on one line."""
     text = re.sub(r":(?:class|func|meth|mod|data):`[~.]*([^`]*)`", r"\1", text)
     return " ".join(text.split())

@@ -114,7 +114,9 @@ class DPMEPF:
         return config
 
     def stages(self, config: DPMEPFConfig, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
-        """One release. Neither the number of features nor that of classes changes what it costs."""
+        """Return one stage with one release. Neither the number of features nor that of classes changes its
+        cost.
+        """
         mechanism = config.mechanism(1, 1).mechanism(noise_multiplier, facts.num_examples)
         what = "class-wise sums of features and class counts" if config.labelled else "the sum of features"
         return (Stage(what, mechanism, 1),)
@@ -193,8 +195,8 @@ def embedding_sums(
     device: torch.device,
     tell: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
-    """The sums without noise, private: one pass over the images. ``tell`` is given how many are done, and how
-    many there are.
+    """Compute the sums without noise, private: one pass over the images. ``tell`` is given how many are done,
+    and how many there are.
 
     Raises:
         InputError: features are not finite.
@@ -224,7 +226,7 @@ def learned_of(sums: Mapping[str, Tensor], facts: Mapping[str, Any], encoder: En
 
 
 def opened(learned: Learned) -> tuple[Embedding, Encoder]:
-    """The two that `learned_of` took, on the CPU."""
+    """Return the embedding and the encoder that `learned_of` took, on the CPU."""
     parts: dict[str, dict[str, Tensor]] = {"sums": {}, "encoder": {}}
     for key, tensor in learned.tensors.items():
         part, _, name = key.partition(".")
@@ -250,7 +252,7 @@ def _facts(config: DPMEPFConfig, facts: PublicFacts, encoder: Encoder, noise: fl
 def _new_fitting(
     config: DPMEPFConfig, embedding: Embedding, encoder: Encoder, workplace: Workplace
 ) -> GeneratorFitting:
-    """A new generator to be fitted, all on the workplace's device."""
+    """Return a new generator to be fitted, all on the workplace's device."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(workplace.seed)
         generator = new_generator(embedding, encoder, config).to(workplace.device)
@@ -276,7 +278,7 @@ def fit(fitting: GeneratorFitting, workplace: Workplace) -> None:
 
 
 def _memory(config: DPMEPFConfig, facts: PublicFacts, fitting: GeneratorFitting) -> int:
-    """Bytes that a run takes: its images, and the most of what a fit holds."""
+    """Return the bytes that a run takes: its images, and the most of what a fit holds."""
     pixels = math.prod(facts.image_shape)
     weights = sum(p.numel() for p in [*fitting.generator.parameters(), *fitting.encoder.parameters()])
     features = fitting.encoder.out_features * (len(fitting.labels) + 4 * fitting.blocks)
@@ -284,7 +286,7 @@ def _memory(config: DPMEPFConfig, facts: PublicFacts, fitting: GeneratorFitting)
 
 
 def _by_shape(facts: PublicFacts, device: torch.device) -> DPMEPFConfig:
-    """Settings that suit images of this shape."""
+    """Choose settings that suit images of this shape."""
     on_gpu, side = device.type == "cuda", min(facts.image_shape[1:])
     return DPMEPFConfig(
         encoder="pixels",
@@ -296,7 +298,7 @@ def _by_shape(facts: PublicFacts, device: torch.device) -> DPMEPFConfig:
 
 
 def _with_products(facts: PublicFacts, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """``overrides``, where no encoder is named with the options of the default one."""
+    """Return ``overrides``, with the default encoder's options where no encoder is named."""
     if "encoder" in overrides or not isinstance(overrides.get("encoder_options", {}), Mapping):
         return dict(overrides)
     channels, height, width = facts.image_shape

@@ -74,7 +74,7 @@ class DPRidge:
         return with_overrides(DPRidgeConfig(encoder=PRIOR, mirror=facts.image_shape[0] == 3), overrides)
 
     def stages(self, config: DPRidgeConfig, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
-        """One release."""
+        """Return one stage, with one release."""
         sampler = FullBatch(facts.num_examples)
         mechanism = GaussianSumMechanism(noise_multiplier, SENSITIVITY, sampler, REPLACE_ONE_RATIO)
         return (Stage("second moment, class sums and class counts of the features", mechanism, 1),)
@@ -122,7 +122,7 @@ class DPRidge:
 
 
 def sufficient_statistics(features: Tensor, labels: Tensor, num_classes: int) -> dict[str, Tensor]:
-    """All that ridge regression needs of features ``[N, D]``, ‖x‖ ≤ 1, and labels ``[N]``.
+    """Compute all that ridge regression needs of features ``[N, D]``, ‖x‖ ≤ 1, and labels ``[N]``.
 
     Returns:
         float64, for rounding of the sums depends on all examples: "moment", the upper triangle of Σ xxᵀ
@@ -148,7 +148,7 @@ def sufficient_statistics(features: Tensor, labels: Tensor, num_classes: int) ->
 
 
 def ridge(noisy: Mapping[str, Tensor], num_examples: int, noise: float) -> tuple[Tensor, Tensor]:
-    """Weights ``[num_classes, D]`` and intercepts ``[num_classes]`` from the noisy statistics.
+    """Compute weights ``[num_classes, D]`` and intercepts ``[num_classes]`` from the noisy statistics.
 
     The regulariser is the largest eigenvalue that the noise alone is expected to have, √2·noise·√D for a
     symmetric matrix with noise of variance noise²/2 off the diagonal (Wigner): what the noise drowns counts
@@ -173,7 +173,7 @@ def ridge(noisy: Mapping[str, Tensor], num_examples: int, noise: float) -> tuple
 
 
 def _blank(num_features: int, num_classes: int) -> dict[str, Tensor]:
-    """Zeros in the place of what a run releases."""
+    """Return zeros in the place of what a run releases."""
     return {
         "moment": torch.zeros(num_features * (num_features + 1) // 2),
         "sums": torch.zeros(num_classes, num_features),
@@ -182,7 +182,7 @@ def _blank(num_features: int, num_classes: int) -> dict[str, Tensor]:
 
 
 def _upper(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices of the upper triangle."""
+    """Return the indices of the upper triangle."""
     rows, columns = torch.triu_indices(len(matrix), len(matrix), device=matrix.device)
     return rows, columns
 

@@ -66,12 +66,12 @@ class Embedding:
         return {name: total / sizes for name, total in self.sums.items() if name != "counts"}
 
     def to_bytes(self) -> bytes:
-        """A safetensors file, which `load` reads."""
+        """Return a safetensors file, which `load` reads."""
         return safetensors_bytes(self.sums, self.facts)
 
     @classmethod
     def load(cls, path: Path) -> Embedding:
-        """The embedding in a file.
+        """Return the embedding in a file.
 
         Raises:
             InputError: there is none, or it holds something else.
@@ -94,7 +94,7 @@ class Embedding:
         return embedding
 
     def _check(self) -> None:
-        """Raises ValueError, TypeError, … unless the sums are those that the facts speak of."""
+        """Raise ValueError, TypeError, … unless the sums are those that the facts speak of."""
         facts, blocks = self.facts, max(1, len(self.class_names))
         check_class_names(self.class_names, "an embedding")
         check_image_shape(facts["image_shape"])

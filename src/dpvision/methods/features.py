@@ -41,7 +41,9 @@ class EncoderSettings:
     mirror: bool = False
 
     def head_options(self) -> dict[str, Any]:
-        """``head`` and ``feature_norm`` of :func:`build_feature_classifier`, as far as the method says."""
+        """Return ``head`` and ``feature_norm`` of :func:`build_feature_classifier`, as far as the method
+        says.
+        """
         return {}
 
     def build_model(self, facts: PublicFacts) -> Classifier:
@@ -66,13 +68,13 @@ def public_model(config: EncoderSettings, session: Session) -> Classifier:
 
 
 def features_of(model: Classifier) -> FeatureClassifier:
-    """The part of a model of `public_model` that has the encoder and the head."""
+    """Return the part of a model of `public_model` that has the encoder and the head."""
     assert isinstance(model.network, FeatureClassifier)
     return model.network
 
 
 def trial_features(model: Classifier) -> tuple[Tensor, float]:
-    """Features of `TRIAL_IMAGES` random images, and the seconds that one image took."""
+    """Return features of `TRIAL_IMAGES` random images, and the seconds that one image took."""
     images = torch.randint(256, (TRIAL_IMAGES, *model.image_shape), dtype=torch.uint8)
     started = perf_counter()
     features = encoded(model, images)

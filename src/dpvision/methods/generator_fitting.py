@@ -99,8 +99,9 @@ class FittingSettings:
 
 
 def targets(embedding: Embedding, encoder: Encoder, device: torch.device | str) -> dict[str, Tensor]:
-    """The released means "first" and "second", ``[K, D]`` each, on the encoder's device: what a generator is
-    fitted to. The noise of the first is what the encoder knows to make of it (:meth:`Encoder.shrunk`).
+    """Return the released means "first" and "second", ``[K, D]`` each, on the encoder's device: what a
+    generator is fitted to. The noise of the first is what the encoder knows to make of it
+    (:meth:`Encoder.shrunk`).
     """
     means = {name: mean.to(device) for name, mean in embedding.means.items()}
     noise = embedding.facts["noise"] / embedding.class_sizes.to(device)
@@ -108,8 +109,8 @@ def targets(embedding: Embedding, encoder: Encoder, device: torch.device | str) 
 
 
 def new_generator(embedding: Embedding, encoder: Encoder, settings: FittingSettings) -> Generator:
-    """A generator for what was released, that starts from what its features say in closed form, if anything
-    (:meth:`Encoder.gaussian_images`). All on the CPU, with new weights from torch's generator.
+    """Return a generator for what was released, that starts from what its features say in closed form, if
+    anything (:meth:`Encoder.gaussian_images`). All on the CPU, with new weights from torch's generator.
     """
     shape = embedding.facts["image_shape"]
     start = None
@@ -126,7 +127,7 @@ def new_generator(embedding: Embedding, encoder: Encoder, settings: FittingSetti
 
 
 def process_images(count: int, shape: Sequence[int]) -> Tensor:
-    """Always the same public images ``[count, C, H, W]`` in [0, 1]: shapes over each other."""
+    """Return always the same public images ``[count, C, H, W]`` in [0, 1]: shapes over each other."""
     channels, side, _ = shape
     images = generate("dead-leaves-mixed", count, max(side, SMALLEST_SIZE), torch.Generator().manual_seed(0))
     images = images[:, :, :side, :side]
@@ -180,7 +181,7 @@ class GeneratorFitting:
         self.steps_done = 0
 
     def step(self) -> None:
-        """One step of Adam."""
+        """Take one step of Adam."""
         settings = self.settings
         factor = schedule_factor(settings.schedule, self.steps_done, settings.steps)
         noise = self._noise("latent", self.steps_done, len(self.labels))
@@ -233,7 +234,7 @@ class GeneratorFitting:
         return {name: target - means[name] for name, target in self.targets.items()}
 
     def _inner(self, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Tensor:
-        """The scalar product over all classes, as each weighs."""
+        """Compute the scalar product over all classes, as each weighs."""
         products = [(self.weights * one[name] * other[name]).sum() for name in self.targets]
         return torch.stack(products).sum()
 
@@ -242,11 +243,11 @@ class GeneratorFitting:
         _step(self.follower_optimizer, self._inner(gaps, gaps), learning_rate)
 
     def _noise(self, purpose: str, step: int, count: int) -> Tensor:
-        """``[count, latent_size]``"""
+        """Draw normal noise ``[count, latent_size]``."""
         return self.random.at(purpose, step).normal((count, self.settings.latent_size)).to(self.device)
 
     def state(self) -> dict[str, Tensor]:
-        """All that a later process needs to go on."""
+        """Return all that a later process needs to go on."""
         parts = {
             "generator": self.generator.state_dict(),
             "average": self.average.weights,

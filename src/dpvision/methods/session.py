@@ -119,11 +119,11 @@ class Session:
             return build().to(self.device)
 
     def refuse_own(self, encoder: Encoder) -> None:
-        """InputError where the encoder was learned from these very images, as if they were public."""
+        """Raise InputError where the encoder was learned from these very images, as if they were public."""
         refuse_own_encoder(encoder, self._images)
 
     def opened_account(self) -> Account:
-        """The account, open. InputError where the owner's limit does not allow the stages."""
+        """Return the account, open. InputError where the owner's limit does not allow the stages."""
         if self.account is None:
             self.account = self._open_account()
         return self.account
@@ -245,7 +245,7 @@ class Session:
             }
 
     def _stream(self, number: int) -> RandomSource:
-        """The randomness of a stage."""
+        """Return the randomness of a stage."""
         return self._random.at("stage", number)
 
     def _reserve(self, *tensors: Sums) -> None:
@@ -287,7 +287,7 @@ class Session:
 
 
 def _checked(result: Sums, like: Sums) -> dict[str, Tensor]:
-    """A kept result. InputError unless it has the names and shapes of ``like``."""
+    """Return a kept result. InputError unless it has the names and shapes of ``like``."""
     try:
         check_tensors(result, like)
     except ValueError as error:

@@ -53,7 +53,7 @@ class ViewSettings:
         self.stand_in_views((1, 1, 1), 2)
 
     def views(self, pool: Pool | None) -> ViewPolicy:
-        """The policy, with the images of ``pool`` if there is one."""
+        """Return the policy, with the images of ``pool`` if there is one."""
         augmentation = SelfAugmentation(
             self.augmult,
             self.pad,
@@ -75,7 +75,7 @@ class ViewSettings:
         )
 
     def stand_in_views(self, image_shape: tuple[int, int, int], num_classes: int) -> ViewPolicy:
-        """A policy that takes as much as the real one: with a black image for the pool."""
+        """Return a policy that takes as much as the real one: with a black image for the pool."""
         if not self.pool:
             return self.views(None)
         black = torch.zeros(1, *image_shape, dtype=torch.uint8)

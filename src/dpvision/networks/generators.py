@@ -147,18 +147,20 @@ class Generator(nn.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Generator:
-        """The inverse of `config`."""
+        """Return the inverse of `config`."""
         start = config["start"]
         return cls(**{**config, "start": None if start is None else GaussianImages(**start)})
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
-        """Images ``[B, C, H, W]`` in [0, 1], of int64 labels ``[B]``, all 0 without classes, and noise
+        """Make images ``[B, C, H, W]`` in [0, 1], of int64 labels ``[B]``, all 0 without classes, and noise
         ``[B, latent_size]``.
         """
         return self.with_start(labels, noise)[0]
 
     def with_start(self, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The images of `forward`, and those in [0, 1] that they start from, or None without a start."""
+        """Return the images of `forward`, and those in [0, 1] that they start from, or None without
+        a start.
+        """
         latent = noise
         if self.class_names:
             latent = torch.cat([F.one_hot(labels, len(self.class_names)).to(noise), noise], dim=1)
@@ -172,7 +174,7 @@ class Generator(nn.Module):
     def sample(
         self, count: int, *, labels: Sequence[int | str] | Tensor | None = None, seed: int | None = None
     ) -> Images:
-        """New images, uint8, with their labels. In evaluation mode, as a released generator is.
+        """Make new images, uint8, with their labels. In evaluation mode, as a released generator is.
 
         Args:
             count: how many.
@@ -219,7 +221,7 @@ class Generator(nn.Module):
 
 
 def check_image_shape(image_shape: Sequence[int]) -> None:
-    """Raises InputError unless there is a generator of images of shape (C, H, W)."""
+    """Raise InputError unless there is a generator of images of shape (C, H, W)."""
     _, height, width = image_shape
     if height != width or height not in (28, *SIDES):
         raise InputError(
@@ -229,7 +231,9 @@ def check_image_shape(image_shape: Sequence[int]) -> None:
 
 
 def apportion(count: int, proportions: Tensor) -> Tensor:
-    """``count`` indices, int64, in ascending order: each as often as its share, by the largest remainders."""
+    """Return ``count`` indices, int64, in ascending order: each as often as its share, by the largest
+    remainders.
+    """
     shares = proportions.double() / proportions.double().sum() * count
     whole = shares.floor()
     missing = count - int(whole.sum())

@@ -56,7 +56,7 @@ class ResidualBlock(nn.Module):
 
 
 def convolution(in_channels: int, out_channels: int) -> nn.Sequential:
-    """3×3 convolution, BatchNorm and ReLU; keeps H and W."""
+    """Build a 3×3 convolution, BatchNorm and ReLU; keeps H and W."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),  # BatchNorm has a bias
         nn.BatchNorm2d(out_channels),

@@ -94,7 +94,7 @@ class Scattering2d(nn.Module):
         return features.unflatten(0, x.shape[:2]).flatten(1, 2)
 
     def _scatter(self, x: Tensor) -> Tensor:
-        """``[n, H, W]``, channels of any images, to ``[n, K, H // 2^J, W // 2^J]``."""
+        """Scatter ``[n, H, W]``, channels of any images, to ``[n, K, H // 2^J, W // 2^J]``."""
         x = F.pad(x, self.padding, mode="reflect")
         scales = len(self.first)
         spectrum = torch.fft.fft2(x)
@@ -173,7 +173,8 @@ class LocalAverage(nn.Module):
 
 
 def morlet_spectra(height: int, width: int, scale: int, angles: int) -> Tensor:
-    """The Fourier transforms of one scale's Morlet wavelets: float64 ``[angles, height, width]``, real.
+    """Return the Fourier transforms of one scale's Morlet wavelets: float64 ``[angles, height, width]``,
+    real.
 
     With u along the wave and v along its crests, in pixels, a wavelet is
     ``s / 2πσ² · exp(−(u² + s²v²) / 2σ²) · (exp(iξu) − β)``, where σ = 0.8·2^scale, ξ = 3π/4 / 2^scale,
@@ -196,7 +197,9 @@ def morlet_spectra(height: int, width: int, scale: int, angles: int) -> Tensor:
 
 
 def _averaging_matrix(side: int, level: int, scale: int) -> Tensor:
-    """Gaussian averages along one axis, subsampled: float64 ``[side / 2^scale − 2, side / 2^level]``."""
+    """Return Gaussian averages along one axis, subsampled: float64 ``[side / 2^scale − 2, side /
+    2^level]``.
+    """
     sigma = 0.8 * 2 ** (scale - 1)
     gaussian = torch.exp(-(_periods(side) ** 2) / (2 * sigma**2)) / (math.sqrt(2 * math.pi) * sigma)
     spectrum = torch.fft.fft(gaussian.view(-1, side).sum(dim=0)).real
@@ -210,7 +213,9 @@ def _periods(side: int) -> Tensor:
 
 
 def _low_frequencies(spectrum: Tensor, level: int, dim: int) -> Tensor:
-    """The part of a filter's spectrum that a grid of every 2^level-th pixel can hold, along one axis."""
+    """Return the part of a filter's spectrum that a grid of every 2^level-th pixel can hold, along
+    one axis.
+    """
     half = spectrum.shape[dim] // 2**level // 2
     return torch.cat([spectrum.narrow(dim, 0, half), spectrum.narrow(dim, -half, half)], dim)
 

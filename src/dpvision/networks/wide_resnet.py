@@ -88,7 +88,7 @@ class WideResNet(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def embed(self, x: Tensor) -> Tensor:
-        """The features that the classifier reads: ``[B, in_channels, H, W] -> [B, 64·width]``."""
+        """Return the features that the classifier reads: ``[B, in_channels, H, W] -> [B, 64·width]``."""
         return self.final(self.stages(self.stem(x))).mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -51,8 +51,8 @@ class TextToImage:
         self._pipeline.set_progress_bar_config(disable=True)
 
     def __call__(self, prompt: str, seeds: Sequence[int]) -> list[NDArray[np.uint8]]:
-        """One image of the prompt for each seed, uint8 ``[3, H, W]``. The same seed gives the same image, up
-        to the rounding that comes with the size of a batch and the device.
+        """Draw one image of the prompt for each seed, uint8 ``[3, H, W]``. The same seed gives the same
+        image, up to the rounding that comes with the size of a batch and the device.
         """
         images = self._pipeline(
             prompt=[prompt] * len(seeds),
@@ -65,7 +65,7 @@ class TextToImage:
 
 
 def import_diffusers() -> Any:
-    """The library.
+    """Return the library.
 
     Raises:
         InputError: it is not installed.

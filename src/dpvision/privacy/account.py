@@ -80,9 +80,11 @@ class Account:
         return self._reservation.left(event)
 
     def epsilon_spent(self, accountant: Accountant = "pld") -> float:
-        """ε of `spent` at the budget's δ and relation. Takes up to a second with PLD; RDP is quicker."""
+        """Compute the ε of `spent` at the budget's δ and relation. Takes up to a second with PLD; RDP is
+        quicker.
+        """
         return epsilon(self.spent, self.budget.delta, self.budget.neighboring_relation, accountant)
 
     def epsilon_planned(self, accountant: Accountant = "pld") -> float:
-        """ε of `planned` at the budget's δ and relation."""
+        """Compute the ε of `planned` at the budget's δ and relation."""
         return epsilon(self.planned, self.budget.delta, self.budget.neighboring_relation, accountant)

@@ -80,25 +80,25 @@ def tally(scores: Array, included: NDArray[np.bool_]) -> tuple[Tally, ...]:
 
 
 def all_correct(canaries: int) -> tuple[Tally, ...]:
-    """The best that there can be: every guess is right."""
+    """Return the best tallies that there can be: every guess is right."""
     coins = np.arange(canaries) % 2 == 1
     return tally(coins.astype(np.float64), coins)
 
 
 def check_canaries(canaries: int) -> None:
-    """Raises InputError for too few canaries to guess some of them."""
+    """Raise InputError for too few canaries to guess some of them."""
     if canaries < FEWEST_CANARIES:
         raise InputError(f"the number of canaries must be at least {FEWEST_CANARIES}, not {canaries}")
 
 
 def check_confidence(confidence: float) -> None:
-    """Raises InputError unless it is a probability that a bound can hold with."""
+    """Raise InputError unless it is a probability that a bound can hold with."""
     if not 0 < confidence < 1:
         raise InputError(f"confidence must lie strictly between 0 and 1, not {confidence}")
 
 
 def p_value(canaries: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
-    """The probability of so many right guesses, or more, is at most this for any (ε, δ)-private algorithm.
+    """Bound the probability of so many right guesses, or more, from above, for any (ε, δ)-private algorithm.
 
     Theorem 5.2 of arXiv 2305.08846: P[Binomial(r, e^ε/(1 + e^ε)) ≥ v], and for δ at most
     2·m·δ·max over i ≥ 1 of P[v > Binomial ≥ v − i]/i more.
@@ -111,7 +111,7 @@ def p_value(canaries: int, guesses: int, correct: int, epsilon: float, delta: fl
 
 
 def epsilon_lower_bound(canaries: int, tallies: Sequence[Tally], delta: float, confidence: float) -> float:
-    """ε is at least this for the given δ, whatever the algorithm: the largest that the guesses refute, or 0.
+    """Return the least ε at the given δ, whatever the algorithm: the largest that the guesses refute, or 0.
 
     Raises:
         InputError: confidence is out of range.
@@ -159,7 +159,7 @@ class TradeOff:
         return np.exp(self.epsilons)
 
     def least(self, probability: float) -> float:
-        """Return the least probability, without the example (or with another), of an event of this
+        """Return the least probability without the example (or with another) of an event of this
         probability.
         """
         by_event = (probability - self.deltas) / self._ratios
@@ -211,7 +211,8 @@ def f_dp_lower_bound(
     relation: NeighboringRelation,
     confidence: float,
 ) -> float:
-    """The ε of the planned releases at the smallest noise that the guesses refute; 0 where they refute none.
+    """Return the ε of the planned releases at the smallest noise that the guesses refute; 0 where they refute
+    none.
 
     The curves compared with are those of the planned releases with all noise multiplied by one number. So
     this is a bound on ε if the run leaks as much as these releases do with some noise. That the plan itself
@@ -246,5 +247,5 @@ def f_dp_lower_bound(
 
 
 def scaled(events: Sequence[Event], scale: float) -> list[Event]:
-    """The same releases with all noise multiplied by ``scale``."""
+    """Return the same releases with all noise multiplied by ``scale``."""
     return [event.scaled(scale) for event in events]

@@ -40,7 +40,7 @@ class ExampleKey:
     key: bytes = field(repr=False)
 
     def of(self, ids: Tensor) -> ExampleDraws:
-        """The streams of examples with these ids, int64 ``[B]``, from their beginning. B may be 0."""
+        """Return the streams of examples with these ids, int64 ``[B]``, from their beginning. B may be 0."""
         return ExampleDraws(self.key, ids)
 
 
@@ -62,12 +62,12 @@ class ExampleDraws:
         return len(self._ids)
 
     def __getitem__(self, some: slice | Tensor) -> ExampleDraws:
-        """The draws of some of the examples, by a slice or by indices, from their beginning."""
+        """Return the draws of some of the examples, by a slice or by indices, from their beginning."""
         return ExampleDraws(self._key, self._ids[some])
 
     def uniform(self, count: int) -> Tensor:
-        """The next ``count`` numbers of each example, uniform on [0, 1): float32 ``[B, count]`` on the CPU,
-        multiples of 2⁻²⁴.
+        """Return the next ``count`` numbers of each example, uniform on [0, 1): float32 ``[B, count]`` on the
+        CPU, multiples of 2⁻²⁴.
         """
         return self._next(count).bitwise_and_(2**24 - 1).float().mul_(2.0**-24)
 
@@ -97,7 +97,7 @@ def _words(key: bytes, ids: Tensor, first: int, count: int) -> Tensor:
 
 
 def distinct_ids(ids: Tensor | None, count: int, source: str) -> Tensor:
-    """Ids of ``count`` examples, on the CPU: those given, or 0 … count − 1.
+    """Return ids of ``count`` examples, on the CPU: those given, or 0 … count − 1.
 
     Args:
         source: what they are of, for the message.

@@ -42,7 +42,9 @@ class Canaries:
         self.releases = 0
 
     def lengths(self, mechanism: GaussianSumMechanism) -> tuple[float, float]:
-        """Along a canary's direction, what it adds if it is in and if it is out, over the sensitivity."""
+        """Return what a canary adds along its direction if it is in and if it is out, over the
+        sensitivity.
+        """
         if self._relation == "add_or_remove_one":
             return 1.0, 0.0
         half = mechanism.replace_one_ratio / 2
@@ -56,8 +58,8 @@ class Canaries:
         return torch.zeros(count, dtype=torch.bool).index_fill(0, drawn, True)
 
     def places(self, size: int) -> tuple[Tensor, Tensor]:
-        """A coordinate below ``size``, int64 ``[m]``, and a sign, float64 ``[m]``, for each in the next
-        release.
+        """Return a coordinate below ``size``, int64 ``[m]``, and a sign, float64 ``[m]``, for each in the
+        next release.
 
         Different coordinates, as far as there are enough.
         """
@@ -99,14 +101,14 @@ class AuditedMechanism(GaussianSumMechanism):
 
     @classmethod
     def of(cls, mechanism: GaussianSumMechanism, canaries: Canaries) -> AuditedMechanism:
-        """The same mechanism, audited."""
+        """Return the same mechanism, audited."""
         same = {field.name: getattr(mechanism, field.name) for field in fields(GaussianSumMechanism)}
         return cls(**same, mechanism=mechanism, canaries=canaries)
 
     def release(
         self, sums: Mapping[str, Tensor], account: Recorder, random: RandomSource
     ) -> dict[str, Tensor]:
-        """The release of the sums with the canaries in it; see `GaussianSumMechanism.release`."""
+        """Release the sums with the canaries in them; see `GaussianSumMechanism.release`."""
         canaries = self.canaries
         coordinates, signs = canaries.places(sum(total.numel() for total in sums.values()))
         length_in, length_out = canaries.lengths(self)

@@ -41,7 +41,7 @@ class PublicFacts:
             raise InputError(f"unit must be {' or '.join(get_args(Unit))}, not {self.unit!r}")
 
     def to_json(self) -> dict[str, Any]:
-        """The facts as JSON types."""
+        """Return the facts as JSON types."""
         return asdict(self) | {"image_shape": list(self.image_shape), "class_names": list(self.class_names)}
 
     @classmethod

@@ -76,7 +76,7 @@ class Ledger:
 
     @classmethod
     def for_dataset(cls, path: Path | str, digest: str, num_examples: int) -> Ledger:
-        """The ledger at ``path`` for the data set with this digest; begun now if there is none.
+        """Open the ledger at ``path`` for the data set with this digest; begun now if there is none.
 
         Args:
             path: the file; missing folders are made.
@@ -269,7 +269,7 @@ class Ledger:
 
     @contextmanager
     def _locked(self) -> Iterator[IO[bytes]]:
-        """The file under an exclusive lock, with whatever other processes appended taken in."""
+        """Open the file under an exclusive lock, with whatever other processes appended taken in."""
         try:
             file = self.path.open("r+b", buffering=0)
         except OSError as error:

@@ -90,14 +90,14 @@ class MeanEmbedding:
         return math.sqrt(2 * c**2 + max(4, 2 + 2 * b**2)) / self.sensitivity
 
     def mechanism(self, noise_multiplier: float, num_examples: int) -> GaussianSumMechanism:
-        """The one release of :meth:`zero`, once every image has been added to it."""
+        """Return the mechanism of the one release of :meth:`zero`, once every image has been added to it."""
         return GaussianSumMechanism(
             noise_multiplier, self.sensitivity, FullBatch(num_examples), self.replace_one_ratio
         )
 
     def zero(self) -> dict[str, Tensor]:
-        """The sums over no image, float64: "first" ``[K, D]``, "second" ``[K, D]`` where c > 0, and "counts"
-        ``[K]`` where there are labels.
+        """Return the sums over no image, float64: "first" ``[K, D]``, "second" ``[K, D]`` where c > 0, and
+        "counts" ``[K]`` where there are labels.
         """
         blocks = 1 if self.num_classes is None else self.num_classes
         sums = {"first": torch.zeros(blocks, self.num_features, dtype=torch.float64)}
@@ -140,14 +140,15 @@ class MeanEmbedding:
             sums["counts"] += self.count_weight * one_hot.sum(dim=0)
 
     def _squared_norms(self, features: Tensor) -> dict[str, Tensor]:
-        """‖e‖² and, where c > 0, ‖e²‖² of features e: float64 ``[B]``."""
+        """Compute ‖e‖² and, where c > 0, ‖e²‖² of features e: float64 ``[B]``."""
         squares: dict[str, Tensor] = {}
         for name, _, power in self._powers(features):
             squares[name] = squares.get(name, 0) + torch.linalg.vector_norm(power, dim=1).square()
         return squares
 
     def _powers(self, features: Tensor) -> Iterator[tuple[str, slice, Tensor]]:
-        """Features e as "first" and, where c > 0, e² as "second": float64, some columns after the others.
+        """Yield features e as "first" and, where c > 0, e² as "second": float64, some columns after the
+        others.
 
         With all columns at once a CPU would wait for memory. A step overwrites what the one before gave.
         No fourth power of a float32 overflows or vanishes in float64.
@@ -173,5 +174,5 @@ class MeanEmbedding:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Rows ``[B, D]`` of norm just below one, or zero. The largest entry of the others is one."""
+    """Return rows ``[B, D]`` of norm just below one, or zero. The largest entry of the others is one."""
     return (1 - ROUNDING_MARGIN) * F.normalize(x, dim=1, eps=0.5)

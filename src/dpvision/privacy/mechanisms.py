@@ -69,7 +69,7 @@ class Stateful(Protocol):
     """
 
     def state(self) -> Mapping[str, torch.Tensor]:
-        """All that the next release depends on but its arguments."""
+        """Return all that the next release depends on but its arguments."""
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from where `state` was taken. InputError where it does not fit; nothing is changed then."""

@@ -38,20 +38,23 @@ class RandomSource(ABC):
 
     @abstractmethod
     def at(self, purpose: str, step: int) -> RandomSource:
-        """The source to use for one purpose at one step, so that a resumed seeded run repeats its draws."""
+        """Return the source to use for one purpose at one step, so that a resumed seeded run repeats its
+        draws.
+        """
 
     @abstractmethod
     def bytes(self, count: int) -> bytes:
-        """The next ``count`` bytes of the stream."""
+        """Return the next ``count`` bytes of the stream."""
 
     def uniform(self, shape: Sequence[int]) -> torch.Tensor:
-        """Uniform on [0, 1), multiples of 2⁻⁵³; float64 on the CPU."""
+        """Draw numbers uniform on [0, 1), multiples of 2⁻⁵³; float64 on the CPU."""
         bits = torch.frombuffer(bytearray(self.bytes(8 * math.prod(shape)) or bytes(8)), dtype=torch.int64)
         bits = bits[: math.prod(shape)].bitwise_and_(2**53 - 1)
         return bits.double().mul_(2.0**-53).reshape(tuple(shape))
 
     def add_normal(self, sums: torch.Tensor, deviation: float) -> torch.Tensor:
-        """``sums`` + N(0, deviation²), exactly distributed but for a rounding of the result: see `gaussian`.
+        """Return ``sums`` + N(0, deviation²), exactly distributed but for a rounding of the result: see
+        `gaussian`.
 
         Args:
             sums: of any shape and floating-point type, on the CPU; not changed.
@@ -64,12 +67,12 @@ class RandomSource(ABC):
         return add_gaussian(sums, deviation, self.bytes, self._aside.bytes)
 
     def normal(self, shape: Sequence[int]) -> torch.Tensor:
-        """Standard normal, rounded to multiples of 2⁻²²; float32 on the CPU."""
+        """Draw standard normal numbers, rounded to multiples of 2⁻²²; float32 on the CPU."""
         return self.add_normal(torch.zeros(tuple(shape)), 1.0)
 
     def by_example(self) -> ExampleKey:
-        """A fresh key, the next bytes of the stream, under which every example has a stream of its own: see
-        `dpvision.privacy.by_example`.
+        """Draw a fresh key, the next bytes of the stream, under which every example has a stream of its own:
+        see `dpvision.privacy.by_example`.
         """
         return ExampleKey(self.bytes(KEY_BYTES))
 
@@ -83,11 +86,11 @@ class SecureRandom(RandomSource):
         self._rekey()
 
     def at(self, purpose: str, step: int) -> SecureRandom:
-        """This source itself: its stream never repeats, whatever it is used for."""
+        """Return this source itself: its stream never repeats, whatever it is used for."""
         return self
 
     def bytes(self, count: int) -> bytes:
-        """The next ``count`` bytes; in a forked child, of a fresh stream."""
+        """Return the next ``count`` bytes; in a forked child, of a fresh stream."""
         if self._forks != _forks:
             self._rekey()
         return self._keystream.update(bytes(count))
@@ -108,21 +111,27 @@ class SeededRandom(RandomSource):
         self._keystream = _keystream(hashlib.sha256(json.dumps([seed, *path]).encode()).digest())
 
     def at(self, purpose: str, step: int) -> SeededRandom:
-        """An independent stream that depends only on the seed and on every (purpose, step) that led to it."""
+        """Return an independent stream that depends only on the seed and on every (purpose, step) that led to
+        it.
+        """
         return SeededRandom(self.seed, (*self._path, (purpose, step)))
 
     def bytes(self, count: int) -> bytes:
-        """The next ``count`` bytes of this stream."""
+        """Return the next ``count`` bytes of this stream."""
         return self._keystream.update(bytes(count))
 
 
 def random_source(seed: int | None) -> RandomSource:
-    """A run's randomness: from the system's entropy, or from a seed, which makes the run not private."""
+    """Return a run's source of randomness: the system's entropy, or a seed, which makes the run not
+    private.
+    """
     return SecureRandom() if seed is None else SeededRandom(seed)
 
 
 def _keystream(key: bytes) -> CipherContext:
-    """AES-256-CTR from counter 0: encrypting zeros yields the stream. One key is used for one stream only."""
+    """Return AES-256-CTR from counter 0: encrypting zeros yields the stream. One key is used for one stream
+    only.
+    """
     return Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
 
 

@@ -30,7 +30,7 @@ class Reservation:
         return self._left.get(event.single, 0)
 
     def check(self, event: Event) -> None:
-        """Raises BudgetExceeded when the event's count is not reserved (any more)."""
+        """Raise BudgetExceeded when the event's count is not reserved (any more)."""
         if event.count > self.left(event):
             raise BudgetExceeded(
                 f"the plan holds {self.left(event)} more releases of {event}, not {event.count}; "

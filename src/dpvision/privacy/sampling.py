@@ -60,11 +60,11 @@ class _OverExamples:
         return self.num_examples if self.present is None else self.present
 
     def over(self, present: int) -> Self:
-        """This sampler for a data set of so many examples, whatever N was declared to be."""
+        """Return this sampler for a data set of so many examples, whatever N was declared to be."""
         return replace(self, present=present)
 
     def _present_ids(self, ids: torch.Tensor | None) -> torch.Tensor:
-        """Ids of the examples there are; by default 0, 1, …. InputError: they are not as many."""
+        """Return ids of the examples there are; by default 0, 1, …. InputError: they are not as many."""
         if ids is None:
             return torch.arange(self.num_present)
         if len(ids) != self.num_present:
@@ -107,7 +107,7 @@ class PoissonSampler(_OverExamples):
     def event(
         self, noise_multiplier: float, count: int = 1, replace_one_ratio: float = 2.0
     ) -> GaussianSumEvent:
-        """The event of ``count`` Gaussian sums, each over a fresh batch of this sampler."""
+        """Return the event of ``count`` Gaussian sums, each over a fresh batch of this sampler."""
         return gaussian_event(noise_multiplier, self.sample_rate, count, replace_one_ratio)
 
     def sample(self, random: RandomSource, ids: torch.Tensor | None = None) -> torch.Tensor:
@@ -143,9 +143,9 @@ class FullBatch(_OverExamples):
     def event(
         self, noise_multiplier: float, count: int = 1, replace_one_ratio: float = 2.0
     ) -> GaussianSumEvent:
-        """The event of ``count`` Gaussian sums over all examples."""
+        """Return the event of ``count`` Gaussian sums over all examples."""
         return gaussian_event(noise_multiplier, 1.0, count, replace_one_ratio)
 
     def sample(self, random: RandomSource, ids: torch.Tensor | None = None) -> torch.Tensor:
-        """All indices, int64 [N], whatever their ids are. InputError: there are not as many ids."""
+        """Return all indices, int64 [N], whatever their ids are. InputError: there are not as many ids."""
         return torch.arange(len(self._present_ids(ids)))

@@ -41,7 +41,7 @@ _WORDS = {
 
 
 def in_words(hint: Any) -> str:
-    """The type as people say it."""
+    """Return the type as people say it."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         words = [in_words(argument) for argument in arguments if argument is not NoneType]

@@ -37,7 +37,7 @@ def release_card(
     test: Accuracy | None,
     more: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The card of a classifier as JSON types.
+    """Return the card of a classifier as JSON types.
 
     Args:
         guarantee: of the run, see :func:`guarantee`.
@@ -146,14 +146,14 @@ def versions() -> dict[str, str]:
 
 
 def _mechanisms(account: Account, stages: Calibrated) -> Iterator[tuple[Event, float, list[str]]]:
-    """Each kind of event that was spent, with the sensitivity and the names of what it released."""
+    """Yield each kind of event that was spent, with the sensitivity and the names of what it released."""
     for event in account.spent:
         same = [s for s in stages.stages if s.event.single == event.single]
         yield event, same[0].mechanism.sensitivity, sorted({stage.releases for stage in same})
 
 
 def card_markdown(card: dict[str, Any], template: str = "card.md.j2") -> str:
-    """The card for people."""
+    """Return the card as text for people."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dpvision", "reports"),
         trim_blocks=True,
@@ -165,8 +165,8 @@ def card_markdown(card: dict[str, Any], template: str = "card.md.j2") -> str:
 
 
 def in_markdown(value: Any) -> Any:
-    """A value as a card may hold it: classes are named, and provenances written, by others. A text stays in
-    its line and its cell, is no HTML and no link, and what would not show is written out.
+    """Return a value as a card may hold it: classes are named, and provenances written, by others. A text
+    stays in its line and its cell, is no HTML and no link, and what would not show is written out.
     """
     if isinstance(value, str | list | tuple | dict):
         text = written_out(str(value))

@@ -20,7 +20,7 @@ def synthesis_card(
     seconds: float,
     more: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The card as JSON types.
+    """Return the card as JSON types.
 
     Args:
         guarantee: of what was released, and so of all that is made of it.
@@ -49,5 +49,5 @@ def synthesis_card(
 
 
 def synthesis_markdown(card: dict[str, Any]) -> str:
-    """The card for people."""
+    """Return the card as text for people."""
     return card_markdown(card, "synthesis.md.j2")

@@ -26,13 +26,13 @@ class Checkpoints(Protocol):
     """The file in which a run keeps what it needs to go on after an interruption."""
 
     def load(self) -> dict[str, Tensor] | None:
-        """The last state that was saved, on the CPU; None when there is none."""
+        """Return the last state that was saved, on the CPU; None when there is none."""
 
     def save(self, state: Callable[[], Mapping[str, Tensor]], final: bool) -> None:
-        """Is called after every step; may skip, unless ``final``."""
+        """Save the state after a step; may skip, unless ``final``."""
 
     def reserve(self, size: int) -> None:
-        """Is called before something is spent, with the bytes of the state to be saved. InputError where
+        """Reserve room before something is spent, for the bytes of the state to be saved. InputError where
         there is no room for it.
         """
 
@@ -55,7 +55,7 @@ class FileCheckpoints:
         self._found: tuple[bytes, dict[str, Any]] | None = None
 
     def load(self) -> dict[str, Tensor] | None:
-        """The last state that was saved, on the CPU; None when there is none.
+        """Return the last state that was saved, on the CPU; None when there is none.
 
         Raises:
             InputError: the file is damaged, or of another run.
@@ -101,7 +101,9 @@ class FileCheckpoints:
             return tuple(Event.from_json(event) for event in found[1]["spent"]) if found else ()
 
     def _read(self) -> tuple[bytes, dict[str, Any]] | None:
-        """The file's content, verified, and its facts. It is read once, and kept until it is loaded."""
+        """Return the file's content, verified, and its facts. It is read once, and kept until it is
+        loaded.
+        """
         if self._found is not None:
             return self._found
         with reading(str(self.path)):

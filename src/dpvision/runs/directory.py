@@ -49,7 +49,7 @@ class RunDirectory:
     def create(
         cls, path: str | os.PathLike[str], config: dict[str, Any], private: dict[str, Any]
     ) -> RunDirectory:
-        """A new run's directory; missing parents are made.
+        """Make a new run's directory, and its missing parents.
 
         Raises:
             InputError: as `check_free`, or the place cannot be written. Nothing is left behind.
@@ -76,7 +76,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunDirectory:
-        """The directory of a run that was begun earlier.
+        """Open the directory of a run that was begun earlier.
 
         Raises:
             InputError: there is none at ``path``, or its records are damaged.
@@ -106,7 +106,7 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """For one process at a time to work on the run.
+        """Lock the run, for one process at a time to work on it.
 
         Raises:
             InputError: another process does, or the file system refuses.
@@ -124,7 +124,7 @@ class RunDirectory:
             yield
 
     def of_account(self, name: str) -> str:
-        """An entry of private/run.json: "run_id", "digest" or "ledger".
+        """Return an entry of private/run.json: "run_id", "digest" or "ledger".
 
         Raises:
             InputError: it is not there.

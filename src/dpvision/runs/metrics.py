@@ -58,7 +58,7 @@ class Metrics:
 
 
 def _last_seconds(path: Path) -> float:
-    """The time on the last line; 0 without one. The torn line of a killed process is cut off.
+    """Return the time on the last line; 0 without one. The torn line of a killed process is cut off.
 
     Raises:
         InputError: the last line is something else, or the file system refuses.

@@ -140,7 +140,7 @@ def _comparison(
 
 
 def _faults_of_noise(transcript: Transcript) -> Iterator[str]:
-    """In words, what is wrong with the noise of a run."""
+    """Yield, in words, what is wrong with the noise of a run."""
     if not transcript.releases:
         yield "nothing was released by a mechanism"
         return
@@ -175,7 +175,9 @@ def _is_correlated(products: torch.Tensor) -> bool:
 
 
 def _faulty_size(where: str, noise: torch.Tensor) -> Iterator[str]:
-    """Squares of standard normal numbers add up to a chi-squared one."""
+    """Yield what is wrong with the size of noise: squares of standard normal numbers are
+    chi-squared in sum.
+    """
     total, count = float(noise.square().sum()), len(noise)
     if min(chi2.cdf(total, count), chi2.sf(total, count)) < IMPROBABLE:
         deviation = math.sqrt(total / count)
@@ -183,7 +185,7 @@ def _faulty_size(where: str, noise: torch.Tensor) -> Iterator[str]:
 
 
 def _differing_batches(pair: Neighbours, first: Transcript, second: Transcript) -> Iterator[str]:
-    """In words, in which batches examples are not as they were that are in both data sets."""
+    """Yield, in words, in which batches examples that are in both data sets are not as they were."""
     if len(first.batches) != len(second.batches):
         yield f"there were {len(second.batches)} batches in place of {len(first.batches)}"
     changed, present = int(pair.data.ids[pair.index]), set(pair.neighbour.ids.tolist())
@@ -201,7 +203,7 @@ def _differing_batches(pair: Neighbours, first: Transcript, second: Transcript) 
 def _differences(
     first: Transcript, second: Transcript, neighboring_relation: NeighboringRelation
 ) -> Iterator[str]:
-    """In words, what of a replayed run is not as in the first and should be."""
+    """Yield, in words, what of a replayed run is not as in the first and should be."""
     if len(first.releases) != len(second.releases):
         yield f"there were {len(second.releases)} releases in place of {len(first.releases)}"
     for number, (before, after) in enumerate(zip(first.releases, second.releases, strict=False), start=1):
@@ -219,7 +221,7 @@ def _differences(
 
 
 def _public(release: Release) -> tuple[object, ...]:
-    """All of a release that is declared public."""
+    """Return all of a release that is declared public."""
     mechanism = release.mechanism
     shapes = {name: tuple(total.shape) for name, total in release.sums.items()}
     sampler = mechanism.sampler
@@ -234,7 +236,7 @@ def _public(release: Release) -> tuple[object, ...]:
 
 
 def _differing_files(published: Path, published_again: Path) -> Iterator[str]:
-    """In words, which published files differ."""
+    """Yield, in words, which published files differ."""
     before, after = _files(published), _files(published_again)
     if not before:
         yield f"nothing was published in {published.name}"

@@ -33,7 +33,7 @@ class Neighbours:
 def neighbours(
     images: Images, neighboring_relation: NeighboringRelation, example: int = -1
 ) -> list[Neighbours]:
-    """Neighbours of these images, and of those that are left when a class loses all images but one.
+    """Return neighbours of these images, and of those left when a class loses all images but one.
 
     Args:
         images: at least three.
@@ -82,5 +82,5 @@ def _without(name: str, data: Images, index: int) -> Neighbours:
 
 
 def _changed(data: Images, index: int, change: dict[str, Tensor]) -> dict[str, Any]:
-    """The tensors of the data, with others for one example."""
+    """Return the tensors of the data, with others for one example."""
     return {name: getattr(data, name).index_put((torch.tensor(index),), one) for name, one in change.items()}

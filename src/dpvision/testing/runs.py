@@ -54,7 +54,7 @@ def method_run(
     device: str = "cpu",
     **options: Any,
 ) -> Run:
-    """A run of `dpvision.train`, or for "dp-mepf" of `dpvision.synthesize`.
+    """Return a run of `dpvision.train`, or for "dp-mepf" of `dpvision.synthesize`.
 
     Args:
         method: its name.
@@ -97,7 +97,7 @@ def training_run(
     learning_rate: float = 0.5,
     seed: int = 0,
 ) -> Run:
-    """DP-SGD by :class:`dpvision.training.PrivateTrainer` on the cross-entropy of a network.
+    """Return a run of DP-SGD by :class:`dpvision.training.PrivateTrainer` on the cross-entropy of a network.
 
     Args:
         network: maps float ``[N, C, H, W]`` to logits. Every run begins with a copy of it.
@@ -164,7 +164,7 @@ def embedding_run(
     noise_multiplier: float = 1.0,
     seed: int = 0,
 ) -> Run:
-    """The release of DP-MEPF with an encoder of yours.
+    """Return the release of DP-MEPF with an encoder of yours.
 
     Args:
         encoder: public, frozen.
@@ -201,7 +201,7 @@ def _trainer(
     learning_rate: float = 1.0,
     seed: int = 0,
 ) -> PrivateTrainer:
-    """A trainer of a copy of the network."""
+    """Return a trainer of a copy of the network."""
     model = deepcopy(network)
     assert images.labels is not None, "training takes labels"
     return PrivateTrainer(

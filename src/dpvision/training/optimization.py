@@ -18,7 +18,7 @@ Schedule = Literal["constant", "linear", "cosine"]
 def make_optimizer(
     name: OptimizerName, parameters: Iterable[nn.Parameter], learning_rate: float, momentum: float
 ) -> torch.optim.Optimizer:
-    """``sgd`` (with ``momentum``) or ``adam``, without weight decay. InputError for another name."""
+    """Make ``sgd`` (with ``momentum``) or ``adam``, without weight decay. InputError for another name."""
     if name == "sgd":
         return torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum)
     if name == "adam":

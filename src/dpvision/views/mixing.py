@@ -71,8 +71,8 @@ class DPMix:
         return base + (self.k_diff if self.pool_in_mean else 0) + self.k_self
 
     def __call__(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
-        """``[B, C, H, W], [B] -> [B, K, C, H, W], [B, K]``, or ``[B, K, num_classes]`` with a pool: see
-        :class:`dpvision.views.policy.ViewPolicy`.
+        """Make views, ``[B, C, H, W], [B] -> [B, K, C, H, W], [B, K]``, or ``[B, K, num_classes]`` with a
+        pool: see :class:`dpvision.views.policy.ViewPolicy`.
 
         Every example takes the next numbers that are its own: for its views, for the choice of public images
         and their views, and for its mixtures.
@@ -97,8 +97,8 @@ class DPMix:
         )
 
     def _draw(self, pool: Pool, choosing: Tensor, augmenting: Tensor) -> tuple[Tensor, Tensor]:
-        """Public images ``[B, k_diff, C, H, W]`` and labels ``[B, k_diff, num_classes]`` for uniform numbers
-        ``[B, k_diff]`` and ``[B, k_diff, numbers_per_view]``.
+        """Draw public images ``[B, k_diff, C, H, W]`` and labels ``[B, k_diff, num_classes]`` for uniform
+        numbers ``[B, k_diff]`` and ``[B, k_diff, numbers_per_view]``.
         """
         device, augmentation = choosing.device, replace(self.augmentation, include_original=False)
         chosen = (choosing * len(pool)).long().to(pool.pixels.device)  # [B, k_diff]
@@ -129,7 +129,7 @@ class Pairs:
 
     @classmethod
     def draw(cls, uniform: Tensor, members: int, alpha: float) -> Pairs:
-        """Pairs for uniform numbers ``[B, k, 3]``: all ordered pairs alike, weights from Beta(α, α)."""
+        """Draw pairs for uniform numbers ``[B, k, 3]``: all ordered pairs alike, weights from Beta(α, α)."""
         first = (uniform[..., 0] * members).long()
         # One of the others: so many places further on, from the last round to the first.
         second = (first + 1 + (uniform[..., 1] * (members - 1)).long()) % max(members, 1)
@@ -138,7 +138,7 @@ class Pairs:
         return cls(first, second, weight.to(uniform))
 
     def mix(self, members: Tensor) -> Tensor:
-        """``[B, M, …] -> [B, k, …]``."""
+        """Mix members: ``[B, M, …] -> [B, k, …]``."""
         example = torch.arange(len(members), device=members.device)[:, None]
         weight = self.weight.reshape(self.weight.shape + (1,) * (members.ndim - 2))
         return torch.lerp(members[example, self.second], members[example, self.first], weight)

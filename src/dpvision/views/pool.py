@@ -79,7 +79,7 @@ class Pool:
 def open_pool(
     spec: str | os.PathLike[str], image_shape: tuple[int, int, int], class_names: Sequence[str]
 ) -> Pool:
-    """Reads a pool to go with private images.
+    """Read a pool to go with private images.
 
     Whoever calls this declares its images public: no privacy guarantee covers them.
 
@@ -113,7 +113,7 @@ def open_pool(
 
 
 def pool_images(spec: str | os.PathLike[str], size: int | None, channels: int | None) -> Images:
-    """The images of a pool, with labels if it has any; size and channels are those of ``open_images``.
+    """Return the images of a pool, with labels if it has any; size and channels are those of ``open_images``.
 
     Raises:
         InputError: they cannot be read.
@@ -122,7 +122,7 @@ def pool_images(spec: str | os.PathLike[str], size: int | None, channels: int | 
 
 
 def pool_split(spec: str | os.PathLike[str]) -> str:
-    """The split that is the pool: "train", or the only one.
+    """Return the split that is the pool: "train", or the only one.
 
     Raises:
         InputError: there are others, and more than one.
@@ -153,7 +153,7 @@ def pool_provenance(spec: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def refuse_private(pool: Pool, images: Images) -> None:
-    """Checks that no image of the pool is a private one, pixel for pixel, where both have the same shape.
+    """Check that no image of the pool is a private one, pixel for pixel, where both have the same shape.
 
     Copies that were changed, if only by another compression, go unnoticed.
 
@@ -170,7 +170,7 @@ def refuse_private(pool: Pool, images: Images) -> None:
 
 
 def _targets(images: Images, class_names: Sequence[str]) -> Tensor:
-    """float32 [P, num_classes] for images of a pool."""
+    """Return targets, float32 [P, num_classes], for images of a pool."""
     if images.labels is None:
         return torch.full((len(images), len(class_names)), 1 / len(class_names))
     try:

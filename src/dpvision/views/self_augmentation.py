@@ -64,7 +64,8 @@ class SelfAugmentation:
         return sum(self._numbers())
 
     def __call__(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
-        """``[B, C, H, W], [B] -> [B, K, C, H, W], [B, K]``: see :class:`dpvision.views.policy.ViewPolicy`.
+        """Make views, ``[B, C, H, W], [B] -> [B, K, C, H, W], [B, K]``: see
+        :class:`dpvision.views.policy.ViewPolicy`.
 
         Every example takes the next numbers that are its own, as many for each view.
         """
@@ -73,7 +74,7 @@ class SelfAugmentation:
         return self.make(pixels, uniform), targets[:, None].repeat(1, self.augmult)
 
     def make(self, pixels: Tensor, uniform: Tensor) -> Tensor:
-        """The views ``[B, K, C, H, W]`` of images uint8 ``[B, C, H, W]`` for numbers ``[B, K,
+        """Return the views ``[B, K, C, H, W]`` of images uint8 ``[B, C, H, W]`` for numbers ``[B, K,
         numbers_per_view]`` in [0, 1), whatever K is.
         """
         _, C, H, W = pixels.shape

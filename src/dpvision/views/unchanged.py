@@ -15,6 +15,6 @@ class Unchanged:
     views_per_example = 1
 
     def __call__(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
-        """``[B, …], [B] -> [B, 1, …], [B, 1]``, the examples as floating point."""
+        """Return ``[B, …], [B] -> [B, 1, …], [B, 1]``, the examples as floating point."""
         floating = pixels if pixels.is_floating_point() else pixels.float()
         return floating.unsqueeze(1), targets.unsqueeze(1)

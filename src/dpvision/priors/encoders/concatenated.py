@@ -60,7 +60,7 @@ class ConcatenatedEncoder(Encoder):
         return torch.cat(means, dim=1) / math.hypot(*self.part_weights)
 
     def shrunk(self, means: Tensor, noise: Tensor) -> Tensor:
-        """Part by part."""
+        """Bring the means nearer to what they were, part by part."""
         return torch.cat([part.shrunk(m, noise) for part, m in self._by_part(means)], dim=1)
 
     def gaussian_images(self, means: Tensor, rank: int) -> GaussianImages | None:

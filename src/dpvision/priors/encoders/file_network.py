@@ -113,7 +113,8 @@ def _check_normalization(name: str, mean: Sequence[float], std: Sequence[float])
 
 
 def _read(path: Path, name: str, whole: nn.Module, network: nn.Module) -> dict[str, Tensor]:
-    """The weights of ``network``, a part of the architecture ``whole`` of that name, from a file of it.
+    """Return the weights of ``network``, a part of the architecture ``whole`` of that name, from a file of
+    it.
 
     Nothing is unpickled. Tensors are read only once the file's header has shown that they fit.
     """

@@ -77,7 +77,7 @@ def build_inception(
 
 
 def _untrained(torch_fidelity: Any) -> nn.Module:
-    """The network with random weights. The library would fetch weights or unpickle a file of them."""
+    """Return the network with random weights. The library would fetch weights or unpickle a file of them."""
 
     class Inception(torch_fidelity.FeatureExtractorInceptionV3):  # type: ignore[misc]
         def load_state_dict(self, state_dict: dict[str, Tensor], **options: Any) -> Any:
@@ -91,7 +91,7 @@ def _untrained(torch_fidelity: Any) -> nn.Module:
 
 
 def _load(model: nn.Module, path: Path) -> str:
-    """Loads the weights of a file and returns its SHA-256 (hex)."""
+    """Load the weights of a file and return its SHA-256 (hex)."""
     try:
         content = path.read_bytes()
         weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

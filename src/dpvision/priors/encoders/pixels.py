@@ -77,8 +77,8 @@ class PixelEncoder(Encoder):
         return x
 
     def mean_directions(self, x: Tensor, groups: int) -> Tensor:
-        """The direction of vvᵀ is the product of those of v, and its mean a matrix product: no D numbers are
-        made for each image.
+        """Compute mean directions as matrix products, since the direction of vvᵀ is the product of those of
+        v: no D numbers are made for each image.
         """
         if not self.products:
             return super().mean_directions(x, groups)
@@ -87,8 +87,9 @@ class PixelEncoder(Encoder):
             return self._triangles(v.transpose(1, 2) @ v / v.shape[1])
 
     def shrunk(self, means: Tensor, noise: Tensor) -> Tensor:
-        """Products: their matrices, without the eigenvalues that noise alone would have. Those of a symmetric
-        matrix of n + 1 rows with such noise end at √(2 (n + 1)) times its standard deviation (Wigner).
+        """Return products as their matrices, without the eigenvalues that noise alone would have. Those of a
+        symmetric matrix of n + 1 rows with such noise end at √(2 (n + 1)) times its standard deviation
+        (Wigner).
         """
         if not self.products:
             return means
@@ -113,7 +114,7 @@ class PixelEncoder(Encoder):
         return law
 
     def _matrices(self, features: Tensor) -> Tensor:
-        """The matrices ``[K, n + 1, n + 1]`` whose upper triangles the features ``[K, D]`` are."""
+        """Return the matrices ``[K, n + 1, n + 1]`` whose upper triangles the features ``[K, D]`` are."""
         side = int(self.rows[-1]) + 1
         entries = features / self.factors
         matrices = features.new_zeros(len(features), side, side)
@@ -122,12 +123,12 @@ class PixelEncoder(Encoder):
         return matrices
 
     def _triangles(self, matrices: Tensor) -> Tensor:
-        """The inverse of `_matrices`."""
+        """Return the inverse of `_matrices`."""
         flat = self.rows * matrices.shape[2] + self.columns
         return matrices.flatten(1).index_select(1, flat) * self.factors
 
     def _vectors(self, x: Tensor) -> Tensor:
-        """v for each image, or the pixels alone: ``[B, n + 1]`` or ``[B, n]``."""
+        """Return v for each image, or the pixels alone: ``[B, n + 1]`` or ``[B, n]``."""
         x = x.to(torch.promote_types(x.dtype, torch.float32)) * self.std + self.mean
         if self.size is not None:
             x = F.adaptive_avg_pool2d(x, self.size)

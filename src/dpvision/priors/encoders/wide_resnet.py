@@ -85,7 +85,7 @@ class WideResNetEncoder(Encoder):
         return torch.cat(averages, dim=1)
 
     def activations(self, x: Tensor) -> Iterator[Tensor]:
-        """The normalised activations of the taps, each ``[B, C', H', W']``."""
+        """Return the normalised activations of the taps, each ``[B, C', H', W']``."""
         x = self.stem(as_rgb(x))
         for index, block in enumerate(self.stages):
             x = block(x)

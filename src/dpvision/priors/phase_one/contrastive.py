@@ -100,18 +100,20 @@ class ContrastiveConfig:
             raise InputError(f"precision must be {', '.join(get_args(Precision))}, not {self.precision!r}")
 
     def learning_rate_at(self, step: int) -> float:
-        """The learning rate of ``step``, from 0."""
+        """Return the learning rate of ``step``, from 0."""
         passed = sum(step >= milestone * self.steps for milestone in self.milestones)
         return self.learning_rate * self.batch_size / 256 * 0.1**passed
 
 
 def alignment(x: Tensor, y: Tensor) -> Tensor:
-    """Mean of ‖x − y‖² over pairs of points, ``[B, D]`` each: how far apart two views of an image are."""
+    """Compute the mean of ‖x − y‖² over pairs of points, ``[B, D]`` each: how far apart two views of an image
+    are.
+    """
     return (x - y).square().sum(dim=1).mean()
 
 
 def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
-    """Log of the mean of exp(−t ‖xᵢ − xⱼ‖²) over the pairs i < j of points ``[B, D]``, B ≥ 2."""
+    """Compute the log of the mean of exp(−t ‖xᵢ − xⱼ‖²) over the pairs i < j of points ``[B, D]``, B ≥ 2."""
     norms = x.square().sum(dim=1)
     distances = norms[:, None] + norms[None, :] - 2 * (x @ x.T)  # [B, B], squared
     # Every pair stands there twice, and every point with itself once, which does not count.
@@ -121,7 +123,7 @@ def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
 
 
 def contrastive_loss(x: Tensor, y: Tensor) -> Tensor:
-    """Alignment of the views ``[B, D]``, ``[B, D]`` plus the mean of their uniformities."""
+    """Compute alignment of the views ``[B, D]``, ``[B, D]`` plus the mean of their uniformities."""
     return alignment(x, y) + (uniformity(x) + uniformity(y)) / 2
 
 
@@ -216,7 +218,7 @@ def train_body(
 
 
 def load_public_images(path: str | os.PathLike[str], size: int) -> Images:
-    """The images that :func:`dpvision.images.open_images` finds, in RGB: uint8 ``[N, 3, size, size]``.
+    """Return the images that :func:`dpvision.images.open_images` finds, in RGB: uint8 ``[N, 3, size, size]``.
 
     Who calls this declares them public: no privacy guarantee covers what is learnt from them.
 
@@ -232,7 +234,7 @@ def load_public_images(path: str | os.PathLike[str], size: int) -> Images:
 def shuffled_batches(
     images: Tensor, config: ContrastiveConfig, device: torch.device, first: int
 ) -> Iterator[Tensor]:
-    """The batches of step ``first`` and all later ones; the seed and the epoch decide an epoch's order."""
+    """Yield the batches of step ``first`` and all later ones; seed and epoch decide an epoch's order."""
     per_epoch = len(images) // config.batch_size
     if per_epoch == 0:
         raise InputError(
@@ -252,13 +254,13 @@ def shuffled_batches(
 
 
 def _seed(seed: int, purpose: str, number: int = 0) -> int:
-    """A seed of its own for every use."""
+    """Return a seed of its own for every use."""
     words = [seed, *purpose.encode(), number]
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1  # fits a signed integer
 
 
 def _save(path: Path, fingerprint: str, network: nn.Module, optimizer: torch.optim.SGD, step: int) -> None:
-    """Everything that the next step depends on, in one file that is replaced whole."""
+    """Save everything that the next step depends on, in one file that is replaced whole."""
     state = {"step": torch.tensor(step)}
     for name, parameter in network.named_parameters():
         state[f"network.{name}"] = parameter.detach().contiguous()
@@ -272,7 +274,7 @@ def _save(path: Path, fingerprint: str, network: nn.Module, optimizer: torch.opt
 
 
 def _resume(path: Path, fingerprint: str, network: nn.Module, optimizer: torch.optim.SGD) -> int:
-    """The number of steps done, after restoring what :func:`_save` wrote; 0 if there is no file."""
+    """Return the number of steps done, after restoring what :func:`_save` wrote; 0 if there is no file."""
     if not path.exists():
         return 0
     with opened(path) as file:

@@ -72,7 +72,7 @@ class Prior:
 
 
 def save_prior(path: str | os.PathLike[str], prior: Prior) -> None:
-    """Writes a prior's weights, in float16, and its provenance: in the file and as ``<name>.json`` beside it.
+    """Write a prior's weights, in float16, and its provenance: in the file and as ``<name>.json`` beside it.
 
     Each of the two files is whole or not there. The network written down is that of the prior's attributes.
 
@@ -105,7 +105,7 @@ def save_prior(path: str | os.PathLike[str], prior: Prior) -> None:
 
 
 def load_prior(path_or_name: str | os.PathLike[str]) -> Prior:
-    """The prior in a file, or the bundled one of that name, on the CPU.
+    """Return the prior in a file, or the bundled one of that name, on the CPU.
 
     Nothing is unpickled and no code of the file is run. What a header claims is believed only as far as it
     fits the file (which safetensors checks) and the network. No file beyond :data:`MAX_BYTES` is read.
@@ -142,18 +142,18 @@ def load_prior(path_or_name: str | os.PathLike[str]) -> Prior:
 
 
 def list_priors() -> list[str]:
-    """The names of the bundled priors, in alphabetical order."""
+    """Return the names of the bundled priors, in alphabetical order."""
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
 def check_suffix(path: Path) -> None:
-    """Raises InputError unless the name is one that a prior's file has."""
+    """Raise InputError unless the name is one that a prior's file has."""
     if path.suffix != ".safetensors":
         raise InputError(f"{path} should end in .safetensors, as the file of a prior does")
 
 
 def body_weights(network: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a wide residual network that make a prior, by their names in its state_dict."""
+    """Return the tensors of a wide residual network that make a prior, by their names in its state_dict."""
     return {
         name: tensor for name, tensor in network.state_dict().items() if name.startswith(("stem.", "stages."))
     }
@@ -168,7 +168,7 @@ def load_body(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def learned_from(provenance: Mapping[str, Any]) -> set[str]:
-    """Digests of all the public images that a prior, and those that it began with, learned from."""
+    """Return digests of all the public images that a prior, and those that it began with, learned from."""
     digests: set[str] = set()
     current: object = provenance
     while isinstance(current, Mapping):
@@ -184,7 +184,7 @@ def input_normalization() -> dict[str, float]:
 
 
 def _check(path: Path, prior: Prior) -> None:
-    """Raises InputError unless the parts of a prior fit together; path is for the message."""
+    """Raise InputError unless the parts of a prior fit together; path is for the message."""
     missing = [key for key in PROVENANCE if key not in prior.provenance]
     if missing:
         raise InputError(
@@ -212,7 +212,7 @@ def _check(path: Path, prior: Prior) -> None:
 
 
 def _body_shapes(path: Path, prior: Prior) -> dict[str, torch.Size]:
-    """The shapes of the tensors that the prior's network has in its body."""
+    """Return the shapes of the tensors that the prior's network has in its body."""
     # Three digits at most, and tensors without memory: a header must not make us build something huge.
     if not isinstance(prior.network, str) or not re.fullmatch(r"wrn-\d{1,3}-\d{1,3}", prior.network):
         raise InputError(f"{path} holds a network {prior.network!r}; a prior is a wrn-D-K, such as wrn-16-4")

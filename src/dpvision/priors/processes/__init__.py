@@ -68,7 +68,7 @@ PROCESSES: dict[str, RandomProcess] = {
 
 
 def generate(process: str, count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Independent images of one process.
+    """Generate independent images of one process.
 
     Args:
         process: one of the names in `PROCESSES`.
@@ -97,7 +97,7 @@ def image_batches(
     batch_size: int = 64,
     first: int = 0,
 ) -> Iterator[Tensor]:
-    """Batches without end of uint8 images ``[batch_size, 3, size, size]``; the processes take turns.
+    """Yield batches without end of uint8 images ``[batch_size, 3, size, size]``; the processes take turns.
 
     Batch i depends on nothing but the arguments and i, so that a stream can go on where another one ended. (A
     GPU draws other random numbers than a CPU.)

@@ -45,29 +45,31 @@ DrawOutlines = Callable[[int, torch.Generator], Outlines]
 
 
 def squares(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Squares with sides parallel to the image's, in uniform colours; as :data:`Generate`."""
+    """Draw squares with sides parallel to the image's, in uniform colours; as :data:`Generate`."""
     return _painted(_visible_leaves(count, size, generator, upright_squares), generator)
 
 
 def oriented(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Squares turned by uniform angles, in uniform colours; as :data:`Generate`."""
+    """Draw squares turned by uniform angles, in uniform colours; as :data:`Generate`."""
     return _painted(_visible_leaves(count, size, generator, turned_squares), generator)
 
 
 def mixed(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Discs, squares, turned squares, rectangles, triangles and quadrilaterals; as :data:`Generate`."""
+    """Draw discs, squares, turned squares, rectangles, triangles, quadrilaterals; as :data:`Generate`."""
     return _painted(_visible_leaves(count, size, generator, mixed_outlines), generator)
 
 
 def textured(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """The shapes of :func:`mixed`, each a piece of a statistical model's texture; as :data:`Generate`."""
+    """Draw the shapes of :func:`mixed`, each a piece of a statistical model's texture; as
+    :data:`Generate`.
+    """
     leaves = _visible_leaves(count, size, generator, mixed_outlines)
     textures = statistical(TEXTURES, size, generator, spectrum=True, wavelets=True, colour=True)
     return _covered(leaves, textures, generator)
 
 
 def draw_radii(count: int, generator: torch.Generator) -> Tensor:
-    """Radii with density ∝ r^-3, by inversion of their distribution function: ``[count]``."""
+    """Draw radii with density ∝ r^-3, by inversion of their distribution function: ``[count]``."""
     smallest, largest = SMALLEST_RADIUS**-2, LARGEST_RADIUS**-2
     return (smallest + (largest - smallest) * uniform(generator, count)) ** -0.5
 
@@ -83,7 +85,7 @@ def turned_squares(count: int, generator: torch.Generator) -> Outlines:
 
 
 def mixed_outlines(count: int, generator: torch.Generator) -> Outlines:
-    """The six kinds of leaf with equal probabilities."""
+    """Draw the six kinds of leaf with equal probabilities."""
     quarter_turns = torch.arange(4, device=generator.device) * (torch.pi / 2)
     # A rectangle's corners: half its narrow angle to either side of an axis, and the same across the centre.
     narrow = _angles(generator, count, 1) / 8
@@ -102,7 +104,7 @@ def mixed_outlines(count: int, generator: torch.Generator) -> Outlines:
 
 
 def _angles(generator: torch.Generator, *shape: int) -> Tensor:
-    """Uniform in [0, 2π)."""
+    """Draw angles, uniform in [0, 2π)."""
     return uniform(generator, *shape) * (2 * torch.pi)
 
 
@@ -158,7 +160,7 @@ def _inside(
 
 
 def _painted(leaves: Tensor, generator: torch.Generator) -> Tensor:
-    """Every leaf in a uniform colour: ``[N, size, size] -> [N, 3, size, size]``."""
+    """Paint every leaf in a uniform colour: ``[N, size, size] -> [N, 3, size, size]``."""
     count, size, _ = leaves.shape
     number = int(leaves.max()) + 1
     colours = uniform(generator, count, number, 3)

@@ -36,7 +36,7 @@ class Systems(NamedTuple):
 
 
 def fractals(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """A few coloured fractals, one over the other, on two-coloured 1/f^α noise; as :data:`Generate`."""
+    """Draw a few coloured fractals, one over the other, on two-coloured 1/f^α noise; as :data:`Generate`."""
     colours = uniform(generator, count, 2, 3, 1, 1)
     mix = power_law_noise(0.5 + 1.5 * uniform(generator, count), size, generator)
     mix = torch.sigmoid(2 * mix)[:, None]  # [count, 1, size, size]
@@ -51,7 +51,7 @@ def fractals(count: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def draw_systems(count: int, generator: torch.Generator) -> Systems:
-    """Systems of 2 to 8 maps, each a rotation, a shrinking of the axes, a rotation and perhaps reflections.
+    """Draw systems of 2 to 8 maps, each a rotation, a shrinking of the axes, a rotation, perhaps reflections.
 
     The singular values of the N maps of a system satisfy Σ (σ1 + 2 σ2) ∈ [(5 + N) / 2, (6 + N) / 2].
     """
@@ -89,7 +89,7 @@ def _singular_values(present: Tensor, total: Tensor, generator: torch.Generator)
 def play_chaos_game(
     systems: Systems, chains: int, steps: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Points of every system's fractal, by applying maps at random to many points at once.
+    """Return points of every system's fractal, by applying maps at random to many points at once.
 
     Returns:
         Coordinates ``[2, S, P]`` of P = steps · chains points per system, and their colours ``[3, S, P]`` in

@@ -56,7 +56,7 @@ def oriented(count: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def convolve_normal(x: Tensor, generator: torch.Generator) -> Tensor:
-    """All weights normal."""
+    """Draw all weights from the normal distribution."""
     count = len(x)
     kernels = _modulated(normal(generator, count, CHANNELS, CHANNELS, 9), generator)
     return _grouped_convolution(x, kernels.view(count * CHANNELS, CHANNELS, 3, 3))
@@ -92,7 +92,9 @@ def power_law_maps(count: int, sides: list[int], generator: torch.Generator) -> 
 
 
 def sparse_maps(count: int, sides: list[int], generator: torch.Generator) -> list[Tensor]:
-    """The same under Laplacian envelopes e^(-|p - c| / b), b uniform in [0.05, 0.3] of the side."""
+    """Return the same maps under Laplacian envelopes e^(-|p - c| / b), b uniform in [0.05, 0.3] of
+    the side.
+    """
     maps = []
     for noise in power_law_maps(count, sides, generator):
         centre, width = uniform(generator, count, 2, 1), 0.05 + 0.25 * uniform(generator, count, 1, 1)
@@ -118,7 +120,7 @@ def _synthesize(
     input_std: float = 1.0,
     largest_bias: float = 0.0,
 ) -> Tensor:
-    """Runs a new network for every image, then gives its colours random means and standard deviations.
+    """Run a new network for every image, then give its colours random means and standard deviations.
 
     Biases are uniform in ±largest_bias; the strength of a layer's noise is uniform in [0, 0.3].
     """
@@ -145,7 +147,9 @@ def _synthesize(
 
 
 def _filtered_and_mixed(x: Tensor, filters: Tensor, generator: torch.Generator) -> Tensor:
-    """The convolution with kernels mixing[o, i] · filters[i], in two cheap steps; the mixing is normal."""
+    """Return the convolution with kernels mixing[o, i] · filters[i], in two cheap steps; the mixing is
+    normal.
+    """
     filtered = _grouped_convolution(x, filters.reshape(-1, 1, 3, 3))
     mixing = _modulated(normal(generator, len(x), CHANNELS, CHANNELS, 1), generator)[..., 0]
     return (mixing @ filtered.flatten(2)).view(x.shape)

@@ -43,7 +43,7 @@ class SteerablePyramid:
         self.filters.append(_low_pass(radius, math.pi / 2**scales)[None])
 
     def bands(self, images: Tensor) -> list[Tensor]:
-        """The bands of images ``[..., N, N]``, one tensor ``[..., bands, n, n]`` per resolution."""
+        """Return the bands of images ``[..., N, N]``, one tensor ``[..., bands, n, n]`` per resolution."""
         spectrum = torch.fft.rfft2(images, norm="ortho")[..., None, :, :]
         return [
             torch.fft.irfft2(_crop(spectrum, filters) * filters, s=2 * (filters.shape[-2],), norm="ortho")
@@ -51,7 +51,7 @@ class SteerablePyramid:
         ]
 
     def images(self, bands: Sequence[Tensor]) -> Tensor:
-        """Images ``[..., N, N]`` from their bands: the inverse of :meth:`bands`.
+        """Return images ``[..., N, N]`` from their bands: the inverse of :meth:`bands`.
 
         For bands that no image has, the image whose bands are nearest to them (least squares).
         """
@@ -80,7 +80,7 @@ def _low_pass(radius: Tensor, cutoff: float) -> Tensor:
 
 
 def _high_pass(radius: Tensor, cutoff: float) -> Tensor:
-    """The complement: squares of the two sum to one."""
+    """Return the complement: squares of the two sum to one."""
     return torch.sin(math.pi / 2 * (2 * radius / cutoff).log2().clamp(0, 1))
 
 
@@ -94,7 +94,7 @@ def _angular(angle: Tensor, orientations: int) -> Tensor:
 
 
 def _crop(spectrum: Tensor, filters: Tensor) -> Tensor:
-    """The lowest frequencies of a spectrum, as many as the filters have."""
+    """Return the lowest frequencies of a spectrum, as many as the filters have."""
     rows, columns = filters.shape[-2:]
     if rows == spectrum.shape[-2]:
         return spectrum

@@ -65,18 +65,19 @@ class Event(ABC):
         return self.times(1)
 
     def times(self, count: int) -> Self:
-        """So many such releases, whatever this event's own count."""
+        """Return the event of so many such releases, whatever this event's own count."""
         return replace(self, count=count)
 
     @abstractmethod
     def scaled(self, scale: float) -> Self:
-        """The same releases with all noise multiplied by ``scale``."""
+        """Return the same releases with all noise multiplied by ``scale``."""
 
     # What they cost --------------------------------------------------------------------------------------
 
     @abstractmethod
     def to_dp_event(self, neighboring_relation: NeighboringRelation) -> dp_accounting.DpEvent:
-        """All ``count`` releases in dp_accounting's terms, for its PLD accountant of the same relation.
+        """Return all ``count`` releases in dp_accounting's terms, for its PLD accountant of the same
+        relation.
 
         InputError where nothing is known of them under this relation.
         """
@@ -85,7 +86,8 @@ class Event(ABC):
     def renyi_divergences(
         self, orders: Sequence[float], neighboring_relation: NeighboringRelation
     ) -> np.ndarray:
-        """Rényi divergences of all ``count`` releases, in nats, one per order α > 1; rounding included.
+        """Compute the Rényi divergences of all ``count`` releases, in nats, one per order α > 1; rounding
+        included.
 
         InputError as of `to_dp_event`.
         """
@@ -105,12 +107,12 @@ class Event(ABC):
     # How it is written -----------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        """The kind and the fields as a dictionary that JSON keeps exactly."""
+        """Return the kind and the fields as a dictionary that JSON keeps exactly."""
         return {"kind": self.kind, **asdict(self)}
 
     @staticmethod
     def from_json(fields: dict[str, Any]) -> Event:
-        """The event, of whatever kind, whose `to_json` this is.
+        """Return the event, of whatever kind, whose `to_json` this is.
 
         Raises:
             UnknownEvent: no such kind is registered.
@@ -154,7 +156,7 @@ def register(kind: str, read: Callable[..., Event]) -> None:
 
 
 def written(event: Event) -> dict[str, Any]:
-    """`Event.to_json` of an event that will be read back as what it is.
+    """Return `Event.to_json` of an event that will be read back as what it is.
 
     Raises:
         InputError: it would not be: its kind is not registered, or what is written is not the whole of it.
@@ -166,7 +168,7 @@ def written(event: Event) -> dict[str, Any]:
 
 
 def merge_events(events: Iterable[Event]) -> tuple[Event, ...]:
-    """Like releases counted together, in an order that depends only on what was released."""
+    """Count like releases together, in an order that depends only on what was released."""
     counts: dict[Event, int] = {}
     for event in events:
         counts[event.single] = counts.get(event.single, 0) + event.count
@@ -174,6 +176,6 @@ def merge_events(events: Iterable[Event]) -> tuple[Event, ...]:
 
 
 def _place(one: Event) -> tuple[Any, ...]:
-    """By kind, and by the values of the fields."""
+    """Return a sorting key: by kind, and by the values of the fields."""
     fields = one.to_json()
     return fields.pop("kind", ""), *fields.values()
