@@ -1,4 +1,4 @@
-"""From what a person names to the ledger that it means."""
+"""Find the ledger that a person means by what they name."""
 
 from __future__ import annotations
 

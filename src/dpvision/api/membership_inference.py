@@ -144,9 +144,7 @@ def _together(members: Images, others: Images) -> Images:
 
 
 def _halves(models: int, count: int) -> NDArray[np.bool_]:
-    """Choose the images each shadow model learns from, bool ``[S, N]``: every image by half of them, at
-    random.
-    """
+    """Choose the images that each shadow model learns from, ``[S, N]``: each by half of them, at random."""
     places = np.random.default_rng().random((models, count)).argsort(axis=0).argsort(axis=0)
     return np.asarray(places < models // 2)
 
@@ -158,8 +156,8 @@ def _shadow_confidences(
     device: str | None,
     progress: Progress | None,
 ) -> NDArray[np.float64]:
-    """Return confidences ``[S, N]`` of classifiers trained on subsets, otherwise as the run was, with its
-    noise.
+    """Train classifiers on subsets, otherwise as the run was, with its noise: their confidences
+    ``[S, N]``.
     """
     fields = _recorded(run).config
     if device is not None:

@@ -40,7 +40,7 @@ class Reading:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Reading:
-        """Return the inverse of `dataclasses.asdict`.
+        """Make a reading of its fields: the inverse of `dataclasses.asdict`.
 
         Raises:
             TypeError: they are the fields of something else.

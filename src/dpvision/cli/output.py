@@ -26,7 +26,7 @@ EPSILON_PAUSE = 200
 LEAST_EPSILON_PAUSE = 5.0  # seconds
 
 FIRST_LINE, LINES = 5.0, 20.0
-"""Seconds to the first line of progress, and between lines."""
+"""The seconds until the first line of progress, and between later lines."""
 
 
 def show(fields: dict[str, Any], as_json: bool, text: str) -> None:

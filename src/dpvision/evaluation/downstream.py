@@ -19,13 +19,13 @@ from dpvision.runs.progress import Progress
 ClassifierName = Literal["logistic", "mlp", "resnet9"]
 
 LOGISTIC_ITERATIONS = 5000
-"""At most, of L-BFGS, as in the evaluation published with DP-MERF, whose protocol DP-MEPF's tables have.
-Scikit-learn's own default, 100, ends long before convergence on pixels.
+"""Most iterations of L-BFGS, as in the evaluation published with DP-MERF, whose protocol DP-MEPF's tables
+have. Scikit-learn's own default, 100, ends long before convergence on pixels.
 """
 
 MLP_EPOCHS = 200
-"""At most, scikit-learn's default. Training ends earlier once the loss has fallen by less than 1e-4 for ten
-epochs.
+"""Most epochs of the perceptron: scikit-learn's default. Training ends earlier once the loss has fallen by
+less than 1e-4 for ten epochs.
 """
 
 IMAGES_AT_A_TIME = 1000
@@ -54,7 +54,7 @@ def train_and_test(
     resnet9: ResNet9Training | None = None,
     progress: Progress | None = None,
 ) -> Accuracy:
-    """Return the accuracy on real images of a classifier that saw synthetic ones only, and of them all.
+    """Train a classifier on all synthetic images, and on nothing else, and return its accuracy on real ones.
 
     "logistic" is scikit-learn's ``LogisticRegression`` and "mlp" its ``MLPClassifier`` (100 hidden units),
     both on flattened pixels in [0, 1] and with the library's default settings but for

@@ -9,7 +9,7 @@ from dpvision.evaluation.intervals import Figure, mean_interval
 from dpvision.evaluation.subsets import check_comparable, random_groups
 
 MOST_AT_A_TIME = 1000
-"""Images of a subset, as in the paper's code."""
+"""The number of images of a subset, as in the paper's code."""
 
 FEWEST_SUBSETS = 10
 FEWEST = 2 * FEWEST_SUBSETS

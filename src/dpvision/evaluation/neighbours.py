@@ -16,7 +16,7 @@ from dpvision.privacy.errors import InputError
 from dpvision.runs.progress import Progress
 
 SMALLEST_SIDE = 64
-"""Pixels of an image on the sheet; smaller ones are enlarged by a whole number."""
+"""The side, in pixels, of an image on the sheet; smaller ones are enlarged by a whole number."""
 
 GAP = 2
 WHITE = 255

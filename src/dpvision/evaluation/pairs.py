@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 PAIRS_AT_A_TIME = 2**24
-"""Distances to hold at once: 128 MiB in float64, of which computing them takes a few."""
+"""The number of distances to hold at once: 128 MiB in float64, of which computing them takes a few."""
 
 _ROUNDING = 1e-12
 

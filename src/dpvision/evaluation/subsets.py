@@ -1,4 +1,4 @@
-"""Dividing two sets of features by chance, after a look at whether they can be compared."""
+"""Divide two sets of features by chance, after a look at whether they can be compared."""
 
 from __future__ import annotations
 

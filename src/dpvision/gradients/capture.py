@@ -42,8 +42,8 @@ class Pass:
 
 
 class _Anchor(torch.autograd.Function):
-    """Copies a tensor to one that requires gradients: autograd must reach a first layer whose parameters are
-    detached.
+    """A function that copies a tensor to one that requires gradients: autograd must reach a first layer whose
+    parameters are detached.
     """
 
     @staticmethod
@@ -95,7 +95,7 @@ def per_example_gradients(
 def _by_autograd(
     model: nn.Module, loss: Loss, views: Tensor, targets: Tensor, autocast: torch.dtype | None
 ) -> Pass:
-    """Return the gradients of a single example, whose rows are a minibatch of their own."""
+    """Compute the gradients of a single example, whose rows are a minibatch of their own."""
     names, parameters = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True)
     with torch.enable_grad():
         losses = example_losses(model, loss, views, targets, autocast)

@@ -27,7 +27,7 @@ FIXED_BYTES = {"cpu": 4 << 20, "cuda": 4 * GIB}
 PER_BYTE_OF_WEIGHTS = 8
 MOST_EXAMPLES = 256
 ENOUGH_BYTES = GIB // 4
-"""Beyond this a chunk gains nothing on a CPU, and its tensors leave the caches."""
+"""Bytes beyond which a chunk gains nothing on a CPU, and its tensors leave the caches."""
 
 
 def chunk_size(model: nn.Module, views: Tensor, expected_batch_size: float, memory_bytes: int) -> int:
@@ -101,9 +101,7 @@ def is_the_same_everywhere(
     generator = torch.Generator().manual_seed(0)
 
     def fingerprint(shown: Tensor, order: Tensor) -> Tensor:
-        """Return each example's loss, and squared norms of its gradients, ``[n, size]``, in that
-        order shown.
-        """
+        """Return each example's loss and its gradients' squared norms, ``[n, size]``, in that order shown."""
         found = run(shown[order], labels[order], ExampleKey(bytes(32)).of(order))
         with torch.no_grad():
             norms = [gradient.squared_norms() for gradient in found.gradients.values()]

@@ -29,7 +29,7 @@ million in chunks of eight 3·10⁻⁵·C. Where terms cancel, see `per_example.
 """
 
 CLIPPING_NORMS = (1e-10, 1e10)
-"""Within these, squares are far from the ends of float32's range."""
+"""The range of max_grad_norm: within it, squares are far from the ends of float32's range."""
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,7 @@ def convolution_gradient(
 
 
 def one_by_one(layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int) -> Tensor:
-    """Make one library call per example, its K views the minibatch: on a CPU as fast as the summed
-    gradient.
-    """
+    """Make one library call per example, its K views the minibatch: on a CPU as fast as the summed one."""
     # Channels last in memory, like what the library returns for x and g with channels last.
     last = weight.movedim(1, -1).shape
     found = weight.new_empty((examples, *last), dtype=widened(g[:0]).dtype).movedim(-1, 2)

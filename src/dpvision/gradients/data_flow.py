@@ -1,4 +1,4 @@
-"""Finds out whether a network decides by the values of a batch what it does with its rows.
+"""Find out whether a network decides by the values of a batch what it does with its rows.
 
 Layers that work on each row of a batch by itself keep the rows where they are, for all values. A network that
 sends rows here or there by what they hold (a mixture of experts), or takes one branch or the other (``if

@@ -1,4 +1,4 @@
-"""Runs a network and its loss on the views of a batch, and says in a line where one of them fails."""
+"""Run a network and its loss on the views of a batch, and say in a line where one of them fails."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def example_losses(
 
 
 def forward(model: nn.Module, rows: Tensor) -> Any:
-    """Return the network's output for rows ``[N, …]``. CannotRun where it fails; InputError without
-    a tensor.
+    """Return the network's output for rows ``[N, …]``. CannotRun where it fails; InputError if it is no
+    tensor.
     """
     try:
         output = model(rows)

@@ -44,9 +44,7 @@ class PerExample(Protocol):
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """Convert to at least float32: a sum over positions or examples must not be rounded to bfloat16 on the
-    way.
-    """
+    """Convert to at least float32: a sum over positions or examples must not be rounded to bfloat16."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -92,9 +90,7 @@ class Instantiated:
         return total.view(shape).permute([order.index(dim) for dim in range(1, self.values.ndim)])
 
     def _memory_order(self) -> list[int]:
-        """Return the dimensions after the first, outermost in memory first: convolutions have
-        channels last.
-        """
+        """Return the dimensions after the first, outermost in memory first: convolutions end in channels."""
         return sorted(range(1, self.values.ndim), key=lambda dim: -self.values.stride()[dim])
 
     def _rows(self) -> Tensor:

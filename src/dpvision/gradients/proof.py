@@ -107,9 +107,7 @@ def _wrong(
 
 
 def _with_views_hint(model: nn.Module, views: Tensor, error: CannotRun) -> InputError:
-    """Return the same error, unless it is that the views of an example were given no dimension of
-    their own.
-    """
+    """Return the same error, unless the views of an example were given no dimension of their own."""
     rows = random_like(views.unsqueeze(1), (2, 1), views.dtype).flatten(0, 1)
     try:
         with as_a_twin(model, None), torch.no_grad():

@@ -36,8 +36,8 @@ from dpvision.networks.weight_standardization import WeightStandardizedConv2d
 NUMBERS_IN_CACHE = 1 << 18
 
 FEW_WEIGHTS = 8
-"""In a standardised filter of so few weights, most of a gradient vanishes when it is pulled back, and is
-better formed than bounded. (Nothing at all is left of two.)
+"""The number of weights up to which a standardised filter's gradients are formed, not bounded: most of such a
+gradient vanishes when it is pulled back. (Nothing at all is left of two.)
 """
 
 Rule = Callable[[Any, Tensor, Tensor, int, bool], Mapping[str, PerExample] | None]
@@ -100,7 +100,7 @@ def weight_standardized_convolution(
 
 
 def _covers(layer: Any, x: Tensor) -> bool:
-    """Say whether a rule covers it: zero padding by numbers (by "same" in 2-D only), and a batch
+    """Say whether rules cover the layer: zero padding by numbers (by "same" only in 2-D), a batch
     dimension.
     """
     dimensions = len(layer.kernel_size)

@@ -119,16 +119,18 @@ class ImageArray:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
+        """The shape (C, H, W) of every image."""
         if len(self.shape) == 3:
             return 1, *self.shape[1:]
         first, second, third = self.shape[1:]
         return (third, first, second) if self._channels_last else (first, second, third)
 
     def read(self, stream: Stream, conversion: Conversion) -> tuple[Tensor, str | None]:
-        """Read uint8 [N, C, H, W] of the values in a stream, and where they were converted `digest_of` the
-        images before. Takes no more memory than these and a few blocks, but for arrays in Fortran's order
-        that are to be converted: those are unpacked whole.
+        """Read the values in a stream as images, uint8 [N, C, H, W].
+
+        Where they were converted, `digest_of` the images before comes with them, else None. Takes no more
+        memory than these and a few blocks, but for arrays in Fortran's order that are to be converted: those
+        are unpacked whole.
 
         Raises:
             InputError: the stream is damaged, or has fewer values or more.

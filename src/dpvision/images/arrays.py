@@ -13,7 +13,9 @@ from torch import Tensor
 from dpvision.privacy.errors import InputError
 
 MAX_CLASSES = 2**16
-"""More classes than numbered labels may imply: one stray label would make a classifier of any width."""
+"""A bound on the classes that numbered labels may imply: one stray label would make a classifier of any
+width.
+"""
 
 
 def labels_from_array(array: NDArray[Any], what: str) -> Tensor:

@@ -107,7 +107,7 @@ class PixelsInHand:
 
     @contextmanager
     def holding(self, pixels: int) -> Iterator[None]:
-        """Wait until there is room for so many more."""
+        """Wait until there is room for so many more pixels, and hold it until the end of the block."""
         with self._changed:
             self._changed.wait_for(lambda: self._held == 0 or self._held + pixels <= self._most)
             self._held += pixels

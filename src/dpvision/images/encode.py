@@ -1,4 +1,4 @@
-"""Images to files' bytes."""
+"""Encode images as the bytes of files."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ MOST_EXPANSION = 2**8
 """How many times its stored size a larger file may unpack to. Of real images the blankest come near it."""
 
 MAX_TEXT_BYTES = 2**22
-"""The largest JSON or TOML that is parsed. A parsed value takes some 30 times its text."""
+"""Largest JSON or TOML file that is parsed, in bytes. A parsed value takes some 30 times its text."""
 
 MAX_NESTING = 32
 """Deepest nesting that is read, of JSON, of TOML and of folders. What is deeper is no file of ours, and

@@ -20,7 +20,7 @@ from dpvision.privacy.errors import InputError
 DIGEST_BYTES = 32  # of SHA-256
 
 IMAGES_IN_BLOCK = 256
-"""By default, of what goes through all images."""
+"""The number of images in a block, by default, where something goes through all images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,14 +81,14 @@ class Images:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
+        """The shape (C, H, W) of every image."""
         _, channels, height, width = self.pixels.shape
         return channels, height, width
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) of the images as stored and of the labels: the data set's identity, whatever size and
-        channels it is read with. Private, as the pixels are.
+        """The SHA-256 (hex) of the images as stored and of the labels: the data set's identity, whatever size
+        and channels it is read with. Private, as the pixels are.
         """
         sha256 = hashlib.sha256(repr((len(self), self.pixel_digest, self.labels is not None)).encode())
         if self.labels is not None:
@@ -97,7 +97,7 @@ class Images:
 
     @cached_property
     def pixel_digest(self) -> str:
-        """SHA-256 (hex) of the images as stored, without labels. Private, as the pixels are."""
+        """The SHA-256 (hex) of the images as stored, without labels. Private, as the pixels are."""
         return self.stored or digest_of(image for block in self.blocks() for image in block.cpu().numpy())
 
     def take(self, indices: Tensor) -> Tensor:
@@ -175,8 +175,8 @@ class Images:
             )
 
     def summary(self) -> dict[str, Any]:
-        """Describe the content of the data set, as JSON types. The counts are exact, so private: do not
-        publish.
+        """Describe the data set's content, as JSON types. Counts are exact, so private: do not
+        publish them.
         """
         counts = None
         if self.labels is not None:

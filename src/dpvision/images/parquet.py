@@ -36,7 +36,7 @@ FILE_NAME = re.compile(rf"(?:.*[-_.])?({'|'.join(SPLIT_WORDS)})(?:-(\d+)-of-(\d+
 
 ROWS_AT_ONCE = 1024
 BYTES_AT_ONCE = 2**19
-"""No more encoded images than so many, and of so many bytes by their mean, wait in memory at a time."""
+"""Most encoded images, and most bytes of them by their mean, that wait in memory at a time."""
 
 READ_BYTES = 2**18
 """Bytes of a column that are read at a time: otherwise a whole group of rows would wait in memory, packed."""

@@ -20,7 +20,7 @@ from dpvision.privacy.errors import InputError
 IMAGES_RECORD = "images.json"
 POOL_RECORD = "pool.json"
 RECORDS = (IMAGES_RECORD, POOL_RECORD)
-"""Names of records. Whoever reads a folder of images passes over them."""
+"""The names of records. Whoever reads a folder of images passes over them."""
 
 COMMAND = "command"
 """The one entry of a record in which the run that completes a series may differ from that which began it."""

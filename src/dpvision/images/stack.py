@@ -21,7 +21,7 @@ from dpvision.images.images import DIGEST_BYTES, combine_digests, digest_of_one
 from dpvision.privacy.errors import InputError
 
 SLOW_SECONDS = 5e-4
-"""Threads pay for images that take longer than this each; 32-pixel PNGs come slower from two than one."""
+"""Seconds per image above which threads pay; 32-pixel PNGs come slower from two threads than from one."""
 
 IMAGES_PER_TASK = 64  # enough that the pool's own work does not show
 
@@ -42,9 +42,9 @@ def stack(
     conversion: Conversion,
     stored: int | None = None,
 ) -> tuple[Tensor, str | None]:
-    """Stack N = count pairs (name, item) as uint8 [N, C, H, W], each made an array [C, H, W] by make(item,
-    name) and then converted; and return `digest_of` the images before that, or None where nothing is to be
-    converted. They are stored in so many bytes, or in memory.
+    """Stack N = count pairs (name, item) as uint8 [N, C, H, W]: each is made an array [C, H, W] by make(item,
+    name) and then converted. With it comes `digest_of` the images before that, or None where nothing is to be
+    converted. ``stored`` is the bytes that hold them; None for items in memory.
 
     Items are drawn as they are needed. Images that take long are made by several threads at once, for Pillow
     decodes without Python's lock; small ones would but fight for it.

@@ -1,6 +1,4 @@
-"""Share what the methods that make a classifier have in common: what one learns, and how it is made
-of that.
-"""
+"""Share what methods that make a classifier have in common: what is learned of one, and how to make it."""
 
 from __future__ import annotations
 

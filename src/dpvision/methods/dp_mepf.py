@@ -44,13 +44,15 @@ was made of them.
 """
 
 PREVIEWS = 20
-"""Over a fit."""
+"""The number of previews over a fit."""
 
 PER_CLASS = 10
-"""Images of each class in a preview."""
+"""The number of images of each class in a preview."""
 
 NUMBERS_AT_A_TIME = 1 << 24
-"""Features of so many numbers are computed at once: 64 MiB, and a few times as much on the way."""
+"""The number of values of the features that are computed at once: 64 MiB, and a few times as much
+on the way.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +116,8 @@ class DPMEPF:
         return config
 
     def stages(self, config: DPMEPFConfig, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
-        """Return one stage with one release. Neither the number of features nor that of classes changes its
-        cost.
+        """Return one stage, of one release. The numbers of features and classes do not change what
+        it costs.
         """
         mechanism = config.mechanism(1, 1).mechanism(noise_multiplier, facts.num_examples)
         what = "class-wise sums of features and class counts" if config.labelled else "the sum of features"

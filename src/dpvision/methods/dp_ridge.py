@@ -30,7 +30,7 @@ from dpvision.privacy.mechanisms import GaussianSumMechanism
 from dpvision.privacy.sampling import FullBatch
 
 COUNT_WEIGHT = 0.5
-"""b below. At least 1/2, so that the √2 of `REPLACE_ONE_RATIO` holds."""
+"""The weight b below. At least 1/2, so that the √2 of `REPLACE_ONE_RATIO` holds."""
 
 SENSITIVITY = math.sqrt(2 + COUNT_WEIGHT**2)
 """The L2 sensitivity of all of :func:`sufficient_statistics` together. An example (x, y) with ‖x‖ ≤ 1 and y
@@ -45,7 +45,7 @@ REPLACE_ONE_RATIO = math.sqrt(2)
 """
 
 ROUNDING_MARGIN = 1e-5
-"""Features are shrunk by this share: their norms must not exceed one by a rounding error."""
+"""The share by which features are shrunk: their norms must not exceed one by a rounding error."""
 
 EXAMPLES_AT_A_TIME = 4096
 

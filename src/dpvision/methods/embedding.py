@@ -19,7 +19,7 @@ from dpvision.privacy.errors import InputError
 from dpvision.privacy.mean_embedding import MeanEmbedding
 
 EMBEDDING = "embedding.safetensors"
-"""The file's name in a release."""
+"""The name of the embedding's file in a release."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Embedding:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Empty without labels."""
+        """The names of the classes; empty without labels."""
         return tuple(self.facts["class_names"])
 
     @property
@@ -54,7 +54,9 @@ class Embedding:
 
     @property
     def class_sizes(self) -> Tensor:
-        """``[K]``: images of each class, by the noisy counts, and at least one; without labels, N."""
+        """The number of images of each class ``[K]``, by the noisy counts, and at least one; without labels,
+        N.
+        """
         if "counts" not in self.sums:
             return torch.tensor([float(self.facts["num_examples"])])
         return (self.sums["counts"] / self.facts["count_weight"]).clamp(min=1)

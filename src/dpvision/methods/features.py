@@ -20,7 +20,7 @@ from dpvision.priors.feature_classifier import (
 from dpvision.privacy.facts import PublicFacts
 
 PRIOR = "wrn-10-4-small"
-"""The bundled prior that they begin with."""
+"""The bundled prior that these methods begin with."""
 
 TRIAL_IMAGES = 256
 
@@ -41,8 +41,8 @@ class EncoderSettings:
     mirror: bool = False
 
     def head_options(self) -> dict[str, Any]:
-        """Return ``head`` and ``feature_norm`` of :func:`build_feature_classifier`, as far as the method
-        says.
+        """Return ``head`` and ``feature_norm`` of :func:`build_feature_classifier`, where the method says
+        them.
         """
         return {}
 

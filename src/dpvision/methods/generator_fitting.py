@@ -34,7 +34,7 @@ from dpvision.training import (
 Objective = Literal["squared", "moving_average"]
 
 BATCHES_OF_STATISTICS = 50
-"""Over which the released generator's BatchNorm takes its statistics."""
+"""The number of batches over which the released generator's BatchNorm takes its statistics."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ def new_generator(embedding: Embedding, encoder: Encoder, settings: FittingSetti
 
 
 def process_images(count: int, shape: Sequence[int]) -> Tensor:
-    """Return always the same public images ``[count, C, H, W]`` in [0, 1]: shapes over each other."""
+    """Generate public images, always the same: ``[count, C, H, W]`` in [0, 1], shapes over each other."""
     channels, side, _ = shape
     images = generate("dead-leaves-mixed", count, max(side, SMALLEST_SIZE), torch.Generator().manual_seed(0))
     images = images[:, :, :side, :side]

@@ -79,9 +79,7 @@ class GradientSettings(ViewSettings):
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Compute the losses ``[N]`` of ``[N, classes]`` and class indices ``[N]`` or probabilities ``[N,
-    classes]``.
-    """
+    """Compute ``[N]`` losses of ``[N, classes]`` and indices ``[N]`` or probabilities ``[N, classes]``."""
     return F.cross_entropy(logits, targets, reduction="none")
 
 

@@ -35,7 +35,7 @@ class Calibrated:
 
     @property
     def events(self) -> tuple[GaussianSumEvent, ...]:
-        """One for each stage."""
+        """The events of the run, one for each stage."""
         return tuple(stage.event for stage in self.stages)
 
     @property
@@ -45,7 +45,7 @@ class Calibrated:
 
     @property
     def num_examples(self) -> int:
-        """N, as it was declared."""
+        """The number of examples N, as it was declared."""
         return self.stages[0].mechanism.sampler.num_examples
 
 

@@ -56,7 +56,7 @@ class GaussianImages(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """JSON types: the arguments that make the same module, up to its buffers."""
+        """The arguments, as JSON types, that make the same module, up to its buffers."""
         num_classes, _, rank = self.root.shape
         return {
             "num_classes": num_classes,

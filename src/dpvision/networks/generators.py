@@ -136,7 +136,9 @@ class Generator(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """JSON types, of which `from_config` makes the same generator, up to its weights."""
+        """The configuration, as JSON types, of which `from_config` makes the same generator, up to its
+        weights.
+        """
         return {
             "image_shape": list(self.image_shape),
             "class_names": list(self.class_names),
@@ -147,7 +149,7 @@ class Generator(nn.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Generator:
-        """Return the inverse of `config`."""
+        """Make a generator of its `config`, up to its weights."""
         start = config["start"]
         return cls(**{**config, "start": None if start is None else GaussianImages(**start)})
 
@@ -158,9 +160,7 @@ class Generator(nn.Module):
         return self.with_start(labels, noise)[0]
 
     def with_start(self, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the images of `forward`, and those in [0, 1] that they start from, or None without
-        a start.
-        """
+        """Return the images of `forward`, and those in [0, 1] they start from, or None without a start."""
         latent = noise
         if self.class_names:
             latent = torch.cat([F.one_hot(labels, len(self.class_names)).to(noise), noise], dim=1)
@@ -231,9 +231,7 @@ def check_image_shape(image_shape: Sequence[int]) -> None:
 
 
 def apportion(count: int, proportions: Tensor) -> Tensor:
-    """Return ``count`` indices, int64, in ascending order: each as often as its share, by the largest
-    remainders.
-    """
+    """Return ``count`` indices, int64, ascending: each as often as its share, by the largest remainders."""
     shares = proportions.double() / proportions.double().sum() * count
     whole = shares.floor()
     missing = count - int(whole.sum())

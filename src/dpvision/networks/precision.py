@@ -59,9 +59,7 @@ def full_precision() -> Iterator[None]:
 
 
 def _operations() -> list[Any]:
-    """List what has a precision of its own: none before PyTorch 2.9, which has one switch for all
-    of cuDNN.
-    """
+    """List what has a precision of its own: none before PyTorch 2.9, with one switch for all of cuDNN."""
     cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     mkldnn: Any = torch.backends.mkldnn
     if not hasattr(cudnn, "conv"):

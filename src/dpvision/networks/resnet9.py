@@ -21,7 +21,7 @@ class ResNet9(nn.Module):
     """
 
     SMALLEST_SIDE = 8
-    """Pixels. Three halvings precede the last block."""
+    """The smallest side of images, in pixels. Three halvings precede the last block."""
 
     def __init__(self, in_channels: int, num_classes: int, width: int = 64) -> None:
         super().__init__()

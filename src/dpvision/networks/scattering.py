@@ -17,13 +17,17 @@ from torch import Tensor, nn
 from dpvision.privacy.errors import InputError
 
 _PERIODS = 2
-"""Filters are made periodic by adding this many copies on every side; more would add less than rounding."""
+"""The number of copies that are added on every side to make filters periodic; more would add less than
+rounding.
+"""
 
 LARGEST_BANK = 2**24
-"""Numbers of all filters, more or less: some hundred MiB, for images of 724 pixels with the usual J and L."""
+"""Most numbers of all filters, roughly: some hundred MiB, for images of 724 pixels with the usual J and L."""
 
 _CPU_PIECE, _GPU_PIECE = 2**19, 2**26
-"""Complex numbers of the widest intermediate result to hold at once: on a CPU, as many as its cache keeps."""
+"""Most complex numbers of the widest intermediate result to hold at once: on a CPU, as many as its cache
+keeps.
+"""
 
 
 class Scattering2d(nn.Module):
@@ -197,9 +201,7 @@ def morlet_spectra(height: int, width: int, scale: int, angles: int) -> Tensor:
 
 
 def _averaging_matrix(side: int, level: int, scale: int) -> Tensor:
-    """Return Gaussian averages along one axis, subsampled: float64 ``[side / 2^scale − 2, side /
-    2^level]``.
-    """
+    """Return Gaussian averages on one axis, subsampled: float64 ``[side / 2^scale − 2, side / 2^level]``."""
     sigma = 0.8 * 2 ** (scale - 1)
     gaussian = torch.exp(-(_periods(side) ** 2) / (2 * sigma**2)) / (math.sqrt(2 * math.pi) * sigma)
     spectrum = torch.fft.fft(gaussian.view(-1, side).sum(dim=0)).real
@@ -213,9 +215,7 @@ def _periods(side: int) -> Tensor:
 
 
 def _low_frequencies(spectrum: Tensor, level: int, dim: int) -> Tensor:
-    """Return the part of a filter's spectrum that a grid of every 2^level-th pixel can hold, along
-    one axis.
-    """
+    """Return the part of a filter's spectrum that a grid of every 2^level-th pixel can hold, on one axis."""
     half = spectrum.shape[dim] // 2**level // 2
     return torch.cat([spectrum.narrow(dim, 0, half), spectrum.narrow(dim, -half, half)], dim)
 

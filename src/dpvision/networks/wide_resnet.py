@@ -37,7 +37,9 @@ class WideResNet(nn.Module):
     """
 
     SMALLEST_SIDE = 5
-    """Pixels. Two halvings must leave every GroupNorm more than one position to take its statistics over."""
+    """The smallest side of images, in pixels. Two halvings must leave every GroupNorm more than one position
+    to take its statistics over.
+    """
 
     def __init__(
         self,

@@ -67,7 +67,7 @@ class Account:
 
     @property
     def planned(self) -> tuple[Event, ...]:
-        """All that the run means to release, identical events merged."""
+        """The events that the run means to release, identical events merged."""
         return self._reservation.reserved
 
     @property
@@ -80,8 +80,8 @@ class Account:
         return self._reservation.left(event)
 
     def epsilon_spent(self, accountant: Accountant = "pld") -> float:
-        """Compute the ε of `spent` at the budget's δ and relation. Takes up to a second with PLD; RDP is
-        quicker.
+        """Compute ε of `spent` at the budget's δ and relation. Takes up to a second with PLD; RDP
+        is quicker.
         """
         return epsilon(self.spent, self.budget.delta, self.budget.neighboring_relation, accountant)
 

@@ -1,4 +1,4 @@
-"""From what was released to the ε it costs, and back from a budget to the noise it needs.
+"""Compute the ε that releases cost, and back from a budget the noise that it needs.
 
 The composition is done by dp_accounting: privacy loss distributions (PLD) with pessimistic "connect the dots"
 discretisation (Doroshenko et al., arXiv 2207.04380), so that ε is never under-reported, or Rényi differential
@@ -103,9 +103,7 @@ def calibrate_noise_multiplier(
 
 
 def calibrate_steps(sample_rate: float, steps: int, budget: Budget, accountant: Accountant = "pld") -> float:
-    """Find the noise multiplier as `calibrate_noise_multiplier`, for ``steps`` equal releases, as
-    in DP-SGD.
-    """
+    """Find the noise multiplier for ``steps`` equal releases, as of DP-SGD: `calibrate_noise_multiplier`."""
     return calibrate_noise_multiplier(
         lambda sigma: [gaussian_event(sigma, sample_rate, steps)], budget, accountant
     )

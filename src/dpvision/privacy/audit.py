@@ -34,7 +34,7 @@ Array = NDArray[np.float64]
 FEWEST_CANARIES = 20
 
 _TESTS = ((0.1, 0.8), (0.8, 0.2))
-"""Shares of the canaries that are guessed, and of the significance that each test of these guesses has.
+"""The share of the canaries that are guessed, and of the significance, of each test of these guesses.
 
 Half of them are those with the highest scores, half those with the lowest. A tenth of the canaries is best,
 or nearly so, for Gaussian scores at ε from 1 to 8 and m from 1,000 to 10,000. Most of them are for gross
@@ -111,7 +111,7 @@ def p_value(canaries: int, guesses: int, correct: int, epsilon: float, delta: fl
 
 
 def epsilon_lower_bound(canaries: int, tallies: Sequence[Tally], delta: float, confidence: float) -> float:
-    """Return the least ε at the given δ, whatever the algorithm: the largest that the guesses refute, or 0.
+    """Return a lower bound on ε at the given δ, for any algorithm: the largest that the guesses refute, or 0.
 
     Raises:
         InputError: confidence is out of range.
@@ -159,9 +159,7 @@ class TradeOff:
         return np.exp(self.epsilons)
 
     def least(self, probability: float) -> float:
-        """Return the least probability without the example (or with another) of an event of this
-        probability.
-        """
+        """Return the least probability, without the example (or with another), of an event this probable."""
         by_event = (probability - self.deltas) / self._ratios
         by_complement = 1 - self.deltas - self._ratios * (1 - probability)
         return max(0.0, float(by_event.max()), float(by_complement.max()))

@@ -42,7 +42,7 @@ class Canaries:
         self.releases = 0
 
     def lengths(self, mechanism: GaussianSumMechanism) -> tuple[float, float]:
-        """Return what a canary adds along its direction if it is in and if it is out, over the
+        """Return what a canary adds along its direction if it is in, and if it is out, over the
         sensitivity.
         """
         if self._relation == "add_or_remove_one":
@@ -136,9 +136,7 @@ class AuditedMechanism(GaussianSumMechanism):
 
 
 def _located(sums: Mapping[str, Tensor], coordinates: Tensor) -> list[tuple[str, Tensor, Tensor]]:
-    """Locate coordinates of all sums in a row: for each sum its name, which coordinates lie in it, and where
-    (on its device).
-    """
+    """Locate coordinates of all sums in a row: by sum, which lie in it, and where in it (on its device)."""
     found, start = [], 0
     for name, total in sums.items():
         inside = ((coordinates >= start) & (coordinates < start + total.numel())).nonzero().squeeze(1)

@@ -59,7 +59,7 @@ _ERROR = 2.0**-42
 _BLOCK = 1 << 17  # numbers at a time: keeps the temporaries in cache
 
 Draw = Callable[[int], bytes]
-"""Returns so many new random bytes."""
+"""A function that returns so many new random bytes."""
 
 _exact = mpmath.mp.clone()
 _exact.prec = 512
@@ -114,7 +114,7 @@ def _rounded_normals(shifts: Tensor, scale: float, draw: Draw, draw_more: Draw) 
 
 
 def _refined_pair(first: int, second: int, draw_more: Draw) -> tuple[Any, Any]:
-    """Compute Z and Z′ in 512-bit arithmetic, of the first 63 bits of U and of V and 128 more, which it
+    """Compute Z and Z′ in 512-bit arithmetic, of the first 63 bits of U and V and of 128 more, which it
     draws.
     """
     u, v = (

@@ -116,7 +116,7 @@ class Ledger:
 
     @property
     def num_examples(self) -> int:
-        """N of that data set."""
+        """The number of examples N of that data set."""
         return int(self._header["num_examples"])
 
     @property

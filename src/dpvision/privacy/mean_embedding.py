@@ -34,7 +34,7 @@ additions or so, and the errors with and without one image are together below 2�
 """
 
 CACHED_NUMBERS = 1 << 17
-"""On a CPU so many features at a time are made float64: 1 MiB, which stays in its cache."""
+"""The number of features that are made float64 at a time on a CPU: 1 MiB, which stays in its cache."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ class MeanEmbedding:
 
     @property
     def sensitivity(self) -> float:
-        """√(1 + c² + b²): the norm of what an image adds when it joins, or takes away when it leaves."""
+        """The L2 norm √(1 + c² + b²) of what an image adds when it joins, or takes away when it leaves."""
         return math.sqrt(1 + self.second_moment_weight**2 + self._count_weight**2)
 
     @property
     def replace_one_ratio(self) -> float:
-        """The ratio of the sensitivity to a replaced image, √(2c² + max(4, 2 + 2b²)), to `sensitivity`.
+        """The sensitivity to a replaced image, √(2c² + max(4, 2 + 2b²)), divided by `sensitivity`.
 
         Within a class φ1 turns around at most, ‖φ1 − φ1′‖² ≤ 4, φ2 has no negative entry, so that
         ‖φ2 − φ2′‖² ≤ 2, and the counts stay. From one class to another all of the image's block goes and all

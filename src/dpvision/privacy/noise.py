@@ -38,9 +38,7 @@ class RandomSource(ABC):
 
     @abstractmethod
     def at(self, purpose: str, step: int) -> RandomSource:
-        """Return the source to use for one purpose at one step, so that a resumed seeded run repeats its
-        draws.
-        """
+        """Return the source for one purpose at one step, so that a resumed seeded run repeats its draws."""
 
     @abstractmethod
     def bytes(self, count: int) -> bytes:
@@ -111,8 +109,8 @@ class SeededRandom(RandomSource):
         self._keystream = _keystream(hashlib.sha256(json.dumps([seed, *path]).encode()).digest())
 
     def at(self, purpose: str, step: int) -> SeededRandom:
-        """Return an independent stream that depends only on the seed and on every (purpose, step) that led to
-        it.
+        """Return an independent stream, which depends only on the seed and on every (purpose, step)
+        before.
         """
         return SeededRandom(self.seed, (*self._path, (purpose, step)))
 
@@ -122,15 +120,13 @@ class SeededRandom(RandomSource):
 
 
 def random_source(seed: int | None) -> RandomSource:
-    """Return a run's source of randomness: the system's entropy, or a seed, which makes the run not
-    private.
-    """
+    """Return a source: the system's entropy, or a seed's stream, which makes a run not private."""
     return SecureRandom() if seed is None else SeededRandom(seed)
 
 
 def _keystream(key: bytes) -> CipherContext:
-    """Return AES-256-CTR from counter 0: encrypting zeros yields the stream. One key is used for one stream
-    only.
+    """Return AES-256-CTR from counter 0: encrypting zeros yields the stream. One key is for one
+    stream only.
     """
     return Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
 

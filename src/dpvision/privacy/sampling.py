@@ -101,7 +101,7 @@ class PoissonSampler(_OverExamples):
 
     @property
     def expected_batch_size(self) -> float:
-        """q·N, exactly (not rounded)."""
+        """The expected batch size q·N, exactly (not rounded)."""
         return self.sample_rate * self.num_examples
 
     def event(
@@ -137,7 +137,7 @@ class FullBatch(_OverExamples):
 
     @property
     def expected_batch_size(self) -> float:
-        """N."""
+        """The batch size, N."""
         return float(self.num_examples)
 
     def event(

@@ -101,9 +101,7 @@ class FileCheckpoints:
             return tuple(Event.from_json(event) for event in found[1]["spent"]) if found else ()
 
     def _read(self) -> tuple[bytes, dict[str, Any]] | None:
-        """Return the file's content, verified, and its facts. It is read once, and kept until it is
-        loaded.
-        """
+        """Return the file's content, verified, and its facts. It is read once, and kept until loaded."""
         if self._found is not None:
             return self._found
         with reading(str(self.path)):

@@ -138,7 +138,7 @@ class RunDirectory:
 
     @property
     def private_path(self) -> Path:
-        """RUN/private."""
+        """The folder RUN/private."""
         return self.path / "private"
 
     @property
@@ -158,7 +158,7 @@ class RunDirectory:
 
     @property
     def release_path(self) -> Path:
-        """RUN/release, which exists once the run is complete."""
+        """The folder RUN/release, which exists once the run is complete."""
         return self.path / "release"
 
     @property

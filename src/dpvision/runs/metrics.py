@@ -15,7 +15,7 @@ from dpvision.runs.files import writing
 from dpvision.training import StepStatistics
 
 LAST_STEPS = 10
-"""Over which the loss at the end of training is taken."""
+"""The number of last steps over which the loss at the end of training is taken."""
 
 
 class Metrics:
@@ -36,7 +36,7 @@ class Metrics:
 
     @property
     def seconds(self) -> float:
-        """Spent training so far, over all the processes that worked on the run."""
+        """The seconds spent training so far, over all the processes that worked on the run."""
         return self._seconds_before + time.monotonic() - self._started
 
     @property

@@ -1,4 +1,4 @@
-"""Compares a run on a data set with the same run on neighbours of it: what differs must be paid for."""
+"""Compare a run on a data set with the same run on neighbours of it: what differs must be paid for."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from dpvision.testing.recording import Release, Transcript, recorded
 from dpvision.training.trainer import EXAMPLES_AT_A_TIME
 
 Run = Callable[[Images, Path], Path]
-"""Learns from images by releases of :class:`dpvision.privacy.GaussianSumMechanism`, under a fixed seed, in a
-new folder. Returns the folder, of it or in it, that holds what may be published and nothing else.
+"""A function that learns from images by releases of :class:`dpvision.privacy.GaussianSumMechanism`, under a
+fixed seed, in a new folder. It returns the folder, of it or in it, that holds what may be published and
+nothing else.
 """
 
 ROUNDING = 1e-5
-"""Relative to the norm of a release: what rounding it to float32 may make of it."""
+"""The most that rounding a release to float32 may make of it, relative to the release's norm."""
 
 IMPROBABLE = 1e-9
 """Probability of a statistic of right noise below which it counts as a fault."""
@@ -175,9 +176,7 @@ def _is_correlated(products: torch.Tensor) -> bool:
 
 
 def _faulty_size(where: str, noise: torch.Tensor) -> Iterator[str]:
-    """Yield what is wrong with the size of noise: squares of standard normal numbers are
-    chi-squared in sum.
-    """
+    """Yield what is wrong with the noise's size: squares of standard normal numbers are chi-squared."""
     total, count = float(noise.square().sum()), len(noise)
     if min(chi2.cdf(total, count), chi2.sf(total, count)) < IMPROBABLE:
         deviation = math.sqrt(total / count)

@@ -39,7 +39,7 @@ class Release:
 
     @property
     def noise(self) -> Tensor:
-        """``[D]``, in units of the standard deviation that the mechanism states."""
+        """The noise ``[D]``, in units of the standard deviation that the mechanism states."""
         difference = torch.cat([(self.noisy[name] - total).flatten() for name, total in self.sums.items()])
         return difference / self.mechanism.standard_deviation
 

@@ -202,9 +202,7 @@ class PrivateTrainer:
         return examples, labels, ids
 
     def keys(self, step: int) -> StepKeys:
-        """Return the keys of a step. Of a secure source each call draws new ones: one call serves a whole
-        batch.
-        """
+        """Return the keys of a step. A secure source draws new ones at each call: one call serves a batch."""
         return StepKeys(
             views=self.random.at("views", step).by_example(),
             dropout=self.random.at("dropout", step).by_example(),

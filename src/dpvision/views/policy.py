@@ -24,7 +24,7 @@ class ViewPolicy(Protocol):
 
     @property
     def views_per_example(self) -> int:
-        """K, at least 1."""
+        """The number K of views per example, at least 1."""
 
     def __call__(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
         """Make the views of a batch.

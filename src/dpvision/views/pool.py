@@ -69,7 +69,7 @@ class Pool:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) of pixels, targets and class names: the pool's identity. Public, as they are."""
+        """The SHA-256 (hex) of pixels, targets and class names: the pool's identity. Public, as they are."""
         sha256 = hashlib.sha256(repr((tuple(self.pixels.shape), self.class_names)).encode())
         sha256.update(self.pixels.cpu().contiguous().numpy().data)
         sha256.update(self.targets.cpu().contiguous().numpy().astype("<f4").data)

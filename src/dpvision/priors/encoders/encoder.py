@@ -11,7 +11,7 @@ from dpvision.networks.gaussian_images import GaussianImages
 from dpvision.privacy.errors import InputError
 
 Shape = tuple[int, int, int]
-"""(C, H, W) of images."""
+"""The shape (C, H, W) of images."""
 
 Provenance = dict[str, Any]
 """A record of where weights came from, as JSON types."""

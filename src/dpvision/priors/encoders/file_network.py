@@ -51,7 +51,7 @@ ARCHITECTURES = {
     # The first convolution, after its ReLU, and the four stages.
     "resnet18": Architecture(resnet18, ("relu", "layer1", "layer2", "layer3", "layer4"), "fc."),
 }
-"""By the name of their encoders."""
+"""The architectures, by the name of their encoders."""
 
 
 def build_file_network(

@@ -14,7 +14,9 @@ from dpvision.priors.encoders.encoder import Encoder, Provenance, Shape
 from dpvision.privacy.errors import InputError
 
 MOST_PRODUCTS = 10_000_000
-"""Each takes 20 bytes to say which it is. Those of 32 x 32 pixels in RGB are half as many."""
+"""The largest number of products. Each takes 20 bytes to say which it is. Those of 32 x 32 pixels in RGB are
+half as many.
+"""
 
 
 class PixelEncoder(Encoder):
@@ -77,8 +79,8 @@ class PixelEncoder(Encoder):
         return x
 
     def mean_directions(self, x: Tensor, groups: int) -> Tensor:
-        """Compute mean directions as matrix products, since the direction of vvᵀ is the product of those of
-        v: no D numbers are made for each image.
+        """Compute the mean directions of products by a matrix product, for the direction of vvᵀ is the
+        product of those of v: no D numbers are made for each image.
         """
         if not self.products:
             return super().mean_directions(x, groups)
@@ -87,7 +89,7 @@ class PixelEncoder(Encoder):
             return self._triangles(v.transpose(1, 2) @ v / v.shape[1])
 
     def shrunk(self, means: Tensor, noise: Tensor) -> Tensor:
-        """Return products as their matrices, without the eigenvalues that noise alone would have. Those of a
+        """Remove the eigenvalues that noise alone would have from the matrices of products. Those of a
         symmetric matrix of n + 1 rows with such noise end at √(2 (n + 1)) times its standard deviation
         (Wigner).
         """
@@ -123,7 +125,7 @@ class PixelEncoder(Encoder):
         return matrices
 
     def _triangles(self, matrices: Tensor) -> Tensor:
-        """Return the inverse of `_matrices`."""
+        """Return the features whose `_matrices` these are."""
         flat = self.rows * matrices.shape[2] + self.columns
         return matrices.flatten(1).index_select(1, flat) * self.factors
 

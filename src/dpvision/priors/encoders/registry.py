@@ -64,7 +64,7 @@ KINDS = (
     _of_library("open_clip", build_open_clip),
     Kind(INCEPTION, build_inception, scales_images=True, needs_numbers=True),
 )
-"""All but priors, which are known by their files, and sums "A+B" of encoders."""
+"""All kinds of encoder but priors, which are known by their files, and sums "A+B" of encoders."""
 
 ENCODERS = tuple(kind.name for kind in KINDS)
 """The names that :func:`build_encoder` knows beside those of priors; D and K are a depth and a width."""

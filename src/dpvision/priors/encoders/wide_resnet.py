@@ -16,7 +16,7 @@ from dpvision.priors.phase_one.prior_file import load_prior
 from dpvision.privacy.errors import InputError
 
 Cells = int | Sequence[int] | Literal["all"]
-"""Sides of the grids over which a :class:`WideResNetEncoder` averages."""
+"""The sides of the grids over which a :class:`WideResNetEncoder` averages."""
 
 
 class WideResNetEncoder(Encoder):

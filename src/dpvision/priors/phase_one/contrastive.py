@@ -33,9 +33,11 @@ from dpvision.priors.phase_one.two_views import TwoViews
 from dpvision.privacy.errors import InputError
 
 BatchStream = Callable[[int], Iterator[Tensor]]
-"""From a step to the batches of that step and all later ones: uint8 ``[batch_size, 3, S, S]``."""
+"""A function from a step to the batches of that step and all later ones: uint8 ``[batch_size, 3, S, S]``."""
 OnStep = Callable[[int, Tensor], None]
-"""Told after each step how many are done, and its loss: a scalar on the device (to read it is to wait)."""
+"""A function called after each step with the number of steps done, and the step's loss: a scalar on the
+device (to read it is to wait).
+"""
 
 SPEED_SWITCHES = ("precision", "compile")
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
@@ -106,8 +108,8 @@ class ContrastiveConfig:
 
 
 def alignment(x: Tensor, y: Tensor) -> Tensor:
-    """Compute the mean of ‖x − y‖² over pairs of points, ``[B, D]`` each: how far apart two views of an image
-    are.
+    """Compute the mean of ‖x − y‖² over pairs of points ``[B, D]``: how far apart two views of an
+    image are.
     """
     return (x - y).square().sum(dim=1).mean()
 

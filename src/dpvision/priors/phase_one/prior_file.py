@@ -48,7 +48,9 @@ INITIAL_PRIOR = "initial_prior"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 MAX_BYTES = 2**28
-"""Larger files are refused unread. A WRN-28-10, the largest in common use, has a fourth of it."""
+"""The bytes above which a file is refused unread. A WRN-28-10, the largest in common use, has a
+fourth of it.
+"""
 
 
 @dataclass(frozen=True, eq=False)

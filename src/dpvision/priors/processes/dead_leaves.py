@@ -60,9 +60,7 @@ def mixed(count: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def textured(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Draw the shapes of :func:`mixed`, each a piece of a statistical model's texture; as
-    :data:`Generate`.
-    """
+    """Draw the shapes of :func:`mixed`, each a piece of a statistical texture; as :data:`Generate`."""
     leaves = _visible_leaves(count, size, generator, mixed_outlines)
     textures = statistical(TEXTURES, size, generator, spectrum=True, wavelets=True, colour=True)
     return _covered(leaves, textures, generator)

@@ -78,8 +78,8 @@ class Spectrum:
         return cls(magnitudes / unit)
 
     def impose(self, images: Tensor) -> Tensor:
-        """Return images ``[B, C, N, N]`` with these magnitudes, and the phases, means and variances
-        they had.
+        """Return images ``[B, C, N, N]`` with these magnitudes, and the phases, means and variances of
+        before.
         """
         std, mean = torch.std_mean(images, dim=(2, 3), keepdim=True, correction=0)
         frequencies = torch.fft.rfft2(images)

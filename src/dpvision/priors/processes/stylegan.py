@@ -26,10 +26,14 @@ CHANNEL_MEAN = ((0.483, 0.145), (0.455, 0.142), (0.401, 0.161))
 CHANNEL_STD = ((0.219, 0.063), (0.213, 0.062), (0.213, 0.069))
 
 Convolve = Callable[[Tensor, torch.Generator], Tensor]
-"""Draws a 3×3 convolution for every image and applies it: ``[N, CHANNELS, H, W]``, keeps the shape."""
+"""A function that draws a 3×3 convolution for every image and applies it: ``[N, CHANNELS, H, W]``, same
+shape.
+"""
 
 DrawNoise = Callable[[int, list[int], torch.Generator], list[Tensor]]
-"""(count, sides, generator) -> for every layer a map per image, as wide as it: ``[count, side, side]``."""
+"""A function (count, sides, generator) -> for every layer a map per image, as wide as it: ``[count, side,
+side]``.
+"""
 
 
 def random(count: int, size: int, generator: torch.Generator) -> Tensor:
@@ -92,9 +96,7 @@ def power_law_maps(count: int, sides: list[int], generator: torch.Generator) -> 
 
 
 def sparse_maps(count: int, sides: list[int], generator: torch.Generator) -> list[Tensor]:
-    """Return the same maps under Laplacian envelopes e^(-|p - c| / b), b uniform in [0.05, 0.3] of
-    the side.
-    """
+    """Return the same under Laplacian envelopes e^(-|p - c| / b), b uniform in [0.05, 0.3] of the side."""
     maps = []
     for noise in power_law_maps(count, sides, generator):
         centre, width = uniform(generator, count, 2, 1), 0.05 + 0.25 * uniform(generator, count, 1, 1)
@@ -147,9 +149,7 @@ def _synthesize(
 
 
 def _filtered_and_mixed(x: Tensor, filters: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the convolution with kernels mixing[o, i] · filters[i], in two cheap steps; the mixing is
-    normal.
-    """
+    """Convolve with kernels mixing[o, i] · filters[i], in two cheap steps; the mixing is normal."""
     filtered = _grouped_convolution(x, filters.reshape(-1, 1, 3, 3))
     mixing = _modulated(normal(generator, len(x), CHANNELS, CHANNELS, 1), generator)[..., 0]
     return (mixing @ filtered.flatten(2)).view(x.shape)

@@ -15,7 +15,7 @@ from dpvision.privacy.budget import NeighboringRelation
 from dpvision.privacy.errors import InputError
 
 _LARGEST_COUNT = 10_000_000
-"""Beyond it the accountants take for ever, and no use is known."""
+"""The largest count: beyond it the accountants take for ever, and no use is known."""
 
 _BEFORE_KINDS = "gaussian"
 """The kind of a ledger's event that names none, as none did while there was only one kind."""
@@ -61,7 +61,7 @@ class Event(ABC):
 
     @property
     def single(self) -> Self:
-        """One such release. Events are alike where this is equal."""
+        """The event of one such release. Events are alike where this is equal."""
         return self.times(1)
 
     def times(self, count: int) -> Self:
@@ -102,7 +102,7 @@ class Event(ABC):
     @property
     @abstractmethod
     def largest_loss(self) -> float:
-        """About how large each of these losses can be, in nats, but for a negligible probability."""
+        """A size, in nats, that each of these losses stays below, about, but for a negligible probability."""
 
     # How it is written -----------------------------------------------------------------------------------
 

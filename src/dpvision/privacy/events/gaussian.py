@@ -15,7 +15,7 @@ from dpvision.privacy.events.event import Event
 from dpvision.privacy.sampled_gaussian import renyi_bound
 
 NOISE_MULTIPLIERS = (1e-3, 1e9)
-"""Outside these the accountants overflow, and no use is known."""
+"""The range of noise multipliers: outside it the accountants overflow, and no use is known."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,7 @@ def loss_at_ten_deviations(shift: float) -> float:
 def written_fields(
     noise_multiplier: float, sample_rate: float, count: int, replace_one_ratio: float
 ) -> dict[str, Any]:
-    """Return the fields of an event of Gaussian noise, sampled or not, in the order in which a ledger has
-    them.
-    """
+    """Return the fields of an event of Gaussian noise, sampled or not, in a ledger's order."""
     return {
         "noise_multiplier": noise_multiplier,
         "sample_rate": sample_rate,
