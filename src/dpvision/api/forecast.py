@@ -15,7 +15,9 @@ from dpvision.runs import check_free
 
 @dataclass(frozen=True)
 class StageForecast:
-    """``count`` noisy releases of what ``releases`` names, each over a Poisson batch of this sample rate."""
+    """A stage: ``count`` noisy releases of what ``releases`` names, each over a Poisson batch of this sample
+    rate.
+    """
 
     releases: str
     sample_rate: float

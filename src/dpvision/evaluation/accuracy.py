@@ -15,7 +15,7 @@ from dpvision.privacy.errors import InputError
 
 @dataclass(frozen=True)
 class Accuracy:
-    """``correct`` of ``total`` images classified right."""
+    """The accuracy on a set of images: ``correct`` of ``total`` were classified right."""
 
     correct: int
     total: int

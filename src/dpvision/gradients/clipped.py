@@ -34,12 +34,16 @@ CLIPPING_NORMS = (1e-10, 1e10)
 
 @dataclass(frozen=True)
 class ClippedSum:
-    """gradients: Σ_b g_b · min(1, C/‖g_b‖) by parameter name, float64: ‖·‖₂ over all of them together changes
-    by at most C when one example is added or removed.
+    """The clipped gradient sum of a batch, with private figures about it.
 
-    The rest is private and covered by no mechanism: ``norms`` and ``losses`` ``[B]`` (each the mean over an
-    example's views), ``nonfinite``, the number of examples left out because their gradient had a NaN or an
-    infinity.
+    Attributes:
+        gradients: Σ_b g_b · min(1, C/‖g_b‖) by parameter name, float64: ‖·‖₂ over all of them together
+            changes by at most C when one example is added or removed.
+        norms: the norms ‖g_b‖ ``[B]``.
+        losses: the losses ``[B]``, each the mean over an example's views.
+        nonfinite: the number of examples left out because their gradient had a NaN or an infinity.
+
+    All but the gradients is private and covered by no mechanism.
     """
 
     gradients: dict[str, Tensor]

@@ -97,7 +97,7 @@ def _memory(tensor: Tensor) -> int:
 
 
 class _Reads(TorchFunctionMode):
-    """Sees methods that hand values to Python."""
+    """A mode that sees methods that hand values to Python."""
 
     def __init__(self, flow: _Flow) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Before any private example is read: the gradients that owners compute are checked on random inputs against
+"""Check, before any private example is read, the gradients that owners compute: on random inputs, against
 plain autograd.
 """
 

@@ -1,4 +1,4 @@
-"""One encoded image of any kind to one uint8 array."""
+"""Decode one encoded image of any kind to one uint8 array."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ SPLIT_WORDS = {
 
 
 class NoLabelsError(InputError):
-    """Labels were asked for where there are none, and where the images alone can be read."""
+    """The error raised where labels were asked for, there are none, and the images alone can be read."""
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def recognises(path: Path) -> bool:
 
 
 def splits(path: Path) -> dict[str, str]:
-    """Return the splits and what their arrays' names begin with: "train_" or, plain, ""."""
+    """Return the splits in the archive, and what their arrays' names begin with: "train_" or, plain, ""."""
     names = _array_names(path)
     prefixes = {split: f"{split}_" for split in SPLITS if f"{split}_images" in names}
     if "images" in names:

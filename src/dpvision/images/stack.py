@@ -1,4 +1,4 @@
-"""Many images to one tensor, on all cores."""
+"""Stack many images to one tensor, on all cores."""
 
 from __future__ import annotations
 

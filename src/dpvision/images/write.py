@@ -1,4 +1,4 @@
-"""Images out: the files of a data set, each of a format that is read again."""
+"""Write images: the files of a data set, each of a format that is read again."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class DPMEPF:
         return (Stage(what, mechanism, 1),)
 
     def estimate(self, config: DPMEPFConfig, facts: PublicFacts, device: torch.device) -> Estimate:
-        """See :class:`Method`."""
+        """Estimate what a run takes; see :class:`Method`."""
         encoder = build_encoder(config.encoder, facts.image_shape, **config.encoder_options).to(device)
         mechanism = config.mechanism(encoder.out_features, len(facts.class_names))
         count = rows_at_a_time(device)

@@ -191,7 +191,7 @@ class DPRandP:
         )
 
     def estimate(self, config: DPRandPConfig, facts: PublicFacts, device: torch.device) -> Estimate:
-        """See :class:`Method`."""
+        """Estimate what a run takes; see :class:`Method`."""
         model = config.build_model(facts).to(device)
         seconds, memory = 0.0, 0
         for part in config.parts(facts.num_examples):

@@ -80,7 +80,7 @@ class DPRidge:
         return (Stage("second moment, class sums and class counts of the features", mechanism, 1),)
 
     def estimate(self, config: DPRidgeConfig, facts: PublicFacts, device: torch.device) -> Estimate:
-        """See :class:`Method`."""
+        """Estimate what a run takes; see :class:`Method`."""
         classes = len(facts.class_names)
         features, encoding = trial_features(config.build_model(facts).to(device))
         count, num_features = features.shape

@@ -81,7 +81,7 @@ class DPSGD:
         return (stage(config, facts.num_examples, noise_multiplier),)
 
     def estimate(self, config: DPSGDConfig, facts: PublicFacts, device: torch.device) -> Estimate:
-        """See :class:`Method`."""
+        """Estimate what a run takes; see :class:`Method`."""
         model = config.build_model(facts).to(device)
         seconds = config.steps * seconds_per_step(config, model)
         return Estimate(seconds, training_memory(config, model, facts.num_examples))

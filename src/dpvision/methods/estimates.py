@@ -17,8 +17,11 @@ PROBE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """seconds: of training, start-up included; memory_bytes: of training, the images included. From a trial
-    of a second or so.
+    """The time and memory that training takes, estimated from a trial of a second or so.
+
+    Attributes:
+        seconds: the time of training, start-up included.
+        memory_bytes: the memory of training, the images included.
     """
 
     seconds: float

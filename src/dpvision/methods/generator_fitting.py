@@ -135,17 +135,17 @@ def process_images(count: int, shape: Sequence[int]) -> Tensor:
 
 
 class GeneratorFitting:
-    """Takes steps on ``generator``.
+    """Fits ``generator``, step by step.
 
     Args:
         generator: its weights are what is learned.
-        encoder: that of the embedding, on the same device.
+        encoder: the encoder of the embedding, on the same device.
         embedding: what was released.
-        settings: how.
-        random: for the generator's noise. Nothing private depends on it.
+        settings: how the generator is fitted.
+        random: the source of the generator's noise. Nothing private depends on it.
 
     Attributes:
-        steps_done: how many of the settings' steps.
+        steps_done: the number of the settings' steps that were taken.
     """
 
     def __init__(

@@ -36,7 +36,9 @@ Sums = Mapping[str, Tensor]
 
 
 class Watch(OnBatch, Protocol):
-    """Is shown what every release is made of, before it is released: for audits. It changes nothing."""
+    """A callback that is shown what every release is made of, before it is released: for audits. It changes
+    nothing.
+    """
 
     def look_at_release(
         self, images: Images, sums_of: Callable[[Images], Sums], sensitivity: float

@@ -13,7 +13,7 @@ from dpvision.privacy.mechanisms import GaussianSumMechanism
 
 @dataclass(frozen=True)
 class Stage:
-    """``count`` releases of one mechanism; ``releases`` says of what, for the release card."""
+    """A stage: ``count`` releases of one mechanism; ``releases`` says of what, for the release card."""
 
     releases: str
     mechanism: GaussianSumMechanism

@@ -1,4 +1,4 @@
-"""From the name of a network to the network."""
+"""Build a network by its name."""
 
 from __future__ import annotations
 

@@ -207,7 +207,7 @@ class Generator(nn.Module):
         return Images(torch.cat(pieces), known, self.class_names, "a generator")
 
     def _indices(self, labels: Sequence[int | str] | Tensor) -> Tensor:
-        """int64 [B]"""
+        """Return the class indices of labels, int64 [B]."""
         names = {name: index for index, name in enumerate(self.class_names)}
         wanted = labels.tolist() if isinstance(labels, Tensor) else list(labels)
         found = [names.get(label, -1) if isinstance(label, str) else int(label) for label in wanted]

@@ -13,12 +13,14 @@ from dpvision.privacy.reservation import Reservation
 
 
 class Account:
-    """Every release of a run goes through `record`, which writes it to the ledger before it may happen.
+    """The account of one run.
+
+    Every release of the run goes through `record`, which writes it to the ledger before it may happen.
 
     Args:
         budget: what the run may spend in total.
-        ledger: the data set's, or None to keep the account in memory only (a rehearsal or a test).
-        run_id: names the run in the ledger; the same id and plan take up a run that was interrupted.
+        ledger: the data set's ledger, or None to keep the account in memory only (a rehearsal or a test).
+        run_id: the run's name in the ledger; the same id and plan take up a run that was interrupted.
         planned: everything the run means to release.
     """
 

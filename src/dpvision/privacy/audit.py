@@ -49,7 +49,9 @@ _LARGEST_EPSILON = 100.0  # of a curve; far beyond what guesses can tell apart
 
 @dataclass(frozen=True)
 class Tally:
-    """``correct`` of ``guesses`` guesses were right; ``share`` of the significance is spent on this test."""
+    """A count of guesses: ``correct`` of ``guesses`` were right; ``share`` of the significance is for this
+    test.
+    """
 
     guesses: int
     correct: int

@@ -19,7 +19,7 @@ _STANDARD_DEVIATIONS = (1e-30, 1e30)
 
 
 class Recorder(Protocol):
-    """Whoever keeps the account. ``record`` returns once the event is durable, and raises to refuse it."""
+    """The keeper of the account. ``record`` returns once the event is durable, and raises to refuse it."""
 
     def record(self, event: Event) -> None: ...
 

@@ -76,7 +76,9 @@ class RandomSource(ABC):
 
 
 class SecureRandom(RandomSource):
-    """Keyed by the operating system's entropy. No two objects, processes or calls share any output."""
+    """A source keyed by the operating system's entropy. No two objects, processes or calls share
+    any output.
+    """
 
     is_private = True
 
@@ -99,7 +101,7 @@ class SecureRandom(RandomSource):
 
 
 class SeededRandom(RandomSource):
-    """Reproducible, for tests. A run that uses it is not private and says so."""
+    """A reproducible source, for tests. A run that uses it is not private and says so."""
 
     is_private = False
 
@@ -120,7 +122,7 @@ class SeededRandom(RandomSource):
 
 
 def random_source(seed: int | None) -> RandomSource:
-    """Return a source: the system's entropy, or a seed's stream, which makes a run not private."""
+    """Return the system's source of randomness, or a seeded one, with which a run is not private."""
     return SecureRandom() if seed is None else SeededRandom(seed)
 
 

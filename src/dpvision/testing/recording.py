@@ -71,8 +71,8 @@ class Transcript:
 
 @contextmanager
 def recorded(replayed: Transcript | None = None) -> Iterator[Transcript]:
-    """Record the transcript that it yields, of this thread's runs, while this lasts; the clock stands still,
-    so that no time differs.
+    """Yield a transcript, which is written of this thread's runs while this lasts. The clock stands still, so
+    that no time differs.
 
     Args:
         replayed: of an earlier run. The mechanism then hands out that run's releases.

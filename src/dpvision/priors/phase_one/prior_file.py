@@ -43,7 +43,7 @@ LEARNED_FROM = "public_images_digest"
 """The further key of a provenance where the images were no processes': :attr:`Images.pixel_digest`."""
 
 INITIAL_PRIOR = "initial_prior"
-"""A provenance's further key where a prior began with another's weights: the provenance of that one."""
+"""The further key of a provenance where a prior began with another's weights: the other's provenance."""
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

@@ -40,7 +40,7 @@ class Palette:
         return cls(mean, axes, coordinates.gather(-1, argsort(coordinates)))
 
     def impose(self, images: Tensor) -> Tensor:
-        """Return images ``[B, 3, H, W]``, whose channels are principal components, with its marginals."""
+        """Give images ``[B, 3, H, W]``, whose channels are principal components, the palette's marginals."""
         return match_marginals(images.flatten(2), self.marginals).view_as(images)
 
     def to_rgb(self, images: Tensor) -> Tensor:

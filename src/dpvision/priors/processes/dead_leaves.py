@@ -107,7 +107,7 @@ def _angles(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def _inscribed_polygons(corners: Tensor) -> Outlines:
-    """Polygons by the angles ``[n, 4]`` of their corners on the unit circle, each row in increasing order."""
+    """Return polygons by the angles ``[n, 4]`` of their corners on the unit circle, each row increasing."""
     following = torch.cat([corners[:, 1:], corners[:, :1] + 2 * torch.pi], dim=1)
     middle = (corners + following) / 2
     return Outlines(
@@ -167,7 +167,8 @@ def _painted(leaves: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _covered(leaves: Tensor, textures: Tensor, generator: torch.Generator) -> Tensor:
-    """Every leaf a piece of a texture, of ``[T, 3, size, size]``: ``[N, size, size] -> [N, 3, size, size]``.
+    """Cover every leaf by a piece of a texture of ``[T, 3, size, size]``: ``[N, size, size] -> [N, 3, size,
+    size]``.
 
     Which texture, and from where in it, is drawn for every leaf; textures wrap around.
     """

@@ -70,7 +70,8 @@ def draw_systems(count: int, generator: torch.Generator) -> Systems:
 
 
 def _singular_values(present: Tensor, total: Tensor, generator: torch.Generator) -> Tensor:
-    """σ1 ≥ σ2 in (0, 1) for the maps present ``[S, M]`` with Σ (σ1 + 2 σ2) = total ``[S, 1]``: ``[S, M, 2]``.
+    """Draw σ1 ≥ σ2 in (0, 1) for the maps present ``[S, M]``, Σ (σ1 + 2 σ2) = total ``[S, 1]``: ``[S, M,
+    2]``.
 
     Uniform values, raised to the one power per system that makes the sum right, which bisection finds.
     """
@@ -116,7 +117,7 @@ def play_chaos_game(
 
 
 def _placed(points: Tensor, generator: torch.Generator) -> Tensor:
-    """Points ``[2, S, P]`` scaled and moved to fill a random square, which may reach out of [0, 1]²."""
+    """Scale and move points ``[2, S, P]`` to fill a random square, which may reach out of [0, 1]²."""
     _, count, _ = points.shape
     low, high = points.aminmax(dim=2, keepdim=True)
     extent = (high - low).amax(dim=0).clamp_min(1e-6)
@@ -126,7 +127,7 @@ def _placed(points: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _rendered(points: Tensor, shades: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Points and their colours as a picture: ``[S, 3, size, size]``, and its opacity ``[S, 1, size, size]``.
+    """Render points in their colours: a picture ``[S, 3, size, size]``, its opacity ``[S, 1, size, size]``.
 
     A pixel has the mean colour of its points, and an opacity in [0, 1] that grows with their number.
     """

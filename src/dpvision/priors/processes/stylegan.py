@@ -37,12 +37,14 @@ side]``.
 
 
 def random(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Normal weights, no biases, no noise: plain initialisation; as :data:`Generate`."""
+    """Draw images with normal weights, no biases, no noise: plain initialisation; as :data:`Generate`."""
     return _synthesize(count, size, generator, convolve_normal)
 
 
 def high_frequency(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Filters that are random sums of wavelets, and 1/f^α noise in every layer; as :data:`Generate`."""
+    """Draw images with filters that are random sums of wavelets, and 1/f^α noise in every layer; as
+    :data:`Generate`.
+    """
     return _synthesize(count, size, generator, convolve_wavelets, power_law_maps)
 
 
@@ -55,7 +57,9 @@ def sparse(count: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def oriented(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Filters that are edges and lines, biases, and one noise map for all layers; as :data:`Generate`."""
+    """Draw images with filters that are edges and lines, biases, and one noise map for all layers; as
+    :data:`Generate`.
+    """
     return _synthesize(count, size, generator, convolve_oriented, shared_map, largest_bias=0.2)
 
 
@@ -67,14 +71,14 @@ def convolve_normal(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def convolve_wavelets(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Every input channel filtered by a sum of wavelets with normal coefficients, then channels mixed."""
+    """Filter every input channel by a sum of wavelets with normal coefficients, then mix channels."""
     wavelets = wavelet_filters(generator.device)
     filters = torch.einsum("ncf,fyx->ncyx", normal(generator, len(x), CHANNELS, len(wavelets)), wavelets)
     return _filtered_and_mixed(x, filters, generator)
 
 
 def convolve_oriented(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Every input channel filtered by one of the bank's filters, then channels mixed.
+    """Filter every input channel by one of the bank's filters, then mix channels.
 
     Each image has a random 5 to 40 of the bank's 40 filters to choose from.
     """
@@ -82,7 +86,7 @@ def convolve_oriented(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def draw_oriented_filters(count: int, generator: torch.Generator) -> Tensor:
-    """``[count, CHANNELS, 3, 3]``: for every channel one of an image's random subset of the bank."""
+    """Draw for every channel one of an image's random subset of the bank: ``[count, CHANNELS, 3, 3]``."""
     bank = oriented_filters(generator.device)
     order = uniform(generator, count, len(bank)).argsort(dim=1)  # its first few are the subset
     sizes = torch.randint(5, len(bank) + 1, (count, 1), generator=generator, device=generator.device)
@@ -91,7 +95,7 @@ def draw_oriented_filters(count: int, generator: torch.Generator) -> Tensor:
 
 
 def power_law_maps(count: int, sides: list[int], generator: torch.Generator) -> list[Tensor]:
-    """For every layer a map of its own with amplitude spectrum 1/f^α, α uniform in [0.5, 1.5]."""
+    """Draw for every layer a map of its own with amplitude spectrum 1/f^α, α uniform in [0.5, 1.5]."""
     return [power_law_noise(0.5 + uniform(generator, count), side, generator) for side in sides]
 
 
@@ -107,7 +111,7 @@ def sparse_maps(count: int, sides: list[int], generator: torch.Generator) -> lis
 
 
 def shared_map(count: int, sides: list[int], generator: torch.Generator) -> list[Tensor]:
-    """One map for all layers, averaged over blocks for the smaller ones: their details coincide."""
+    """Draw one map for all layers, averaged over blocks for the smaller ones: their details coincide."""
     noise = power_law_noise(0.5 + uniform(generator, count), sides[-1], generator)
     return [F.avg_pool2d(noise, sides[-1] // side) for side in sides]
 
@@ -156,7 +160,7 @@ def _filtered_and_mixed(x: Tensor, filters: Tensor, generator: torch.Generator) 
 
 
 def _modulated(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """Weights ``[N, out, in, taps]`` in a random style, a factor per input, and of norm 1 for each output.
+    """Return weights ``[N, out, in, taps]`` in a random style, a factor per input, and of norm 1 per output.
 
     The factors are what StyleGAN makes of its latent: an affine image of LeakyReLU(N(0, I)). As the affine
     map, too, is new for every image, they are normal about 1, and drawn so.
@@ -167,7 +171,9 @@ def _modulated(weights: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _grouped_convolution(x: Tensor, kernels: Tensor) -> Tensor:
-    """Images ``[N, C, H, W]``, each with its own C of the kernels ``[N·C, in, 3, 3]``; keeps the shape."""
+    """Convolve images ``[N, C, H, W]``, each with its C of the kernels ``[N·C, in, 3, 3]``; keeps
+    the shape.
+    """
     count, channels, height, width = x.shape
     # Reflected at the borders, as zeros would put a frame around every picture.
     padded = F.pad(x, (1, 1, 1, 1), mode="reflect").view(1, count * channels, height + 2, width + 2)
@@ -179,7 +185,7 @@ def _doubled(x: Tensor) -> Tensor:
 
 
 def _normalized(x: Tensor) -> Tensor:
-    """Every image of ``[N, C, H, W]`` with root mean square 1, in place.
+    """Scale every image of ``[N, C, H, W]`` to root mean square 1, in place.
 
     Filters of mean 0 leave little of a smooth input; the small layers' blobs would drown all details.
     """
@@ -188,7 +194,7 @@ def _normalized(x: Tensor) -> Tensor:
 
 
 def _coloured(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Every channel with the mean and standard deviation of a random photograph's, clipped to [0, 1]."""
+    """Give every channel the mean and deviation of a random photograph's, clipped to [0, 1]."""
     mean_of_mean, std_of_mean = torch.tensor(CHANNEL_MEAN, device=images.device).unbind(dim=1)
     mean_of_std, std_of_std = torch.tensor(CHANNEL_STD, device=images.device).unbind(dim=1)
     mean = mean_of_mean + std_of_mean * normal(generator, len(images), 3)

@@ -67,7 +67,9 @@ class SteerablePyramid:
 
 
 def _polar_frequencies(resolution: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Radius (radians per pixel) and angle of the lowest frequencies of an N × N image, ``[n, n/2 + 1]``."""
+    """Return radius (radians per pixel) and angle of an N × N image's lowest frequencies, ``[n, n/2
+    + 1]``.
+    """
     scale = 2 * math.pi * resolution / size
     y = torch.fft.fftfreq(resolution, device=device)[:, None] * scale
     x = torch.fft.rfftfreq(resolution, device=device) * scale
@@ -75,17 +77,17 @@ def _polar_frequencies(resolution: int, size: int, device: torch.device) -> tupl
 
 
 def _low_pass(radius: Tensor, cutoff: float) -> Tensor:
-    """One up to half the cutoff, nothing beyond it, half a cosine in the octave between."""
+    """Compute 1 up to half the cutoff, 0 beyond it, half a cosine in the octave between."""
     return torch.cos(math.pi / 2 * (2 * radius / cutoff).log2().clamp(0, 1))
 
 
 def _high_pass(radius: Tensor, cutoff: float) -> Tensor:
-    """Return the complement: squares of the two sum to one."""
+    """Compute the complement of `_low_pass`: squares of the two sum to one."""
     return torch.sin(math.pi / 2 * (2 * radius / cutoff).log2().clamp(0, 1))
 
 
 def _angular(angle: Tensor, orientations: int) -> Tensor:
-    """``cos(angle − kπ/K) ** (K − 1)``, squares summing to one over k: ``[K, n, n/2 + 1]``."""
+    """Compute ``cos(angle − kπ/K) ** (K − 1)``, squares summing to one over k: ``[K, n, n/2 + 1]``."""
     preferred = torch.arange(orientations, device=angle.device)[:, None, None] * (math.pi / orientations)
     order = orientations - 1
     lobes = torch.cos(angle - preferred) ** order

@@ -102,7 +102,9 @@ class Event(ABC):
     @property
     @abstractmethod
     def largest_loss(self) -> float:
-        """A size, in nats, that each of these losses stays below, about, but for a negligible probability."""
+        """The size, approximately, that each of these losses can reach, in nats, but for a negligible
+        probability.
+        """
 
     # How it is written -----------------------------------------------------------------------------------
 
