@@ -30,9 +30,9 @@ class Forecast:
 
     Attributes:
         epsilon, delta, neighboring_relation: what it would spend.
-        noise_multiplier, stages: how.
+        noise_multiplier, stages: how the run releases.
         num_examples: N, as it was declared.
-        image_shape, num_classes: of the data, (C, H, W) for the shape.
+        image_shape, num_classes: those of the data, (C, H, W) for the shape.
         test_examples: how many images the accuracy would be measured on.
         seconds, memory_bytes: expected, of all but the writing of images.
         epsilon_remaining: what the owner's limit leaves at present; None without a limit.

@@ -48,10 +48,11 @@ def evaluate_images(
         run: a run's directory or release directory.
         data: real images that the synthetic ones were not made from: a spec for `open_images`, or `Images`.
             No guarantee covers what the figures say of them.
-        split: of the spec; by default "test", or all of data without splits.
+        split: the split of the spec; by default "test", or all of data without splits.
         encoder, encoder_options: whose features are compared, see `dpvision.priors.build_encoder`; by default
             those of the bundled prior, averaged over all positions.
-        classifiers: that learn from the synthetic images, by default those usual for images of this shape.
+        classifiers: the classifiers that learn from the synthetic images, by default those usual for images
+            of this shape.
         resnet9: how that classifier is trained, if it is one of them.
         neighbours: also write RUN/private/neighbours.png, the private images that are nearest to some of the
             synthetic ones. Never publish it.

@@ -49,13 +49,14 @@ def make_pool(
 
     Args:
         model: a name or a folder, for :class:`dpvision.priors.text_to_image.TextToImage`.
-        class_names: those of the private images, which are public.
+        class_names: the class names of the private images, which are public.
         out: a new or an empty folder, or one that this function began.
-        prompt: of every class, with "{class}" where its name goes; underscores in it become spaces.
+        prompt: the prompt of every class, with "{class}" where its name goes; underscores in it become
+            spaces.
         per_class: images of each class.
         size: their side in pixels, cut and scaled as by :func:`dpvision.open_images`; None for the model's.
         batch_size: images made at once.
-        inference_steps, guidance_scale: of the model; None for its defaults.
+        inference_steps, guidance_scale: those of the model; None for its defaults.
         seed: at least 0. With an image's class and number it decides all that is random about the image.
         device: as for `dpvision.train`.
         command: for the provenance.

@@ -54,7 +54,7 @@ def train_prior(
     likewise.
 
     Args:
-        config: how.
+        config: how to train.
         out: the prior's file, ending in .safetensors, in a folder that exists; its provenance goes beside it.
         public_images: images for :func:`dpvision.open_images` that are public, in place of the processes'. No
             guarantee covers them.

@@ -109,13 +109,13 @@ def release_files(
     """Return the files of a release, by name.
 
     Args:
-        method, settings: of the run.
+        method, settings: those of the run.
         learned: with the run's guarantee among its facts.
         how: it was learned; None where another run did that.
         finished: what was made of it.
         test: images to measure a classifier's accuracy on.
         images: what to publish of images that are made.
-        seed: of these images.
+        seed: the seed of these images.
         started: when the making began, on the clock of ``time.monotonic``.
     """
     cost, model, more = learned.facts[GUARANTEE], finished.model, finished.card

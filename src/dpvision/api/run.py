@@ -82,13 +82,14 @@ class RunConfig:
         budget: not to be exceeded; None, as stages and data are, where a run makes more of what another has
             released, and takes no private image.
         stages: what will be released.
-        seed: of the noise, which makes the run not private; None for noise from the system's entropy.
-        finishing_seed: of what is made of the releases. Nothing private depends on it: work that is taken up
-            again goes on as it would have.
+        seed: the seed of the noise, which makes the run not private; None for noise from the system's
+            entropy.
+        finishing_seed: the seed of what is made of the releases. Nothing private depends on it: work that is
+            taken up again goes on as it would have.
         device: to work on.
         data, test: how images were read; the latter is None without test images.
         chosen_size: the image size, if it was chosen by looking at the sizes of the images.
-        pool_digest: of the public images that private ones are mixed with, if any.
+        pool_digest: the digest of the public images that private ones are mixed with, if any.
         images: what is to be published, if images are made.
     """
 
@@ -214,7 +215,7 @@ def prepare(
 
     Args:
         data: the private images.
-        options: of the run.
+        options: the options of the run.
         makes: what the method is to make; by default any does.
         test: images to measure the accuracy on.
         images: what is to be published of images that are made.
@@ -275,7 +276,7 @@ class Run:
     """A run on disk.
 
     Attributes:
-        directory: where it is.
+        directory: the run's directory.
         config: what it is to do.
     """
 
@@ -289,8 +290,8 @@ class Run:
         """Make the directory of a new run.
 
         Args:
-            config: of the run.
-            out: where, as for :meth:`RunDirectory.create`.
+            config: the configuration of the run.
+            out: the path of the directory, as for :meth:`RunDirectory.create`.
             private: its private record (:func:`private_record`); None where no private image is read.
         """
         began = {"dpvision": version("dpvision"), "started": datetime.now(UTC).isoformat(timespec="seconds")}

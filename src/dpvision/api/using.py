@@ -45,7 +45,7 @@ def load(path: str | os.PathLike[str], network: Any = None) -> Classifier | Gene
 
     Args:
         path: a run's directory or release directory.
-        network: that of the classifier, if it was a user's own and this process does not know it.
+        network: the network of the classifier, if it was a user's own and this process does not know it.
 
     Raises:
         InputError: the run is not complete, files are missing or damaged, or the network is not known.
@@ -88,7 +88,7 @@ def evaluate(run: str | os.PathLike[str], data: Source, split: str | None = None
     Args:
         run: a run's directory or release directory.
         data: a spec for `open_images`, or `Images`. Files are read to fit the classifier.
-        split: of the spec; by default "test", or all of data without splits.
+        split: the split of the spec; by default "test", or all of data without splits.
 
     Raises:
         InputError: the run or the images cannot be used, or an image is of a class that the run did not know.
@@ -106,7 +106,7 @@ def predict(run: str | os.PathLike[str], images: Source, split: str | None = Non
     Args:
         run: a run's directory or release directory.
         images: a spec for `open_images`, or `Images`; labels are not needed. Files are read to fit.
-        split: of the spec; by default "test", or all of data without splits.
+        split: the split of the spec; by default "test", or all of data without splits.
 
     Raises:
         InputError: the run or the images cannot be used.

@@ -65,7 +65,7 @@ def train_and_test(
         classifier: as above.
         synthetic: labelled images to train on.
         test: labelled images of the same shape; classes are matched by name.
-        seed: of all randomness, from 0 to 2³² − 1.
+        seed: the seed of all randomness, from 0 to 2³² − 1.
         device: for ResNet-9; the others are on the CPU.
         resnet9: how ResNet-9 is trained.
         progress: see `Progress`.

@@ -31,7 +31,7 @@ def frechet_distance(synthetic: Tensor, real: Tensor, *, seed: int = 0) -> Figur
     Args:
         synthetic: features ``[M, D]`` of synthetic images; computed on its device.
         real: features ``[N, D]`` of real ones.
-        seed: of the division into groups.
+        seed: the seed of the division into groups.
 
     Raises:
         InputError: the features are not finite or not of one encoder, or of fewer than 20 images.

@@ -48,7 +48,7 @@ def jackknife_interval(value: float, without_one: Sequence[float]) -> tuple[floa
     Journal of Official Statistics 17, 2001, section 2).
 
     Args:
-        value: of all examples.
+        value: the value over all examples.
         without_one: the same figure without each of G groups in turn, into which chance divided the examples.
     """
     G = len(without_one)

@@ -30,7 +30,7 @@ def kernel_distance(synthetic: Tensor, real: Tensor, *, seed: int = 0) -> Figure
     Args:
         synthetic: features ``[M, D]`` of synthetic images; computed on its device.
         real: features ``[N, D]`` of real ones.
-        seed: of the division into subsets.
+        seed: the seed of the division into subsets.
 
     Raises:
         InputError: the features are not finite or not of one encoder, or of fewer than 20 images, or one set

@@ -48,7 +48,7 @@ def precision_recall(
     Args:
         synthetic: features ``[M, D]`` of synthetic images; computed on its device.
         real: features ``[N, D]`` of real ones.
-        k: which neighbour a ball reaches to: 5 as Naeem et al. have it; Kynkäänniemi et al. have 3.
+        k: the neighbour that a ball reaches to: 5 as Naeem et al. have it; Kynkäänniemi et al. have 3.
         pairs_at_a_time: distances to hold at once; does not change the result.
 
     Raises:

@@ -74,9 +74,9 @@ def train_resnet9(
 
     Args:
         images: labelled, and released: nothing here is private.
-        training: how.
-        seed: of initial weights, batches, shifts and mirror images.
-        device: where to compute.
+        training: how to train.
+        seed: the seed of initial weights, batches, shifts and mirror images.
+        device: the device to compute on.
         progress: see `Progress`.
 
     Raises:

@@ -76,8 +76,8 @@ def evaluate_synthetic(
             been made from them: no budget covers what these figures say of them.
         classifiers: by default :func:`default_classifiers`, or none for synthetic images without labels.
         encoders: for images of that shape; none by default. They stay on the device.
-        seed: of all randomness, from 0 to 2³² − 1.
-        device: where to compute.
+        seed: the seed of all randomness, from 0 to 2³² − 1.
+        device: the device to compute on.
         resnet9: how ResNet-9 is trained.
         progress: see `Progress`.
 

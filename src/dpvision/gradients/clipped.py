@@ -67,8 +67,8 @@ class ClippedGradient:
     Args:
         loss: ``(logits [N, classes], targets [N, …]) -> [N]``.
         max_grad_norm: C, the L2 norm that an example's gradient is clipped to, from 1e-10 to 1e10.
-        precision: of forward and backward; norms, clipping and sums do not depend on it. "float32" is
-            float32, also where a GPU would rather use TensorFloat-32.
+        precision: the precision of forward and backward; norms, clipping and sums do not depend on it.
+            "float32" is float32, also where a GPU would rather use TensorFloat-32.
         expected_batch_size: public. Chunks are chosen by it, for the last one of a batch is filled up.
         memory_bytes: bound on what a chunk of examples may take; by default 1 GiB on a CPU, half of what is
             free on a GPU.

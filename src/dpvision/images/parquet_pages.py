@@ -25,8 +25,8 @@ def page_sizes(path: Path, leaf: str) -> tuple[int, int]:
     """Return the bytes that all pages of a column unpack to, and those of its largest dictionary.
 
     Args:
-        path: of the file.
-        leaf: of the schema, such as "image.bytes".
+        path: the path of the file.
+        leaf: a leaf of the schema, such as "image.bytes".
 
     Raises:
         ValueError, KeyError, …: footer or pages are damaged, or pages are said to be in another file.

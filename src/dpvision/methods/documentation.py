@@ -18,8 +18,8 @@ class Setting:
     """One setting of a method.
 
     Attributes:
-        name, type: of it, the latter in words.
-        default: in words; "chosen by the data" where it follows from public facts.
+        name, type: its name, and its type in words.
+        default: its default, in words; "chosen by the data" where it follows from public facts.
         help: what it does.
     """
 

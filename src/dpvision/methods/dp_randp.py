@@ -144,7 +144,7 @@ class Part:
         phases: one after the other.
         noise: as a multiple of the run's noise multiplier.
         on_features: whether the head alone is trained, on features that are computed once.
-        name: of the phases, for who watches.
+        name: the name of the phases, for who watches.
     """
 
     settings: DPRandPConfig

@@ -73,7 +73,7 @@ class Method(Protocol):
     """One way to learn from private images.
 
     Attributes:
-        name: by which users call it.
+        name: the name by which users call it.
         makes: what comes of it.
         needs_labels: whether it cannot do without.
         config_class: its settings: a frozen dataclass of JSON types, whose docstring says what each does.

@@ -139,7 +139,7 @@ class Session:
         """Release sums over the images once: all of the stage ``number``.
 
         Args:
-            number: of the stage, from 0.
+            number: the number of the stage, from 0.
             sums_of: from images to exact sums, no further apart on neighbours than the sensitivity of the
                 stage's mechanism. It may be called more than once.
             blank: tensors of the shapes of the sums.
@@ -183,10 +183,10 @@ class Session:
         of it. It ends with the averaged weights.
 
         Args:
-            number: of the stage, from 0.
+            number: the number of the stage, from 0.
             what: is being done, for progress.
             model: on the run's device.
-            engine: of this model's clipped sums.
+            engine: the engine of this model's clipped sums.
             policy: the views of an example.
             phases, ema_decay: as for :class:`PrivateTrainer`.
             encode: from images uint8 ``[N, C, H, W]`` to what is trained on, ``[N, …]``, once before the

@@ -91,9 +91,9 @@ class Generator(nn.Module):
 
     Args:
         image_shape: (C, H, W); a square of 28 pixels or of 4·2ⁿ, from 8 to 128.
-        class_names: in the order of labels; none for images without labels.
-        latent_size: of the noise.
-        network_width: of the first layers of a :class:`ResidualGenerator`, a multiple of 128.
+        class_names: the class names in the order of labels; none for images without labels.
+        latent_size: the size of the noise.
+        network_width: the width of the first layers of a :class:`ResidualGenerator`, a multiple of 128.
         start: images to start from, made of the same labels and noise.
 
     Attributes:
@@ -180,7 +180,7 @@ class Generator(nn.Module):
             count: how many.
             labels: their classes, ``count`` indices or names; by default each class has its share of them by
                 `class_proportions`, in random order.
-            seed: of the noise and of that order, for images that can be drawn again.
+            seed: the seed of the noise and of that order, for images that can be drawn again.
 
         Raises:
             InputError: count is below 1; labels are not as many, or of other classes.

@@ -120,7 +120,7 @@ class WaveletModulus(nn.Module):
     """``|x ∗ ψ|`` for the L wavelets ψ of one scale, from the spectrum of x.
 
     Args:
-        spectra: of the wavelets, real, for pixels: ``[L, height, width]``.
+        spectra: the spectra of the wavelets, real, for pixels: ``[L, height, width]``.
         level: x is sampled every 2^level pixels.
         scale: the result is sampled every 2^scale pixels.
 
@@ -154,8 +154,8 @@ class LocalAverage(nn.Module):
     """``u ∗ φ`` on the output grid, without the grid's first and last row and column.
 
     Args:
-        height: of the padded image, in pixels.
-        width: likewise.
+        height: the height of the padded image, in pixels.
+        width: its width.
         level: u is sampled every 2^level pixels.
         scale: J. φ has a standard deviation of 0.8·2^(J−1) pixels; the result is sampled every 2^J.
 

@@ -23,7 +23,7 @@ class TextToImage:
             safetensors alone: nothing is unpickled.
         device: where it computes, in bfloat16 where the hardware multiplies its matrices.
         inference_steps: denoising steps; None for the model's own default.
-        guidance_scale: of classifier-free guidance; None likewise.
+        guidance_scale: the scale of classifier-free guidance; None likewise.
 
     Raises:
         InputError: diffusers is not there, the model cannot be loaded, or it does not take these options.

@@ -50,8 +50,8 @@ class ExampleDraws:
     What one draws depends on the key, on its id and on how many numbers were drawn before.
 
     Args:
-        key: of the streams, 32 bytes.
-        ids: of the examples, int64 ``[B]``, distinct.
+        key: the key of the streams, 32 bytes.
+        ids: the ids of the examples, int64 ``[B]``, distinct.
     """
 
     def __init__(self, key: bytes, ids: Tensor) -> None:

@@ -26,7 +26,7 @@ class Canaries:
     Args:
         count: m.
         neighboring_relation: what the coin decides: presence, or which of two vectors.
-        random: of the coins, the draws and the places.
+        random: the random source of the coins, the draws and the places.
 
     Attributes:
         included: bool ``[m]``, the coins.
@@ -93,7 +93,7 @@ class AuditedMechanism(GaussianSumMechanism):
 
     Attributes:
         mechanism: what records, draws noise and adds it.
-        canaries: of the run.
+        canaries: the canaries of the run.
     """
 
     mechanism: GaussianSumMechanism

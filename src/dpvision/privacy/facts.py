@@ -19,7 +19,7 @@ class PublicFacts:
     Attributes:
         num_examples: N, the number of units, as it was declared.
         image_shape: (C, H, W) of every image.
-        class_names: of all classes, in the order of their indices; empty without labels.
+        class_names: the names of all classes, in the order of their indices; empty without labels.
         unit: what the guarantee protects.
 
     Raises:

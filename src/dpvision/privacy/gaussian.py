@@ -69,7 +69,7 @@ def add_gaussian(sums: Tensor, deviation: float, draw: Draw, draw_more: Draw) ->
     """Return ``sums`` + N(0, deviation²), rounded to the grid and then to float32, as the module says.
 
     Args:
-        sums: of any shape and floating-point type, on the CPU, finite in float32; not changed.
+        sums: sums of any shape and floating-point type, on the CPU, finite in float32; not changed.
         deviation: σ, between 1e-30 and 1e30.
         draw: 8 bytes a number, and 16 more for an odd last one of a block.
         draw_more: 32 bytes for a pair that is not decided. How many are not depends on the sums: from a

@@ -168,7 +168,7 @@ class Ledger:
         """Refuse to go on where the ledger lacks releases that were made: it was replaced, or cut off.
 
         Args:
-            run_id: of the run that made them.
+            run_id: the id of the run that made them.
             released: what its own record shows.
 
         Raises:

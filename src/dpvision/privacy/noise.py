@@ -55,7 +55,7 @@ class RandomSource(ABC):
         `gaussian`.
 
         Args:
-            sums: of any shape and floating-point type, on the CPU; not changed.
+            sums: sums of any shape and floating-point type, on the CPU; not changed.
             deviation: between 1e-30 and 1e30.
 
         Returns:

@@ -70,7 +70,7 @@ def renyi_divergence(
         noise_multiplier: σ, the noise's standard deviation over the norm bound of one example.
         sample_rate: q in (0, 1].
         orders: α > 1.
-        neighboring_relation: which worst pair.
+        neighboring_relation: the relation whose worst pair it is.
 
     Returns:
         One divergence in nats per order.

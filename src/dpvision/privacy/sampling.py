@@ -118,7 +118,7 @@ class PoissonSampler(_OverExamples):
 
         Args:
             random: gives a key for this batch.
-            ids: of the examples, int64 [N] and distinct; by default 0, 1, ….
+            ids: the ids of the examples, int64 [N] and distinct; by default 0, 1, ….
 
         Raises:
             InputError: there are not as many ids as examples.

@@ -40,8 +40,8 @@ def release_card(
     """Return the card of a classifier as JSON types.
 
     Args:
-        guarantee: of the run, see :func:`guarantee`.
-        method, config: of the training.
+        guarantee: the guarantee of the run, see :func:`guarantee`.
+        method, config: those of the training.
         model: what is released.
         pool: public images that the private ones were mixed with, as the card has them.
         training_seconds: rounded to one digit, for its last ones depend on the sizes of the batches.

@@ -23,11 +23,11 @@ def synthesis_card(
     """Return the card as JSON types.
 
     Args:
-        guarantee: of what was released, and so of all that is made of it.
-        method, config: of the run.
+        guarantee: the guarantee of what was released, and so of all that is made of it.
+        method, config: those of the run.
         generator: what was made of it.
         images: how many there are, in which formats, and how their classes were chosen.
-        seconds: of the making, which reads no private image.
+        seconds: the seconds of the making, which reads no private image.
         more: what the method has to say.
     """
     proportions = generator.class_proportions.tolist()

@@ -41,7 +41,7 @@ class FileCheckpoints:
     """Keeps a training state, a flat dictionary of tensors, in the safetensors file at ``path``.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         run: identifies the run. The file says which run it is of, and that of another is refused.
 
     Attributes:

@@ -31,7 +31,7 @@ class RunDirectory:
     """The directory at ``path``, made by `create` or found by `open`.
 
     Attributes:
-        path: of the directory.
+        path: the path of the directory.
         config: what config.json holds.
         private: what private/run.json holds: the data's digest, the ledger's path, the run's id.
         seal: the SHA-256 of both, which identifies the run. private/run.json holds it too, and tells by it

@@ -40,7 +40,7 @@ class Comparison:
     """A run on two neighbours.
 
     Attributes:
-        neighbours: in words, by what they differ.
+        neighbours: what the neighbours differ by, in words.
         releases: how many there were.
         emptied: batches that held the one example alone, and none in the neighbour.
         largest: distance of the sums before noise, over all releases, as a share of what was declared.
@@ -67,8 +67,8 @@ def check_guarantee(
         run: what to check. Its number of examples N and its settings must not follow from the images: N is
             public.
         images: from three to 256, real ones or random.
-        neighboring_relation: which neighbours.
-        example: by which of the images they differ, any of them.
+        neighboring_relation: the relation of the neighbours.
+        example: the index of the image by which they differ, any of them.
 
     Raises:
         GuaranteeBroken: in something they differ.

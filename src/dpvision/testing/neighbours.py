@@ -17,11 +17,11 @@ class Neighbours:
     """Two data sets that differ by one example.
 
     Attributes:
-        name: in words, by what.
+        name: what they differ by, in words.
         data: D.
         neighbour: D′, which lacks that example, or has another one in its place. All others have the same ids
             in both.
-        index: where the example is in D.
+        index: the index of the example in D.
     """
 
     name: str
@@ -37,7 +37,7 @@ def neighbours(
 
     Args:
         images: at least three.
-        neighboring_relation: in which sense.
+        neighboring_relation: the relation in which they are neighbours.
         example: the index of the example that leaves, or changes. Negative ones count from the end.
 
     Raises:

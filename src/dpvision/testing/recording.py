@@ -24,7 +24,7 @@ class Release:
     """One release: what went into the mechanism, and what came out of it.
 
     Attributes:
-        mechanism: which.
+        mechanism: the mechanism that released.
         sums: float64, before noise.
         noisy: float64, after it.
         order: what the mechanism did meanwhile: "recorded", the event in the account, or "drawn", bits.
@@ -58,10 +58,11 @@ class Transcript:
     """A run as its mechanism and its batches saw it.
 
     Attributes:
-        releases: in their order.
+        releases: the releases, in their order.
         batches: whose views were made, call by call: by the id of each example, a digest of its views and
             targets.
-        norms: of the gradients that were summed, by sum: by the id of each example, the norm and the loss.
+        norms: the norms of the gradients that were summed, by sum: by the id of each example, the norm and
+            the loss.
     """
 
     releases: list[Release] = field(default_factory=list)
@@ -75,7 +76,7 @@ def recorded(replayed: Transcript | None = None) -> Iterator[Transcript]:
     that no time differs.
 
     Args:
-        replayed: of an earlier run. The mechanism then hands out that run's releases.
+        replayed: the transcript of an earlier run. The mechanism then hands out that run's releases.
     """
     transcript = Transcript()
     release, views = GaussianSumMechanism.release, PrivateTrainer._views

@@ -103,8 +103,8 @@ def training_run(
         network: maps float ``[N, C, H, W]`` to logits. Every run begins with a copy of it.
         num_examples: N, as it is declared, the same for all neighbours.
         policy: the views of an example; by default the image itself.
-        max_grad_norm, noise_multiplier, sample_rate, steps, learning_rate: of plain SGD.
-        seed: of batches, views and noise.
+        max_grad_norm, noise_multiplier, sample_rate, steps, learning_rate: those of plain SGD.
+        seed: the seed of batches, views and noise.
 
     """
     sampler = PoissonSampler(num_examples, sample_rate)
@@ -143,7 +143,7 @@ def largest_contribution(
         policy: the views of an example; by default the image itself.
         max_grad_norm: the clipping norm.
         steps: how often, each time with other views, labels and places, and the same weights.
-        seed: of the views.
+        seed: the seed of the views.
     """
     worst = WorstImages(images, getattr(policy, "pool", None))
     trainer = _trainer(network, images, FullBatch(len(images)), policy, max_grad_norm, seed=seed)
@@ -169,8 +169,8 @@ def embedding_run(
     Args:
         encoder: public, frozen.
         num_examples: N, as it is declared, the same for all neighbours.
-        second_moment_weight, noise_multiplier: of the release.
-        seed: of the noise.
+        second_moment_weight, noise_multiplier: those of the release.
+        seed: the seed of the noise.
     """
     method, budget = DPMEPF(), ENOUGH
     config = DPMEPFConfig(

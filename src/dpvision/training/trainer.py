@@ -100,7 +100,7 @@ class PrivateTrainer:
             sensitivity.
         mechanism: adds the noise, and draws the batches by its sampler.
         phases: what is trained when, and how. They share the average and the account.
-        ema_decay: of the weights that are released.
+        ema_decay: the decay of the weights that are released.
         random: where batches, views and noise come from.
         ids: int64 ``[N]``, distinct: whose draws an example gets, see :mod:`dpvision.privacy.by_example`. By
             default 0 … N − 1.

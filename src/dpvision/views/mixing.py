@@ -25,7 +25,7 @@ class DPMix:
     """A view policy: views of an example, public images augmented likewise, and mixtures of two of these.
 
     Attributes:
-        augmentation: of the example, K_base times, and of each public image, once.
+        augmentation: the augmentation of the example, K_base times, and of each public image, once.
         k_self: how many mixtures. Each is of two different members of the list of all views of the example
             and its public images, every pair being as likely, with weights λ and 1 − λ, λ ~ Beta(α, α), for
             pixels and labels alike.

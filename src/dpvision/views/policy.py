@@ -32,7 +32,7 @@ class ViewPolicy(Protocol):
         Args:
             pixels: uint8 ``[B, C, H, W]``. B may be 0.
             targets: int64 ``[B]``, class indices.
-            draws: of these examples, in their order. What it hands out is on the CPU.
+            draws: the draws of these examples, in their order. What it hands out is on the CPU.
 
         Returns:
             views: float32 ``[B, K, C, H, W]`` in [0, 1], on the pixels' device.

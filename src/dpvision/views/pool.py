@@ -88,7 +88,7 @@ def open_pool(
             labels, such as a plain folder of them, get the same probability for every class.
         image_shape: (C, H, W) of the private images. The pool's become grey or RGB likewise and, if these
             are square, squares of that side.
-        class_names: of the private images.
+        class_names: the class names of the private images.
 
     Raises:
         InputError: the images cannot be read or brought to that shape, are private ones that have a ledger,

@@ -22,7 +22,7 @@ class ConcatenatedEncoder(Encoder):
     number of its features do not decide how much it counts.
 
     Args:
-        parts: of the same images.
+        parts: encoders of the same images.
         part_weights: the norms of their features instead, by default all 1.
 
     Raises:

@@ -28,7 +28,7 @@ class Architecture:
 
     Attributes:
         build: makes it, without its classifier.
-        layers: that are exposed by default.
+        layers: the layers that are exposed by default.
         classifier: what the names of the classifier's weights begin with.
     """
 
@@ -69,14 +69,16 @@ def build_file_network(
     """Build an encoder of layers of one of :data:`ARCHITECTURES`, which is built as far as they need it.
 
     Args:
-        name: of the architecture.
+        name: the name of the architecture.
         image_shape: (C, H, W) of the images.
-        provenance: of weights that the caller is going to load, or None to read the file ``weights``.
+        provenance: the provenance of weights that the caller is going to load, or None to read the file
+            ``weights``.
         weights: the path of a safetensors file with torchvision's names. Those of the classifier are ignored.
-        layers: by default those of the architecture.
+        layers: the layers exposed, by default those of the architecture.
         size, cells: as in :class:`NetworkEncoder`.
-        mean: of red, green and blue, for pixels in [0, 1], by which the network's input is normalised.
-        std: likewise.
+        mean: the means of red, green and blue, for pixels in [0, 1], by which the network's input is
+            normalised.
+        std: the standard deviations, likewise.
 
     Raises:
         InputError: as :class:`NetworkEncoder`; no file, or one that holds other weights.

@@ -31,7 +31,7 @@ class InceptionEncoder(Encoder):
 
     Args:
         image_shape: (C, H, W) of the images; grey ones are repeated to RGB.
-        provenance: of the weights.
+        provenance: the provenance of the weights.
         model: maps uint8 ``[B, 3, H, W]`` to a tuple of features ``[B, D]``.
     """
 
@@ -57,7 +57,7 @@ def build_inception(
     Args:
         name: "inception".
         image_shape: (C, H, W) of the images.
-        provenance: of weights that the caller is going to load; no file is then read.
+        provenance: the provenance of weights that the caller is going to load; no file is then read.
         weights: the path of torch-fidelity's file. It is read without running code of it.
 
     Raises:

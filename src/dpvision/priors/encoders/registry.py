@@ -107,8 +107,8 @@ def build_encoder(
     Args:
         name: as above.
         image_shape: (C, H, W), with C = 1 or 3. Networks see grey images as RGB.
-        provenance: of weights that the caller is going to load with ``load_state_dict``. No others are then
-            read or fetched, and name need not exist any more.
+        provenance: the provenance of weights that the caller is going to load with ``load_state_dict``. No
+            others are then read or fetched, and name need not exist any more.
         options: as above.
 
     Raises:

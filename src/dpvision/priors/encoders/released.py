@@ -22,8 +22,8 @@ def load_encoder(
     """Return the encoder of that config with the weights in a file of its state_dict, on the CPU.
 
     Args:
-        config: of the encoder.
-        path: of the file.
+        config: the configuration of the encoder.
+        path: the path of the file.
         image_shape: (C, H, W) of the images that were encoded.
         out_features: D, how many features there were of each.
 

@@ -26,9 +26,9 @@ class WideResNetEncoder(Encoder):
     depths count alike. Features go depth by depth, channel by channel, cell by cell.
 
     Args:
-        name: of the encoder.
+        name: the name of the encoder.
         image_shape: (C, H, W) of the images; grey ones are repeated to RGB.
-        provenance: of the weights. They are random until they are loaded.
+        provenance: the provenance of the weights. They are random until they are loaded.
         network: "wrn-D-K".
         network_options: further arguments of :func:`dpvision.networks.build_network`.
         taps: indices of blocks, by default of the last block of each of the three stages.

@@ -147,8 +147,8 @@ def train_body(
     Args:
         images: public images, uint8 ``[N, 3, S, S]``, N ≥ batch_size, shuffled anew each epoch (they move to
             the device whole, and an epoch's last incomplete batch is left out); or a stream of batches.
-        device: where to train.
-        initial_weights: those of the ``stem`` and ``stages`` to begin with; by default random ones.
+        device: the device to train on.
+        initial_weights: the weights of the ``stem`` and ``stages`` to begin with; by default random ones.
         checkpoint: a safetensors file, written about once a minute and at the end, from which an interrupted
             run of the same config, images and initial weights goes on (a stream's images are not compared);
             a finished one returns at once.

@@ -135,7 +135,7 @@ def random_crops(
 
     Args:
         u: uniform numbers ``[V, candidates, 4]``.
-        height, width: of the image, in pixels.
+        height, width: the size of the image, in pixels.
 
     Returns:
         top, left, height, width: float32 ``[V, 1]`` each.
@@ -162,7 +162,7 @@ def resampling_weights(start: Tensor, length: Tensor, source: int, target: int, 
     enlarging, antialiased when shrinking. It sees nothing outside the cut.
 
     Args:
-        start, length: in source pixels, ``[V, 1]``.
+        start, length: the start and the length, in source pixels, ``[V, 1]``.
         source, target: pixels of the line before and after.
         mirrored: whether to turn the result round, ``[V, 1]``.
     """

@@ -105,8 +105,8 @@ def image_batches(
     Args:
         processes: names in `PROCESSES`. Batch i is of process i modulo their number.
         size: side in pixels, at least 16.
-        seed: of the whole stream, at least 0.
-        device: where the images are made.
+        seed: the seed of the whole stream, at least 0.
+        device: the device on which the images are made.
         batch_size: images per batch, at least 1.
         first: number of the batch to start from.
 

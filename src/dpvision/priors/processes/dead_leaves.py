@@ -33,7 +33,7 @@ class Outlines(NamedTuple):
     """The outlines of n leaves in the unit circle: that circle, cut by the four chords between the corners.
 
     Attributes:
-        normals: of the chords, unit vectors ``[n, 4, 2]``.
+        normals: the normals of the chords, unit vectors ``[n, 4, 2]``.
         offsets: signed distances of the chords from the centre, ``[n, 4]``. 1 cuts nothing off.
     """
 

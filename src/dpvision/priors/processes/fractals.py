@@ -27,7 +27,8 @@ class Systems(NamedTuple):
     Attributes:
         matrices: ``[S, M, 2, 2]``.
         offsets: ``[S, M, 2]``.
-        probabilities: of the maps in the chaos game, ``[S, M]``, 0 for those that a system does not have.
+        probabilities: the probabilities of the maps in the chaos game, ``[S, M]``, 0 for those that a system
+            does not have.
     """
 
     matrices: Tensor

@@ -23,7 +23,7 @@ class SteerablePyramid:
 
     Args:
         size: the side N of the images in pixels, a multiple of ``2 ** scales``.
-        device: where the images lie.
+        device: the device of the images.
         scales: octaves between the two residuals.
         orientations: bands of each scale; band k prefers gradients at angle kπ / orientations to the x axis.
     """
