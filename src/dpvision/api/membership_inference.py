@@ -156,8 +156,8 @@ def _shadow_confidences(
     device: str | None,
     progress: Progress | None,
 ) -> NDArray[np.float64]:
-    """Train classifiers on subsets, otherwise as the run was, with its noise: their confidences
-    ``[S, N]``.
+    """Return the confidences ``[S, N]`` of classifiers trained on subsets, else as the run was, noise
+    included.
     """
     fields = _recorded(run).config
     if device is not None:

@@ -150,7 +150,7 @@ def _pool(
 
 
 def process_images(config: ContrastiveConfig, device: torch.device, progress: Progress | None) -> Tensor:
-    """Make ``config.count`` images, uint8 ``[N, 3, S, S]`` on the CPU: as many per process, within
+    """Make ``config.count`` images, uint8 ``[N, 3, S, S]`` on the CPU: as many per process, but for
     a batch.
     """
     batch_size = fair_batch_size(config.count, config.processes)

@@ -37,8 +37,7 @@ class Prediction:
 
 
 def load(path: str | os.PathLike[str], network: Any = None) -> Classifier | Generator:
-    """Return the classifier or generator of a run, or of a release directory, on the CPU and in evaluation
-    mode.
+    """Return the classifier or generator of a run or release directory, on the CPU and in evaluation mode.
 
     A classifier takes uint8 images ``[B, C, H, W]``, or floating point in [0, 1], and returns logits
     ``[B, classes]``; its normalisation is inside. A generator draws images: ``generator.sample(100)``.

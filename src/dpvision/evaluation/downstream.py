@@ -33,8 +33,7 @@ LARGEST_GREY_SIDE = 28
 
 
 def default_classifiers(shape: tuple[int, int, int]) -> tuple[ClassifierName, ...]:
-    """Return the classifiers of the tables in DP-MEPF (arXiv 2205.12900, section 6) for images of shape (C,
-    H, W).
+    """Return the classifiers of DP-MEPF's tables (arXiv 2205.12900, section 6) for images of shape (C, H, W).
 
     These are ResNet-9, or for grey images of at most 28 pixels, as MNIST's, logistic regression and a
     perceptron.

@@ -67,8 +67,7 @@ def nearest_neighbours(
 
 
 def neighbours_sheet(synthetic: Images, private: Images, chosen: Tensor, nearest: Tensor) -> bytes:
-    """Return a PNG with one row for each of the ``chosen`` synthetic images: the image, then its ``nearest``
-    ones.
+    """Return a PNG with one row per ``chosen`` synthetic image: the image, then its ``nearest`` ones.
 
     It shows private images. It is for the owner of the data and the run's private/ folder, and never to be
     published: no privacy budget covers a pixel of it. Nor is a sheet without copies a guarantee; that is the

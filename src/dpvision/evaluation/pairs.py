@@ -15,8 +15,7 @@ _ROUNDING = 1e-12
 def squared_distances(
     x: Tensor, y: Tensor, pairs_at_a_time: int = PAIRS_AT_A_TIME
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yield squared Euclidean distances between ``[M, D]`` and ``[N, D]``: which rows of x, and float32 ``[b,
-    N]``.
+    """Yield squared Euclidean distances of ``[M, D]`` and ``[N, D]``: rows of x, and float32 ``[b, N]``.
 
     They are computed in float64 as ``‖x‖² − 2 x·y + ‖y‖²``, and then rounded: pairs at one distance have the
     same number whatever the block they are in, and identical features have 0.

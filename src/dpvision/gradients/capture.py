@@ -211,9 +211,7 @@ def layer_gradients(
     gradient: Tensor,
     examples: int,
 ) -> dict[str, PerExample]:
-    """Return the gradients of the parameters that ``module`` owns, for one call: by its rule, else by
-    replaying it.
-    """
+    """Return the gradients of ``module``'s own parameters for one call: by its rule, else by replaying it."""
     layer_rule = RULES.get(type(module))
     if layer_rule is not None and len(args) == 1 and not kwargs:
         ghost = all(name in ownership.used_once for name in owned.values())

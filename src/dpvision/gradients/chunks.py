@@ -31,8 +31,7 @@ ENOUGH_BYTES = GIB // 4
 
 
 def chunk_size(model: nn.Module, views: Tensor, expected_batch_size: float, memory_bytes: int) -> int:
-    """Return the number of examples in a chunk, a power of two up to `MOST_EXAMPLES`, from public numbers
-    alone.
+    """Return the number of examples in a chunk, a power of two up to `MOST_EXAMPLES`, from public numbers.
 
     A batch of E examples takes E/n + ½ chunks of n, for half of the last one is blank, and each takes a fixed
     cost beside that of its examples: least in all for n = √(2·E·fixed cost / cost of an example).

@@ -58,7 +58,7 @@ def example_losses(
 
 
 def forward(model: nn.Module, rows: Tensor) -> Any:
-    """Return the network's output for rows ``[N, …]``. CannotRun where it fails; InputError if it is no
+    """Return the output for rows ``[N, …]``. CannotRun where the network fails; InputError if it is no
     tensor.
     """
     try:

@@ -1,5 +1,5 @@
-"""Check, before any private example is read, the gradients that owners compute: on random inputs, against
-plain autograd.
+"""Check the gradients that owners compute against plain autograd, on random inputs, before any private
+example is read.
 """
 
 from __future__ import annotations

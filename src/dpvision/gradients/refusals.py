@@ -68,9 +68,7 @@ def refuse_unusable(model: nn.Module) -> None:
 
 
 def refuse_leaks(model: nn.Module, inputs: Tensor) -> None:
-    """Raise InputError where the output for one example depends on another, or where anything is drawn or
-    kept.
-    """
+    """Raise InputError where one example's output depends on another, or where anything is drawn or kept."""
     rows = inputs.flatten(0, 1)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.no_grad():

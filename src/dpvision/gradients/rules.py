@@ -100,7 +100,7 @@ def weight_standardized_convolution(
 
 
 def _covers(layer: Any, x: Tensor) -> bool:
-    """Say whether rules cover the layer: zero padding by numbers (by "same" only in 2-D), a batch
+    """Say whether rules cover the layer: zero padding by numbers ("same" in 2-D only), and a batch
     dimension.
     """
     dimensions = len(layer.kernel_size)

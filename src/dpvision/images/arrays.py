@@ -13,8 +13,8 @@ from torch import Tensor
 from dpvision.privacy.errors import InputError
 
 MAX_CLASSES = 2**16
-"""A bound on the classes that numbered labels may imply: one stray label would make a classifier of any
-width.
+"""Bound on the classes that numbered labels may imply: one stray label would make a classifier of
+any width.
 """
 
 

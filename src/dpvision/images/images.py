@@ -175,9 +175,7 @@ class Images:
             )
 
     def summary(self) -> dict[str, Any]:
-        """Describe the data set's content, as JSON types. Counts are exact, so private: do not
-        publish them.
-        """
+        """Describe the data set's content, as JSON types. Counts are exact, so private: do not publish."""
         counts = None
         if self.labels is not None:
             per_class = torch.bincount(self.labels.cpu(), minlength=len(self.class_names)).tolist()

@@ -13,7 +13,7 @@ def acts(character: str) -> bool:
 
 
 def written_out(text: str, keep: str = "") -> str:
-    """A text in which characters that act, but those to keep, are written as in a program: ``\\x1b``."""
+    """Return a text with characters that act, but those to keep, written as in a program: ``\\x1b``."""
     return "".join(
         character.encode("unicode_escape").decode()
         if acts(character) and character not in keep

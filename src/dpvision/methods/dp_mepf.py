@@ -116,8 +116,8 @@ class DPMEPF:
         return config
 
     def stages(self, config: DPMEPFConfig, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
-        """Return one stage, of one release. The numbers of features and classes do not change what
-        it costs.
+        """Return one stage, of one release. Its cost does not depend on the numbers of features and
+        classes.
         """
         mechanism = config.mechanism(1, 1).mechanism(noise_multiplier, facts.num_examples)
         what = "class-wise sums of features and class counts" if config.labelled else "the sum of features"

@@ -34,14 +34,14 @@ COUNT_WEIGHT = 0.5
 
 SENSITIVITY = math.sqrt(2 + COUNT_WEIGHT**2)
 """The L2 sensitivity of all of :func:`sufficient_statistics` together. An example (x, y) with ‖x‖ ≤ 1 and y
-one-hot adds [xxᵀ; x⊗y; b·y], and the upper triangle that is released has the norm of the whole matrix, ‖xxᵀ‖
-= ‖x‖². So the squared norm is at most 1 + 1 + b².
+one-hot adds [xxᵀ; x⊗y; b·y]. The upper triangle that is released has the norm of the whole matrix, ‖xxᵀ‖ =
+‖x‖². So the squared norm is at most 1 + 1 + b².
 """
 
 REPLACE_ONE_RATIO = math.sqrt(2)
-"""The sensitivity to a replaced example, as a ratio of SENSITIVITY. If the other example is of another class,
-‖xxᵀ − x′x′ᵀ‖² is at most 2, as are the class sums, and the counts add 2b². If it is of the same class, with c
-= x·x′: at most 2 − 2c² + 2 − 2c ≤ 4 + 1/2. Both are at most 2·(2 + b²) for b ≥ 1/2.
+"""The sensitivity to a replaced example over SENSITIVITY. For an example of another class, ‖xxᵀ − x′x′ᵀ‖² is
+at most 2, as are the class sums, and the counts add 2b². For one of the same class, with c = x·x′, it is at
+most 2 − 2c² + 2 − 2c ≤ 4 + 1/2. Both are at most 2·(2 + b²) for b ≥ 1/2.
 """
 
 ROUNDING_MARGIN = 1e-5

@@ -54,7 +54,7 @@ class Embedding:
 
     @property
     def class_sizes(self) -> Tensor:
-        """The number of images of each class ``[K]``, by the noisy counts, and at least one; without labels,
+        """The number of images of each class, ``[K]``, by the noisy counts, but at least one; without labels,
         N.
         """
         if "counts" not in self.sums:

@@ -41,8 +41,8 @@ class EncoderSettings:
     mirror: bool = False
 
     def head_options(self) -> dict[str, Any]:
-        """Return ``head`` and ``feature_norm`` of :func:`build_feature_classifier`, where the method says
-        them.
+        """Return ``head`` and ``feature_norm`` of :func:`build_feature_classifier`, if the method
+        fixes them.
         """
         return {}
 

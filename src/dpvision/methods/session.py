@@ -36,9 +36,7 @@ Sums = Mapping[str, Tensor]
 
 
 class Watch(OnBatch, Protocol):
-    """A callback that is shown what every release is made of, before it is released: for audits. It changes
-    nothing.
-    """
+    """A callback for audits that is shown what every release is made of, before it. It changes nothing."""
 
     def look_at_release(
         self, images: Images, sums_of: Callable[[Images], Sums], sensitivity: float

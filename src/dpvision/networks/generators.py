@@ -136,7 +136,7 @@ class Generator(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The configuration, as JSON types, of which `from_config` makes the same generator, up to its
+        """The configuration, as JSON types, from which `from_config` makes the same generator, but for
         weights.
         """
         return {

@@ -17,9 +17,7 @@ from torch import Tensor, nn
 from dpvision.privacy.errors import InputError
 
 _PERIODS = 2
-"""The number of copies that are added on every side to make filters periodic; more would add less than
-rounding.
-"""
+"""The copies that are added on every side to make filters periodic; more would add less than rounding."""
 
 LARGEST_BANK = 2**24
 """Most numbers of all filters, roughly: some hundred MiB, for images of 724 pixels with the usual J and L."""

@@ -82,9 +82,7 @@ class Account:
         return self._reservation.left(event)
 
     def epsilon_spent(self, accountant: Accountant = "pld") -> float:
-        """Compute ε of `spent` at the budget's δ and relation. Takes up to a second with PLD; RDP
-        is quicker.
-        """
+        """Compute ε of `spent` at the budget's δ and relation. PLD takes up to a second; RDP is quicker."""
         return epsilon(self.spent, self.budget.delta, self.budget.neighboring_relation, accountant)
 
     def epsilon_planned(self, accountant: Accountant = "pld") -> float:

@@ -49,9 +49,7 @@ _LARGEST_EPSILON = 100.0  # of a curve; far beyond what guesses can tell apart
 
 @dataclass(frozen=True)
 class Tally:
-    """A count of guesses: ``correct`` of ``guesses`` were right; ``share`` of the significance is for this
-    test.
-    """
+    """A count of guesses: ``correct`` of ``guesses`` were right; ``share`` of the significance goes to it."""
 
     guesses: int
     correct: int

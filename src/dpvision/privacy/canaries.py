@@ -42,7 +42,7 @@ class Canaries:
         self.releases = 0
 
     def lengths(self, mechanism: GaussianSumMechanism) -> tuple[float, float]:
-        """Return what a canary adds along its direction if it is in, and if it is out, over the
+        """Return what a canary adds along its direction if it is in and if it is out, over the
         sensitivity.
         """
         if self._relation == "add_or_remove_one":

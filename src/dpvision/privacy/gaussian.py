@@ -114,8 +114,8 @@ def _rounded_normals(shifts: Tensor, scale: float, draw: Draw, draw_more: Draw) 
 
 
 def _refined_pair(first: int, second: int, draw_more: Draw) -> tuple[Any, Any]:
-    """Compute Z and Z′ in 512-bit arithmetic, of the first 63 bits of U and V and of 128 more, which it
-    draws.
+    """Compute Z and Z′ in 512-bit arithmetic, of the first 63 bits of U and V and of 128 more that
+    it draws.
     """
     u, v = (
         # The middle of what those bits leave open, so that U is never 0.

@@ -1,5 +1,4 @@
-"""Release mean embeddings of features, by class, as DP-MEPF does (Harder et al., arXiv 2205.12900, section
-3).
+"""Release mean embeddings of features, by class, for DP-MEPF (Harder et al., arXiv 2205.12900, section 3).
 
 An image with features e and label y becomes [φ1; c·φ2; b] in the block of its class and zero in all others,
 
@@ -147,8 +146,7 @@ class MeanEmbedding:
         return squares
 
     def _powers(self, features: Tensor) -> Iterator[tuple[str, slice, Tensor]]:
-        """Yield features e as "first" and, where c > 0, e² as "second": float64, some columns after the
-        others.
+        """Yield features e as "first" and, where c > 0, e² as "second": float64, some columns at a time.
 
         With all columns at once a CPU would wait for memory. A step overwrites what the one before gave.
         No fourth power of a float32 overflows or vanishes in float64.

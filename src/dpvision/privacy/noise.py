@@ -51,7 +51,7 @@ class RandomSource(ABC):
         return bits.double().mul_(2.0**-53).reshape(tuple(shape))
 
     def add_normal(self, sums: torch.Tensor, deviation: float) -> torch.Tensor:
-        """Return ``sums`` + N(0, deviation²), exactly distributed but for a rounding of the result: see
+        """Return ``sums`` + N(0, deviation²), exactly distributed but for the result's rounding: see
         `gaussian`.
 
         Args:
@@ -76,9 +76,7 @@ class RandomSource(ABC):
 
 
 class SecureRandom(RandomSource):
-    """A source keyed by the operating system's entropy. No two objects, processes or calls share
-    any output.
-    """
+    """A source keyed by the system's entropy. No two objects, processes or calls share any output."""
 
     is_private = True
 
@@ -111,9 +109,7 @@ class SeededRandom(RandomSource):
         self._keystream = _keystream(hashlib.sha256(json.dumps([seed, *path]).encode()).digest())
 
     def at(self, purpose: str, step: int) -> SeededRandom:
-        """Return an independent stream, which depends only on the seed and on every (purpose, step)
-        before.
-        """
+        """Return an independent stream that depends only on the seed and on all (purpose, step) up to it."""
         return SeededRandom(self.seed, (*self._path, (purpose, step)))
 
     def bytes(self, count: int) -> bytes:
@@ -127,7 +123,7 @@ def random_source(seed: int | None) -> RandomSource:
 
 
 def _keystream(key: bytes) -> CipherContext:
-    """Return AES-256-CTR from counter 0: encrypting zeros yields the stream. One key is for one
+    """Return AES-256-CTR from counter 0: encrypting zeros yields the stream. One key serves one
     stream only.
     """
     return Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()

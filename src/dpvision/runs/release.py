@@ -25,8 +25,8 @@ def classifier_files(model: Classifier) -> dict[str, bytes]:
 
 
 def load_release(path: str | os.PathLike[str]) -> Classifier | Generator:
-    """Return the classifier or generator in a release directory, on the CPU, ready for use (in evaluation
-    mode).
+    """Return the classifier or generator in a release directory, on the CPU and in evaluation mode, ready for
+    use.
 
     Nothing is unpickled, and no code of the release is run.
 

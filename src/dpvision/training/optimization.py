@@ -28,7 +28,7 @@ def make_optimizer(
 
 def schedule_factor(schedule: Schedule, step: int, steps: int) -> float:
     """Return the factor of the learning rate at ``step`` (from 0) of ``steps``. InputError for
-    another name.
+    other names.
     """
     progress = step / steps
     if schedule == "constant":

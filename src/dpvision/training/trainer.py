@@ -70,8 +70,7 @@ class StepStatistics:
 
 
 class OnBatch(Protocol):
-    """A callback that is shown what each step takes its sum over, before anything is released. It changes
-    nothing.
+    """A callback that is shown what each step takes its sum over, before any release. It changes nothing.
 
     ``encode``: makes examples of images uint8 ``[B, C, H, W]``, where they are not images themselves.
     """

@@ -1,6 +1,4 @@
-"""Transform images at random: pure functions of pixels and uniform numbers in [0, 1), for many images at
-once.
-"""
+"""Transform many images at once, at random: pure functions of pixels and uniform numbers in [0, 1)."""
 
 from __future__ import annotations
 

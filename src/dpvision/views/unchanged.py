@@ -8,9 +8,7 @@ from dpvision.privacy.by_example import ExampleDraws
 
 
 class Unchanged:
-    """A view policy for examples that are no images any more, such as features: each has itself for its only
-    view.
-    """
+    """A view policy for examples that are no images any more, such as features: each is its own only view."""
 
     views_per_example = 1
 

@@ -108,9 +108,7 @@ class ContrastiveConfig:
 
 
 def alignment(x: Tensor, y: Tensor) -> Tensor:
-    """Compute the mean of ‖x − y‖² over pairs of points ``[B, D]``: how far apart two views of an
-    image are.
-    """
+    """Compute the mean of ‖x − y‖² over pairs ``[B, D]``: how far apart two views of an image are."""
     return (x - y).square().sum(dim=1).mean()
 
 

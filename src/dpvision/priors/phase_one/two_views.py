@@ -179,8 +179,7 @@ def resampling_weights(start: Tensor, length: Tensor, source: int, target: int, 
 
 
 def blend(x: Tensor, factor: Tensor, grey: Tensor, mean_grey: Tensor) -> None:
-    """Set x, in place, to ``factor · x + grey · (x's grey) + mean_grey · (mean of x's grey)``, clamped to [0,
-    1].
+    """Set x in place to ``factor · x + grey · (x's grey) + mean_grey · (mean of x's grey)``, within [0, 1].
 
     Brightness (factor alone), contrast (mean_grey = 1 − factor), saturation (grey = 1 − factor) and the
     removal of colour are all of this form, so one batch may hold any of them. Grey is BT.601's luma.

@@ -78,9 +78,7 @@ class Spectrum:
         return cls(magnitudes / unit)
 
     def impose(self, images: Tensor) -> Tensor:
-        """Return images ``[B, C, N, N]`` with these magnitudes, and the phases, means and variances of
-        before.
-        """
+        """Return images ``[B, C, N, N]`` with these magnitudes, and the old phases, means and variances."""
         std, mean = torch.std_mean(images, dim=(2, 3), keepdim=True, correction=0)
         frequencies = torch.fft.rfft2(images)
         gains = self.magnitudes / frequencies.abs().clamp_min(1e-30)

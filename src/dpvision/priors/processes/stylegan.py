@@ -26,12 +26,10 @@ CHANNEL_MEAN = ((0.483, 0.145), (0.455, 0.142), (0.401, 0.161))
 CHANNEL_STD = ((0.219, 0.063), (0.213, 0.062), (0.213, 0.069))
 
 Convolve = Callable[[Tensor, torch.Generator], Tensor]
-"""A function that draws a 3×3 convolution for every image and applies it: ``[N, CHANNELS, H, W]``, same
-shape.
-"""
+"""A function that draws a 3×3 convolution for every image and applies it: ``[N, CHANNELS, H, W]``."""
 
 DrawNoise = Callable[[int, list[int], torch.Generator], list[Tensor]]
-"""A function (count, sides, generator) -> for every layer a map per image, as wide as it: ``[count, side,
+"""A function (count, sides, generator) -> a map per layer and image, as wide as the layer: ``[count, side,
 side]``.
 """
 
@@ -42,7 +40,7 @@ def random(count: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def high_frequency(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Draw images with filters that are random sums of wavelets, and 1/f^α noise in every layer; as
+    """Draw images by random sums of wavelets as filters, with 1/f^α noise in every layer; as
     :data:`Generate`.
     """
     return _synthesize(count, size, generator, convolve_wavelets, power_law_maps)
@@ -57,7 +55,7 @@ def sparse(count: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def oriented(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Draw images with filters that are edges and lines, biases, and one noise map for all layers; as
+    """Draw images by edges and lines as filters, biases, and one noise map for all layers; as
     :data:`Generate`.
     """
     return _synthesize(count, size, generator, convolve_oriented, shared_map, largest_bias=0.2)
@@ -171,7 +169,7 @@ def _modulated(weights: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _grouped_convolution(x: Tensor, kernels: Tensor) -> Tensor:
-    """Convolve images ``[N, C, H, W]``, each with its C of the kernels ``[N·C, in, 3, 3]``; keeps
+    """Convolve ``[N, C, H, W]``, each image with its C of the kernels ``[N·C, in, 3, 3]``; keeps
     the shape.
     """
     count, channels, height, width = x.shape

@@ -67,9 +67,7 @@ class SteerablePyramid:
 
 
 def _polar_frequencies(resolution: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return radius (radians per pixel) and angle of an N × N image's lowest frequencies, ``[n, n/2
-    + 1]``.
-    """
+    """Return radius (radians per pixel) and angle of N × N images' lowest frequencies, ``[n, n/2 + 1]``."""
     scale = 2 * math.pi * resolution / size
     y = torch.fft.fftfreq(resolution, device=device)[:, None] * scale
     x = torch.fft.rfftfreq(resolution, device=device) * scale

@@ -76,7 +76,7 @@ class Event(ABC):
 
     @abstractmethod
     def to_dp_event(self, neighboring_relation: NeighboringRelation) -> dp_accounting.DpEvent:
-        """Return all ``count`` releases in dp_accounting's terms, for its PLD accountant of the same
+        """Return all ``count`` releases in dp_accounting's terms, for the PLD accountant of the same
         relation.
 
         InputError where nothing is known of them under this relation.
@@ -86,7 +86,7 @@ class Event(ABC):
     def renyi_divergences(
         self, orders: Sequence[float], neighboring_relation: NeighboringRelation
     ) -> np.ndarray:
-        """Compute the Rényi divergences of all ``count`` releases, in nats, one per order α > 1; rounding
+        """Compute Rényi divergences of all ``count`` releases, in nats, one per order α > 1; rounding
         included.
 
         InputError as of `to_dp_event`.
@@ -102,9 +102,7 @@ class Event(ABC):
     @property
     @abstractmethod
     def largest_loss(self) -> float:
-        """The size, approximately, that each of these losses can reach, in nats, but for a negligible
-        probability.
-        """
+        """The approximate size, in nats, of the largest of these losses, but for a negligible probability."""
 
     # How it is written -----------------------------------------------------------------------------------
 
