@@ -15,8 +15,8 @@ from dpvision.runs import check_free
 
 @dataclass(frozen=True)
 class StageForecast:
-    """A stage: ``count`` noisy releases of what ``releases`` names, each over a Poisson batch of
-    this rate.
+    """A stage: ``count`` noisy releases of what ``releases`` names, over Poisson batches of this
+    sample rate.
     """
 
     releases: str

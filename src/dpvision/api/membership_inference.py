@@ -156,8 +156,8 @@ def _shadow_confidences(
     device: str | None,
     progress: Progress | None,
 ) -> NDArray[np.float64]:
-    """Return the confidences ``[S, N]`` of classifiers trained on subsets, else as the run was, noise
-    included.
+    """Return the confidences ``[S, N]`` of classifiers trained on subsets, otherwise, noise too, as the run
+    was.
     """
     fields = _recorded(run).config
     if device is not None:

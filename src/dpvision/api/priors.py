@@ -150,8 +150,8 @@ def _pool(
 
 
 def process_images(config: ContrastiveConfig, device: torch.device, progress: Progress | None) -> Tensor:
-    """Make ``config.count`` images, uint8 ``[N, 3, S, S]`` on the CPU: as many per process, but for
-    a batch.
+    """Make ``config.count`` images, uint8 ``[N, 3, S, S]`` on the CPU: as many of each process, to within a
+    batch.
     """
     batch_size = fair_batch_size(config.count, config.processes)
     batches = image_batches(config.processes, config.image_size, config.seed, device, batch_size)
@@ -164,9 +164,9 @@ def process_images(config: ContrastiveConfig, device: torch.device, progress: Pr
 
 
 def fair_batch_size(count: int, processes: Sequence[str]) -> int:
-    """Choose the size of the batches that processes make in turn, so that each makes as many images.
+    """Choose a batch size for processes that make batches in turn, so that each makes its fair share.
 
-    ``count`` images are taken of them all, so the numbers agree within a batch.
+    Of the first ``count`` images each process makes as many, to within a batch.
 
     Raises:
         InputError: there is not one image for each process.

@@ -39,7 +39,7 @@ class ClippedSum:
     Attributes:
         gradients: Σ_b g_b · min(1, C/‖g_b‖) by parameter name, float64: ‖·‖₂ over all of them together
             changes by at most C when one example is added or removed.
-        norms: the norms ‖g_b‖ ``[B]``.
+        norms: the examples' norms, as they are reported, ``[B]``.
         losses: the losses ``[B]``, each the mean over an example's views.
         nonfinite: the number of examples left out because their gradient had a NaN or an infinity.
 

@@ -58,9 +58,7 @@ def example_losses(
 
 
 def forward(model: nn.Module, rows: Tensor) -> Any:
-    """Return the output for rows ``[N, …]``. CannotRun where the network fails; InputError if it is no
-    tensor.
-    """
+    """Return the output for rows ``[N, …]``. CannotRun where it fails; InputError without a tensor."""
     try:
         output = model(rows)
     except RowsMoved:

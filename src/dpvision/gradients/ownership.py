@@ -19,8 +19,8 @@ class Ownership:
     """The assignment of parameters to the modules that compute their gradients.
 
     owners: module path → {parameter's name in that module: its name in the model}. A module with a rule and
-        only parameters of its own uses the rule; any other is replayed. used_once: names of the parameters
-        that enter a pass once, whose gradients may stay factors.
+        only parameters of its own uses the rule; any other is replayed.
+    used_once: names of the parameters that enter a pass once, whose gradients may stay factors.
     rows: module path → the number of rows that its calls have in their tensors, per row of the batch. Checked
         at every call of a pass over several examples.
     one_by_one: whether every example is taken by itself, by plain autograd, because the network decides by

@@ -90,7 +90,7 @@ class Instantiated:
         return total.view(shape).permute([order.index(dim) for dim in range(1, self.values.ndim)])
 
     def _memory_order(self) -> list[int]:
-        """Return the dimensions after the first, outermost in memory first: convolutions give
+        """Return the dimensions after the first, outermost in memory first: convolutions have
         channels last.
         """
         return sorted(range(1, self.values.ndim), key=lambda dim: -self.values.stride()[dim])

@@ -100,9 +100,7 @@ def weight_standardized_convolution(
 
 
 def _covers(layer: Any, x: Tensor) -> bool:
-    """Say whether rules cover the layer: zero padding by numbers ("same" in 2-D only), and a batch
-    dimension.
-    """
+    """Say whether rules cover the layer: padded by zeros ("same" in 2-D only), with a batch dimension."""
     dimensions = len(layer.kernel_size)
     named_padding = isinstance(layer.padding, str) and dimensions != 2
     return layer.padding_mode == "zeros" and not named_padding and x.ndim == dimensions + 2

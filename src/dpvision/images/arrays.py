@@ -13,9 +13,7 @@ from torch import Tensor
 from dpvision.privacy.errors import InputError
 
 MAX_CLASSES = 2**16
-"""Bound on the classes that numbered labels may imply: one stray label would make a classifier of
-any width.
-"""
+"""Most classes that numbered labels may imply: one stray label would make a classifier of any width."""
 
 
 def labels_from_array(array: NDArray[Any], what: str) -> Tensor:

@@ -69,7 +69,7 @@ class Conversion:
 
 
 def decode(encoded: bytes | Path, name: str) -> NDArray[np.uint8]:
-    """Return an encoded image, or the path of one, as uint8 [C, H, W]; name is for messages.
+    """Decode an image, given as bytes or as a path, to uint8 [C, H, W]; name is for messages.
 
     The first frame of several; turned upright by its EXIF orientation; transparent parts over white; of 16
     bits per channel the high 8; palette, CMYK and the like to RGB. Colour profiles are ignored.

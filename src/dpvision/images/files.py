@@ -110,7 +110,7 @@ def check_regular(path: Path) -> None:
 
 
 def read_text_file(path: Path) -> bytes:
-    """Return the content of a file of JSON or TOML.
+    """Parse the content of a file of JSON or TOML.
 
     Raises:
         InputError: it cannot be read, or is larger than MAX_TEXT_BYTES.
@@ -128,7 +128,7 @@ def read_text_file(path: Path) -> bytes:
 
 
 def parse_json(text: bytes | str) -> Any:
-    """Return the value of a JSON text.
+    """Parse a JSON text and return its value.
 
     Raises:
         ValueError: it is none in UTF-8, has NaN or infinity, or is too long or nested too deeply.
@@ -144,7 +144,7 @@ def parse_json(text: bytes | str) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return a regular file that holds one JSON object.
+    """Read a regular file that holds one JSON object.
 
     Raises:
         InputError: there is no such file, or it holds something else.

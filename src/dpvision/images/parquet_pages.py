@@ -68,7 +68,7 @@ def _chunks(file: IO[bytes], path_in_schema: list[bytes]) -> list[tuple[int, int
 
 
 def _structure(file: IO[bytes], deepest: int) -> dict[int, Any]:
-    """Return the fields of a structure by their numbers."""
+    """Read the fields of a structure, by their numbers."""
     fields: dict[int, Any] = {}
     number = 0
     while head := _byte(file):  # zero ends it
@@ -103,7 +103,7 @@ def _value(file: IO[bytes], kind: int, deepest: int) -> Any:
 
 
 def _signed(file: IO[bytes]) -> int:
-    """Return a zigzag number."""
+    """Read a zigzag number."""
     value = _varint(file)
     return value >> 1 ^ -(value & 1)
 

@@ -36,7 +36,9 @@ Sums = Mapping[str, Tensor]
 
 
 class Watch(OnBatch, Protocol):
-    """A callback for audits that is shown what every release is made of, before it. It changes nothing."""
+    """A callback for audits: it is shown what every release is made of, before that is released. It changes
+    nothing.
+    """
 
     def look_at_release(
         self, images: Images, sums_of: Callable[[Images], Sums], sensitivity: float

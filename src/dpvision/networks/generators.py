@@ -136,9 +136,7 @@ class Generator(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The configuration, as JSON types, from which `from_config` makes the same generator, but for
-        weights.
-        """
+        """The configuration, as JSON types, of which `from_config` makes this generator, but for weights."""
         return {
             "image_shape": list(self.image_shape),
             "class_names": list(self.class_names),

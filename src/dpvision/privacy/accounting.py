@@ -103,7 +103,9 @@ def calibrate_noise_multiplier(
 
 
 def calibrate_steps(sample_rate: float, steps: int, budget: Budget, accountant: Accountant = "pld") -> float:
-    """Find the noise multiplier for ``steps`` equal releases, as of DP-SGD: `calibrate_noise_multiplier`."""
+    """Find the noise multiplier for ``steps`` equal releases, as of DP-SGD; see
+    `calibrate_noise_multiplier`.
+    """
     return calibrate_noise_multiplier(
         lambda sigma: [gaussian_event(sigma, sample_rate, steps)], budget, accountant
     )

@@ -34,7 +34,7 @@ Array = NDArray[np.float64]
 FEWEST_CANARIES = 20
 
 _TESTS = ((0.1, 0.8), (0.8, 0.2))
-"""The share of the canaries that are guessed, and of the significance, of each test of these guesses.
+"""For each test of guesses, the share of the canaries that are guessed, and of the significance that it has.
 
 Half of them are those with the highest scores, half those with the lowest. A tenth of the canaries is best,
 or nearly so, for Gaussian scores at ε from 1 to 8 and m from 1,000 to 10,000. Most of them are for gross
@@ -49,7 +49,9 @@ _LARGEST_EPSILON = 100.0  # of a curve; far beyond what guesses can tell apart
 
 @dataclass(frozen=True)
 class Tally:
-    """A count of guesses: ``correct`` of ``guesses`` were right; ``share`` of the significance goes to it."""
+    """The guesses of one test: ``correct`` of ``guesses`` were right; it spends ``share`` of the
+    significance.
+    """
 
     guesses: int
     correct: int
@@ -159,7 +161,9 @@ class TradeOff:
         return np.exp(self.epsilons)
 
     def least(self, probability: float) -> float:
-        """Return the least probability, without the example (or with another), of an event this probable."""
+        """Bound from below an event's probability without the example (or with another), given that
+        with it.
+        """
         by_event = (probability - self.deltas) / self._ratios
         by_complement = 1 - self.deltas - self._ratios * (1 - probability)
         return max(0.0, float(by_event.max()), float(by_complement.max()))

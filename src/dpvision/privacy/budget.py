@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from dpvision.privacy.errors import InputError
 
 NeighboringRelation = Literal["add_or_remove_one", "replace_one"]
-"""The relation of data sets that must be hard to tell apart: they differ by one example's presence, or by its
+"""The relation of data sets that must be hard to tell apart: one example's presence differs, or its
 content.
 """
 

@@ -42,9 +42,7 @@ class Canaries:
         self.releases = 0
 
     def lengths(self, mechanism: GaussianSumMechanism) -> tuple[float, float]:
-        """Return what a canary adds along its direction if it is in and if it is out, over the
-        sensitivity.
-        """
+        """Return what a canary adds along its direction, if it is in and if out, over the sensitivity."""
         if self._relation == "add_or_remove_one":
             return 1.0, 0.0
         half = mechanism.replace_one_ratio / 2

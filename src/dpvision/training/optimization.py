@@ -27,9 +27,7 @@ def make_optimizer(
 
 
 def schedule_factor(schedule: Schedule, step: int, steps: int) -> float:
-    """Return the factor of the learning rate at ``step`` (from 0) of ``steps``. InputError for
-    other names.
-    """
+    """Return the learning rate's factor at ``step`` (from 0) of ``steps``. InputError for another name."""
     progress = step / steps
     if schedule == "constant":
         return 1.0
