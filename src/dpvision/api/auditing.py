@@ -36,7 +36,7 @@ NOTICE = "private: it comes of training on the private images and is not covered
 CANARIES = 1000
 MISLABELLED_SHARE = 0.1
 STEPS_LOOKED_AT = 30
-"""About how many steps of a run are examined for worst-case images."""
+"""The approximate number of steps of a run that are examined for worst-case images."""
 
 
 @dataclass(frozen=True)
