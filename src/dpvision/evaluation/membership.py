@@ -70,8 +70,9 @@ class Attack:
 
 @torch.inference_mode()
 def log_probabilities(model: Classifier, blocks: Iterable[Tensor]) -> Tensor:
-    """Compute the log-probabilities of classes, for images in blocks ``[n, C, H, W]``: float64 ``[N,
-    classes]`` on the CPU.
+    """Compute the log-probabilities of the classes for N images, in blocks ``[n, C, H, W]``.
+
+    Returns float64 ``[N, classes]`` on the CPU.
     """
     device = next(model.parameters()).device
     was_training = model.training

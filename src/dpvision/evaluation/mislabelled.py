@@ -36,7 +36,7 @@ class MislabelledImages:
 
     @classmethod
     def of(cls, images: Images, count: int, random: RandomSource) -> MislabelledImages:
-        """Make ``count`` of the images, chosen at random, canaries.
+        """Turn ``count`` of the images, chosen at random, into canaries.
 
         Raises:
             InputError: there are not as many images.

@@ -20,7 +20,7 @@ FREE_BYTES = 2**28
 """Bytes that any file may unpack to, however small it is."""
 
 MOST_EXPANSION = 2**8
-"""Largest ratio at which a larger file may unpack, to its size. Of real images the blankest come near it."""
+"""Most bytes that a larger file may unpack to, per stored byte. Of real images the blankest come near it."""
 
 MAX_TEXT_BYTES = 2**22
 """Largest JSON or TOML file that is parsed, in bytes. A parsed value takes some 30 times its text."""

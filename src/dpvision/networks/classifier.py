@@ -84,7 +84,7 @@ def build_classifier(
     class_names: Sequence[str],
     options: dict[str, Any] | None = None,
 ) -> Classifier:
-    """Return a classifier with a freshly initialised network.
+    """Build a classifier with a freshly initialised network.
 
     ``build_classifier(**classifier.config)`` builds the same one again; the config holds only JSON types.
 

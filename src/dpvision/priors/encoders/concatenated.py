@@ -54,7 +54,9 @@ class ConcatenatedEncoder(Encoder):
         return torch.cat([weight * F.normalize(part(x), dim=1) for weight, part in weighted], dim=1)
 
     def mean_directions(self, x: Tensor, groups: int) -> Tensor:
-        """Compute them as if every part saw something in every image: then all features have one norm."""
+        """Compute mean directions as if every part saw something in every image: all features then have one
+        norm.
+        """
         weighted = zip(self.part_weights, self.parts, strict=True)
         means = [weight * cast(Encoder, part).mean_directions(x, groups) for weight, part in weighted]
         return torch.cat(means, dim=1) / math.hypot(*self.part_weights)
@@ -64,7 +66,9 @@ class ConcatenatedEncoder(Encoder):
         return torch.cat([part.shrunk(m, noise) for part, m in self._by_part(means)], dim=1)
 
     def gaussian_images(self, means: Tensor, rank: int) -> GaussianImages | None:
-        """Return those of the first part that has any. A law of images does not depend on a part's weight."""
+        """Return the Gaussian images of the first part that has any: they do not depend on a part's
+        weight.
+        """
         found = (part.gaussian_images(m, rank) for part, m in self._by_part(means))
         return next((images for images in found if images is not None), None)
 

@@ -167,8 +167,7 @@ def _painted(leaves: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _covered(leaves: Tensor, textures: Tensor, generator: torch.Generator) -> Tensor:
-    """Cover every leaf by a piece of a texture ``[T, 3, size, size]``: ``[N, size, size] -> [N, 3, size,
-    size]``.
+    """Cover leaves by pieces of textures ``[T, 3, size, size]``: ``[N, size, size] -> [N, 3, size, size]``.
 
     Which texture, and from where in it, is drawn for every leaf; textures wrap around.
     """

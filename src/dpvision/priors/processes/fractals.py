@@ -71,8 +71,7 @@ def draw_systems(count: int, generator: torch.Generator) -> Systems:
 
 
 def _singular_values(present: Tensor, total: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw σ1 ≥ σ2 in (0, 1) for the maps present ``[S, M]``, with Σ (σ1 + 2 σ2) = total ``[S, 1]``, as ``[S,
-    M, 2]``.
+    """Draw σ1 ≥ σ2 in (0, 1) for maps present ``[S, M]``, Σ (σ1 + 2 σ2) = total ``[S, 1]``: ``[S, M, 2]``.
 
     Uniform values, raised to the one power per system that makes the sum right, which bisection finds.
     """
