@@ -88,8 +88,8 @@ class GaussianImages(nn.Module):
         self.details = (images - self._scaled(averaged)).mul(127).round().to(torch.int8)
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
-        """Make images ``[B, C, H, W]``, not limited to [0, 1], of int64 labels ``[B]`` and normal noise ``[B,
-        at least R, and one more where there are details]``.
+        """Make images ``[B, C, H, W]``, not limited to [0, 1], of int64 labels ``[B]`` and normal noise
+        ``[B, at least R, and one more where there are details]``.
         """
         root = self.root[labels]
         with torch.autocast(noise.device.type, enabled=False):

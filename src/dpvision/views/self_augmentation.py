@@ -74,8 +74,8 @@ class SelfAugmentation:
         return self.make(pixels, uniform), targets[:, None].repeat(1, self.augmult)
 
     def make(self, pixels: Tensor, uniform: Tensor) -> Tensor:
-        """Return the views ``[B, K, C, H, W]`` of images uint8 ``[B, C, H, W]`` for numbers ``[B, K,
-        numbers_per_view]`` in [0, 1), whatever K is.
+        """Return the views ``[B, K, C, H, W]`` of images uint8 ``[B, C, H, W]`` for numbers
+        ``[B, K, numbers_per_view]`` in [0, 1), whatever K is.
         """
         _, C, H, W = pixels.shape
         if self.pad >= min(H, W):

@@ -70,7 +70,8 @@ def match_marginals(values: Tensor, targets: Tensor) -> Tensor:
 
 
 def generalized_laplacian_quantiles(exponents: Tensor, count: int, limit: float) -> Tensor:
-    """Return ``count`` (even) ascending equidistant quantiles of the density ∝ exp(−|x|**r) on ±limit.
+    """Return ``count`` (even) ascending equidistant quantiles of the density ∝ exp(−|x|**r) on
+    [−limit, limit].
 
     Args:
         exponents: r, ``[...]`` in [0.4, 0.8].

@@ -29,8 +29,8 @@ Convolve = Callable[[Tensor, torch.Generator], Tensor]
 """A function that draws a 3×3 convolution for every image and applies it: ``[N, CHANNELS, H, W]``."""
 
 DrawNoise = Callable[[int, list[int], torch.Generator], list[Tensor]]
-"""A function (count, sides, generator) -> a map per layer and image, as wide as the layer: ``[count, side,
-side]``.
+"""A function (count, sides, generator) -> a map per layer and image, as wide as the layer:
+``[count, side, side]``.
 """
 
 
