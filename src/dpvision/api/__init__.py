@@ -1,4 +1,4 @@
-"""What the command line and Python programs share: one function per command."""
+"""Functions that the command line and Python programs share: one function per command."""
 
 from __future__ import annotations
 

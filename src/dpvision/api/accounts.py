@@ -1,4 +1,4 @@
-"""What every run that reads private images begins and goes on with: its private record and its account."""
+"""Open the private record and the privacy account of a run: every run on private images begins with them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dpvision.runs import RunDirectory
 def private_record(
     images: Images, ledger: str | os.PathLike[str] | None, started: datetime
 ) -> dict[str, Any]:
-    """What RUN/private/run.json holds; ``ledger`` is by default the one of the data's digest."""
+    """Return the content of RUN/private/run.json; ``ledger`` is by default the one of the data's digest."""
     digest = images.digest
     return {
         "run_id": f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}",
@@ -36,7 +36,7 @@ def make_account(
     stages: Calibrated,
     released: Sequence[Event],
 ) -> Account:
-    """The account of a run, not open yet. ``released`` is what it has by its own record.
+    """Return the account of a run, not open yet. ``released`` is what it has by its own record.
 
     Raises:
         InputError: the ledger is of another data set, or damaged, or lacks what the run has spent.
@@ -47,13 +47,13 @@ def make_account(
 
 
 def check_ledger(run: RunDirectory, released: Sequence[Event]) -> None:
-    """Raises InputError unless the ledger holds what the run has released by its own record."""
+    """Raise InputError unless the ledger holds what the run has released by its own record."""
     if released:  # else there may be no ledger yet
         Ledger(run.of_account("ledger")).check_spent(run.of_account("run_id"), released)
 
 
 def check_version(run: RunDirectory) -> None:
-    """Raises InputError unless this is the version that began the run: another might go on otherwise."""
+    """Raise InputError unless this is the version that began the run: another might go on otherwise."""
     began = run.config.get("dpvision")
     if began != version("dpvision"):
         raise InputError(
@@ -81,7 +81,7 @@ def discard_unspent(run: RunDirectory, account: Account | None) -> None:
 
 
 def check_unchanged(run: RunDirectory, images: Images) -> None:
-    """Raises InputError unless these are the images that the run began with."""
+    """Raise InputError unless these are the images that the run began with."""
     if images.digest != run.of_account("digest"):
         raise InputError(
             f"the images from {images.source} have changed since {run.path} began; "

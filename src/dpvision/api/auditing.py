@@ -1,4 +1,4 @@
-"""How much a run leaks, measured: canaries are trained on, and what comes out is asked about their coins."""
+"""Measure how much a run leaks: train on canaries, and guess their coins from what comes out."""
 
 from __future__ import annotations
 
@@ -36,30 +36,30 @@ NOTICE = "private: it comes of training on the private images and is not covered
 CANARIES = 1000
 MISLABELLED_SHARE = 0.1
 STEPS_LOOKED_AT = 30
-"""Of a run, about so many with worst-case images."""
+"""The approximate number of steps of a run that are examined for worst-case images."""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found.
+    """The findings of an audit.
 
     Attributes:
-        notice: that none of this may be published.
+        notice: says that none of this may be published.
         method, canary_kind, canaries, confidence: what was audited, and how.
-        neighboring_relation: between the two data sets that a canary's coin decides between.
+        neighboring_relation: the relation of the two data sets between which a canary's coin decides.
         epsilon, delta: what the run claims under that relation.
-        epsilon_lower_bound: on ε, by comparison with the run's own trade-off curves, see
+        epsilon_lower_bound: a lower bound on ε, by comparison with the run's own trade-off curves, see
             :func:`dpvision.privacy.audit.f_dp_lower_bound`.
-        epsilon_lower_bound_any: on ε, whatever the algorithm may be, see
-            :func:`dpvision.privacy.audit.epsilon_lower_bound`. Each of the two holds by itself with the
-            confidence.
-        largest_bound: what epsilon_lower_bound would be if all guesses were right: so many canaries cannot
-            refute an ε above it.
-        largest_contribution: what changed a sum before noise the most, of worst-case images, if these were
-            added. A share of the sensitivity above 1 is no accident: the sums are exact.
+        epsilon_lower_bound_any: a lower bound on ε that holds for any algorithm, see
+            :func:`dpvision.privacy.audit.epsilon_lower_bound`. Each of the two bounds holds by itself with
+            the stated confidence.
+        largest_bound: the epsilon_lower_bound if all guesses were right: so many canaries cannot refute an ε
+            above it.
+        largest_contribution: the worst-case image that changed a sum before noise the most, if such images
+            were added. A share of the sensitivity above 1 is no accident: the sums are exact.
         refuted: whether epsilon_lower_bound is above ε, or that share above 1: the run leaks more than it
             claims.
-        releases: how many there were in the run.
+        releases: the number of releases in the run.
         tallies: the guesses that were made.
     """
 
@@ -205,5 +205,5 @@ def _learn(
 
 
 def _default_count(canary_kind: str, num_images: int) -> int:
-    """Wrong labels must be few beside right ones; vectors disturb nobody."""
+    """Choose a number of canaries: wrong labels must be few beside right ones; vectors disturb nobody."""
     return CANARIES if canary_kind != "mislabelled" else min(CANARIES, int(MISLABELLED_SHARE * num_images))

@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""Choose the device on which to compute."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dpvision.privacy.errors import InputError
 
 
 def resolve_device(name: str | None) -> torch.device:
-    """The device of this name; by default the GPU where there is one.
+    """Return the device of this name; by default the GPU where there is one.
 
     Raises:
         InputError: this machine has no such device.

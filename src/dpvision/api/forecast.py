@@ -1,4 +1,4 @@
-"""What a run would do and take, before anything is spent."""
+"""Forecast what a run would do, and how long it would take, before anything is spent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from dpvision.runs import check_free
 
 @dataclass(frozen=True)
 class StageForecast:
-    """``count`` noisy releases of what ``releases`` names, each over a Poisson batch of this sample rate."""
+    """A stage: ``count`` noisy releases of what ``releases`` names, over Poisson batches of this
+    sample rate.
+    """
 
     releases: str
     sample_rate: float
@@ -28,9 +30,9 @@ class Forecast:
 
     Attributes:
         epsilon, delta, neighboring_relation: what it would spend.
-        noise_multiplier, stages: how.
+        noise_multiplier, stages: how the run releases.
         num_examples: N, as it was declared.
-        image_shape, num_classes: of the data, (C, H, W) for the shape.
+        image_shape, num_classes: those of the data, (C, H, W) for the shape.
         test_examples: how many images the accuracy would be measured on.
         seconds, memory_bytes: expected, of all but the writing of images.
         epsilon_remaining: what the owner's limit leaves at present; None without a limit.

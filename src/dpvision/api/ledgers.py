@@ -1,4 +1,4 @@
-"""From what a person names to the ledger that it means."""
+"""Find the ledger that a person means by what they name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dpvision.runs import RunDirectory
 
 
 def find_ledger(target: str, channels: int | None = None) -> Ledger:
-    """The ledger of a data set (begun now if there is none), of a run, or in a file.
+    """Return the ledger of a data set (begun now if there is none), of a run, or in a file.
 
     Args:
         target: a spec for `open_images`, a run's directory, or the path of a ledger (.jsonl).

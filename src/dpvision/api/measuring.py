@@ -1,4 +1,4 @@
-"""How good synthetic images are that a run released."""
+"""Measure the quality of the synthetic images that a run released."""
 
 from __future__ import annotations
 
@@ -42,16 +42,17 @@ def evaluate_images(
     device: str | None = None,
     progress: Progress | None = None,
 ) -> list[Row]:
-    """Figures of the synthetic images that a run released, see `dpvision.evaluation.evaluate_synthetic`.
+    """Measure the synthetic images that a run released, see `dpvision.evaluation.evaluate_synthetic`.
 
     Args:
         run: a run's directory or release directory.
         data: real images that the synthetic ones were not made from: a spec for `open_images`, or `Images`.
             No guarantee covers what the figures say of them.
-        split: of the spec; by default "test", or all of data without splits.
+        split: the split of the spec; by default "test", or all of data without splits.
         encoder, encoder_options: whose features are compared, see `dpvision.priors.build_encoder`; by default
             those of the bundled prior, averaged over all positions.
-        classifiers: that learn from the synthetic images, by default those usual for images of this shape.
+        classifiers: the classifiers that learn from the synthetic images, by default those usual for images
+            of this shape.
         resnet9: how that classifier is trained, if it is one of them.
         neighbours: also write RUN/private/neighbours.png, the private images that are nearest to some of the
             synthetic ones. Never publish it.
@@ -94,7 +95,7 @@ def evaluate_images(
 def _encoder(
     shape: tuple[int, int, int], name: str | None, options: Mapping[str, Any] | None
 ) -> Encoder | None:
-    """That of a name, or the default, which the smallest images have not."""
+    """Build the encoder of a name or the default one; None for the smallest images, which have no default."""
     if name is not None:
         return build_encoder(name, shape, **(options or {}))
     if options:
@@ -105,7 +106,7 @@ def _encoder(
 
 
 def _released_images(place: Path, generator: Generator) -> Images:
-    """From the first format that there is; all hold the same images."""
+    """Read the released images in the first format that there is; all hold the same images."""
     folder = place / "images"
     files = (folder / "parquet" / "images.parquet", folder / "npz" / "images.npz", folder / "png")
     found = [file for file in files if file.exists()]

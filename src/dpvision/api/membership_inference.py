@@ -1,4 +1,4 @@
-"""How well what a run released tells the images that it learned from, from others."""
+"""Measure how well a run's release tells the images that it learned from, from others."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ FEWEST_SHADOW_MODELS = 4
 
 @dataclass(frozen=True)
 class Membership:
-    """What a release tells of who was a member.
+    """Membership inference against a release: how well it tells members from non-members.
 
     Attributes:
-        notice: that none of this may be published.
+        notice: says that none of this may be published.
         epsilon, delta: what the release claims.
-        members, non_members: how many images of each there were.
-        shadow_models: how many were trained for the scores that need them.
-        attacks: by kind of score.
+        members, non_members: the number of images of each kind.
+        shadow_models: the number of models that were trained for the scores that need them.
+        attacks: the results, one for each kind of score.
     """
 
     notice: str
@@ -59,8 +59,8 @@ def membership(
     device: str | None = None,
     progress: Progress | None = None,
 ) -> Membership:
-    """Membership inference against a run's classifier. It spends nothing and writes nothing; the result is
-    private.
+    """Run membership inference against a run's classifier. It spends nothing and writes nothing; the result
+    is private.
 
     Without shadow models there are two scores of an image, from the released classifier alone: "confidence",
     log p/(1 − p) of its label's probability p, and the same "by class", less the median of the image's class.
@@ -108,7 +108,7 @@ def membership(
 def _images(
     run: str | os.PathLike[str], given: Source | None, recorded: str, option: str, model: Classifier
 ) -> Images:
-    """Those given, or else those that the run recorded, in the order of the model's classes."""
+    """Return the images given, or those that the run recorded, their classes in the order of the model's."""
     if isinstance(given, Images):
         images = given
     elif given is not None:
@@ -126,7 +126,7 @@ def _images(
 
 
 def _recorded(run: str | os.PathLike[str]) -> RunDirectory:
-    """The run's directory. InputError for a release alone, which does not say what it was made of."""
+    """Return the run's directory. InputError for a release alone, which does not say what it was made of."""
     if not (Path(run) / "private").is_dir():
         raise InputError(f"{run} does not say what it learned from; name the members and the non_members")
     return RunDirectory.open(run)
@@ -144,7 +144,7 @@ def _together(members: Images, others: Images) -> Images:
 
 
 def _halves(models: int, count: int) -> NDArray[np.bool_]:
-    """Which images each shadow model learns from, ``[S, N]``: every image by half of them, at random."""
+    """Choose the images that each shadow model learns from, ``[S, N]``: each by half of them, at random."""
     places = np.random.default_rng().random((models, count)).argsort(axis=0).argsort(axis=0)
     return np.asarray(places < models // 2)
 
@@ -156,7 +156,9 @@ def _shadow_confidences(
     device: str | None,
     progress: Progress | None,
 ) -> NDArray[np.float64]:
-    """Confidences ``[S, N]`` of classifiers trained on subsets, otherwise as the run was, with its noise."""
+    """Return the confidences ``[S, N]`` of classifiers trained on subsets, otherwise, noise too, as the run
+    was.
+    """
     fields = _recorded(run).config
     if device is not None:
         fields = {**fields, "device": device}
@@ -189,6 +191,6 @@ def _as_it_is(account: Account) -> Account:
 
 
 def _scaled(config: Any, share: float) -> Any:
-    """The settings for a share of the images: batches are drawn at the same rate."""
+    """Return the settings for a share of the images: batches are drawn at the same rate."""
     batch = getattr(config, "expected_batch_size", None)
     return config if batch is None else replace(config, expected_batch_size=max(1, int(share * batch)))

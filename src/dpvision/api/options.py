@@ -25,7 +25,7 @@ FilePath = str | os.PathLike[str]
 
 
 def option(help: str, default: Any = MISSING, **command_line: str) -> Any:
-    """A field of options.
+    """Return a field of options.
 
     Args:
         help: one or two sentences, for the documentation and for --help.
@@ -38,7 +38,7 @@ def option(help: str, default: Any = MISSING, **command_line: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What every run takes that reads private images."""
+    """Options that every run on private images takes."""
 
     epsilon: float = option("The budget's ε; never exceeded.")
     delta: float | None = option(
@@ -102,7 +102,7 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OfClassifiers:
-    """What runs take beside their settings that make a classifier."""
+    """Options, beside the settings, of runs that make a classifier."""
 
     network: Any = option(
         "A network of your own, for methods that train one from scratch: an nn.Module or what makes one; see "
@@ -114,7 +114,7 @@ class OfClassifiers:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions(OfClassifiers, RunOptions):
-    """What a forecast takes."""
+    """Options of a forecast."""
 
     out: FilePath | None = option("The directory that the run would have; it must be free.", None)
     test: Any = option(
@@ -124,7 +124,7 @@ class PlanOptions(OfClassifiers, RunOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(OfClassifiers, RunOptions):
-    """What a run takes that makes a classifier."""
+    """Options of a run that makes a classifier."""
 
     out: FilePath = option("The run's directory, made here. Publish RUN/release, keep RUN/private.")
     test: Any = option(
@@ -134,7 +134,7 @@ class TrainOptions(OfClassifiers, RunOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class FinishOptions:
-    """What is published of images that a run makes."""
+    """Options for what is published of the images that a run makes."""
 
     count: int | None = option("Images to release; by default N, as many as the private ones.", None)
     formats: Sequence[str] = option(
@@ -147,7 +147,7 @@ class FinishOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesisOptions(FinishOptions, RunOptions):
-    """What a run takes that makes images."""
+    """Options of a run that makes images."""
 
     out: FilePath = option("The run's directory, made here. Publish RUN/release, keep RUN/private.")
     method: str = option("How to learn: one of `dpvision methods`; by default {default}.", "dp-mepf")
@@ -159,7 +159,7 @@ FROM_EMBEDDING = frozenset({"out", "count", "formats", "balanced", "config", "se
 
 @dataclass(frozen=True, kw_only=True)
 class AuditOptions(OfClassifiers, RunOptions):
-    """What an audit takes."""
+    """Options of an audit."""
 
     canaries: int | None = option(
         "How many; by default 1000, of mislabelled ones at most a tenth of the images.", None
@@ -174,7 +174,7 @@ class AuditOptions(OfClassifiers, RunOptions):
 
 
 def check_seed(seed: int | None) -> None:
-    """Raises InputError unless every random generator of a run takes it, torch's among them."""
+    """Raise InputError unless every random generator of a run takes it, torch's among them."""
     if not (seed is None or 0 <= seed < 1 << 63):
         raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}")
 
@@ -210,10 +210,10 @@ def takes(options: type) -> Callable[[Function], Function]:
 
 
 def described(one: dataclasses.Field[Any]) -> str:
-    """What an option's help says."""
+    """Return the help text of an option."""
     return str(one.metadata["help"]).replace("{default}", str(one.default))
 
 
 def _plain(value: Any) -> Any:
-    """A number of NumPy's as Python's, so that it can be written down."""
+    """Return a number of NumPy's as Python's, so that it can be written down."""
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value

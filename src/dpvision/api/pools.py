@@ -49,13 +49,14 @@ def make_pool(
 
     Args:
         model: a name or a folder, for :class:`dpvision.priors.text_to_image.TextToImage`.
-        class_names: those of the private images, which are public.
+        class_names: the class names of the private images, which are public.
         out: a new or an empty folder, or one that this function began.
-        prompt: of every class, with "{class}" where its name goes; underscores in it become spaces.
+        prompt: the prompt of every class, with "{class}" where its name goes; underscores in it become
+            spaces.
         per_class: images of each class.
         size: their side in pixels, cut and scaled as by :func:`dpvision.open_images`; None for the model's.
         batch_size: images made at once.
-        inference_steps, guidance_scale: of the model; None for its defaults.
+        inference_steps, guidance_scale: those of the model; None for its defaults.
         seed: at least 0. With an image's class and number it decides all that is random about the image.
         device: as for `dpvision.train`.
         command: for the provenance.
@@ -165,11 +166,13 @@ def make_process_pool(
 
 
 def describe_pool(spec: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a pool holds, as JSON types: how many images, of which classes (None without labels) and sizes
-    (width x height, as stored), and its provenance.
+    """Describe the content of a pool, as JSON types.
+
+    That is the number of images, their classes (None without labels) and sizes (width x height, as stored),
+    and the pool's provenance.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the pool cannot be read.
     """
     sizes = image_sizes(spec, pool_split(spec))
     # Images of any shapes can be read together at one, here for their classes alone.
@@ -187,13 +190,13 @@ def describe_pool(spec: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def image_seed(seed: int, class_name: str, index: int) -> int:
-    """A seed of its own for every image of a pool."""
+    """Return a seed of its own for every image of a pool."""
     digest = hashlib.sha256(repr((seed, class_name, index)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1  # fits a signed integer
 
 
 def _check_classes(class_names: Sequence[str]) -> None:
-    """Raises InputError unless each class can be a folder of its own that is read again."""
+    """Raise InputError unless each class can be a folder of its own that is read again."""
     if not class_names:
         raise InputError("a pool needs the names of its classes; give at least one")
     for name in class_names:

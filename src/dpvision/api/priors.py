@@ -49,11 +49,12 @@ def train_prior(
     command: str | None = None,
     progress: Progress | None = None,
 ) -> Prior:
-    """Phase I of DP-RandP (arXiv 2306.06076): learn a network's body from public images, and write it to a
-    file. An interrupted training goes on from the checkpoint beside ``out``, if it is called again likewise.
+    """Learn a network's body from public images, and write it to a file: Phase I of DP-RandP (arXiv
+    2306.06076). An interrupted training goes on from the checkpoint beside ``out``, if it is called again
+    likewise.
 
     Args:
-        config: how.
+        config: how to train.
         out: the prior's file, ending in .safetensors, in a folder that exists; its provenance goes beside it.
         public_images: images for :func:`dpvision.open_images` that are public, in place of the processes'. No
             guarantee covers them.
@@ -129,7 +130,7 @@ def train_prior(
 
 
 def _check_free(path: Path) -> None:
-    """Raises InputError unless a new prior can be written there."""
+    """Raise InputError unless a new prior can be written there."""
     check_suffix(path)
     for file in (path, path.with_suffix(".json")):
         if file.exists():
@@ -141,7 +142,7 @@ def _check_free(path: Path) -> None:
 def _pool(
     config: ContrastiveConfig, device: torch.device, progress: Progress | None, first: int
 ) -> Iterator[Tensor]:
-    """Batches of step ``first`` and all later ones, from a pool of ``config.count`` images.
+    """Yield batches of step ``first`` and all later ones, from a pool of ``config.count`` images.
 
     The pool takes minutes: it is made when the first batch is asked for, after all else has been checked.
     """
@@ -149,7 +150,9 @@ def _pool(
 
 
 def process_images(config: ContrastiveConfig, device: torch.device, progress: Progress | None) -> Tensor:
-    """``config.count`` images, uint8 ``[N, 3, S, S]`` on the CPU: as many of each process, within a batch."""
+    """Make ``config.count`` images, uint8 ``[N, 3, S, S]`` on the CPU: as many of each process, to within a
+    batch.
+    """
     batch_size = fair_batch_size(config.count, config.processes)
     batches = image_batches(config.processes, config.image_size, config.seed, device, batch_size)
     made: list[Tensor] = []
@@ -161,7 +164,9 @@ def process_images(config: ContrastiveConfig, device: torch.device, progress: Pr
 
 
 def fair_batch_size(count: int, processes: Sequence[str]) -> int:
-    """For batches of processes in turn, of which ``count`` images are taken: as many of each, within a batch.
+    """Choose a batch size for processes that make batches in turn, so that each makes its fair share.
+
+    Of the first ``count`` images each process makes as many, to within a batch.
 
     Raises:
         InputError: there is not one image for each process.
@@ -172,7 +177,7 @@ def fair_batch_size(count: int, processes: Sequence[str]) -> int:
 
 
 def _stream(config: ContrastiveConfig, device: torch.device, first: int) -> Iterator[Tensor]:
-    """Batches of step ``first`` and all later ones; every one mixes all processes."""
+    """Yield batches of step ``first`` and all later ones; every one mixes all processes."""
     processes = len(config.processes)
     share = _share(config.batch_size, config.processes)
     parts = image_batches(
@@ -183,10 +188,10 @@ def _stream(config: ContrastiveConfig, device: torch.device, first: int) -> Iter
 
 
 def _share(images: int, processes: Sequence[str]) -> int:
-    """How many of so many images each process makes, rounded up.
+    """Return how many images each process makes so that all make ``images`` together, rounded up.
 
     Raises:
-        InputError: there is not one for each.
+        InputError: there is not one image for each process.
     """
     if images < max(1, len(processes)):
         raise InputError(
@@ -204,7 +209,7 @@ def _figure(losses: list[Tensor]) -> str:
 
 
 def _python(config: ContrastiveConfig, path: Path, **options: Any) -> str:
-    """The call of `train_prior`, to be pasted."""
+    """Return the call of `train_prior`, to be pasted."""
     given = [f"{name}={_literal(value)}" for name, value in options.items() if value]
     call = ", ".join([repr(config), _literal(path), *given])
     return (
@@ -218,5 +223,5 @@ def _literal(value: Any) -> str:
 
 
 def command_line(arguments: list[str]) -> str:
-    """As it would be typed."""
+    """Write the arguments as a command line, as they would be typed in a shell."""
     return shlex.join(["dpvision", *arguments])

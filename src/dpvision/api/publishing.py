@@ -1,4 +1,4 @@
-"""What a run publishes, and what comes back of it."""
+"""Write what a run publishes, and return it as a result."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ PER_CLASS = 10
 
 @dataclass(frozen=True)
 class OfLearning:
-    """How a run learned from private images. Private: not all of it was released by a mechanism.
+    """A record of how a run learned from private images. Private: not all of it was released by a mechanism.
 
     Attributes:
         spent: the events that were recorded.
-        seconds: how long it took.
-        pool: what is said in public of images that the private ones were mixed with, if any.
+        seconds: the time that learning took, in seconds.
+        pool: what is said in public of the images that the private ones were mixed with, if any.
     """
 
     spent: tuple[Event, ...]
@@ -49,7 +49,7 @@ class OfLearning:
     pool: Mapping[str, Any] | None
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON types."""
+        """Return all of it as JSON types."""
         return asdict(self) | {"spent": [event.to_json() for event in self.spent]}
 
     @classmethod
@@ -61,11 +61,11 @@ class OfLearning:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a run that makes a classifier.
+    """The result of a run that makes a classifier.
 
     Attributes:
         epsilon, delta: what was spent.
-        test_accuracy: on the test images, if there were any.
+        test_accuracy: the accuracy on the test images, if there were any.
         release: the directory that may be published.
         model: the released classifier, ready for use.
     """
@@ -79,13 +79,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Synthesis:
-    """What came of a run that makes images.
+    """The result of a run that makes images.
 
     Attributes:
         epsilon, delta: what the private images have cost.
-        count: how many synthetic images were released.
+        count: the number of synthetic images that were released.
         release: the directory that may be published: images, generator, embedding, card.
-        generator: the released one, for more images.
+        generator: the released generator, which makes more images.
     """
 
     epsilon: float
@@ -106,16 +106,16 @@ def release_files(
     seed: int,
     started: float,
 ) -> dict[str, bytes]:
-    """The files of a release, by name.
+    """Return the files of a release, by name.
 
     Args:
-        method, settings: of the run.
+        method, settings: those of the run.
         learned: with the run's guarantee among its facts.
         how: it was learned; None where another run did that.
         finished: what was made of it.
         test: images to measure a classifier's accuracy on.
         images: what to publish of images that are made.
-        seed: of these images.
+        seed: the seed of these images.
         started: when the making began, on the clock of ``time.monotonic``.
     """
     cost, model, more = learned.facts[GUARANTEE], finished.model, finished.card
@@ -156,7 +156,7 @@ def release_files(
 
 
 def published(run: RunDirectory) -> Result | Synthesis:
-    """What a run that is complete has released."""
+    """Return what a complete run has released."""
     path = run.release_path / "card.json"
     card, model = read_json(path), load_release(run.release_path)
     with reading(str(path)):
@@ -176,7 +176,7 @@ def write_preview(folder: Path, pixels: Tensor, step: int) -> None:
 
 
 def _drawn(generator: Generator, images: FinishOptions, seed: int) -> Images:
-    """The images to be published."""
+    """Return the images to be published."""
     assert images.count is not None
     labels = None
     if images.balanced and generator.class_names:
@@ -185,7 +185,7 @@ def _drawn(generator: Generator, images: FinishOptions, seed: int) -> Images:
 
 
 def _first(images: Images, label: int) -> list[int]:
-    """Indices of the first few images of a class."""
+    """Return the indices of the first few images of a class."""
     if images.labels is None:
         return list(range(min(len(images), PER_CLASS**2)))
     return (images.labels == label).nonzero().flatten()[:PER_CLASS].tolist()

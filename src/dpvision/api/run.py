@@ -82,13 +82,14 @@ class RunConfig:
         budget: not to be exceeded; None, as stages and data are, where a run makes more of what another has
             released, and takes no private image.
         stages: what will be released.
-        seed: of the noise, which makes the run not private; None for noise from the system's entropy.
-        finishing_seed: of what is made of the releases. Nothing private depends on it: work that is taken up
-            again goes on as it would have.
+        seed: the seed of the noise, which makes the run not private; None for noise from the system's
+            entropy.
+        finishing_seed: the seed of what is made of the releases. Nothing private depends on it: work that is
+            taken up again goes on as it would have.
         device: to work on.
         data, test: how images were read; the latter is None without test images.
         chosen_size: the image size, if it was chosen by looking at the sizes of the images.
-        pool_digest: of the public images that private ones are mixed with, if any.
+        pool_digest: the digest of the public images that private ones are mixed with, if any.
         images: what is to be published, if images are made.
     """
 
@@ -114,7 +115,7 @@ class RunConfig:
         return self.budget, self.stages
 
     def to_json(self) -> dict[str, Any]:
-        """The run as JSON types."""
+        """Return the run as JSON types."""
         return {
             "method": self.method.name,
             "config": asdict(self.settings),
@@ -181,7 +182,7 @@ class RunConfig:
         return Sources(private, self.opened_test(test), pool)
 
     def opened_test(self, test: Images | None) -> Images | None:
-        """The test images, read again or given; None without any. InputError as `opened`."""
+        """Return the test images, read again or given; None without any. InputError as `opened`."""
         if self.test is None:
             return None
         return _open_again(self.test, test, "test", True).with_classes(self.facts.class_names)
@@ -214,7 +215,7 @@ def prepare(
 
     Args:
         data: the private images.
-        options: of the run.
+        options: the options of the run.
         makes: what the method is to make; by default any does.
         test: images to measure the accuracy on.
         images: what is to be published of images that are made.
@@ -275,7 +276,7 @@ class Run:
     """A run on disk.
 
     Attributes:
-        directory: where it is.
+        directory: the run's directory.
         config: what it is to do.
     """
 
@@ -289,8 +290,8 @@ class Run:
         """Make the directory of a new run.
 
         Args:
-            config: of the run.
-            out: where, as for :meth:`RunDirectory.create`.
+            config: the configuration of the run.
+            out: the path of the directory, as for :meth:`RunDirectory.create`.
             private: its private record (:func:`private_record`); None where no private image is read.
         """
         began = {"dpvision": version("dpvision"), "started": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -375,7 +376,7 @@ class Run:
 
     @property
     def has_learned(self) -> bool:
-        """Whether `keep` has written what was learned."""
+        """True once `keep` has written what was learned."""
         return self.directory.learned_path.exists()
 
     def settle(self) -> None:
@@ -390,7 +391,7 @@ class Run:
             close_account(self.directory)
 
     def _kept(self) -> tuple[Learned, OfLearning | None]:
-        """What `keep` has written. InputError where it is damaged or of another run."""
+        """Read what `keep` has written. InputError where it is damaged or of another run."""
         path = self.directory.learned_path
         with reading(str(path)):
             facts = checked_facts(path, path.read_bytes())
@@ -438,8 +439,8 @@ def _warn_of_divergence(last_loss: float | None, facts: PublicFacts) -> None:
 
 
 def _read(how: Reading, needs_labels: bool) -> Images:
-    """With labels where there are some, needed or not: they are part of the data set's identity, and so of
-    which ledger is its own.
+    """Read images, with labels where there are some, needed or not: they are part of the data set's identity,
+    and so of which ledger is its own.
     """
     return how.open(needs_labels or None)
 
@@ -453,7 +454,7 @@ def _open_again(how: Reading, given: Images | None, what: str, needs_labels: boo
 
 
 def _open_pool(settings: Any, images: Images) -> Pool | None:
-    """The public images that the settings name, none of which may be private."""
+    """Return the public images that the settings name, none of which may be private."""
     if not getattr(settings, "pool", ""):
         return None
     pool = open_pool(settings.pool, images.shape, images.class_names)
@@ -462,12 +463,12 @@ def _open_pool(settings: Any, images: Images) -> Pool | None:
 
 
 def _takes_large(overrides: Mapping[str, Any]) -> bool:
-    """Whether the user has chosen a model for images of whatever size they are."""
+    """Say whether the user has chosen a model that takes images of any size."""
     return "network" in overrides or scales_images(str(overrides.get("encoder", "")))
 
 
 def to_publish(images: FinishOptions, facts: PublicFacts) -> FinishOptions:
-    """What is to be published of images, resolved. InputError where it cannot be."""
+    """Check the options, and resolve how many images to publish. InputError where a value is not possible."""
     count = facts.num_examples if images.count is None else images.count
     if count < 1:
         raise InputError(f"count must be at least 1, not {count}")
@@ -476,7 +477,7 @@ def to_publish(images: FinishOptions, facts: PublicFacts) -> FinishOptions:
 
 
 def _test_images(data: Source, test: Source | None, images: Images) -> tuple[Reading | None, Images | None]:
-    """The test images: those given, or else the test split that comes with the data, if any."""
+    """Return the test images: those given, or else the test split that comes with the data, if any."""
     if test is None:
         if isinstance(data, Images) or "test" not in available_splits(data):
             return None, None

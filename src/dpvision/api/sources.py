@@ -1,4 +1,4 @@
-"""Where images come from: those to train on, and those that must fit a model."""
+"""Find out how to read images: those to train on, and those that must fit a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dpvision.privacy.errors import InputError
 logger = logging.getLogger("dpvision")
 
 Source = str | os.PathLike[str] | Images
-"""What `open_images` takes, or images in memory."""
+"""A source of images: anything that `open_images` takes, or images in memory."""
 
 # Larger images take hours where a first run should take minutes, so they are made smaller unless told
 # otherwise.
@@ -26,7 +26,7 @@ SMALL_SIDE = 32
 
 @dataclass(frozen=True)
 class Reading:
-    """How a data set was read, to read it again: `open_images`' arguments. No spec: images in memory."""
+    """A record of how a data set was read: `open_images`' arguments. No spec means images in memory."""
 
     spec: str | None
     split: str = "train"
@@ -40,7 +40,7 @@ class Reading:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Reading:
-        """The inverse of `dataclasses.asdict`.
+        """Make a reading of its fields: the inverse of `dataclasses.asdict`.
 
         Raises:
             TypeError: they are the fields of something else.
@@ -55,13 +55,15 @@ class Reading:
 def training_reading(
     data: Source, size: int | None, channels: int | None, keep_large: bool, split: str = "train"
 ) -> tuple[Reading, int | None]:
-    """How to read the images to train on, and the size if it was chosen here, by looking at their sizes.
+    """Decide how to read the images to train on.
+
+    Returns the reading, and the image size if it was chosen here by looking at the images' sizes, else None.
 
     Args:
         data: a spec, or images in memory, which stay as they are.
-        size, channels: as in `open_images`; a size given is kept to.
+        size, channels: as in `open_images`; a size that is given is kept to.
         keep_large: whether images that agree in size keep it however large they are.
-        split: of the spec.
+        split: the split of the spec to read.
 
     Raises:
         InputError: the data cannot be read, or size or channels were given for images in memory.
@@ -88,7 +90,8 @@ def training_reading(
 
 
 def fitting_reading(data: str | os.PathLike[str], split: str | None, shape: tuple[int, int, int]) -> Reading:
-    """How to read images for a model that takes ``shape`` (C, H, W). Square ones are made to fit.
+    """Decide how to read images for a model that takes ``shape`` (C, H, W). If that is square, they are
+    resized to fit.
 
     Without a split it is "test" where there is one, or else the data without splits.
 
@@ -104,7 +107,7 @@ def fitting_reading(data: str | os.PathLike[str], split: str | None, shape: tupl
 
 
 def lasting(spec: str | os.PathLike[str]) -> str:
-    """A spec that means the same from another working directory."""
+    """Return a spec that means the same from another working directory."""
     return str(Path(spec).absolute() if Path(spec).exists() else spec)
 
 

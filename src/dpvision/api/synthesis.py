@@ -113,7 +113,7 @@ def synthesize_from(
 
 
 def open_embedding(path: Path) -> Learned:
-    """What a run released of private images, with the encoder beside it whose features these are.
+    """Read what a run released of private images, and the encoder stored beside it whose features these are.
 
     Raises:
         InputError: a file is missing or damaged, or does not fit the other.

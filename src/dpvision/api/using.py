@@ -1,4 +1,4 @@
-"""What to do with what a run released."""
+"""Use what a run released: classify images, or make more of them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ BATCH_SIZE = 1024
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the classifier says of one image.
+    """The prediction of a classifier for one image.
 
     Attributes:
-        name: of the image: its file name, or its number.
+        name: the image's file name, or its number.
         class_name: the likeliest class.
-        probability: of that class, according to the classifier.
+        probability: the probability of that class, according to the classifier.
     """
 
     name: str
@@ -37,14 +37,14 @@ class Prediction:
 
 
 def load(path: str | os.PathLike[str], network: Any = None) -> Classifier | Generator:
-    """The classifier or generator of a run, or of a release directory, on the CPU and in evaluation mode.
+    """Return the classifier or generator of a run or release directory, on the CPU and in evaluation mode.
 
     A classifier takes uint8 images ``[B, C, H, W]``, or floating point in [0, 1], and returns logits
     ``[B, classes]``; its normalisation is inside. A generator draws images: ``generator.sample(100)``.
 
     Args:
         path: a run's directory or release directory.
-        network: that of the classifier, if it was a user's own and this process does not know it.
+        network: the network of the classifier, if it was a user's own and this process does not know it.
 
     Raises:
         InputError: the run is not complete, files are missing or damaged, or the network is not known.
@@ -55,7 +55,7 @@ def load(path: str | os.PathLike[str], network: Any = None) -> Classifier | Gene
 
 
 def release_path(path: str | os.PathLike[str]) -> Path:
-    """The release directory of a run, or ``path`` itself where it is no run's.
+    """Return the release directory of a run, or ``path`` itself where it is no run's.
 
     Raises:
         InputError: the run is not complete.
@@ -69,7 +69,7 @@ def release_path(path: str | os.PathLike[str]) -> Path:
 
 
 def load_classifier(path: str | os.PathLike[str]) -> Classifier:
-    """The same of a run that must have released a classifier.
+    """Return the classifier of a run, as above, which must have released one.
 
     Raises:
         InputError: as :func:`load`, or it released a generator.
@@ -81,12 +81,13 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
 
 
 def evaluate(run: str | os.PathLike[str], data: Source, split: str | None = None) -> Accuracy:
-    """The accuracy of a run's classifier on labelled images. They are not covered by the run's guarantee.
+    """Return the accuracy of a run's classifier on labelled images. They are not covered by the run's
+    guarantee.
 
     Args:
         run: a run's directory or release directory.
         data: a spec for `open_images`, or `Images`. Files are read to fit the classifier.
-        split: of the spec; by default "test", or all of data without splits.
+        split: the split of the spec; by default "test", or all of data without splits.
 
     Raises:
         InputError: the run or the images cannot be used, or an image is of a class that the run did not know.
@@ -99,12 +100,12 @@ def evaluate(run: str | os.PathLike[str], data: Source, split: str | None = None
 
 @torch.inference_mode()
 def predict(run: str | os.PathLike[str], images: Source, split: str | None = None) -> list[Prediction]:
-    """The class of every image, according to a run's classifier.
+    """Return the class of every image, according to a run's classifier.
 
     Args:
         run: a run's directory or release directory.
         images: a spec for `open_images`, or `Images`; labels are not needed. Files are read to fit.
-        split: of the spec; by default "test", or all of data without splits.
+        split: the split of the spec; by default "test", or all of data without splits.
 
     Raises:
         InputError: the run or the images cannot be used.

@@ -111,7 +111,7 @@ def epsilon(
     relation: Relation = "add_or_remove_one",
     as_json: AsJson = False,
 ) -> None:
-    """The ε that noise, sample rate and steps of DP-SGD amount to.
+    """Compute the ε that noise, sample rate and steps of DP-SGD amount to.
 
     Example:
 
@@ -134,7 +134,7 @@ def noise(
     relation: Relation = "add_or_remove_one",
     as_json: AsJson = False,
 ) -> None:
-    """The noise multiplier with which DP-SGD spends a given ε.
+    """Compute the noise multiplier with which DP-SGD spends a given ε.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""How the command's process keeps its memory."""
+"""Set how the command's process keeps its memory."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def audit(
 
 
 def _number_and_kind(canaries: str | None, kind: str | None) -> tuple[int | None, str]:
-    """What --canaries and --canary-kind say together, for the first may name a kind too."""
+    """Interpret --canaries and --canary-kind together, for the first may name a kind too."""
     try:
         return None if canaries is None else int(canaries), kind or "gradient"
     except ValueError:
@@ -95,7 +95,7 @@ def membership(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """How well a released classifier tells the images that it learned from, from others.
+    """Measure how well a released classifier tells the images that it learned from, from others.
 
     Examples:
 

@@ -71,7 +71,7 @@ app.add_typer(pool.app, name="pool", rich_help_panel="Public images")
 
 
 def main() -> None:
-    """The entry point of the command line."""
+    """Run the command line: its entry point."""
     keep_freed_memory()
     sys.exit(run(sys.argv[1:]))
 
@@ -90,7 +90,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _input_error(error: Exception) -> str | None:
-    """The message if the user's input is at fault; None if the program is."""
+    """Return the message if the user's input is at fault; None if the program is."""
     if isinstance(error, InputError):
         return str(error)
     if hasattr(error, "format_message"):  # a mistake in the options, found by typer

@@ -145,17 +145,17 @@ def command(options: type[RunOptions], *, is_run: bool = True) -> Callable[[Verb
 
 
 def _is_option(one: dataclasses.Field[Any]) -> bool:
-    """Whether it is one on the command line: settings have options of their own, and objects none."""
+    """Say whether a field is a command-line option: settings have options of their own, objects none."""
     return one.name != "config" and "python_only" not in one.metadata
 
 
 def _was_given(value: Any) -> bool:
-    """Whether an option was named: typer has None, False or [] for one that was not, and 0 is a number."""
+    """Say whether an option was named: typer has None, False or [] where it was not, and 0 is a number."""
     return not (value is None or value is False or value == [])
 
 
 def require(options: type[RunOptions], found: dict[str, Any]) -> None:
-    """Raises InputError, with the first option that is missing or wrong by itself: DATA and all that have no
+    """Raise InputError for the first option that is missing or wrong by itself: DATA and all that have no
     default must be there.
     """
     needed = [one.name for one in dataclasses.fields(options) if one.default is MISSING]
@@ -167,12 +167,12 @@ def require(options: type[RunOptions], found: dict[str, Any]) -> None:
 
 
 def flag_of(options: type[RunOptions], name: str) -> str:
-    """What an option, or the data, is called on the command line."""
+    """Return the name of an option, or of the data argument, on the command line."""
     return "DATA" if name == "data" else _flag(options.__dataclass_fields__[name])
 
 
 def _option(one: dataclasses.Field[Any], options: type[RunOptions]) -> inspect.Parameter:
-    """The parameter that typer makes an option of."""
+    """Return the parameter that typer makes an option of."""
     if one.type == "bool":
         return _parameter(one.name, Annotated[bool, typer.Option(_flag(one), help=described(one))], False)
     kinds = {"float": float, "int": int, "FilePath": Path, "Sequence[str]": list[str]}
@@ -200,8 +200,8 @@ def _input_error(message: str) -> Exception:
 def collect(
     file: Path | None, settings: list[str] | None = None, named: dict[str, str | None] | None = None
 ) -> dict[str, Any]:
-    """The options of a recipe, its settings replaced by those that have options of their own (``named``, not
-    None) and by --set.
+    """Return the options of a recipe, its settings replaced by those that have options of their own
+    (``named``, not None) and by --set.
 
     Raises:
         InputError: the file cannot be used, or a setting is malformed.
@@ -232,7 +232,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
 
 
 def with_settings(config: dict[str, Any], settings: list[str]) -> dict[str, Any]:
-    """``config`` with settings KEY=VALUE in it. InputError where one is malformed."""
+    """Return ``config`` with settings KEY=VALUE in it. InputError where one is malformed."""
     config = dict(config)
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -249,7 +249,7 @@ def with_settings(config: dict[str, Any], settings: list[str]) -> dict[str, Any]
 
 
 def _value(text: str) -> Any:
-    """A TOML value, or else the text itself: 3, 0.1, true, "x" and x are all understood."""
+    """Parse a TOML value, or else return the text itself: 3, 0.1, true, "x" and x are all understood."""
     try:
         return _parse(f"value = {text}")["value"]
     except ValueError:
@@ -261,7 +261,7 @@ def _dots(text: str) -> int:
 
 
 def _parse(text: str) -> dict[str, Any]:
-    """The fields of a TOML text.
+    """Return the fields of a TOML text.
 
     Raises:
         ValueError: it is none, or nested too deeply.

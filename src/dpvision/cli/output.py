@@ -1,4 +1,4 @@
-"""What commands show: results on stdout, everything else on stderr."""
+"""Show the output of commands: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ EPSILON_PAUSE = 200
 LEAST_EPSILON_PAUSE = 5.0  # seconds
 
 FIRST_LINE, LINES = 5.0, 20.0
-"""Seconds to the first line of progress, and between lines."""
+"""The seconds until the first line of progress, and between later lines."""
 
 
 def show(fields: dict[str, Any], as_json: bool, text: str) -> None:
-    """A command's result: one JSON object on one line, or text for people."""
+    """Show a command's result: one JSON object on one line, or text for people."""
     typer.echo(json.dumps(fields) if as_json else printable(text))
 
 
 def printable(text: str, *, breaks: bool = True) -> str:
-    """A text without what a terminal would obey: names of files and classes come from others.
+    """Return a text without what a terminal would obey: names of files and classes come from others.
 
     Args:
         text: to be shown.
@@ -47,20 +47,20 @@ def printable(text: str, *, breaks: bool = True) -> str:
 
 
 def table(rows: dict[str, object]) -> str:
-    """Names and values in two columns, each pair on a line of its own."""
+    """Lay out names and values in two columns, each pair on a line of its own."""
     width = max(map(len, rows))
     return "\n".join(printable(f"{name:{width}}  {value}", breaks=False) for name, value in rows.items())
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Write seconds as people say them."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def show_messages() -> None:
-    """Announcements of the package (such as a size that was chosen) go to stderr."""
+    """Send announcements of the package (such as a size that was chosen) to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Printable())
     logger = logging.getLogger("dpvision")
@@ -75,7 +75,7 @@ class _Printable(logging.Formatter):
 
 @contextmanager
 def work_bars() -> Iterator[Progress]:
-    """Tells on stderr what is done, how far it is, the time left and, of a run, the ε so far: as bars, or,
+    """Tell on stderr what is done, how far it is, the time left and, of a run, the ε so far: as bars, or,
     where stderr is no terminal, as a line now and then.
     """
     from rich.console import Console
@@ -96,7 +96,7 @@ class _EpsilonSoFar:
         self._next = time.monotonic() + LEAST_EPSILON_PAUSE
 
     def of(self, account: Account | None) -> str:
-        """What is known of it; empty without an account."""
+        """Return what is known of the account, as text; empty without an account."""
         if account is None:
             return ""
         started = time.monotonic()
@@ -129,7 +129,7 @@ class _Lines:
 
 @contextmanager
 def _bars(console: Console) -> Iterator[Progress]:
-    """Progress as bars, one for each thing that is done: on 80 columns too."""
+    """Show progress as bars, one for each thing that is done: on 80 columns too."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
@@ -154,7 +154,7 @@ def _bars(console: Console) -> Iterator[Progress]:
 
 @contextmanager
 def resumable_bars() -> Iterator[Progress]:
-    """`work_bars` for a command that is repeated after Ctrl-C, which ends it with a word on that."""
+    """Show `work_bars` for a command that is repeated after Ctrl-C, which ends it with a word on that."""
     with work_bars() as update:
         try:
             yield update
@@ -165,7 +165,7 @@ def resumable_bars() -> Iterator[Progress]:
 
 @contextmanager
 def interruptible(run: Path | str) -> Iterator[None]:
-    """Ctrl-C ends the command with a word on how to go on with the run."""
+    """Let Ctrl-C end the command with a word on how to go on with the run."""
     try:
         yield
     except KeyboardInterrupt:

@@ -137,7 +137,7 @@ def show_pool(
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """Those that were given; the others have their defaults in `dpvision.api.pools`."""
+    """Return the options that were given; the others have their defaults in `dpvision.api.pools`."""
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -57,7 +57,7 @@ def synthesize(
 
 
 def _check_use_with_embedding(found: dict[str, Any]) -> None:
-    """Raises InputError for what is of no use beside --from-embedding, and where --out is missing."""
+    """Raise InputError for what is of no use beside --from-embedding, and where --out is missing."""
     from dpvision.privacy.errors import InputError
 
     for name in found.keys() - FROM_EMBEDDING:
@@ -67,7 +67,7 @@ def _check_use_with_embedding(found: dict[str, Any]) -> None:
 
 
 def show_synthesis(result: Synthesis, as_json: bool) -> None:
-    """What came of a run."""
+    """Show the result of a run that makes images."""
     fields = {
         "epsilon": result.epsilon,
         "delta": result.delta,

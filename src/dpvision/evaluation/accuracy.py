@@ -15,7 +15,7 @@ from dpvision.privacy.errors import InputError
 
 @dataclass(frozen=True)
 class Accuracy:
-    """``correct`` of ``total`` images classified right."""
+    """The accuracy on a set of images: ``correct`` of ``total`` were classified right."""
 
     correct: int
     total: int
@@ -40,7 +40,7 @@ class Accuracy:
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, images: Images, batch_size: int = 1024) -> Accuracy:
-    """The accuracy of a model on labelled images, in evaluation mode, on the device of its parameters.
+    """Return the accuracy of a model on labelled images, in evaluation mode, on the device of its parameters.
 
     Args:
         model: maps uint8 ``[B, C, H, W]`` to logits ``[B, num_classes]``. The labels of the images are

@@ -19,13 +19,13 @@ from dpvision.runs.progress import Progress
 ClassifierName = Literal["logistic", "mlp", "resnet9"]
 
 LOGISTIC_ITERATIONS = 5000
-"""At most, of L-BFGS, as in the evaluation published with DP-MERF, whose protocol DP-MEPF's tables have.
-Scikit-learn's own default, 100, ends long before convergence on pixels.
+"""Most iterations of L-BFGS, as in the evaluation published with DP-MERF, whose protocol DP-MEPF's tables
+have. Scikit-learn's own default, 100, ends long before convergence on pixels.
 """
 
 MLP_EPOCHS = 200
-"""At most, scikit-learn's default. Training ends earlier once the loss has fallen by less than 1e-4 for ten
-epochs.
+"""Most epochs of the perceptron: scikit-learn's default. Training ends earlier once the loss has fallen by
+less than 1e-4 for ten epochs.
 """
 
 IMAGES_AT_A_TIME = 1000
@@ -33,8 +33,10 @@ LARGEST_GREY_SIDE = 28
 
 
 def default_classifiers(shape: tuple[int, int, int]) -> tuple[ClassifierName, ...]:
-    """Those of the tables in DP-MEPF (arXiv 2205.12900, section 6) for images of shape (C, H, W): ResNet-9,
-    or for grey ones of at most 28 pixels, as MNIST's, logistic regression and a perceptron.
+    """Return the classifiers of DP-MEPF's tables (arXiv 2205.12900, section 6) for images of shape (C, H, W).
+
+    These are ResNet-9, or for grey images of at most 28 pixels, as MNIST's, logistic regression and a
+    perceptron.
     """
     channels, height, width = shape
     small_and_grey = channels == 1 and max(height, width) <= LARGEST_GREY_SIDE
@@ -51,7 +53,7 @@ def train_and_test(
     resnet9: ResNet9Training | None = None,
     progress: Progress | None = None,
 ) -> Accuracy:
-    """The accuracy on real images of a classifier that saw synthetic ones only, and of them all.
+    """Train a classifier on all synthetic images, and on nothing else, and return its accuracy on real ones.
 
     "logistic" is scikit-learn's ``LogisticRegression`` and "mlp" its ``MLPClassifier`` (100 hidden units),
     both on flattened pixels in [0, 1] and with the library's default settings but for
@@ -62,7 +64,7 @@ def train_and_test(
         classifier: as above.
         synthetic: labelled images to train on.
         test: labelled images of the same shape; classes are matched by name.
-        seed: of all randomness, from 0 to 2³² − 1.
+        seed: the seed of all randomness, from 0 to 2³² − 1.
         device: for ResNet-9; the others are on the CPU.
         resnet9: how ResNet-9 is trained.
         progress: see `Progress`.
@@ -87,7 +89,7 @@ def train_and_test(
 
 
 def protocol(classifier: ClassifierName, resnet9: ResNet9Training | None = None) -> str:
-    """How :func:`train_and_test` trains, in words."""
+    """Describe in words how :func:`train_and_test` trains."""
     if classifier == "resnet9":
         return str(resnet9 or ResNet9Training())
     from sklearn import __version__
@@ -100,7 +102,7 @@ def protocol(classifier: ClassifierName, resnet9: ResNet9Training | None = None)
 
 
 def check_same_shape(synthetic: Images, real: Images) -> None:
-    """Raises InputError unless the images of both sets have the same channels, height and width."""
+    """Raise InputError unless the images of both sets have the same channels, height and width."""
     if synthetic.shape != real.shape:
         raise InputError(
             f"images of {synthetic.source} have shape {list(synthetic.shape)} and those of {real.source} "
@@ -139,5 +141,5 @@ def _scikit_learn_model(classifier: ClassifierName, seed: int) -> Any:
 
 
 def _flat(pixels: Tensor) -> NDArray[np.float32]:
-    """uint8 ``[N, C, H, W]`` as ``[N, C·H·W]`` in [0, 1]."""
+    """Return uint8 ``[N, C, H, W]`` as ``[N, C·H·W]`` in [0, 1]."""
     return (pixels.flatten(1).float() / 255).numpy()

@@ -21,12 +21,12 @@ def image_features(
     batch_size: int = 250,
     progress: Progress | None = None,
 ) -> Tensor:
-    """The features of images, float32 ``[N, D]``, on the CPU. They reveal what the images do.
+    """Return the features of images, float32 ``[N, D]``, on the CPU. They reveal what the images do.
 
     Args:
-        images: of the shape that the encoder was built for.
+        images: images of the shape that the encoder was built for.
         encoder: stays on the device afterwards.
-        device: where to compute.
+        device: the device to compute on.
         batch_size: images at a time; does not change the result beyond rounding.
         progress: see `Progress`.
 

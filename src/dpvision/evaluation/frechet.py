@@ -9,15 +9,15 @@ from dpvision.evaluation.intervals import Figure, jackknife_interval
 from dpvision.evaluation.subsets import check_comparable, random_groups
 
 GROUPS = 10
-"""Of the jackknife: the distance is computed once more for each."""
+"""The number of groups of the jackknife: the distance is computed once more for each."""
 
 FEWEST = 2 * GROUPS
 
 
 def frechet_distance(synthetic: Tensor, real: Tensor, *, seed: int = 0) -> Figure:
-    """The squared Fréchet distance between Gaussians fitted to two sets of features (Heusel et al., arXiv
-    1706.08500, section 3), ``‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½)``, in float64. With features of Inception
-    it is the FID.
+    """Return the squared Fréchet distance between Gaussians fitted to two sets of features (Heusel et al.,
+    arXiv 1706.08500, section 3), ``‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½)``, in float64. With features of
+    Inception it is the FID.
 
     The distance is biased upwards, the more so the fewer images there are (Bińkowski et al., arXiv
     1801.01401, section 4): compare only distances between equally many. Its 95 % interval is by the
@@ -31,7 +31,7 @@ def frechet_distance(synthetic: Tensor, real: Tensor, *, seed: int = 0) -> Figur
     Args:
         synthetic: features ``[M, D]`` of synthetic images; computed on its device.
         real: features ``[N, D]`` of real ones.
-        seed: of the division into groups.
+        seed: the seed of the division into groups.
 
     Raises:
         InputError: the features are not finite or not of one encoder, or of fewer than 20 images.
@@ -47,7 +47,7 @@ def frechet_distance(synthetic: Tensor, real: Tensor, *, seed: int = 0) -> Figur
 
 
 def gaussian_distance(x: Tensor, y: Tensor) -> float:
-    """The squared Fréchet distance between Gaussians fitted to float64 ``[M, D]`` and ``[N, D]``.
+    """Return the squared Fréchet distance between Gaussians fitted to float64 ``[M, D]`` and ``[N, D]``.
 
     With factors ``R``, such that ``Σ = RᵀR``, the trace of ``(Σ₁Σ₂)^½`` is the sum of the singular values of
     ``R₁R₂ᵀ``. QR finds factors without forming a covariance, which would square the rounding errors and have
@@ -61,7 +61,7 @@ def gaussian_distance(x: Tensor, y: Tensor) -> float:
 
 
 def _factor(x: Tensor) -> Tensor:
-    """R ``[min(N, D), D]`` with RᵀR the covariance of ``[N, D]``."""
+    """Return R ``[min(N, D), D]`` with RᵀR the covariance of ``[N, D]``."""
     centred = (x - x.mean(dim=0)) / (len(x) - 1) ** 0.5
     return torch.linalg.qr(centred, mode="r").R
 

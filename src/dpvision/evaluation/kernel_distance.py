@@ -9,14 +9,14 @@ from dpvision.evaluation.intervals import Figure, mean_interval
 from dpvision.evaluation.subsets import check_comparable, random_groups
 
 MOST_AT_A_TIME = 1000
-"""Images of a subset, as in the paper's code."""
+"""The number of images of a subset, as in the paper's code."""
 
 FEWEST_SUBSETS = 10
 FEWEST = 2 * FEWEST_SUBSETS
 
 
 def kernel_distance(synthetic: Tensor, real: Tensor, *, seed: int = 0) -> Figure:
-    """The squared maximum mean discrepancy by the kernel ``(x·y / D + 1)³`` (Bińkowski et al., arXiv
+    """Return the squared maximum mean discrepancy by the kernel ``(x·y / D + 1)³`` (Bińkowski et al., arXiv
     1801.01401, section 4), in float64. With features of Inception it is the KID.
 
     Both sets are divided at random into as many subsets, at least 10, none of more than 1,000 images. The
@@ -30,7 +30,7 @@ def kernel_distance(synthetic: Tensor, real: Tensor, *, seed: int = 0) -> Figure
     Args:
         synthetic: features ``[M, D]`` of synthetic images; computed on its device.
         real: features ``[N, D]`` of real ones.
-        seed: of the division into subsets.
+        seed: the seed of the division into subsets.
 
     Raises:
         InputError: the features are not finite or not of one encoder, or of fewer than 20 images, or one set
@@ -48,8 +48,8 @@ def kernel_distance(synthetic: Tensor, real: Tensor, *, seed: int = 0) -> Figure
 
 
 def unbiased_discrepancy(x: Tensor, y: Tensor) -> float:
-    """The unbiased estimate of the squared discrepancy from ``[M, D]`` and ``[N, D]`` (Gretton et al., JMLR
-    13, 2012, equation 3); M and N at least 2.
+    """Return the unbiased estimate of the squared discrepancy from ``[M, D]`` and ``[N, D]`` (Gretton et al.,
+    JMLR 13, 2012, equation 3); M and N at least 2.
     """
     within = sum((_kernel(z, z).sum() - _kernel_of_itself(z)) / (len(z) * (len(z) - 1)) for z in (x, y))
     return float(within - 2 * _kernel(x, y).mean())
@@ -60,5 +60,5 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _kernel_of_itself(x: Tensor) -> Tensor:
-    """The sum of the diagonal of ``_kernel(x, x)``."""
+    """Return the sum of the diagonal of ``_kernel(x, x)``."""
     return ((x.square().mean(dim=1) + 1) ** 3).sum()

@@ -26,20 +26,20 @@ Array = NDArray[np.float64]
 FALSE_POSITIVE_RATES = (0.001, 0.01, 0.1)
 IMAGES_AT_A_TIME = 1024
 LEAST_SPREAD = 1e-3
-"""Of confidences, in nats: below it a normal law of them would say more than was measured."""
+"""Least standard deviation of confidences, in nats: less would say more than was measured."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """How many members a threshold finds that few non-members pass.
+    """The share of members that a threshold finds while few non-members pass it.
 
     Attributes:
-        at_most, false_positive_rate: of the non-members so many may pass, and so many do: the most that some
-            threshold lets pass.
-        true_positive_rate: of the members so many pass; ``low`` to ``high``: its 95 % interval (Clopper and
-            Pearson), which does not count for how few non-members chose the threshold.
-        most_private: the rate that (ε, δ) allows if as many non-members pass as at the upper end of their
-            95 % interval.
+        at_most, false_positive_rate: the largest share of non-members that may pass, and the share that does
+            pass: the largest that some threshold allows.
+        true_positive_rate: the share of members that pass; ``low`` to ``high``: its 95 % interval (Clopper
+            and Pearson), which does not count for how few non-members chose the threshold.
+        most_private: the true-positive rate that (ε, δ) allows if as many non-members pass as at the upper
+            end of their 95 % interval.
     """
 
     at_most: float
@@ -52,13 +52,13 @@ class Rate:
 
 @dataclass(frozen=True)
 class Attack:
-    """How one kind of score tells members from non-members.
+    """The result of one kind of score at telling members from non-members.
 
     Attributes:
-        name: of the score.
+        name: the name of the score.
         auc: the area under the ROC curve; 1/2 for guesses. ``low`` to ``high``: its 95 % interval (DeLong et
             al., Biometrics 44, 1988).
-        rates: at low false-positive rates.
+        rates: the true-positive rates at low false-positive rates.
     """
 
     name: str
@@ -70,7 +70,10 @@ class Attack:
 
 @torch.inference_mode()
 def log_probabilities(model: Classifier, blocks: Iterable[Tensor]) -> Tensor:
-    """Of the classes, for N images in blocks ``[n, C, H, W]``: float64 ``[N, classes]`` on the CPU."""
+    """Compute the log-probabilities of the classes for N images, in blocks ``[n, C, H, W]``.
+
+    Returns float64 ``[N, classes]`` on the CPU.
+    """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -82,8 +85,8 @@ def log_probabilities(model: Classifier, blocks: Iterable[Tensor]) -> Tensor:
 
 
 def confidences(model: Classifier, images: Images) -> Array:
-    """log p/(1 − p), p the probability of an image's own label, ``[N]``: nearly normal over models (section
-    VI-A of the paper).
+    """Compute log p/(1 − p), p the probability of an image's own label, ``[N]``: nearly normal over models
+    (section VI-A of the paper).
     """
     images = images.with_classes(model.class_names)
     assert images.labels is not None
@@ -94,7 +97,7 @@ def confidences(model: Classifier, images: Images) -> Array:
 
 
 def centred_by_class(scores: Array, labels: NDArray[np.int64]) -> Array:
-    """Less the median of the image's class: what is easy for its class says little of an image."""
+    """Subtract the median of the image's class: what is easy for its class says little of an image."""
     centred = scores.copy()
     for label in np.unique(labels):
         centred[labels == label] -= np.median(scores[labels == label])
@@ -102,9 +105,9 @@ def centred_by_class(scores: Array, labels: NDArray[np.int64]) -> Array:
 
 
 def lira_scores(target: Array, shadow: Array, inside: NDArray[np.bool_]) -> Array:
-    """Online LiRA (Algorithm 1 of the paper): of each image, the likelihood ratio of its confidence under
-    models that learned from it against those that did not, each normal with a mean of its own and, as the
-    paper does with few models, a variance that all images share.
+    """Compute the scores of online LiRA (Algorithm 1 of the paper): of each image, the likelihood ratio of
+    its confidence under models that learned from it against those that did not, each normal with a mean of
+    its own and, as the paper does with few models, a variance that all images share.
 
     Args:
         target: ``[N]``, confidences of the model that is attacked.
@@ -130,7 +133,7 @@ def lira_scores(target: Array, shadow: Array, inside: NDArray[np.bool_]) -> Arra
 def attacks(
     scores: Mapping[str, Array], members: NDArray[np.bool_], epsilon: float, delta: float
 ) -> tuple[Attack, ...]:
-    """What each kind of score, ``[N]``, says of who is a member, ``[N]``."""
+    """Measure how well each kind of score, ``[N]``, tells who is a member, bool ``[N]``."""
     return tuple(
         Attack(
             name,
@@ -165,7 +168,7 @@ def _rate(members: Array, others: Array, at_most: float, epsilon: float, delta: 
 
 
 def _auc(members: Array, others: Array) -> tuple[float, float, float]:
-    """Area under the ROC curve and its interval, by ranks."""
+    """Compute the area under the ROC curve and its interval, by ranks."""
     ranks = rankdata(np.concatenate([members, others]))
     m, n = len(members), len(others)
     # Of each member, the share of others below it; of each other, the share of members above it.

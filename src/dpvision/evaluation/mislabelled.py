@@ -36,7 +36,7 @@ class MislabelledImages:
 
     @classmethod
     def of(cls, images: Images, count: int, random: RandomSource) -> MislabelledImages:
-        """``count`` of the images, chosen at random, become canaries.
+        """Turn ``count`` of the images, chosen at random, into canaries.
 
         Raises:
             InputError: there are not as many images.
@@ -53,7 +53,7 @@ class MislabelledImages:
         return cls(replace(images, labels=given), chosen, labels, included)
 
     def scores(self, model: Classifier) -> Tensor:
-        """By how much the classifier prefers the label of "in" to that of "out", float64 ``[m]``."""
+        """Return by how much the classifier prefers the label of "in" to that of "out", float64 ``[m]``."""
         blocks = (self.images.take(some) for some in self.chosen.split(IMAGES_AT_A_TIME))
         found = log_probabilities(model, blocks).gather(1, self.labels)
         return found[:, 1] - found[:, 0]

@@ -16,7 +16,7 @@ from dpvision.privacy.errors import InputError
 from dpvision.runs.progress import Progress
 
 SMALLEST_SIDE = 64
-"""Pixels of an image on the sheet; smaller ones are enlarged by a whole number."""
+"""The side, in pixels, of an image on the sheet; smaller ones are enlarged by a whole number."""
 
 GAP = 2
 WHITE = 255
@@ -33,17 +33,19 @@ def nearest_neighbours(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Which synthetic images chance chooses, ``[count]``, and the indices ``[count, k]`` of the k private
-    images nearest to each by features, the nearest first. Private.
+    """Choose synthetic images at random and find the private images that are nearest to each by features.
+
+    Returns the indices ``[count]`` of the synthetic images chosen, and the indices ``[count, k]`` of the k
+    private images nearest to each, the nearest first. Private.
 
     Args:
         synthetic: images to choose from.
         private: images to search, of the same shape.
-        encoder: for images of that shape; stays on the device.
-        count: synthetic images, or all where there are fewer.
-        k: private images for each, or all where there are fewer.
-        seed: of the choice.
-        device: where to compute.
+        encoder: an encoder for images of that shape; stays on the device.
+        count: the number of synthetic images to choose, or all where there are fewer.
+        k: the number of private images for each, or all where there are fewer.
+        seed: the seed of the choice.
+        device: the device to compute on.
         progress: see `Progress`.
 
     Raises:
@@ -65,7 +67,7 @@ def nearest_neighbours(
 
 
 def neighbours_sheet(synthetic: Images, private: Images, chosen: Tensor, nearest: Tensor) -> bytes:
-    """A PNG with one row for each of the ``chosen`` synthetic images: the image, then its ``nearest`` ones.
+    """Return a PNG with one row per ``chosen`` synthetic image: the image, then its ``nearest`` ones.
 
     It shows private images. It is for the owner of the data and the run's private/ folder, and never to be
     published: no privacy budget covers a pixel of it. Nor is a sheet without copies a guarantee; that is the

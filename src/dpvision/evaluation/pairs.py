@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 PAIRS_AT_A_TIME = 2**24
-"""Distances to hold at once: 128 MiB in float64, of which computing them takes a few."""
+"""The number of distances to hold at once: 128 MiB in float64, of which computing them takes a few."""
 
 _ROUNDING = 1e-12
 
@@ -15,7 +15,7 @@ _ROUNDING = 1e-12
 def squared_distances(
     x: Tensor, y: Tensor, pairs_at_a_time: int = PAIRS_AT_A_TIME
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Squared Euclidean distances between ``[M, D]`` and ``[N, D]``: which rows of x, and float32 ``[b, N]``.
+    """Yield squared Euclidean distances of ``[M, D]`` and ``[N, D]``: rows of x, and float32 ``[b, N]``.
 
     They are computed in float64 as ``‖x‖² − 2 x·y + ‖y‖²``, and then rounded: pairs at one distance have the
     same number whatever the block they are in, and identical features have 0.

@@ -35,7 +35,7 @@ class PrecisionRecall:
 def precision_recall(
     synthetic: Tensor, real: Tensor, *, k: int = 5, pairs_at_a_time: int = PAIRS_AT_A_TIME
 ) -> PrecisionRecall:
-    """The four figures of two sets of features.
+    """Return the four figures of two sets of features.
 
     Balls include their surface. The 95 % intervals take the balls as given and account for which images were
     looked for in them: Clopper and Pearson's for the fractions, Student's for density. For coverage, whose
@@ -48,7 +48,7 @@ def precision_recall(
     Args:
         synthetic: features ``[M, D]`` of synthetic images; computed on its device.
         real: features ``[N, D]`` of real ones.
-        k: which neighbour a ball reaches to: 5 as Naeem et al. have it; Kynkäänniemi et al. have 3.
+        k: the neighbour that a ball reaches to: 5 as Naeem et al. have it; Kynkäänniemi et al. have 3.
         pairs_at_a_time: distances to hold at once; does not change the result.
 
     Raises:
@@ -84,7 +84,7 @@ def precision_recall(
 
 
 def _radii(features: Tensor, k: int, pairs_at_a_time: int) -> Tensor:
-    """The squared distance ``[N]`` from each of ``[N, D]`` to its k-th nearest neighbour."""
+    """Return the squared distance ``[N]`` from each of ``[N, D]`` to its k-th nearest neighbour."""
     # The nearest of all is the image itself.
     return torch.cat(
         [d.kthvalue(k + 1).values for _, d in squared_distances(features, features, pairs_at_a_time)]

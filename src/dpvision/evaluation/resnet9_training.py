@@ -18,17 +18,18 @@ from dpvision.views.transforms import shifted
 
 @dataclass(frozen=True, kw_only=True)
 class ResNet9Training:
-    """Adam with one cycle of the learning rate (Smith and Topin, arXiv 1708.07120), on random shifts of at
-    most an eighth of the image, reflected at the border, and for RGB images on mirror images half of the
-    time. The model is the last one: nothing is chosen by the test set.
+    """Settings of Adam with one cycle of the learning rate (Smith and Topin, arXiv 1708.07120).
+
+    It trains on random shifts of at most an eighth of the image, reflected at the border, and for RGB images
+    on mirror images half of the time. The model is the last one: nothing is chosen by the test set.
 
     Attributes:
-        steps: of the optimiser. 1,000 batches of 512 are 10 epochs of 50,000 images, as many as in the
-            evaluation that was published with DP-MEPF.
-        batch_size: images of a step, or all where there are fewer.
+        steps: the number of steps of the optimiser. 1,000 batches of 512 are 10 epochs of 50,000 images, as
+            many as in the evaluation that was published with DP-MEPF.
+        batch_size: the number of images of a step, or all where there are fewer.
         learning_rate: the greatest of the cycle.
         weight_decay: as PyTorch's Adam has it.
-        width: of :class:`ResNet9`.
+        width: the width of :class:`ResNet9`.
 
     Raises:
         InputError: a value is out of range.
@@ -69,13 +70,13 @@ def train_resnet9(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> Classifier:
-    """A classifier of the images' classes, on the device, in evaluation mode.
+    """Return a classifier of the images' classes, on the device, in evaluation mode.
 
     Args:
         images: labelled, and released: nothing here is private.
-        training: how.
-        seed: of initial weights, batches, shifts and mirror images.
-        device: where to compute.
+        training: how to train.
+        seed: the seed of initial weights, batches, shifts and mirror images.
+        device: the device to compute on.
         progress: see `Progress`.
 
     Raises:
@@ -115,7 +116,7 @@ def train_resnet9(
 
 
 def _shuffled(count: int, batch_size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Indices of batches: every image comes once before any comes again."""
+    """Yield indices of batches: every image comes once before any comes again."""
     order = torch.empty(0, dtype=torch.int64)
     for _ in range(steps):
         if len(order) < batch_size:

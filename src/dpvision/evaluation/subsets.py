@@ -1,4 +1,4 @@
-"""Dividing two sets of features by chance, after a look at whether they can be compared."""
+"""Divide two sets of features by chance, after a look at whether they can be compared."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dpvision.privacy.errors import InputError
 
 
 def check_comparable(synthetic: Tensor, real: Tensor, fewest: int) -> None:
-    """Raises InputError unless both are finite ``[N, D]`` with the same D, and N is at least fewest."""
+    """Raise InputError unless both are finite ``[N, D]`` with the same D, and N is at least fewest."""
     if synthetic.ndim != 2 or real.ndim != 2 or synthetic.shape[1] != real.shape[1]:
         raise InputError(
             "synthetic and real features must be of shape [N, D] with the same D, not "
@@ -25,5 +25,5 @@ def check_comparable(synthetic: Tensor, real: Tensor, fewest: int) -> None:
 
 
 def random_groups(count: int, groups: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """0..count − 1 divided at random into groups of one size, or two sizes that differ by one."""
+    """Divide 0..count − 1 at random into groups of one size, or two sizes that differ by one."""
     return torch.randperm(count, generator=generator).tensor_split(groups)

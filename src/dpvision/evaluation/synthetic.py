@@ -26,7 +26,7 @@ from dpvision.privacy.errors import InputError
 from dpvision.runs.progress import Progress
 
 MOST_IMAGES = 10_000
-"""Of each set, whose features are compared: as many as the test images of MNIST and CIFAR-10."""
+"""Most images of each set whose features are compared: as many as the test images of MNIST and CIFAR-10."""
 
 NEIGHBOUR = 5
 
@@ -63,8 +63,8 @@ def evaluate_synthetic(
     resnet9: ResNet9Training | None = None,
     progress: Progress | None = None,
 ) -> list[Row]:
-    """The accuracy of each classifier (:func:`train_and_test`), then for each encoder the Fréchet distance,
-    the kernel distance, precision, recall, density and coverage of its features.
+    """Return the accuracy of each classifier (:func:`train_and_test`), then for each encoder the Fréchet
+    distance, the kernel distance, precision, recall, density and coverage of its features.
 
     Classifiers see all images. Features are compared between as many images of each set, chosen at random: as
     many as there are of both, at most 10,000. With a few thousand features the Fréchet distance takes
@@ -76,8 +76,8 @@ def evaluate_synthetic(
             been made from them: no budget covers what these figures say of them.
         classifiers: by default :func:`default_classifiers`, or none for synthetic images without labels.
         encoders: for images of that shape; none by default. They stay on the device.
-        seed: of all randomness, from 0 to 2³² − 1.
-        device: where to compute.
+        seed: the seed of all randomness, from 0 to 2³² − 1.
+        device: the device to compute on.
         resnet9: how ResNet-9 is trained.
         progress: see `Progress`.
 

@@ -23,21 +23,21 @@ Place = Literal["first", "middle", "last"]
 PLACES: tuple[Place, ...] = get_args(Place)
 
 GREYS = (64, 128, 131, 192, 203)
-"""Of plain images. The terms of a norm are then all alike, where a sum in float32 may be off by most."""
+"""Grey values of plain images. All terms of a norm are then alike, where a float32 sum may be off by most."""
 
 Sums = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one image more changed in a sum.
+    """The change of a sum that one more image made.
 
     Attributes:
         share: the L2 distance of the sums with and without it, as a share of the sensitivity.
-        image: what it showed.
+        image: what the image showed.
         label: its class, as an index.
-        place: where in the batch it was.
-        step: of the run, from 0.
+        place: its position in the batch.
+        step: the step of the run, from 0.
     """
 
     share: float
@@ -48,7 +48,7 @@ class Contribution:
 
 
 def worst_images(private: Tensor, pool: Pool | None = None) -> dict[str, Tensor]:
-    """Images uint8 ``[C, H, W]`` that are hard to clip right, by what they show.
+    """Return images uint8 ``[C, H, W]`` that are hard to clip right, by what they show.
 
     Args:
         private: uint8 ``[N, C, H, W]``, N at least 1.
@@ -84,7 +84,7 @@ class WorstImages:
 
     def __init__(self, images: Images, pool: Pool | None = None, every: int = 1) -> None:
         self.largest: Contribution | None = None
-        """What changed a sum the most so far."""
+        """The image that changed a sum the most so far; None before the first."""
         self._worst, self._num_classes = worst_images(images.pixels, pool), len(images.class_names)
         self._every, self._batches = every, count()
 
@@ -153,7 +153,7 @@ def _inserted(rows: Tensor, row: Tensor, at: int) -> Tensor:
 
 
 def _distance(some: Sums, others: Sums) -> float:
-    """L2, over all tensors; infinite where one holds what is no number."""
+    """Return the L2 distance over all tensors; infinite where one holds what is no number."""
     parts = (float((total.double() - others[name].double()).norm()) for name, total in some.items())
     found = math.hypot(*parts)
     return math.inf if math.isnan(found) else found

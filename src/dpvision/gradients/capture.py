@@ -33,8 +33,8 @@ from dpvision.privacy.errors import InputError
 
 @dataclass
 class Pass:
-    """What one pass leaves: per-example gradients by parameter name, and ``[B]`` losses (each the mean over K
-    views).
+    """The result of one pass: per-example gradients by parameter name, and losses ``[B]`` (each the mean over
+    the K views).
     """
 
     losses: Tensor
@@ -42,8 +42,8 @@ class Pass:
 
 
 class _Anchor(torch.autograd.Function):
-    """Copies a tensor to one that requires gradients: autograd must reach a first layer whose parameters are
-    detached.
+    """A function that copies a tensor to one that requires gradients: autograd must reach a first layer whose
+    parameters are detached.
     """
 
     @staticmethod
@@ -64,7 +64,7 @@ def per_example_gradients(
     autocast: torch.dtype | None = None,
     dropout: Draws | None = None,
 ) -> Pass:
-    """Per-example gradients of every trainable parameter.
+    """Compute per-example gradients of every trainable parameter.
 
     views: ``[B, K, …]``; targets: ``[B, K, …]``. ``autocast``: the lower precision of forward and backward,
         or None. ``dropout``: what dropout layers drop by, or None for no dropout.
@@ -95,7 +95,7 @@ def per_example_gradients(
 def _by_autograd(
     model: nn.Module, loss: Loss, views: Tensor, targets: Tensor, autocast: torch.dtype | None
 ) -> Pass:
-    """The gradients of a single example, whose rows are a minibatch of their own."""
+    """Compute the gradients of a single example, whose rows are a minibatch of their own."""
     names, parameters = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True)
     with torch.enable_grad():
         losses = example_losses(model, loss, views, targets, autocast)
@@ -115,8 +115,8 @@ def _by_autograd(
 def _hooks(
     model: nn.Module, ownership: Ownership, batch: torch.Size, found: dict[str, PerExample]
 ) -> Iterator[None]:
-    """While this lasts, gradients of ``batch`` = [B, K] views go to ``found`` as a backward pass has them. A
-    module that is being replayed calls no hook.
+    """Send the gradients of ``batch`` = [B, K] views to ``found``, as a backward pass has them, while this
+    lasts. A module that is being replayed calls no hook.
     """
     anchor = torch.zeros((), device=_device(model), requires_grad=True)
     with ExitStack() as stack:
@@ -191,7 +191,7 @@ class _OfCall:
 
 @contextmanager
 def _unchanged_buffers(model: nn.Module) -> Iterator[None]:
-    """InputError if the numbers in a buffer were changed meanwhile: they are private."""
+    """Raise InputError if the numbers in a buffer were changed meanwhile: they are private."""
     versions = {name: buffer._version for name, buffer in model.named_buffers()}
     yield
     for name, buffer in model.named_buffers():
@@ -211,9 +211,7 @@ def layer_gradients(
     gradient: Tensor,
     examples: int,
 ) -> dict[str, PerExample]:
-    """The gradients of the parameters that ``module`` owns, for one call: by its rule, else by
-    replaying it.
-    """
+    """Return the gradients of ``module``'s own parameters for one call: by its rule, else by replaying it."""
     layer_rule = RULES.get(type(module))
     if layer_rule is not None and len(args) == 1 and not kwargs:
         ghost = all(name in ownership.used_once for name in owned.values())

@@ -1,4 +1,4 @@
-"""How many examples go through the network at a time, and that it makes no difference to any of them.
+"""Choose how many examples go through the network at a time, without any effect on their gradients.
 
 All chunks have one shape: the last is filled up with blank examples, which count for nothing. A matrix
 product or a convolution may round otherwise for another shape, and then one example more in a batch would
@@ -27,11 +27,11 @@ FIXED_BYTES = {"cpu": 4 << 20, "cuda": 4 * GIB}
 PER_BYTE_OF_WEIGHTS = 8
 MOST_EXAMPLES = 256
 ENOUGH_BYTES = GIB // 4
-"""Beyond this a chunk gains nothing on a CPU, and its tensors leave the caches."""
+"""Bytes beyond which a chunk gains nothing on a CPU, and its tensors leave the caches."""
 
 
 def chunk_size(model: nn.Module, views: Tensor, expected_batch_size: float, memory_bytes: int) -> int:
-    """How many examples a chunk has, a power of two up to `MOST_EXAMPLES`, from public numbers alone.
+    """Return the number of examples in a chunk, a power of two up to `MOST_EXAMPLES`, from public numbers.
 
     A batch of E examples takes E/n + ½ chunks of n, for half of the last one is blank, and each takes a fixed
     cost beside that of its examples: least in all for n = √(2·E·fixed cost / cost of an example).
@@ -51,9 +51,9 @@ def chunk_size(model: nn.Module, views: Tensor, expected_batch_size: float, memo
 
 
 def bytes_per_example(model: nn.Module, views: Tensor) -> int:
-    """About what one example takes: its gradient (twice, while it is pulled back or summed) and its views'
-    activations. Those that lead to no gradient, as in a frozen encoder, are freed on the way: there the
-    largest counts, not all. Of ``views`` only the shape is used.
+    """Estimate the bytes that one example takes: its gradient (twice, while it is pulled back or summed) and
+    its views' activations. Those that lead to no gradient, as in a frozen encoder, are freed on the way:
+    there the largest counts, not all. Of ``views`` only the shape is used.
     """
     gradient = sum(p.numel() for p in model.parameters() if p.requires_grad) * 4 * 2
     kept = largest = 0
@@ -73,7 +73,7 @@ def bytes_per_example(model: nn.Module, views: Tensor) -> int:
 
 
 def blank(tensor: Tensor, count: int) -> Tensor:
-    """``count`` blank examples like those of ``tensor`` ``[B, …]``.
+    """Return ``count`` blank examples like those of ``tensor`` ``[B, …]``.
 
     Their pixels are NaN. In a network that lets examples mix, against all trials, it spreads to the others,
     and these then add nothing to the sum.
@@ -84,10 +84,11 @@ def blank(tensor: Tensor, count: int) -> Tensor:
 def is_the_same_everywhere(
     run: Callable[[Tensor, Tensor, Draws], Pass], views: Tensor, targets: Tensor, size: int
 ) -> bool:
-    """Whether an example's gradient is the same, to the last bit, wherever in a chunk of ``size`` it is and
-    whatever the others are, a blank one among them. Tried on random examples of the shapes of ``views`` ``[B,
-    K, …]`` and ``targets`` ``[B, K, …]``, by passes that ``run`` takes over views, targets and numbers for
-    dropout.
+    """Check that an example's gradient does not depend on its chunk, to the last bit.
+
+    It must be the same wherever in a chunk of ``size`` the example is and whatever the other examples are, a
+    blank one among them. This is tried on random examples of the shapes of ``views`` ``[B, K, …]`` and
+    ``targets`` ``[B, K, …]``, by passes that ``run`` takes over views, targets and numbers for dropout.
     """
     if size == 1:
         return True
@@ -99,7 +100,7 @@ def is_the_same_everywhere(
     generator = torch.Generator().manual_seed(0)
 
     def fingerprint(shown: Tensor, order: Tensor) -> Tensor:
-        """Each example's loss, and squared norms of its gradients, ``[n, size]``, in that order shown."""
+        """Return each example's loss and its gradients' squared norms, ``[n, size]``, in that order shown."""
         found = run(shown[order], labels[order], ExampleKey(bytes(32)).of(order))
         with torch.no_grad():
             norms = [gradient.squared_norms() for gradient in found.gradients.values()]

@@ -29,17 +29,21 @@ million in chunks of eight 3·10⁻⁵·C. Where terms cancel, see `per_example.
 """
 
 CLIPPING_NORMS = (1e-10, 1e10)
-"""Within these, squares are far from the ends of float32's range."""
+"""The range of max_grad_norm: within it, squares are far from the ends of float32's range."""
 
 
 @dataclass(frozen=True)
 class ClippedSum:
-    """gradients: Σ_b g_b · min(1, C/‖g_b‖) by parameter name, float64: ‖·‖₂ over all of them together changes
-    by at most C when one example is added or removed.
+    """The clipped gradient sum of a batch, with private figures about it.
 
-    The rest is private and covered by no mechanism: ``norms`` and ``losses`` ``[B]`` (each the mean over an
-    example's views), ``nonfinite``, the number of examples left out because their gradient had a NaN or an
-    infinity.
+    Attributes:
+        gradients: Σ_b g_b · min(1, C/‖g_b‖) by parameter name, float64: ‖·‖₂ over all of them together
+            changes by at most C when one example is added or removed.
+        norms: the examples' norms, as they are reported, ``[B]``.
+        losses: the losses ``[B]``, each the mean over an example's views.
+        nonfinite: the number of examples left out because their gradient had a NaN or an infinity.
+
+    All but the gradients is private and covered by no mechanism.
     """
 
     gradients: dict[str, Tensor]
@@ -63,8 +67,8 @@ class ClippedGradient:
     Args:
         loss: ``(logits [N, classes], targets [N, …]) -> [N]``.
         max_grad_norm: C, the L2 norm that an example's gradient is clipped to, from 1e-10 to 1e10.
-        precision: of forward and backward; norms, clipping and sums do not depend on it. "float32" is
-            float32, also where a GPU would rather use TensorFloat-32.
+        precision: the precision of forward and backward; norms, clipping and sums do not depend on it.
+            "float32" is float32, also where a GPU would rather use TensorFloat-32.
         expected_batch_size: public. Chunks are chosen by it, for the last one of a batch is filled up.
         memory_bytes: bound on what a chunk of examples may take; by default 1 GiB on a CPU, half of what is
             free on a GPU.
@@ -92,10 +96,10 @@ class ClippedGradient:
         self._ownership = Ownership()
         self._proved_for: object = None
         self.chunk = 0
-        """How many examples go through the network at a time, once it was seen; the last ones filled up."""
+        """The number of examples that pass the network at a time (the last are filled up); 0 until known."""
 
     def sum(self, views: Tensor, targets: Tensor, dropout: Draws | None = None) -> ClippedSum:
-        """The sum over a batch.
+        """Compute the clipped gradient sum over a batch.
 
         Args:
             views: ``[B, K, …]``, the K views of each example. B may be 0.
@@ -175,14 +179,14 @@ class ClippedGradient:
         return per_example_gradients(self.model, self.loss, ownership, views, targets, autocast, dropout)
 
     def memory_limit(self, device: torch.device) -> int:
-        """Bytes that a chunk may take on ``device``."""
+        """Return the bytes that a chunk may take on ``device``."""
         if self.memory_bytes is not None:
             return self.memory_bytes
         return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else GIB
 
 
 def check_clipping_norm(max_grad_norm: float) -> None:
-    """InputError unless it is a number that can be clipped to."""
+    """Raise InputError unless max_grad_norm is a number that can be clipped to."""
     low, high = CLIPPING_NORMS
     is_number = isinstance(max_grad_norm, (int, float)) and not isinstance(max_grad_norm, bool)
     if not (is_number and low <= max_grad_norm <= high):
@@ -200,7 +204,7 @@ def clipped_gradient_sum(
     expected_batch_size: float = 64,
     memory_bytes: int | None = None,
 ) -> ClippedSum:
-    """:class:`ClippedGradient` for a single batch."""
+    """Compute the clipped gradient sum of a single batch, by :class:`ClippedGradient`."""
     engine = ClippedGradient(
         model,
         loss,

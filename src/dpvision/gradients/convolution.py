@@ -25,8 +25,8 @@ PATCHES_IN_CACHE = 500_000
 def convolution_gradient(
     layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int, ghost: bool
 ) -> PerExample:
-    """The gradients of ``weight`` in ``layer(x)``, an ``nn.Conv*d`` or ``nn.ConvTranspose*d`` with zero
-    padding.
+    """Return the gradients of ``weight`` in ``layer(x)``, an ``nn.Conv*d`` or ``nn.ConvTranspose*d`` with
+    zero padding.
 
     x: ``[B·K, C_in, …]``; g: ``[B·K, C_out, …]`` → ``[B, *weight.shape]``, instantiated or as factors.
     """
@@ -52,7 +52,7 @@ def convolution_gradient(
 
 
 def one_by_one(layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int) -> Tensor:
-    """One library call per example, its K views the minibatch: on a CPU as fast as the summed gradient."""
+    """Make one library call per example, its K views the minibatch: on a CPU as fast as the summed one."""
     # Channels last in memory, like what the library returns for x and g with channels last.
     last = weight.movedim(1, -1).shape
     found = weight.new_empty((examples, *last), dtype=widened(g[:0]).dtype).movedim(-1, 2)
@@ -62,7 +62,7 @@ def one_by_one(layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int) 
 
 
 def by_patches(layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int) -> Tensor:
-    """Batched products of output gradients with the input patches they saw (2-D, not transposed)."""
+    """Multiply output gradients, in batches, with the input patches they saw (2-D, not transposed)."""
     groups, inputs, outputs = layer.groups, weight.shape[1], weight.shape[0]
     kernel, views = weight[0, 0].numel(), len(x) // examples
     found = g.new_empty(examples, groups, outputs // groups, kernel * inputs)
@@ -81,7 +81,7 @@ def by_patches(layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int) 
 
 
 def unfolded(layer: Any, x: Tensor) -> Tensor:
-    """``[N, C, H, W] -> [N, L, kH·kW, C]``: the patch that each of the L output positions sees.
+    """Return, ``[N, C, H, W] -> [N, L, kH·kW, C]``, the patch that each of the L output positions sees.
 
     With channels last a row of a patch is contiguous in memory, so that the copy runs at memory speed
     (F.unfold's does not).
@@ -102,7 +102,7 @@ def _as_nhwc(x: Tensor) -> Tensor:
 
 
 def _padding(layer: Any) -> tuple[int, int, int, int]:
-    """top, left, bottom, right. "same" puts the odd row or column at the end, as the forward does."""
+    """Return top, left, bottom, right. "same" puts the odd row or column at the end, as the forward does."""
     if layer.padding == "valid":
         return 0, 0, 0, 0
     if layer.padding == "same":
@@ -113,7 +113,7 @@ def _padding(layer: Any) -> tuple[int, int, int, int]:
 
 
 def _backward(layer: Any, weight: Tensor, x: Tensor, g: Tensor) -> Tensor:
-    """The weight's gradient, summed over the rows of ``x`` and ``g``."""
+    """Return the weight's gradient, summed over the rows of ``x`` and ``g``."""
     padding = layer.padding
     if isinstance(padding, str):  # only in two dimensions: see rules.convolution
         top, left, bottom, right = _padding(layer)

@@ -1,4 +1,4 @@
-"""Finds out whether a network decides by the values of a batch what it does with its rows.
+"""Find out whether a network decides by the values of a batch what it does with its rows.
 
 Layers that work on each row of a batch by itself keep the rows where they are, for all values. A network that
 sends rows here or there by what they hold (a mixture of experts), or takes one branch or the other (``if
@@ -35,8 +35,7 @@ _METHODS = {"tolist", "numpy", "__array__", "__dlpack__", "data_ptr", "untyped_s
 
 
 def decides_by_values(model: nn.Module, rows: Tensor) -> bool:
-    """Whether the forward on ``rows`` ``[N, …]`` moves rows, or takes a branch, by values that come of the
-    rows.
+    """Check whether the forward on ``rows`` ``[N, …]`` moves rows, or branches, by values computed from them.
 
     What is moved by fixed indices, or looked up in a table by tokens, does not count. Where this is False,
     the operations of a forward are the same for all rows of this shape, and none moves a row by a value.
@@ -62,7 +61,7 @@ class _Flow(TorchDispatchMode):
         self._mark(rows)
 
     def comes_of_rows(self, value: Any) -> bool:
-        """Whether any tensor in ``value`` does."""
+        """Say whether any tensor in ``value`` was computed from the rows."""
         return any(isinstance(leaf, Tensor) and _memory(leaf) in self._seen for leaf in tree_leaves(value))
 
     def _mark(self, value: Any) -> None:
@@ -93,12 +92,12 @@ class _Flow(TorchDispatchMode):
 
 
 def _memory(tensor: Tensor) -> int:
-    """The same for tensors that share memory."""
+    """Return a key that is the same for tensors that share memory."""
     return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)
 
 
 class _Reads(TorchFunctionMode):
-    """Sees methods that hand values to Python."""
+    """A mode that sees methods that hand values to Python."""
 
     def __init__(self, flow: _Flow) -> None:
         super().__init__()

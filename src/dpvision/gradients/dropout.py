@@ -26,14 +26,14 @@ class Draws(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, examples: Tensor) -> Draws:
-        """Those of some of the examples, from their beginning."""
+        """Return the numbers of some of the examples, from their beginning."""
 
     def uniform(self, count: int) -> Tensor:
-        """The next ``count`` of each example, ``[B, count]`` in [0, 1)."""
+        """Return the next ``count`` numbers of each example, ``[B, count]`` in [0, 1)."""
 
 
 def active_dropout(model: nn.Module) -> list[tuple[str, nn.modules.dropout._DropoutNd]]:
-    """The dropout layers that drop something, by their paths."""
+    """Return the dropout layers that drop something, by their paths."""
     return [
         (path, module)
         for path, module in model.named_modules()
@@ -42,7 +42,7 @@ def active_dropout(model: nn.Module) -> list[tuple[str, nn.modules.dropout._Drop
 
 
 def refuse_unknown_dropout(model: nn.Module) -> None:
-    """InputError for a kind of dropout whose draws cannot be made here."""
+    """Raise InputError for a kind of dropout whose draws cannot be made here."""
     for path, module in active_dropout(model):
         if type(module) not in (_UNITS, *_CHANNELS):
             raise InputError(
@@ -53,8 +53,8 @@ def refuse_unknown_dropout(model: nn.Module) -> None:
 
 @contextmanager
 def dropout_drawn(model: nn.Module, draws: Draws | None) -> Iterator[None]:
-    """While this lasts, dropout layers drop by these draws (or nothing at all, if None), one layer after the
-    other as they are called, and nothing is drawn from a global generator.
+    """Let dropout layers drop by these draws (or nothing at all, if None), while this lasts: one layer after
+    the other as they are called, and nothing is drawn from a global generator.
 
     To be used within :func:`dpvision.gradients.module_state.left_as_it_was`. Every layer's input must hold as
     many rows for each example, those of the first example first.

@@ -1,4 +1,4 @@
-"""Runs a network and its loss on the views of a batch, and says in a line where one of them fails."""
+"""Run a network and its loss on the views of a batch, and say in a line where one of them fails."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class RowsMoved(InputError):  # noqa: N818
 def example_losses(
     model: nn.Module, loss: Loss, views: Tensor, targets: Tensor, autocast: torch.dtype | None
 ) -> Tensor:
-    """The mean loss of each example over its views, ``[B]``. CannotRun where network or loss fail; InputError
-    where they return something else than they must.
+    """Compute the mean loss of each example over its views, ``[B]``. CannotRun where network or loss fail;
+    InputError where they return something else than they must.
     """
     rows, labels = _laid_out(views.flatten(0, 1)), targets.flatten(0, 1)
     with torch.autocast(views.device.type, dtype=autocast, enabled=autocast is not None):
@@ -58,7 +58,7 @@ def example_losses(
 
 
 def forward(model: nn.Module, rows: Tensor) -> Any:
-    """The network's output for rows ``[N, …]``. CannotRun where it fails; InputError without a tensor."""
+    """Return the output for rows ``[N, …]``. CannotRun where it fails; InputError without a tensor."""
     try:
         output = model(rows)
     except RowsMoved:
@@ -79,14 +79,14 @@ def forward(model: nn.Module, rows: Tensor) -> Any:
 
 
 def told(error: BaseException) -> str:
-    """An error of another library in one line."""
+    """Describe an error of another library in one line."""
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def _laid_out(rows: Tensor) -> Tensor:
-    """Images ``[N, C, H, W]`` with channels last in memory, in which most layers are faster; features ``[N,
-    D]`` with every row at a multiple of 64 bytes, for on a CPU a matrix product may round by where a row is;
-    others as they are.
+    """Return images ``[N, C, H, W]`` with channels last in memory, in which most layers are faster; features
+    ``[N, D]`` with every row at a multiple of 64 bytes, for on a CPU a matrix product may round by where a
+    row is; others as they are.
     """
     if rows.ndim == 2 and rows.is_floating_point():
         count, width = rows.shape

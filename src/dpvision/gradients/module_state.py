@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 @contextmanager
 def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Whatever happens meanwhile, in the end all modules have the attributes, parameters, buffers, hooks and
-    modes that they had, and the lists, dictionaries and sets among their attributes what these held. So what
-    a forward keeps of private images (an activation, a feature map) is not kept.
+    """Restore all modules in the end, whatever happens meanwhile: they have the attributes, parameters,
+    buffers, hooks and modes that they had, and the lists, dictionaries and sets among their attributes what
+    these held. So what a forward keeps of private images (an activation, a feature map) is not kept.
 
     The numbers in tensors are not put back; that those in buffers change is refused where a pass is taken.
     """
@@ -42,8 +42,8 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def with_tensors(model: nn.Module, values: Mapping[Tensor, Tensor]) -> Iterator[None]:
-    """While this lasts, the module and those in it have other tensors for some of their parameters and
-    buffers, wherever and under however many names these are registered.
+    """Give the module, and those in it, other tensors for some of their parameters and buffers while this
+    lasts, wherever and under however many names these are registered.
     """
     places: list[tuple[dict[str, Any], str, Tensor]] = []
     registries: list[dict[str, Any]] = [
@@ -65,7 +65,7 @@ def with_tensors(model: nn.Module, values: Mapping[Tensor, Tensor]) -> Iterator[
 
 
 def parameter_named(module: nn.Module, name: str) -> Tensor:
-    """The parameter of that name, or the tensor that is in its place."""
+    """Return the parameter of that name, or the tensor that is in its place."""
     path, _, local = name.rpartition(".")
     found = module.get_submodule(path)._parameters[local]
     assert found is not None
@@ -73,13 +73,13 @@ def parameter_named(module: nn.Module, name: str) -> Tensor:
 
 
 def detached(model: nn.Module) -> dict[Tensor, Tensor]:
-    """For `with_tensors`: every parameter without its gradient."""
+    """Return, for `with_tensors`, every parameter without its gradient."""
     return {parameter: parameter.detach() for parameter in model.parameters()}
 
 
 def moved_a_little(model: nn.Module, dtype: torch.dtype | None) -> dict[Tensor, Tensor]:
-    """For `with_tensors`: public stand-ins, for trials: the parameters moved a little, and copies of the
-    buffers, floating-point ones in ``dtype`` (or their own, if None).
+    """Return, for `with_tensors`, public stand-ins for trials: the parameters moved a little, and copies of
+    the buffers, floating-point ones in ``dtype`` (or their own, if None).
 
     A weight that starts at zero (a last layer, a residual's gain) would hide what lies behind it from every
     trial, until training moves it.

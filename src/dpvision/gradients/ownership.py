@@ -1,4 +1,4 @@
-"""Who computes the gradient of which parameter: a layer by its rule, or a module by being replayed."""
+"""Decide who computes the gradient of which parameter: a layer by its rule, or a module by being replayed."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from dpvision.gradients.forward import forward
 
 @dataclass(frozen=True)
 class Ownership:
-    """Who computes the gradient of which parameter.
+    """The assignment of parameters to the modules that compute their gradients.
 
     owners: module path → {parameter's name in that module: its name in the model}. A module with a rule and
         only parameters of its own uses the rule; any other is replayed.
     used_once: names of the parameters that enter a pass once, whose gradients may stay factors.
-    rows: module path → what its calls have in tensors of so many rows, per row of the batch. Checked at every
-        call of a pass over several examples.
-    one_by_one: whether every example is taken by itself, by plain autograd, for the network decides by the
-        values of a batch what it does with the rows. Nothing else is then needed.
+    rows: module path → the number of rows that its calls have in their tensors, per row of the batch. Checked
+        at every call of a pass over several examples.
+    one_by_one: whether every example is taken by itself, by plain autograd, because the network decides by
+        the values of a batch what it does with the rows. Nothing else is then needed.
     """
 
     owners: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -32,41 +32,42 @@ class PerExample(Protocol):
     """
 
     def squared_norms(self) -> Tensor:
-        """``[B]`` float64: at least ‖g_b‖², of the numbers that `weighted_sum` adds up."""
+        """Return ``[B]`` float64, at least ‖g_b‖², of the numbers that `weighted_sum` adds up."""
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Σ_b weights[b]·g_b, float64, in the parameter's shape, for the first examples, as many as there are
-        (float64) weights. An example of weight 0 adds 0 even where g_b is not finite.
+        """Compute Σ_b weights[b]·g_b, float64, in the parameter's shape, for the first examples, as many as
+        there are (float64) weights. An example of weight 0 adds 0 even where g_b is not finite.
         """
 
     def instantiate(self) -> Tensor:
-        """``[B, *parameter.shape]`` float32 or wider."""
+        """Return the gradients themselves: ``[B, *parameter.shape]`` float32 or wider."""
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """At least float32: a sum over positions or examples must not be rounded to bfloat16 on the way."""
+    """Convert to at least float32: a sum over positions or examples must not be rounded to bfloat16."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def weighted_rows(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The first of ``rows`` ``[B, …]``, and their weights, without those of weight 0, since 0 · inf would be
-    NaN; no copy where there are none.
+    """Return the first of ``rows`` ``[B, …]``, and their weights, without those of weight 0, since 0 · inf
+    would be NaN; no copy where there are none.
     """
     rows, kept = rows[: len(weights)], weights != 0
     return (rows, weights) if kept.all() else (rows[kept], weights[kept])
 
 
 def reported(squared_norm: Tensor, error: float | Tensor, bound: Tensor) -> Tensor:
-    """What is reported for a squared norm that was got as a sum whose terms may have cancelled: that, and the
-    error that it may have relative to ``bound``, what the terms come to without cancelling; at least
+    """Return a squared norm plus the error that cancellation in its sum may have caused.
+
+    ``error`` is relative to ``bound``, the sum if nothing had cancelled. The result is at least
     `SMALLEST_SHARE` of the bound, and at most the bound.
     """
     return torch.maximum(squared_norm + error * bound, SMALLEST_SHARE * bound).minimum(bound)
 
 
 def equal_parts(number: int, most: int) -> int:
-    """The largest divisor of ``number`` that is at most ``most``, or 1: where all parts have one shape, what
-    is computed for an example does not depend on which part it is in.
+    """Return the largest divisor of ``number`` that is at most ``most``, or 1: where all parts have one
+    shape, what is computed for an example does not depend on which part it is in.
     """
     return max(part for part in range(1, max(1, min(number, most)) + 1) if number % part == 0)
 
@@ -89,11 +90,13 @@ class Instantiated:
         return total.view(shape).permute([order.index(dim) for dim in range(1, self.values.ndim)])
 
     def _memory_order(self) -> list[int]:
-        """The dimensions after the first, outermost in memory first: convolutions hand over channels last."""
+        """Return the dimensions after the first, outermost in memory first: convolutions have
+        channels last.
+        """
         return sorted(range(1, self.values.ndim), key=lambda dim: -self.values.stride()[dim])
 
     def _rows(self) -> Tensor:
-        """``[B, parameter.numel()]`` in memory order, so that no copy is made."""
+        """Return ``[B, parameter.numel()]`` in memory order, so that no copy is made."""
         return self.values.permute(0, *self._memory_order()).reshape(len(self.values), -1)
 
     def instantiate(self) -> Tensor:
@@ -126,7 +129,7 @@ class Factored:
 
     @staticmethod
     def _squared_norms(a: Tensor, b: Tensor) -> Tensor:
-        """``[B, T, D], [B, T, P] -> [B]``."""
+        """Compute squared norms: ``[B, T, D], [B, T, P] -> [B]``."""
         bound = rounding.squared_norms(a.flatten(1)) * rounding.squared_norms(b.flatten(1))
         if a.shape[1] == 1:  # a single product: ‖b aᵀ‖ = ‖a‖‖b‖
             return bound
@@ -148,7 +151,7 @@ class Factored:
         return self.shaped(total)
 
     def _at_a_time(self) -> int:
-        """Examples whose factors may be made float64 together."""
+        """Return the number of examples whose factors may be made float64 together."""
         a, b = self.factors(self.x[:1], self.g[:1])
         return max(1, rounding.AT_A_TIME // max(1, a.numel() + b.numel()))
 
@@ -158,12 +161,12 @@ class Factored:
 
 
 def ghost_is_cheaper(positions: int, inputs: int, outputs: int) -> bool:
-    """Whether T = ``positions`` terms of D = ``inputs`` by P = ``outputs`` factors are better kept as
-    factors.
+    """Say whether the gradients of a layer are cheaper kept as factors than as matrices.
 
-    Ghost, in float64 at half the speed: Gram matrices, T²(D + P) multiplications, and the weighted sum,
-    T·D·P. Instantiated: T·D·P in float32, and three passes over D·P numbers in memory (written, normed,
-    summed), each of which takes the time of some 30 multiplications.
+    They are sums of T = ``positions`` terms of D = ``inputs`` by P = ``outputs`` factors. Ghost, in float64
+    at half the speed: Gram matrices, T²(D + P) multiplications, and the weighted sum, T·D·P. Instantiated:
+    T·D·P in float32, and three passes over D·P numbers in memory (written, normed, summed), each of which
+    takes the time of some 30 multiplications.
     """
     ghost = 2 * (positions**2 * (inputs + outputs) + positions * inputs * outputs)
     return ghost < (positions + 3 * 30) * inputs * outputs

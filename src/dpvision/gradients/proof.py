@@ -1,5 +1,5 @@
-"""Before any private example is read: the gradients that owners compute are checked on random inputs against
-plain autograd.
+"""Check the gradients that owners compute against plain autograd, on random inputs, before any private
+example is read.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _wrong(
     labels: Tensor,
     expected: list[dict[str, Tensor]],
 ) -> set[str]:
-    """Names of the parameters whose per-example gradients are not those expected."""
+    """Return the names of the parameters whose per-example gradients are not those expected."""
     at_a_time = 1 if ownership.one_by_one else len(inputs)
     wrong: set[str] = set()
     scale = max(float(g.abs().max()) for gradient in expected for g in gradient.values() if g.numel())
@@ -107,7 +107,7 @@ def _wrong(
 
 
 def _with_views_hint(model: nn.Module, views: Tensor, error: CannotRun) -> InputError:
-    """The same error, unless it is that the views of an example were given no dimension of their own."""
+    """Return the same error, unless the views of an example were given no dimension of their own."""
     rows = random_like(views.unsqueeze(1), (2, 1), views.dtype).flatten(0, 1)
     try:
         with as_a_twin(model, None), torch.no_grad():

@@ -16,7 +16,8 @@ from dpvision.gradients.forward import Loss
 def reference_gradients(
     model: nn.Module, loss: Loss, views: Tensor, targets: Tensor
 ) -> list[dict[str, Tensor]]:
-    """Each example's gradient by trainable parameter: a minibatch of its K views alone, by plain autograd.
+    """Compute each example's gradient by trainable parameter: a minibatch of its K views alone, by plain
+    autograd.
 
     views: ``[B, K, …]``; targets: ``[B, K, …]``.
     """
@@ -32,7 +33,7 @@ def reference_gradients(
 def reference_clipped_sum(
     model: nn.Module, loss: Loss, views: Tensor, targets: Tensor, max_grad_norm: float
 ) -> dict[str, Tensor]:
-    """Σ_b g_b · min(1, max_grad_norm / ‖g_b‖); an example whose gradient is not finite adds nothing."""
+    """Compute Σ_b g_b · min(1, max_grad_norm / ‖g_b‖); an example with a gradient not finite adds nothing."""
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters() if p.requires_grad}
     for gradient in reference_gradients(model, loss, views, targets):
         norm = torch.stack([g.norm() for g in gradient.values()]).norm()

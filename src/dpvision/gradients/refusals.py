@@ -15,7 +15,7 @@ from dpvision.privacy.errors import InputError
 
 
 def refuse_cross_example_layers(model: nn.Module) -> None:
-    """InputError, with the layer's path and the fix, when a layer is known to mix examples or to keep
+    """Raise InputError, with the layer's path and the fix, when a layer is known to mix examples or to keep
     statistics of them. A BatchNorm in evaluation mode, with fixed statistics, does neither.
     """
     for path, module in model.named_modules():
@@ -40,7 +40,7 @@ def refuse_cross_example_layers(model: nn.Module) -> None:
 
 
 def refuse_unusable(model: nn.Module) -> None:
-    """InputError for a network that mixes examples by its layers' kinds, cannot be looked into, or has
+    """Raise InputError for a network that mixes examples by its layers' kinds, cannot be looked into, or has
     nothing to train.
     """
     for path, module in model.named_modules():
@@ -68,7 +68,7 @@ def refuse_unusable(model: nn.Module) -> None:
 
 
 def refuse_leaks(model: nn.Module, inputs: Tensor) -> None:
-    """InputError where the output for one example depends on another, or where anything is drawn or kept."""
+    """Raise InputError where one example's output depends on another, or where anything is drawn or kept."""
     rows = inputs.flatten(0, 1)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.no_grad():

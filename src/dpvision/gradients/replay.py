@@ -20,7 +20,7 @@ def replayed_gradients(
     output_gradient: Tensor,
     examples: int,
 ) -> dict[str, Tensor]:
-    """The gradients ``[B, *shape]`` of ``parameters`` (names within the module), float32 or wider.
+    """Return the gradients ``[B, *shape]`` of ``parameters`` (names within the module), float32 or wider.
 
     ``arguments`` and ``keywords`` are those of a call on ``examples`` examples: every tensor among them (but
     for scalars) holds an equal number of rows for each, next to each other, and is split. Each example is run
@@ -61,7 +61,7 @@ def replayed_gradients(
 
 
 def first_tensor(output: Any) -> Tensor:
-    """The tensor of a module's output whose gradient is followed. TypeError where there is none."""
+    """Return the tensor of a module's output whose gradient is followed. TypeError where there is none."""
     if isinstance(output, Tensor):
         return output
     for leaf in torch.utils._pytree.tree_leaves(output):

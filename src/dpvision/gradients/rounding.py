@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 BLOCK = 256
-"""How many squares are summed in float32."""
+"""The number of squares that are summed in float32."""
 
 AT_A_TIME = 1 << 18
-"""How many numbers are made float64 at a time on a CPU: 2 MiB, which stays in its cache."""
+"""The number of values that are made float64 at a time on a CPU: 2 MiB, which stays in its cache."""
 
 
 def squared_norms(rows: Tensor) -> Tensor:
-    """The squares of the norms of rows ``[B, n]``: ``[B]``, float64, never below the true ones.
+    """Return the squares of the norms of rows ``[B, n]``: ``[B]``, float64, never below the true ones.
 
     A block's norm r̂, √ of a float32 sum of m = `BLOCK` squares, is at least r·√(1 − γ_m)·(1 − u), so r̂² ≥
     r²·(1 − (m + 3)·u) for m·u < 10⁻². Squaring and adding the blocks in float64 loses less than n·2⁻⁵³ < u
@@ -42,12 +42,12 @@ def squared_norms(rows: Tensor) -> Tensor:
 
 
 def _block_norms(blocks: Tensor) -> Tensor:
-    """``[…, m] -> […]`` float64, of sums in the dtype of the blocks."""
+    """Compute norms of blocks, ``[…, m] -> […]`` float64, of sums in the dtype of the blocks."""
     return torch.linalg.vector_norm(blocks, dim=-1).double()
 
 
 def weighted_sum(rows: Tensor, weights: Tensor) -> Tensor:
-    """Σ_b weights[b]·rows[b] of rows ``[B, n]`` and float64 weights ``[B]``: ``[n]``, float64.
+    """Compute Σ_b weights[b]·rows[b] of rows ``[B, n]`` and float64 weights ``[B]``: ``[n]``, float64.
 
     Off by at most B·2⁻⁵³·Σ_b weights[b]·‖rows[b]‖ in norm, for a product of float32 numbers with a weight
     is rounded once.

@@ -36,8 +36,8 @@ from dpvision.networks.weight_standardization import WeightStandardizedConv2d
 NUMBERS_IN_CACHE = 1 << 18
 
 FEW_WEIGHTS = 8
-"""In a standardised filter of so few weights, most of a gradient vanishes when it is pulled back, and is
-better formed than bounded. (Nothing at all is left of two.)
+"""The number of weights up to which a standardised filter's gradients are formed, not bounded: most of such a
+gradient vanishes when it is pulled back. (Nothing at all is left of two.)
 """
 
 Rule = Callable[[Any, Tensor, Tensor, int, bool], Mapping[str, PerExample] | None]
@@ -100,21 +100,21 @@ def weight_standardized_convolution(
 
 
 def _covers(layer: Any, x: Tensor) -> bool:
-    """Zero padding by numbers (by "same" in two dimensions only), and a batch dimension."""
+    """Say whether rules cover the layer: padded by zeros ("same" in 2-D only), with a batch dimension."""
     dimensions = len(layer.kernel_size)
     named_padding = isinstance(layer.padding, str) and dimensions != 2
     return layer.padding_mode == "zeros" and not named_padding and x.ndim == dimensions + 2
 
 
 def _bias(layer: Any, g: Tensor, examples: int) -> dict[str, PerExample]:
-    """One bias per channel: the output's gradient summed over views and positions."""
+    """Return the gradients of one bias per channel: the output's gradient summed over views and positions."""
     if layer.bias is None:
         return {}
     return {"bias": Instantiated(_by_channel(widened(g), examples))}
 
 
 def _by_channel(tensor: Tensor, examples: int) -> Tensor:
-    """``[B·K, C, …]`` summed over views and positions: ``[B, C]``."""
+    """Return ``[B·K, C, …]`` summed over views and positions: ``[B, C]``."""
     # With channels last in memory this is a view, and the sum runs along rows.
     return tensor.movedim(1, -1).reshape(examples, -1, tensor.shape[1]).sum(dim=1)
 

@@ -51,7 +51,7 @@ class PulledBack:
 
     @staticmethod
     def _by_channel(gradients: Tensor) -> Tensor:
-        """``[…, C_out, C_in, kH, kW] -> […, C_out, fan_in]``, as it is in memory."""
+        """Return ``[…, C_out, C_in, kH, kW] -> […, C_out, fan_in]``, as it is in memory."""
         return gradients.movedim(-3, -1).flatten(-3)
 
     def squared_norms(self) -> Tensor:
@@ -73,7 +73,7 @@ class PulledBack:
         return self._pull_back(self.gradients).to(self.gradients.dtype)
 
     def _pull_back(self, gradients: Tensor) -> Tensor:
-        """P of each of ``[…, C_out, C_in, kH, kW]``, in float64."""
+        """Apply P to each of ``[…, C_out, C_in, kH, kW]``, in float64."""
         by_channel, unit = self._by_channel(gradients).double(), self._unit.double()
         along = (by_channel * unit).sum(dim=-1, keepdim=True) * self._free.unsqueeze(1)
         pulled = by_channel - by_channel.mean(dim=-1, keepdim=True)

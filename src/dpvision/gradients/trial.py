@@ -1,4 +1,4 @@
-"""What networks are tried on before any private example is read: other weights, and random examples."""
+"""Make trial inputs for networks before any private example is read: other weights, and random examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images in: every format that a data set comes in, read to one form."""
+"""Read images: every format that a data set comes in, to one form."""
 
 from __future__ import annotations
 

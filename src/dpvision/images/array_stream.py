@@ -18,7 +18,7 @@ from dpvision.images.stack import stack
 from dpvision.privacy.errors import InputError
 
 BLOCK_BYTES = 2**20
-"""What is unpacked at a time, beside the pixels that are handed over."""
+"""Bytes that are unpacked at a time, beside the pixels that are handed over."""
 
 
 class Stream(Protocol):
@@ -40,7 +40,7 @@ class Values:
         self._stream, self._count, self._what = stream, count, what
 
     def fill(self, array: NDArray[np.uint8]) -> None:
-        """Fills an array, however it lies in memory, with the next values, block by block.
+        """Fill an array, however it lies in memory, with the next values, block by block.
 
         Raises:
             InputError: the stream is damaged, or ends before.
@@ -58,7 +58,7 @@ class Values:
                 self.fill(part if len(part) > 1 else part[0])
 
     def check_end(self) -> None:
-        """Raises InputError if there are more values, or a checksum at the end that does not agree."""
+        """Raise InputError if there are more values, or a checksum at the end that does not agree."""
         if self._next(bytearray(1)):
             raise self._wrong_length()
 
@@ -83,10 +83,10 @@ class Values:
 
 @dataclass(frozen=True)
 class ImageArray:
-    """What the header of an array of images says.
+    """The header of an array of images.
 
     Attributes:
-        dtype: of its values; it must be uint8.
+        dtype: the type of its values; it must be uint8.
         shape: [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1 or 3.
         what: the array, in words for messages.
         fortran: whether the first index changes fastest in the file, and not the last.
@@ -119,16 +119,18 @@ class ImageArray:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
+        """The shape (C, H, W) of every image."""
         if len(self.shape) == 3:
             return 1, *self.shape[1:]
         first, second, third = self.shape[1:]
         return (third, first, second) if self._channels_last else (first, second, third)
 
     def read(self, stream: Stream, conversion: Conversion) -> tuple[Tensor, str | None]:
-        """uint8 [N, C, H, W] of the values in a stream, and where they were converted `digest_of` the images
-        before. Takes no more memory than these and a few blocks, but for arrays in Fortran's order that are
-        to be converted: those are unpacked whole.
+        """Read the values in a stream as images, uint8 [N, C, H, W].
+
+        Where they were converted, `digest_of` the images before comes with them, else None. Takes no more
+        memory than these and a few blocks, but for arrays in Fortran's order that are to be converted: those
+        are unpacked whole.
 
         Raises:
             InputError: the stream is damaged, or has fewer values or more.
@@ -141,7 +143,7 @@ class ImageArray:
         return stack(named, len(self), lambda image, _: image, self.what, conversion)
 
     def _whole(self, values: Values) -> NDArray[np.uint8]:
-        """All images [N, C, H, W] as they are."""
+        """Return all images [N, C, H, W] as they are."""
         pixels = np.empty((len(self), *self.image_shape), dtype=np.uint8)
         as_stored = self._as_stored(pixels)
         values.fill(as_stored.T if self.fortran else as_stored)
@@ -149,7 +151,7 @@ class ImageArray:
         return pixels
 
     def _each(self, values: Values) -> Iterator[NDArray[np.uint8]]:
-        """One image [C, H, W] after the other, of an array that is not in Fortran's order."""
+        """Yield one image [C, H, W] after the other, of an array that is not in Fortran's order."""
         at_once = max(1, BLOCK_BYTES // math.prod(self.image_shape))
         for start in range(0, len(self), at_once):
             block = np.empty((min(at_once, len(self) - start), *self.image_shape), dtype=np.uint8)
@@ -158,7 +160,7 @@ class ImageArray:
         values.check_end()
 
     def _as_stored(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A view of images [n, C, H, W] with the axes of this array."""
+        """Return a view of images [n, C, H, W] with the axes of this array."""
         if len(self.shape) == 3:
             return pixels[:, 0]
         return pixels.transpose(0, 2, 3, 1) if self._channels_last else pixels

@@ -13,11 +13,11 @@ from torch import Tensor
 from dpvision.privacy.errors import InputError
 
 MAX_CLASSES = 2**16
-"""More classes than numbered labels may imply: one stray label would make a classifier of any width."""
+"""Most classes that numbered labels may imply: one stray label would make a classifier of any width."""
 
 
 def labels_from_array(array: NDArray[Any], what: str) -> Tensor:
-    """int64 [N] from integers of shape [N] or [N, 1] (MedMNIST).
+    """Return int64 [N] from integers of shape [N] or [N, 1] (MedMNIST).
 
     Raises:
         InputError: for any other type or shape, negative labels, or labels from MAX_CLASSES on.
@@ -41,7 +41,7 @@ def labels_from_array(array: NDArray[Any], what: str) -> Tensor:
 
 
 def check_same_length(pixels: Tensor, labels: Tensor, what: str) -> None:
-    """Raises InputError unless there is one label per image."""
+    """Raise InputError unless there is one label per image."""
     if len(pixels) != len(labels):
         raise InputError(
             f"{what} has {len(pixels)} images but {len(labels)} labels; there must be one label per image"
@@ -49,7 +49,8 @@ def check_same_length(pixels: Tensor, labels: Tensor, what: str) -> None:
 
 
 def numbered_classes(labels_of_splits: Iterable[Tensor]) -> tuple[str, ...]:
-    """The classes of labels that come without names: "0", "1", … up to the greatest label of any split.
+    """Return the classes of labels that come without names: "0", "1", … up to the greatest label of any
+    split.
 
     All splits count, so that one with no example of the last class still has as many classes.
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path, partial: Path | None = None) -> Iterator[Path]:
-    """Yields where to write a file that takes the place of ``path`` once the block is left.
+    """Yield where to write a file that takes the place of ``path`` once the block is left.
 
     An exception leaves ``path`` as it was, and no other file behind. A process that is killed may leave
     ``partial``, which is a name of the file's own beside it unless one is given.

@@ -19,22 +19,22 @@ NAMES = (DIGITS,)
 
 
 def recognises(path: Path) -> bool:
-    """Whether path is no path but the name of a bundled data set."""
+    """Say whether path is no path but the name of a bundled data set."""
     return str(path) in NAMES
 
 
 def splits(path: Path) -> dict[str, int]:
-    """The splits, each with its number of images."""
+    """Return the splits, each with its number of images."""
     return {"train": 1437, "test": 360}
 
 
 def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
-    """How many images of a split have which (width, height)."""
+    """Count the images of a split by size (width, height)."""
     return Counter({(8, 8): splits(path)[split]})
 
 
 def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Images:
-    """scikit-learn's digits: 1,797 grey images of 8 x 8 in 17 levels (Alpaydin and Kaynak, UCI 1998).
+    """Read scikit-learn's digits: 1,797 grey images of 8 x 8 in 17 levels (Alpaydin and Kaynak, UCI 1998).
 
     The split is fixed and stratified: of the images in the order of their classes every fifth is test.
     """

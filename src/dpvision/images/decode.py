@@ -1,4 +1,4 @@
-"""One encoded image of any kind to one uint8 array."""
+"""Decode one encoded image of any kind to one uint8 array."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MAX_PIXELS = 2**26
 """The largest image that is decoded, in pixels (8192 x 8192). A file of a few kB can claim any size."""
 
 BYTES_PER_PIXEL = 16
-"""What decoding takes at most, with the copies that Pillow makes on the way."""
+"""Largest memory that decoding takes per pixel, in bytes, with the copies that Pillow makes on the way."""
 
 GREY_MODES = ("1", "L", "LA", "La")  # in Pillow's names
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is to be done to every image. By default nothing: all must agree in size and channels.
+    """The conversion to apply to every image. By default none: all must agree in size and channels.
 
     Attributes:
         size: side in pixels of the square that every image becomes: the largest centred square is cut out and
@@ -50,7 +50,7 @@ class Conversion:
             raise InputError(f"channels must be 1 (grey) or 3 (colour), got {self.channels}")
 
     def convert(self, pixels: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
-        """An image, uint8 [C, H, W], with the options applied; name is for messages."""
+        """Return an image, uint8 [C, H, W], with the options applied; name is for messages."""
         if self.keeps(pixels.shape):
             return pixels
         with reading(name):
@@ -63,13 +63,13 @@ class Conversion:
             return _to_array(image)
 
     def keeps(self, shape: tuple[int, ...]) -> bool:
-        """Whether images of this shape (C, H, W) stay as they are."""
+        """Say whether images of this shape (C, H, W) stay as they are."""
         channels, height, width = shape
         return self.channels in (None, channels) and (self.size is None or self.size == height == width)
 
 
 def decode(encoded: bytes | Path, name: str) -> NDArray[np.uint8]:
-    """An encoded image, or the path of one, as uint8 [C, H, W]; name is for messages.
+    """Decode an image, given as bytes or as a path, to uint8 [C, H, W]; name is for messages.
 
     The first frame of several; turned upright by its EXIF orientation; transparent parts over white; of 16
     bits per channel the high 8; palette, CMYK and the like to RGB. Colour profiles are ignored.
@@ -107,7 +107,7 @@ class PixelsInHand:
 
     @contextmanager
     def holding(self, pixels: int) -> Iterator[None]:
-        """Waits until there is room for so many more."""
+        """Wait until there is room for so many more pixels, and hold it until the end of the block."""
         with self._changed:
             self._changed.wait_for(lambda: self._held == 0 or self._held + pixels <= self._most)
             self._held += pixels
@@ -120,11 +120,11 @@ class PixelsInHand:
 
 
 _IN_HAND = PixelsInHand(max(MAX_PIXELS, physical_memory() // 8 // BYTES_PER_PIXEL))
-"""Of all threads: small files can all claim the largest size. A GiB, or an eighth of memory."""
+"""Bound on the pixels that all threads hold: small files can all claim the most. A GiB, or 1/8 of memory."""
 
 
 def encoded_size(encoded: bytes | Path, name: str) -> tuple[int, int]:
-    """(width, height) that the header of an encoded image states; name is for messages.
+    """Return the (width, height) that the header of an encoded image states; name is for messages.
 
     Raises:
         InputError: for anything that does not begin as a PNG, JPEG, WebP, BMP or TIFF image.
@@ -135,13 +135,13 @@ def encoded_size(encoded: bytes | Path, name: str) -> tuple[int, int]:
 
 
 def _to_array(image: Image.Image) -> NDArray[np.uint8]:
-    """A grey or RGB image as [C, H, W]."""
+    """Return a grey or RGB image as [C, H, W]."""
     pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def _to_grey_or_rgb(image: Image.Image) -> Image.Image:
-    """Any image of 1, 8 or 16 bits per channel in Pillow's mode L or RGB."""
+    """Convert any image of 1, 8 or 16 bits per channel to Pillow's mode L or RGB."""
     if image.mode.startswith("I;16"):
         # Pillow would clip at 255. The high byte is what it takes of 16-bit colour.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Images to files' bytes."""
+"""Encode images as the bytes of files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def encode_png(image: Tensor | NDArray[np.uint8]) -> bytes:
-    """A PNG of an image, uint8 ``[C, H, W]`` with C 1 or 3."""
+    """Return a PNG of an image, uint8 ``[C, H, W]`` with C 1 or 3."""
     pixels = np.asarray(image).transpose(1, 2, 0)
     content = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(content, "PNG")

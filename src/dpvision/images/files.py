@@ -1,4 +1,4 @@
-"""What every reader does with files it cannot trust: bound what they claim, and name the broken one.
+"""Handle files that cannot be trusted, for every reader: bound what they claim, and name the broken one.
 
 The bounds, of which docs/guarantee/hostile-input.md makes one statement, are the constants here and
 `MAX_PIXELS`.
@@ -17,17 +17,17 @@ from typing import Any
 from dpvision.privacy.errors import InputError
 
 FREE_BYTES = 2**28
-"""What any file may unpack to, however small it is."""
+"""Bytes that any file may unpack to, however small it is."""
 
 MOST_EXPANSION = 2**8
-"""How many times its size a larger one may. Of real images the blankest come near it."""
+"""Most bytes that a larger file may unpack to, per stored byte. Of real images the blankest come near it."""
 
 MAX_TEXT_BYTES = 2**22
-"""The largest JSON or TOML that is parsed. A parsed value takes some 30 times its text."""
+"""Largest JSON or TOML file that is parsed, in bytes. A parsed value takes some 30 times its text."""
 
 MAX_NESTING = 32
-"""Of JSON and TOML, and of folders: what is deeper is no file of ours, and exhausts the stack of whoever
-goes through it.
+"""Deepest nesting that is read, of JSON, of TOML and of folders. What is deeper is no file of ours, and
+exhausts the stack of whoever goes through it.
 """
 
 SPLITS = ("train", "val", "test")
@@ -45,12 +45,12 @@ SPLIT_WORDS = {
 
 
 class NoLabelsError(InputError):
-    """Labels were asked for where there are none, and where the images alone can be read."""
+    """The error raised where labels were asked for, there are none, and the images alone can be read."""
 
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Turns whatever a parser raises about broken input into one sentence that names the input.
+    """Turn whatever a parser raises about broken input into one sentence that names the input.
 
     Enclose nothing but the parser's own calls. Everything is caught because parsers document no closed set: a
     few changed bytes draw OSError, SyntaxError, struct.error, IndexError and more from Pillow alone.
@@ -70,7 +70,7 @@ def reading(what: str) -> Iterator[None]:
 
 
 def check_fits_memory(num_bytes: int, what: str) -> None:
-    """Raises InputError if what would take more bytes than this machine has memory."""
+    """Raise InputError if what would take more bytes than this machine has memory."""
     if num_bytes > (memory := physical_memory()):
         raise InputError(
             f"{what} would take {num_bytes / 2**30:.1f} GiB, more than the {memory / 2**30:.1f} GiB of "
@@ -79,7 +79,7 @@ def check_fits_memory(num_bytes: int, what: str) -> None:
 
 
 def check_unpacks(num_bytes: int, stored: int, what: str) -> None:
-    """Raises InputError if what is stored in so many bytes would unpack to more than it may, or than fits.
+    """Raise InputError if what is stored in so many bytes would unpack to more than it may, or than fits.
 
     The bound on a whole data set: a header or a well-packed archive can claim any size in a few bytes.
     """
@@ -88,7 +88,7 @@ def check_unpacks(num_bytes: int, stored: int, what: str) -> None:
 
 
 def check_expands(num_bytes: int, stored: int, what: str) -> None:
-    """Raises InputError if what is stored in so many bytes would unpack to more than it may."""
+    """Raise InputError if what is stored in so many bytes would unpack to more than it may."""
     if num_bytes > most_unpacked(stored):
         raise InputError(
             f"{what} would take {num_bytes / 2**30:.1f} GiB, more than {MOST_EXPANSION} times the {stored} "
@@ -97,12 +97,12 @@ def check_expands(num_bytes: int, stored: int, what: str) -> None:
 
 
 def most_unpacked(stored: int) -> int:
-    """Bytes that a file, or a data set, of so many bytes may unpack to."""
+    """Return the bytes that a file, or a data set, of so many bytes may unpack to."""
     return max(FREE_BYTES, MOST_EXPANSION * stored)
 
 
 def check_regular(path: Path) -> None:
-    """Raises InputError unless a regular file is there: a pipe would block for ever, a device never end."""
+    """Raise InputError unless a regular file is there: a pipe would block for ever, a device never end."""
     with reading(str(path)):
         mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
@@ -110,7 +110,7 @@ def check_regular(path: Path) -> None:
 
 
 def read_text_file(path: Path) -> bytes:
-    """The content of a file of JSON or TOML.
+    """Parse the content of a file of JSON or TOML.
 
     Raises:
         InputError: it cannot be read, or is larger than MAX_TEXT_BYTES.
@@ -128,7 +128,7 @@ def read_text_file(path: Path) -> bytes:
 
 
 def parse_json(text: bytes | str) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text and return its value.
 
     Raises:
         ValueError: it is none in UTF-8, has NaN or infinity, or is too long or nested too deeply.
@@ -144,7 +144,7 @@ def parse_json(text: bytes | str) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A regular file that holds one JSON object.
+    """Read a regular file that holds one JSON object.
 
     Raises:
         InputError: there is no such file, or it holds something else.
@@ -161,7 +161,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_nesting(value: Any) -> None:
-    """Raises ValueError where lists and dictionaries lie more than MAX_NESTING deep in each other."""
+    """Raise ValueError where lists and dictionaries lie more than MAX_NESTING deep in each other."""
     level = [value]
     for _ in range(MAX_NESTING):
         inner = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)]
@@ -176,5 +176,5 @@ def _refuse_constant(name: str) -> None:
 
 
 def physical_memory() -> int:
-    """Bytes of memory in this machine."""
+    """Return the bytes of memory in this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

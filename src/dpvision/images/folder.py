@@ -23,12 +23,12 @@ LONGEST_NAME = 255  # bytes, on all common file systems
 
 
 def recognises(path: Path) -> bool:
-    """Whether path is a folder, or one image."""
+    """Say whether path is a folder, or one image."""
     return path.is_dir() or path.suffix.lower() in SUFFIXES
 
 
 def splits(path: Path) -> dict[str, Path]:
-    """The splits, each with its folder. Where no folder named as a split holds folders, all is train."""
+    """Return the splits and their folders. Where no folder named as a split holds folders, all is train."""
     if path.is_file():
         return {"train": path}
     found: dict[str, Path] = {}
@@ -45,7 +45,7 @@ def splits(path: Path) -> dict[str, Path]:
 
 
 def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Images:
-    """One split, in the order of the file names.
+    """Read one split, in the order of the file names.
 
     With labels, classes are the folders, in the order of their names; they may hold folders in turn. Without,
     it is all images in the folder, at any depth.
@@ -82,14 +82,14 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
 
 
 def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
-    """How many images of a split have which (width, height), by their headers."""
+    """Count the images of a split by size (width, height), by their headers."""
     folder = splits(path)[split]
     files = [folder] if folder.is_file() else _image_files(folder, path)
     return Counter(encoded_size(file, str(file)) for file in files)
 
 
 def _class_folders(folder: Path, root: Path) -> dict[str, Path]:
-    """The folders in a folder by name, in order; there must be some, and no images beside them."""
+    """Return the folders in a folder by name, in order; there must be some, and no images beside them."""
     entries = list(_entries(folder, root))
     classes = {entry.name: entry for entry in entries if entry.is_dir()}
     if not classes:
@@ -113,7 +113,7 @@ def _check_classes(files_of: Mapping[str, Sequence[Path]], class_names: Sequence
 
 
 def _image_files(folder: Path, root: Path) -> list[Path]:
-    """All images in a folder, at any depth, in the order of their names."""
+    """Return all images in a folder, at any depth, in the order of their names."""
     files = []
     for entry in _entries(folder, root):
         if entry.is_dir():
@@ -129,7 +129,7 @@ def _image_files(folder: Path, root: Path) -> list[Path]:
 
 
 def _entries(folder: Path, root: Path) -> Iterator[Path]:
-    """What lies in a folder, in order, less clutter. Refuses links that leave root, or may loop."""
+    """List what lies in a folder, in order, less clutter. Refuses links that leave root, or may loop."""
     if len(folder.parts) - len(root.parts) > MAX_NESTING:
         raise InputError(f"{folder} lies more than {MAX_NESTING} folders deep in {root}; move it up")
     with reading(str(folder)):
@@ -148,7 +148,7 @@ def _entries(folder: Path, root: Path) -> Iterator[Path]:
 
 
 def check_folder_name(class_name: str) -> None:
-    """Raises InputError unless the images of a class can lie in a folder of its name, and be found again."""
+    """Raise InputError unless the images of a class can lie in a folder of its name, and be found again."""
     unusable = not class_name or class_name.startswith(".") or class_name in CLUTTER
     if unusable or any(c in class_name for c in "/\\\0") or len(os.fsencode(class_name)) > LONGEST_NAME:
         raise InputError(f"the class name {class_name!r} cannot be the name of a folder of images; change it")

@@ -28,12 +28,12 @@ BYTE = np.dtype(np.uint8)
 
 
 def recognises(path: Path) -> bool:
-    """Whether path is a folder with files called train-images-idx3-ubyte, t10k-labels-idx1-ubyte.gz, …"""
+    """Say whether path is a folder with files called train-images-idx3-ubyte, t10k-labels-idx1-ubyte.gz, …"""
     return path.is_dir() and bool(_files(path))
 
 
 def splits(path: Path) -> dict[str, Path]:
-    """The splits in the folder, each with its file of images."""
+    """Return the splits in the folder, each with its file of images."""
     found = {split: file for (split, kind), file in _files(path).items() if kind == "images"}
     if not found:
         raise InputError(f"{path} has IDX labels but no images; add train-images-idx3-ubyte to the folder")
@@ -41,7 +41,7 @@ def splits(path: Path) -> dict[str, Path]:
 
 
 def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Images:
-    """One split of the folder; classes are numbered."""
+    """Read one split of the folder; classes are numbered."""
     images_file = splits(path)[split]
     label_files = {s: file for (s, kind), file in _files(path).items() if kind == "labels"}
     if labelled and split not in label_files:
@@ -58,7 +58,7 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
 
 
 def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
-    """How many images of a split have which (width, height): in an array, all the same."""
+    """Count the images of a split by size (width, height): in an array, all have the same."""
     file = splits(path)[split]
     with _opened(file, dimensions=3) as (shape, _):
         _, height, width = ImageArray(BYTE, shape, str(file)).image_shape
@@ -66,7 +66,7 @@ def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
 
 
 def _files(path: Path) -> dict[tuple[str, str], Path]:
-    """The IDX files by (split, "images" or "labels"); a plain file goes before its gzip."""
+    """Return the IDX files by (split, "images" or "labels"); a plain file goes before its gzip."""
     found: dict[tuple[str, str], Path] = {}
     with reading(str(path)):
         files = sorted(path.iterdir())  # the plain name sorts first
@@ -77,7 +77,7 @@ def _files(path: Path) -> dict[tuple[str, str], Path]:
 
 
 def _labels(file: Path) -> Tensor:
-    """int64 [N]."""
+    """Read labels, int64 [N]."""
     with _opened(file, dimensions=1) as (shape, stream):
         labels = np.empty(shape, dtype=BYTE)
         values = Values(stream, len(labels), str(file))
@@ -88,7 +88,8 @@ def _labels(file: Path) -> Tensor:
 
 @contextmanager
 def _opened(file: Path, dimensions: int) -> Iterator[tuple[tuple[int, ...], Stream]]:
-    """The shape that the header of an IDX file of unsigned bytes states, judged, and what comes after it.
+    """Yield the shape that the header of an IDX file of unsigned bytes states, judged, and what comes after
+    it.
 
     The header is a magic number and big-endian sizes; then there are the bytes, and no more.
     """

@@ -1,4 +1,4 @@
-"""What the rest of the program may ask of images, wherever they lie."""
+"""The interface through which the rest of the program uses images, wherever they lie."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ImageSet(Protocol):
     def __len__(self) -> int: ...
 
     def take(self, indices: Tensor) -> Tensor:
-        """uint8 [n, C, H, W]: the images at indices, int64 [n], in this order."""
+        """Return the images at indices, int64 [n], in this order: uint8 [n, C, H, W]."""
 
     def blocks(self, size: int = ...) -> Iterator[Tensor]:
-        """All images in their order, uint8 [n, C, H, W] with n = size, or fewer in the last block."""
+        """Yield all images in their order, uint8 [n, C, H, W] with n = size, or fewer in the last block."""

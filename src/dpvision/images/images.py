@@ -20,7 +20,7 @@ from dpvision.privacy.errors import InputError
 DIGEST_BYTES = 32  # of SHA-256
 
 IMAGES_IN_BLOCK = 256
-"""By default, of what goes through all images."""
+"""The number of images in a block, by default, where something goes through all images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,14 +81,14 @@ class Images:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
+        """The shape (C, H, W) of every image."""
         _, channels, height, width = self.pixels.shape
         return channels, height, width
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) of the images as stored and of the labels: the data set's identity, whatever size and
-        channels it is read with. Private, as the pixels are.
+        """The SHA-256 (hex) of the images as stored and of the labels: the data set's identity, whatever size
+        and channels it is read with. Private, as the pixels are.
         """
         sha256 = hashlib.sha256(repr((len(self), self.pixel_digest, self.labels is not None)).encode())
         if self.labels is not None:
@@ -97,20 +97,20 @@ class Images:
 
     @cached_property
     def pixel_digest(self) -> str:
-        """SHA-256 (hex) of the images as stored, without labels. Private, as the pixels are."""
+        """The SHA-256 (hex) of the images as stored, without labels. Private, as the pixels are."""
         return self.stored or digest_of(image for block in self.blocks() for image in block.cpu().numpy())
 
     def take(self, indices: Tensor) -> Tensor:
-        """uint8 [n, C, H, W]: the images at indices, int64 [n], in this order."""
+        """Return the images at indices, int64 [n], in this order: uint8 [n, C, H, W]."""
         return self.pixels[indices.to(self.pixels.device)]
 
     def blocks(self, size: int = IMAGES_IN_BLOCK) -> Iterator[Tensor]:
-        """All images in their order, uint8 [n, C, H, W] with n = size, or fewer in the last block."""
+        """Yield all images in their order, uint8 [n, C, H, W] with n = size, or fewer in the last block."""
         return iter(self.pixels.split(size))
 
     def subset(self, indices: Sequence[int] | Tensor) -> Images:
-        """The images at these indices, in this order, with the same classes and ids. Consecutive ones are not
-        copied.
+        """Return the images at these indices, in this order, with the same classes and ids. Consecutive ones
+        are not copied.
 
         Where an image is taken twice, as for a bootstrap, it becomes two examples, and all ids are new ones.
         """
@@ -126,7 +126,7 @@ class Images:
         )
 
     def with_classes(self, class_names: Sequence[str]) -> Images:
-        """The same images labelled in the order of other classes (say, those a model was trained on).
+        """Return the same images labelled in the order of other classes (say, those a model was trained on).
 
         Raises:
             InputError: if there are no labels, or an image belongs to a class that class_names lacks.
@@ -155,13 +155,13 @@ class Images:
         )
 
     def check_classes(self) -> None:
-        """Raises InputError unless there are labels, and two classes by name. Whether a private class has
+        """Raise InputError unless there are labels, and two classes by name. Whether a private class has
         images is private: nothing that shows may depend on it.
         """
         self._check_two(self.class_names)
 
     def check_trainable(self) -> None:
-        """Raises InputError unless a classifier can be trained: labelled images of at least two classes."""
+        """Raise InputError unless a classifier can be trained: labelled images of at least two classes."""
         present = [] if self.labels is None else self.labels.unique().tolist()
         self._check_two([self.class_names[i] for i in present])
 
@@ -175,7 +175,7 @@ class Images:
             )
 
     def summary(self) -> dict[str, Any]:
-        """What the data set holds, as JSON types. The counts are exact, so private: do not publish them."""
+        """Describe the data set's content, as JSON types. Counts are exact, so private: do not publish."""
         counts = None
         if self.labels is not None:
             per_class = torch.bincount(self.labels.cpu(), minlength=len(self.class_names)).tolist()
@@ -191,7 +191,7 @@ class Images:
 
 
 def check_class_names(class_names: Sequence[str], source: str) -> None:
-    """Checks names that are going to be shown, in a terminal and in public.
+    """Check names that are going to be shown, in a terminal and in public.
 
     Raises:
         InputError: two are the same, or one has characters that would not show, but act: control characters
@@ -206,7 +206,7 @@ def check_class_names(class_names: Sequence[str], source: str) -> None:
 
 
 def digest_of(images: Iterable[NDArray[np.uint8]]) -> str:
-    """SHA-256 (hex) of the shapes and pixels of uint8 images [C, H, W], in their order."""
+    """Compute SHA-256 (hex) of the shapes and pixels of uint8 images [C, H, W], in their order."""
     sha256 = hashlib.sha256()
     for image in images:
         sha256.update(digest_of_one(image))
@@ -214,19 +214,19 @@ def digest_of(images: Iterable[NDArray[np.uint8]]) -> str:
 
 
 def combine_digests(digests: bytes | bytearray) -> str:
-    """`digest_of` images, from `digest_of_one` of each, one after another."""
+    """Compute `digest_of` images, from `digest_of_one` of each, one after another."""
     return hashlib.sha256(digests).hexdigest()
 
 
 def digest_of_one(image: NDArray[np.uint8]) -> bytes:
-    """SHA-256 of the shape and pixels of one image: `DIGEST_BYTES`."""
+    """Compute SHA-256 of the shape and pixels of one image: `DIGEST_BYTES`."""
     sha256 = hashlib.sha256(repr(image.shape).encode())
     sha256.update(np.ascontiguousarray(image).data)
     return sha256.digest()
 
 
 def _rows(pixels: Tensor, chosen: Tensor) -> Tensor:
-    """The rows chosen, as a view where they follow each other."""
+    """Return the rows chosen, as a view where they follow each other."""
     first, count = int(chosen[0]) if len(chosen) else 0, len(chosen)
     if first >= 0 and torch.equal(chosen.cpu(), torch.arange(first, first + count)):
         return pixels[first : first + count]

@@ -23,12 +23,12 @@ from dpvision.privacy.errors import InputError
 
 
 def recognises(path: Path) -> bool:
-    """Whether path is a file called *.npz."""
+    """Say whether path is a file called *.npz."""
     return path.suffix.lower() == ".npz" and path.is_file()
 
 
 def splits(path: Path) -> dict[str, str]:
-    """The splits in the archive, each with what its arrays' names begin with: "train_" or, plain, ""."""
+    """Return the splits in the archive, and what their arrays' names begin with: "train_" or, plain, ""."""
     names = _array_names(path)
     prefixes = {split: f"{split}_" for split in SPLITS if f"{split}_images" in names}
     if "images" in names:
@@ -42,7 +42,7 @@ def splits(path: Path) -> dict[str, str]:
 
 
 def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Images:
-    """One split of the archive; classes are numbered. Nothing is ever unpickled."""
+    """Read one split of the archive; classes are numbered. Nothing is ever unpickled."""
     prefixes = splits(path)
     names = _array_names(path)
     images_name = f"{prefixes[split]}images"
@@ -61,7 +61,7 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
 
 
 def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
-    """How many images of a split have which (width, height): in an array, all the same."""
+    """Count the images of a split by size (width, height): in an array, all have the same."""
     with _images(path, f"{splits(path)[split]}images") as (array, _):
         _, height, width = array.image_shape
         return Counter({(width, height): len(array)})
@@ -74,7 +74,7 @@ def _array_names(path: Path) -> set[str]:
 
 @contextmanager
 def _images(path: Path, name: str) -> Iterator[tuple[ImageArray, zipfile.ZipExtFile]]:
-    """What the header of an array of images states, and the values that come after it."""
+    """Open an array of images: yield what its header states, and the stream of values that come after it."""
     what = f"'{name}' in {path}"
     with ExitStack() as opened:
         with reading(what):
@@ -86,7 +86,7 @@ def _images(path: Path, name: str) -> Iterator[tuple[ImageArray, zipfile.ZipExtF
 
 
 def _labels(path: Path, name: str) -> Tensor:
-    """int64 [N]."""
+    """Read labels, int64 [N]."""
     what = f"'{name}' in {path}"
     with reading(what), zipfile.ZipFile(path) as archive:
         with archive.open(f"{name}.npy") as stream:
@@ -98,7 +98,7 @@ def _labels(path: Path, name: str) -> Tensor:
 
 
 def _header(stream: IO[bytes] | zipfile.ZipExtFile, what: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran's order, and type of an array."""
+    """Read the shape of an array, whether it is in Fortran's order, and its type."""
     with reading(what):
         version = npy.read_magic(stream)
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
@@ -106,7 +106,7 @@ def _header(stream: IO[bytes] | zipfile.ZipExtFile, what: str) -> tuple[tuple[in
 
 
 def _check(shape: tuple[int, ...], dtype: np.dtype[Any], itemsize: int, path: Path, what: str) -> None:
-    """Judges the header of an array, before its content is unpacked to values of itemsize bytes."""
+    """Judge the header of an array, before its content is unpacked to values of itemsize bytes."""
     if dtype.hasobject:
         raise InputError(
             f"{what} holds Python objects, which are never unpickled; save it as one array of "

@@ -18,19 +18,19 @@ from dpvision.privacy.errors import InputError
 
 
 class Reader(Protocol):
-    """What the module of a format offers."""
+    """The functions that the module of a format offers."""
 
     def recognises(self, path: Path) -> bool:
-        """Whether what lies at path is of this format, by its name alone."""
+        """Say whether what lies at path is of this format, by its name alone."""
 
     def splits(self, path: Path) -> dict[str, Any]:
-        """The splits at path, by name."""
+        """Return the splits at path, by name."""
 
     def sizes(self, path: Path, split: str) -> Counter[tuple[int, int]]:
-        """How many images of one of these splits have which (width, height)."""
+        """Count the images of one of these splits by size (width, height)."""
 
     def read(self, path: Path, split: str, conversion: Conversion, labelled: bool) -> Images:
-        """One of these splits."""
+        """Read one of these splits."""
 
 
 READERS: tuple[Reader, ...] = (npz, parquet, idx, bundled, folder)  # folder last: it takes any folder
@@ -44,7 +44,7 @@ def open_images(
     channels: int | None = None,
     labelled: bool | None = True,
 ) -> Images:
-    """Reads one split of a data set into memory.
+    """Read one split of a data set into memory.
 
     Args:
         spec: "bundled:digits", or the path of one of these:
@@ -79,7 +79,7 @@ def open_images(
 
 
 def available_splits(spec: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The splits that open_images can read from spec, out of "train", "val" and "test".
+    """Return the splits that open_images can read from spec, out of "train", "val" and "test".
 
     Raises:
         InputError: as open_images, as far as it shows without reading images.
@@ -89,7 +89,7 @@ def available_splits(spec: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def image_sizes(spec: str | os.PathLike[str], split: str = "train") -> Counter[tuple[int, int]]:
-    """How many images of a split have which (width, height), as stored (and kept without a size).
+    """Count the images of a split by size (width, height), as stored (and as kept if no size is asked for).
 
     Reads headers, not pixels, where images have headers of their own. EXIF orientation is not looked at.
 
@@ -103,7 +103,7 @@ def image_sizes(spec: str | os.PathLike[str], split: str = "train") -> Counter[t
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Of Pillow's: what it warns of is either harmless or refused here, in one sentence."""
+    """Silence Pillow's warnings: what it warns of is either harmless or refused here, in one sentence."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield

@@ -36,19 +36,19 @@ FILE_NAME = re.compile(rf"(?:.*[-_.])?({'|'.join(SPLIT_WORDS)})(?:-(\d+)-of-(\d+
 
 ROWS_AT_ONCE = 1024
 BYTES_AT_ONCE = 2**19
-"""No more encoded images than so many, and of so many bytes by their mean, wait in memory at a time."""
+"""Most encoded images, and most bytes of them by their mean, that wait in memory at a time."""
 
 READ_BYTES = 2**18
-"""Of a column, at a time: otherwise a whole group of rows would wait in memory, packed."""
+"""Bytes of a column that are read at a time: otherwise a whole group of rows would wait in memory, packed."""
 
 
 def recognises(path: Path) -> bool:
-    """Whether path is a file called *.parquet, or a folder with some in it or in its folder "data"."""
+    """Say whether path is a file called *.parquet, or a folder with some in it or in its folder "data"."""
     return bool(_files(path))
 
 
 def splits(path: Path) -> dict[str, list[Path]]:
-    """The splits by file name (train-00000-of-00004.parquet), each with its shards in order.
+    """Return the splits by file name (train-00000-of-00004.parquet), each with its shards in order.
 
     One file whose name says no split is train.
 
@@ -76,7 +76,7 @@ def splits(path: Path) -> dict[str, list[Path]]:
 
 
 def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Images:
-    """One split, all its shards in order. Without ClassLabel names the classes are numbered."""
+    """Read one split, all its shards in order. Without ClassLabel names the classes are numbered."""
     shards = splits(path)
     count = sum(_open(file)[0].metadata.num_rows for file in shards[split])
     if count == 0:
@@ -100,7 +100,7 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
 
 
 def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
-    """How many images of a split have which (width, height), by their headers."""
+    """Count the images of a split by size (width, height), by their headers."""
     return Counter(encoded_size(encoded, name) for name, encoded in _encoded_images(splits(path)[split]))
 
 
@@ -122,7 +122,7 @@ def _stored(files: Sequence[Path]) -> int:
 
 
 def _encoded_images(files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
-    """The encoded images, each with the words "FILE, row i", a batch of rows at a time."""
+    """Yield the encoded images, each with the words "FILE, row i", a batch of rows at a time."""
     yielded, most = 0, most_unpacked(_stored(files))
     for file in files:
         parquet, schema = _open(file)
@@ -166,7 +166,7 @@ def _encoded_images(files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
 
 
 def _check_pages(file: Path, leaf: str) -> tuple[int, int]:
-    """The bytes that a column unpacks to, and those of its largest dictionary.
+    """Return the bytes that a column unpacks to, and those of its largest dictionary.
 
     Raises:
         InputError: its pages would unpack to far more than the file can hold.
@@ -178,7 +178,7 @@ def _check_pages(file: Path, leaf: str) -> tuple[int, int]:
 
 
 def _labels(files: Sequence[Path]) -> Tensor:
-    """int64 [N] over all the shards of a split."""
+    """Read labels, int64 [N], over all the shards of a split."""
     of_files = []
     for file in files:
         parquet, schema = _open(file)
@@ -202,7 +202,7 @@ def _labels(files: Sequence[Path]) -> Tensor:
 
 
 def _class_names(file: Path) -> tuple[str, ...] | None:
-    """The ClassLabel names in the metadata that Hugging Face datasets writes, if there are any."""
+    """Return the ClassLabel names in the metadata that Hugging Face datasets writes, if there are any."""
     metadata = _open(file)[1].metadata or {}
     if b"huggingface" not in metadata:
         return None

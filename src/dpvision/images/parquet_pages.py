@@ -1,4 +1,4 @@
-"""What the pages of a Parquet file say they unpack to, before anything is unpacked.
+"""Find out what the pages of a Parquet file say they unpack to, before anything is unpacked.
 
 The reader believes the header of each page, which may claim 2 GiB in a few bytes and, with a strong codec,
 hold them. Footer and headers are Thrift structures in the compact protocol (github.com/apache/thrift,
@@ -22,11 +22,11 @@ DEEPEST = 12  # structures and lists in each other; a footer has eight
 
 
 def page_sizes(path: Path, leaf: str) -> tuple[int, int]:
-    """Bytes that all pages of a column unpack to, and those of its largest dictionary.
+    """Return the bytes that all pages of a column unpack to, and those of its largest dictionary.
 
     Args:
-        path: of the file.
-        leaf: of the schema, such as "image.bytes".
+        path: the path of the file.
+        leaf: a leaf of the schema, such as "image.bytes".
 
     Raises:
         ValueError, KeyError, …: footer or pages are damaged, or pages are said to be in another file.
@@ -48,7 +48,7 @@ def page_sizes(path: Path, leaf: str) -> tuple[int, int]:
 
 
 def _chunks(file: IO[bytes], path_in_schema: list[bytes]) -> list[tuple[int, int]]:
-    """Where in the file the pages of a column begin and end, in every group of rows."""
+    """Return where in the file the pages of a column begin and end, in bytes, in every group of rows."""
     file.seek(-8, io.SEEK_END)
     length = int.from_bytes(file.read(4), "little")
     file.seek(-8 - length, io.SEEK_END)
@@ -68,7 +68,7 @@ def _chunks(file: IO[bytes], path_in_schema: list[bytes]) -> list[tuple[int, int
 
 
 def _structure(file: IO[bytes], deepest: int) -> dict[int, Any]:
-    """The fields of a structure by their numbers."""
+    """Read the fields of a structure, by their numbers."""
     fields: dict[int, Any] = {}
     number = 0
     while head := _byte(file):  # zero ends it
@@ -103,7 +103,7 @@ def _value(file: IO[bytes], kind: int, deepest: int) -> Any:
 
 
 def _signed(file: IO[bytes]) -> int:
-    """A zigzag number."""
+    """Read a zigzag number."""
     value = _varint(file)
     return value >> 1 ^ -(value & 1)
 

@@ -7,7 +7,7 @@ from dpvision.privacy import InputError, default_ledger_path
 
 
 def refuse_data_with_ledger(images: Images) -> None:
-    """Checks that nobody on this machine has treated these images as private.
+    """Check that nobody on this machine has treated these images as private.
 
     Raises:
         InputError: a ledger is kept for them.

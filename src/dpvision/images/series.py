@@ -20,14 +20,14 @@ from dpvision.privacy.errors import InputError
 IMAGES_RECORD = "images.json"
 POOL_RECORD = "pool.json"
 RECORDS = (IMAGES_RECORD, POOL_RECORD)
-"""Names of records. Whoever reads a folder of images passes over them."""
+"""The names of records. Whoever reads a folder of images passes over them."""
 
 COMMAND = "command"
 """The one entry of a record in which the run that completes a series may differ from that which began it."""
 
 PARTIAL = ".partial"
-"""What a file is called until it is whole: all have one name, so that what a killed run left is known, and
-soon replaced.
+"""The name of a file until it is whole: all have this one, so that what a killed run left is known, and soon
+replaced.
 """
 
 
@@ -48,7 +48,7 @@ class Series:
     counts: Mapping[str, int]
 
     def written(self) -> dict[str, int]:
-        """How many images each folder has already. Changes nothing.
+        """Count the images that each folder has already. Changes nothing.
 
         Raises:
             InputError: out holds anything but the beginning of these very images, or cannot be read.
@@ -60,7 +60,7 @@ class Series:
             return {folder: self._images_in(folder) for folder in self.counts}
 
     def begin(self) -> None:
-        """Writes the record where it is missing: afterwards out is the folder of these images.
+        """Write the record where it is missing: afterwards out is the folder of these images.
 
         Raises:
             InputError: it cannot be written.
@@ -72,7 +72,7 @@ class Series:
                 _write(path, (json.dumps(dict(self.record), indent=2) + "\n").encode())
 
     def write(self, folder: str, index: int, pixels: NDArray[np.uint8]) -> None:
-        """Writes one image, uint8 ``[3, H, W]``, whole or not at all.
+        """Write one image, uint8 ``[3, H, W]``, whole or not at all.
 
         Raises:
             InputError: it cannot be written.

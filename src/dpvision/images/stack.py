@@ -1,4 +1,4 @@
-"""Many images to one tensor, on all cores."""
+"""Stack many images to one tensor, on all cores."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from dpvision.images.images import DIGEST_BYTES, combine_digests, digest_of_one
 from dpvision.privacy.errors import InputError
 
 SLOW_SECONDS = 5e-4
-"""Threads pay for images that take longer than this each; 32-pixel PNGs come slower from two than one."""
+"""Seconds per image above which threads pay; 32-pixel PNGs come slower from two threads than from one."""
 
 IMAGES_PER_TASK = 64  # enough that the pool's own work does not show
 
 BYTES_PER_TASK = 2**20
-"""Of images, unpacked: few enough that little waits in memory."""
+"""Bytes of unpacked images per task: few enough that little waits in memory."""
 
 LEAST_BYTES = 128
-"""What every image is taken to need at least, for its digest, its name and its label."""
+"""Bytes that every image is taken to need at least, for its digest, its name and its label."""
 
 Item = TypeVar("Item")
 
@@ -42,9 +42,9 @@ def stack(
     conversion: Conversion,
     stored: int | None = None,
 ) -> tuple[Tensor, str | None]:
-    """uint8 [N, C, H, W] of N = count pairs (name, item), each made an array [C, H, W] by make(item, name)
-    and then converted; and `digest_of` the images before that, or None where nothing is to be converted.
-    They are stored in so many bytes, or in memory.
+    """Stack N = count pairs (name, item) as uint8 [N, C, H, W]: each is made an array [C, H, W] by make(item,
+    name) and then converted. With it comes `digest_of` the images before that, or None where nothing is to be
+    converted. ``stored`` is the bytes that hold them; None for items in memory.
 
     Items are drawn as they are needed. Images that take long are made by several threads at once, for Pillow
     decodes without Python's lock; small ones would but fight for it.
@@ -79,7 +79,7 @@ def stack(
     out[0] = first
 
     def fill(start: int, task: list[tuple[str, Item]]) -> float:
-        """Makes the images from index start on; returns the seconds that one of them took."""
+        """Make the images from index start on, and return the seconds that one of them took."""
         began = time.thread_time()
         for index, (name, item) in enumerate(task, start):
             pixels = converted(index, make(item, name), name)

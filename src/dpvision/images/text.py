@@ -6,14 +6,14 @@ import unicodedata
 
 
 def acts(character: str) -> bool:
-    """Whether a character is no text, but does something to what is around it."""
+    """Say whether a character is no text, but does something to what is around it."""
     if character in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069":  # direction of text
         return True
     return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def written_out(text: str, keep: str = "") -> str:
-    """A text in which characters that act, but those to keep, are written as in a program: ``\\x1b``."""
+    """Return a text with characters that act, but those to keep, written as in a program: ``\\x1b``."""
     return "".join(
         character.encode("unicode_escape").decode()
         if acts(character) and character not in keep

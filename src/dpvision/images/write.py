@@ -1,4 +1,4 @@
-"""Images out: the files of a data set, each of a format that is read again."""
+"""Write images: the files of a data set, each of a format that is read again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Format = Literal["png", "npz", "parquet"]
 
 
 def check_formats(formats: Sequence[str], class_names: Sequence[str]) -> None:
-    """Raises InputError for a format that does not exist, or none, or classes that cannot be its folders."""
+    """Raise InputError for a format that does not exist, or none, or classes that cannot be its folders."""
     known = get_args(Format)
     for name in formats:
         if name not in known:
@@ -34,8 +34,8 @@ def check_formats(formats: Sequence[str], class_names: Sequence[str]) -> None:
 
 
 def image_files(images: Images, format: Format) -> dict[str, bytes]:
-    """The files of a data set, by their names: ``<class>/000000.png`` and so on, with as many folders as
-    classes; or ``images.npz``, whose classes are numbers; or ``images.parquet``, as Hugging Face's.
+    """Return the files of a data set, by their names: ``<class>/000000.png`` and so on, with as many folders
+    as classes; or ``images.npz``, whose classes are numbers; or ``images.parquet``, as Hugging Face's.
     """
     writers: dict[str, Callable[[Images], dict[str, bytes]]] = {"png": _png, "npz": _npz, "parquet": _parquet}
     return writers[format](images)

@@ -1,4 +1,4 @@
-"""What methods share that make a classifier: what is learned of one, and the classifier made of it."""
+"""Share what methods that make a classifier have in common: what is learned of one, and how to make it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of methods and their settings, read from where it is written: docstrings and defaults."""
+"""Collect the documentation of methods and their settings from docstrings and defaults."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Setting:
     """One setting of a method.
 
     Attributes:
-        name, type: of it, the latter in words.
-        default: in words; "chosen by the data" where it follows from public facts.
+        name, type: its name, and its type in words.
+        default: its default, in words; "chosen by the data" where it follows from public facts.
         help: what it does.
     """
 
@@ -29,18 +29,18 @@ class Setting:
     help: str
 
     def to_json(self) -> dict[str, Any]:
-        """All but the name."""
+        """Return all but the name."""
         return {"type": self.type, "default": self.default, "help": self.help}
 
 
 def summary(method: Method) -> str:
-    """The first sentence of a method's docstring, on one line."""
+    """Return the first sentence of a method's docstring, on one line."""
     text = " ".join((inspect.getdoc(type(method)) or "").split())
     return re.split(r"\.(?:\s(?=[A-Z])|$)", text, maxsplit=1)[0]
 
 
 def documented_settings(config_class: type) -> list[Setting]:
-    """The settings of a class of them, in their order, with what the docstrings say of each."""
+    """Return the settings of a class of them, in their order, with what the docstrings say of each."""
     helps = _helps(config_class)
     types = setting_types(config_class)
     return [
@@ -58,7 +58,7 @@ def _default(one: dataclasses.Field[Any]) -> str:
 
 
 def _helps(config_class: type) -> dict[str, str]:
-    """What the docstrings of a class and its bases say of attributes, by name: the class's own first."""
+    """Return what the docstrings of a class and its bases say of attributes, the class's own first."""
     found: dict[str, str] = {}
     for one in config_class.__mro__:
         section = re.search(r"Attributes:\n(.*?)(?:\n\n|\Z)", inspect.cleandoc(one.__doc__ or ""), re.S)
@@ -71,6 +71,6 @@ def _helps(config_class: type) -> dict[str, str]:
 
 
 def _plain(text: str) -> str:
-    """Without the marks of the documentation's language, on one line."""
+    """Return the text without the marks of the documentation's language, on one line."""
     text = re.sub(r":(?:class|func|meth|mod|data):`[~.]*([^`]*)`", r"\1", text)
     return " ".join(text.split())

@@ -38,18 +38,21 @@ from dpvision.privacy.mean_embedding import MeanEmbedding
 from dpvision.privacy.noise import SeededRandom
 
 LARGEST_SIDES = {1: 28, 3: 8}
-"""Of images that the default encoder makes products of, grey and RGB. At 8 pixels more moments of CIFAR-10
-are above the noise than at 16, and ResNet-9 learned more from what was made of them.
+"""Largest side, in pixels, of images for which the default encoder makes products, by channels (1 grey, 3
+RGB). At 8 pixels more moments of CIFAR-10 are above the noise than at 16, and ResNet-9 learned more from what
+was made of them.
 """
 
 PREVIEWS = 20
-"""Over a fit."""
+"""The number of previews over a fit."""
 
 PER_CLASS = 10
-"""Images of each class in a preview."""
+"""The number of images of each class in a preview."""
 
 NUMBERS_AT_A_TIME = 1 << 24
-"""Features of so many numbers are computed at once: 64 MiB, and a few times as much on the way."""
+"""The number of values of the features that are computed at once: 64 MiB, and a few times as much
+on the way.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,7 @@ class DPMEPFConfig(FittingSettings):
         self.mechanism(1, 1)
 
     def mechanism(self, num_features: int, num_classes: int) -> MeanEmbedding:
-        """What is released."""
+        """Return the mechanism that releases the embedding."""
         return MeanEmbedding(
             num_features,
             num_classes if self.labelled else None,
@@ -113,13 +116,15 @@ class DPMEPF:
         return config
 
     def stages(self, config: DPMEPFConfig, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
-        """One release. Neither the number of features nor that of classes changes what it costs."""
+        """Return one stage, of one release. Its cost does not depend on the numbers of features and
+        classes.
+        """
         mechanism = config.mechanism(1, 1).mechanism(noise_multiplier, facts.num_examples)
         what = "class-wise sums of features and class counts" if config.labelled else "the sum of features"
         return (Stage(what, mechanism, 1),)
 
     def estimate(self, config: DPMEPFConfig, facts: PublicFacts, device: torch.device) -> Estimate:
-        """See :class:`Method`."""
+        """Estimate what a run takes; see :class:`Method`."""
         encoder = build_encoder(config.encoder, facts.image_shape, **config.encoder_options).to(device)
         mechanism = config.mechanism(encoder.out_features, len(facts.class_names))
         count = rows_at_a_time(device)
@@ -192,8 +197,8 @@ def embedding_sums(
     device: torch.device,
     tell: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
-    """The sums without noise, private: one pass over the images. ``tell`` is given how many are done, and how
-    many there are.
+    """Compute the sums without noise, private: one pass over the images. ``tell`` is given how many are done,
+    and how many there are.
 
     Raises:
         InputError: features are not finite.
@@ -216,14 +221,14 @@ def embedding_sums(
 
 
 def learned_of(sums: Mapping[str, Tensor], facts: Mapping[str, Any], encoder: Encoder) -> Learned:
-    """What was released, and the encoder whose features these are: enough for any number of fits."""
+    """Return what was released, with the encoder whose features these are: enough for any number of fits."""
     parts = {"sums": sums, "encoder": encoder.state_dict()}
     tensors = {f"{part}.{name}": t.detach().cpu() for part, some in parts.items() for name, t in some.items()}
     return Learned(tensors, facts)
 
 
 def opened(learned: Learned) -> tuple[Embedding, Encoder]:
-    """The two that `learned_of` took, on the CPU."""
+    """Return the embedding and the encoder that `learned_of` took, on the CPU."""
     parts: dict[str, dict[str, Tensor]] = {"sums": {}, "encoder": {}}
     for key, tensor in learned.tensors.items():
         part, _, name = key.partition(".")
@@ -234,7 +239,7 @@ def opened(learned: Learned) -> tuple[Embedding, Encoder]:
 
 
 def _facts(config: DPMEPFConfig, facts: PublicFacts, encoder: Encoder, noise: float) -> dict[str, Any]:
-    """What an embedding is of; see :class:`Embedding`."""
+    """Return the public facts of an embedding; see :class:`Embedding`."""
     return {
         "encoder": encoder.config,
         "image_shape": list(facts.image_shape),
@@ -249,7 +254,7 @@ def _facts(config: DPMEPFConfig, facts: PublicFacts, encoder: Encoder, noise: fl
 def _new_fitting(
     config: DPMEPFConfig, embedding: Embedding, encoder: Encoder, workplace: Workplace
 ) -> GeneratorFitting:
-    """A new generator to be fitted, all on the workplace's device."""
+    """Return a new generator to be fitted, all on the workplace's device."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(workplace.seed)
         generator = new_generator(embedding, encoder, config).to(workplace.device)
@@ -275,7 +280,7 @@ def fit(fitting: GeneratorFitting, workplace: Workplace) -> None:
 
 
 def _memory(config: DPMEPFConfig, facts: PublicFacts, fitting: GeneratorFitting) -> int:
-    """Bytes that a run takes: its images, and the most of what a fit holds."""
+    """Return the bytes that a run takes: its images, and the most of what a fit holds."""
     pixels = math.prod(facts.image_shape)
     weights = sum(p.numel() for p in [*fitting.generator.parameters(), *fitting.encoder.parameters()])
     features = fitting.encoder.out_features * (len(fitting.labels) + 4 * fitting.blocks)
@@ -283,7 +288,7 @@ def _memory(config: DPMEPFConfig, facts: PublicFacts, fitting: GeneratorFitting)
 
 
 def _by_shape(facts: PublicFacts, device: torch.device) -> DPMEPFConfig:
-    """Settings that suit images of this shape."""
+    """Choose settings that suit images of this shape."""
     on_gpu, side = device.type == "cuda", min(facts.image_shape[1:])
     return DPMEPFConfig(
         encoder="pixels",
@@ -295,7 +300,7 @@ def _by_shape(facts: PublicFacts, device: torch.device) -> DPMEPFConfig:
 
 
 def _with_products(facts: PublicFacts, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """``overrides``, where no encoder is named with the options of the default one."""
+    """Return ``overrides``, with the default encoder's options where no encoder is named."""
     if "encoder" in overrides or not isinstance(overrides.get("encoder_options", {}), Mapping):
         return dict(overrides)
     channels, height, width = facts.image_shape

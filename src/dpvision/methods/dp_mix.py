@@ -20,10 +20,12 @@ class DPMixSelf(DPSGD):
 
     name = "dp-mix-self"
     k_diff = 0
-    """Public images that each example is mixed with by default, as in the paper."""
+    """The number of public images that each example is mixed with by default, as in the paper."""
 
     most_seconds = 900.0
-    """There are as many views of an example as the paper has: steps cost what 34 of one view do."""
+    """Longest training by default, in seconds. An example has as many views as in the paper: steps cost what
+    34 of one view do.
+    """
 
     def default_config(
         self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]

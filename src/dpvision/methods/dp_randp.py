@@ -51,7 +51,7 @@ PhaseIII = Literal["full", "none"]
 MOMENTUM = 0.9
 
 HEAD = "network.head."
-"""What the names of the head's parameters begin with."""
+"""The beginning of the names of the head's parameters."""
 
 
 # Noise falls on every coordinate of the head; more features of scattering than this did not pay for theirs.
@@ -108,7 +108,7 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
         return {"head": self.head, "feature_norm": self.feature_norm}
 
     def parts(self, num_examples: int) -> list[Part]:
-        """What is trained, one after the other. A phase without steps is left out."""
+        """Return the parts that are trained, one after the other. A phase without steps is left out."""
         if self.phase_iii == "none":
             on_features = self.phase_ii == "features"
             trains = None if on_features else _is_of_head
@@ -144,7 +144,7 @@ class Part:
         phases: one after the other.
         noise: as a multiple of the run's noise multiplier.
         on_features: whether the head alone is trained, on features that are computed once.
-        name: of the phases, for who watches.
+        name: the name of the phases, for who watches.
     """
 
     settings: DPRandPConfig
@@ -155,7 +155,7 @@ class Part:
 
 
 def _is_of_head(name: str) -> bool:
-    """Whether a parameter of the classifier is the head's."""
+    """Say whether a parameter of the classifier is the head's."""
     return name.startswith(HEAD)
 
 
@@ -183,7 +183,7 @@ class DPRandP:
         return with_overrides(config, overrides)
 
     def stages(self, config: DPRandPConfig, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
-        """One stage for each part."""
+        """Return one stage for each part."""
         check_batch(config, facts.num_examples)
         return tuple(
             stage(part.settings, facts.num_examples, part.noise * noise_multiplier)
@@ -191,7 +191,7 @@ class DPRandP:
         )
 
     def estimate(self, config: DPRandPConfig, facts: PublicFacts, device: torch.device) -> Estimate:
-        """See :class:`Method`."""
+        """Estimate what a run takes; see :class:`Method`."""
         model = config.build_model(facts).to(device)
         seconds, memory = 0.0, 0
         for part in config.parts(facts.num_examples):
@@ -214,14 +214,14 @@ class DPRandP:
     def finish(
         self, config: DPRandPConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
     ) -> Finished:
-        """The encoder with what was learned."""
+        """Return the encoder with what was learned."""
         return finished_classifier(lambda: config.build_model(facts), learned, workplace)
 
 
 def _head_alone(facts: PublicFacts, budget: Budget, overrides: Mapping[str, Any]) -> DPRandPConfig:
-    """All examples enter every step: with features at hand a step costs little, and exact steps lose less to
-    noise than sampled ones. Steps and rate follow from N, ε, δ and the number of classes, by a rule that was
-    tried on the sets of ``benchmarks/defaults.py``.
+    """Choose settings in which all examples enter every step: with features at hand a step costs little, and
+    exact steps lose less to noise than sampled ones. Steps and rate follow from N, ε, δ and the number of
+    classes, by a rule that was tried on the sets of ``benchmarks/defaults.py``.
     """
     num_examples, image_shape = facts.num_examples, facts.image_shape
     encoder, way = overrides.get("encoder"), _way_for_noise(num_examples, budget)
@@ -244,7 +244,7 @@ def _head_alone(facts: PublicFacts, budget: Budget, overrides: Mapping[str, Any]
 
 
 def _way_for_noise(num_examples: int, budget: Budget) -> float:
-    """The learning rate times the steps at which the noise of all steps moves a logit by about one.
+    """Return the learning rate times the steps at which the noise of all steps moves a logit by about one.
 
     With features of norm 1 and C = 1, the noise of a step moves it by a normal number of standard deviation
     rate·σ/N/(1 − β), where β is the momentum. T steps need √T times the σ₁ of a single release. Where rates
@@ -258,8 +258,8 @@ def _way_for_noise(num_examples: int, budget: Budget) -> float:
 
 
 def _sampled(config: DPRandPConfig, facts: PublicFacts) -> DPRandPConfig:
-    """Features of views are computed in every step, so steps take batches: ten epochs of them, whose learning
-    rates add up to what those of all examples do.
+    """Choose settings where features of views are computed in every step, so steps take batches: ten epochs
+    of them, whose learning rates add up to what those of all examples do.
     """
     batch = max(1, min(facts.num_examples // 8, 1024))
     steps = round(10 * facts.num_examples / batch)
@@ -275,8 +275,9 @@ def _sampled(config: DPRandPConfig, facts: PublicFacts) -> DPRandPConfig:
 
 
 def _with_phase_iii(facts: PublicFacts, device: torch.device) -> DPRandPConfig:
-    """The prior alone, for scattering cannot learn. Where there is no GPU, one view of each image and a head
-    that learns from features. At a norm of 16 the gradients of head and body are of one size.
+    """Choose settings with the prior alone, for scattering cannot learn. Where there is no GPU, take one view
+    of each image and a head that learns from features. At a norm of 16 the gradients of head and body are of
+    one size.
     """
     fast = device.type == "cuda"
     return DPRandPConfig(
@@ -307,8 +308,8 @@ def _encoder_options(encoder: str, image_shape: tuple[int, int, int]) -> dict[st
 
 
 def _scattering_options(image_shape: tuple[int, int, int]) -> dict[str, Any]:
-    """Two scales, or one for images so small that two would leave little of them, on the finest grid with at
-    most `MOST_FEATURES` features.
+    """Return options with two scales, or one for images so small that two would leave little of them, on the
+    finest grid with at most `MOST_FEATURES` features.
     """
     channels, *sides = image_shape
     scales, paths, groups = (2, 81, 27) if min(sides) >= SMALLEST_FOR_TWO_SCALES else (1, 9, 9)

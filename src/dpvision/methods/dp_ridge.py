@@ -30,22 +30,22 @@ from dpvision.privacy.mechanisms import GaussianSumMechanism
 from dpvision.privacy.sampling import FullBatch
 
 COUNT_WEIGHT = 0.5
-"""b below. At least 1/2, so that the √2 of `REPLACE_ONE_RATIO` holds."""
+"""The weight b below. At least 1/2, so that the √2 of `REPLACE_ONE_RATIO` holds."""
 
 SENSITIVITY = math.sqrt(2 + COUNT_WEIGHT**2)
-"""Of :func:`sufficient_statistics`, in L2 over all of it. An example (x, y) with ‖x‖ ≤ 1 and y one-hot adds
-[xxᵀ; x⊗y; b·y], and the upper triangle that is released has the norm of the whole matrix, ‖xxᵀ‖ = ‖x‖². So
-the squared norm is at most 1 + 1 + b².
+"""The L2 sensitivity of all of :func:`sufficient_statistics` together. An example (x, y) with ‖x‖ ≤ 1 and y
+one-hot adds [xxᵀ; x⊗y; b·y]. The upper triangle that is released has the norm of the whole matrix, ‖xxᵀ‖ =
+‖x‖². So the squared norm is at most 1 + 1 + b².
 """
 
 REPLACE_ONE_RATIO = math.sqrt(2)
-"""Of the sensitivity to a replaced example. Of another class: ‖xxᵀ − x′x′ᵀ‖² is at most 2, as are the class
-sums, and the counts add 2b². Of the same, with c = x·x′: at most 2 − 2c² + 2 − 2c ≤ 4 + 1/2. Both are at most
-2·(2 + b²) for b ≥ 1/2.
+"""The sensitivity to a replaced example over SENSITIVITY. For an example of another class, ‖xxᵀ − x′x′ᵀ‖² is
+at most 2, as are the class sums, and the counts add 2b². For one of the same class, with c = x·x′, it is at
+most 2 − 2c² + 2 − 2c ≤ 4 + 1/2. Both are at most 2·(2 + b²) for b ≥ 1/2.
 """
 
 ROUNDING_MARGIN = 1e-5
-"""Features are shrunk by this share: their norms must not exceed one by a rounding error."""
+"""The share by which features are shrunk: their norms must not exceed one by a rounding error."""
 
 EXAMPLES_AT_A_TIME = 4096
 
@@ -74,13 +74,13 @@ class DPRidge:
         return with_overrides(DPRidgeConfig(encoder=PRIOR, mirror=facts.image_shape[0] == 3), overrides)
 
     def stages(self, config: DPRidgeConfig, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
-        """One release."""
+        """Return one stage, with one release."""
         sampler = FullBatch(facts.num_examples)
         mechanism = GaussianSumMechanism(noise_multiplier, SENSITIVITY, sampler, REPLACE_ONE_RATIO)
         return (Stage("second moment, class sums and class counts of the features", mechanism, 1),)
 
     def estimate(self, config: DPRidgeConfig, facts: PublicFacts, device: torch.device) -> Estimate:
-        """See :class:`Method`."""
+        """Estimate what a run takes; see :class:`Method`."""
         classes = len(facts.class_names)
         features, encoding = trial_features(config.build_model(facts).to(device))
         count, num_features = features.shape
@@ -122,7 +122,7 @@ class DPRidge:
 
 
 def sufficient_statistics(features: Tensor, labels: Tensor, num_classes: int) -> dict[str, Tensor]:
-    """All that ridge regression needs of features ``[N, D]``, ‖x‖ ≤ 1, and labels ``[N]``.
+    """Compute all that ridge regression needs of features ``[N, D]``, ‖x‖ ≤ 1, and labels ``[N]``.
 
     Returns:
         float64, for rounding of the sums depends on all examples: "moment", the upper triangle of Σ xxᵀ
@@ -148,7 +148,7 @@ def sufficient_statistics(features: Tensor, labels: Tensor, num_classes: int) ->
 
 
 def ridge(noisy: Mapping[str, Tensor], num_examples: int, noise: float) -> tuple[Tensor, Tensor]:
-    """Weights ``[num_classes, D]`` and intercepts ``[num_classes]`` from the noisy statistics.
+    """Compute weights ``[num_classes, D]`` and intercepts ``[num_classes]`` from the noisy statistics.
 
     The regulariser is the largest eigenvalue that the noise alone is expected to have, √2·noise·√D for a
     symmetric matrix with noise of variance noise²/2 off the diagonal (Wigner): what the noise drowns counts
@@ -173,7 +173,7 @@ def ridge(noisy: Mapping[str, Tensor], num_examples: int, noise: float) -> tuple
 
 
 def _blank(num_features: int, num_classes: int) -> dict[str, Tensor]:
-    """Zeros in the place of what a run releases."""
+    """Return zeros in the place of what a run releases."""
     return {
         "moment": torch.zeros(num_features * (num_features + 1) // 2),
         "sums": torch.zeros(num_classes, num_features),
@@ -182,12 +182,12 @@ def _blank(num_features: int, num_classes: int) -> dict[str, Tensor]:
 
 
 def _upper(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices of the upper triangle."""
+    """Return the indices of the upper triangle."""
     rows, columns = torch.triu_indices(len(matrix), len(matrix), device=matrix.device)
     return rows, columns
 
 
 def _isometric(matrix: Tensor) -> Tensor:
-    """What makes the norm of the upper triangle that of the whole symmetric matrix: √2 off the diagonal."""
+    """Return factors that give the upper triangle the whole symmetric matrix's norm: √2 off the diagonal."""
     rows, columns = _upper(matrix)
     return torch.where(rows == columns, 1.0, math.sqrt(2)).to(matrix)

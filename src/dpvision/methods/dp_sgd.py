@@ -40,7 +40,7 @@ class DPSGDConfig(GradientSettings):
     network_options: dict[str, Any] = field(default_factory=dict)
 
     def build_model(self, facts: PublicFacts) -> Classifier:
-        """The untrained network for such images."""
+        """Return the untrained network for such images."""
         model = build_classifier(
             self.network,
             image_shape=facts.image_shape,
@@ -62,7 +62,7 @@ class DPSGD:
     config_class: type = DPSGDConfig
 
     most_seconds = 180.0
-    """Of the default's training: a newcomer's first run should end while they watch."""
+    """Longest training by default, in seconds: a newcomer's first run should end while they watch."""
 
     def default_config(
         self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
@@ -76,12 +76,12 @@ class DPSGD:
         return with_overrides(config, {"steps": min(config.steps, affordable)})
 
     def stages(self, config: DPSGDConfig, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
-        """One noisy gradient sum for each step."""
+        """Return one stage, with one noisy gradient sum for each step."""
         check_batch(config, facts.num_examples)
         return (stage(config, facts.num_examples, noise_multiplier),)
 
     def estimate(self, config: DPSGDConfig, facts: PublicFacts, device: torch.device) -> Estimate:
-        """See :class:`Method`."""
+        """Estimate what a run takes; see :class:`Method`."""
         model = config.build_model(facts).to(device)
         seconds = config.steps * seconds_per_step(config, model)
         return Estimate(seconds, training_memory(config, model, facts.num_examples))
@@ -95,12 +95,12 @@ class DPSGD:
     def finish(
         self, config: DPSGDConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
     ) -> Finished:
-        """The network with its averaged weights."""
+        """Return the network with its averaged weights."""
         return finished_classifier(lambda: config.build_model(facts), learned, workplace)
 
 
 def _starting_point(facts: PublicFacts, budget: Budget, device: torch.device) -> DPSGDConfig:
-    """Settings by rules that were tried on a few data sets, however long they take."""
+    """Choose settings by rules that were tried on a few data sets, however long they take."""
     num_examples, (channels, height, width) = facts.num_examples, facts.image_shape
     side = min(height, width)
     # More steps than the privacy budget can use only cost time.

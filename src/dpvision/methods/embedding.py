@@ -19,7 +19,7 @@ from dpvision.privacy.errors import InputError
 from dpvision.privacy.mean_embedding import MeanEmbedding
 
 EMBEDDING = "embedding.safetensors"
-"""The file's name in a release."""
+"""The name of the embedding's file in a release."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +39,12 @@ class Embedding:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Empty without labels."""
+        """The names of the classes; empty without labels."""
         return tuple(self.facts["class_names"])
 
     @property
     def mechanism(self) -> MeanEmbedding:
-        """What the sums are sums of."""
+        """The mechanism whose sums these are."""
         return MeanEmbedding(
             num_features=self.sums["first"].shape[1],
             num_classes=len(self.class_names) or None,
@@ -54,24 +54,26 @@ class Embedding:
 
     @property
     def class_sizes(self) -> Tensor:
-        """``[K]``: images of each class, by the noisy counts, and at least one; without labels, N."""
+        """The number of images of each class, ``[K]``, by the noisy counts, but at least one; without labels,
+        N.
+        """
         if "counts" not in self.sums:
             return torch.tensor([float(self.facts["num_examples"])])
         return (self.sums["counts"] / self.facts["count_weight"]).clamp(min=1)
 
     @property
     def means(self) -> dict[str, Tensor]:
-        """Of "first" and "second", ``[K, D]`` each: the sums over the class sizes."""
+        """The mean embeddings "first" and "second", ``[K, D]`` each: the sums divided by the class sizes."""
         sizes = self.class_sizes[:, None]
         return {name: total / sizes for name, total in self.sums.items() if name != "counts"}
 
     def to_bytes(self) -> bytes:
-        """A safetensors file, which `load` reads."""
+        """Return a safetensors file, which `load` reads."""
         return safetensors_bytes(self.sums, self.facts)
 
     @classmethod
     def load(cls, path: Path) -> Embedding:
-        """The embedding in a file.
+        """Return the embedding in a file.
 
         Raises:
             InputError: there is none, or it holds something else.
@@ -94,7 +96,7 @@ class Embedding:
         return embedding
 
     def _check(self) -> None:
-        """Raises ValueError, TypeError, … unless the sums are those that the facts speak of."""
+        """Raise ValueError, TypeError, … unless the sums are those that the facts speak of."""
         facts, blocks = self.facts, max(1, len(self.class_names))
         check_class_names(self.class_names, "an embedding")
         check_image_shape(facts["image_shape"])

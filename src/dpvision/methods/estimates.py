@@ -1,4 +1,4 @@
-"""What training will take, from trials on random images."""
+"""Estimate the time and memory that training will take, from trials on random images."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ PROBE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """seconds: of training, start-up included; memory_bytes: of training, the images included. From a trial
-    of a second or so.
+    """The time and memory that training takes, estimated from a trial of a second or so.
+
+    Attributes:
+        seconds: the time of training, start-up included.
+        memory_bytes: the memory of training, the images included.
     """
 
     seconds: float
@@ -26,7 +29,7 @@ class Estimate:
 
 
 def seconds_per_step(settings: GradientSettings, model: Classifier) -> float:
-    """The time of views and clipped gradients of a full batch, measured on part of one."""
+    """Measure the time of views and clipped gradients of a full batch, in seconds, on part of one."""
     device = model.normalize.mean.device
     engine = clipped_gradient(model, settings)
     policy = settings.stand_in_views(model.image_shape, len(model.class_names))
@@ -53,7 +56,7 @@ def seconds_per_step(settings: GradientSettings, model: Classifier) -> float:
 
 
 def training_memory(settings: GradientSettings, model: Classifier, num_examples: int) -> int:
-    """Bytes that training the whole model takes, its images included."""
+    """Return the bytes that training the whole model takes, its images included."""
     device = model.normalize.mean.device
     policy = settings.stand_in_views(model.image_shape, len(model.class_names))
     views = torch.zeros(1, policy.views_per_example, *model.image_shape, device=device)

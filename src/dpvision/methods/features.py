@@ -1,4 +1,4 @@
-"""What the methods share that learn a head on the features of an encoder."""
+"""Share code among the methods that learn a head on the features of an encoder."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from dpvision.priors.feature_classifier import (
 from dpvision.privacy.facts import PublicFacts
 
 PRIOR = "wrn-10-4-small"
-"""The bundled prior that they begin with."""
+"""The bundled prior that these methods begin with."""
 
 TRIAL_IMAGES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSettings:
-    """Which features.
+    """Settings that choose the features.
 
     Attributes:
         encoder: names the frozen, public encoder that turns images into features; `dpvision prior list` has
@@ -41,7 +41,9 @@ class EncoderSettings:
     mirror: bool = False
 
     def head_options(self) -> dict[str, Any]:
-        """``head`` and ``feature_norm`` of :func:`build_feature_classifier`, as far as the method says."""
+        """Return ``head`` and ``feature_norm`` of :func:`build_feature_classifier`, if the method
+        fixes them.
+        """
         return {}
 
     def build_model(self, facts: PublicFacts) -> Classifier:
@@ -66,13 +68,13 @@ def public_model(config: EncoderSettings, session: Session) -> Classifier:
 
 
 def features_of(model: Classifier) -> FeatureClassifier:
-    """The part of a model of `public_model` that has the encoder and the head."""
+    """Return the part of a model of `public_model` that has the encoder and the head."""
     assert isinstance(model.network, FeatureClassifier)
     return model.network
 
 
 def trial_features(model: Classifier) -> tuple[Tensor, float]:
-    """Features of `TRIAL_IMAGES` random images, and the seconds that one image took."""
+    """Return features of `TRIAL_IMAGES` random images, and the seconds that one image took."""
     images = torch.randint(256, (TRIAL_IMAGES, *model.image_shape), dtype=torch.uint8)
     started = perf_counter()
     features = encoded(model, images)

@@ -34,12 +34,12 @@ from dpvision.training import (
 Objective = Literal["squared", "moving_average"]
 
 BATCHES_OF_STATISTICS = 50
-"""Over which the released generator's BatchNorm takes its statistics."""
+"""The number of batches over which the released generator's BatchNorm takes its statistics."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FittingSettings:
-    """How a generator is fitted.
+    """Settings that say how a generator is fitted.
 
     Attributes:
         objective: is what the generator minimises: "squared", the squared distance between the released mean
@@ -99,8 +99,9 @@ class FittingSettings:
 
 
 def targets(embedding: Embedding, encoder: Encoder, device: torch.device | str) -> dict[str, Tensor]:
-    """The released means "first" and "second", ``[K, D]`` each, on the encoder's device: what a generator is
-    fitted to. The noise of the first is what the encoder knows to make of it (:meth:`Encoder.shrunk`).
+    """Return the released means "first" and "second", ``[K, D]`` each, on the encoder's device: what a
+    generator is fitted to. The noise of the first is what the encoder knows to make of it
+    (:meth:`Encoder.shrunk`).
     """
     means = {name: mean.to(device) for name, mean in embedding.means.items()}
     noise = embedding.facts["noise"] / embedding.class_sizes.to(device)
@@ -108,8 +109,8 @@ def targets(embedding: Embedding, encoder: Encoder, device: torch.device | str) 
 
 
 def new_generator(embedding: Embedding, encoder: Encoder, settings: FittingSettings) -> Generator:
-    """A generator for what was released, that starts from what its features say in closed form, if anything
-    (:meth:`Encoder.gaussian_images`). All on the CPU, with new weights from torch's generator.
+    """Return a generator for what was released, that starts from what its features say in closed form, if
+    anything (:meth:`Encoder.gaussian_images`). All on the CPU, with new weights from torch's generator.
     """
     shape = embedding.facts["image_shape"]
     start = None
@@ -126,7 +127,7 @@ def new_generator(embedding: Embedding, encoder: Encoder, settings: FittingSetti
 
 
 def process_images(count: int, shape: Sequence[int]) -> Tensor:
-    """Always the same public images ``[count, C, H, W]`` in [0, 1]: shapes over each other."""
+    """Generate public images, always the same: ``[count, C, H, W]`` in [0, 1], shapes over each other."""
     channels, side, _ = shape
     images = generate("dead-leaves-mixed", count, max(side, SMALLEST_SIZE), torch.Generator().manual_seed(0))
     images = images[:, :, :side, :side]
@@ -134,17 +135,17 @@ def process_images(count: int, shape: Sequence[int]) -> Tensor:
 
 
 class GeneratorFitting:
-    """Takes steps on ``generator``.
+    """Fits ``generator``, step by step.
 
     Args:
         generator: its weights are what is learned.
-        encoder: that of the embedding, on the same device.
+        encoder: the encoder of the embedding, on the same device.
         embedding: what was released.
-        settings: how.
-        random: for the generator's noise. Nothing private depends on it.
+        settings: how the generator is fitted.
+        random: the source of the generator's noise. Nothing private depends on it.
 
     Attributes:
-        steps_done: how many of the settings' steps.
+        steps_done: the number of the settings' steps that were taken.
     """
 
     def __init__(
@@ -180,7 +181,7 @@ class GeneratorFitting:
         self.steps_done = 0
 
     def step(self) -> None:
-        """One step of Adam."""
+        """Take one step of Adam."""
         settings = self.settings
         factor = schedule_factor(settings.schedule, self.steps_done, settings.steps)
         noise = self._noise("latent", self.steps_done, len(self.labels))
@@ -195,7 +196,7 @@ class GeneratorFitting:
 
     @torch.no_grad()
     def preview(self, per_class: int) -> Tensor:
-        """What it draws at present, always of the same noise: uint8 ``[K·per_class, C, H, W]``, by class."""
+        """Draw images, always from the same noise: uint8 ``[K·per_class, C, H, W]``, by class."""
         labels = torch.arange(self.blocks, device=self.device).repeat_interleave(per_class)
         noise = self._noise("preview", 0, len(labels))
         return self.generator(labels, noise).mul(255).round().to("cpu", torch.uint8)
@@ -214,7 +215,7 @@ class GeneratorFitting:
         self.generator.eval()
 
     def _objective(self, images: Tensor, learning_rate_of_average: float) -> Tensor:
-        """What a batch of images ``[B, C, H, W]`` is to have little of."""
+        """Compute the objective, to be minimised, for a batch of images ``[B, C, H, W]``."""
         differences = self._differences(images)
         if self.settings.objective == "squared":
             return self._inner(differences, differences)
@@ -222,7 +223,7 @@ class GeneratorFitting:
         return self._inner({name: v.detach() for name, v in self.followers.items()}, differences)
 
     def _differences(self, images: Tensor) -> dict[str, Tensor]:
-        """Of "first" and "second": the released mean embedding less that of a batch, ``[K, D]``."""
+        """Return "first" and "second": the released mean embedding less that of a batch, ``[K, D]``."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             images = self.normalize(images)
             if "second" in self.targets:
@@ -233,7 +234,7 @@ class GeneratorFitting:
         return {name: target - means[name] for name, target in self.targets.items()}
 
     def _inner(self, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Tensor:
-        """The scalar product over all classes, as each weighs."""
+        """Compute the scalar product over all classes, as each weighs."""
         products = [(self.weights * one[name] * other[name]).sum() for name in self.targets]
         return torch.stack(products).sum()
 
@@ -242,11 +243,11 @@ class GeneratorFitting:
         _step(self.follower_optimizer, self._inner(gaps, gaps), learning_rate)
 
     def _noise(self, purpose: str, step: int, count: int) -> Tensor:
-        """``[count, latent_size]``"""
+        """Draw normal noise ``[count, latent_size]``."""
         return self.random.at(purpose, step).normal((count, self.settings.latent_size)).to(self.device)
 
     def state(self) -> dict[str, Tensor]:
-        """All that a later process needs to go on."""
+        """Return all that a later process needs to go on."""
         parts = {
             "generator": self.generator.state_dict(),
             "average": self.average.weights,

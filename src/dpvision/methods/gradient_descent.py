@@ -74,17 +74,17 @@ class GradientSettings(ViewSettings):
         resolve_precision(self.precision, "cpu")
 
     def phase(self) -> Phase:
-        """All steps as one phase of training."""
+        """Return all steps as one phase of training."""
         return Phase(self.steps, self.optimizer, self.learning_rate, self.momentum, self.schedule)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """``[N, classes]`` and class indices ``[N]`` or probabilities ``[N, classes]`` → ``[N]``."""
+    """Compute ``[N]`` losses of ``[N, classes]`` and indices ``[N]`` or probabilities ``[N, classes]``."""
     return F.cross_entropy(logits, targets, reduction="none")
 
 
 def clipped_gradient(model: torch.nn.Module, settings: GradientSettings) -> ClippedGradient:
-    """What computes the clipped sums of a model's gradients."""
+    """Return the object that computes the clipped sums of a model's gradients."""
     return ClippedGradient(
         model,
         cross_entropy,
@@ -95,7 +95,7 @@ def clipped_gradient(model: torch.nn.Module, settings: GradientSettings) -> Clip
 
 
 def check_batch(settings: GradientSettings, num_examples: int) -> None:
-    """Raises InputError when the batches are larger than the data set."""
+    """Raise InputError when the batches are larger than the data set."""
     if settings.expected_batch_size > num_examples:
         raise InputError(
             f"expected_batch_size must be at most the number of examples, {num_examples}, "
@@ -104,7 +104,7 @@ def check_batch(settings: GradientSettings, num_examples: int) -> None:
 
 
 def stage(settings: GradientSettings, num_examples: int, noise_multiplier: float) -> Stage:
-    """One noisy gradient sum for each step."""
+    """Return a stage with one noisy gradient sum for each step."""
     sampler = PoissonSampler(num_examples, settings.expected_batch_size / num_examples)
     mechanism = GaussianSumMechanism(noise_multiplier, settings.max_grad_norm, sampler)
     return Stage("the sum of clipped gradients", mechanism, settings.steps)

@@ -1,4 +1,4 @@
-"""What a method is: one paper, one class, one file."""
+"""Define a method: one paper, one class, one file."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Makes = Literal["a classifier", "images"]
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """What a method has learned from private images. All of it has been released by a mechanism or is public.
+    """The outcome of learning from private images. All of it has been released by a mechanism or is public.
 
     Attributes:
-        tensors: on the CPU.
-        facts: JSON types.
+        tensors: the learned tensors by name, on the CPU.
+        facts: the facts about them, as JSON types.
     """
 
     tensors: Mapping[str, Tensor]
@@ -37,13 +37,13 @@ class Learned:
 
 @dataclass(frozen=True)
 class Workplace:
-    """What the work after the last release is done with. No private image is in reach of it.
+    """The tools for the work after the last release. No private image is in reach of it.
 
     Attributes:
-        device: to work on.
-        seed: of all that it draws; it protects nobody.
+        device: the device to work on.
+        seed: the seed of all that it draws; it protects nobody.
         checkpoints: where to go on from, and what to write to; None to keep nothing.
-        progress: is told how far it is.
+        progress: is told how far the work is.
         preview: is given what a generator draws now and then, ``uint8 [N, C, H, W]``, and the step.
     """
 
@@ -56,11 +56,11 @@ class Workplace:
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """What a run publishes, beside its card.
+    """The model and files that a run publishes, beside its card.
 
     Attributes:
         model: the classifier, or the generator of images, on the device where it was made.
-        files: published beside it, by name.
+        files: the content of files that are published beside it, by name.
         card: what the card says of it, as JSON types.
     """
 
@@ -73,7 +73,7 @@ class Method(Protocol):
     """One way to learn from private images.
 
     Attributes:
-        name: by which users call it.
+        name: the name by which users call it.
         makes: what comes of it.
         needs_labels: whether it cannot do without.
         config_class: its settings: a frozen dataclass of JSON types, whose docstring says what each does.

@@ -31,7 +31,7 @@ _OURS = {
 
 @cache
 def known_methods() -> dict[str, EntryPoint]:
-    """Where each method is, by its name. Nothing is loaded.
+    """Return the entry point of each method, by its name. Nothing is loaded.
 
     Raises:
         InputError: two methods have one name.
@@ -45,7 +45,7 @@ def known_methods() -> dict[str, EntryPoint]:
 
 
 def check_known(name: str) -> None:
-    """Raises InputError unless there is a method of this name."""
+    """Raise InputError unless there is a method of this name."""
     if name not in known_methods():
         raise InputError(f"there is no method '{name}'; choose one of {', '.join(known_methods())}")
 

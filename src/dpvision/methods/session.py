@@ -36,7 +36,9 @@ Sums = Mapping[str, Tensor]
 
 
 class Watch(OnBatch, Protocol):
-    """Is shown what every release is made of, before it is released: for audits. It changes nothing."""
+    """A callback for audits: it is shown what every release is made of, before that is released. It changes
+    nothing.
+    """
 
     def look_at_release(
         self, images: Images, sums_of: Callable[[Images], Sums], sensitivity: float
@@ -119,11 +121,11 @@ class Session:
             return build().to(self.device)
 
     def refuse_own(self, encoder: Encoder) -> None:
-        """InputError where the encoder was learned from these very images, as if they were public."""
+        """Raise InputError where the encoder was learned from these very images, as if they were public."""
         refuse_own_encoder(encoder, self._images)
 
     def opened_account(self) -> Account:
-        """The account, open. InputError where the owner's limit does not allow the stages."""
+        """Return the account, open. InputError where the owner's limit does not allow the stages."""
         if self.account is None:
             self.account = self._open_account()
         return self.account
@@ -137,7 +139,7 @@ class Session:
         """Release sums over the images once: all of the stage ``number``.
 
         Args:
-            number: of the stage, from 0.
+            number: the number of the stage, from 0.
             sums_of: from images to exact sums, no further apart on neighbours than the sensitivity of the
                 stage's mechanism. It may be called more than once.
             blank: tensors of the shapes of the sums.
@@ -181,10 +183,10 @@ class Session:
         of it. It ends with the averaged weights.
 
         Args:
-            number: of the stage, from 0.
+            number: the number of the stage, from 0.
             what: is being done, for progress.
             model: on the run's device.
-            engine: of this model's clipped sums.
+            engine: the engine of this model's clipped sums.
             policy: the views of an example.
             phases, ema_decay: as for :class:`PrivateTrainer`.
             encode: from images uint8 ``[N, C, H, W]`` to what is trained on, ``[N, …]``, once before the
@@ -245,7 +247,7 @@ class Session:
             }
 
     def _stream(self, number: int) -> RandomSource:
-        """The randomness of a stage."""
+        """Return the randomness of a stage."""
         return self._random.at("stage", number)
 
     def _reserve(self, *tensors: Sums) -> None:
@@ -287,7 +289,7 @@ class Session:
 
 
 def _checked(result: Sums, like: Sums) -> dict[str, Tensor]:
-    """A kept result. InputError unless it has the names and shapes of ``like``."""
+    """Return a kept result. InputError unless it has the names and shapes of ``like``."""
     try:
         check_tensors(result, like)
     except ValueError as error:

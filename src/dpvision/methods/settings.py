@@ -50,6 +50,6 @@ def with_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
 
 
 def check(holds: bool, name: str, needed: str, value: object) -> None:
-    """InputError, naming the setting, unless ``holds``."""
+    """Raise InputError, naming the setting, unless ``holds``."""
     if not holds:
         raise InputError(f"{name} must be {needed}, not {value}")

@@ -1,4 +1,4 @@
-"""What a run will release, stage by stage: known before any private image is read."""
+"""Plan what a run will release, stage by stage: known before any private image is read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dpvision.privacy.mechanisms import GaussianSumMechanism
 
 @dataclass(frozen=True)
 class Stage:
-    """``count`` releases of one mechanism; ``releases`` says of what, for the release card."""
+    """A stage: ``count`` releases of one mechanism; ``releases`` says of what, for the release card."""
 
     releases: str
     mechanism: GaussianSumMechanism
@@ -21,7 +21,7 @@ class Stage:
 
     @property
     def event(self) -> GaussianSumEvent:
-        """What the whole stage costs."""
+        """The event of the whole stage: what it costs."""
         return self.mechanism.cost(self.count)
 
 
@@ -35,17 +35,17 @@ class Calibrated:
 
     @property
     def events(self) -> tuple[GaussianSumEvent, ...]:
-        """One for each stage."""
+        """The events of the run, one for each stage."""
         return tuple(stage.event for stage in self.stages)
 
     @property
     def num_releases(self) -> int:
-        """Of all stages together."""
+        """The number of releases of all stages together."""
         return sum(stage.count for stage in self.stages)
 
     @property
     def num_examples(self) -> int:
-        """N, as it was declared."""
+        """The number of examples N, as it was declared."""
         return self.stages[0].mechanism.sampler.num_examples
 
 

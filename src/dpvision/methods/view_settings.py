@@ -12,7 +12,7 @@ from dpvision.views import DPMix, Pool, SelfAugmentation, ViewPolicy
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSettings:
-    """Which views.
+    """Settings that choose the views of an image.
 
     Attributes:
         augmult: K, how many random views each image becomes.
@@ -53,7 +53,7 @@ class ViewSettings:
         self.stand_in_views((1, 1, 1), 2)
 
     def views(self, pool: Pool | None) -> ViewPolicy:
-        """The policy, with the images of ``pool`` if there is one."""
+        """Return the policy, with the images of ``pool`` if there is one."""
         augmentation = SelfAugmentation(
             self.augmult,
             self.pad,
@@ -75,7 +75,7 @@ class ViewSettings:
         )
 
     def stand_in_views(self, image_shape: tuple[int, int, int], num_classes: int) -> ViewPolicy:
-        """A policy that takes as much as the real one: with a black image for the pool."""
+        """Return a policy that takes as much as the real one: with a black image for the pool."""
         if not self.pool:
             return self.views(None)
         black = torch.zeros(1, *image_shape, dtype=torch.uint8)
@@ -84,5 +84,5 @@ class ViewSettings:
         return self.views(Pool(black, targets, names, "a stand-in", {}))
 
     def views_are_images(self) -> bool:
-        """Whether the one view of an example is the example itself."""
+        """True if the only view of an example is the example itself."""
         return all(getattr(self, field.name) == field.default for field in fields(ViewSettings))

@@ -1,4 +1,4 @@
-"""From the name of a network to the network."""
+"""Build a network by its name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SIZED_NETWORKS: dict[str, type[TanhCNN | DeepTanhCNN | ScatterCNN | LinearClass
 def build_network(
     name: str, *, in_channels: int, image_size: tuple[int, int], num_classes: int, **options: Any
 ) -> nn.Module:
-    """A freshly initialised network that maps ``[B, in_channels, H, W]`` to logits ``[B, num_classes]``.
+    """Return a freshly initialised network from ``[B, in_channels, H, W]`` to logits ``[B, num_classes]``.
 
     Args:
         name: one of :data:`NETWORKS`, or of :func:`register_network`.

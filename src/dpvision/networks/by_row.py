@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def rows_at_a_time(device: torch.device) -> int:
-    """How many keep it busy; no more, for trials and blank rows cost as much as others."""
+    """Return how many rows keep the device busy; no more, for trials and blank rows cost as much."""
     return 16 if device.type == "cpu" else 512
 
 
@@ -24,7 +24,7 @@ def by_row(
     device: torch.device,
     most: int | None = None,
 ) -> Iterator[Tensor]:
-    """``function`` of rows, taken to ``device``, some at a time: ``[n, …]`` each.
+    """Yield ``function`` of rows, taken to ``device``, some at a time: ``[n, …]`` each.
 
     ``blocks(n)`` gives all rows, uint8 of this ``shape`` each, n at a time and fewer at the end: what
     ``Images.blocks`` does, and the ``split`` of a tensor.
@@ -43,7 +43,7 @@ def by_row(
 def _is_the_same_everywhere(
     function: Callable[[Tensor], Tensor], shape: Sequence[int], size: int, device: torch.device
 ) -> bool:
-    """Tried on random rows of this shape."""
+    """Try, on random rows of this shape, whether a row's output is the same wherever it is."""
     if size <= 1:
         return True
     generator = torch.Generator().manual_seed(0)

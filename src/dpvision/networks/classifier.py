@@ -62,7 +62,7 @@ class Classifier(nn.Module):
         self.config = config
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[B, num_classes]`` of images ``[B, C, H, W]``, uint8 or floating point in [0, 1].
+        """Compute logits ``[B, num_classes]`` of images ``[B, C, H, W]``, uint8 or floating point in [0, 1].
 
         Raises:
             InputError: for images of another shape or type.
@@ -84,7 +84,7 @@ def build_classifier(
     class_names: Sequence[str],
     options: dict[str, Any] | None = None,
 ) -> Classifier:
-    """A classifier with a freshly initialised network.
+    """Build a classifier with a freshly initialised network.
 
     ``build_classifier(**classifier.config)`` builds the same one again; the config holds only JSON types.
 

@@ -56,7 +56,7 @@ class GaussianImages(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """JSON types: the arguments that make the same module, up to its buffers."""
+        """The arguments, as JSON types, that make the same module, up to its buffers."""
         num_classes, _, rank = self.root.shape
         return {
             "num_classes": num_classes,
@@ -88,7 +88,7 @@ class GaussianImages(nn.Module):
         self.details = (images - self._scaled(averaged)).mul(127).round().to(torch.int8)
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
-        """Images ``[B, C, H, W]``, not limited to [0, 1], of int64 labels ``[B]`` and normal noise
+        """Make images ``[B, C, H, W]``, not limited to [0, 1], of int64 labels ``[B]`` and normal noise
         ``[B, at least R, and one more where there are details]``.
         """
         root = self.root[labels]

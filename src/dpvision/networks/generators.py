@@ -16,7 +16,7 @@ from dpvision.privacy.errors import InputError
 IMAGES_AT_A_TIME = 500
 SIDES = (8, 16, 32, 64, 128)
 NARROWEST, WIDEST = 128, 512
-"""Of the first layers of a :class:`ResidualGenerator`. The paper's are the widest."""
+"""Range of the width of a :class:`ResidualGenerator`'s first layers. The paper's are the widest."""
 
 
 class SmallGenerator(nn.Module):
@@ -91,9 +91,9 @@ class Generator(nn.Module):
 
     Args:
         image_shape: (C, H, W); a square of 28 pixels or of 4·2ⁿ, from 8 to 128.
-        class_names: in the order of labels; none for images without labels.
-        latent_size: of the noise.
-        network_width: of the first layers of a :class:`ResidualGenerator`, a multiple of 128.
+        class_names: the class names in the order of labels; none for images without labels.
+        latent_size: the size of the noise.
+        network_width: the width of the first layers of a :class:`ResidualGenerator`, a multiple of 128.
         start: images to start from, made of the same labels and noise.
 
     Attributes:
@@ -136,7 +136,7 @@ class Generator(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """JSON types, of which `from_config` makes the same generator, up to its weights."""
+        """The configuration, as JSON types, of which `from_config` makes this generator, but for weights."""
         return {
             "image_shape": list(self.image_shape),
             "class_names": list(self.class_names),
@@ -147,18 +147,18 @@ class Generator(nn.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Generator:
-        """The inverse of `config`."""
+        """Make a generator of its `config`, up to its weights."""
         start = config["start"]
         return cls(**{**config, "start": None if start is None else GaussianImages(**start)})
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
-        """Images ``[B, C, H, W]`` in [0, 1], of int64 labels ``[B]``, all 0 without classes, and noise
+        """Make images ``[B, C, H, W]`` in [0, 1], of int64 labels ``[B]``, all 0 without classes, and noise
         ``[B, latent_size]``.
         """
         return self.with_start(labels, noise)[0]
 
     def with_start(self, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The images of `forward`, and those in [0, 1] that they start from, or None without a start."""
+        """Return the images of `forward`, and those in [0, 1] they start from, or None without a start."""
         latent = noise
         if self.class_names:
             latent = torch.cat([F.one_hot(labels, len(self.class_names)).to(noise), noise], dim=1)
@@ -172,13 +172,13 @@ class Generator(nn.Module):
     def sample(
         self, count: int, *, labels: Sequence[int | str] | Tensor | None = None, seed: int | None = None
     ) -> Images:
-        """New images, uint8, with their labels. In evaluation mode, as a released generator is.
+        """Make new images, uint8, with their labels. In evaluation mode, as a released generator is.
 
         Args:
             count: how many.
             labels: their classes, ``count`` indices or names; by default each class has its share of them by
                 `class_proportions`, in random order.
-            seed: of the noise and of that order, for images that can be drawn again.
+            seed: the seed of the noise and of that order, for images that can be drawn again.
 
         Raises:
             InputError: count is below 1; labels are not as many, or of other classes.
@@ -205,7 +205,7 @@ class Generator(nn.Module):
         return Images(torch.cat(pieces), known, self.class_names, "a generator")
 
     def _indices(self, labels: Sequence[int | str] | Tensor) -> Tensor:
-        """int64 [B]"""
+        """Return the class indices of labels, int64 [B]."""
         names = {name: index for index, name in enumerate(self.class_names)}
         wanted = labels.tolist() if isinstance(labels, Tensor) else list(labels)
         found = [names.get(label, -1) if isinstance(label, str) else int(label) for label in wanted]
@@ -219,7 +219,7 @@ class Generator(nn.Module):
 
 
 def check_image_shape(image_shape: Sequence[int]) -> None:
-    """Raises InputError unless there is a generator of images of shape (C, H, W)."""
+    """Raise InputError unless there is a generator of images of shape (C, H, W)."""
     _, height, width = image_shape
     if height != width or height not in (28, *SIDES):
         raise InputError(
@@ -229,7 +229,7 @@ def check_image_shape(image_shape: Sequence[int]) -> None:
 
 
 def apportion(count: int, proportions: Tensor) -> Tensor:
-    """``count`` indices, int64, in ascending order: each as often as its share, by the largest remainders."""
+    """Return ``count`` indices, int64, ascending: each as often as its share, by the largest remainders."""
     shares = proportions.double() / proportions.double().sum() * count
     whole = shares.floor()
     missing = count - int(whole.sum())

@@ -48,7 +48,7 @@ def register_network(network: nn.Module | Factory, name: str | None = None) -> s
 
 
 def is_own(name: str) -> bool:
-    """Whether a name can only be that of a user's network."""
+    """Say whether a name can only be that of a user's network."""
     return ":" in name
 
 
@@ -76,7 +76,7 @@ def build_own(
 
 
 def check_logits(name: str, model: nn.Module, image_shape: tuple[int, int, int], num_classes: int) -> None:
-    """Raises InputError unless a network gives one logit per class, tried on two black images."""
+    """Raise InputError unless a network gives one logit per class, tried on two black images."""
     was_training = model.training
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with torch.no_grad():
@@ -91,7 +91,7 @@ def check_logits(name: str, model: nn.Module, image_shape: tuple[int, int, int],
 
 
 def _copies_of(module: nn.Module) -> Factory:
-    """Makes copies of a module as it is now."""
+    """Make copies of a module as it is now."""
     try:
         kept = copy.deepcopy(module)
     except Exception as error:  # a module may hold anything

@@ -1,4 +1,4 @@
-"""In which numbers a network computes."""
+"""The precision in which a network computes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def resolve_precision(precision: Precision, device: torch.device | str) -> torch.dtype | None:
-    """The autocast dtype, or None for float32. "auto": bfloat16 where the hardware multiplies bfloat16
+    """Return the autocast dtype, or None for float32. "auto": bfloat16 where the hardware multiplies bfloat16
     matrices (AMX, GPUs).
 
     Raises:
@@ -32,7 +32,8 @@ def resolve_precision(precision: Precision, device: torch.device | str) -> torch
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Products and convolutions of float32 in float32 while this lasts, whatever the user allows elsewhere.
+    """Compute products and convolutions of float32 in float32 while this lasts, whatever the user allows
+    elsewhere.
 
     PyTorch may take them in TensorFloat-32 or bfloat16 instead: on a GPU convolutions do so unless told
     otherwise, on a CPU oneDNN does where it is allowed to. All that says so is set, and set back.
@@ -58,7 +59,7 @@ def full_precision() -> Iterator[None]:
 
 
 def _operations() -> list[Any]:
-    """What has a precision of its own; none before PyTorch 2.9, which has one switch for all of cuDNN."""
+    """List what has a precision of its own: none before PyTorch 2.9, with one switch for all of cuDNN."""
     cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     mkldnn: Any = torch.backends.mkldnn
     if not hasattr(cudnn, "conv"):
@@ -67,7 +68,7 @@ def _operations() -> list[Any]:
 
 
 def _matmul_precision() -> str | None:
-    """The one setting for all matrix products, or None where they were set apart."""
+    """Return the one setting for all matrix products, or None where they were set apart."""
     try:
         return torch.get_float32_matmul_precision()
     except RuntimeError:

@@ -30,7 +30,7 @@ class BasicBlock(nn.Module):
 
 
 def resnet18() -> nn.Sequential:
-    """``[B, 3, H, W] -> [B, 512, H / 32, W / 32]``, with torchvision's names."""
+    """Build ``[B, 3, H, W] -> [B, 512, H / 32, W / 32]``, with torchvision's names."""
     return nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),

@@ -21,7 +21,7 @@ class ResNet9(nn.Module):
     """
 
     SMALLEST_SIDE = 8
-    """Pixels. Three halvings precede the last block."""
+    """The smallest side of images, in pixels. Three halvings precede the last block."""
 
     def __init__(self, in_channels: int, num_classes: int, width: int = 64) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class ResidualBlock(nn.Module):
 
 
 def convolution(in_channels: int, out_channels: int) -> nn.Sequential:
-    """3×3 convolution, BatchNorm and ReLU; keeps H and W."""
+    """Build a 3×3 convolution, BatchNorm and ReLU; keeps H and W."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),  # BatchNorm has a bias
         nn.BatchNorm2d(out_channels),

@@ -11,7 +11,7 @@ from dpvision.privacy.errors import InputError
 
 SCALES, ANGLES = 2, 8
 NORM_GROUPS = 27
-"""As in the paper; divides the 81 channels that every colour has."""
+"""The number of normalization groups, as in the paper; divides the 81 channels that every colour has."""
 
 
 class ScatterCNN(nn.Module):

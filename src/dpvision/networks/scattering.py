@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from dpvision.privacy.errors import InputError
 
 _PERIODS = 2
-"""Filters are made periodic by adding this many copies on every side; more would add less than rounding."""
+"""The copies that are added on every side to make filters periodic; more would add less than rounding."""
 
 LARGEST_BANK = 2**24
-"""Numbers of all filters, more or less: some hundred MiB, for images of 724 pixels with the usual J and L."""
+"""Most numbers of all filters, roughly: some hundred MiB, for images of 724 pixels with the usual J and L."""
 
 _CPU_PIECE, _GPU_PIECE = 2**19, 2**26
-"""Complex numbers of the widest intermediate result to hold at once: on a CPU, as many as its cache keeps."""
+"""Most complex numbers of the widest intermediate result to hold at once: on a CPU, as many as its cache
+keeps.
+"""
 
 
 class Scattering2d(nn.Module):
@@ -94,7 +96,7 @@ class Scattering2d(nn.Module):
         return features.unflatten(0, x.shape[:2]).flatten(1, 2)
 
     def _scatter(self, x: Tensor) -> Tensor:
-        """``[n, H, W]``, channels of any images, to ``[n, K, H // 2^J, W // 2^J]``."""
+        """Scatter ``[n, H, W]``, channels of any images, to ``[n, K, H // 2^J, W // 2^J]``."""
         x = F.pad(x, self.padding, mode="reflect")
         scales = len(self.first)
         spectrum = torch.fft.fft2(x)
@@ -116,7 +118,7 @@ class WaveletModulus(nn.Module):
     """``|x ∗ ψ|`` for the L wavelets ψ of one scale, from the spectrum of x.
 
     Args:
-        spectra: of the wavelets, real, for pixels: ``[L, height, width]``.
+        spectra: the spectra of the wavelets, real, for pixels: ``[L, height, width]``.
         level: x is sampled every 2^level pixels.
         scale: the result is sampled every 2^scale pixels.
 
@@ -150,8 +152,8 @@ class LocalAverage(nn.Module):
     """``u ∗ φ`` on the output grid, without the grid's first and last row and column.
 
     Args:
-        height: of the padded image, in pixels.
-        width: likewise.
+        height: the height of the padded image, in pixels.
+        width: its width.
         level: u is sampled every 2^level pixels.
         scale: J. φ has a standard deviation of 0.8·2^(J−1) pixels; the result is sampled every 2^J.
 
@@ -173,7 +175,8 @@ class LocalAverage(nn.Module):
 
 
 def morlet_spectra(height: int, width: int, scale: int, angles: int) -> Tensor:
-    """The Fourier transforms of one scale's Morlet wavelets: float64 ``[angles, height, width]``, real.
+    """Return the Fourier transforms of one scale's Morlet wavelets: float64 ``[angles, height, width]``,
+    real.
 
     With u along the wave and v along its crests, in pixels, a wavelet is
     ``s / 2πσ² · exp(−(u² + s²v²) / 2σ²) · (exp(iξu) − β)``, where σ = 0.8·2^scale, ξ = 3π/4 / 2^scale,
@@ -196,7 +199,7 @@ def morlet_spectra(height: int, width: int, scale: int, angles: int) -> Tensor:
 
 
 def _averaging_matrix(side: int, level: int, scale: int) -> Tensor:
-    """Gaussian averages along one axis, subsampled: float64 ``[side / 2^scale − 2, side / 2^level]``."""
+    """Return Gaussian averages on one axis, subsampled: float64 ``[side / 2^scale − 2, side / 2^level]``."""
     sigma = 0.8 * 2 ** (scale - 1)
     gaussian = torch.exp(-(_periods(side) ** 2) / (2 * sigma**2)) / (math.sqrt(2 * math.pi) * sigma)
     spectrum = torch.fft.fft(gaussian.view(-1, side).sum(dim=0)).real
@@ -210,7 +213,7 @@ def _periods(side: int) -> Tensor:
 
 
 def _low_frequencies(spectrum: Tensor, level: int, dim: int) -> Tensor:
-    """The part of a filter's spectrum that a grid of every 2^level-th pixel can hold, along one axis."""
+    """Return the part of a filter's spectrum that a grid of every 2^level-th pixel can hold, on one axis."""
     half = spectrum.shape[dim] // 2**level // 2
     return torch.cat([spectrum.narrow(dim, 0, half), spectrum.narrow(dim, -half, half)], dim)
 

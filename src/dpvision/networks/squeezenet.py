@@ -26,7 +26,7 @@ class Fire(nn.Module):
 
 
 def squeezenet1_0() -> nn.Sequential:
-    """``[B, 3, H, W] -> [B, 512, H', W']``, with torchvision's names; H' is about H / 16."""
+    """Build ``[B, 3, H, W] -> [B, 512, H', W']``, with torchvision's names; H' is about H / 16."""
     features = nn.Sequential(
         nn.Conv2d(3, 96, 7, stride=2),
         nn.ReLU(),

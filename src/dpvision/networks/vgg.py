@@ -10,7 +10,7 @@ _STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # channels, convolu
 
 
 def vgg19() -> nn.Sequential:
-    """``[B, 3, H, W] -> [B, 512, H / 32, W / 32]``: configuration E, with torchvision's names.
+    """Build ``[B, 3, H, W] -> [B, 512, H / 32, W / 32]``: configuration E, with torchvision's names.
 
     Its 16 convolutions keep the size; each of the five stages ends in a max pool that halves it.
     """

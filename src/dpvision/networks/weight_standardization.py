@@ -26,8 +26,8 @@ def standardize(weight: Tensor, gain: Tensor | None = None) -> Tensor:
 
 
 def standardized(weight: Tensor, gain: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The result of :func:`standardize`, and ``[C_out, 1, 1, 1]``: 1 / √(fan_in · variance) per filter, at
-    most 100.
+    """Return the result of :func:`standardize`, and ``[C_out, 1, 1, 1]``: 1 / √(fan_in · variance) per
+    filter, at most 100.
     """
     weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
     centred = weight - weight.mean(dim=(1, 2, 3), keepdim=True)
@@ -55,6 +55,6 @@ class WeightStandardizedConv2d(nn.Conv2d):
             nn.init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[B, C_in, H, W] -> [B, C_out, H', W']``."""
+        """Apply the convolution: ``[B, C_in, H, W] -> [B, C_out, H', W']``."""
         weight = standardize(self.weight, self.gain).to(self.weight.dtype)
         return self._conv_forward(input, weight, self.bias)

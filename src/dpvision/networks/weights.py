@@ -30,8 +30,8 @@ BLANK = "0" * 64
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> bytes:
-    """A safetensors file of them, from whatever device, and of facts about them, JSON types; such files hold
-    contiguous tensors that share no memory. It has a checksum, which `checked_facts` compares.
+    """Return a safetensors file of tensors, from whatever device, and of facts about them, JSON types; such
+    files hold contiguous tensors that share no memory. It has a checksum, which `checked_facts` compares.
     """
     content = safetensors.torch.save(
         {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
@@ -42,7 +42,7 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | 
 
 
 def checked_facts(path: Path, content: bytes) -> dict[str, Any]:
-    """The facts in a file of `safetensors_bytes` that was at ``path``.
+    """Return the facts in a file of `safetensors_bytes` that was at ``path``.
 
     Raises:
         InputError: its checksum is not that of the content, or it has none.
@@ -61,7 +61,7 @@ def checked_facts(path: Path, content: bytes) -> dict[str, Any]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """A safetensors file, as ``safe_open`` has it. Nothing is unpickled.
+    """Open a safetensors file, as ``safe_open`` has it. Nothing is unpickled.
 
     Raises:
         InputError: in place of whatever is raised about a broken one while it is open: the library checks
@@ -82,7 +82,7 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a safetensors file, and its metadata.
+    """Return all tensors of a safetensors file, and its metadata.
 
     Raises:
         InputError: as :func:`opened`.
@@ -93,7 +93,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def load_into(build: Callable[[], Module], path: Path, config: str) -> Module:
-    """What ``build`` makes, with the weights of a file.
+    """Build the module that ``build`` makes, with the weights of a file.
 
     A config can describe a network of any size in a few bytes. So one without memory is made first, and the
     real one only when the file has shown that it holds weights of these very shapes.

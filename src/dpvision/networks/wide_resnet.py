@@ -22,12 +22,13 @@ class WideResNet(nn.Module):
         in_channels: C of the images.
         num_classes: the number of logits.
         groups: groups of each GroupNorm: 1, 2, 4, 8 or 16.
-        order: of activation and norm before each convolution. "activation_first", as in De et al.'s published
-            code; "norm_first", as in He et al. (arXiv 1603.05027); "norm_first_in_shortcuts" and
+        order: the order of activation and norm before each convolution. "activation_first", as in De et al.'s
+            published code; "norm_first", as in He et al. (arXiv 1603.05027); "norm_first_in_shortcuts" and
             "activation_first_in_shortcuts", where only the shortcuts have the named order and the residual
             branches the other. Sander et al. (arXiv 2210.03403) number them 0, 1, 3 and 2 in their code. The
             norm before the classifier comes after its activation, unless the order is "norm_first".
-        stem_stride: of the first convolution. 2 quarters the cost, for larger images or slower machines.
+        stem_stride: the stride of the first convolution. 2 quarters the cost, for larger images or slower
+            machines.
 
     ``forward`` maps ``[B, in_channels, H, W]`` to logits ``[B, num_classes]``. The parts are plain modules:
     ``stem``, ``stages``, ``final`` (activation and norm, "final.norm") and ``head`` (linear).
@@ -37,7 +38,9 @@ class WideResNet(nn.Module):
     """
 
     SMALLEST_SIDE = 5
-    """Pixels. Two halvings must leave every GroupNorm more than one position to take its statistics over."""
+    """The smallest side of images, in pixels. Two halvings must leave every GroupNorm more than one position
+    to take its statistics over.
+    """
 
     def __init__(
         self,
@@ -88,7 +91,7 @@ class WideResNet(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def embed(self, x: Tensor) -> Tensor:
-        """The features that the classifier reads: ``[B, in_channels, H, W] -> [B, 64·width]``."""
+        """Return the features that the classifier reads: ``[B, in_channels, H, W] -> [B, 64·width]``."""
         return self.final(self.stages(self.stem(x))).mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:

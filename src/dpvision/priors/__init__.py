@@ -1,4 +1,5 @@
-"""What is known before any private image is read: encoders learned from random processes, or wavelets.
+"""Prepare what is known before any private image is read: encoders learned from random processes, or
+wavelets.
 
 The rooms: processes/ makes images that show nobody, phase_one/ learns from such images (weights/ has the
 priors that come with the package), and encoders/ builds frozen encoders by their names. What belongs to no

@@ -9,7 +9,8 @@ from dpvision.privacy.errors import InputError
 
 
 def import_extra(module: str, what: str, extra: str | None = None) -> Any:
-    """The module of an optional library that ``what`` needs; ``extra`` installs it, by default of its name.
+    """Return the module of an optional library that ``what`` needs; ``extra`` installs it, by default of its
+    name.
 
     Raises:
         InputError: it is not installed, or not for this torch.

@@ -19,7 +19,7 @@ from dpvision.priors.phase_one.prior_file import learned_from
 from dpvision.privacy.errors import InputError
 
 KIND = "encoder"
-"""What the config of such a classifier has for a network."""
+"""The name that stands for the network in the config of such a classifier."""
 
 Head = Literal["linear", "linear_with_intercept", "affine"]
 
@@ -74,8 +74,8 @@ class FeatureClassifier(nn.Module):
         self.head = nn.Sequential(Affine(encoder.out_features), linear) if head == "affine" else linear
 
     def features(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W] -> [B, D]``, of feature_norm if the head is linear (zero where the encoder sees
-        nothing).
+        """Compute features, ``[B, C, H, W] -> [B, D]``, of feature_norm if the head is linear (zero where the
+        encoder sees nothing).
         """
         found = self.encoder(x)
         if self.mirror:
@@ -96,15 +96,15 @@ def build_feature_classifier(
     head: Head = "linear",
     feature_norm: float = 1.0,
 ) -> Classifier:
-    """A classifier with a new head on the encoder of that name; InputError as :func:`build_encoder` and
-    :class:`FeatureClassifier`.
+    """Return a classifier with a new head on the encoder of that name; InputError as :func:`build_encoder`
+    and :class:`FeatureClassifier`.
     """
     built = build_encoder(encoder, image_shape, **options)
     return _classifier(built, class_names, mirror=mirror, head=head, feature_norm=feature_norm)
 
 
 def rebuild_classifier(config: dict[str, Any]) -> Classifier:
-    """The classifier of that config (:attr:`Classifier.config`), up to its weights, of either kind.
+    """Return the classifier of that config (:attr:`Classifier.config`), up to its weights, of either kind.
 
     Raises:
         InputError: a network, encoder or option that does not exist.
@@ -123,7 +123,7 @@ def rebuild_classifier(config: dict[str, Any]) -> Classifier:
 
 
 def refuse_own_encoder(encoder: Encoder, images: Images) -> None:
-    """InputError if the encoder was learned from these very images, as if they were public."""
+    """Raise InputError if the encoder was learned from these very images, as if they were public."""
     parts = encoder.parts if isinstance(encoder, ConcatenatedEncoder) else [encoder]
     for part in parts:
         assert isinstance(part, Encoder)
@@ -136,8 +136,8 @@ def refuse_own_encoder(encoder: Encoder, images: Images) -> None:
 
 @torch.no_grad()
 def encoded(model: Classifier, pixels: Tensor, tell: Callable[[int, int], None] | None = None) -> Tensor:
-    """The features ``[N, D]`` of images uint8 ``[N, C, H, W]``, on the device of the model. Those of an image
-    do not depend on the others. ``tell`` is given how many are done, and how many there are.
+    """Return the features ``[N, D]`` of images uint8 ``[N, C, H, W]``, on the device of the model. Those of
+    an image do not depend on the others. ``tell`` is given how many are done, and how many there are.
 
     Raises:
         InputError: the model is not on the features of an encoder.

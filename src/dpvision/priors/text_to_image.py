@@ -23,7 +23,7 @@ class TextToImage:
             safetensors alone: nothing is unpickled.
         device: where it computes, in bfloat16 where the hardware multiplies its matrices.
         inference_steps: denoising steps; None for the model's own default.
-        guidance_scale: of classifier-free guidance; None likewise.
+        guidance_scale: the scale of classifier-free guidance; None likewise.
 
     Raises:
         InputError: diffusers is not there, the model cannot be loaded, or it does not take these options.
@@ -51,8 +51,8 @@ class TextToImage:
         self._pipeline.set_progress_bar_config(disable=True)
 
     def __call__(self, prompt: str, seeds: Sequence[int]) -> list[NDArray[np.uint8]]:
-        """One image of the prompt for each seed, uint8 ``[3, H, W]``. The same seed gives the same image, up
-        to the rounding that comes with the size of a batch and the device.
+        """Draw one image of the prompt for each seed, uint8 ``[3, H, W]``. The same seed gives the same
+        image, up to the rounding that comes with the size of a batch and the device.
         """
         images = self._pipeline(
             prompt=[prompt] * len(seeds),
@@ -65,7 +65,7 @@ class TextToImage:
 
 
 def import_diffusers() -> Any:
-    """The library.
+    """Return the library.
 
     Raises:
         InputError: it is not installed.

@@ -13,12 +13,14 @@ from dpvision.privacy.reservation import Reservation
 
 
 class Account:
-    """Every release of a run goes through `record`, which writes it to the ledger before it may happen.
+    """The account of one run.
+
+    Every release of the run goes through `record`, which writes it to the ledger before it may happen.
 
     Args:
         budget: what the run may spend in total.
-        ledger: the data set's, or None to keep the account in memory only (a rehearsal or a test).
-        run_id: names the run in the ledger; the same id and plan take up a run that was interrupted.
+        ledger: the data set's ledger, or None to keep the account in memory only (a rehearsal or a test).
+        run_id: the run's name in the ledger; the same id and plan take up a run that was interrupted.
         planned: everything the run means to release.
     """
 
@@ -67,22 +69,22 @@ class Account:
 
     @property
     def planned(self) -> tuple[Event, ...]:
-        """All that the run means to release, identical events merged."""
+        """The events that the run means to release, identical events merged."""
         return self._reservation.reserved
 
     @property
     def spent(self) -> tuple[Event, ...]:
-        """What was released so far (or at least recorded), identical events merged."""
+        """The releases so far (or at least those recorded), identical events merged."""
         return self._reservation.spent
 
     def left(self, event: Event) -> int:
-        """How many more releases of this kind the plan holds."""
+        """Return how many more releases of this kind the plan holds."""
         return self._reservation.left(event)
 
     def epsilon_spent(self, accountant: Accountant = "pld") -> float:
-        """ε of `spent` at the budget's δ and relation. Takes up to a second with PLD; RDP is quicker."""
+        """Compute ε of `spent` at the budget's δ and relation. PLD takes up to a second; RDP is quicker."""
         return epsilon(self.spent, self.budget.delta, self.budget.neighboring_relation, accountant)
 
     def epsilon_planned(self, accountant: Accountant = "pld") -> float:
-        """ε of `planned` at the budget's δ and relation."""
+        """Compute the ε of `planned` at the budget's δ and relation."""
         return epsilon(self.planned, self.budget.delta, self.budget.neighboring_relation, accountant)

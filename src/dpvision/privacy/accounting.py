@@ -1,4 +1,4 @@
-"""From what was released to the ε it costs, and back from a budget to the noise it needs.
+"""Compute the ε that releases cost, and back from a budget the noise that it needs.
 
 The composition is done by dp_accounting: privacy loss distributions (PLD) with pessimistic "connect the dots"
 discretisation (Doroshenko et al., arXiv 2207.04380), so that ε is never under-reported, or Rényi differential
@@ -45,7 +45,7 @@ def epsilon(
     neighboring_relation: NeighboringRelation = "add_or_remove_one",
     accountant: Accountant = "pld",
 ) -> float:
-    """The ε that the composition of all events satisfies at δ; an upper bound, 0 for no events.
+    """Compute the ε that the composition of all events satisfies at δ; an upper bound, 0 for no events.
 
     Above 500 both accountants state the looser RDP bound.
     The composition may be adaptive: each event's query may depend on earlier results.
@@ -73,7 +73,7 @@ def epsilon(
 def privacy_profile(
     events: Iterable[Event], epsilons: np.ndarray, neighboring_relation: NeighboringRelation
 ) -> np.ndarray:
-    """δ for each ε of an ascending array: the composition of all events is (ε, δ)-private, by PLD."""
+    """Compute δ for each ε of an ascending array: the composition of all events is (ε, δ)-private, by PLD."""
     merged = merge_events(events)
     check_relation(neighboring_relation)
     pld = _composed(merged, _PROFILE_DELTA, neighboring_relation)
@@ -84,7 +84,7 @@ def privacy_profile(
 def calibrate_noise_multiplier(
     stages: Callable[[float], Sequence[Event]], budget: Budget, accountant: Accountant = "pld"
 ) -> float:
-    """The noise multiplier that spends the budget: never more than ε, and at least 99 % of it.
+    """Find the noise multiplier that spends the budget: never more than ε, and at least 99 % of it.
 
     Args:
         stages: from a noise multiplier to everything that will be released with it; more noise must mean a
@@ -103,7 +103,9 @@ def calibrate_noise_multiplier(
 
 
 def calibrate_steps(sample_rate: float, steps: int, budget: Budget, accountant: Accountant = "pld") -> float:
-    """`calibrate_noise_multiplier` for ``steps`` equal releases, such as the steps of DP-SGD."""
+    """Find the noise multiplier for ``steps`` equal releases, as of DP-SGD; see
+    `calibrate_noise_multiplier`.
+    """
     return calibrate_noise_multiplier(
         lambda sigma: [gaussian_event(sigma, sample_rate, steps)], budget, accountant
     )
@@ -121,7 +123,7 @@ def _pld_epsilon(events: tuple[Event, ...], delta: float, neighboring_relation: 
 def _composed(
     events: tuple[Event, ...], delta: float, neighboring_relation: NeighboringRelation
 ) -> PLDAccountant:
-    """The privacy loss distribution of all events, on a grid that is fine enough near δ."""
+    """Return the privacy loss distribution of all events, on a grid that is fine enough near δ."""
     interval = _discretisation(events, delta, _rdp_epsilon(events, delta, neighboring_relation))
     pld = PLDAccountant(_RELATIONS[neighboring_relation], interval)
     for event in events:
@@ -130,7 +132,7 @@ def _composed(
 
 
 def _discretisation(events: tuple[Event, ...], delta: float, rough_epsilon: float) -> float:
-    """The grid step h for privacy losses, in nats: fine enough to cost about 1e-4 of ε, no finer.
+    """Return the grid step h for privacy losses, in nats: fine enough to cost about 1e-4 of ε, no finer.
 
     Whatever the step, the result is an upper bound; this only decides how tight it is. Rounding spreads each
     of T losses by a variance of about h²/6; near δ the log-tail of the total loss falls with slope about
@@ -149,7 +151,7 @@ def _rdp_epsilon(events: tuple[Event, ...], delta: float, neighboring_relation: 
 
 
 def _solve(epsilon_of: Callable[[float], float], target: float) -> float:
-    """A σ with (1 − gap)·target ≤ epsilon_of(σ) ≤ target, for a decreasing function.
+    """Find a σ with (1 − gap)·target ≤ epsilon_of(σ) ≤ target, for a decreasing function.
 
     First a bracket, then false position: log ε is nearly linear in log σ, so interpolating there needs few
     evaluations. A bisection every third step guarantees progress.

@@ -1,4 +1,4 @@
-"""What the guesses about canaries in one run say of ε: lower bounds, as statistics of plain numbers.
+"""Bound ε from below by the guesses about canaries in one run, as statistics of plain numbers.
 
 Each of m canaries is in the data or not (or is one of two examples), by a fair coin of its own. Whoever sees
 the run's output, and not the coins, gives every canary a score and guesses: "in" for those with the highest,
@@ -34,7 +34,7 @@ Array = NDArray[np.float64]
 FEWEST_CANARIES = 20
 
 _TESTS = ((0.1, 0.8), (0.8, 0.2))
-"""Shares of the canaries that are guessed, and of the significance that each test of these guesses has.
+"""For each test of guesses, the share of the canaries that are guessed, and of the significance that it has.
 
 Half of them are those with the highest scores, half those with the lowest. A tenth of the canaries is best,
 or nearly so, for Gaussian scores at ε from 1 to 8 and m from 1,000 to 10,000. Most of them are for gross
@@ -49,7 +49,9 @@ _LARGEST_EPSILON = 100.0  # of a curve; far beyond what guesses can tell apart
 
 @dataclass(frozen=True)
 class Tally:
-    """``correct`` of ``guesses`` guesses were right; ``share`` of the significance is spent on this test."""
+    """The guesses of one test: ``correct`` of ``guesses`` were right; it spends ``share`` of the
+    significance.
+    """
 
     guesses: int
     correct: int
@@ -80,25 +82,25 @@ def tally(scores: Array, included: NDArray[np.bool_]) -> tuple[Tally, ...]:
 
 
 def all_correct(canaries: int) -> tuple[Tally, ...]:
-    """The best that there can be: every guess is right."""
+    """Return the best tallies that there can be: every guess is right."""
     coins = np.arange(canaries) % 2 == 1
     return tally(coins.astype(np.float64), coins)
 
 
 def check_canaries(canaries: int) -> None:
-    """Raises InputError for too few canaries to guess some of them."""
+    """Raise InputError for too few canaries to guess some of them."""
     if canaries < FEWEST_CANARIES:
         raise InputError(f"the number of canaries must be at least {FEWEST_CANARIES}, not {canaries}")
 
 
 def check_confidence(confidence: float) -> None:
-    """Raises InputError unless it is a probability that a bound can hold with."""
+    """Raise InputError unless it is a probability that a bound can hold with."""
     if not 0 < confidence < 1:
         raise InputError(f"confidence must lie strictly between 0 and 1, not {confidence}")
 
 
 def p_value(canaries: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
-    """The probability of so many right guesses, or more, is at most this for any (ε, δ)-private algorithm.
+    """Bound the probability of so many right guesses, or more, from above, for any (ε, δ)-private algorithm.
 
     Theorem 5.2 of arXiv 2305.08846: P[Binomial(r, e^ε/(1 + e^ε)) ≥ v], and for δ at most
     2·m·δ·max over i ≥ 1 of P[v > Binomial ≥ v − i]/i more.
@@ -111,7 +113,7 @@ def p_value(canaries: int, guesses: int, correct: int, epsilon: float, delta: fl
 
 
 def epsilon_lower_bound(canaries: int, tallies: Sequence[Tally], delta: float, confidence: float) -> float:
-    """ε is at least this for the given δ, whatever the algorithm: the largest that the guesses refute, or 0.
+    """Return a lower bound on ε at the given δ, for any algorithm: the largest that the guesses refute, or 0.
 
     Raises:
         InputError: confidence is out of range.
@@ -137,7 +139,7 @@ def epsilon_lower_bound(canaries: int, tallies: Sequence[Tally], delta: float, c
 
 @dataclass(frozen=True)
 class TradeOff:
-    """How well runs with and without one example can be told apart at best.
+    """A bound on how well runs with and without one example can be told apart.
 
     Attributes:
         epsilons, deltas: ``[E]``, the run is (ε, δ)-private, in both directions, for each of these pairs. The
@@ -149,7 +151,7 @@ class TradeOff:
 
     @classmethod
     def of(cls, events: Sequence[Event], relation: NeighboringRelation) -> TradeOff:
-        """That of releases, by their privacy loss distribution."""
+        """Return the trade-off curve of releases, by their privacy loss distribution."""
         most = min(epsilon(events, 1e-8, relation, "rdp"), _LARGEST_EPSILON)
         epsilons = np.linspace(0, most, 400)
         return cls(epsilons, privacy_profile(events, epsilons, relation))
@@ -159,7 +161,9 @@ class TradeOff:
         return np.exp(self.epsilons)
 
     def least(self, probability: float) -> float:
-        """What an event of this probability has at least without the example (or with another)."""
+        """Bound from below an event's probability without the example (or with another), given that
+        with it.
+        """
         by_event = (probability - self.deltas) / self._ratios
         by_complement = 1 - self.deltas - self._ratios * (1 - probability)
         return max(0.0, float(by_event.max()), float(by_complement.max()))
@@ -170,7 +174,7 @@ NO_DIFFERENCE = TradeOff(np.zeros(1), np.zeros(1))
 
 
 def refutes(canaries: int, tallies: Sequence[Tally], trade_off: TradeOff, confidence: float) -> bool:
-    """Whether so many right guesses refute that the run has this trade-off curve (or a better one).
+    """Say whether so many right guesses refute that the run has this trade-off curve (or a better one).
 
     Flipping the coin of a canary that was guessed right makes it a wrong guess. So for the number C of right
     guesses, of r, any set T of numbers, and f̄ = 1 − f (concave), the mean over canaries gives the paper's
@@ -185,7 +189,7 @@ def refutes(canaries: int, tallies: Sequence[Tally], trade_off: TradeOff, confid
 
 
 def _is_unlikely(canaries: int, found: Tally, trade_off: TradeOff, significance: float) -> bool:
-    """Whether P[C ≥ correct] must be below the significance."""
+    """Say whether P[C ≥ correct] must be below the significance."""
     # The mean over canaries of P[guessed right, C ≥ i] and of P[guessed wrong, C ≥ i], where all that is at
     # `correct` or above is at `correct`.
     right = significance * found.correct / canaries
@@ -209,7 +213,8 @@ def f_dp_lower_bound(
     relation: NeighboringRelation,
     confidence: float,
 ) -> float:
-    """The ε of the planned releases at the smallest noise that the guesses refute; 0 where they refute none.
+    """Return the ε of the planned releases at the smallest noise that the guesses refute; 0 where they refute
+    none.
 
     The curves compared with are those of the planned releases with all noise multiplied by one number. So
     this is a bound on ε if the run leaks as much as these releases do with some noise. That the plan itself
@@ -244,5 +249,5 @@ def f_dp_lower_bound(
 
 
 def scaled(events: Sequence[Event], scale: float) -> list[Event]:
-    """The same releases with all noise multiplied by ``scale``."""
+    """Return the same releases with all noise multiplied by ``scale``."""
     return [event.scaled(scale) for event in events]

@@ -9,8 +9,9 @@ from typing import Literal, get_args
 from dpvision.privacy.errors import InputError
 
 NeighboringRelation = Literal["add_or_remove_one", "replace_one"]
-"""Which data sets must be hard to tell apart: those that differ by one example's presence, or by its
-content."""
+"""The relation of data sets that must be hard to tell apart: one example's presence differs, or its
+content.
+"""
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,20 @@ class Budget:
 
 
 def default_delta(num_examples: int) -> float:
-    """The largest power of ten below 1/N: 1e-5 for CIFAR-10 and MNIST, as in the literature."""
+    """Return the largest power of ten below 1/N: 1e-5 for CIFAR-10 and MNIST, as in the literature."""
     if num_examples < 1:
         raise InputError(f"the number of examples must be at least 1, not {num_examples}.")
     return float(f"1e-{len(str(num_examples))}")
 
 
 def check_delta(delta: float) -> None:
-    """Raises InputError unless 0 < delta < 1."""
+    """Raise InputError unless 0 < delta < 1."""
     if not 0 < delta < 1:
         raise InputError(f"delta must lie strictly between 0 and 1, not {delta}.")
 
 
 def check_relation(neighboring_relation: str) -> None:
-    """Raises InputError unless the relation is one of the two that are known."""
+    """Raise InputError unless the relation is one of the two that are known."""
     if neighboring_relation not in get_args(NeighboringRelation):
         raise InputError(
             f"unknown neighboring_relation {neighboring_relation!r}; "

@@ -40,7 +40,7 @@ class ExampleKey:
     key: bytes = field(repr=False)
 
     def of(self, ids: Tensor) -> ExampleDraws:
-        """The streams of examples with these ids, int64 ``[B]``, from their beginning. B may be 0."""
+        """Return the streams of examples with these ids, int64 ``[B]``, from their beginning. B may be 0."""
         return ExampleDraws(self.key, ids)
 
 
@@ -50,8 +50,8 @@ class ExampleDraws:
     What one draws depends on the key, on its id and on how many numbers were drawn before.
 
     Args:
-        key: of the streams, 32 bytes.
-        ids: of the examples, int64 ``[B]``, distinct.
+        key: the key of the streams, 32 bytes.
+        ids: the ids of the examples, int64 ``[B]``, distinct.
     """
 
     def __init__(self, key: bytes, ids: Tensor) -> None:
@@ -62,18 +62,18 @@ class ExampleDraws:
         return len(self._ids)
 
     def __getitem__(self, some: slice | Tensor) -> ExampleDraws:
-        """The draws of some of the examples, by a slice or by indices, from their beginning."""
+        """Return the draws of some of the examples, by a slice or by indices, from their beginning."""
         return ExampleDraws(self._key, self._ids[some])
 
     def uniform(self, count: int) -> Tensor:
-        """The next ``count`` numbers of each example, uniform on [0, 1): float32 ``[B, count]`` on the CPU,
-        multiples of 2⁻²⁴.
+        """Return the next ``count`` numbers of each example, uniform on [0, 1): float32 ``[B, count]`` on the
+        CPU, multiples of 2⁻²⁴.
         """
         return self._next(count).bitwise_and_(2**24 - 1).float().mul_(2.0**-24)
 
     def bernoulli(self, probability: float) -> Tensor:
-        """Whether a trial of each example succeeds, with ``probability`` to within 2⁻⁵³: bool ``[B]``. It
-        takes one number.
+        """Draw whether a trial of each example succeeds, with ``probability`` to within 2⁻⁵³: bool ``[B]``.
+        Takes one number.
         """
         uniform = self._next(1).bitwise_and_(2**53 - 1).double().mul_(2.0**-53)
         return uniform[:, 0] < probability
@@ -85,7 +85,7 @@ class ExampleDraws:
 
 
 def _words(key: bytes, ids: Tensor, first: int, count: int) -> Tensor:
-    """Of each stream ``count`` words of 64 bits, from number ``first`` on: int64 ``[B, count]``."""
+    """Return ``count`` words of 64 bits of each stream, from number ``first`` on: int64 ``[B, count]``."""
     blocks = np.arange(first // 2, (first + count + 1) // 2)
     counters = np.empty((len(ids), len(blocks), 2), dtype=">i8")
     counters[..., 0] = ids.numpy()[:, None]
@@ -97,7 +97,7 @@ def _words(key: bytes, ids: Tensor, first: int, count: int) -> Tensor:
 
 
 def distinct_ids(ids: Tensor | None, count: int, source: str) -> Tensor:
-    """Ids of ``count`` examples, on the CPU: those given, or 0 … count − 1.
+    """Return ids of ``count`` examples, on the CPU: those given, or 0 … count − 1.
 
     Args:
         source: what they are of, for the message.

@@ -26,7 +26,7 @@ class Canaries:
     Args:
         count: m.
         neighboring_relation: what the coin decides: presence, or which of two vectors.
-        random: of the coins, the draws and the places.
+        random: the random source of the coins, the draws and the places.
 
     Attributes:
         included: bool ``[m]``, the coins.
@@ -42,22 +42,22 @@ class Canaries:
         self.releases = 0
 
     def lengths(self, mechanism: GaussianSumMechanism) -> tuple[float, float]:
-        """Along a canary's direction, what it adds if it is in and if it is out, over the sensitivity."""
+        """Return what a canary adds along its direction, if it is in and if out, over the sensitivity."""
         if self._relation == "add_or_remove_one":
             return 1.0, 0.0
         half = mechanism.replace_one_ratio / 2
         return half, -half
 
     def draw(self, mechanism: GaussianSumMechanism) -> Tensor:
-        """Those in the next batch, bool ``[m]``."""
+        """Draw which canaries are in the next batch, bool ``[m]``."""
         count = len(self.included)
         sampler = mechanism.sampler.over(count)  # the mechanism's own, for canaries in place of examples
         drawn = sampler.sample(self._random.at("draws", self.releases))
         return torch.zeros(count, dtype=torch.bool).index_fill(0, drawn, True)
 
     def places(self, size: int) -> tuple[Tensor, Tensor]:
-        """A coordinate below ``size``, int64 ``[m]``, and a sign, float64 ``[m]``, for each in the next
-        release.
+        """Return a coordinate below ``size``, int64 ``[m]``, and a sign, float64 ``[m]``, for each in the
+        next release.
 
         Different coordinates, as far as there are enough.
         """
@@ -91,7 +91,7 @@ class AuditedMechanism(GaussianSumMechanism):
 
     Attributes:
         mechanism: what records, draws noise and adds it.
-        canaries: of the run.
+        canaries: the canaries of the run.
     """
 
     mechanism: GaussianSumMechanism
@@ -99,14 +99,14 @@ class AuditedMechanism(GaussianSumMechanism):
 
     @classmethod
     def of(cls, mechanism: GaussianSumMechanism, canaries: Canaries) -> AuditedMechanism:
-        """The same mechanism, audited."""
+        """Return the same mechanism, audited."""
         same = {field.name: getattr(mechanism, field.name) for field in fields(GaussianSumMechanism)}
         return cls(**same, mechanism=mechanism, canaries=canaries)
 
     def release(
         self, sums: Mapping[str, Tensor], account: Recorder, random: RandomSource
     ) -> dict[str, Tensor]:
-        """The release of the sums with the canaries in it; see `GaussianSumMechanism.release`."""
+        """Release the sums with the canaries in them; see `GaussianSumMechanism.release`."""
         canaries = self.canaries
         coordinates, signs = canaries.places(sum(total.numel() for total in sums.values()))
         length_in, length_out = canaries.lengths(self)
@@ -134,7 +134,7 @@ class AuditedMechanism(GaussianSumMechanism):
 
 
 def _located(sums: Mapping[str, Tensor], coordinates: Tensor) -> list[tuple[str, Tensor, Tensor]]:
-    """Where coordinates of all sums in a row lie: by sum, which of them, and where in it (on its device)."""
+    """Locate coordinates of all sums in a row: by sum, which lie in it, and where in it (on its device)."""
     found, start = [], 0
     for name, total in sums.items():
         inside = ((coordinates >= start) & (coordinates < start + total.numel())).nonzero().squeeze(1)

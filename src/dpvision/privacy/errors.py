@@ -1,4 +1,4 @@
-"""What dpvision raises when the input, not the program, is at fault."""
+"""The errors that dpvision raises when the input, not the program, is at fault."""
 
 from __future__ import annotations
 

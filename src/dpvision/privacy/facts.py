@@ -1,4 +1,4 @@
-"""What is public about the private images."""
+"""The facts about the private images that are public."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from dpvision.privacy.errors import InputError
 
 Unit = Literal["image"]
-"""What the guarantee protects."""
+"""The unit that the guarantee protects."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class PublicFacts:
     Attributes:
         num_examples: N, the number of units, as it was declared.
         image_shape: (C, H, W) of every image.
-        class_names: of all classes, in the order of their indices; empty without labels.
+        class_names: the names of all classes, in the order of their indices; empty without labels.
         unit: what the guarantee protects.
 
     Raises:
@@ -41,7 +41,7 @@ class PublicFacts:
             raise InputError(f"unit must be {' or '.join(get_args(Unit))}, not {self.unit!r}")
 
     def to_json(self) -> dict[str, Any]:
-        """The facts as JSON types."""
+        """Return the facts as JSON types."""
         return asdict(self) | {"image_shape": list(self.image_shape), "class_names": list(self.class_names)}
 
     @classmethod

@@ -59,17 +59,17 @@ _ERROR = 2.0**-42
 _BLOCK = 1 << 17  # numbers at a time: keeps the temporaries in cache
 
 Draw = Callable[[int], bytes]
-"""Returns so many new random bytes."""
+"""A function that returns so many new random bytes."""
 
 _exact = mpmath.mp.clone()
 _exact.prec = 512
 
 
 def add_gaussian(sums: Tensor, deviation: float, draw: Draw, draw_more: Draw) -> Tensor:
-    """``sums`` + N(0, deviation²), rounded to the grid and then to float32, as the module says.
+    """Return ``sums`` + N(0, deviation²), rounded to the grid and then to float32, as the module says.
 
     Args:
-        sums: of any shape and floating-point type, on the CPU, finite in float32; not changed.
+        sums: sums of any shape and floating-point type, on the CPU, finite in float32; not changed.
         deviation: σ, between 1e-30 and 1e30.
         draw: 8 bytes a number, and 16 more for an odd last one of a block.
         draw_more: 32 bytes for a pair that is not decided. How many are not depends on the sums: from a
@@ -90,7 +90,7 @@ def add_gaussian(sums: Tensor, deviation: float, draw: Draw, draw_more: Draw) ->
 
 
 def _rounded_normals(shifts: Tensor, scale: float, draw: Draw, draw_more: Draw) -> Tensor:
-    """round(shift + scale·Z) for shifts in [−½, ½]: float64 integers of the same shape ``[n]``."""
+    """Draw round(shift + scale·Z) for shifts in [−½, ½]: float64 integers of the same shape ``[n]``."""
     pairs = (len(shifts) + 1) // 2
     if pairs == 0:
         return shifts
@@ -114,7 +114,9 @@ def _rounded_normals(shifts: Tensor, scale: float, draw: Draw, draw_more: Draw) 
 
 
 def _refined_pair(first: int, second: int, draw_more: Draw) -> tuple[Any, Any]:
-    """Z and Z′ in 512-bit arithmetic, of the first 63 bits of U and of V and 128 more, which it draws."""
+    """Compute Z and Z′ in 512-bit arithmetic, of the first 63 bits of U and V and of 128 more that
+    it draws.
+    """
     u, v = (
         # The middle of what those bits leave open, so that U is never 0.
         (_exact.mpf(bits << _MORE_BITS | int.from_bytes(draw_more(_MORE_BITS // 8), "big")) + 0.5)

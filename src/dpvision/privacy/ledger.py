@@ -41,12 +41,12 @@ from dpvision.privacy.reservation import Reservation
 
 _NO_LINE = "0" * 64
 _BEGINNING = b'{"previous": "'
-"""Of every line. A file whose end is something else is not cut: it is somebody's other file."""
+"""The beginning of every line. A file whose end is something else is not cut: it is somebody's other file."""
 
 
 @dataclass
 class LedgerRun:
-    """What the ledger knows of one run."""
+    """The ledger's record of one run."""
 
     reservation: Reservation
     is_open: bool = True
@@ -76,7 +76,7 @@ class Ledger:
 
     @classmethod
     def for_dataset(cls, path: Path | str, digest: str, num_examples: int) -> Ledger:
-        """The ledger at ``path`` for the data set with this digest; begun now if there is none.
+        """Open the ledger at ``path`` for the data set with this digest; begun now if there is none.
 
         Args:
             path: the file; missing folders are made.
@@ -111,17 +111,17 @@ class Ledger:
 
     @property
     def digest(self) -> str:
-        """Which data set this ledger belongs to (SHA-256, hex)."""
+        """The digest of the data set that this ledger belongs to (SHA-256, hex)."""
         return str(self._header["digest"])
 
     @property
     def num_examples(self) -> int:
-        """N of that data set."""
+        """The number of examples N of that data set."""
         return int(self._header["num_examples"])
 
     @property
     def limit(self) -> Budget | None:
-        """What the owner allows in total; None when nothing was set."""
+        """The budget that the owner allows in total; None when nothing was set."""
         return self._limit
 
     def set_limit(self, limit: Budget) -> None:
@@ -168,7 +168,7 @@ class Ledger:
         """Refuse to go on where the ledger lacks releases that were made: it was replaced, or cut off.
 
         Args:
-            run_id: of the run that made them.
+            run_id: the id of the run that made them.
             released: what its own record shows.
 
         Raises:
@@ -195,7 +195,7 @@ class Ledger:
             self._append(file, kind="close", run=run_id)
 
     def summary(self) -> dict[str, Any]:
-        """What was spent, what is reserved and what the owner allows, as JSON would have it.
+        """Return what was spent, what is reserved and what the owner allows, as JSON would have it.
 
         ε is stated at the limit's δ and relation, or without one at the largest power of ten below 1/N and
         add-or-remove-one. ``epsilon_remaining`` is the limit less ``epsilon_counted``; several runs compose
@@ -269,7 +269,7 @@ class Ledger:
 
     @contextmanager
     def _locked(self) -> Iterator[IO[bytes]]:
-        """The file under an exclusive lock, with whatever other processes appended taken in."""
+        """Open the file under an exclusive lock, with whatever other processes appended taken in."""
         try:
             file = self.path.open("r+b", buffering=0)
         except OSError as error:
@@ -357,7 +357,7 @@ class Ledger:
 
 
 def default_ledger_path(digest: str) -> Path:
-    """Where a data set's ledger lives unless told otherwise, so that all runs on it share one.
+    """Return the path of a data set's ledger unless told otherwise, so that all runs on it share one.
 
     ``$DPVISION_HOME/ledgers/<digest>.jsonl``; the home is by default ``dpvision`` under ``$XDG_DATA_HOME``,
     or under ``~/.local/share``.
@@ -368,7 +368,7 @@ def default_ledger_path(digest: str) -> Path:
 
 
 def _exceeds_json(content: bytes) -> bool:
-    """Whether more follows a whole JSON value, which is not so of a line that was cut off."""
+    """Say whether more follows a whole JSON value, which is not so of a line that was cut off."""
     text = content.decode(errors="replace")
     try:
         return json.JSONDecoder().raw_decode(text)[1] < len(text)

@@ -1,4 +1,4 @@
-"""What DP-MEPF releases (Harder et al., arXiv 2205.12900, section 3): mean embeddings of features, by class.
+"""Release mean embeddings of features, by class, for DP-MEPF (Harder et al., arXiv 2205.12900, section 3).
 
 An image with features e and label y becomes [φ1; c·φ2; b] in the block of its class and zero in all others,
 
@@ -33,7 +33,7 @@ additions or so, and the errors with and without one image are together below 2�
 """
 
 CACHED_NUMBERS = 1 << 17
-"""On a CPU so many features at a time are made float64: 1 MiB, which stays in its cache."""
+"""The number of features that are made float64 at a time on a CPU: 1 MiB, which stays in its cache."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class MeanEmbedding:
 
     @property
     def sensitivity(self) -> float:
-        """√(1 + c² + b²): the norm of what an image adds when it joins, or takes away when it leaves."""
+        """The L2 norm √(1 + c² + b²) of what an image adds when it joins, or takes away when it leaves."""
         return math.sqrt(1 + self.second_moment_weight**2 + self._count_weight**2)
 
     @property
     def replace_one_ratio(self) -> float:
-        """Of the sensitivity to a replaced image, √(2c² + max(4, 2 + 2b²)), to `sensitivity`.
+        """The sensitivity to a replaced image, √(2c² + max(4, 2 + 2b²)), divided by `sensitivity`.
 
         Within a class φ1 turns around at most, ‖φ1 − φ1′‖² ≤ 4, φ2 has no negative entry, so that
         ‖φ2 − φ2′‖² ≤ 2, and the counts stay. From one class to another all of the image's block goes and all
@@ -89,14 +89,14 @@ class MeanEmbedding:
         return math.sqrt(2 * c**2 + max(4, 2 + 2 * b**2)) / self.sensitivity
 
     def mechanism(self, noise_multiplier: float, num_examples: int) -> GaussianSumMechanism:
-        """The one release of :meth:`zero`, once every image has been added to it."""
+        """Return the mechanism of the one release of :meth:`zero`, once every image has been added to it."""
         return GaussianSumMechanism(
             noise_multiplier, self.sensitivity, FullBatch(num_examples), self.replace_one_ratio
         )
 
     def zero(self) -> dict[str, Tensor]:
-        """The sums over no image, float64: "first" ``[K, D]``, "second" ``[K, D]`` where c > 0, and "counts"
-        ``[K]`` where there are labels.
+        """Return the sums over no image, float64: "first" ``[K, D]``, "second" ``[K, D]`` where c > 0, and
+        "counts" ``[K]`` where there are labels.
         """
         blocks = 1 if self.num_classes is None else self.num_classes
         sums = {"first": torch.zeros(blocks, self.num_features, dtype=torch.float64)}
@@ -139,14 +139,14 @@ class MeanEmbedding:
             sums["counts"] += self.count_weight * one_hot.sum(dim=0)
 
     def _squared_norms(self, features: Tensor) -> dict[str, Tensor]:
-        """‖e‖² and, where c > 0, ‖e²‖² of features e: float64 ``[B]``."""
+        """Compute ‖e‖² and, where c > 0, ‖e²‖² of features e: float64 ``[B]``."""
         squares: dict[str, Tensor] = {}
         for name, _, power in self._powers(features):
             squares[name] = squares.get(name, 0) + torch.linalg.vector_norm(power, dim=1).square()
         return squares
 
     def _powers(self, features: Tensor) -> Iterator[tuple[str, slice, Tensor]]:
-        """Features e as "first" and, where c > 0, e² as "second": float64, some columns after the others.
+        """Yield features e as "first" and, where c > 0, e² as "second": float64, some columns at a time.
 
         With all columns at once a CPU would wait for memory. A step overwrites what the one before gave.
         No fourth power of a float32 overflows or vanishes in float64.
@@ -161,7 +161,7 @@ class MeanEmbedding:
                 yield "second", columns, power.square_()
 
     def embed(self, features: Tensor) -> dict[str, Tensor]:
-        """What each image adds to "first" and "second": φ1 and c·φ2, ``[B, D]`` each, differentiable."""
+        """Compute what each image adds to "first" and "second": φ1 and c·φ2, ``[B, D]``, differentiable."""
         # By the largest entry first: squares then neither overflow nor all vanish.
         largest = features.abs().amax(dim=1, keepdim=True)
         scaled = features / torch.where(largest > 0, largest, 1)
@@ -172,5 +172,5 @@ class MeanEmbedding:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Rows ``[B, D]`` of norm just below one, or zero. The largest entry of the others is one."""
+    """Return rows ``[B, D]`` of norm just below one, or zero. The largest entry of the others is one."""
     return (1 - ROUNDING_MARGIN) * F.normalize(x, dim=1, eps=0.5)

@@ -1,4 +1,4 @@
-"""What a mechanism is, and the Gaussian one for sums: the only place in dpvision that adds noise."""
+"""Define a mechanism, and the Gaussian one for sums: the only place in dpvision that adds noise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STANDARD_DEVIATIONS = (1e-30, 1e30)
 
 
 class Recorder(Protocol):
-    """Whoever keeps the account. ``record`` returns once the event is durable, and raises to refuse it."""
+    """The keeper of the account. ``record`` returns once the event is durable, and raises to refuse it."""
 
     def record(self, event: Event) -> None: ...
 
@@ -46,7 +46,7 @@ class Mechanism(Protocol):
     def sampler(self) -> Sampler: ...
 
     def cost(self, releases: int) -> Event:
-        """What so many releases cost together."""
+        """Return what so many releases cost together."""
 
     def release(
         self, sums: Mapping[str, torch.Tensor], account: Recorder, random: RandomSource
@@ -69,7 +69,7 @@ class Stateful(Protocol):
     """
 
     def state(self) -> Mapping[str, torch.Tensor]:
-        """All that the next release depends on but its arguments."""
+        """Return all that the next release depends on but its arguments."""
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from where `state` was taken. InputError where it does not fit; nothing is changed then."""
@@ -121,16 +121,16 @@ class GaussianSumMechanism:
 
     @property
     def event(self) -> GaussianSumEvent:
-        """What one release costs."""
+        """The event of one release: what it costs."""
         return self.cost(1)
 
     def cost(self, releases: int) -> GaussianSumEvent:
-        """What so many releases cost together, each over a batch of its own."""
+        """Return what so many releases cost together, each over a batch of its own."""
         return self.sampler.event(self.noise_multiplier, releases, self.replace_one_ratio)
 
     @property
     def standard_deviation(self) -> float:
-        """Of the noise on every coordinate of the sum."""
+        """The standard deviation of the noise on every coordinate of the sum."""
         return self.noise_multiplier * self.sensitivity
 
     def release(

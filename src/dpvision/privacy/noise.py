@@ -32,29 +32,30 @@ class RandomSource(ABC):
     """A stream of random bits, and what is drawn from it."""
 
     is_private: bool
-    """Whether noise from this source protects anyone: False for a seeded source."""
+    """True if noise from this source protects anyone: False for a seeded source."""
 
     _aside: RandomSource | None = None  # for draws of which there are more or fewer, depending on the data
 
     @abstractmethod
     def at(self, purpose: str, step: int) -> RandomSource:
-        """The source to use for one purpose at one step, so that a resumed seeded run repeats its draws."""
+        """Return the source for one purpose at one step, so that a resumed seeded run repeats its draws."""
 
     @abstractmethod
     def bytes(self, count: int) -> bytes:
-        """The next ``count`` bytes of the stream."""
+        """Return the next ``count`` bytes of the stream."""
 
     def uniform(self, shape: Sequence[int]) -> torch.Tensor:
-        """Uniform on [0, 1), multiples of 2⁻⁵³; float64 on the CPU."""
+        """Draw numbers uniform on [0, 1), multiples of 2⁻⁵³; float64 on the CPU."""
         bits = torch.frombuffer(bytearray(self.bytes(8 * math.prod(shape)) or bytes(8)), dtype=torch.int64)
         bits = bits[: math.prod(shape)].bitwise_and_(2**53 - 1)
         return bits.double().mul_(2.0**-53).reshape(tuple(shape))
 
     def add_normal(self, sums: torch.Tensor, deviation: float) -> torch.Tensor:
-        """``sums`` + N(0, deviation²), exactly distributed but for a rounding of the result: see `gaussian`.
+        """Return ``sums`` + N(0, deviation²), exactly distributed but for the result's rounding: see
+        `gaussian`.
 
         Args:
-            sums: of any shape and floating-point type, on the CPU; not changed.
+            sums: sums of any shape and floating-point type, on the CPU; not changed.
             deviation: between 1e-30 and 1e30.
 
         Returns:
@@ -64,18 +65,18 @@ class RandomSource(ABC):
         return add_gaussian(sums, deviation, self.bytes, self._aside.bytes)
 
     def normal(self, shape: Sequence[int]) -> torch.Tensor:
-        """Standard normal, rounded to multiples of 2⁻²²; float32 on the CPU."""
+        """Draw standard normal numbers, rounded to multiples of 2⁻²²; float32 on the CPU."""
         return self.add_normal(torch.zeros(tuple(shape)), 1.0)
 
     def by_example(self) -> ExampleKey:
-        """A fresh key, the next bytes of the stream, under which every example has a stream of its own: see
-        `dpvision.privacy.by_example`.
+        """Draw a fresh key, the next bytes of the stream, under which every example has a stream of its own:
+        see `dpvision.privacy.by_example`.
         """
         return ExampleKey(self.bytes(KEY_BYTES))
 
 
 class SecureRandom(RandomSource):
-    """Keyed by the operating system's entropy. No two objects, processes or calls share any output."""
+    """A source keyed by the system's entropy. No two objects, processes or calls share any output."""
 
     is_private = True
 
@@ -83,11 +84,11 @@ class SecureRandom(RandomSource):
         self._rekey()
 
     def at(self, purpose: str, step: int) -> SecureRandom:
-        """This source itself: its stream never repeats, whatever it is used for."""
+        """Return this source itself: its stream never repeats, whatever it is used for."""
         return self
 
     def bytes(self, count: int) -> bytes:
-        """The next ``count`` bytes; in a forked child, of a fresh stream."""
+        """Return the next ``count`` bytes; in a forked child, of a fresh stream."""
         if self._forks != _forks:
             self._rekey()
         return self._keystream.update(bytes(count))
@@ -98,7 +99,7 @@ class SecureRandom(RandomSource):
 
 
 class SeededRandom(RandomSource):
-    """Reproducible, for tests. A run that uses it is not private and says so."""
+    """A reproducible source, for tests. A run that uses it is not private and says so."""
 
     is_private = False
 
@@ -108,21 +109,23 @@ class SeededRandom(RandomSource):
         self._keystream = _keystream(hashlib.sha256(json.dumps([seed, *path]).encode()).digest())
 
     def at(self, purpose: str, step: int) -> SeededRandom:
-        """An independent stream that depends only on the seed and on every (purpose, step) that led to it."""
+        """Return an independent stream that depends only on the seed and on all (purpose, step) up to it."""
         return SeededRandom(self.seed, (*self._path, (purpose, step)))
 
     def bytes(self, count: int) -> bytes:
-        """The next ``count`` bytes of this stream."""
+        """Return the next ``count`` bytes of this stream."""
         return self._keystream.update(bytes(count))
 
 
 def random_source(seed: int | None) -> RandomSource:
-    """A run's randomness: from the system's entropy, or from a seed, which makes the run not private."""
+    """Return the system's source of randomness, or a seeded one, with which a run is not private."""
     return SecureRandom() if seed is None else SeededRandom(seed)
 
 
 def _keystream(key: bytes) -> CipherContext:
-    """AES-256-CTR from counter 0: encrypting zeros yields the stream. One key is used for one stream only."""
+    """Return AES-256-CTR from counter 0: encrypting zeros yields the stream. One key serves one
+    stream only.
+    """
     return Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
 
 

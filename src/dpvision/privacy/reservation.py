@@ -1,4 +1,4 @@
-"""What a run has reserved in the ledger, and what of it is spent."""
+"""Keep account of what a run has reserved in the ledger, and of what is spent."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Reservation:
 
     @property
     def spent(self) -> tuple[Event, ...]:
-        """What has been released, merged."""
+        """The events that have been released, merged."""
         used = ((event, event.count - self.left(event)) for event in self.reserved)
         return tuple(event.times(count) for event, count in used if count > 0)
 
     def left(self, event: Event) -> int:
-        """How many more releases of this kind (whatever the event's own count) are reserved."""
+        """Return how many more releases of this kind (whatever the event's own count) are reserved."""
         return self._left.get(event.single, 0)
 
     def check(self, event: Event) -> None:
-        """Raises BudgetExceeded when the event's count is not reserved (any more)."""
+        """Raise BudgetExceeded when the event's count is not reserved (any more)."""
         if event.count > self.left(event):
             raise BudgetExceeded(
                 f"the plan holds {self.left(event)} more releases of {event}, not {event.count}; "

@@ -61,7 +61,7 @@ def renyi_divergence(
     orders: Sequence[float],
     neighboring_relation: NeighboringRelation,
 ) -> np.ndarray:
-    """Rényi divergences of the worst pair: the mechanism's RDP, never below it but for rounding.
+    """Compute the Rényi divergences of the worst pair: the mechanism's RDP, never below it but for rounding.
 
     The integrand is analytic, so the trapezoidal rule converges exponentially; a step of a quarter of its
     narrowest feature, min(σ, σ²), leaves an error near machine precision.
@@ -70,7 +70,7 @@ def renyi_divergence(
         noise_multiplier: σ, the noise's standard deviation over the norm bound of one example.
         sample_rate: q in (0, 1].
         orders: α > 1.
-        neighboring_relation: which worst pair.
+        neighboring_relation: the relation whose worst pair it is.
 
     Returns:
         One divergence in nats per order.
@@ -90,7 +90,7 @@ def renyi_bound(
     orders: tuple[float, ...],
     neighboring_relation: NeighboringRelation,
 ) -> np.ndarray:
-    """`renyi_divergence`, and what rounding may have taken from it."""
+    """Return `renyi_divergence` plus what rounding may have taken from it."""
     divergences = renyi_divergence(noise_multiplier, sample_rate, orders, neighboring_relation)
     return divergences * (1 + _SLACK) + _SLACK / (np.array(orders) - 1)
 

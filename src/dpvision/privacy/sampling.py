@@ -1,4 +1,4 @@
-"""How examples enter a batch. The object that draws the batch also says how the draw is accounted."""
+"""Sample the examples of a batch. The object that draws the batch also says how the draw is accounted."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class _OverExamples:
-    """What samplers have in common.
+    """The base of all samplers.
 
     Attributes:
         num_examples: N, declared public.
-        present: how many examples there are, where that is not N. It is private: nothing that a sampler says
-            of itself depends on it, only which examples it draws.
+        present: the number of examples there are, where that is not N. It is private: nothing that a sampler
+            says of itself depends on it, only which examples it draws.
 
     Raises:
         InputError: a number is below 1.
@@ -56,15 +56,15 @@ class _OverExamples:
 
     @property
     def num_present(self) -> int:
-        """How many examples there are to draw from."""
+        """The number of examples there are to draw from."""
         return self.num_examples if self.present is None else self.present
 
     def over(self, present: int) -> Self:
-        """This sampler for a data set of so many examples, whatever N was declared to be."""
+        """Return this sampler for a data set of so many examples, whatever N was declared to be."""
         return replace(self, present=present)
 
     def _present_ids(self, ids: torch.Tensor | None) -> torch.Tensor:
-        """Ids of the examples there are; by default 0, 1, …. InputError: they are not as many."""
+        """Return ids of the examples there are; by default 0, 1, …. InputError: they are not as many."""
         if ids is None:
             return torch.arange(self.num_present)
         if len(ids) != self.num_present:
@@ -101,13 +101,13 @@ class PoissonSampler(_OverExamples):
 
     @property
     def expected_batch_size(self) -> float:
-        """q·N, exactly (not rounded)."""
+        """The expected batch size q·N, exactly (not rounded)."""
         return self.sample_rate * self.num_examples
 
     def event(
         self, noise_multiplier: float, count: int = 1, replace_one_ratio: float = 2.0
     ) -> GaussianSumEvent:
-        """The event of ``count`` Gaussian sums, each over a fresh batch of this sampler."""
+        """Return the event of ``count`` Gaussian sums, each over a fresh batch of this sampler."""
         return gaussian_event(noise_multiplier, self.sample_rate, count, replace_one_ratio)
 
     def sample(self, random: RandomSource, ids: torch.Tensor | None = None) -> torch.Tensor:
@@ -118,7 +118,7 @@ class PoissonSampler(_OverExamples):
 
         Args:
             random: gives a key for this batch.
-            ids: of the examples, int64 [N] and distinct; by default 0, 1, ….
+            ids: the ids of the examples, int64 [N] and distinct; by default 0, 1, ….
 
         Raises:
             InputError: there are not as many ids as examples.
@@ -137,15 +137,15 @@ class FullBatch(_OverExamples):
 
     @property
     def expected_batch_size(self) -> float:
-        """N."""
+        """The batch size, N."""
         return float(self.num_examples)
 
     def event(
         self, noise_multiplier: float, count: int = 1, replace_one_ratio: float = 2.0
     ) -> GaussianSumEvent:
-        """The event of ``count`` Gaussian sums over all examples."""
+        """Return the event of ``count`` Gaussian sums over all examples."""
         return gaussian_event(noise_multiplier, 1.0, count, replace_one_ratio)
 
     def sample(self, random: RandomSource, ids: torch.Tensor | None = None) -> torch.Tensor:
-        """All indices, int64 [N], whatever their ids are. InputError: there are not as many ids."""
+        """Return all indices, int64 [N], whatever their ids are. InputError: there are not as many ids."""
         return torch.arange(len(self._present_ids(ids)))

@@ -1,4 +1,4 @@
-"""Whether values that users give are of the types that they must be."""
+"""Check that values that users give are of the types that they must be."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of the type that a parameter, setting or option is annotated with."""
+    """Say whether a value is of the type that a parameter, setting or option is annotated with."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return True
@@ -41,7 +41,7 @@ _WORDS = {
 
 
 def in_words(hint: Any) -> str:
-    """The type as people say it."""
+    """Return the type as people say it."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         words = [in_words(argument) for argument in arguments if argument is not NoneType]

@@ -1,4 +1,4 @@
-"""What is said about a run in public."""
+"""Write what is said about a run in public."""
 
 from dpvision.reports.card import card_markdown, guarantee, release_card
 

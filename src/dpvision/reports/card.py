@@ -37,11 +37,11 @@ def release_card(
     test: Accuracy | None,
     more: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The card of a classifier as JSON types.
+    """Return the card of a classifier as JSON types.
 
     Args:
-        guarantee: of the run, see :func:`guarantee`.
-        method, config: of the training.
+        guarantee: the guarantee of the run, see :func:`guarantee`.
+        method, config: those of the training.
         model: what is released.
         pool: public images that the private ones were mixed with, as the card has them.
         training_seconds: rounded to one digit, for its last ones depend on the sizes of the batches.
@@ -80,12 +80,12 @@ def guarantee(
     chosen_size: int | None,
     lost_steps: int = 0,
 ) -> dict[str, Any]:
-    """What a run's guarantee is, as JSON types.
+    """Describe a run's guarantee, as JSON types.
 
     Args:
-        account: of the run; what it has spent is what the card states.
-        stages: of the run, for what its mechanisms were.
-        random: where batches and noise came from.
+        account: the run's account; what it has spent is what the card states.
+        stages: the run's stages, which say what its mechanisms were.
+        random: the source of batches and noise.
         facts: what is public about the images.
         chosen_size: the image size, if it was chosen by looking at the sizes of the private images.
         lost_steps: releases that were paid for but whose result was lost with an interrupted process.
@@ -138,7 +138,7 @@ def guarantee(
 
 
 def versions() -> dict[str, str]:
-    """Of what the guarantee was computed with."""
+    """Return the versions of what the guarantee was computed with."""
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in ("dpvision", "torch", "dp-accounting")},
@@ -146,14 +146,14 @@ def versions() -> dict[str, str]:
 
 
 def _mechanisms(account: Account, stages: Calibrated) -> Iterator[tuple[Event, float, list[str]]]:
-    """Each kind of event that was spent, with the sensitivity and the names of what it released."""
+    """Yield each kind of event that was spent, with the sensitivity and the names of what it released."""
     for event in account.spent:
         same = [s for s in stages.stages if s.event.single == event.single]
         yield event, same[0].mechanism.sensitivity, sorted({stage.releases for stage in same})
 
 
 def card_markdown(card: dict[str, Any], template: str = "card.md.j2") -> str:
-    """The card for people."""
+    """Return the card as text for people."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dpvision", "reports"),
         trim_blocks=True,
@@ -165,8 +165,8 @@ def card_markdown(card: dict[str, Any], template: str = "card.md.j2") -> str:
 
 
 def in_markdown(value: Any) -> Any:
-    """A value as a card may hold it: classes are named, and provenances written, by others. A text stays in
-    its line and its cell, is no HTML and no link, and what would not show is written out.
+    """Return a value as a card may hold it: classes are named, and provenances written, by others. A text
+    stays in its line and its cell, is no HTML and no link, and what would not show is written out.
     """
     if isinstance(value, str | list | tuple | dict):
         text = written_out(str(value))

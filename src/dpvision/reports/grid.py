@@ -11,7 +11,7 @@ GAP = 2  # pixels around every image
 
 
 def image_grid(pixels: Tensor, columns: int) -> bytes:
-    """A PNG of images, uint8 ``[N, C, H, W]``, row by row, white where there are none."""
+    """Return a PNG of images, uint8 ``[N, C, H, W]``, row by row, white where there are none."""
     missing = -len(pixels) % columns
     tiles = F.pad(F.pad(pixels, (0, GAP, 0, GAP), value=255), (0, 0, 0, 0, 0, 0, 0, missing), value=255)
     rows = tiles.unflatten(0, (-1, columns))  # [R, columns, C, H, W]

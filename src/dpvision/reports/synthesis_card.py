@@ -20,14 +20,14 @@ def synthesis_card(
     seconds: float,
     more: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The card as JSON types.
+    """Return the card as JSON types.
 
     Args:
-        guarantee: of what was released, and so of all that is made of it.
-        method, config: of the run.
+        guarantee: the guarantee of what was released, and so of all that is made of it.
+        method, config: those of the run.
         generator: what was made of it.
         images: how many there are, in which formats, and how their classes were chosen.
-        seconds: of the making, which reads no private image.
+        seconds: the seconds of the making, which reads no private image.
         more: what the method has to say.
     """
     proportions = generator.class_proportions.tolist()
@@ -49,5 +49,5 @@ def synthesis_card(
 
 
 def synthesis_markdown(card: dict[str, Any]) -> str:
-    """The card for people."""
+    """Return the card as text for people."""
     return card_markdown(card, "synthesis.md.j2")

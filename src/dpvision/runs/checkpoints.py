@@ -1,4 +1,4 @@
-"""What an interrupted run goes on from: one file, replaced whole, never unpickled."""
+"""Keep what an interrupted run goes on from: one file, replaced whole, never unpickled."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ LEAST_PAUSE = 20
 
 
 class Checkpoints(Protocol):
-    """Where a run keeps what it needs to go on after an interruption."""
+    """The file in which a run keeps what it needs to go on after an interruption."""
 
     def load(self) -> dict[str, Tensor] | None:
-        """The last state that was saved, on the CPU; None when there is none."""
+        """Return the last state that was saved, on the CPU; None when there is none."""
 
     def save(self, state: Callable[[], Mapping[str, Tensor]], final: bool) -> None:
-        """Is called after every step; may skip, unless ``final``."""
+        """Save the state after a step; may skip, unless ``final``."""
 
     def reserve(self, size: int) -> None:
-        """Is called before something is spent, with the bytes of the state to be saved. InputError where
+        """Reserve room before something is spent, for the bytes of the state to be saved. InputError where
         there is no room for it.
         """
 
@@ -41,7 +41,7 @@ class FileCheckpoints:
     """Keeps a training state, a flat dictionary of tensors, in the safetensors file at ``path``.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         run: identifies the run. The file says which run it is of, and that of another is refused.
 
     Attributes:
@@ -55,7 +55,7 @@ class FileCheckpoints:
         self._found: tuple[bytes, dict[str, Any]] | None = None
 
     def load(self) -> dict[str, Tensor] | None:
-        """The last state that was saved, on the CPU; None when there is none.
+        """Return the last state that was saved, on the CPU; None when there is none.
 
         Raises:
             InputError: the file is damaged, or of another run.
@@ -91,7 +91,7 @@ class FileCheckpoints:
         check_room(self.path, size)
 
     def spent(self) -> tuple[Event, ...]:
-        """What the run had spent when it was last saved; nothing where it was not.
+        """Return what the run had spent when it was last saved; nothing where it was not.
 
         Raises:
             InputError: as of `load`.
@@ -101,7 +101,7 @@ class FileCheckpoints:
             return tuple(Event.from_json(event) for event in found[1]["spent"]) if found else ()
 
     def _read(self) -> tuple[bytes, dict[str, Any]] | None:
-        """The file's content, verified, and its facts. It is read once, and kept until it is loaded."""
+        """Return the file's content, verified, and its facts. It is read once, and kept until loaded."""
         if self._found is not None:
             return self._found
         with reading(str(self.path)):

@@ -31,7 +31,7 @@ class RunDirectory:
     """The directory at ``path``, made by `create` or found by `open`.
 
     Attributes:
-        path: of the directory.
+        path: the path of the directory.
         config: what config.json holds.
         private: what private/run.json holds: the data's digest, the ledger's path, the run's id.
         seal: the SHA-256 of both, which identifies the run. private/run.json holds it too, and tells by it
@@ -49,7 +49,7 @@ class RunDirectory:
     def create(
         cls, path: str | os.PathLike[str], config: dict[str, Any], private: dict[str, Any]
     ) -> RunDirectory:
-        """A new run's directory; missing parents are made.
+        """Make a new run's directory, and its missing parents.
 
         Raises:
             InputError: as `check_free`, or the place cannot be written. Nothing is left behind.
@@ -76,7 +76,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunDirectory:
-        """The directory of a run that was begun earlier.
+        """Open the directory of a run that was begun earlier.
 
         Raises:
             InputError: there is none at ``path``, or its records are damaged.
@@ -106,7 +106,7 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """For one process at a time to work on the run.
+        """Lock the run, for one process at a time to work on it.
 
         Raises:
             InputError: another process does, or the file system refuses.
@@ -124,7 +124,7 @@ class RunDirectory:
             yield
 
     def of_account(self, name: str) -> str:
-        """An entry of private/run.json: "run_id", "digest" or "ledger".
+        """Return an entry of private/run.json: "run_id", "digest" or "ledger".
 
         Raises:
             InputError: it is not there.
@@ -138,32 +138,32 @@ class RunDirectory:
 
     @property
     def private_path(self) -> Path:
-        """RUN/private."""
+        """The folder RUN/private."""
         return self.path / "private"
 
     @property
     def checkpoint_path(self) -> Path:
-        """What an interrupted run goes on from, as long as it learns from private images."""
+        """The file that an interrupted run goes on from, as long as it learns from private images."""
         return self.private_path / "checkpoint.safetensors"
 
     @property
     def finishing_path(self) -> Path:
-        """What an interrupted run goes on from, once it has learned."""
+        """The file that an interrupted run goes on from, once it has learned."""
         return self.private_path / "finishing.safetensors"
 
     @property
     def learned_path(self) -> Path:
-        """What was learned from private images: all that the release is made of."""
+        """The file of what was learned from private images: all that the release is made of."""
         return self.private_path / "learned.safetensors"
 
     @property
     def release_path(self) -> Path:
-        """RUN/release, which exists once the run is complete."""
+        """The folder RUN/release, which exists once the run is complete."""
         return self.path / "release"
 
     @property
     def is_released(self) -> bool:
-        """Whether the release is written. What exists of one is complete."""
+        """True if the release is written. What exists of one is complete."""
         return self.release_path.is_dir()
 
     def release(self, files: Mapping[str, bytes]) -> None:

@@ -30,7 +30,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns what the file system refuses into one sentence.
+    """Turn what the file system refuses into one sentence.
 
     Raises:
         InputError: in place of an OSError.
@@ -56,5 +56,5 @@ def check_room(path: Path, size: int) -> None:
 
 
 def json_bytes(fields: dict[str, Any]) -> bytes:
-    """Indented JSON, as people read it."""
+    """Return indented JSON, as people read it."""
     return (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()

@@ -17,12 +17,12 @@ KIND = "generator"
 
 
 def generator_files(generator: Generator) -> dict[str, bytes]:
-    """The files from which `load_generator` makes the same generator, by name."""
+    """Return the files from which `load_generator` makes the same generator, by name."""
     return {WEIGHTS: safetensors_bytes(generator.state_dict()), CONFIG: json_bytes({KIND: generator.config})}
 
 
 def load_generator(path: Path, config: dict[str, Any]) -> Generator:
-    """The generator in a release directory whose ``config.json`` is given, on the CPU, ready for use.
+    """Return the generator in a release directory whose ``config.json`` is given, on the CPU, ready for use.
 
     Raises:
         InputError: a file is missing, damaged, or does not fit the other.

@@ -1,4 +1,4 @@
-"""What every step saw, as JSON lines: private, for whoever looks after the run."""
+"""Write what every step saw, as JSON lines: private, for whoever looks after the run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dpvision.runs.files import writing
 from dpvision.training import StepStatistics
 
 LAST_STEPS = 10
-"""Over which the loss at the end of training is taken."""
+"""The number of last steps over which the loss at the end of training is taken."""
 
 
 class Metrics:
@@ -36,7 +36,7 @@ class Metrics:
 
     @property
     def seconds(self) -> float:
-        """Spent training so far, over all the processes that worked on the run."""
+        """The seconds spent training so far, over all the processes that worked on the run."""
         return self._seconds_before + time.monotonic() - self._started
 
     @property
@@ -58,7 +58,7 @@ class Metrics:
 
 
 def _last_seconds(path: Path) -> float:
-    """The time on the last line; 0 without one. The torn line of a killed process is cut off.
+    """Return the time on the last line; 0 without one. The torn line of a killed process is cut off.
 
     Raises:
         InputError: the last line is something else, or the file system refuses.

@@ -18,14 +18,15 @@ WEIGHTS = "model.safetensors"
 
 
 def classifier_files(model: Classifier) -> dict[str, bytes]:
-    """The files from which `load_release` makes the same classifier, by name."""
+    """Return the files from which `load_release` makes the same classifier, by name."""
     if model.config is None:
         raise InputError("only a network that dpvision built can be released by name; save its state_dict")
     return {WEIGHTS: safetensors_bytes(model.state_dict()), CONFIG: json_bytes(model.config)}
 
 
 def load_release(path: str | os.PathLike[str]) -> Classifier | Generator:
-    """The classifier or generator in a release directory, on the CPU, ready for use (in evaluation mode).
+    """Return the classifier or generator in a release directory, on the CPU and in evaluation mode, ready for
+    use.
 
     Nothing is unpickled, and no code of the release is run.
 

@@ -1,4 +1,4 @@
-"""Compares a run on a data set with the same run on neighbours of it: what differs must be paid for."""
+"""Compare a run on a data set with the same run on neighbours of it: what differs must be paid for."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from dpvision.testing.recording import Release, Transcript, recorded
 from dpvision.training.trainer import EXAMPLES_AT_A_TIME
 
 Run = Callable[[Images, Path], Path]
-"""Learns from images by releases of :class:`dpvision.privacy.GaussianSumMechanism`, under a fixed seed, in a
-new folder. Returns the folder, of it or in it, that holds what may be published and nothing else.
+"""A function that learns from images by releases of :class:`dpvision.privacy.GaussianSumMechanism`, under a
+fixed seed, in a new folder. It returns the folder, of it or in it, that holds what may be published and
+nothing else.
 """
 
 ROUNDING = 1e-5
-"""Relative to the norm of a release: what rounding it to float32 may make of it."""
+"""The most that rounding a release to float32 may make of it, relative to the release's norm."""
 
 IMPROBABLE = 1e-9
-"""How improbable a statistic of right noise may be."""
+"""Probability of a statistic of right noise below which it counts as a fault."""
 
 
 class GuaranteeBroken(AssertionError):  # noqa: N818 (reads as what happened)
@@ -39,7 +40,7 @@ class Comparison:
     """A run on two neighbours.
 
     Attributes:
-        neighbours: in words, by what they differ.
+        neighbours: what the neighbours differ by, in words.
         releases: how many there were.
         emptied: batches that held the one example alone, and none in the neighbour.
         largest: distance of the sums before noise, over all releases, as a share of what was declared.
@@ -66,8 +67,8 @@ def check_guarantee(
         run: what to check. Its number of examples N and its settings must not follow from the images: N is
             public.
         images: from three to 256, real ones or random.
-        neighboring_relation: which neighbours.
-        example: by which of the images they differ, any of them.
+        neighboring_relation: the relation of the neighbours.
+        example: the index of the image by which they differ, any of them.
 
     Raises:
         GuaranteeBroken: in something they differ.
@@ -120,7 +121,7 @@ def _new(folder: str) -> Path:
 
 
 def _bound(release: Release, neighboring_relation: NeighboringRelation) -> float:
-    """How far the sums of neighbours may be apart."""
+    """Return how far apart the sums of neighbours may be."""
     mechanism = release.mechanism
     ratio = mechanism.replace_one_ratio if neighboring_relation == "replace_one" else 1.0
     return ratio * mechanism.sensitivity
@@ -140,7 +141,7 @@ def _comparison(
 
 
 def _faults_of_noise(transcript: Transcript) -> Iterator[str]:
-    """In words, what is wrong with the noise of a run."""
+    """Yield, in words, what is wrong with the noise of a run."""
     if not transcript.releases:
         yield "nothing was released by a mechanism"
         return
@@ -165,7 +166,7 @@ def _faults_of_noise(transcript: Transcript) -> Iterator[str]:
 
 
 def _is_correlated(products: torch.Tensor) -> bool:
-    """Whether their sum is too large for products of independent standard normal numbers.
+    """Say whether the sum is too large for products of independent standard normal numbers.
 
     Of n of them, P[sum ≥ s] ≤ (1 − t²)^(−n/2)·e^(−ts) for every t in (0, 1) (Chernoff).
     """
@@ -175,7 +176,7 @@ def _is_correlated(products: torch.Tensor) -> bool:
 
 
 def _faulty_size(where: str, noise: torch.Tensor) -> Iterator[str]:
-    """Squares of standard normal numbers add up to a chi-squared one."""
+    """Yield what is wrong with the noise's size: squares of standard normal numbers are chi-squared."""
     total, count = float(noise.square().sum()), len(noise)
     if min(chi2.cdf(total, count), chi2.sf(total, count)) < IMPROBABLE:
         deviation = math.sqrt(total / count)
@@ -183,7 +184,7 @@ def _faulty_size(where: str, noise: torch.Tensor) -> Iterator[str]:
 
 
 def _differing_batches(pair: Neighbours, first: Transcript, second: Transcript) -> Iterator[str]:
-    """In words, in which batches examples are not as they were that are in both data sets."""
+    """Yield, in words, in which batches examples that are in both data sets are not as they were."""
     if len(first.batches) != len(second.batches):
         yield f"there were {len(second.batches)} batches in place of {len(first.batches)}"
     changed, present = int(pair.data.ids[pair.index]), set(pair.neighbour.ids.tolist())
@@ -201,7 +202,7 @@ def _differing_batches(pair: Neighbours, first: Transcript, second: Transcript) 
 def _differences(
     first: Transcript, second: Transcript, neighboring_relation: NeighboringRelation
 ) -> Iterator[str]:
-    """In words, what of a replayed run is not as in the first and should be."""
+    """Yield, in words, what of a replayed run is not as in the first and should be."""
     if len(first.releases) != len(second.releases):
         yield f"there were {len(second.releases)} releases in place of {len(first.releases)}"
     for number, (before, after) in enumerate(zip(first.releases, second.releases, strict=False), start=1):
@@ -219,7 +220,7 @@ def _differences(
 
 
 def _public(release: Release) -> tuple[object, ...]:
-    """All of a release that is declared public."""
+    """Return all of a release that is declared public."""
     mechanism = release.mechanism
     shapes = {name: tuple(total.shape) for name, total in release.sums.items()}
     sampler = mechanism.sampler
@@ -234,7 +235,7 @@ def _public(release: Release) -> tuple[object, ...]:
 
 
 def _differing_files(published: Path, published_again: Path) -> Iterator[str]:
-    """In words, which published files differ."""
+    """Yield, in words, which published files differ."""
     before, after = _files(published), _files(published_again)
     if not before:
         yield f"nothing was published in {published.name}"

@@ -17,11 +17,11 @@ class Neighbours:
     """Two data sets that differ by one example.
 
     Attributes:
-        name: in words, by what.
+        name: what they differ by, in words.
         data: D.
         neighbour: D′, which lacks that example, or has another one in its place. All others have the same ids
             in both.
-        index: where the example is in D.
+        index: the index of the example in D.
     """
 
     name: str
@@ -33,11 +33,11 @@ class Neighbours:
 def neighbours(
     images: Images, neighboring_relation: NeighboringRelation, example: int = -1
 ) -> list[Neighbours]:
-    """Neighbours of these images, and of those that are left when a class loses all images but one.
+    """Return neighbours of these images, and of those left when a class loses all images but one.
 
     Args:
         images: at least three.
-        neighboring_relation: in which sense.
+        neighboring_relation: the relation in which they are neighbours.
         example: the index of the example that leaves, or changes. Negative ones count from the end.
 
     Raises:
@@ -82,5 +82,5 @@ def _without(name: str, data: Images, index: int) -> Neighbours:
 
 
 def _changed(data: Images, index: int, change: dict[str, Tensor]) -> dict[str, Any]:
-    """The tensors of the data, with others for one example."""
+    """Return the tensors of the data, with others for one example."""
     return {name: getattr(data, name).index_put((torch.tensor(index),), one) for name, one in change.items()}

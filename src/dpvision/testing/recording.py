@@ -24,7 +24,7 @@ class Release:
     """One release: what went into the mechanism, and what came out of it.
 
     Attributes:
-        mechanism: which.
+        mechanism: the mechanism that released.
         sums: float64, before noise.
         noisy: float64, after it.
         order: what the mechanism did meanwhile: "recorded", the event in the account, or "drawn", bits.
@@ -39,17 +39,17 @@ class Release:
 
     @property
     def noise(self) -> Tensor:
-        """``[D]``, in units of the standard deviation that the mechanism states."""
+        """The noise ``[D]``, in units of the standard deviation that the mechanism states."""
         difference = torch.cat([(self.noisy[name] - total).flatten() for name, total in self.sums.items()])
         return difference / self.mechanism.standard_deviation
 
     @property
     def norm(self) -> float:
-        """Of the sums before noise: L2, over all of them."""
+        """The L2 norm, over all sums, of the sums before noise."""
         return math.hypot(*(float(total.norm()) for total in self.sums.values()))
 
     def distance(self, other: Release) -> float:
-        """Of the sums before noise from those of another release: L2, over all of them."""
+        """Return the L2 distance, over all sums, of the sums before noise from those of another release."""
         return math.hypot(*(float((total - other.sums[name]).norm()) for name, total in self.sums.items()))
 
 
@@ -58,10 +58,11 @@ class Transcript:
     """A run as its mechanism and its batches saw it.
 
     Attributes:
-        releases: in their order.
+        releases: the releases, in their order.
         batches: whose views were made, call by call: by the id of each example, a digest of its views and
             targets.
-        norms: of the gradients that were summed, by sum: by the id of each example, the norm and the loss.
+        norms: the norms of the gradients that were summed, by sum: by the id of each example, the norm and
+            the loss.
     """
 
     releases: list[Release] = field(default_factory=list)
@@ -71,11 +72,11 @@ class Transcript:
 
 @contextmanager
 def recorded(replayed: Transcript | None = None) -> Iterator[Transcript]:
-    """While this lasts, the transcript that it yields is written, of this thread's runs, and the clock stands
-    still, so that no time differs.
+    """Yield a transcript, which is written of this thread's runs while this lasts. The clock stands still, so
+    that no time differs.
 
     Args:
-        replayed: of an earlier run. The mechanism then hands out that run's releases.
+        replayed: the transcript of an earlier run. The mechanism then hands out that run's releases.
     """
     transcript = Transcript()
     release, views = GaussianSumMechanism.release, PrivateTrainer._views
@@ -124,7 +125,7 @@ def recorded(replayed: Transcript | None = None) -> Iterator[Transcript]:
 
 
 def _digest(views: Tensor, targets: Tensor) -> bytes:
-    """Of one example's, to the bit."""
+    """Return the digest of one example's views and targets, to the bit."""
     sha256 = hashlib.sha256()
     for tensor in (views, targets):
         sha256.update(repr((tensor.dtype, tensor.shape)).encode())

@@ -54,7 +54,7 @@ def method_run(
     device: str = "cpu",
     **options: Any,
 ) -> Run:
-    """A run of `dpvision.train`, or for "dp-mepf" of `dpvision.synthesize`.
+    """Return a run of `dpvision.train`, or for "dp-mepf" of `dpvision.synthesize`.
 
     Args:
         method: its name.
@@ -97,14 +97,14 @@ def training_run(
     learning_rate: float = 0.5,
     seed: int = 0,
 ) -> Run:
-    """DP-SGD by :class:`dpvision.training.PrivateTrainer` on the cross-entropy of a network.
+    """Return a run of DP-SGD by :class:`dpvision.training.PrivateTrainer` on the cross-entropy of a network.
 
     Args:
         network: maps float ``[N, C, H, W]`` to logits. Every run begins with a copy of it.
         num_examples: N, as it is declared, the same for all neighbours.
         policy: the views of an example; by default the image itself.
-        max_grad_norm, noise_multiplier, sample_rate, steps, learning_rate: of plain SGD.
-        seed: of batches, views and noise.
+        max_grad_norm, noise_multiplier, sample_rate, steps, learning_rate: those of plain SGD.
+        seed: the seed of batches, views and noise.
 
     """
     sampler = PoissonSampler(num_examples, sample_rate)
@@ -143,7 +143,7 @@ def largest_contribution(
         policy: the views of an example; by default the image itself.
         max_grad_norm: the clipping norm.
         steps: how often, each time with other views, labels and places, and the same weights.
-        seed: of the views.
+        seed: the seed of the views.
     """
     worst = WorstImages(images, getattr(policy, "pool", None))
     trainer = _trainer(network, images, FullBatch(len(images)), policy, max_grad_norm, seed=seed)
@@ -164,13 +164,13 @@ def embedding_run(
     noise_multiplier: float = 1.0,
     seed: int = 0,
 ) -> Run:
-    """The release of DP-MEPF with an encoder of yours.
+    """Return the release of DP-MEPF with an encoder of yours.
 
     Args:
         encoder: public, frozen.
         num_examples: N, as it is declared, the same for all neighbours.
-        second_moment_weight, noise_multiplier: of the release.
-        seed: of the noise.
+        second_moment_weight, noise_multiplier: those of the release.
+        seed: the seed of the noise.
     """
     method, budget = DPMEPF(), ENOUGH
     config = DPMEPFConfig(
@@ -201,7 +201,7 @@ def _trainer(
     learning_rate: float = 1.0,
     seed: int = 0,
 ) -> PrivateTrainer:
-    """A trainer of a copy of the network."""
+    """Return a trainer of a copy of the network."""
     model = deepcopy(network)
     assert images.labels is not None, "training takes labels"
     return PrivateTrainer(

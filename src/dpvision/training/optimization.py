@@ -18,7 +18,7 @@ Schedule = Literal["constant", "linear", "cosine"]
 def make_optimizer(
     name: OptimizerName, parameters: Iterable[nn.Parameter], learning_rate: float, momentum: float
 ) -> torch.optim.Optimizer:
-    """``sgd`` (with ``momentum``) or ``adam``, without weight decay. InputError for another name."""
+    """Make ``sgd`` (with ``momentum``) or ``adam``, without weight decay. InputError for another name."""
     if name == "sgd":
         return torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum)
     if name == "adam":
@@ -27,9 +27,7 @@ def make_optimizer(
 
 
 def schedule_factor(schedule: Schedule, step: int, steps: int) -> float:
-    """What the learning rate is multiplied by at ``step`` (from 0) of ``steps``. InputError for
-    another name.
-    """
+    """Return the learning rate's factor at ``step`` (from 0) of ``steps``. InputError for another name."""
     progress = step / steps
     if schedule == "constant":
         return 1.0

@@ -12,7 +12,7 @@ from dpvision.training.saved_state import check_finite
 
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:
-    """All that it has learned of its parameters; settings such as the learning rate are not in it."""
+    """Return all that it has learned of its parameters, without settings such as the learning rate."""
     return {
         f"{index}.{key}": torch.as_tensor(value)
         for index, values in optimizer.state_dict()["state"].items()

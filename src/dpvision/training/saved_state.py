@@ -1,4 +1,4 @@
-"""What was saved of a training must fit what it is loaded into, to the last shape."""
+"""Check that what was saved of a training fits what it is loaded into, to the last shape."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def check_tensors(saved: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raises ValueError unless both have the same names, shapes and types, and what was saved is finite."""
+    """Raise ValueError unless both have the same names, shapes and types, and what was saved is finite."""
     for name in saved.keys() ^ expected.keys():
         raise ValueError(f"{name} is {'not expected' if name in saved else 'missing'}")
     for name, tensor in expected.items():
@@ -21,13 +21,13 @@ def check_tensors(saved: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Raises ValueError where there is a number that is none, or infinite."""
+    """Raise ValueError where a number is not finite."""
     if not tensor.isfinite().all():
         raise ValueError(f"{name} is not finite")
 
 
 def whole_number(state: Mapping[str, Tensor], name: str, largest: int) -> int:
-    """The number of this name. KeyError or ValueError unless it is there and from 0 to ``largest``."""
+    """Return the number of this name. KeyError or ValueError unless it is there and from 0 to ``largest``."""
     found = state[name]
     if found.dim() or found.is_floating_point() or not 0 <= found <= largest:
         raise ValueError(f"{name} is not a whole number from 0 to {largest}")

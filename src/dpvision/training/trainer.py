@@ -51,7 +51,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class StepKeys:
-    """What examples draw from in one step: for their views, and for the network's dropout."""
+    """The keys from which examples draw in one step: for their views, and for the network's dropout."""
 
     views: ExampleKey
     dropout: ExampleKey
@@ -59,7 +59,7 @@ class StepKeys:
 
 @dataclass(frozen=True)
 class StepStatistics:
-    """What one step saw: private, without noise, and for ``private/`` only."""
+    """The statistics of one step: private, without noise, and for ``private/`` only."""
 
     step: int
     batch_size: int
@@ -70,7 +70,7 @@ class StepStatistics:
 
 
 class OnBatch(Protocol):
-    """Is shown what each step takes its sum over, before anything is released. It changes nothing.
+    """A callback that is shown what each step takes its sum over, before any release. It changes nothing.
 
     ``encode``: makes examples of images uint8 ``[B, C, H, W]``, where they are not images themselves.
     """
@@ -99,7 +99,7 @@ class PrivateTrainer:
             sensitivity.
         mechanism: adds the noise, and draws the batches by its sampler.
         phases: what is trained when, and how. They share the average and the account.
-        ema_decay: of the weights that are released.
+        ema_decay: the decay of the weights that are released.
         random: where batches, views and noise come from.
         ids: int64 ``[N]``, distinct: whose draws an example gets, see :mod:`dpvision.privacy.by_example`. By
             default 0 … N − 1.
@@ -148,8 +148,8 @@ class PrivateTrainer:
         self._examples, self._labels = examples.to(self.device), labels.to(self.device)
 
     def step(self, account: Recorder) -> StepStatistics:
-        """One noisy step. The account records it, durably, before the noise is drawn; if it refuses, nothing
-        has changed.
+        """Take one noisy step. The account records it, durably, before the noise is drawn; if it refuses,
+        nothing has changed.
         """
         step = self.steps_done
         phase, step_of_phase = self._phase_of(step)
@@ -176,7 +176,7 @@ class PrivateTrainer:
         return statistics
 
     def _phase_of(self, step: int) -> tuple[Phase, int]:
-        """The phase that step ``step`` (from 0) belongs to, and its number there."""
+        """Return the phase that step ``step`` (from 0) belongs to, and its number there."""
         for phase in self.phases[:-1]:
             if step < phase.steps:
                 return phase, step
@@ -194,7 +194,7 @@ class PrivateTrainer:
         self._phase = phase
 
     def _taken(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Examples, labels and ids at the indices ``batch`` ``[B]``, in increasing order."""
+        """Return examples, labels and ids at the indices ``batch`` ``[B]``, in increasing order."""
         everything = (self._examples, self._labels, self._ids)
         if len(batch) == len(self._ids):  # no copy of what may be gigabytes of features
             return everything
@@ -202,15 +202,15 @@ class PrivateTrainer:
         return examples, labels, ids
 
     def keys(self, step: int) -> StepKeys:
-        """The keys of a step. Of a secure source each call draws new ones: one call serves a whole batch."""
+        """Return the keys of a step. A secure source draws new ones at each call: one call serves a batch."""
         return StepKeys(
             views=self.random.at("views", step).by_example(),
             dropout=self.random.at("dropout", step).by_example(),
         )
 
     def clipped_sum(self, examples: Tensor, labels: Tensor, ids: Tensor, keys: StepKeys) -> ClippedSum:
-        """The clipped gradient sum of examples ``[B, …]`` with these labels and ids, ``[B]`` each, in a step
-        with these keys, some of them at a time. B may be 0.
+        """Compute the clipped gradient sum of examples ``[B, …]`` with these labels and ids, ``[B]`` each, in
+        a step with these keys, some of them at a time. B may be 0.
 
         What an example adds depends on it, its label, its id, the keys and the weights: one more changes the
         sum by what that one adds, and by nothing else.
@@ -234,7 +234,7 @@ class PrivateTrainer:
         )
 
     def _views(self, examples: Tensor, labels: Tensor, ids: Tensor, keys: StepKeys) -> tuple[Tensor, Tensor]:
-        """Views and targets of examples, see :class:`ViewPolicy`."""
+        """Return views and targets of examples, see :class:`ViewPolicy`."""
         return self.policy(examples, labels, keys.views.of(ids))
 
     def _statistics(self, clipped: ClippedSum, step: int) -> StepStatistics:
@@ -250,8 +250,8 @@ class PrivateTrainer:
         )
 
     def state(self) -> dict[str, Tensor]:
-        """All that a later process needs to go on, as one flat dictionary of tensors. Weights that are not
-        averages are covered by the account like these, but a checkpoint is kept private all the same: a
+        """Return all that a later process needs to go on, as one flat dictionary of tensors. Weights that are
+        not averages are covered by the account like these, but a checkpoint is kept private all the same: a
         mechanism's state may hold the noise (`Stateful`).
         """
         found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}

@@ -21,7 +21,7 @@ def check_no_leak(policy: ViewPolicy, shape: tuple[int, ...]) -> None:
 
     Args:
         policy: the policy to check.
-        shape: of the examples it will see, such as (C, H, W).
+        shape: the shape of the examples it will see, such as (C, H, W).
 
     Raises:
         InputError: if the policy leaks, does not return ``[B, K, …]``, or has randomness from elsewhere.

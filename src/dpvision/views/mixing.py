@@ -25,7 +25,7 @@ class DPMix:
     """A view policy: views of an example, public images augmented likewise, and mixtures of two of these.
 
     Attributes:
-        augmentation: of the example, K_base times, and of each public image, once.
+        augmentation: the augmentation of the example, K_base times, and of each public image, once.
         k_self: how many mixtures. Each is of two different members of the list of all views of the example
             and its public images, every pair being as likely, with weights λ and 1 − λ, λ ~ Beta(α, α), for
             pixels and labels alike.
@@ -62,7 +62,7 @@ class DPMix:
 
     @property
     def members(self) -> int:
-        """Of the list that is mixed: K_base + K_diff."""
+        """The number of members of the list that is mixed: K_base + K_diff."""
         return self.augmentation.augmult + self.k_diff
 
     @property
@@ -71,8 +71,8 @@ class DPMix:
         return base + (self.k_diff if self.pool_in_mean else 0) + self.k_self
 
     def __call__(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
-        """``[B, C, H, W], [B] -> [B, K, C, H, W], [B, K]``, or ``[B, K, num_classes]`` with a pool: see
-        :class:`dpvision.views.policy.ViewPolicy`.
+        """Make views, ``[B, C, H, W], [B] -> [B, K, C, H, W], [B, K]``, or ``[B, K, num_classes]`` with a
+        pool: see :class:`dpvision.views.policy.ViewPolicy`.
 
         Every example takes the next numbers that are its own: for its views, for the choice of public images
         and their views, and for its mixtures.
@@ -97,8 +97,8 @@ class DPMix:
         )
 
     def _draw(self, pool: Pool, choosing: Tensor, augmenting: Tensor) -> tuple[Tensor, Tensor]:
-        """Public images ``[B, k_diff, C, H, W]`` and labels ``[B, k_diff, num_classes]`` for uniform numbers
-        ``[B, k_diff]`` and ``[B, k_diff, numbers_per_view]``.
+        """Draw public images ``[B, k_diff, C, H, W]`` and labels ``[B, k_diff, num_classes]`` for uniform
+        numbers ``[B, k_diff]`` and ``[B, k_diff, numbers_per_view]``.
         """
         device, augmentation = choosing.device, replace(self.augmentation, include_original=False)
         chosen = (choosing * len(pool)).long().to(pool.pixels.device)  # [B, k_diff]
@@ -107,8 +107,8 @@ class DPMix:
         return public.view(images.shape), labels
 
     def _kept(self, base: Tensor, public: Tensor, mixed: Tensor) -> Tensor:
-        """What the gradient is the mean over, of members ``[B, K_base, …]``, ``[B, k_diff, …]`` and mixtures
-        ``[B, k_self, …]``.
+        """Return what the gradient is the mean over, of members ``[B, K_base, …]``, ``[B, k_diff, …]`` and
+        mixtures ``[B, k_self, …]``.
         """
         kept = [base] if self.base_in_mean else []
         kept += [public] if self.pool_in_mean else []
@@ -117,8 +117,10 @@ class DPMix:
 
 @dataclass(frozen=True)
 class Pairs:
-    """What is mixed with what: ``first`` and ``second``, indices ``[B, k]`` of different members of each
-    example's list, and ``weight`` ``[B, k]`` of the first; the second has the rest.
+    """The pairs that are mixed, of each of B examples.
+
+    ``first`` and ``second`` are indices ``[B, k]`` of different members of each example's list, and
+    ``weight`` ``[B, k]`` is the weight of the first; the second has the rest.
     """
 
     first: Tensor
@@ -127,7 +129,7 @@ class Pairs:
 
     @classmethod
     def draw(cls, uniform: Tensor, members: int, alpha: float) -> Pairs:
-        """Pairs for uniform numbers ``[B, k, 3]``: all ordered pairs alike, weights from Beta(α, α)."""
+        """Draw pairs for uniform numbers ``[B, k, 3]``: all ordered pairs alike, weights from Beta(α, α)."""
         first = (uniform[..., 0] * members).long()
         # One of the others: so many places further on, from the last round to the first.
         second = (first + 1 + (uniform[..., 1] * (members - 1)).long()) % max(members, 1)
@@ -136,7 +138,7 @@ class Pairs:
         return cls(first, second, weight.to(uniform))
 
     def mix(self, members: Tensor) -> Tensor:
-        """``[B, M, …] -> [B, k, …]``."""
+        """Mix members: ``[B, M, …] -> [B, k, …]``."""
         example = torch.arange(len(members), device=members.device)[:, None]
         weight = self.weight.reshape(self.weight.shape + (1,) * (members.ndim - 2))
         return torch.lerp(members[example, self.second], members[example, self.first], weight)

@@ -1,4 +1,4 @@
-"""What a view policy is."""
+"""Define what a view policy is."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ViewPolicy(Protocol):
 
     @property
     def views_per_example(self) -> int:
-        """K, at least 1."""
+        """The number K of views per example, at least 1."""
 
     def __call__(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
         """Make the views of a batch.
@@ -32,7 +32,7 @@ class ViewPolicy(Protocol):
         Args:
             pixels: uint8 ``[B, C, H, W]``. B may be 0.
             targets: int64 ``[B]``, class indices.
-            draws: of these examples, in their order. What it hands out is on the CPU.
+            draws: the draws of these examples, in their order. What it hands out is on the CPU.
 
         Returns:
             views: float32 ``[B, K, C, H, W]`` in [0, 1], on the pixels' device.

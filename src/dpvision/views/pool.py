@@ -61,7 +61,7 @@ class Pool:
             raise InputError(f"{self.source}: the targets of a pool must be probabilities that sum to 1")
 
     def to_json(self) -> dict[str, Any]:
-        """What is said of the pool in public."""
+        """Return what is said of the pool in public."""
         return {"images": len(self), "digest": self.digest, "provenance": self.provenance}
 
     def __len__(self) -> int:
@@ -69,7 +69,7 @@ class Pool:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) of pixels, targets and class names: the pool's identity. Public, as they are."""
+        """The SHA-256 (hex) of pixels, targets and class names: the pool's identity. Public, as they are."""
         sha256 = hashlib.sha256(repr((tuple(self.pixels.shape), self.class_names)).encode())
         sha256.update(self.pixels.cpu().contiguous().numpy().data)
         sha256.update(self.targets.cpu().contiguous().numpy().astype("<f4").data)
@@ -79,7 +79,7 @@ class Pool:
 def open_pool(
     spec: str | os.PathLike[str], image_shape: tuple[int, int, int], class_names: Sequence[str]
 ) -> Pool:
-    """Reads a pool to go with private images.
+    """Read a pool to go with private images.
 
     Whoever calls this declares its images public: no privacy guarantee covers them.
 
@@ -88,7 +88,7 @@ def open_pool(
             labels, such as a plain folder of them, get the same probability for every class.
         image_shape: (C, H, W) of the private images. The pool's become grey or RGB likewise and, if these
             are square, squares of that side.
-        class_names: of the private images.
+        class_names: the class names of the private images.
 
     Raises:
         InputError: the images cannot be read or brought to that shape, are private ones that have a ledger,
@@ -113,7 +113,7 @@ def open_pool(
 
 
 def pool_images(spec: str | os.PathLike[str], size: int | None, channels: int | None) -> Images:
-    """The images of a pool, with labels if it has any; size and channels are those of ``open_images``.
+    """Return the images of a pool, with labels if it has any; size and channels are those of ``open_images``.
 
     Raises:
         InputError: they cannot be read.
@@ -122,7 +122,7 @@ def pool_images(spec: str | os.PathLike[str], size: int | None, channels: int | 
 
 
 def pool_split(spec: str | os.PathLike[str]) -> str:
-    """The split that is the pool: "train", or the only one.
+    """Return the split that is the pool: "train", or the only one.
 
     Raises:
         InputError: there are others, and more than one.
@@ -134,7 +134,7 @@ def pool_split(spec: str | os.PathLike[str]) -> str:
 
 
 def pool_provenance(spec: str | os.PathLike[str]) -> dict[str, Any]:
-    """What ``pool.json`` in a pool's folder says; of a pool without one, where it is.
+    """Return what ``pool.json`` in a pool's folder says or, for a pool without one, where the pool is.
 
     Raises:
         InputError: the record is damaged.
@@ -153,7 +153,7 @@ def pool_provenance(spec: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def refuse_private(pool: Pool, images: Images) -> None:
-    """Checks that no image of the pool is a private one, pixel for pixel, where both have the same shape.
+    """Check that no image of the pool is a private one, pixel for pixel, where both have the same shape.
 
     Copies that were changed, if only by another compression, go unnoticed.
 
@@ -170,7 +170,7 @@ def refuse_private(pool: Pool, images: Images) -> None:
 
 
 def _targets(images: Images, class_names: Sequence[str]) -> Tensor:
-    """float32 [P, num_classes] for images of a pool."""
+    """Return targets, float32 [P, num_classes], for images of a pool."""
     if images.labels is None:
         return torch.full((len(images), len(class_names)), 1 / len(class_names))
     try:

@@ -60,11 +60,12 @@ class SelfAugmentation:
 
     @property
     def numbers_per_view(self) -> int:
-        """How many uniform numbers a view takes."""
+        """The number of uniform numbers that a view takes."""
         return sum(self._numbers())
 
     def __call__(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
-        """``[B, C, H, W], [B] -> [B, K, C, H, W], [B, K]``: see :class:`dpvision.views.policy.ViewPolicy`.
+        """Make views, ``[B, C, H, W], [B] -> [B, K, C, H, W], [B, K]``: see
+        :class:`dpvision.views.policy.ViewPolicy`.
 
         Every example takes the next numbers that are its own, as many for each view.
         """
@@ -73,8 +74,8 @@ class SelfAugmentation:
         return self.make(pixels, uniform), targets[:, None].repeat(1, self.augmult)
 
     def make(self, pixels: Tensor, uniform: Tensor) -> Tensor:
-        """The views ``[B, K, C, H, W]`` of images uint8 ``[B, C, H, W]`` for numbers ``[B, K,
-        numbers_per_view]`` in [0, 1), whatever K is.
+        """Return the views ``[B, K, C, H, W]`` of images uint8 ``[B, C, H, W]`` for numbers
+        ``[B, K, numbers_per_view]`` in [0, 1), whatever K is.
         """
         _, C, H, W = pixels.shape
         if self.pad >= min(H, W):
@@ -96,7 +97,7 @@ class SelfAugmentation:
         return views
 
     def _numbers(self) -> list[int]:
-        """How many numbers each step of a view takes."""
+        """Return how many numbers each step of a view takes."""
         return [
             3,
             transforms.NUMBERS_PER_CROP if self.smallest_crop < 1 else 0,

@@ -1,6 +1,4 @@
-"""What can be done to an image at random: pure functions of pixels and uniform numbers in [0, 1), for many
-images at once.
-"""
+"""Transform many images at once, at random: pure functions of pixels and uniform numbers in [0, 1)."""
 
 from __future__ import annotations
 
@@ -38,13 +36,13 @@ def shifted(pixels: Tensor, uniform: Tensor, pad: int, flip: bool) -> Tensor:
 
 
 def _reflect(index: Tensor, size: int) -> Tensor:
-    """Positions outside 0 … size − 1 reflected at the first and last one, which are not repeated."""
+    """Reflect positions outside 0 … size − 1 at the first and last one, which are not repeated."""
     return size - 1 - (size - 1 - index.abs()).abs()
 
 
 def resized_crops(x: Tensor, uniform: Tensor, smallest: float) -> Tensor:
-    """A crop of each image ``[V, C, H, W]``, of ``smallest`` to all of its area and a ratio of sides between
-    3/4 and 4/3 of the image's, resized to the image's size (torchvision's ``RandomResizedCrop``).
+    """Return a crop of each image ``[V, C, H, W]``, of ``smallest`` to all of its area and a ratio of sides
+    between 3/4 and 4/3 of the image's, resized to the image's size (torchvision's ``RandomResizedCrop``).
 
     Args:
         uniform: ``[V, NUMBERS_PER_CROP]``.
@@ -59,7 +57,7 @@ def resized_crops(x: Tensor, uniform: Tensor, smallest: float) -> Tensor:
 
 
 def jitter_colors(x: Tensor, uniform: Tensor, strength: float) -> None:
-    """In place: scale brightness, then contrast, then saturation of images ``[V, C, H, W]`` in [0, 1] by
+    """Scale, in place, brightness, then contrast, then saturation of images ``[V, C, H, W]`` in [0, 1] by
     factors from U[max(0, 1 − strength), 1 + strength], for numbers ``[V, 3]``. Grey images have no
     saturation.
     """
@@ -77,7 +75,7 @@ def jitter_colors(x: Tensor, uniform: Tensor, strength: float) -> None:
 
 
 def cut_out(x: Tensor, uniform: Tensor, side: int) -> None:
-    """In place: cover a square of ``side`` pixels of images ``[V, C, H, W]`` by mid-grey, its centre drawn
+    """Cover, in place, a square of ``side`` pixels of images ``[V, C, H, W]`` by mid-grey, its centre drawn
     from all pixels by numbers ``[V, 2]``.
     """
     height, width = x.shape[-2:]
@@ -87,7 +85,7 @@ def cut_out(x: Tensor, uniform: Tensor, side: int) -> None:
 
 
 def _covered(uniform: Tensor, size: int, side: int) -> Tensor:
-    """Which of ``size`` pixels lie in a stretch of ``side`` around a random one: ``[V] -> [V, size]``."""
+    """Choose the pixels, of ``size``, in a stretch of ``side`` around a random one: ``[V] -> [V, size]``."""
     start = (uniform * size).long()[:, None] - side // 2
     place = torch.arange(size, device=uniform.device)
     return (place >= start) & (place < start + side)

@@ -8,13 +8,11 @@ from dpvision.privacy.by_example import ExampleDraws
 
 
 class Unchanged:
-    """A view policy for examples that are no images any more, such as features: each has itself for its only
-    view.
-    """
+    """A view policy for examples that are no images any more, such as features: each is its own only view."""
 
     views_per_example = 1
 
     def __call__(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
-        """``[B, …], [B] -> [B, 1, …], [B, 1]``, the examples as floating point."""
+        """Return ``[B, …], [B] -> [B, 1, …], [B, 1]``, the examples as floating point."""
         floating = pixels if pixels.is_floating_point() else pixels.float()
         return floating.unsqueeze(1), targets.unsqueeze(1)

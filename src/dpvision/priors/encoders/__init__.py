@@ -1,4 +1,4 @@
-"""Encoders: from images to features, frozen, learned without private data or not learned at all.
+"""Encoders, which map images to features: frozen, and learned without private data or not learned at all.
 
 Each kind has a file; encoder.py says what all of them are, and registry.py which name belongs to which.
 """

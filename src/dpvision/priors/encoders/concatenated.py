@@ -22,7 +22,7 @@ class ConcatenatedEncoder(Encoder):
     number of its features do not decide how much it counts.
 
     Args:
-        parts: of the same images.
+        parts: encoders of the same images.
         part_weights: the norms of their features instead, by default all 1.
 
     Raises:
@@ -54,17 +54,21 @@ class ConcatenatedEncoder(Encoder):
         return torch.cat([weight * F.normalize(part(x), dim=1) for weight, part in weighted], dim=1)
 
     def mean_directions(self, x: Tensor, groups: int) -> Tensor:
-        """As if every part saw something in every image: then all features have one norm."""
+        """Compute mean directions as if every part saw something in every image: all features then have one
+        norm.
+        """
         weighted = zip(self.part_weights, self.parts, strict=True)
         means = [weight * cast(Encoder, part).mean_directions(x, groups) for weight, part in weighted]
         return torch.cat(means, dim=1) / math.hypot(*self.part_weights)
 
     def shrunk(self, means: Tensor, noise: Tensor) -> Tensor:
-        """Part by part."""
+        """Bring the means nearer to what they were, part by part."""
         return torch.cat([part.shrunk(m, noise) for part, m in self._by_part(means)], dim=1)
 
     def gaussian_images(self, means: Tensor, rank: int) -> GaussianImages | None:
-        """Of the first part that knows any. A law of images does not depend on a part's weight."""
+        """Return the Gaussian images of the first part that has any: they do not depend on a part's
+        weight.
+        """
         found = (part.gaussian_images(m, rank) for part, m in self._by_part(means))
         return next((images for images in found if images is not None), None)
 

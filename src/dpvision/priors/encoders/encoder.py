@@ -1,4 +1,4 @@
-"""What every encoder is: a frozen module that knows how to be built again."""
+"""Define what every encoder is: a frozen module that knows how to be built again."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dpvision.networks.gaussian_images import GaussianImages
 from dpvision.privacy.errors import InputError
 
 Shape = tuple[int, int, int]
-"""(C, H, W) of images."""
+"""The shape (C, H, W) of images."""
 
 Provenance = dict[str, Any]
-"""Where weights came from, as JSON types."""
+"""A record of where weights came from, as JSON types."""
 
 
 class Encoder(nn.Module):
@@ -43,7 +43,7 @@ class Encoder(nn.Module):
         return super().train(False)
 
     def mean_directions(self, x: Tensor, groups: int) -> Tensor:
-        """The mean of e / ‖e‖ over each of so many groups of features e, zero counting as zero.
+        """Return the mean of e / ‖e‖ over each of so many groups of features e, zero counting as zero.
 
         Args:
             x: images ``[B, C, H, W]``, those of the first group first, all groups of one size.
@@ -55,8 +55,8 @@ class Encoder(nn.Module):
         return F.normalize(self(x), dim=1).unflatten(0, (groups, -1)).mean(dim=1)
 
     def shrunk(self, means: Tensor, noise: Tensor) -> Tensor:
-        """Mean directions that were released with noise, brought nearer to what they were before, by what is
-        known of all means of such features. Here: nothing.
+        """Bring mean directions that were released with noise nearer to what they were before, by what is
+        known of all means of such features. Here: do nothing.
 
         Args:
             means: ``[K, D]``.
@@ -68,14 +68,14 @@ class Encoder(nn.Module):
         return means
 
     def gaussian_images(self, means: Tensor, rank: int) -> GaussianImages | None:
-        """Images of K classes as these mean directions ``[K, D]`` have them, in closed form and of that rank,
-        or None where features do not say so much.
+        """Return images of K classes as these mean directions ``[K, D]`` have them, in closed form and of
+        that rank, or None where features do not say so much.
         """
         return None
 
 
 def as_rgb(x: Tensor) -> Tensor:
-    """Grey or RGB images ``[B, 1 or 3, H, W]`` as ``[B, 3, H, W]``."""
+    """Return grey or RGB images ``[B, 1 or 3, H, W]`` as ``[B, 3, H, W]``."""
     return x.expand(-1, 3, -1, -1)
 
 

@@ -1,4 +1,4 @@
-"""What layers inside a network give, chosen by name."""
+"""Return the outputs of layers inside a network, chosen by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dpvision.privacy.errors import InputError
 
 
 def check_layers(what: str, network: nn.Module, layers: Sequence[str]) -> None:
-    """Raises InputError unless these are names of submodules, each once; ``what`` is for the message."""
+    """Raise InputError unless these are names of submodules, each once; ``what`` is for the message."""
     names = [name for name, _ in network.named_modules() if name]
     if not layers or len(set(layers)) < len(layers):
         raise InputError(f"{what}: layers must be names of one layer or more, each once, not {list(layers)}")
@@ -26,7 +26,8 @@ def check_layers(what: str, network: nn.Module, layers: Sequence[str]) -> None:
 
 
 def layer_outputs(network: nn.Module, layers: Sequence[str], x: Any) -> list[Tensor]:
-    """The outputs of the submodules of those names when x goes through the network, in the order of names.
+    """Return the outputs of the submodules of those names when x goes through the network, in the order of
+    names.
 
     They are copies: a network may overwrite them in place later on, as ReLUs often do. The network has hooks
     only meanwhile, so that nothing of x stays behind in it.
@@ -48,7 +49,7 @@ def layer_outputs(network: nn.Module, layers: Sequence[str], x: Any) -> list[Ten
 
 
 def up_to(network: nn.Sequential, layers: Sequence[str]) -> nn.Sequential:
-    """A sequence without the modules behind the last of these layers, which all exist. Names stay."""
+    """Return a sequence without the modules behind the last of these layers, which all exist. Names stay."""
     children = list(network.named_children())
     holds = [[layer for layer in layers if f"{layer}.".startswith(f"{name}.")] for name, _ in children]
     last = max(index for index, held in enumerate(holds) if held)

@@ -28,7 +28,7 @@ class Architecture:
 
     Attributes:
         build: makes it, without its classifier.
-        layers: that are exposed by default.
+        layers: the layers that are exposed by default.
         classifier: what the names of the classifier's weights begin with.
     """
 
@@ -51,7 +51,7 @@ ARCHITECTURES = {
     # The first convolution, after its ReLU, and the four stages.
     "resnet18": Architecture(resnet18, ("relu", "layer1", "layer2", "layer3", "layer4"), "fc."),
 }
-"""By the name of their encoders."""
+"""The architectures, by the name of their encoders."""
 
 
 def build_file_network(
@@ -69,14 +69,16 @@ def build_file_network(
     """Build an encoder of layers of one of :data:`ARCHITECTURES`, which is built as far as they need it.
 
     Args:
-        name: of the architecture.
+        name: the name of the architecture.
         image_shape: (C, H, W) of the images.
-        provenance: of weights that the caller is going to load, or None to read the file ``weights``.
+        provenance: the provenance of weights that the caller is going to load, or None to read the file
+            ``weights``.
         weights: the path of a safetensors file with torchvision's names. Those of the classifier are ignored.
-        layers: by default those of the architecture.
+        layers: the layers exposed, by default those of the architecture.
         size, cells: as in :class:`NetworkEncoder`.
-        mean: of red, green and blue, for pixels in [0, 1], by which the network's input is normalised.
-        std: likewise.
+        mean: the means of red, green and blue, for pixels in [0, 1], by which the network's input is
+            normalised.
+        std: the standard deviations, likewise.
 
     Raises:
         InputError: as :class:`NetworkEncoder`; no file, or one that holds other weights.
@@ -113,7 +115,8 @@ def _check_normalization(name: str, mean: Sequence[float], std: Sequence[float])
 
 
 def _read(path: Path, name: str, whole: nn.Module, network: nn.Module) -> dict[str, Tensor]:
-    """The weights of ``network``, a part of the architecture ``whole`` of that name, from a file of it.
+    """Return the weights of ``network``, a part of the architecture ``whole`` of that name, from a file of
+    it.
 
     Nothing is unpickled. Tensors are read only once the file's header has shown that they fit.
     """
@@ -140,7 +143,7 @@ def _read(path: Path, name: str, whole: nn.Module, network: nn.Module) -> dict[s
 
 
 def _counts_batches(key: str) -> bool:
-    """Whether it is a BatchNorm's counter, which older files lack and nobody reads."""
+    """Say whether a key is a BatchNorm's counter, which older files lack and nobody reads."""
     return key.endswith(".num_batches_tracked")
 
 

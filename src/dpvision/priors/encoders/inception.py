@@ -31,7 +31,7 @@ class InceptionEncoder(Encoder):
 
     Args:
         image_shape: (C, H, W) of the images; grey ones are repeated to RGB.
-        provenance: of the weights.
+        provenance: the provenance of the weights.
         model: maps uint8 ``[B, 3, H, W]`` to a tuple of features ``[B, D]``.
     """
 
@@ -57,7 +57,7 @@ def build_inception(
     Args:
         name: "inception".
         image_shape: (C, H, W) of the images.
-        provenance: of weights that the caller is going to load; no file is then read.
+        provenance: the provenance of weights that the caller is going to load; no file is then read.
         weights: the path of torch-fidelity's file. It is read without running code of it.
 
     Raises:
@@ -77,11 +77,11 @@ def build_inception(
 
 
 def _untrained(torch_fidelity: Any) -> nn.Module:
-    """The network with random weights. The library would fetch weights or unpickle a file of them."""
+    """Return the network with random weights. The library would fetch weights or unpickle a file of them."""
 
     class Inception(torch_fidelity.FeatureExtractorInceptionV3):  # type: ignore[misc]
         def load_state_dict(self, state_dict: dict[str, Tensor], **options: Any) -> Any:
-            """As ever, but an empty dictionary leaves the weights as they are."""
+            """Load the weights as ever, but leave them as they are for an empty dictionary."""
             return super().load_state_dict(state_dict, **options) if state_dict else None
 
     empty = io.BytesIO()
@@ -91,7 +91,7 @@ def _untrained(torch_fidelity: Any) -> nn.Module:
 
 
 def _load(model: nn.Module, path: Path) -> str:
-    """Loads the weights of a file and returns its SHA-256 (hex)."""
+    """Load the weights of a file and return its SHA-256 (hex)."""
     try:
         content = path.read_bytes()
         weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -16,15 +16,17 @@ from dpvision.privacy.errors import InputError
 
 
 class NetworkEncoder(Encoder):
-    """What a network gives, or layers inside it, with images scaled and normalised as it wants them.
+    """An encoder made of a network: it gives the network's output, or that of layers inside it.
+
+    Images are scaled and normalised as the network wants them.
 
     Args:
-        name: of the encoder.
-        image_shape: (C, H, W) of the images; grey ones are repeated to RGB.
-        provenance: of the weights.
+        name: the encoder's name.
+        image_shape: the images' shape (C, H, W); grey ones are repeated to RGB.
+        provenance: where the weights came from.
         model: maps RGB images to features ``[B, …]``, which are flattened.
-        mean: of red, green and blue, for pixels in [0, 1], by which model's input is normalised.
-        std: likewise.
+        mean: the means of red, green and blue, for pixels in [0, 1], by which model's input is normalised.
+        std: the standard deviations, likewise.
         size: the side in pixels to which images are scaled, or None to leave them as they are.
         layers: names of model's submodules whose outputs are the features instead, one after the other.
         cells: the outputs ``[B, C', H', W']`` of layers are averaged over a grid of cells×cells positions, or
@@ -88,7 +90,7 @@ class NetworkEncoder(Encoder):
         return torch.cat([self._flat(output) for output in self._outputs(x)], dim=1)
 
     def _shapes(self, image_shape: Shape) -> list[Tensor]:
-        """What `_outputs` gives for two images, with or without numbers in it."""
+        """Return what `_outputs` gives for two images, with or without numbers in it."""
         try:
             shapes_only = copy.deepcopy(self).to("meta")  # whatever size somebody asks for
             return shapes_only._outputs(torch.empty(2, *image_shape, device="meta"))
@@ -96,14 +98,14 @@ class NetworkEncoder(Encoder):
             return self._outputs(torch.zeros(2, *image_shape))
 
     def _outputs(self, x: Tensor) -> list[Tensor]:
-        """What model, or each of its layers, gives for images as :class:`Encoder` takes them."""
+        """Return what model, or each of its layers, gives for images as :class:`Encoder` takes them."""
         x = as_rgb(x) * self.scale + self.shift
         if self.size is not None and x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
         return [self.model(x)] if self.layers is None else layer_outputs(self.model, self.layers, x)
 
     def _flat(self, output: Tensor) -> Tensor:
-        """``[B, …] -> [B, D']``."""
+        """Flatten outputs: ``[B, …] -> [B, D']``."""
         if self.cells is not None and output.ndim == 4:
             rows, columns = (min(self.cells, side) for side in output.shape[2:])
             output = F.adaptive_avg_pool2d(output, (rows, columns))
@@ -111,7 +113,7 @@ class NetworkEncoder(Encoder):
 
 
 def _check_output(what: str, output: Tensor, count: int, cells: int | None) -> None:
-    """Raises InputError unless ``output``, for ``count`` images, is of features of each of them."""
+    """Raise InputError unless ``output``, for ``count`` images, is of features of each of them."""
     shape = list(output.shape)
     if not output.is_floating_point() or output.ndim < 2 or shape[0] != count:
         raise InputError(

@@ -66,7 +66,7 @@ def build_open_clip(
 
 @contextmanager
 def _without_log() -> Iterator[None]:
-    """For open_clip, which tells the root logger of its errors before it raises them, and warns of random
+    """Silence open_clip, which tells the root logger of its errors before it raises them, and warns of random
     weights that are about to be loaded.
     """
     before = logging.root.manager.disable

@@ -14,7 +14,9 @@ from dpvision.priors.encoders.encoder import Encoder, Provenance, Shape
 from dpvision.privacy.errors import InputError
 
 MOST_PRODUCTS = 10_000_000
-"""Each takes 20 bytes to say which it is. Those of 32 x 32 pixels in RGB are half as many."""
+"""The largest number of products. Each takes 20 bytes to say which it is. Those of 32 x 32 pixels in RGB are
+half as many.
+"""
 
 
 class PixelEncoder(Encoder):
@@ -77,8 +79,8 @@ class PixelEncoder(Encoder):
         return x
 
     def mean_directions(self, x: Tensor, groups: int) -> Tensor:
-        """The direction of vvᵀ is the product of those of v, and its mean a matrix product: no D numbers are
-        made for each image.
+        """Compute the mean directions of products by a matrix product, for the direction of vvᵀ is the
+        product of those of v: no D numbers are made for each image.
         """
         if not self.products:
             return super().mean_directions(x, groups)
@@ -87,8 +89,9 @@ class PixelEncoder(Encoder):
             return self._triangles(v.transpose(1, 2) @ v / v.shape[1])
 
     def shrunk(self, means: Tensor, noise: Tensor) -> Tensor:
-        """Products: their matrices, without the eigenvalues that noise alone would have. Those of a symmetric
-        matrix of n + 1 rows with such noise end at √(2 (n + 1)) times its standard deviation (Wigner).
+        """Remove the eigenvalues that noise alone would have from the matrices of products. Those of a
+        symmetric matrix of n + 1 rows with such noise end at √(2 (n + 1)) times its standard deviation
+        (Wigner).
         """
         if not self.products:
             return means
@@ -99,8 +102,10 @@ class PixelEncoder(Encoder):
         return self._triangles((vectors * kept[:, None, :]) @ vectors.transpose(1, 2))
 
     def gaussian_images(self, means: Tensor, rank: int) -> GaussianImages | None:
-        """Of products, which are all that a normal law has. Its moments are those of images that count by
-        1 / ‖v‖², as they do in mean directions: dark ones somewhat more than bright ones.
+        """Return images by the moments that products give, which are all that a normal law has; else None.
+
+        The moments are those of images that count by 1 / ‖v‖², as they do in mean directions: dark ones
+        somewhat more than bright ones.
         """
         if not self.products:
             return None
@@ -111,7 +116,7 @@ class PixelEncoder(Encoder):
         return law
 
     def _matrices(self, features: Tensor) -> Tensor:
-        """The matrices ``[K, n + 1, n + 1]`` whose upper triangles the features ``[K, D]`` are."""
+        """Return the matrices ``[K, n + 1, n + 1]`` whose upper triangles the features ``[K, D]`` are."""
         side = int(self.rows[-1]) + 1
         entries = features / self.factors
         matrices = features.new_zeros(len(features), side, side)
@@ -120,12 +125,12 @@ class PixelEncoder(Encoder):
         return matrices
 
     def _triangles(self, matrices: Tensor) -> Tensor:
-        """The inverse of `_matrices`."""
+        """Return the features whose `_matrices` these are."""
         flat = self.rows * matrices.shape[2] + self.columns
         return matrices.flatten(1).index_select(1, flat) * self.factors
 
     def _vectors(self, x: Tensor) -> Tensor:
-        """v for each image, or the pixels alone: ``[B, n + 1]`` or ``[B, n]``."""
+        """Return v for each image, or the pixels alone: ``[B, n + 1]`` or ``[B, n]``."""
         x = x.to(torch.promote_types(x.dtype, torch.float32)) * self.std + self.mean
         if self.size is not None:
             x = F.adaptive_avg_pool2d(x, self.size)

@@ -1,4 +1,4 @@
-"""Which encoders there are, and who builds which. A new kind is a file of this folder, and its line here."""
+"""List the encoders, and who builds which. A new kind is a file of this folder, and its line here."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ KINDS = (
     _of_library("open_clip", build_open_clip),
     Kind(INCEPTION, build_inception, scales_images=True, needs_numbers=True),
 )
-"""All but priors, which are known by their files, and sums "A+B" of encoders."""
+"""All kinds of encoder but priors, which are known by their files, and sums "A+B" of encoders."""
 
 ENCODERS = tuple(kind.name for kind in KINDS)
 """The names that :func:`build_encoder` knows beside those of priors; D and K are a depth and a width."""
 
 FETCHING = ("timm:hf", "timm:local")
-"""What the names begin with for which a library reads more than its own list of networks."""
+"""Beginnings of the names for which a library reads more than its own list of networks."""
 
 MOST_PARTS = 16  # of a sum
 
@@ -107,8 +107,8 @@ def build_encoder(
     Args:
         name: as above.
         image_shape: (C, H, W), with C = 1 or 3. Networks see grey images as RGB.
-        provenance: of weights that the caller is going to load with ``load_state_dict``. No others are then
-            read or fetched, and name need not exist any more.
+        provenance: the provenance of weights that the caller is going to load with ``load_state_dict``. No
+            others are then read or fetched, and name need not exist any more.
         options: as above.
 
     Raises:

@@ -19,11 +19,11 @@ ENCODER = "encoder.safetensors"
 def load_encoder(
     config: dict[str, Any], path: Path, image_shape: Sequence[int], out_features: int
 ) -> Encoder:
-    """The encoder of that config with the weights in a file of its state_dict, on the CPU.
+    """Return the encoder of that config with the weights in a file of its state_dict, on the CPU.
 
     Args:
-        config: of the encoder.
-        path: of the file.
+        config: the configuration of the encoder.
+        path: the path of the file.
         image_shape: (C, H, W) of the images that were encoded.
         out_features: D, how many features there were of each.
 
@@ -42,7 +42,7 @@ def load_encoder(
 
 
 def restored_encoder(config: dict[str, Any], weights: Mapping[str, Tensor]) -> Encoder:
-    """The encoder of that config with these weights, on the CPU.
+    """Return the encoder of that config with these weights, on the CPU.
 
     Raises:
         InputError: config is of no encoder.

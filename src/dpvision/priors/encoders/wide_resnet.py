@@ -16,7 +16,7 @@ from dpvision.priors.phase_one.prior_file import load_prior
 from dpvision.privacy.errors import InputError
 
 Cells = int | Sequence[int] | Literal["all"]
-"""Sides of the grids over which a :class:`WideResNetEncoder` averages."""
+"""The sides of the grids over which a :class:`WideResNetEncoder` averages."""
 
 
 class WideResNetEncoder(Encoder):
@@ -26,9 +26,9 @@ class WideResNetEncoder(Encoder):
     depths count alike. Features go depth by depth, channel by channel, cell by cell.
 
     Args:
-        name: of the encoder.
+        name: the name of the encoder.
         image_shape: (C, H, W) of the images; grey ones are repeated to RGB.
-        provenance: of the weights. They are random until they are loaded.
+        provenance: the provenance of the weights. They are random until they are loaded.
         network: "wrn-D-K".
         network_options: further arguments of :func:`dpvision.networks.build_network`.
         taps: indices of blocks, by default of the last block of each of the three stages.
@@ -85,7 +85,7 @@ class WideResNetEncoder(Encoder):
         return torch.cat(averages, dim=1)
 
     def activations(self, x: Tensor) -> Iterator[Tensor]:
-        """The normalised activations of the taps, each ``[B, C', H', W']``."""
+        """Return the normalised activations of the taps, each ``[B, C', H', W']``."""
         x = self.stem(as_rgb(x))
         for index, block in enumerate(self.stages):
             x = block(x)

@@ -33,9 +33,11 @@ from dpvision.priors.phase_one.two_views import TwoViews
 from dpvision.privacy.errors import InputError
 
 BatchStream = Callable[[int], Iterator[Tensor]]
-"""From a step to the batches of that step and all later ones: uint8 ``[batch_size, 3, S, S]``."""
+"""A function from a step to the batches of that step and all later ones: uint8 ``[batch_size, 3, S, S]``."""
 OnStep = Callable[[int, Tensor], None]
-"""Told after each step how many are done, and its loss: a scalar on the device (to read it is to wait)."""
+"""A function called after each step with the number of steps done, and the step's loss: a scalar on the
+device (to read it is to wait).
+"""
 
 SPEED_SWITCHES = ("precision", "compile")
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
@@ -43,23 +45,24 @@ SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 @dataclass(frozen=True)
 class ContrastiveConfig:
-    """How a body is trained. The defaults are the paper's: 200 epochs, 42 million views.
+    """Settings that say how a body is trained. The defaults are the paper's: 200 epochs, 42 million views.
 
     Attributes:
         network: "wrn-D-K".
         network_options: further arguments of :class:`WideResNet`.
         processes: the random processes that made the images.
-        count: how many images there are; each process made its share.
+        count: the number of images; each process made its share.
         image_size: their side, in pixels.
         view_size: the side of the views, in pixels, which is what the network will be good for.
         steps: updates; each takes batch_size images, hence 2·batch_size views.
         batch_size: images per step, at least 2.
-        learning_rate: of SGD, for batches of 256 images; it is scaled in proportion to batch_size.
-        momentum, weight_decay: of SGD.
+        learning_rate: SGD's, for batches of 256 images; it is scaled in proportion to batch_size.
+        momentum, weight_decay: SGD's.
         milestones: shares of the steps after which the learning rate falls to a tenth, each time.
-        embedding_dim: of the points on the hypersphere.
-        seed: of the initialisation, the order of the images and the views; at least 0.
-        precision: of forward and backward; "auto" is bfloat16 where the hardware multiplies its matrices.
+        embedding_dim: the dimension of the points on the hypersphere.
+        seed: the seed of the initialisation, the order of the images and the views; at least 0.
+        precision: the precision of forward and backward; "auto" is bfloat16 where the hardware multiplies its
+            matrices.
         compile: run views, forward and loss through ``torch.compile``, which needs a C++ compiler.
 
     Raises:
@@ -99,18 +102,18 @@ class ContrastiveConfig:
             raise InputError(f"precision must be {', '.join(get_args(Precision))}, not {self.precision!r}")
 
     def learning_rate_at(self, step: int) -> float:
-        """The learning rate of ``step``, from 0."""
+        """Return the learning rate of ``step``, from 0."""
         passed = sum(step >= milestone * self.steps for milestone in self.milestones)
         return self.learning_rate * self.batch_size / 256 * 0.1**passed
 
 
 def alignment(x: Tensor, y: Tensor) -> Tensor:
-    """Mean of ‖x − y‖² over pairs of points, ``[B, D]`` each: how far apart two views of an image are."""
+    """Compute the mean of ‖x − y‖² over pairs ``[B, D]``: how far apart two views of an image are."""
     return (x - y).square().sum(dim=1).mean()
 
 
 def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
-    """Log of the mean of exp(−t ‖xᵢ − xⱼ‖²) over the pairs i < j of points ``[B, D]``, B ≥ 2."""
+    """Compute the log of the mean of exp(−t ‖xᵢ − xⱼ‖²) over the pairs i < j of points ``[B, D]``, B ≥ 2."""
     norms = x.square().sum(dim=1)
     distances = norms[:, None] + norms[None, :] - 2 * (x @ x.T)  # [B, B], squared
     # Every pair stands there twice, and every point with itself once, which does not count.
@@ -120,7 +123,7 @@ def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
 
 
 def contrastive_loss(x: Tensor, y: Tensor) -> Tensor:
-    """Alignment of the views ``[B, D]``, ``[B, D]`` plus the mean of their uniformities."""
+    """Compute alignment of the views ``[B, D]``, ``[B, D]`` plus the mean of their uniformities."""
     return alignment(x, y) + (uniformity(x) + uniformity(y)) / 2
 
 
@@ -142,8 +145,8 @@ def train_body(
     Args:
         images: public images, uint8 ``[N, 3, S, S]``, N ≥ batch_size, shuffled anew each epoch (they move to
             the device whole, and an epoch's last incomplete batch is left out); or a stream of batches.
-        device: where to train.
-        initial_weights: those of the ``stem`` and ``stages`` to begin with; by default random ones.
+        device: the device to train on.
+        initial_weights: the weights of the ``stem`` and ``stages`` to begin with; by default random ones.
         checkpoint: a safetensors file, written about once a minute and at the end, from which an interrupted
             run of the same config, images and initial weights goes on (a stream's images are not compared);
             a finished one returns at once.
@@ -215,7 +218,7 @@ def train_body(
 
 
 def load_public_images(path: str | os.PathLike[str], size: int) -> Images:
-    """The images that :func:`dpvision.images.open_images` finds, in RGB: uint8 ``[N, 3, size, size]``.
+    """Return the images that :func:`dpvision.images.open_images` finds, in RGB: uint8 ``[N, 3, size, size]``.
 
     Who calls this declares them public: no privacy guarantee covers what is learnt from them.
 
@@ -231,7 +234,7 @@ def load_public_images(path: str | os.PathLike[str], size: int) -> Images:
 def shuffled_batches(
     images: Tensor, config: ContrastiveConfig, device: torch.device, first: int
 ) -> Iterator[Tensor]:
-    """The batches of step ``first`` and all later ones; the seed and the epoch decide an epoch's order."""
+    """Yield the batches of step ``first`` and all later ones; seed and epoch decide an epoch's order."""
     per_epoch = len(images) // config.batch_size
     if per_epoch == 0:
         raise InputError(
@@ -251,13 +254,13 @@ def shuffled_batches(
 
 
 def _seed(seed: int, purpose: str, number: int = 0) -> int:
-    """A seed of its own for every use."""
+    """Return a seed of its own for every use."""
     words = [seed, *purpose.encode(), number]
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1  # fits a signed integer
 
 
 def _save(path: Path, fingerprint: str, network: nn.Module, optimizer: torch.optim.SGD, step: int) -> None:
-    """Everything that the next step depends on, in one file that is replaced whole."""
+    """Save everything that the next step depends on, in one file that is replaced whole."""
     state = {"step": torch.tensor(step)}
     for name, parameter in network.named_parameters():
         state[f"network.{name}"] = parameter.detach().contiguous()
@@ -271,7 +274,7 @@ def _save(path: Path, fingerprint: str, network: nn.Module, optimizer: torch.opt
 
 
 def _resume(path: Path, fingerprint: str, network: nn.Module, optimizer: torch.optim.SGD) -> int:
-    """The number of steps done, after restoring what :func:`_save` wrote; 0 if there is no file."""
+    """Return the number of steps done, after restoring what :func:`_save` wrote; 0 if there is no file."""
     if not path.exists():
         return 0
     with opened(path) as file:
@@ -292,8 +295,10 @@ def _resume(path: Path, fingerprint: str, network: nn.Module, optimizer: torch.o
 def _fingerprint(
     config: ContrastiveConfig, images: Tensor | BatchStream, initial_weights: Mapping[str, Tensor] | None
 ) -> str:
-    """What a resumed run must agree on: the images that are there, the initial weights, and all of config but
-    the switches that change speed alone. The images of a stream are taken to follow from the config.
+    """Compute the digest of all that a resumed run must agree on.
+
+    That is the images that are there, the initial weights, and all of config but the switches that change
+    speed alone. The images of a stream are taken to follow from the config.
     """
     fields = {name: value for name, value in asdict(config).items() if name not in SPEED_SWITCHES}
     if isinstance(images, Tensor):

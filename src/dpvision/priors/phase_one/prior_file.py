@@ -21,7 +21,7 @@ from dpvision.networks.weights import read_tensors
 from dpvision.privacy.errors import InputError
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-"""Where the bundled priors lie."""
+"""The folder of the bundled priors."""
 
 PROVENANCE = (
     "network",
@@ -37,18 +37,20 @@ PROVENANCE = (
     "normalization",
     "version",
 )
-"""What a provenance says at least."""
+"""The keys that a provenance has at least."""
 
 LEARNED_FROM = "public_images_digest"
-"""What a provenance says besides where the images were no processes': :attr:`Images.pixel_digest`."""
+"""The further key of a provenance where the images were no processes': :attr:`Images.pixel_digest`."""
 
 INITIAL_PRIOR = "initial_prior"
-"""What a provenance says besides of a prior that began with another's weights: the provenance of that one."""
+"""The further key of a provenance where a prior began with another's weights: the other's provenance."""
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 MAX_BYTES = 2**28
-"""Larger files are refused unread. A WRN-28-10, the largest in common use, has a fourth of it."""
+"""The bytes above which a file is refused unread. A WRN-28-10, the largest in common use, has a
+fourth of it.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,7 @@ class Prior:
 
 
 def save_prior(path: str | os.PathLike[str], prior: Prior) -> None:
-    """Writes a prior's weights, in float16, and its provenance: in the file and as ``<name>.json`` beside it.
+    """Write a prior's weights, in float16, and its provenance: in the file and as ``<name>.json`` beside it.
 
     Each of the two files is whole or not there. The network written down is that of the prior's attributes.
 
@@ -105,7 +107,7 @@ def save_prior(path: str | os.PathLike[str], prior: Prior) -> None:
 
 
 def load_prior(path_or_name: str | os.PathLike[str]) -> Prior:
-    """The prior in a file, or the bundled one of that name, on the CPU.
+    """Return the prior in a file, or the bundled one of that name, on the CPU.
 
     Nothing is unpickled and no code of the file is run. What a header claims is believed only as far as it
     fits the file (which safetensors checks) and the network. No file beyond :data:`MAX_BYTES` is read.
@@ -142,18 +144,18 @@ def load_prior(path_or_name: str | os.PathLike[str]) -> Prior:
 
 
 def list_priors() -> list[str]:
-    """The names of the bundled priors, in alphabetical order."""
+    """Return the names of the bundled priors, in alphabetical order."""
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
 def check_suffix(path: Path) -> None:
-    """Raises InputError unless the name is one that a prior's file has."""
+    """Raise InputError unless the name is one that a prior's file has."""
     if path.suffix != ".safetensors":
         raise InputError(f"{path} should end in .safetensors, as the file of a prior does")
 
 
 def body_weights(network: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a wide residual network that make a prior, by their names in its state_dict."""
+    """Return the tensors of a wide residual network that make a prior, by their names in its state_dict."""
     return {
         name: tensor for name, tensor in network.state_dict().items() if name.startswith(("stem.", "stages."))
     }
@@ -168,7 +170,7 @@ def load_body(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def learned_from(provenance: Mapping[str, Any]) -> set[str]:
-    """Digests of all the public images that a prior, and those that it began with, learned from."""
+    """Return digests of all the public images that a prior, and those that it began with, learned from."""
     digests: set[str] = set()
     current: object = provenance
     while isinstance(current, Mapping):
@@ -179,12 +181,12 @@ def learned_from(provenance: Mapping[str, Any]) -> set[str]:
 
 
 def input_normalization() -> dict[str, float]:
-    """How the input of every prior is normalised, as a provenance says it."""
+    """Return how the input of every prior is normalised, as a provenance says it."""
     return {"mean": Normalize.MEAN, "std": Normalize.STD}
 
 
 def _check(path: Path, prior: Prior) -> None:
-    """Raises InputError unless the parts of a prior fit together; path is for the message."""
+    """Raise InputError unless the parts of a prior fit together; path is for the message."""
     missing = [key for key in PROVENANCE if key not in prior.provenance]
     if missing:
         raise InputError(
@@ -212,7 +214,7 @@ def _check(path: Path, prior: Prior) -> None:
 
 
 def _body_shapes(path: Path, prior: Prior) -> dict[str, torch.Size]:
-    """The shapes of the tensors that the prior's network has in its body."""
+    """Return the shapes of the tensors that the prior's network has in its body."""
     # Three digits at most, and tensors without memory: a header must not make us build something huge.
     if not isinstance(prior.network, str) or not re.fullmatch(r"wrn-\d{1,3}-\d{1,3}", prior.network):
         raise InputError(f"{path} holds a network {prior.network!r}; a prior is a wrn-D-K, such as wrn-16-4")

@@ -67,21 +67,22 @@ class TwoViews:
                 raise InputError(f"{name} is a probability in 0..1, not {getattr(self, name)}")
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """``[B, 3, H, W]``, uint8 or floats in [0, 1], to float32 ``[2, B, 3, size, size]`` in [0, 1].
+        """Make views: ``[B, 3, H, W]``, uint8 or floats in [0, 1], to float32 ``[2, B, 3, size, size]`` in
+        [0, 1].
 
         The generator may be on the images' device, or on the CPU, for which a GPU then has to wait.
         """
         return self.make(images, self.draw(len(images), generator).to(images.device))
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """The uniform numbers ``[2·count, UNIFORMS]`` that ``make`` takes, on the generator's device.
+        """Return the uniform numbers ``[2·count, UNIFORMS]`` that ``make`` takes, on the generator's device.
 
         The first row is for the first image's first view, the next for its second view, and so on.
         """
         return torch.rand(2 * count, UNIFORMS, generator=generator, device=generator.device)
 
     def make(self, images: Tensor, u: Tensor) -> Tensor:
-        """The views for the numbers drawn: a pure function, fit for ``torch.compile``."""
+        """Return the views for the numbers drawn: a pure function, fit for ``torch.compile``."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise InputError(
                 f"two views are made of RGB images [B, 3, H, W], not of shape {list(images.shape)}; "
@@ -109,7 +110,7 @@ class TwoViews:
         return x.view(B, 2, 3, self.size, self.size).transpose(0, 1)
 
     def _jitter(self, x: Tensor, u: Tensor, order: Tensor) -> None:
-        """Changes the colours of x ``[V, 3, size, size]`` in place, by uniforms ``[V, 4]`` and ``[V, 3]``."""
+        """Change the colours of x ``[V, 3, size, size]`` in place, by uniforms ``[V, 4]`` and ``[V, 3]``."""
         strength = (self.brightness, self.contrast, self.saturation)
         low = [max(0.0, 1 - s) for s in strength]
         factors = torch.stack(
@@ -128,13 +129,13 @@ class TwoViews:
 def random_crops(
     u: Tensor, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Crops with uniform area, log-uniform aspect ratio and uniform place, in whole pixels.
+    """Draw crops with uniform area, log-uniform aspect ratio and uniform place, in whole pixels.
 
     Of each row's candidates the first that fits the image is taken; if none does, the whole image.
 
     Args:
         u: uniform numbers ``[V, candidates, 4]``.
-        height, width: of the image, in pixels.
+        height, width: the size of the image, in pixels.
 
     Returns:
         top, left, height, width: float32 ``[V, 1]`` each.
@@ -154,13 +155,14 @@ def random_crops(
 
 
 def resampling_weights(start: Tensor, length: Tensor, source: int, target: int, mirrored: Tensor) -> Tensor:
-    """Matrices ``[V, target, source]`` that cut ``[start, start + length)`` out of a line and resize it.
+    """Return matrices ``[V, target, source]`` that cut ``[start, start + length)`` out of a line and resize
+    it.
 
     The filter is a triangle, as wide as the greater of a source and a target pixel: linear interpolation when
     enlarging, antialiased when shrinking. It sees nothing outside the cut.
 
     Args:
-        start, length: in source pixels, ``[V, 1]``.
+        start, length: the start and the length, in source pixels, ``[V, 1]``.
         source, target: pixels of the line before and after.
         mirrored: whether to turn the result round, ``[V, 1]``.
     """
@@ -177,7 +179,7 @@ def resampling_weights(start: Tensor, length: Tensor, source: int, target: int, 
 
 
 def blend(x: Tensor, factor: Tensor, grey: Tensor, mean_grey: Tensor) -> None:
-    """In place: ``factor · x + grey · (x's grey) + mean_grey · (mean of x's grey)``, clamped to [0, 1].
+    """Set x in place to ``factor · x + grey · (x's grey) + mean_grey · (mean of x's grey)``, within [0, 1].
 
     Brightness (factor alone), contrast (mean_grey = 1 − factor), saturation (grey = 1 − factor) and the
     removal of colour are all of this form, so one batch may hold any of them. Grey is BT.601's luma.
@@ -193,7 +195,7 @@ def blend(x: Tensor, factor: Tensor, grey: Tensor, mean_grey: Tensor) -> None:
 
 
 def shift_hue(x: Tensor, turns: Tensor) -> None:
-    """In place: shift the hue (as in HSV) of x ``[V, 3, H, W]`` by turns ``[V]`` in [−1/2, 1/2].
+    """Shift, in place, the hue (as in HSV) of x ``[V, 3, H, W]`` by turns ``[V]`` in [−1/2, 1/2].
 
     Each channel is the smallest one plus the chroma times a trapezium of the hue, so there is no need to pass
     through the other colour space and back.

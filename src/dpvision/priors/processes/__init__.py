@@ -68,7 +68,7 @@ PROCESSES: dict[str, RandomProcess] = {
 
 
 def generate(process: str, count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Independent images of one process.
+    """Generate independent images of one process.
 
     Args:
         process: one of the names in `PROCESSES`.
@@ -97,7 +97,7 @@ def image_batches(
     batch_size: int = 64,
     first: int = 0,
 ) -> Iterator[Tensor]:
-    """Batches without end of uint8 images ``[batch_size, 3, size, size]``; the processes take turns.
+    """Yield batches without end of uint8 images ``[batch_size, 3, size, size]``; the processes take turns.
 
     Batch i depends on nothing but the arguments and i, so that a stream can go on where another one ended. (A
     GPU draws other random numbers than a CPU.)
@@ -105,8 +105,8 @@ def image_batches(
     Args:
         processes: names in `PROCESSES`. Batch i is of process i modulo their number.
         size: side in pixels, at least 16.
-        seed: of the whole stream, at least 0.
-        device: where the images are made.
+        seed: the seed of the whole stream, at least 0.
+        device: the device on which the images are made.
         batch_size: images per batch, at least 1.
         first: number of the batch to start from.
 

@@ -31,7 +31,7 @@ class Palette:
 
     @classmethod
     def draw(cls, count: int, size: int, generator: torch.Generator) -> Palette:
-        """Palettes for ``count`` images of ``size`` × ``size`` pixels, from :func:`random_colours`."""
+        """Draw palettes for ``count`` images of ``size`` × ``size`` pixels, from :func:`random_colours`."""
         colours = random_colours(count, size, generator)
         mean = colours.mean(1)
         centred = colours - mean[:, None]
@@ -40,11 +40,11 @@ class Palette:
         return cls(mean, axes, coordinates.gather(-1, argsort(coordinates)))
 
     def impose(self, images: Tensor) -> Tensor:
-        """Images ``[B, 3, H, W]``, whose channels are principal components, with the palette's marginals."""
+        """Give images ``[B, 3, H, W]``, whose channels are principal components, the palette's marginals."""
         return match_marginals(images.flatten(2), self.marginals).view_as(images)
 
     def to_rgb(self, images: Tensor) -> Tensor:
-        """From principal components ``[B, 3, H, W]`` to RGB of the same shape.
+        """Convert principal components ``[B, 3, H, W]`` to RGB of the same shape.
 
         The components are independent in the image and not in the palette, so RGB may leave [0, 1].
         """
@@ -53,7 +53,7 @@ class Palette:
 
 
 def random_colours(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """The pixels ``[B, size², 3]`` of random mosaics, in RGB within [0, 1].
+    """Return the pixels ``[B, size², 3]`` of random mosaics, in RGB within [0, 1].
 
     Each mosaic has 3 to 22 random colours in random proportions, laid row by row, is blurred over 1 to 10
     rows, and has a little noise added.

@@ -33,7 +33,7 @@ class Outlines(NamedTuple):
     """The outlines of n leaves in the unit circle: that circle, cut by the four chords between the corners.
 
     Attributes:
-        normals: of the chords, unit vectors ``[n, 4, 2]``.
+        normals: the normals of the chords, unit vectors ``[n, 4, 2]``.
         offsets: signed distances of the chords from the centre, ``[n, 4]``. 1 cuts nothing off.
     """
 
@@ -45,29 +45,29 @@ DrawOutlines = Callable[[int, torch.Generator], Outlines]
 
 
 def squares(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Squares with sides parallel to the image's, in uniform colours; as :data:`Generate`."""
+    """Draw squares with sides parallel to the image's, in uniform colours; as :data:`Generate`."""
     return _painted(_visible_leaves(count, size, generator, upright_squares), generator)
 
 
 def oriented(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Squares turned by uniform angles, in uniform colours; as :data:`Generate`."""
+    """Draw squares turned by uniform angles, in uniform colours; as :data:`Generate`."""
     return _painted(_visible_leaves(count, size, generator, turned_squares), generator)
 
 
 def mixed(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Discs, squares, turned squares, rectangles, triangles and quadrilaterals; as :data:`Generate`."""
+    """Draw discs, squares, turned squares, rectangles, triangles, quadrilaterals; as :data:`Generate`."""
     return _painted(_visible_leaves(count, size, generator, mixed_outlines), generator)
 
 
 def textured(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """The shapes of :func:`mixed`, each a piece of a statistical model's texture; as :data:`Generate`."""
+    """Draw the shapes of :func:`mixed`, each a piece of a statistical texture; as :data:`Generate`."""
     leaves = _visible_leaves(count, size, generator, mixed_outlines)
     textures = statistical(TEXTURES, size, generator, spectrum=True, wavelets=True, colour=True)
     return _covered(leaves, textures, generator)
 
 
 def draw_radii(count: int, generator: torch.Generator) -> Tensor:
-    """Radii with density ∝ r^-3, by inversion of their distribution function: ``[count]``."""
+    """Draw radii with density ∝ r^-3, by inversion of their distribution function: ``[count]``."""
     smallest, largest = SMALLEST_RADIUS**-2, LARGEST_RADIUS**-2
     return (smallest + (largest - smallest) * uniform(generator, count)) ** -0.5
 
@@ -83,7 +83,7 @@ def turned_squares(count: int, generator: torch.Generator) -> Outlines:
 
 
 def mixed_outlines(count: int, generator: torch.Generator) -> Outlines:
-    """The six kinds of leaf with equal probabilities."""
+    """Draw the six kinds of leaf with equal probabilities."""
     quarter_turns = torch.arange(4, device=generator.device) * (torch.pi / 2)
     # A rectangle's corners: half its narrow angle to either side of an axis, and the same across the centre.
     narrow = _angles(generator, count, 1) / 8
@@ -102,12 +102,12 @@ def mixed_outlines(count: int, generator: torch.Generator) -> Outlines:
 
 
 def _angles(generator: torch.Generator, *shape: int) -> Tensor:
-    """Uniform in [0, 2π)."""
+    """Draw angles, uniform in [0, 2π)."""
     return uniform(generator, *shape) * (2 * torch.pi)
 
 
 def _inscribed_polygons(corners: Tensor) -> Outlines:
-    """Polygons by the angles ``[n, 4]`` of their corners on the unit circle, each row in increasing order."""
+    """Return polygons by the angles ``[n, 4]`` of their corners on the unit circle, each row increasing."""
     following = torch.cat([corners[:, 1:], corners[:, :1] + 2 * torch.pi], dim=1)
     middle = (corners + following) / 2
     return Outlines(
@@ -117,7 +117,7 @@ def _inscribed_polygons(corners: Tensor) -> Outlines:
 
 
 def _visible_leaves(count: int, size: int, generator: torch.Generator, outlines: DrawOutlines) -> Tensor:
-    """Which leaf lies on top at every pixel: int64 ``[count, size, size]``, numbered from 0 per image."""
+    """Return the leaf on top at every pixel: int64 ``[count, size, size]``, numbered from 0 per image."""
     device = generator.device
     visible = torch.empty(count * size * size, dtype=torch.int64, device=device)
     bare = torch.arange(count * size * size, device=device)  # pixels that no leaf has covered yet: P of them
@@ -137,7 +137,7 @@ def _visible_leaves(count: int, size: int, generator: torch.Generator, outlines:
 def _inside(
     pixels: Tensor, count: int, size: int, leaves: int, outlines: DrawOutlines, generator: torch.Generator
 ) -> Tensor:
-    """Which of some newly drawn leaves of its image cover each pixel: bool ``[P, leaves]``."""
+    """Find which of some newly drawn leaves of its image cover each pixel: bool ``[P, leaves]``."""
     number = count * leaves
     reach = draw_radii(number, generator) * 2**0.5
     centre = uniform(generator, number, 2)
@@ -158,7 +158,7 @@ def _inside(
 
 
 def _painted(leaves: Tensor, generator: torch.Generator) -> Tensor:
-    """Every leaf in a uniform colour: ``[N, size, size] -> [N, 3, size, size]``."""
+    """Paint every leaf in a uniform colour: ``[N, size, size] -> [N, 3, size, size]``."""
     count, size, _ = leaves.shape
     number = int(leaves.max()) + 1
     colours = uniform(generator, count, number, 3)
@@ -167,7 +167,7 @@ def _painted(leaves: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _covered(leaves: Tensor, textures: Tensor, generator: torch.Generator) -> Tensor:
-    """Every leaf a piece of a texture, of ``[T, 3, size, size]``: ``[N, size, size] -> [N, 3, size, size]``.
+    """Cover leaves by pieces of textures ``[T, 3, size, size]``: ``[N, size, size] -> [N, 3, size, size]``.
 
     Which texture, and from where in it, is drawn for every leaf; textures wrap around.
     """

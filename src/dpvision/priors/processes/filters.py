@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def oriented_filters(device: torch.device | None = None) -> Tensor:
-    """The 40 filters of the oriented networks of Baradad et al. (arXiv 2106.05963): ``[40, 3, 3]``.
+    """Return the 40 filters of the oriented networks of Baradad et al. (arXiv 2106.05963): ``[40, 3, 3]``.
 
     Edges and lines at 8 orientations over half a turn, and 4 differences of two adjacent pixels, each with
     both signs (the second half of the bank is the negative of the first).
@@ -25,8 +25,9 @@ def oriented_filters(device: torch.device | None = None) -> Tensor:
 
 
 def wavelet_filters(device: torch.device | None = None) -> Tensor:
-    """The products of a smoothing, first or second difference along each axis, less the twofold smoothing:
-    ``[8, 3, 3]``, orthogonal to each other."""
+    """Return the products of a smoothing, first or second difference along each axis, less the twofold
+    smoothing: ``[8, 3, 3]``, orthogonal to each other.
+    """
     one_dimensional = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]])
     products = torch.einsum("ay,bx->abyx", one_dimensional, one_dimensional).flatten(0, 1)
     return _standardized(products[1:]).to(device)

@@ -27,7 +27,8 @@ class Systems(NamedTuple):
     Attributes:
         matrices: ``[S, M, 2, 2]``.
         offsets: ``[S, M, 2]``.
-        probabilities: of the maps in the chaos game, ``[S, M]``, 0 for those that a system does not have.
+        probabilities: the probabilities of the maps in the chaos game, ``[S, M]``, 0 for those that a system
+            does not have.
     """
 
     matrices: Tensor
@@ -36,7 +37,7 @@ class Systems(NamedTuple):
 
 
 def fractals(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """A few coloured fractals, one over the other, on two-coloured 1/f^α noise; as :data:`Generate`."""
+    """Draw a few coloured fractals, one over the other, on two-coloured 1/f^α noise; as :data:`Generate`."""
     colours = uniform(generator, count, 2, 3, 1, 1)
     mix = power_law_noise(0.5 + 1.5 * uniform(generator, count), size, generator)
     mix = torch.sigmoid(2 * mix)[:, None]  # [count, 1, size, size]
@@ -51,7 +52,7 @@ def fractals(count: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def draw_systems(count: int, generator: torch.Generator) -> Systems:
-    """Systems of 2 to 8 maps, each a rotation, a shrinking of the axes, a rotation and perhaps reflections.
+    """Draw systems of 2 to 8 maps, each a rotation, a shrinking of the axes, a rotation, perhaps reflections.
 
     The singular values of the N maps of a system satisfy Σ (σ1 + 2 σ2) ∈ [(5 + N) / 2, (6 + N) / 2].
     """
@@ -70,7 +71,7 @@ def draw_systems(count: int, generator: torch.Generator) -> Systems:
 
 
 def _singular_values(present: Tensor, total: Tensor, generator: torch.Generator) -> Tensor:
-    """σ1 ≥ σ2 in (0, 1) for the maps present ``[S, M]`` with Σ (σ1 + 2 σ2) = total ``[S, 1]``: ``[S, M, 2]``.
+    """Draw σ1 ≥ σ2 in (0, 1) for maps present ``[S, M]``, Σ (σ1 + 2 σ2) = total ``[S, 1]``: ``[S, M, 2]``.
 
     Uniform values, raised to the one power per system that makes the sum right, which bisection finds.
     """
@@ -89,7 +90,7 @@ def _singular_values(present: Tensor, total: Tensor, generator: torch.Generator)
 def play_chaos_game(
     systems: Systems, chains: int, steps: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Points of every system's fractal, by applying maps at random to many points at once.
+    """Return points of every system's fractal, by applying maps at random to many points at once.
 
     Returns:
         Coordinates ``[2, S, P]`` of P = steps · chains points per system, and their colours ``[3, S, P]`` in
@@ -116,7 +117,7 @@ def play_chaos_game(
 
 
 def _placed(points: Tensor, generator: torch.Generator) -> Tensor:
-    """Points ``[2, S, P]`` scaled and moved to fill a random square, which may reach out of [0, 1]²."""
+    """Scale and move points ``[2, S, P]`` to fill a random square, which may reach out of [0, 1]²."""
     _, count, _ = points.shape
     low, high = points.aminmax(dim=2, keepdim=True)
     extent = (high - low).amax(dim=0).clamp_min(1e-6)
@@ -126,7 +127,7 @@ def _placed(points: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _rendered(points: Tensor, shades: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Points and their colours as a picture: ``[S, 3, size, size]``, and its opacity ``[S, 1, size, size]``.
+    """Render points in their colours: a picture ``[S, 3, size, size]``, its opacity ``[S, 1, size, size]``.
 
     A pixel has the mean colour of its points, and an opacity in [0, 1] that grows with their number.
     """

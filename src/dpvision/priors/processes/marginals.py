@@ -34,7 +34,7 @@ class WaveletMarginals:
 
     @classmethod
     def draw(cls, count: int, size: int, generator: torch.Generator) -> WaveletMarginals:
-        """Random exponents for ``count`` images of a side ``size`` that is a multiple of 8."""
+        """Draw random exponents for ``count`` images of a side ``size`` that is a multiple of 8."""
         pyramid = SteerablePyramid(size, generator.device)
         targets = []
         for level, filters in enumerate(pyramid.filters[:-1]):
@@ -47,7 +47,7 @@ class WaveletMarginals:
         return cls(pyramid, targets)
 
     def impose(self, images: Tensor) -> Tensor:
-        """Images ``[B, 3, N, N]`` whose bands were given the marginals.
+        """Return images ``[B, 3, N, N]`` whose bands were given the marginals.
 
         Bands overlap, so those of the result have the marginals only nearly; repeating brings them closer.
         """
@@ -60,7 +60,7 @@ class WaveletMarginals:
 
 
 def match_marginals(values: Tensor, targets: Tensor) -> Tensor:
-    """The targets in the order of the values: each row keeps its ranks and gets another histogram.
+    """Return the targets in the order of the values: each row keeps its ranks and gets another histogram.
 
     Args:
         values: ``[..., n]``.
@@ -70,7 +70,8 @@ def match_marginals(values: Tensor, targets: Tensor) -> Tensor:
 
 
 def generalized_laplacian_quantiles(exponents: Tensor, count: int, limit: float) -> Tensor:
-    """``count`` (even) ascending equidistant quantiles of the density ∝ exp(−|x|**r) on [−limit, limit].
+    """Return ``count`` (even) ascending equidistant quantiles of the density ∝ exp(−|x|**r) on
+    [−limit, limit].
 
     Args:
         exponents: r, ``[...]`` in [0.4, 0.8].
@@ -99,7 +100,7 @@ def generalized_laplacian_quantiles(exponents: Tensor, count: int, limit: float)
 
 
 def argsort(values: Tensor) -> Tensor:
-    """``values.argsort(-1)`` of float32 rows, several times faster than torch's own on a CPU."""
+    """Compute ``values.argsort(-1)`` of float32 rows, several times faster than torch's own on a CPU."""
     if values.device.type != "cpu":
         return values.argsort(-1)
     # NumPy sorts float64 with vector instructions. A float32 leaves the lowest 29 bits of a float64 zero:

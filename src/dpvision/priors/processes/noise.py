@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 def uniform(generator: torch.Generator, *shape: int) -> Tensor:
-    """Uniform in [0, 1)."""
+    """Draw numbers uniform in [0, 1)."""
     return torch.rand(shape, generator=generator, device=generator.device)
 
 
 def normal(generator: torch.Generator, *shape: int) -> Tensor:
-    """Standard normal."""
+    """Draw standard normal numbers."""
     return torch.randn(shape, generator=generator, device=generator.device)
 
 
 def power_law_noise(exponent: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Gaussian noise whose amplitude spectrum falls as 1 / f^exponent; it wraps around at the borders.
+    """Draw Gaussian noise whose amplitude spectrum falls as 1 / f^exponent; it wraps around at the borders.
 
     Args:
         exponent: one per map, ``[N]``. 0 is white noise; photographs have about 1.

@@ -1,4 +1,4 @@
-"""What a random process is."""
+"""Define what a random process is."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 Generate = Callable[[int, int, torch.Generator], Tensor]
-"""(count, size, generator) -> float32 ``[count, 3, size, size]`` in [0, 1], on the generator's device. All
-randomness comes from the generator."""
+"""A function (count, size, generator) -> float32 ``[count, 3, size, size]`` in [0, 1], on the generator's
+device. All randomness comes from the generator.
+"""
 
 
 @dataclass(frozen=True)

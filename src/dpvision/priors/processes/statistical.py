@@ -19,7 +19,7 @@ BLOCK = 8  # pixels: the coarsest sampling step of the wavelets
 def statistical(
     count: int, size: int, generator: torch.Generator, *, spectrum: bool, wavelets: bool, colour: bool
 ) -> Tensor:
-    """Images of the four statistical models of Baradad et al. (NeurIPS 2021, arXiv 2106.05963).
+    """Draw images of the four statistical models of Baradad et al. (NeurIPS 2021, arXiv 2106.05963).
 
     Uniform noise is given, in turn and ten times over, a random spectrum, random wavelet marginals and a
     random palette, whichever are asked for: each undoes a little of the one before. Then each image is
@@ -78,7 +78,7 @@ class Spectrum:
         return cls(magnitudes / unit)
 
     def impose(self, images: Tensor) -> Tensor:
-        """Images ``[B, C, N, N]`` with these magnitudes and the phases, means and variances that they had."""
+        """Return images ``[B, C, N, N]`` with these magnitudes, and the old phases, means and variances."""
         std, mean = torch.std_mean(images, dim=(2, 3), keepdim=True, correction=0)
         frequencies = torch.fft.rfft2(images)
         gains = self.magnitudes / frequencies.abs().clamp_min(1e-30)

@@ -26,49 +26,57 @@ CHANNEL_MEAN = ((0.483, 0.145), (0.455, 0.142), (0.401, 0.161))
 CHANNEL_STD = ((0.219, 0.063), (0.213, 0.062), (0.213, 0.069))
 
 Convolve = Callable[[Tensor, torch.Generator], Tensor]
-"""Draws a 3×3 convolution for every image and applies it: ``[N, CHANNELS, H, W]``, keeps the shape."""
+"""A function that draws a 3×3 convolution for every image and applies it: ``[N, CHANNELS, H, W]``."""
 
 DrawNoise = Callable[[int, list[int], torch.Generator], list[Tensor]]
-"""(count, sides, generator) -> for every layer a map per image, as wide as it: ``[count, side, side]``."""
+"""A function (count, sides, generator) -> a map per layer and image, as wide as the layer:
+``[count, side, side]``.
+"""
 
 
 def random(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Normal weights, no biases, no noise: plain initialisation; as :data:`Generate`."""
+    """Draw images with normal weights, no biases, no noise: plain initialisation; as :data:`Generate`."""
     return _synthesize(count, size, generator, convolve_normal)
 
 
 def high_frequency(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Filters that are random sums of wavelets, and 1/f^α noise in every layer; as :data:`Generate`."""
+    """Draw images by random sums of wavelets as filters, with 1/f^α noise in every layer; as
+    :data:`Generate`.
+    """
     return _synthesize(count, size, generator, convolve_wavelets, power_law_maps)
 
 
 def sparse(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """As :func:`high_frequency`, but the first input is 0 and every layer's noise is confined to a place of
-    its own, so that details are few and far between; as :data:`Generate`."""
+    """Draw images as :func:`high_frequency` does, but with details that are few and far between.
+
+    The first input is 0 and every layer's noise is confined to a place of its own; as :data:`Generate`.
+    """
     return _synthesize(count, size, generator, convolve_wavelets, sparse_maps, input_std=0.0)
 
 
 def oriented(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Filters that are edges and lines, biases, and one noise map for all layers; as :data:`Generate`."""
+    """Draw images by edges and lines as filters, biases, and one noise map for all layers; as
+    :data:`Generate`.
+    """
     return _synthesize(count, size, generator, convolve_oriented, shared_map, largest_bias=0.2)
 
 
 def convolve_normal(x: Tensor, generator: torch.Generator) -> Tensor:
-    """All weights normal."""
+    """Draw all weights from the normal distribution."""
     count = len(x)
     kernels = _modulated(normal(generator, count, CHANNELS, CHANNELS, 9), generator)
     return _grouped_convolution(x, kernels.view(count * CHANNELS, CHANNELS, 3, 3))
 
 
 def convolve_wavelets(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Every input channel filtered by a sum of wavelets with normal coefficients, then channels mixed."""
+    """Filter every input channel by a sum of wavelets with normal coefficients, then mix channels."""
     wavelets = wavelet_filters(generator.device)
     filters = torch.einsum("ncf,fyx->ncyx", normal(generator, len(x), CHANNELS, len(wavelets)), wavelets)
     return _filtered_and_mixed(x, filters, generator)
 
 
 def convolve_oriented(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Every input channel filtered by one of the bank's filters, then channels mixed.
+    """Filter every input channel by one of the bank's filters, then mix channels.
 
     Each image has a random 5 to 40 of the bank's 40 filters to choose from.
     """
@@ -76,7 +84,7 @@ def convolve_oriented(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def draw_oriented_filters(count: int, generator: torch.Generator) -> Tensor:
-    """``[count, CHANNELS, 3, 3]``: for every channel one of an image's random subset of the bank."""
+    """Draw for every channel one of an image's random subset of the bank: ``[count, CHANNELS, 3, 3]``."""
     bank = oriented_filters(generator.device)
     order = uniform(generator, count, len(bank)).argsort(dim=1)  # its first few are the subset
     sizes = torch.randint(5, len(bank) + 1, (count, 1), generator=generator, device=generator.device)
@@ -85,12 +93,12 @@ def draw_oriented_filters(count: int, generator: torch.Generator) -> Tensor:
 
 
 def power_law_maps(count: int, sides: list[int], generator: torch.Generator) -> list[Tensor]:
-    """For every layer a map of its own with amplitude spectrum 1/f^α, α uniform in [0.5, 1.5]."""
+    """Draw for every layer a map of its own with amplitude spectrum 1/f^α, α uniform in [0.5, 1.5]."""
     return [power_law_noise(0.5 + uniform(generator, count), side, generator) for side in sides]
 
 
 def sparse_maps(count: int, sides: list[int], generator: torch.Generator) -> list[Tensor]:
-    """The same under Laplacian envelopes e^(-|p - c| / b), b uniform in [0.05, 0.3] of the side."""
+    """Return the same under Laplacian envelopes e^(-|p - c| / b), b uniform in [0.05, 0.3] of the side."""
     maps = []
     for noise in power_law_maps(count, sides, generator):
         centre, width = uniform(generator, count, 2, 1), 0.05 + 0.25 * uniform(generator, count, 1, 1)
@@ -101,7 +109,7 @@ def sparse_maps(count: int, sides: list[int], generator: torch.Generator) -> lis
 
 
 def shared_map(count: int, sides: list[int], generator: torch.Generator) -> list[Tensor]:
-    """One map for all layers, averaged over blocks for the smaller ones: their details coincide."""
+    """Draw one map for all layers, averaged over blocks for the smaller ones: their details coincide."""
     noise = power_law_noise(0.5 + uniform(generator, count), sides[-1], generator)
     return [F.avg_pool2d(noise, sides[-1] // side) for side in sides]
 
@@ -116,7 +124,7 @@ def _synthesize(
     input_std: float = 1.0,
     largest_bias: float = 0.0,
 ) -> Tensor:
-    """Runs a new network for every image, then gives its colours random means and standard deviations.
+    """Run a new network for every image, then give its colours random means and standard deviations.
 
     Biases are uniform in ±largest_bias; the strength of a layer's noise is uniform in [0, 0.3].
     """
@@ -143,14 +151,14 @@ def _synthesize(
 
 
 def _filtered_and_mixed(x: Tensor, filters: Tensor, generator: torch.Generator) -> Tensor:
-    """The convolution with kernels mixing[o, i] · filters[i], in two cheap steps; the mixing is normal."""
+    """Convolve with kernels mixing[o, i] · filters[i], in two cheap steps; the mixing is normal."""
     filtered = _grouped_convolution(x, filters.reshape(-1, 1, 3, 3))
     mixing = _modulated(normal(generator, len(x), CHANNELS, CHANNELS, 1), generator)[..., 0]
     return (mixing @ filtered.flatten(2)).view(x.shape)
 
 
 def _modulated(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """Weights ``[N, out, in, taps]`` in a random style, a factor per input, and of norm 1 for each output.
+    """Return weights ``[N, out, in, taps]`` in a random style, a factor per input, and of norm 1 per output.
 
     The factors are what StyleGAN makes of its latent: an affine image of LeakyReLU(N(0, I)). As the affine
     map, too, is new for every image, they are normal about 1, and drawn so.
@@ -161,7 +169,9 @@ def _modulated(weights: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _grouped_convolution(x: Tensor, kernels: Tensor) -> Tensor:
-    """Images ``[N, C, H, W]``, each with its own C of the kernels ``[N·C, in, 3, 3]``; keeps the shape."""
+    """Convolve ``[N, C, H, W]``, each image with its C of the kernels ``[N·C, in, 3, 3]``; keeps
+    the shape.
+    """
     count, channels, height, width = x.shape
     # Reflected at the borders, as zeros would put a frame around every picture.
     padded = F.pad(x, (1, 1, 1, 1), mode="reflect").view(1, count * channels, height + 2, width + 2)
@@ -173,7 +183,7 @@ def _doubled(x: Tensor) -> Tensor:
 
 
 def _normalized(x: Tensor) -> Tensor:
-    """Every image of ``[N, C, H, W]`` with root mean square 1, in place.
+    """Scale every image of ``[N, C, H, W]`` to root mean square 1, in place.
 
     Filters of mean 0 leave little of a smooth input; the small layers' blobs would drown all details.
     """
@@ -182,7 +192,7 @@ def _normalized(x: Tensor) -> Tensor:
 
 
 def _coloured(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Every channel with the mean and standard deviation of a random photograph's, clipped to [0, 1]."""
+    """Give every channel the mean and deviation of a random photograph's, clipped to [0, 1]."""
     mean_of_mean, std_of_mean = torch.tensor(CHANNEL_MEAN, device=images.device).unbind(dim=1)
     mean_of_std, std_of_std = torch.tensor(CHANNEL_STD, device=images.device).unbind(dim=1)
     mean = mean_of_mean + std_of_mean * normal(generator, len(images), 3)

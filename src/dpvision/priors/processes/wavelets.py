@@ -23,7 +23,7 @@ class SteerablePyramid:
 
     Args:
         size: the side N of the images in pixels, a multiple of ``2 ** scales``.
-        device: where the images lie.
+        device: the device of the images.
         scales: octaves between the two residuals.
         orientations: bands of each scale; band k prefers gradients at angle kπ / orientations to the x axis.
     """
@@ -43,7 +43,7 @@ class SteerablePyramid:
         self.filters.append(_low_pass(radius, math.pi / 2**scales)[None])
 
     def bands(self, images: Tensor) -> list[Tensor]:
-        """The bands of images ``[..., N, N]``, one tensor ``[..., bands, n, n]`` per resolution."""
+        """Return the bands of images ``[..., N, N]``, one tensor ``[..., bands, n, n]`` per resolution."""
         spectrum = torch.fft.rfft2(images, norm="ortho")[..., None, :, :]
         return [
             torch.fft.irfft2(_crop(spectrum, filters) * filters, s=2 * (filters.shape[-2],), norm="ortho")
@@ -51,7 +51,7 @@ class SteerablePyramid:
         ]
 
     def images(self, bands: Sequence[Tensor]) -> Tensor:
-        """Images ``[..., N, N]`` from their bands: the inverse of :meth:`bands`.
+        """Return images ``[..., N, N]`` from their bands: the inverse of :meth:`bands`.
 
         For bands that no image has, the image whose bands are nearest to them (least squares).
         """
@@ -67,7 +67,7 @@ class SteerablePyramid:
 
 
 def _polar_frequencies(resolution: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Radius (radians per pixel) and angle of the lowest frequencies of an N × N image, ``[n, n/2 + 1]``."""
+    """Return radius (radians per pixel) and angle of N × N images' lowest frequencies, ``[n, n/2 + 1]``."""
     scale = 2 * math.pi * resolution / size
     y = torch.fft.fftfreq(resolution, device=device)[:, None] * scale
     x = torch.fft.rfftfreq(resolution, device=device) * scale
@@ -75,17 +75,17 @@ def _polar_frequencies(resolution: int, size: int, device: torch.device) -> tupl
 
 
 def _low_pass(radius: Tensor, cutoff: float) -> Tensor:
-    """One up to half the cutoff, nothing beyond it, half a cosine in the octave between."""
+    """Compute 1 up to half the cutoff, 0 beyond it, half a cosine in the octave between."""
     return torch.cos(math.pi / 2 * (2 * radius / cutoff).log2().clamp(0, 1))
 
 
 def _high_pass(radius: Tensor, cutoff: float) -> Tensor:
-    """The complement: squares of the two sum to one."""
+    """Compute the complement of `_low_pass`: squares of the two sum to one."""
     return torch.sin(math.pi / 2 * (2 * radius / cutoff).log2().clamp(0, 1))
 
 
 def _angular(angle: Tensor, orientations: int) -> Tensor:
-    """``cos(angle − kπ/K) ** (K − 1)``, squares summing to one over k: ``[K, n, n/2 + 1]``."""
+    """Compute ``cos(angle − kπ/K) ** (K − 1)``, squares summing to one over k: ``[K, n, n/2 + 1]``."""
     preferred = torch.arange(orientations, device=angle.device)[:, None, None] * (math.pi / orientations)
     order = orientations - 1
     lobes = torch.cos(angle - preferred) ** order
@@ -94,7 +94,7 @@ def _angular(angle: Tensor, orientations: int) -> Tensor:
 
 
 def _crop(spectrum: Tensor, filters: Tensor) -> Tensor:
-    """The lowest frequencies of a spectrum, as many as the filters have."""
+    """Return the lowest frequencies of a spectrum, as many as the filters have."""
     rows, columns = filters.shape[-2:]
     if rows == spectrum.shape[-2]:
         return spectrum

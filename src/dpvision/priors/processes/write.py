@@ -21,7 +21,7 @@ def write_images(
     seed: int,
     on_batch: Callable[[int], None] | None = None,
 ) -> None:
-    """Writes out/<process>/000000.png, 000001.png, …, and out/images.json, which says how they were made.
+    """Write out/<process>/000000.png, 000001.png, …, and out/images.json, which says how they were made.
 
     They are the batches of :func:`image_batches` on the CPU, so that a run that was interrupted goes on where
     it ended, to the same images.
@@ -51,7 +51,7 @@ def write_series(
     batch_size: int,
     on_batch: Callable[[int], None] | None = None,
 ) -> None:
-    """Completes a series of one folder with the batches of :func:`image_batches` on the CPU.
+    """Complete a series of one folder with the batches of :func:`image_batches` on the CPU.
 
     Raises:
         InputError: as `write_images`.

@@ -1,4 +1,4 @@
-"""What releases cost, one kind of event per file.
+"""Describe the cost of releases, one kind of event per file.
 
 Accounts compose events, plans cross them off and ledgers write them down, all by `Event` alone. Another kind,
 of this program or of somebody else's, is a frozen dataclass that says what `Event` asks for, and a call of

@@ -1,4 +1,4 @@
-"""What a release costs: an event, whatever the mechanism, and how a ledger writes it down."""
+"""Define an event, the cost of a release whatever the mechanism, and how a ledger writes it down."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dpvision.privacy.budget import NeighboringRelation
 from dpvision.privacy.errors import InputError
 
 _LARGEST_COUNT = 10_000_000
-"""Beyond it the accountants take for ever, and no use is known."""
+"""The largest count: beyond it the accountants take for ever, and no use is known."""
 
 _BEFORE_KINDS = "gaussian"
-"""What a ledger's event is that names no kind, as none did while there was one."""
+"""The kind of a ledger's event that names none, as none did while there was only one kind."""
 
 
 class UnknownEvent(InputError):  # noqa: N818 (reads as what happened)
@@ -61,22 +61,23 @@ class Event(ABC):
 
     @property
     def single(self) -> Self:
-        """One such release. Events are alike where this is equal."""
+        """The event of one such release. Events are alike where this is equal."""
         return self.times(1)
 
     def times(self, count: int) -> Self:
-        """So many such releases, whatever this event's own count."""
+        """Return the event of so many such releases, whatever this event's own count."""
         return replace(self, count=count)
 
     @abstractmethod
     def scaled(self, scale: float) -> Self:
-        """The same releases with all noise multiplied by ``scale``."""
+        """Return the same releases with all noise multiplied by ``scale``."""
 
     # What they cost --------------------------------------------------------------------------------------
 
     @abstractmethod
     def to_dp_event(self, neighboring_relation: NeighboringRelation) -> dp_accounting.DpEvent:
-        """All ``count`` releases in dp_accounting's terms, for its PLD accountant of the same relation.
+        """Return all ``count`` releases in dp_accounting's terms, for the PLD accountant of the same
+        relation.
 
         InputError where nothing is known of them under this relation.
         """
@@ -85,32 +86,33 @@ class Event(ABC):
     def renyi_divergences(
         self, orders: Sequence[float], neighboring_relation: NeighboringRelation
     ) -> np.ndarray:
-        """Rényi divergences of all ``count`` releases, in nats, one per order α > 1; rounding included.
+        """Compute Rényi divergences of all ``count`` releases, in nats, one per order α > 1; rounding
+        included.
 
         InputError as of `to_dp_event`.
         """
 
     @property
     def roundings(self) -> int:
-        """How many privacy losses the PLD accountant rounds to its grid for this event. Like `largest_loss`
-        it only decides how fine the grid is, never whether ε is a bound.
+        """The number of privacy losses that the PLD accountant rounds to its grid for this event. Like
+        `largest_loss` it only decides how fine the grid is, never whether ε is a bound.
         """
         return self.count
 
     @property
     @abstractmethod
     def largest_loss(self) -> float:
-        """About how large each of these losses can be, in nats, but for a negligible probability."""
+        """The approximate size, in nats, of the largest of these losses, but for a negligible probability."""
 
     # How it is written -----------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        """The kind and the fields as a dictionary that JSON keeps exactly."""
+        """Return the kind and the fields as a dictionary that JSON keeps exactly."""
         return {"kind": self.kind, **asdict(self)}
 
     @staticmethod
     def from_json(fields: dict[str, Any]) -> Event:
-        """The event, of whatever kind, whose `to_json` this is.
+        """Return the event, of whatever kind, whose `to_json` this is.
 
         Raises:
             UnknownEvent: no such kind is registered.
@@ -126,7 +128,7 @@ class Event(ABC):
         return _READERS[kind](**given)
 
     def facts(self) -> dict[str, Any]:
-        """What a release card says of it: public, like all of an event."""
+        """Return what a release card says of the event: public, like all of an event."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -154,7 +156,7 @@ def register(kind: str, read: Callable[..., Event]) -> None:
 
 
 def written(event: Event) -> dict[str, Any]:
-    """`Event.to_json` of an event that will be read back as what it is.
+    """Return `Event.to_json` of an event that will be read back as what it is.
 
     Raises:
         InputError: it would not be: its kind is not registered, or what is written is not the whole of it.
@@ -166,7 +168,7 @@ def written(event: Event) -> dict[str, Any]:
 
 
 def merge_events(events: Iterable[Event]) -> tuple[Event, ...]:
-    """Like releases counted together, in an order that depends only on what was released."""
+    """Count like releases together, in an order that depends only on what was released."""
     counts: dict[Event, int] = {}
     for event in events:
         counts[event.single] = counts.get(event.single, 0) + event.count
@@ -174,6 +176,6 @@ def merge_events(events: Iterable[Event]) -> tuple[Event, ...]:
 
 
 def _place(one: Event) -> tuple[Any, ...]:
-    """By kind, and by the values of the fields."""
+    """Return a sorting key: by kind, and by the values of the fields."""
     fields = one.to_json()
     return fields.pop("kind", ""), *fields.values()

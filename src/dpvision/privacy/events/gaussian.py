@@ -15,7 +15,7 @@ from dpvision.privacy.events.event import Event
 from dpvision.privacy.sampled_gaussian import renyi_bound
 
 NOISE_MULTIPLIERS = (1e-3, 1e9)
-"""Outside these the accountants overflow, and no use is known."""
+"""The range of noise multipliers: outside it the accountants overflow, and no use is known."""
 
 
 @dataclass(frozen=True)
@@ -49,24 +49,24 @@ class GaussianEvent(Event):
         check_noise(self.noise_multiplier, self.replace_one_ratio)
 
     def scaled(self, scale: float) -> Self:
-        """The same releases with ``scale`` times the noise."""
+        """Return the same releases with ``scale`` times the noise."""
         return replace(self, noise_multiplier=scale * self.noise_multiplier)
 
     def to_dp_event(self, neighboring_relation: NeighboringRelation) -> dp_accounting.DpEvent:
-        """A Gaussian, composed with itself, with the noise that dp_accounting takes it to have."""
+        """Return a Gaussian, composed with itself, with the noise that dp_accounting takes it to have."""
         one = dp_accounting.GaussianDpEvent(self._noise_at_twice(neighboring_relation))
         return dp_accounting.SelfComposedDpEvent(one, self.count)
 
     def renyi_divergences(
         self, orders: Sequence[float], neighboring_relation: NeighboringRelation
     ) -> np.ndarray:
-        """α·s²/(2σ²) each."""
+        """Compute α·s²/(2σ²) for each order."""
         noise_multiplier = self._noise_at_twice(neighboring_relation)
         return self.count * renyi_bound(noise_multiplier, 1.0, tuple(orders), neighboring_relation)
 
     def _noise_at_twice(self, neighboring_relation: NeighboringRelation) -> float:
-        """The noise multiplier at which replacing costs as much, if it may change the sum by twice as much as
-        adding does, which is what dp_accounting and `renyi_bound` take for granted.
+        """Return the noise multiplier at which replacing costs as much, if it may change the sum by twice as
+        much as adding does, which is what dp_accounting and `renyi_bound` take for granted.
         """
         ratio = self.replace_one_ratio / 2 if neighboring_relation == "replace_one" else 1.0
         return self.noise_multiplier / ratio
@@ -78,20 +78,20 @@ class GaussianEvent(Event):
 
     @property
     def largest_loss(self) -> float:
-        """Of the composition, at ten standard deviations."""
+        """The privacy loss of the composition at ten standard deviations, in nats."""
         return loss_at_ten_deviations(2 * self.count**0.5 / self.noise_multiplier)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, the rate too, and no kind: as `GaussianSumEvent` was always written."""
+        """Return the fields, the rate too, and no kind: as `GaussianSumEvent` was always written."""
         return written_fields(self.noise_multiplier, 1.0, self.count, self.replace_one_ratio)
 
     def facts(self) -> dict[str, Any]:
-        """Noise multiplier, sample rate and count."""
+        """Return noise multiplier, sample rate and count."""
         return {"noise_multiplier": self.noise_multiplier, "sample_rate": 1.0, "count": self.count}
 
 
 def check_noise(noise_multiplier: float, replace_one_ratio: float) -> None:
-    """Raises InputError for noise that cannot be accounted for, or a ratio outside (0, 2]."""
+    """Raise InputError for noise that cannot be accounted for, or a ratio outside (0, 2]."""
     low, high = NOISE_MULTIPLIERS
     if not low <= noise_multiplier <= high:
         raise InputError(f"noise_multiplier must lie in [{low:g}, {high:g}], not {noise_multiplier}.")
@@ -100,14 +100,14 @@ def check_noise(noise_multiplier: float, replace_one_ratio: float) -> None:
 
 
 def loss_at_ten_deviations(shift: float) -> float:
-    """Of N(shift, 1) against N(0, 1), in nats."""
+    """Return the privacy loss of N(shift, 1) against N(0, 1) at ten standard deviations, in nats."""
     return shift**2 / 2 + 10 * shift
 
 
 def written_fields(
     noise_multiplier: float, sample_rate: float, count: int, replace_one_ratio: float
 ) -> dict[str, Any]:
-    """The fields of an event of Gaussian noise, sampled or not, in the order in which a ledger has them."""
+    """Return the fields of an event of Gaussian noise, sampled or not, in a ledger's order."""
     return {
         "noise_multiplier": noise_multiplier,
         "sample_rate": sample_rate,

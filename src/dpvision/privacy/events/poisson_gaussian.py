@@ -54,11 +54,11 @@ class PoissonGaussianEvent(Event):
             raise InputError(f"sample_rate of a sample must lie in (0, 1), not {self.sample_rate}.")
 
     def scaled(self, scale: float) -> Self:
-        """The same releases with ``scale`` times the noise."""
+        """Return the same releases with ``scale`` times the noise."""
         return replace(self, noise_multiplier=scale * self.noise_multiplier)
 
     def to_dp_event(self, neighboring_relation: NeighboringRelation) -> dp_accounting.DpEvent:
-        """A Poisson-sampled Gaussian, composed with itself: dp_accounting knows its pairs."""
+        """Return a Poisson-sampled Gaussian, composed with itself: dp_accounting knows its pairs."""
         gaussian = dp_accounting.GaussianDpEvent(self.noise_multiplier)
         one = dp_accounting.PoissonSampledDpEvent(self.sample_rate, gaussian)
         return dp_accounting.SelfComposedDpEvent(one, self.count)
@@ -66,21 +66,21 @@ class PoissonGaussianEvent(Event):
     def renyi_divergences(
         self, orders: Sequence[float], neighboring_relation: NeighboringRelation
     ) -> np.ndarray:
-        """Of the worst pair, by quadrature, times the count."""
+        """Compute the Rényi divergences of the worst pair, by quadrature, times the count."""
         one = renyi_bound(self.noise_multiplier, self.sample_rate, tuple(orders), neighboring_relation)
         return self.count * one
 
     @property
     def largest_loss(self) -> float:
-        """That without sampling, at ten standard deviations."""
+        """The privacy loss without sampling, at ten standard deviations."""
         return loss_at_ten_deviations(2 / self.noise_multiplier)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields and no kind: as `GaussianSumEvent` was always written."""
+        """Return the fields and no kind: as `GaussianSumEvent` was always written."""
         return written_fields(self.noise_multiplier, self.sample_rate, self.count, self.replace_one_ratio)
 
     def facts(self) -> dict[str, Any]:
-        """Noise multiplier, sample rate and count."""
+        """Return noise multiplier, sample rate and count."""
         return {
             "noise_multiplier": self.noise_multiplier,
             "sample_rate": self.sample_rate,
@@ -95,7 +95,7 @@ GaussianSumEvent = GaussianEvent | PoissonGaussianEvent
 def gaussian_event(
     noise_multiplier: float, sample_rate: float = 1.0, count: int = 1, replace_one_ratio: float = 2.0
 ) -> GaussianSumEvent:
-    """The event of ``count`` sums over samples at this rate, which at rate 1 are of all examples.
+    """Return the event of ``count`` sums over samples at this rate, which at rate 1 are of all examples.
 
     Raises:
         InputError: a value is out of range.
