@@ -24,6 +24,7 @@ from dpvision.networks import Classifier
 from dpvision.privacy import Account, InputError, SecureRandom
 from dpvision.runs import Progress, RunDirectory
 from dpvision.runs.files import read_json
+from dpvision.views import Pool
 
 NOTICE = "private: measured on the private images without noise, and not covered by epsilon; do not publish"
 FEWEST_SHADOW_MODELS = 4
@@ -164,30 +165,32 @@ def _shadow_confidences(
         fields = {**fields, "device": device}
     config = RunConfig.from_json({**fields, "data": asdict(Reading(None)), "test": None})
     pool = config.opened(images, None).pool
-    budget, calibrated = config.spending
     found = []
     for number, chosen in enumerate(inside):
         if progress:
             progress("training shadow models", number, len(inside))
-        some = images.subset(chosen.nonzero()[0])
-        settings = _scaled(config.settings, len(some) / config.facts.num_examples)
-        facts = replace(config.facts, num_examples=len(some))
-        at = partial(config.method.stages, settings, facts)
-        stages = at_noise(calibrated.noise_multiplier, at, budget)
-        account = Account(replace(budget, epsilon=stages.epsilon), None, f"shadow-{number}", stages.events)
-        account.open()
-        session = Session(
-            some, facts, stages, partial(_as_it_is, account), SecureRandom(), config.device, pool=pool
-        )
-        learned = config.method.learn(settings, session)
-        model = config.method.finish(settings, learned, facts, Workplace(config.device)).model
-        assert isinstance(model, Classifier)
+        model = _shadow_classifier(config, images.subset(chosen.nonzero()[0]), pool)
         found.append(confidences(model, images))
     return np.stack(found)
 
 
-def _as_it_is(account: Account) -> Account:
-    return account
+def _shadow_classifier(config: RunConfig, images: Images, pool: Pool | None) -> Classifier:
+    """Train as the run was, with its noise, on these images and an account that nothing keeps."""
+    method, (budget, calibrated) = config.method, config.spending
+    settings = _scaled(config.settings, len(images) / config.facts.num_examples)
+    facts = replace(config.facts, num_examples=len(images))
+    stages = at_noise(calibrated.noise_multiplier, partial(method.stages, settings, facts), budget)
+
+    def open_account() -> Account:
+        account = Account(replace(budget, epsilon=stages.epsilon), None, "shadow", stages.events)
+        account.open()
+        return account
+
+    session = Session(images, facts, stages, open_account, SecureRandom(), config.device, pool=pool)
+    learned = method.learn(settings, session)
+    model = method.finish(settings, learned, facts, Workplace(config.device)).model
+    assert isinstance(model, Classifier)
+    return model
 
 
 def _scaled(config: Any, share: float) -> Any:

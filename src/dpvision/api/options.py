@@ -113,23 +113,26 @@ class OfClassifiers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(OfClassifiers, RunOptions):
-    """Options of a forecast."""
+class Tested:
+    """Options of runs whose classifier is tested."""
 
-    out: FilePath | None = option("The directory that the run would have; it must be free.", None)
     test: Any = option(
         "Images to measure the accuracy on; by default DATA's test split, if it has one.", None
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(OfClassifiers, RunOptions):
+class PlanOptions(Tested, OfClassifiers, RunOptions):
+    """Options of a forecast."""
+
+    out: FilePath | None = option("The directory that the run would have; it must be free.", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Tested, OfClassifiers, RunOptions):
     """Options of a run that makes a classifier."""
 
     out: FilePath = option("The run's directory, made here. Publish RUN/release, keep RUN/private.")
-    test: Any = option(
-        "Images to measure the accuracy on; by default DATA's test split, if it has one.", None
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from dpvision.evaluation import Accuracy, accuracy
 from dpvision.images import Images
 from dpvision.images.files import reading
 from dpvision.images.write import image_files
-from dpvision.methods import Finished, Learned
+from dpvision.methods import PREVIEWED_OF_A_CLASS, Finished, Learned
 from dpvision.networks import Classifier
 from dpvision.networks.generators import Generator, apportion
 from dpvision.privacy import Event
@@ -29,9 +29,6 @@ from dpvision.runs.generator_release import generator_files
 
 GUARANTEE = "guarantee"
 """The fact about what was learned that says what it has cost."""
-
-PER_CLASS = 10
-"""Images of each class in a grid, and as many in a row."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +144,7 @@ def release_files(
         few = [index for k in range(len(model.class_proportions)) for index in _first(made, k)]
         files = generator_files(model) | {
             "card.md": synthesis_markdown(card).encode(),
-            "samples.png": image_grid(made.pixels[few], PER_CLASS),
+            "samples.png": image_grid(made.pixels[few], PREVIEWED_OF_A_CLASS),
         }
         form: Any
         for form in images.formats:
@@ -172,7 +169,7 @@ def write_preview(folder: Path, pixels: Tensor, step: int) -> None:
     """Write a grid of what a generator draws at a step, uint8 ``[N, C, H, W]``: made of releases alone."""
     with writing(folder):
         folder.mkdir(exist_ok=True)
-    write_atomically(folder / f"{step:06d}.png", image_grid(pixels, PER_CLASS))
+    write_atomically(folder / f"{step:06d}.png", image_grid(pixels, PREVIEWED_OF_A_CLASS))
 
 
 def _drawn(generator: Generator, images: FinishOptions, seed: int) -> Images:
@@ -187,5 +184,5 @@ def _drawn(generator: Generator, images: FinishOptions, seed: int) -> Images:
 def _first(images: Images, label: int) -> list[int]:
     """Return the indices of the first few images of a class."""
     if images.labels is None:
-        return list(range(min(len(images), PER_CLASS**2)))
-    return (images.labels == label).nonzero().flatten()[:PER_CLASS].tolist()
+        return list(range(min(len(images), PREVIEWED_OF_A_CLASS**2)))
+    return (images.labels == label).nonzero().flatten()[:PREVIEWED_OF_A_CLASS].tolist()

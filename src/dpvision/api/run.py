@@ -12,10 +12,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Any
 
+import safetensors.torch
 import torch
 
 from dpvision.api.accounts import (
@@ -54,7 +55,7 @@ from dpvision.methods import (
     find_method,
 )
 from dpvision.networks import register_network
-from dpvision.networks.weights import checked_facts, read_tensors, safetensors_bytes
+from dpvision.networks.weights import checked_facts, safetensors_bytes
 from dpvision.priors import scales_images
 from dpvision.privacy import (
     Account,
@@ -385,25 +386,27 @@ class Run:
         Raises:
             InputError: what was kept is damaged or of another run, or the ledger lacks what was spent.
         """
-        _, how = self._kept()
+        _, how = self._kept
         if how is not None:
             check_ledger(self.directory, how.spent)
             close_account(self.directory)
 
+    @cached_property
     def _kept(self) -> tuple[Learned, OfLearning | None]:
         """Read what `keep` has written. InputError where it is damaged or of another run."""
         path = self.directory.learned_path
         with reading(str(path)):
-            facts = checked_facts(path, path.read_bytes())
+            content = path.read_bytes()
+            facts = checked_facts(path, content)
             if facts["run"] != self.directory.seal:
                 raise InputError(f"{path} is not of this run; restore that of this one")
             how = OfLearning.from_json(facts["how"]) if facts["how"] else None
-        return Learned(read_tensors(path)[0], facts["facts"]), how
+            return Learned(safetensors.torch.load(content), facts["facts"]), how
 
     def finish(self, test: Images | None = None, progress: Progress | None = None) -> Result | Synthesis:
         """Make of what was learned what is published, and publish it."""
         directory, config = self.directory, self.config
-        learned, how = self._kept()
+        learned, how = self._kept
         started = time.monotonic()
         workplace = Workplace(
             config.device,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dpvision.api.options import AuditOptions
-from dpvision.cli.options import AsJson, Device, command, require
+from dpvision.cli.options import AsJson, Device, command, help_of, require
 from dpvision.cli.output import show, show_messages, table, work_bars
+from dpvision.privacy.errors import InputError
 
 if TYPE_CHECKING:
     from dpvision.api import Audit
@@ -30,9 +31,7 @@ def audit(
     ] = None,
     canary_kind: Annotated[
         str | None,
-        typer.Option(
-            help=AuditOptions.__dataclass_fields__["canary_kind"].metadata["help"], show_default=False
-        ),
+        typer.Option(help=help_of(AuditOptions, "canary_kind"), show_default=False),
     ] = None,
 ) -> None:
     """Train with canaries, as train or synthesize would, and bound ε from below by what comes out.
@@ -71,8 +70,6 @@ def _number_and_kind(canaries: str | None, kind: str | None) -> tuple[int | None
     try:
         return None if canaries is None else int(canaries), kind or "gradient"
     except ValueError:
-        from dpvision.privacy.errors import InputError
-
         if kind not in (None, canaries):
             raise InputError(
                 f"--canaries names a kind, '{canaries}', and --canary-kind another, '{kind}'; choose one"

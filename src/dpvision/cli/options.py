@@ -22,6 +22,7 @@ from dpvision.api.options import (
     TrainOptions,
     described,
 )
+from dpvision.privacy.errors import InputError
 
 Data = Annotated[
     str | None,
@@ -71,11 +72,16 @@ PoolPath = Annotated[
         show_default=False,
     ),
 ]
-Size = Annotated[int | None, typer.Option(help=RunOptions.__dataclass_fields__["size"].metadata["help"])]
-Channels = Annotated[
-    int | None, typer.Option(help=RunOptions.__dataclass_fields__["channels"].metadata["help"])
-]
-Device = Annotated[str | None, typer.Option(help=RunOptions.__dataclass_fields__["device"].metadata["help"])]
+
+
+def help_of(options: type[RunOptions], name: str) -> str:
+    """Return the help text of one of the options."""
+    return described(options.__dataclass_fields__[name])
+
+
+Size = Annotated[int | None, typer.Option(help=help_of(RunOptions, "size"))]
+Channels = Annotated[int | None, typer.Option(help=help_of(RunOptions, "channels"))]
+Device = Annotated[str | None, typer.Option(help=help_of(RunOptions, "device"))]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 
 RECIPE = {
@@ -118,7 +124,7 @@ def command(options: type[RunOptions], *, is_run: bool = True) -> Callable[[Verb
             known = {"data", "config", *(one.name for one in dataclasses.fields(options))}
             for name in sorted(found.keys() - known):
                 if is_run:
-                    raise _input_error(
+                    raise InputError(
                         f"{given['config']}: {name} is no option of {verb.__name__}; leave it out"
                     )
                 del found[name]
@@ -162,7 +168,7 @@ def require(options: type[RunOptions], found: dict[str, Any]) -> None:
     for name in ("data", *needed):
         if name not in found:
             flag = flag_of(options, name)
-            raise _input_error(f"{flag} is missing; give it on the command line or in the --config file")
+            raise InputError(f"{flag} is missing; give it on the command line or in the --config file")
     options.of({name: value for name, value in found.items() if name != "data"})
 
 
@@ -191,12 +197,6 @@ def _flag(one: dataclasses.Field[Any]) -> str:
     return str(one.metadata.get("flag", f"--{one.name.replace('_', '-')}"))
 
 
-def _input_error(message: str) -> Exception:
-    from dpvision.privacy.errors import InputError
-
-    return InputError(message)
-
-
 def collect(
     file: Path | None, settings: list[str] | None = None, named: dict[str, str | None] | None = None
 ) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def collect(
     options = _read_recipe(file) if file else {}
     config = options.get("config", {})
     if not isinstance(config, dict):
-        raise _input_error(f"{file}: config must be a table, not {config!r}")
+        raise InputError(f"{file}: config must be a table, not {config!r}")
     given = {name: value for name, value in (named or {}).items() if value is not None}
     options["config"] = with_settings(config | given, settings or [])
     return options
@@ -222,12 +222,10 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     try:
         options = _parse(content.decode())
     except ValueError as error:
-        raise _input_error(f"{path} is not TOML: {error}") from error
+        raise InputError(f"{path} is not TOML: {error}") from error
     for name in options:
         if name not in RECIPE:
-            raise _input_error(
-                f"{path}: there is no option '{name}'; choose from {', '.join(sorted(RECIPE))}"
-            )
+            raise InputError(f"{path}: there is no option '{name}'; choose from {', '.join(sorted(RECIPE))}")
     return options
 
 
@@ -237,11 +235,11 @@ def with_settings(config: dict[str, Any], settings: list[str]) -> dict[str, Any]
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not (name and equals):
-            raise _input_error(f"--set {setting}: must be of the form key=value")
+            raise InputError(f"--set {setting}: must be of the form key=value")
         name, dot, inner = name.partition(".")
         if dot:
             if not isinstance(config.get(name, {}), dict):
-                raise _input_error(f"--set {setting}: {name} is no table")
+                raise InputError(f"--set {setting}: {name} is no table")
             config[name] = config.get(name, {}) | {inner: _value(value)}
         else:
             config[name] = _value(value)

@@ -10,6 +10,7 @@ import typer
 from dpvision.api.options import FROM_EMBEDDING, SynthesisOptions
 from dpvision.cli.options import command, flag_of, require
 from dpvision.cli.output import interruptible, show, show_messages, table, work_bars
+from dpvision.privacy.errors import InputError
 
 if TYPE_CHECKING:
     from dpvision.api import Synthesis
@@ -58,8 +59,6 @@ def synthesize(
 
 def _check_use_with_embedding(found: dict[str, Any]) -> None:
     """Raise InputError for what is of no use beside --from-embedding, and where --out is missing."""
-    from dpvision.privacy.errors import InputError
-
     for name in found.keys() - FROM_EMBEDDING:
         raise InputError(f"{flag_of(SynthesisOptions, name)} has no use with --from-embedding; leave it out")
     if "out" not in found:

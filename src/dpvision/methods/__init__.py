@@ -8,13 +8,14 @@ from dpvision._lazy import lazy
 
 if TYPE_CHECKING:
     from dpvision.methods.estimates import Estimate
-    from dpvision.methods.method import Finished, Learned, Makes, Method, Workplace
+    from dpvision.methods.method import PREVIEWED_OF_A_CLASS, Finished, Learned, Makes, Method, Workplace
     from dpvision.methods.registry import check_known, find_method, known_methods
     from dpvision.methods.session import Session, Watch
     from dpvision.methods.settings import check_settings, setting_types, with_overrides
     from dpvision.methods.stages import Calibrated, Stage, at_noise, calibrate
 
 __all__ = [
+    "PREVIEWED_OF_A_CLASS",
     "Calibrated",
     "Estimate",
     "Finished",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "PREVIEWED_OF_A_CLASS": "dpvision.methods.method",
     "Calibrated": "dpvision.methods.stages",
     "Estimate": "dpvision.methods.estimates",
     "Finished": "dpvision.methods.method",

@@ -20,7 +20,7 @@ from dpvision.images import Images
 from dpvision.methods.embedding import EMBEDDING, Embedding
 from dpvision.methods.estimates import PROBE_SECONDS, Estimate
 from dpvision.methods.generator_fitting import FittingSettings, GeneratorFitting, new_generator
-from dpvision.methods.method import Finished, Learned, Makes, Workplace
+from dpvision.methods.method import PREVIEWED_OF_A_CLASS, Finished, Learned, Makes, Workplace
 from dpvision.methods.session import Session
 from dpvision.methods.settings import with_overrides
 from dpvision.methods.stages import Stage
@@ -45,9 +45,6 @@ was made of them.
 
 PREVIEWS = 20
 """The number of previews over a fit."""
-
-PER_CLASS = 10
-"""The number of images of each class in a preview."""
 
 NUMBERS_AT_A_TIME = 1 << 24
 """The number of values of the features that are computed at once: 64 MiB, and a few times as much
@@ -99,9 +96,6 @@ class DPMEPF:
     makes: Makes = "images"
     needs_labels = False
     config_class: type = DPMEPFConfig
-
-    of_release = ("encoder", "encoder_options", "labelled", "second_moment_weight", "count_weight")
-    """The settings that say what is released; the others are of the fit alone."""
 
     def default_config(
         self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
@@ -273,7 +267,7 @@ def fit(fitting: GeneratorFitting, workplace: Workplace) -> None:
         if checkpoints:
             checkpoints.save(fitting.state, final=fitting.steps_done == steps)
         if workplace.preview and fitting.steps_done % max(1, steps // PREVIEWS) == 0:
-            workplace.preview(fitting.preview(PER_CLASS), fitting.steps_done)
+            workplace.preview(fitting.preview(PREVIEWED_OF_A_CLASS), fitting.steps_done)
         if workplace.progress:
             workplace.progress("fitting the generator", fitting.steps_done, steps)
     fitting.finish()

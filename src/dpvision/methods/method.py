@@ -21,6 +21,9 @@ from dpvision.runs.progress import Progress
 
 Makes = Literal["a classifier", "images"]
 
+PREVIEWED_OF_A_CLASS = 10
+"""The number of images of each class in a preview, which fill a row of its grid."""
+
 
 @dataclass(frozen=True, eq=False)
 class Learned:
