@@ -80,6 +80,23 @@ def test_a_module_imports_only_what_it_may(path: Path) -> None:
         assert upward_imports(tree, floor) == []
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_images_touch_a_whole_tensor_of_pixels(path: Path) -> None:
+    """So that images may be larger than memory; see `dpvision.images.ImageSet`."""
+    if path.relative_to(PACKAGE).parts[0] != "images":
+        assert "pixels" not in attributes_read(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def attributes_read(tree: ast.Module) -> set[str]:
+    reads = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    return {node.attr for node in reads if isinstance(node.ctx, ast.Load)}
+
+
+def test_the_rule_sees_pixels_that_are_read() -> None:
+    assert "pixels" in attributes_read(ast.parse("def f(images):\n    return images.pixels[0]"))
+    assert "pixels" not in attributes_read(ast.parse("from priors.encoders.pixels import x\npixels = 1"))
+
+
 def test_the_drawing_of_the_floors_is_true() -> None:
     page = DRAWING.read_text(encoding="utf-8")
     assert re.findall(r"^│ (\w+) +│", page, re.MULTILINE) == FLOORS[::-1]

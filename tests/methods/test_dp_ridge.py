@@ -87,7 +87,7 @@ def test_features_of_an_encoder_keep_the_promise() -> None:
     )
     pixels[0], pixels[1] = 0, 255
     model = DPRidgeConfig(encoder="wrn-10-4-small").build_model(facts(40, (3, 16, 16), ("a", "b", "c")))
-    features = encoded(model, pixels)
+    features = encoded(model, Images(pixels, None, (), "made"))
     for index in range(40):
         assert float(statistics(features[index : index + 1], [0]).double().norm()) <= SENSITIVITY
 

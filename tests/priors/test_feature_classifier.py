@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dpvision.gradients import clipped_gradient_sum
+from dpvision.images import Images
 from dpvision.networks import Classifier, build_classifier, build_network
 from dpvision.priors.feature_classifier import (
     FeatureClassifier,
@@ -28,6 +29,10 @@ def classifier(mirror: bool = False, encoder: str = "scattering") -> Classifier:
     )
 
 
+def features_of(model: Classifier, pixels: torch.Tensor) -> torch.Tensor:
+    return encoded(model, Images(pixels, None, (), "made"))
+
+
 def network_of(model: Classifier) -> FeatureClassifier:
     assert isinstance(model.network, FeatureClassifier)
     return model.network
@@ -35,7 +40,7 @@ def network_of(model: Classifier) -> FeatureClassifier:
 
 def test_features_have_norm_one_and_the_head_begins_undecided() -> None:
     model = classifier()
-    features = encoded(model, PIXELS)
+    features = features_of(model, PIXELS)
     assert features.shape == (7, 3 * 81 * 4)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(7))
     assert torch.equal(model(PIXELS), torch.zeros(7, 3))
@@ -45,7 +50,7 @@ def test_features_have_norm_one_and_the_head_begins_undecided() -> None:
 def test_logits_are_linear_in_the_features() -> None:
     model = classifier()
     torch.nn.init.normal_(network_of(model).head.weight)
-    torch.testing.assert_close(model(PIXELS), encoded(model, PIXELS) @ network_of(model).head.weight.t())
+    torch.testing.assert_close(model(PIXELS), features_of(model, PIXELS) @ network_of(model).head.weight.t())
 
 
 def test_the_affine_head_makes_the_wide_resnet_of_the_paper() -> None:
@@ -64,7 +69,7 @@ def test_the_affine_head_makes_the_wide_resnet_of_the_paper() -> None:
     for parameter in network.head.parameters():
         torch.nn.init.normal_(parameter)
     assert sum(parameter.numel() for parameter in network.head.parameters()) == 3082
-    assert torch.equal(model(PIXELS), network.head(encoded(model, PIXELS)))
+    assert torch.equal(model(PIXELS), network.head(features_of(model, PIXELS)))
 
     whole = build_network("wrn-16-4", in_channels=3, image_size=(16, 16), num_classes=10)
     head = dict(
@@ -104,10 +109,10 @@ def test_features_have_the_norm_asked_for() -> None:
     model = build_feature_classifier(
         "scattering", image_shape=(3, 16, 16), class_names="ab", options={}, mirror=True, feature_norm=16.0
     )
-    torch.testing.assert_close(encoded(model, PIXELS).norm(dim=1), torch.full((7,), 16.0))
+    torch.testing.assert_close(features_of(model, PIXELS).norm(dim=1), torch.full((7,), 16.0))
     assert model.config is not None
     again = rebuild_classifier(model.config)
-    torch.testing.assert_close(encoded(again, PIXELS), encoded(model, PIXELS))
+    torch.testing.assert_close(features_of(again, PIXELS), features_of(model, PIXELS))
 
 
 @pytest.mark.parametrize("head", ["linear", "affine"])
@@ -143,15 +148,15 @@ def test_the_whole_of_it_has_clipped_gradients(head: Head) -> None:
 def test_mirror_images_are_alike_only_where_that_is_asked() -> None:
     mirrored = PIXELS.flip(3)
     torch.testing.assert_close(
-        encoded(classifier(mirror=True), PIXELS), encoded(classifier(mirror=True), mirrored)
+        features_of(classifier(mirror=True), PIXELS), features_of(classifier(mirror=True), mirrored)
     )
     plain = classifier()
-    assert not torch.allclose(encoded(plain, PIXELS), encoded(plain, mirrored), atol=1e-3)
+    assert not torch.allclose(features_of(plain, PIXELS), features_of(plain, mirrored), atol=1e-3)
     # Both images count: the sum of their features, brought to norm one.
     normalized, encoder = plain.normalize(PIXELS), network_of(plain).encoder
     both = encoder(normalized) + encoder(normalized.flip(3))
     expected = torch.nn.functional.normalize(both, dim=1)
-    torch.testing.assert_close(encoded(classifier(mirror=True), PIXELS), expected)
+    torch.testing.assert_close(features_of(classifier(mirror=True), PIXELS), expected)
 
 
 @pytest.mark.parametrize("encoder", ["scattering", "random-wrn-10-1"])
@@ -169,4 +174,4 @@ def test_other_classifiers_come_back_too_but_have_no_features() -> None:
     assert model.config is not None
     assert rebuild_classifier(model.config).config == model.config
     with pytest.raises(InputError, match="features of an encoder"):
-        encoded(model, PIXELS)
+        features_of(model, PIXELS)

@@ -67,7 +67,7 @@ def test_ghost_norms_in_single_precision_are_caught(monkeypatch: pytest.MonkeyPa
     """An image beside a public one that looks nearly the same: their gradients nearly cancel."""
     images = made()
     pool = Pool(
-        torch.full((1, *images.shape), 130, dtype=torch.uint8),
+        Images(torch.full((1, *images.shape), 130, dtype=torch.uint8), None, (), "grey"),
         torch.full((1, CLASSES), 1 / CLASSES),
         images.class_names,
         "grey",

@@ -16,7 +16,7 @@ from dpvision.gradients.clipped import ROUNDING_MARGIN
 from dpvision.images import Images
 from dpvision.privacy import Event, ExampleDraws, InputError, PoissonSampler, SeededRandom, gaussian_event
 from dpvision.privacy.mechanisms import GaussianSumMechanism
-from dpvision.training import ExponentialMovingAverage, Phase, PrivateTrainer, schedule_factor
+from dpvision.training import Batch, ExponentialMovingAverage, Phase, PrivateTrainer, schedule_factor
 from dpvision.views import SelfAugmentation, ViewPolicy
 
 N, C, SIGMA, RATE, STEPS = 40, 0.7, 1.3, 0.05, 6
@@ -95,7 +95,7 @@ def make_trainer(
     model, images = model or make_model(), images or make_images()
     return PrivateTrainer(
         model,
-        images.pixels,
+        images,
         labels_of(images),
         policy=policy,
         engine=ClippedGradient(model, the_loss, C, precision="float32", memory_bytes=memory_bytes),
@@ -377,7 +377,7 @@ def test_a_clipped_sum_gains_what_one_more_example_adds() -> None:
     ids, keys = torch.arange(300) * 3, trainer.keys(0)
 
     def summed(some: Tensor) -> dict[str, Tensor]:
-        return trainer.clipped_sum(images.pixels[some], labels_of(images)[some], ids[some], keys).gradients
+        return trainer.clipped_sum(Batch(images, some, labels_of(images)[some], ids[some]), keys).gradients
 
     everyone = torch.arange(300)
     for one in (0, 150, 299):
@@ -415,7 +415,7 @@ def test_parts_that_do_not_fit_are_refused() -> None:
     ) -> None:
         PrivateTrainer(
             model,
-            images.pixels,
+            images,
             labels_of(images)[:num_labels],
             policy=policy,
             engine=engine,

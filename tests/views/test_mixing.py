@@ -11,6 +11,7 @@ from scipy.stats import beta, chisquare
 from torch import Tensor, nn
 
 from dpvision.gradients import ClippedGradient
+from dpvision.images import Images
 from dpvision.methods.gradient_descent import cross_entropy
 from dpvision.privacy import InputError, SeededRandom
 from dpvision.views import DPMix, Pool, SelfAugmentation, ViewPolicy, check_no_leak
@@ -29,7 +30,7 @@ def batch(count: int, shape: tuple[int, int, int] = (3, 8, 8)) -> tuple[Tensor, 
 def pool_of(pixels: Tensor) -> Pool:
     """Images of the last two classes in turn, which no private image here is of."""
     targets = torch.eye(CLASSES)[2 + torch.arange(len(pixels)) % 2]
-    return Pool(pixels, targets, ("a", "b", "c", "d"), "made", {})
+    return Pool(Images(pixels, None, (), "made"), targets, ("a", "b", "c", "d"), "made", {})
 
 
 @pytest.fixture

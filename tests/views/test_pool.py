@@ -27,6 +27,15 @@ def pixels_of(count: int, height: int = 8, width: int = 8, seed: int = 0) -> NDA
     return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
+def pixels_in(pool: Pool) -> torch.Tensor:
+    """[P, C, H, W]"""
+    return torch.cat(list(pool.images.blocks(2)))
+
+
+def unlabelled(pixels: torch.Tensor) -> Images:
+    return Images(pixels, None, (), "made")
+
+
 def save(folder: Path, pixels: NDArray[np.uint8]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for index, image in enumerate(pixels):
@@ -52,23 +61,22 @@ def folder(tmp_path: Path) -> Path:
 def test_class_folders_in_the_order_of_the_private_classes(folder: Path) -> None:
     pool = open_pool(folder, SHAPE, CLASSES)
     assert (len(pool), pool.class_names, pool.source) == (5, CLASSES, str(folder))
-    assert pool.pixels.dtype == torch.uint8
-    np.testing.assert_array_equal(pool.pixels.numpy(), pixels_of(5).transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(pixels_in(pool).numpy(), pixels_of(5).transpose(0, 3, 1, 2))
     assert pool.targets.dtype == torch.float32
     assert pool.targets.tolist() == [[0, 1]] * 2 + [[1, 0]] * 3
     assert pool.provenance == {"source": str(folder)}
 
 
 def test_a_pool_becomes_as_the_private_images_are(folder: Path) -> None:
-    assert open_pool(folder, (3, 5, 5), CLASSES).pixels.shape == (5, 3, 5, 5)
-    assert open_pool(folder, (1, 8, 8), CLASSES).pixels.shape == (5, 1, 8, 8)
+    assert open_pool(folder, (3, 5, 5), CLASSES).images.shape == (3, 5, 5)
+    assert open_pool(folder, (1, 8, 8), CLASSES).images.shape == (1, 8, 8)
     with pytest.raises(InputError, match=r"images of 8 x 8 pixels and the private images have 6 x 8; read"):
         open_pool(folder, (3, 8, 6), CLASSES)
 
 
 def test_images_that_are_not_square_may_agree(tmp_path: Path) -> None:
     save(tmp_path / "pool", pixels_of(3, height=4, width=6))
-    assert open_pool(tmp_path / "pool", (3, 4, 6), CLASSES).pixels.shape == (3, 3, 4, 6)
+    assert open_pool(tmp_path / "pool", (3, 4, 6), CLASSES).images.shape == (3, 4, 6)
 
 
 def flat_folder(path: Path, pixels: NDArray[np.uint8]) -> Path:
@@ -94,14 +102,14 @@ def parquet(path: Path, pixels: NDArray[np.uint8]) -> Path:
 def test_a_pool_without_labels_is_of_every_class_alike(container: Any, tmp_path: Path) -> None:
     pool = open_pool(container(tmp_path / "pool", pixels_of(4)), SHAPE, ["a", "b", "c", "d"])
     assert pool.targets.tolist() == [[0.25] * 4] * 4
-    np.testing.assert_array_equal(pool.pixels.numpy(), pixels_of(4).transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(pixels_in(pool).numpy(), pixels_of(4).transpose(0, 3, 1, 2))
 
 
 def test_idx_files_without_labels(tmp_path: Path) -> None:
     header = np.array([0x803, 2, 3, 3], dtype=">u4").tobytes()
     (tmp_path / "train-images-idx3-ubyte").write_bytes(header + bytes(range(18)))
     pool = open_pool(tmp_path, (1, 3, 3), CLASSES)
-    assert pool.pixels.flatten().tolist() == list(range(18))
+    assert pixels_in(pool).flatten().tolist() == list(range(18))
     assert pool.targets.tolist() == [[0.5, 0.5]] * 2
 
 
@@ -164,29 +172,26 @@ def test_the_digest_is_of_pixels_targets_and_class_names(folder: Path, tmp_path:
     def changed(**parts: Any) -> str:
         return Pool(**{**vars_of(pool), **parts}).digest
 
-    pixels = pool.pixels.clone()
+    pixels = pixels_in(pool).clone()
     pixels[4, 2, 7, 7] ^= 1
     others = [
-        changed(pixels=pixels),
+        changed(images=unlabelled(pixels)),
         changed(targets=pool.targets.flip(1)),
         changed(class_names=("dog", "tomcat")),
-        changed(pixels=pool.pixels.reshape(5, 3, 4, 16)),
+        changed(images=unlabelled(pixels_in(pool).reshape(5, 3, 4, 16))),
     ]
     assert len({pool.digest, *others}) == 5
     assert changed(source="elsewhere") == pool.digest
 
 
 def vars_of(pool: Pool) -> dict[str, Any]:
-    names = ("pixels", "targets", "class_names", "source", "provenance")
+    names = ("images", "targets", "class_names", "source", "provenance")
     return {name: getattr(pool, name) for name in names}
 
 
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"pixels": torch.zeros(5, 3, 8, 8)}, "images must be uint8"),
-        ({"pixels": torch.zeros(5, 2, 8, 8, dtype=torch.uint8)}, "images must be uint8"),
-        ({"pixels": torch.zeros(0, 3, 8, 8, dtype=torch.uint8)}, "holds no images"),
         ({"targets": torch.zeros(5, dtype=torch.int64)}, r"float32 of shape \[5, 2\]"),
         ({"targets": torch.full((4, 2), 0.5)}, r"float32 of shape \[5, 2\]"),
         ({"targets": torch.full((5, 2), 0.6)}, "sum to 1"),

@@ -78,7 +78,8 @@ def plan(data: Source, **options: Any) -> Forecast:
         neighboring_relation=budget.neighboring_relation,
         noise_multiplier=stages.noise_multiplier,
         stages=tuple(
-            StageForecast(stage.releases, stage.event.sample_rate, stage.count) for stage in stages.stages
+            StageForecast(stage.releases, stage.mechanism.sampler.sample_rate, stage.count)
+            for stage in stages.stages
         ),
         num_examples=facts.num_examples,
         image_shape=facts.image_shape,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dpvision.api.accounts import check_unchanged
@@ -18,7 +17,8 @@ from dpvision.api.run import RunConfig
 from dpvision.api.sources import Reading, Source, fitting_reading
 from dpvision.api.using import load_classifier, release_path
 from dpvision.evaluation.membership import Attack, attacks, centred_by_class, confidences, lira_scores
-from dpvision.images import Images, available_splits
+from dpvision.images import ImageSet, available_splits
+from dpvision.images.joined import Joined
 from dpvision.methods import Session, Workplace, at_noise
 from dpvision.networks import Classifier
 from dpvision.privacy import Account, InputError, SecureRandom
@@ -86,7 +86,7 @@ def membership(
     model = load_classifier(run).to(resolve_device(device))
     learned_from = _images(run, members, "data", "members", model)
     others = _images(run, non_members, "test", "non_members", model)
-    both = _together(learned_from, others)
+    both = Joined([learned_from, others])
     assert both.labels is not None
     own = confidences(model, both)
     scores = {"confidence": own, "confidence by class": centred_by_class(own, both.labels.numpy())}
@@ -108,9 +108,9 @@ def membership(
 
 def _images(
     run: str | os.PathLike[str], given: Source | None, recorded: str, option: str, model: Classifier
-) -> Images:
+) -> ImageSet:
     """Return the images given, or those that the run recorded, their classes in the order of the model's."""
-    if isinstance(given, Images):
+    if isinstance(given, ImageSet):
         images = given
     elif given is not None:
         # Of data with splits, what a run learns from is "train".
@@ -133,17 +133,6 @@ def _recorded(run: str | os.PathLike[str]) -> RunDirectory:
     return RunDirectory.open(run)
 
 
-def _together(members: Images, others: Images) -> Images:
-    assert members.labels is not None
-    assert others.labels is not None
-    return Images(
-        torch.cat([members.pixels, others.pixels]),
-        torch.cat([members.labels, others.labels]),
-        members.class_names,
-        f"{members.source} and {others.source}",
-    )
-
-
 def _halves(models: int, count: int) -> NDArray[np.bool_]:
     """Choose the images that each shadow model learns from, ``[S, N]``: each by half of them, at random."""
     places = np.random.default_rng().random((models, count)).argsort(axis=0).argsort(axis=0)
@@ -152,7 +141,7 @@ def _halves(models: int, count: int) -> NDArray[np.bool_]:
 
 def _shadow_confidences(
     run: Path,
-    images: Images,
+    images: ImageSet,
     inside: NDArray[np.bool_],
     device: str | None,
     progress: Progress | None,
@@ -174,7 +163,7 @@ def _shadow_confidences(
     return np.stack(found)
 
 
-def _shadow_classifier(config: RunConfig, images: Images, pool: Pool | None) -> Classifier:
+def _shadow_classifier(config: RunConfig, images: ImageSet, pool: Pool | None) -> Classifier:
     """Train as the run was, with its noise, on these images and an account that nothing keeps."""
     method, (budget, calibrated) = config.method, config.spending
     settings = _scaled(config.settings, len(images) / config.facts.num_examples)

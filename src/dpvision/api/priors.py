@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dpvision.api.devices import resolve_device
+from dpvision.images import Images, ImageSet
 from dpvision.images.public import refuse_data_with_ledger
 from dpvision.priors import ContrastiveConfig, Prior, image_batches, load_prior, save_prior
 from dpvision.priors.phase_one.contrastive import (
@@ -79,13 +80,13 @@ def train_prior(
         config, path, public_images=public_images, stream=stream, initial_prior=initial_prior, device=device
     )
     initial = None if initial_prior is None else load_prior(initial_prior)
-    images: Tensor | BatchStream
+    images: ImageSet | BatchStream
     origin: dict[str, Any] = {} if initial is None else {INITIAL_PRIOR: initial.provenance}
     if public_images is not None:
         public = load_public_images(public_images, config.image_size)
         refuse_data_with_ledger(public)
         origin[LEARNED_FROM] = public.pixel_digest
-        images = public.pixels
+        images = public
         config = replace(config, processes=(), count=len(images))
     elif stream:
         config = replace(config, count=config.steps * config.batch_size)
@@ -146,7 +147,8 @@ def _pool(
 
     The pool takes minutes: it is made when the first batch is asked for, after all else has been checked.
     """
-    yield from shuffled_batches(process_images(config, device, progress), config, device, first)
+    pixels = process_images(config, device, progress)
+    yield from shuffled_batches(Images(pixels, None, (), "images of processes"), config, first)
 
 
 def process_images(config: ContrastiveConfig, device: torch.device, progress: Progress | None) -> Tensor:

@@ -144,7 +144,7 @@ def release_files(
         few = [index for k in range(len(model.class_proportions)) for index in _first(made, k)]
         files = generator_files(model) | {
             "card.md": synthesis_markdown(card).encode(),
-            "samples.png": image_grid(made.pixels[few], PREVIEWED_OF_A_CLASS),
+            "samples.png": image_grid(made.take(torch.tensor(few)), PREVIEWED_OF_A_CLASS),
         }
         form: Any
         for form in images.formats:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dpvision.evaluation.intervals import proportion_interval
-from dpvision.images.images import Images
+from dpvision.images import ImageSet
 from dpvision.networks.classifier import Classifier
 from dpvision.privacy.errors import InputError
 
@@ -39,7 +39,7 @@ class Accuracy:
 
 
 @torch.inference_mode()
-def accuracy(model: nn.Module, images: Images, batch_size: int = 1024) -> Accuracy:
+def accuracy(model: nn.Module, images: ImageSet, batch_size: int = 1024) -> Accuracy:
     """Return the accuracy of a model on labelled images, in evaluation mode, on the device of its parameters.
 
     Args:

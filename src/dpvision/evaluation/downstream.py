@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dpvision.evaluation.accuracy import Accuracy, accuracy
 from dpvision.evaluation.resnet9_training import ResNet9Training, train_resnet9
-from dpvision.images.images import Images
+from dpvision.images import ImageSet
 from dpvision.privacy.errors import InputError
 from dpvision.runs.progress import Progress
 
@@ -45,8 +45,8 @@ def default_classifiers(shape: tuple[int, int, int]) -> tuple[ClassifierName, ..
 
 def train_and_test(
     classifier: ClassifierName,
-    synthetic: Images,
-    test: Images,
+    synthetic: ImageSet,
+    test: ImageSet,
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -101,7 +101,7 @@ def protocol(classifier: ClassifierName, resnet9: ResNet9Training | None = None)
     return f"scikit-learn {__version__}, {learned} on pixels in [0, 1]"
 
 
-def check_same_shape(synthetic: Images, real: Images) -> None:
+def check_same_shape(synthetic: ImageSet, real: ImageSet) -> None:
     """Raise InputError unless the images of both sets have the same channels, height and width."""
     if synthetic.shape != real.shape:
         raise InputError(
@@ -111,7 +111,7 @@ def check_same_shape(synthetic: Images, real: Images) -> None:
 
 
 def _scikit_learn_accuracy(
-    classifier: ClassifierName, synthetic: Images, test: Images, seed: int, progress: Progress | None
+    classifier: ClassifierName, synthetic: ImageSet, test: ImageSet, seed: int, progress: Progress | None
 ) -> Accuracy:
     from sklearn.exceptions import ConvergenceWarning  # here, since it takes seconds to import
 
@@ -122,7 +122,7 @@ def _scikit_learn_accuracy(
         progress(f"training {classifier}", 0, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the limits are part of the protocol
-        model.fit(_flat(synthetic.pixels), synthetic.labels.numpy())
+        model.fit(np.concatenate([*map(_flat, synthetic.blocks())]), synthetic.labels.numpy())
     if progress:
         progress(f"training {classifier}", 1, 1)
     predicted = [model.predict(_flat(pixels)) for pixels in test.blocks(IMAGES_AT_A_TIME)]

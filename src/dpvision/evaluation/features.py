@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dpvision.images.images import Images
+from dpvision.images import ImageSet
 from dpvision.networks import Normalize
 from dpvision.priors.encoders import Encoder
 from dpvision.privacy.errors import InputError
@@ -14,7 +14,7 @@ from dpvision.runs.progress import Progress
 
 @torch.no_grad()
 def image_features(
-    images: Images,
+    images: ImageSet,
     encoder: Encoder,
     *,
     device: torch.device | str = "cpu",

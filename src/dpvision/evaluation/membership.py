@@ -17,7 +17,7 @@ from scipy.stats import norm, rankdata
 from torch import Tensor
 
 from dpvision.evaluation.intervals import CONFIDENCE, proportion_interval
-from dpvision.images.images import Images
+from dpvision.images import ImageSet
 from dpvision.networks.classifier import Classifier
 from dpvision.privacy.errors import InputError
 
@@ -84,7 +84,7 @@ def log_probabilities(model: Classifier, blocks: Iterable[Tensor]) -> Tensor:
     return logits.double().log_softmax(dim=1)
 
 
-def confidences(model: Classifier, images: Images) -> Array:
+def confidences(model: Classifier, images: ImageSet) -> Array:
     """Compute log p/(1 − p), p the probability of an image's own label, ``[N]``: nearly normal over models
     (section VI-A of the paper).
     """

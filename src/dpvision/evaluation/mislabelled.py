@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dpvision.evaluation.membership import IMAGES_AT_A_TIME, log_probabilities
-from dpvision.images.images import Images
+from dpvision.images import ImageSet
 from dpvision.networks.classifier import Classifier
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.noise import RandomSource
@@ -29,13 +29,13 @@ class MislabelledImages:
         included: bool ``[m]``, the coins.
     """
 
-    images: Images
+    images: ImageSet
     chosen: Tensor
     labels: Tensor
     included: Tensor
 
     @classmethod
-    def of(cls, images: Images, count: int, random: RandomSource) -> MislabelledImages:
+    def of(cls, images: ImageSet, count: int, random: RandomSource) -> MislabelledImages:
         """Turn ``count`` of the images, chosen at random, into canaries.
 
         Raises:
@@ -50,7 +50,7 @@ class MislabelledImages:
         labels = preference.argsort(dim=1, descending=True)[:, :2]
         included = random.uniform((count,)) < 0.5
         given = images.labels.index_copy(0, chosen, labels.gather(1, included.long()[:, None])[:, 0])
-        return cls(replace(images, labels=given), chosen, labels, included)
+        return cls(images.relabelled(given), chosen, labels, included)
 
     def scores(self, model: Classifier) -> Tensor:
         """Return by how much the classifier prefers the label of "in" to that of "out", float64 ``[m]``."""

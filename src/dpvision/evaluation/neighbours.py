@@ -9,8 +9,8 @@ from torch import Tensor
 from dpvision.evaluation.downstream import check_same_shape
 from dpvision.evaluation.features import image_features
 from dpvision.evaluation.pairs import squared_distances
+from dpvision.images import ImageSet
 from dpvision.images.encode import encode_png
-from dpvision.images.images import Images
 from dpvision.priors.encoders import Encoder
 from dpvision.privacy.errors import InputError
 from dpvision.runs.progress import Progress
@@ -23,8 +23,8 @@ WHITE = 255
 
 
 def nearest_neighbours(
-    synthetic: Images,
-    private: Images,
+    synthetic: ImageSet,
+    private: ImageSet,
     encoder: Encoder,
     *,
     count: int = 10,
@@ -66,7 +66,7 @@ def nearest_neighbours(
     return chosen, torch.cat(nearest)
 
 
-def neighbours_sheet(synthetic: Images, private: Images, chosen: Tensor, nearest: Tensor) -> bytes:
+def neighbours_sheet(synthetic: ImageSet, private: ImageSet, chosen: Tensor, nearest: Tensor) -> bytes:
     """Return a PNG with one row per ``chosen`` synthetic image: the image, then its ``nearest`` ones.
 
     It shows private images. It is for the owner of the data and the run's private/ folder, and never to be

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpvision.images.images import Images
+from dpvision.images import ImageSet
 from dpvision.networks import Classifier, ResNet9
 from dpvision.privacy.errors import InputError
 from dpvision.runs.progress import Progress
@@ -63,7 +63,7 @@ class ResNet9Training:
 
 
 def train_resnet9(
-    images: Images,
+    images: ImageSet,
     training: ResNet9Training,
     *,
     seed: int = 0,
@@ -97,15 +97,14 @@ def train_resnet9(
     model = Classifier(network, images.class_names, images.shape).to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.0, weight_decay=training.weight_decay)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, total_steps=training.steps)
-    pixels, labels = images.pixels.to(device), images.labels.to(device)
     generator = torch.Generator().manual_seed(seed)
     batch_size = min(training.batch_size, len(images))
     batches = _shuffled(len(images), batch_size, training.steps, generator)
     for step, batch in enumerate(batches):
-        batch = batch.to(device)
+        pixels, labels = images.take(batch).to(device), images.labels[batch].to(device)
         uniform = torch.rand(batch_size, 1, 3, generator=generator).to(device)
-        views = shifted(pixels[batch], uniform, pad=min(height, width) // 8, flip=channels == 3)
-        loss = F.cross_entropy(model(views[:, 0]), labels[batch])
+        views = shifted(pixels, uniform, pad=min(height, width) // 8, flip=channels == 3)
+        loss = F.cross_entropy(model(views[:, 0]), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -20,7 +20,7 @@ from dpvision.evaluation.intervals import Figure
 from dpvision.evaluation.kernel_distance import kernel_distance
 from dpvision.evaluation.precision_recall import precision_recall
 from dpvision.evaluation.resnet9_training import ResNet9Training
-from dpvision.images.images import Images
+from dpvision.images import ImageSet
 from dpvision.priors.encoders import Encoder
 from dpvision.privacy.errors import InputError
 from dpvision.runs.progress import Progress
@@ -53,8 +53,8 @@ class Row:
 
 
 def evaluate_synthetic(
-    synthetic: Images,
-    test: Images,
+    synthetic: ImageSet,
+    test: ImageSet,
     *,
     classifiers: Sequence[ClassifierName] | None = None,
     encoders: Sequence[Encoder] = (),
@@ -120,8 +120,8 @@ def evaluate_synthetic(
 
 
 def _distances(
-    synthetic: Images,
-    test: Images,
+    synthetic: ImageSet,
+    test: ImageSet,
     encoder: Encoder,
     seed: int,
     device: torch.device | str,

@@ -15,8 +15,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from dpvision.images import Images
-from dpvision.training import PrivateTrainer, StepKeys
+from dpvision.images import Images, ImageSet
+from dpvision.images.joined import with_one_more
+from dpvision.training import Batch, PrivateTrainer, StepKeys
 from dpvision.views import Pool
 
 Place = Literal["first", "middle", "last"]
@@ -47,26 +48,24 @@ class Contribution:
     step: int
 
 
-def worst_images(private: Tensor, pool: Pool | None = None) -> dict[str, Tensor]:
+def worst_images(private: ImageSet, pool: Pool | None = None) -> dict[str, Tensor]:
     """Return images uint8 ``[C, H, W]`` that are hard to clip right, by what they show.
 
     Args:
-        private: uint8 ``[N, C, H, W]``, N at least 1.
+        private: images, of which one is changed.
         pool: public images that private ones are mixed with, if they are.
     """
-    one = private[0]
+    one = private.take(torch.tensor([0]))[0]
     noise = torch.randint(2, one.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     found = {"black": torch.zeros_like(one), "white": torch.full_like(one, 255)}
     found |= {f"grey {value}": torch.full_like(one, value) for value in GREYS}
     if pool is not None:
         # With a public image that looks the same, and another label, its gradient nearly cancels.
-        evenness = pool.pixels.double().flatten(1).std(dim=1, correction=0)
-        value = float(pool.pixels[evenness.argmin()].double().mean())
-        found["grey as the most even public image"] = torch.full_like(one, round(value))
+        found["grey as the most even public image"] = torch.full_like(one, round(_most_even(pool.images)))
     return found | {
         "a private image": one,
         "an inverted private image": 255 - one,
-        "noise of the least contrast": 127 + noise.to(one.device),
+        "noise of the least contrast": 127 + noise,
     }
 
 
@@ -82,49 +81,40 @@ class WorstImages:
         every: looks at one of so many batches.
     """
 
-    def __init__(self, images: Images, pool: Pool | None = None, every: int = 1) -> None:
+    def __init__(self, images: ImageSet, pool: Pool | None = None, every: int = 1) -> None:
         self.largest: Contribution | None = None
         """The image that changed a sum the most so far; None before the first."""
-        self._worst, self._num_classes = worst_images(images.pixels, pool), len(images.class_names)
+        self._worst, self._num_classes = worst_images(images, pool), len(images.class_names)
         self._every, self._batches = every, count()
 
     def __call__(
         self,
         trainer: PrivateTrainer,
-        examples: Tensor,
-        labels: Tensor,
-        ids: Tensor,
+        batch: Batch,
         keys: StepKeys,
-        encode: Callable[[Tensor], Tensor] | None = None,
+        encode: Callable[[ImageSet], Tensor] | None = None,
     ) -> None:
         """Look at a batch; see :class:`dpvision.training.OnBatch`."""
         step = next(self._batches)
         if step % self._every:
             return
-        taken = set(ids.tolist())
-        own_id = ids.new_tensor([next(number for number in count() if number not in taken)])
+        taken = set(batch.ids.tolist())
+        own_id = next(number for number in count() if number not in taken)
 
         def with_one(pixels: Tensor, label: int, at: int) -> Sums:
-            example = (encode(pixels[None]) if encode else pixels[None]).to(examples)
-            return trainer.clipped_sum(
-                _inserted(examples, example, at),
-                _inserted(labels, labels.new_tensor([label]), at),
-                _inserted(ids, own_id, at),
-                keys,
-            ).gradients
+            example = encode(Images(pixels[None], None, (), "a worst-case image"))[0] if encode else pixels
+            return trainer.clipped_sum(batch.with_one(example, label, own_id, at), keys).gradients
 
-        without = trainer.clipped_sum(examples, labels, ids, keys).gradients
-        self._compare(without, with_one, len(examples), trainer.mechanism.sensitivity, step)
+        without = trainer.clipped_sum(batch, keys).gradients
+        self._compare(without, with_one, len(batch), trainer.mechanism.sensitivity, step)
 
-    def look_at_release(self, images: Images, sums_of: Callable[[Images], Sums], sensitivity: float) -> None:
+    def look_at_release(
+        self, images: ImageSet, sums_of: Callable[[ImageSet], Sums], sensitivity: float
+    ) -> None:
         """Look at a method that releases ``sums_of(images)`` once."""
 
         def with_one(pixels: Tensor, label: int, at: int) -> Sums:
-            labels = images.labels
-            if labels is not None:
-                labels = _inserted(labels, labels.new_tensor([label]), at)
-            more = _inserted(images.pixels, pixels[None], at)
-            return sums_of(Images(more, labels, images.class_names, images.source))
+            return sums_of(with_one_more(images, pixels, label, at))
 
         self._compare(sums_of(images), with_one, len(images), sensitivity, step=0)
 
@@ -148,8 +138,14 @@ class WorstImages:
                 self.largest = Contribution(share, image, label, place, step)
 
 
-def _inserted(rows: Tensor, row: Tensor, at: int) -> Tensor:
-    return torch.cat([rows[:at], row, rows[at:]])
+def _most_even(images: ImageSet) -> float:
+    """Return the mean of the image whose pixels differ least."""
+    found = [
+        (float(spread), float(mean))
+        for block in images.blocks()
+        for spread, mean in zip(*torch.std_mean(block.double().flatten(1), dim=1, correction=0), strict=True)
+    ]
+    return min(found)[1]
 
 
 def _distance(some: Sums, others: Sums) -> float:

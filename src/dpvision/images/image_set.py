@@ -2,46 +2,179 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from dpvision.images.identity import digest_of
+from dpvision.privacy.errors import InputError
 
-class ImageSet(Protocol):
+IMAGES_IN_BLOCK = 256
+"""The number of images in a block, by default, where something goes through all images."""
+
+
+class ImageSet(ABC):
     """A set of images, in memory or not, of which only some are held at a time.
 
-    Attributes, all read-only:
+    A kind of sets sets the attributes and defines ``take``; the rest follows from these. No set changes.
+
+    Attributes:
+        shape: (C, H, W) of every image, C 1 (grey) or 3 (RGB).
         labels: int64 [N], each an index into class_names, or None.
-        class_names: all classes, in the order of their indices.
+        class_names: all classes, in the order of their indices; public, as N is. Empty without labels.
         source: where the images came from, for messages and records.
-        names: one name per image, or None.
-        ids: int64 [N], distinct, see :mod:`dpvision.privacy.by_example`.
-        shape: (C, H, W) of every image.
-        digest, pixel_digest: SHA-256 (hex) of the images with their labels, and without. Private.
+        names: one name per image (for a folder its path inside the folder), or None.
+        ids: int64 [N], distinct: whose random draws an image gets in training, see
+            :mod:`dpvision.privacy.by_example`. They are no part of the data set's identity and are written
+            nowhere.
     """
 
-    @property
-    def labels(self) -> Tensor | None: ...
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-    @property
-    def source(self) -> str: ...
-    @property
-    def names(self) -> tuple[str, ...] | None: ...
-    @property
-    def ids(self) -> Tensor: ...
-    @property
-    def shape(self) -> tuple[int, int, int]: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def pixel_digest(self) -> str: ...
+    labels: Tensor | None
+    class_names: tuple[str, ...]
+    source: str
+    names: tuple[str, ...] | None
+    ids: Tensor
 
-    def __len__(self) -> int: ...
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int, int]: ...
+
+    @abstractmethod
+    def take(self, indices: Tensor) -> Tensor:
+        """Return the images at indices, int64 [n], in this order: uint8 [n, C, H, W], on the CPU."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def blocks(self, size: int = IMAGES_IN_BLOCK) -> Iterator[Tensor]:
+        """Yield all images in their order, uint8 [n, C, H, W] with n = size, or fewer in the last block."""
+        for indices in torch.arange(len(self)).split(size):
+            yield self.take(indices)
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 (hex) of the images as stored and of the labels: the data set's identity, whatever size
+        and channels it is read with. Private, as the pixels are.
+        """
+        sha256 = hashlib.sha256(repr((len(self), self.pixel_digest, self.labels is not None)).encode())
+        if self.labels is not None:
+            sha256.update(self.labels.cpu().contiguous().numpy().astype("<i8").data)
+        return sha256.hexdigest()
+
+    @cached_property
+    def pixel_digest(self) -> str:
+        """The SHA-256 (hex) of the images as stored, without labels. Private, as the pixels are."""
+        return digest_of(image for block in self.blocks() for image in block.numpy())
+
+    def subset(self, indices: Sequence[int] | Tensor) -> ImageSet:
+        """Return the images at these indices, in this order, with the same classes and ids.
+
+        Where an image is taken twice, as for a bootstrap, it becomes two examples, and all ids are new ones.
+        """
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        ids = self.ids[chosen]
+        return self._derived(
+            chosen,
+            labels=None if self.labels is None else self.labels[chosen],
+            names=None if self.names is None else tuple(self.names[i] for i in chosen.tolist()),
+            ids=ids if len(ids.unique()) == len(ids) else torch.arange(len(ids)),
+        )
+
+    def with_classes(self, class_names: Sequence[str]) -> ImageSet:
+        """Return the same images labelled in the order of other classes (say, those a model was trained on).
+
+        Raises:
+            InputError: if there are no labels, or an image belongs to a class that class_names lacks.
+        """
+        if self.labels is None:
+            raise InputError(f"{self.source} has no labels to match with classes; give labelled images")
+        index = {name: i for i, name in enumerate(class_names)}
+        missing = [
+            self.class_names[i] for i in self.labels.unique().tolist() if self.class_names[i] not in index
+        ]
+        if missing:
+            raise InputError(
+                f"{self.source} has images of class '{missing[0]}', which is not among the known classes "
+                f"({_listing(class_names)}); rename or remove it"
+            )
+        # A class without images may be unknown: its entry (-1) is never looked up.
+        new_index = torch.tensor([index.get(name, -1) for name in self.class_names], dtype=torch.int64)
+        return self._derived(None, labels=new_index[self.labels.cpu()], class_names=tuple(class_names))
+
+    def relabelled(self, labels: Tensor) -> ImageSet:
+        """Return the same images with other labels of the same classes, int64 [N]."""
+        return self._derived(None, labels=labels)
+
+    def _derived(self, indices: Tensor | None, **changed: Any) -> ImageSet:
+        """Return the images at ``indices``, or all, with other values of some attributes."""
+        same = {name: getattr(self, name) for name in ("labels", "class_names", "source", "names", "ids")}
+        return Chosen(self, torch.arange(len(self)) if indices is None else indices, **{**same, **changed})
+
+    def check_classes(self) -> None:
+        """Raise InputError unless there are labels, and two classes by name. Whether a private class has
+        images is private: nothing that shows may depend on it.
+        """
+        self._check_two(self.class_names)
+
+    def check_trainable(self) -> None:
+        """Raise InputError unless a classifier can be trained: labelled images of at least two classes."""
+        present = [] if self.labels is None else self.labels.unique().tolist()
+        self._check_two([self.class_names[i] for i in present])
+
+    def _check_two(self, class_names: Sequence[str]) -> None:
+        if self.labels is None:
+            raise InputError(f"{self.source} has no labels; a classifier needs labelled images to train on")
+        if len(class_names) < 2:
+            raise InputError(
+                f"{self.source} has images of one class only ('{class_names[0]}'); a classifier needs at "
+                "least two"
+            )
+
+    def summary(self) -> dict[str, Any]:
+        """Describe the data set's content, as JSON types. Counts are exact, so private: do not publish."""
+        counts = None
+        if self.labels is not None:
+            per_class = torch.bincount(self.labels.cpu(), minlength=len(self.class_names)).tolist()
+            counts = dict(zip(self.class_names, per_class, strict=True))
+        return {
+            "notice": "private: do not publish",
+            "source": self.source,
+            "num_examples": len(self),
+            "shape": list(self.shape),
+            "class_names": list(self.class_names),
+            "class_counts": counts,
+        }
+
+
+class Chosen(ImageSet):
+    """Some images of another set, with attributes of their own; see :meth:`ImageSet.subset`."""
+
+    def __init__(
+        self,
+        images: ImageSet,
+        indices: Tensor,
+        labels: Tensor | None,
+        class_names: tuple[str, ...],
+        source: str,
+        names: tuple[str, ...] | None,
+        ids: Tensor,
+    ) -> None:
+        self.labels, self.class_names, self.source = labels, class_names, source
+        self.names, self.ids = names, ids
+        self._images, self._indices = images, indices
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self._images.shape
 
     def take(self, indices: Tensor) -> Tensor:
-        """Return the images at indices, int64 [n], in this order: uint8 [n, C, H, W]."""
+        return self._images.take(self._indices[indices])
 
-    def blocks(self, size: int = ...) -> Iterator[Tensor]:
-        """Yield all images in their order, uint8 [n, C, H, W] with n = size, or fewer in the last block."""
+
+def _listing(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dpvision.images.images import Images
+from dpvision.images.image_set import ImageSet
 from dpvision.privacy import InputError, default_ledger_path
 
 
-def refuse_data_with_ledger(images: Images) -> None:
+def refuse_data_with_ledger(images: ImageSet) -> None:
     """Check that nobody on this machine has treated these images as private.
 
     Raises:

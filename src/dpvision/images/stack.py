@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dpvision.images.decode import Conversion
 from dpvision.images.files import check_expands, check_fits_memory
-from dpvision.images.images import DIGEST_BYTES, combine_digests, digest_of_one
+from dpvision.images.identity import DIGEST_BYTES, combine_digests, digest_of_one
 from dpvision.privacy.errors import InputError
 
 SLOW_SECONDS = 5e-4

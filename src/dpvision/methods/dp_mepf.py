@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpvision.images import Images
+from dpvision.images import Images, ImageSet
 from dpvision.methods.embedding import EMBEDDING, Embedding
 from dpvision.methods.estimates import PROBE_SECONDS, Estimate
 from dpvision.methods.generator_fitting import FittingSettings, GeneratorFitting, new_generator
@@ -147,7 +147,7 @@ class DPMEPF:
         encoder = build_encoder(config.encoder, facts.image_shape, **config.encoder_options)
         session.refuse_own(encoder)
         sums = self.released_sums(config, session, encoder.to(session.device))
-        noise = session.stages.stages[0].mechanism.standard_deviation
+        noise = session.stages.noise_multiplier * config.mechanism(1, 1).sensitivity
         return learned_of(sums, _facts(config, facts, encoder, noise), encoder)
 
     def released_sums(self, config: DPMEPFConfig, session: Session, encoder: Encoder) -> dict[str, Tensor]:
@@ -155,7 +155,7 @@ class DPMEPF:
         mechanism = config.mechanism(encoder.out_features, len(session.facts.class_names))
         tell = partial(session.tell, "reading images")
 
-        def sums_of(images: Images) -> dict[str, Tensor]:
+        def sums_of(images: ImageSet) -> dict[str, Tensor]:
             return embedding_sums(encoder, images, mechanism, session.device, tell)
 
         return session.release(0, sums_of, mechanism.zero())
@@ -186,7 +186,7 @@ class DPMEPF:
 @torch.no_grad()
 def embedding_sums(
     encoder: Encoder,
-    images: Images,
+    images: ImageSet,
     mechanism: MeanEmbedding,
     device: torch.device,
     tell: Callable[[int, int], None] | None = None,

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpvision.images import Images
+from dpvision.images import ImageSet
 from dpvision.methods.estimates import Estimate
 from dpvision.methods.features import PRIOR, EncoderSettings, features_of, public_model, trial_features
 from dpvision.methods.method import Finished, Learned, Makes, Workplace
@@ -98,13 +98,13 @@ class DPRidge:
         model = public_model(config, session)
         classes = len(session.facts.class_names)
 
-        def sums_of(images: Images) -> dict[str, Tensor]:
+        def sums_of(images: ImageSet) -> dict[str, Tensor]:
             assert images.labels is not None  # a method that needs labels gets them
-            features = encoded(model, images.pixels, partial(session.tell, "features"))
+            features = encoded(model, images, partial(session.tell, "features"))
             return sufficient_statistics(features, images.labels.to(features.device), classes)
 
         blank = _blank(features_of(model).encoder.out_features, classes)
-        noise = session.stages.stages[0].mechanism.standard_deviation
+        noise = session.stages.noise_multiplier * SENSITIVITY
         return Learned(session.release(0, sums_of, blank), {"noise": noise})
 
     def finish(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpvision.images import Images
 from dpvision.methods.session import Session
 from dpvision.networks import Classifier
 from dpvision.networks.by_row import rows_at_a_time
@@ -75,8 +76,8 @@ def features_of(model: Classifier) -> FeatureClassifier:
 
 def trial_features(model: Classifier) -> tuple[Tensor, float]:
     """Return features of `TRIAL_IMAGES` random images, and the seconds that one image took."""
-    images = torch.randint(256, (TRIAL_IMAGES, *model.image_shape), dtype=torch.uint8)
+    pixels = torch.randint(256, (TRIAL_IMAGES, *model.image_shape), dtype=torch.uint8)
     started = perf_counter()
-    features = encoded(model, images)
+    features = encoded(model, Images(pixels, None, (), "random images"))
     tried = TRIAL_IMAGES + 2 * rows_at_a_time(features.device)  # with the two batches of `by_row`'s own trial
     return features, (perf_counter() - started) / tried

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpvision.gradients import ClippedGradient, Precision, check_clipping_norm, resolve_precision
+from dpvision.images import ImageSet
 from dpvision.methods.session import Session
 from dpvision.methods.settings import check
 from dpvision.methods.stages import Stage
@@ -118,7 +119,7 @@ def descend(
     settings: GradientSettings,
     phases: Sequence[Phase],
     policy: ViewPolicy,
-    encode: Callable[[Tensor], Tensor] | None = None,
+    encode: Callable[[ImageSet], Tensor] | None = None,
 ) -> None:
     """Train ``model`` in place by steps with these settings; see :meth:`Session.descend`."""
     session.descend(

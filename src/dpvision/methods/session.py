@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dpvision.gradients import ClippedGradient
-from dpvision.images import Images
+from dpvision.images import ImageSet
 from dpvision.methods.stages import Calibrated
 from dpvision.priors.encoders import Encoder
 from dpvision.priors.feature_classifier import refuse_own_encoder
@@ -25,6 +25,7 @@ from dpvision.training import (
     OnBatch,
     Phase,
     PrivateTrainer,
+    Rows,
     StepStatistics,
     check_tensors,
     whole_number,
@@ -41,7 +42,7 @@ class Watch(OnBatch, Protocol):
     """
 
     def look_at_release(
-        self, images: Images, sums_of: Callable[[Images], Sums], sensitivity: float
+        self, images: ImageSet, sums_of: Callable[[ImageSet], Sums], sensitivity: float
     ) -> None: ...
 
 
@@ -81,7 +82,7 @@ class Session:
 
     def __init__(
         self,
-        images: Images,
+        images: ImageSet,
         facts: PublicFacts,
         stages: Calibrated,
         open_account: Callable[[], Account],
@@ -135,7 +136,7 @@ class Session:
         if self._progress:
             self._progress(what, done, total, self.account)
 
-    def release(self, number: int, sums_of: Callable[[Images], Sums], blank: Sums) -> dict[str, Tensor]:
+    def release(self, number: int, sums_of: Callable[[ImageSet], Sums], blank: Sums) -> dict[str, Tensor]:
         """Release sums over the images once: all of the stage ``number``.
 
         Args:
@@ -154,7 +155,7 @@ class Session:
         if number in self._results:
             return _checked(self._results[number], blank)
         account, mechanism = self.opened_account(), self.stages.stages[number].mechanism
-        if account.left(mechanism.event) == 0:
+        if account.left(mechanism.cost(1)) == 0:
             raise InputError(
                 "the one release of this run was paid for but lost with an interrupted process; "
                 "start a new run, within what the budget leaves"
@@ -177,7 +178,7 @@ class Session:
         policy: ViewPolicy,
         phases: Sequence[Phase],
         ema_decay: float,
-        encode: Callable[[Tensor], Tensor] | None = None,
+        encode: Callable[[ImageSet], Tensor] | None = None,
     ) -> None:
         """Train ``model`` in place by noisy steps: all of the stage ``number``, or what the account has left
         of it. It ends with the averaged weights.
@@ -189,8 +190,8 @@ class Session:
             engine: the engine of this model's clipped sums.
             policy: the views of an example.
             phases, ema_decay: as for :class:`PrivateTrainer`.
-            encode: from images uint8 ``[N, C, H, W]`` to what is trained on, ``[N, …]``, once before the
-                first step: each row of its own image alone. By default the images themselves.
+            encode: from images to what is trained on, ``[N, …]`` on the model's device, once before the first
+                step: each row of its own image alone. By default the images themselves.
 
         Raises:
             InputError: the parts do not fit; nothing was spent.
@@ -208,11 +209,11 @@ class Session:
             on_batch = partial(self._watch, encode=encode)
         trainer = PrivateTrainer(
             model,
-            encode(images.pixels) if encode else images.pixels,
+            Rows(encode(images)) if encode else images,
             images.labels,
             policy=policy,
             engine=engine,
-            mechanism=replace(stage.mechanism, sampler=stage.mechanism.sampler.over(len(images))),
+            mechanism=stage.mechanism.over(len(images)),
             phases=phases,
             ema_decay=ema_decay,
             random=random,
@@ -229,7 +230,7 @@ class Session:
         finished = False
         try:
             # Another stage may have events like this one's: what is left is then not this stage's alone.
-            while trainer.steps_done < stage.count and account.left(stage.mechanism.event) > 0:
+            while trainer.steps_done < stage.count and account.left(stage.mechanism.cost(1)) > 0:
                 statistics = trainer.step(account)
                 self._save(number, trainer.state, final=False)
                 if self._on_step:

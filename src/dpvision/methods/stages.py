@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from dpvision.privacy.accounting import calibrate_noise_multiplier, epsilon
 from dpvision.privacy.budget import Budget
-from dpvision.privacy.events import GaussianSumEvent
-from dpvision.privacy.mechanisms import GaussianSumMechanism
+from dpvision.privacy.events import Event
+from dpvision.privacy.mechanisms import Mechanism
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,11 @@ class Stage:
     """A stage: ``count`` releases of one mechanism; ``releases`` says of what, for the release card."""
 
     releases: str
-    mechanism: GaussianSumMechanism
+    mechanism: Mechanism
     count: int
 
     @property
-    def event(self) -> GaussianSumEvent:
+    def event(self) -> Event:
         """The event of the whole stage: what it costs."""
         return self.mechanism.cost(self.count)
 
@@ -34,7 +34,7 @@ class Calibrated:
     epsilon: float
 
     @property
-    def events(self) -> tuple[GaussianSumEvent, ...]:
+    def events(self) -> tuple[Event, ...]:
         """The events of the run, one for each stage."""
         return tuple(stage.event for stage in self.stages)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
+from dpvision.images import Images
 from dpvision.privacy.errors import InputError
 from dpvision.views import DPMix, Pool, SelfAugmentation, ViewPolicy
 
@@ -81,7 +82,8 @@ class ViewSettings:
         black = torch.zeros(1, *image_shape, dtype=torch.uint8)
         targets = torch.full((1, num_classes), 1 / num_classes)
         names = tuple(str(index) for index in range(num_classes))
-        return self.views(Pool(black, targets, names, "a stand-in", {}))
+        images = Images(black, None, names, "a stand-in")
+        return self.views(Pool(images, targets, names, images.source, {}))
 
     def views_are_images(self) -> bool:
         """True if the only view of an example is the example itself."""

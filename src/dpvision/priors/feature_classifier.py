@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpvision.images import Images
+from dpvision.images import ImageSet
 from dpvision.images.decode import MAX_PIXELS
 from dpvision.networks import Classifier, build_classifier
 from dpvision.networks.by_row import by_row
@@ -122,7 +122,7 @@ def rebuild_classifier(config: dict[str, Any]) -> Classifier:
     return _classifier(rebuild_encoder(config["encoder"]), config["class_names"], **options)
 
 
-def refuse_own_encoder(encoder: Encoder, images: Images) -> None:
+def refuse_own_encoder(encoder: Encoder, images: ImageSet) -> None:
     """Raise InputError if the encoder was learned from these very images, as if they were public."""
     parts = encoder.parts if isinstance(encoder, ConcatenatedEncoder) else [encoder]
     for part in parts:
@@ -135,9 +135,9 @@ def refuse_own_encoder(encoder: Encoder, images: Images) -> None:
 
 
 @torch.no_grad()
-def encoded(model: Classifier, pixels: Tensor, tell: Callable[[int, int], None] | None = None) -> Tensor:
-    """Return the features ``[N, D]`` of images uint8 ``[N, C, H, W]``, on the device of the model. Those of
-    an image do not depend on the others. ``tell`` is given how many are done, and how many there are.
+def encoded(model: Classifier, images: ImageSet, tell: Callable[[int, int], None] | None = None) -> Tensor:
+    """Return the features ``[N, D]`` of images, on the device of the model. Those of an image do not depend
+    on the others. ``tell`` is given how many are done, and how many there are.
 
     Raises:
         InputError: the model is not on the features of an encoder.
@@ -145,13 +145,13 @@ def encoded(model: Classifier, pixels: Tensor, tell: Callable[[int, int], None] 
     if not isinstance(model.network, FeatureClassifier):
         raise InputError("only a classifier on the features of an encoder has features to compute")
     network, normalize = model.network, model.normalize
-    device, shape = normalize.mean.device, pixels.shape[1:]
+    device = normalize.mean.device
     found, done = [], 0
-    for some in by_row(lambda rows: network.features(normalize(rows)), pixels.split, shape, device):
+    for some in by_row(lambda rows: network.features(normalize(rows)), images.blocks, images.shape, device):
         found.append(some)
         done += len(some)
         if tell:
-            tell(done, len(pixels))
+            tell(done, len(images))
     return torch.cat(found)
 
 

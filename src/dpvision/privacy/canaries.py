@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from dpvision.privacy.budget import NeighboringRelation
-from dpvision.privacy.mechanisms import GaussianSumMechanism, Recorder
+from dpvision.privacy.errors import InputError
+from dpvision.privacy.mechanisms import GaussianSumMechanism, Mechanism, Recorder
 from dpvision.privacy.noise import RandomSource
 
 
@@ -98,8 +99,13 @@ class AuditedMechanism(GaussianSumMechanism):
     canaries: Canaries
 
     @classmethod
-    def of(cls, mechanism: GaussianSumMechanism, canaries: Canaries) -> AuditedMechanism:
-        """Return the same mechanism, audited."""
+    def of(cls, mechanism: Mechanism, canaries: Canaries) -> AuditedMechanism:
+        """Return the same mechanism, audited. InputError where its releases are no Gaussian sums."""
+        if not isinstance(mechanism, GaussianSumMechanism):
+            raise InputError(
+                f"canaries are planted in Gaussian sums, not in what {type(mechanism).__name__} releases; "
+                "audit with mislabelled canaries"
+            )
         same = {field.name: getattr(mechanism, field.name) for field in fields(GaussianSumMechanism)}
         return cls(**same, mechanism=mechanism, canaries=canaries)
 

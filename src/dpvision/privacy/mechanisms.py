@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 
@@ -36,6 +36,7 @@ class Mechanism(Protocol):
     Attributes:
         sensitivity: how far apart the sums of neighbours may be, in L2 norm over all tensors, where one
             example is more or less.
+        replace_one_ratio: how many times as far apart they may be where one example is replaced.
         sampler: draws the batches.
     """
 
@@ -43,7 +44,13 @@ class Mechanism(Protocol):
     def sensitivity(self) -> float: ...
 
     @property
+    def replace_one_ratio(self) -> float: ...
+
+    @property
     def sampler(self) -> Sampler: ...
+
+    def over(self, present: int) -> Mechanism:
+        """Return this mechanism at its beginning, to draw from so many examples; see `Sampler.over`."""
 
     def cost(self, releases: int) -> Event:
         """Return what so many releases cost together."""
@@ -127,6 +134,10 @@ class GaussianSumMechanism:
     def cost(self, releases: int) -> GaussianSumEvent:
         """Return what so many releases cost together, each over a batch of its own."""
         return self.sampler.event(self.noise_multiplier, releases, self.replace_one_ratio)
+
+    def over(self, present: int) -> Self:
+        """Return this mechanism for a data set of so many examples, whatever N was declared to be."""
+        return replace(self, sampler=self.sampler.over(present))
 
     @property
     def standard_deviation(self) -> float:

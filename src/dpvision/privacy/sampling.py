@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import torch
 
@@ -13,7 +13,12 @@ from dpvision.privacy.noise import RandomSource
 
 
 class Sampler(Protocol):
-    """Draws batches of examples and states the event that a Gaussian sum over one of them amounts to."""
+    """Draws batches of examples and states the event that a Gaussian sum over one of them amounts to.
+
+    ``in_words`` says for a release card who enters a batch.
+    """
+
+    in_words: ClassVar[str]
 
     @property
     def num_examples(self) -> int: ...
@@ -23,6 +28,9 @@ class Sampler(Protocol):
 
     @property
     def expected_batch_size(self) -> float: ...
+
+    @property
+    def sample_rate(self) -> float: ...
 
     def over(self, present: int) -> Sampler: ...
 
@@ -89,6 +97,10 @@ class PoissonSampler(_OverExamples):
         InputError: a value is out of range.
     """
 
+    in_words: ClassVar[str] = (
+        "Poisson: every image enters every batch independently, at the mechanism's sample rate"
+    )
+
     sample_rate: float
 
     def __post_init__(self) -> None:
@@ -134,6 +146,13 @@ class FullBatch(_OverExamples):
     Guarantee: `event` is what a Gaussian sum over all examples costs, and claims nothing for a sample.
     ``tests/privacy/test_sampling.py::test_samplers_describe_themselves_exactly`` shows it.
     """
+
+    in_words: ClassVar[str] = "none: every image enters every release"
+
+    @property
+    def sample_rate(self) -> float:
+        """The probability with which an example is in a batch, 1."""
+        return 1.0
 
     @property
     def expected_batch_size(self) -> float:

@@ -18,7 +18,7 @@ from dpvision.evaluation import Accuracy
 from dpvision.images.text import written_out
 from dpvision.methods import Calibrated
 from dpvision.networks import Classifier
-from dpvision.privacy import Account, Event, PoissonSampler, PublicFacts, RandomSource
+from dpvision.privacy import Account, Event, PublicFacts, RandomSource
 
 RELATIONS = {
     "add_or_remove_one": "data sets that differ by the presence of one image",
@@ -91,7 +91,7 @@ def guarantee(
         lost_steps: releases that were paid for but whose result was lost with an interrupted process.
     """
     budget = account.budget
-    sampled = any(isinstance(stage.mechanism.sampler, PoissonSampler) for stage in stages.stages)
+    samplers = dict.fromkeys(stage.mechanism.sampler.in_words for stage in stages.stages)
     return {
         "is_private": random.is_private,
         "epsilon": account.epsilon_spent("pld"),
@@ -112,11 +112,7 @@ def guarantee(
             for event, sensitivity, releases in _mechanisms(account, stages)
         ],
         "num_examples": facts.num_examples,
-        "sampler": (
-            "Poisson: every image enters every batch independently, at the mechanism's sample rate"
-            if sampled
-            else "none: every image enters every release"
-        ),
+        "sampler": "; ".join(samplers),
         "lost_steps": lost_steps,
         "noise": (
             "AES-256 in counter mode, keyed by the operating system's entropy; added exactly, then rounded, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -13,15 +13,14 @@ import torch
 from scipy.stats import chi2
 
 from dpvision.images import Images
-from dpvision.privacy import InputError, NeighboringRelation
+from dpvision.privacy import GaussianSumMechanism, InputError, Mechanism, NeighboringRelation
 from dpvision.testing.neighbours import Neighbours, neighbours
-from dpvision.testing.recording import Release, Transcript, recorded
+from dpvision.testing.recording import OURS, Release, Transcript, recorded
 from dpvision.training.trainer import EXAMPLES_AT_A_TIME
 
 Run = Callable[[Images, Path], Path]
-"""A function that learns from images by releases of :class:`dpvision.privacy.GaussianSumMechanism`, under a
-fixed seed, in a new folder. It returns the folder, of it or in it, that holds what may be published and
-nothing else.
+"""A function that learns from images by releases of mechanisms, under a fixed seed, in a new folder. It
+returns the folder, of it or in it, that holds what may be published and nothing else.
 """
 
 ROUNDING = 1e-5
@@ -53,15 +52,20 @@ class Comparison:
 
 
 def check_guarantee(
-    run: Run, images: Images, neighboring_relation: NeighboringRelation, example: int = -1
+    run: Run,
+    images: Images,
+    neighboring_relation: NeighboringRelation,
+    example: int = -1,
+    mechanisms: Sequence[type[Mechanism]] = OURS,
 ) -> list[Comparison]:
     """Make a run on images and again on each of their `neighbours`, and compare.
 
     At every release, given the same past: the sums before noise are no further apart than is declared; the
-    event is in the account before the noise is drawn; the noise is drawn from the run's own source, has the
-    declared standard deviation, is the same for both, and is not that of the release before. All examples but
-    the one are in the same batches with the same views, bit by bit. All else that is declared public, and
-    every file that may be published, is the same, byte by byte.
+    event is in the account before the noise is drawn; the noise is drawn from the run's own source and is the
+    same for both. That of a `GaussianSumMechanism` has the declared standard deviation and is not that of the
+    release before; of another mechanism only its author can say how it should be. All examples but the one
+    are in the same batches with the same views, bit by bit. All else that is declared public, and every file
+    that may be published, is the same, byte by byte.
 
     Args:
         run: what to check. Its number of examples N and its settings must not follow from the images: N is
@@ -69,6 +73,7 @@ def check_guarantee(
         images: from three to 256, real ones or random.
         neighboring_relation: the relation of the neighbours.
         example: the index of the image by which they differ, any of them.
+        mechanisms: the classes of the mechanisms by which it releases.
 
     Raises:
         GuaranteeBroken: in something they differ.
@@ -80,9 +85,12 @@ def check_guarantee(
     comparisons = []
     with tempfile.TemporaryDirectory() as folder:
         for data, pairs in groupby(neighbours(images, neighboring_relation, example), lambda pair: pair.data):
-            with recorded() as first:
+            with recorded(None, mechanisms) as first:
                 published = run(data, _new(folder))
-            found = [_compared(run, pair, first, published, folder, neighboring_relation) for pair in pairs]
+            found = [
+                _compared(run, pair, first, published, folder, neighboring_relation, mechanisms)
+                for pair in pairs
+            ]
             if not any(comparison.largest > 0 for comparison in found):
                 raise InputError(
                     "the example that differs was part of no release; take more steps or another seed"
@@ -98,9 +106,10 @@ def _compared(
     published: Path,
     folder: str,
     neighboring_relation: NeighboringRelation,
+    mechanisms: Sequence[type[Mechanism]],
 ) -> Comparison:
     """Replay a run that was made on a pair's data on its neighbour. GuaranteeBroken as `check_guarantee`."""
-    with recorded(first) as second:
+    with recorded(first, mechanisms) as second:
         try:
             published_again = run(pair.neighbour, _new(folder))
         except Exception as error:
@@ -145,14 +154,17 @@ def _faults_of_noise(transcript: Transcript) -> Iterator[str]:
     if not transcript.releases:
         yield "nothing was released by a mechanism"
         return
-    previous, products = torch.empty(0), []
+    previous, products, of_gaussians = torch.empty(0), [], []
     for number, release in enumerate(transcript.releases, start=1):
         if release.order != ("recorded", "drawn"):
             order = ", ".join(release.order) or "nothing"
             yield f"release {number}: recorded, then drawn, was to be its order, and not: {order}"
-        if release.recorded != (release.mechanism.event,):
+        if release.recorded != (release.mechanism.cost(1),):
             yield f"release {number}: it was not recorded as the event that its mechanism states"
-        noise = release.noise
+        if not isinstance(release.mechanism, GaussianSumMechanism):
+            continue
+        noise = release.noise / release.mechanism.standard_deviation
+        of_gaussians.append(noise)
         yield from _faulty_size(f"release {number}", noise)
         if previous.shape == noise.shape:
             products.append(previous * noise)
@@ -160,7 +172,8 @@ def _faults_of_noise(transcript: Transcript) -> Iterator[str]:
                 yield f"release {number}: the noise is correlated with that of the release before"
         previous = noise
     # What is too little to tell in one release of few numbers may be told over all.
-    yield from _faulty_size("all releases", torch.cat([release.noise for release in transcript.releases]))
+    if of_gaussians:
+        yield from _faulty_size("all releases", torch.cat(of_gaussians))
     if products and _is_correlated(torch.cat(products)):
         yield "all releases: the noise of each is correlated with that of the one before"
 
@@ -213,8 +226,8 @@ def _differences(
         if not distance <= bound:
             yield f"release {number}: the sums differ by {distance:.6g}, more than {bound:.6g}"
         # The sums of the two runs differ: a float32 of each has lost another rounding error to the noise.
-        unit = before.mechanism.standard_deviation
-        lost = ROUNDING * (1 + max(float(noisy.abs().max()) for noisy in before.noisy.values()) / unit)
+        unit = float(before.noise.square().mean().sqrt())
+        lost = ROUNDING * (unit + max(float(noisy.abs().max()) for noisy in before.noisy.values()))
         if not torch.allclose(before.noise, after.noise, rtol=0, atol=lost):
             yield f"release {number}: the noise depends on the data"
 
@@ -225,9 +238,9 @@ def _public(release: Release) -> tuple[object, ...]:
     shapes = {name: tuple(total.shape) for name, total in release.sums.items()}
     sampler = mechanism.sampler
     return (
-        mechanism.event,
+        mechanism.cost(1),
         mechanism.sensitivity,
-        mechanism.standard_deviation,
+        mechanism.replace_one_ratio,
         sampler.num_examples,
         sampler.expected_batch_size,
         shapes,

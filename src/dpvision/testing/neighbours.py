@@ -59,7 +59,7 @@ def neighbours(
                 only = images.subset(kept.nonzero().squeeze(1))
                 pairs.append(_without("a class without its only image", only, before))
         return pairs
-    inverted = 255 - images.pixels[index]
+    inverted = 255 - images.take(torch.tensor([index]))[0]
     changes: dict[str, dict[str, Tensor]] = {
         "another image": {"pixels": inverted},
         "a black image": {"pixels": torch.zeros_like(inverted)},

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from unittest import mock
 
 import torch
@@ -15,8 +16,11 @@ from torch import Tensor
 
 from dpvision.gradients import ClippedSum
 from dpvision.privacy import Event, GaussianSumMechanism, RandomSource
-from dpvision.privacy.mechanisms import Recorder
-from dpvision.training import PrivateTrainer, StepKeys
+from dpvision.privacy.mechanisms import Mechanism, Recorder
+from dpvision.training import Batch, PrivateTrainer, StepKeys
+
+OURS = (GaussianSumMechanism,)
+"""The mechanisms of dpvision's own methods."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +35,7 @@ class Release:
         recorded: the events that it recorded.
     """
 
-    mechanism: GaussianSumMechanism
+    mechanism: Mechanism
     sums: Mapping[str, Tensor]
     noisy: Mapping[str, Tensor]
     order: tuple[str, ...]
@@ -39,9 +43,8 @@ class Release:
 
     @property
     def noise(self) -> Tensor:
-        """The noise ``[D]``, in units of the standard deviation that the mechanism states."""
-        difference = torch.cat([(self.noisy[name] - total).flatten() for name, total in self.sums.items()])
-        return difference / self.mechanism.standard_deviation
+        """The noise ``[D]``: what was released less the sums."""
+        return torch.cat([(self.noisy[name] - total).flatten() for name, total in self.sums.items()])
 
     @property
     def norm(self) -> float:
@@ -71,23 +74,36 @@ class Transcript:
 
 
 @contextmanager
-def recorded(replayed: Transcript | None = None) -> Iterator[Transcript]:
+def recorded(
+    replayed: Transcript | None = None, mechanisms: Sequence[type[Mechanism]] = OURS
+) -> Iterator[Transcript]:
     """Yield a transcript, which is written of this thread's runs while this lasts. The clock stands still, so
     that no time differs.
 
     Args:
-        replayed: the transcript of an earlier run. The mechanism then hands out that run's releases.
+        replayed: the transcript of an earlier run. The mechanisms then hand out that run's releases.
+        mechanisms: the classes whose releases are written down.
     """
     transcript = Transcript()
-    release, views = GaussianSumMechanism.release, PrivateTrainer._views
-    clipped_sum = PrivateTrainer.clipped_sum
+    views, clipped_sum = PrivateTrainer._views, PrivateTrainer.clipped_sum
+    releasing: list[Mechanism] = []  # one mechanism may release by another
 
     def watched_release(
-        mechanism: GaussianSumMechanism, sums: Mapping[str, Tensor], account: Recorder, random: RandomSource
+        release: Callable[..., dict[str, Tensor]],
+        mechanism: Mechanism,
+        sums: Mapping[str, Tensor],
+        account: Recorder,
+        random: RandomSource,
     ) -> dict[str, Tensor]:
+        if releasing:
+            return release(mechanism, sums, account, random)
         order: list[str] = []
         watched = _WatchedAccount(account, order)
-        noisy = release(mechanism, sums, watched, _WatchedRandom(random, order))
+        releasing.append(mechanism)
+        try:
+            noisy = release(mechanism, sums, watched, _WatchedRandom(random, order))
+        finally:
+            releasing.clear()
         number = len(transcript.releases)
         transcript.releases.append(
             Release(mechanism, _copies(sums), _copies(noisy), tuple(order), tuple(watched.recorded))
@@ -107,21 +123,24 @@ def recorded(replayed: Transcript | None = None) -> Iterator[Transcript]:
         transcript.batches.append(dict(zip(ids.tolist(), digests, strict=True)))
         return made, targets
 
-    def watched_sum(
-        trainer: PrivateTrainer, examples: Tensor, labels: Tensor, ids: Tensor, keys: StepKeys
-    ) -> ClippedSum:
-        found = clipped_sum(trainer, examples, labels, ids, keys)
+    def watched_sum(trainer: PrivateTrainer, batch: Batch, keys: StepKeys) -> ClippedSum:
+        found = clipped_sum(trainer, batch, keys)
         figures = zip(found.norms.tolist(), found.losses.tolist(), strict=True)
-        transcript.norms.append(dict(zip(ids.tolist(), figures, strict=True)))
+        transcript.norms.append(dict(zip(batch.ids.tolist(), figures, strict=True)))
         return found
 
-    with (
-        mock.patch.object(PrivateTrainer, "clipped_sum", watched_sum),
-        mock.patch.object(GaussianSumMechanism, "release", watched_release),
-        mock.patch.object(PrivateTrainer, "_views", watched_views),
-        mock.patch.object(time, "monotonic", return_value=0.0),
-    ):
+    with ExitStack() as patches:
+        for kind in mechanisms:
+            patches.enter_context(mock.patch.object(kind, "release", _method(watched_release, kind.release)))
+        patches.enter_context(mock.patch.object(PrivateTrainer, "clipped_sum", watched_sum))
+        patches.enter_context(mock.patch.object(PrivateTrainer, "_views", watched_views))
+        patches.enter_context(mock.patch.object(time, "monotonic", return_value=0.0))
         yield transcript
+
+
+def _method(watched: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what stands for a method: ``watched`` of the original, the object and its arguments."""
+    return lambda itself, *arguments: watched(original, itself, *arguments)
 
 
 def _digest(views: Tensor, targets: Tensor) -> bytes:

@@ -15,7 +15,7 @@ from torch import nn
 from dpvision.api import synthesize, train
 from dpvision.evaluation.worst_images import Contribution, WorstImages
 from dpvision.gradients import ClippedGradient
-from dpvision.images import Images
+from dpvision.images import ImageSet
 from dpvision.methods import Session, at_noise, find_method
 from dpvision.methods.dp_mepf import DPMEPF, DPMEPFConfig
 from dpvision.methods.gradient_descent import cross_entropy
@@ -65,7 +65,7 @@ def method_run(
     """
     learn: Any = train if find_method(method).makes == "a classifier" else synthesize
 
-    def run(images: Images, folder: Path) -> Path:
+    def run(images: ImageSet, folder: Path) -> Path:
         result = learn(
             images,
             method=method,
@@ -109,7 +109,7 @@ def training_run(
     """
     sampler = PoissonSampler(num_examples, sample_rate)
 
-    def run(images: Images, folder: Path) -> Path:
+    def run(images: ImageSet, folder: Path) -> Path:
         trainer = _trainer(
             network, images, sampler, policy, max_grad_norm, noise_multiplier, steps, learning_rate, seed
         )
@@ -126,7 +126,7 @@ def training_run(
 
 def largest_contribution(
     network: nn.Module,
-    images: Images,
+    images: ImageSet,
     *,
     policy: ViewPolicy | None = None,
     max_grad_norm: float = 1.0,
@@ -147,11 +147,8 @@ def largest_contribution(
     """
     worst = WorstImages(images, getattr(policy, "pool", None))
     trainer = _trainer(network, images, FullBatch(len(images)), policy, max_grad_norm, seed=seed)
-    device = trainer.device
-    assert images.labels is not None, "training takes labels"
     for step in range(steps):
-        batch = (images.pixels.to(device), images.labels.to(device), images.ids)
-        worst(trainer, *batch, trainer.keys(step))
+        worst(trainer, trainer.batch(torch.arange(len(images))), trainer.keys(step))
     assert worst.largest is not None
     return worst.largest
 
@@ -177,7 +174,7 @@ def embedding_run(
         encoder="yours", steps=0, batch_size=1, latent_size=2, second_moment_weight=second_moment_weight
     )
 
-    def run(images: Images, folder: Path) -> Path:
+    def run(images: ImageSet, folder: Path) -> Path:
         # Where the encoder is.
         device = next((tensor.device for tensor in encoder.state_dict().values()), torch.device("cpu"))
         facts = PublicFacts(num_examples, images.shape, images.class_names)
@@ -192,7 +189,7 @@ def embedding_run(
 
 def _trainer(
     network: nn.Module,
-    images: Images,
+    images: ImageSet,
     sampler: Sampler,
     policy: ViewPolicy | None,
     max_grad_norm: float,
@@ -206,7 +203,7 @@ def _trainer(
     assert images.labels is not None, "training takes labels"
     return PrivateTrainer(
         model,
-        images.pixels,
+        images,
         images.labels,
         policy=policy or AS_IT_IS,
         engine=ClippedGradient(

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from dpvision.gradients import ClippedGradient, ClippedSum
 from dpvision.gradients.chunks import MOST_EXAMPLES
+from dpvision.images import ImageSet
 from dpvision.privacy.by_example import ExampleKey, distinct_ids
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.mechanisms import Mechanism, Recorder, Stateful
 from dpvision.privacy.noise import RandomSource
+from dpvision.training.batch import Batch, Examples
 from dpvision.training.ema import ExponentialMovingAverage
 from dpvision.training.optimization import OptimizerName, Schedule, make_optimizer, schedule_factor
 from dpvision.training.optimizer_state import load_optimizer_state, optimizer_state
@@ -72,17 +74,15 @@ class StepStatistics:
 class OnBatch(Protocol):
     """A callback that is shown what each step takes its sum over, before any release. It changes nothing.
 
-    ``encode``: makes examples of images uint8 ``[B, C, H, W]``, where they are not images themselves.
+    ``encode``: makes examples ``[N, …]`` of images, where they are not images themselves.
     """
 
     def __call__(
         self,
         trainer: PrivateTrainer,
-        examples: Tensor,
-        labels: Tensor,
-        ids: Tensor,
+        batch: Batch,
         keys: StepKeys,
-        encode: Callable[[Tensor], Tensor] | None = None,
+        encode: Callable[[ImageSet], Tensor] | None = None,
     ) -> None: ...
 
 
@@ -91,8 +91,8 @@ class PrivateTrainer:
 
     Args:
         model: maps ``[N, C, H, W]`` to logits.
-        examples: the private data ``[N, …]``: uint8 images ``[N, C, H, W]``, or features: as many as the
-            mechanism's sampler draws from.
+        examples: the private data: images, or :class:`Rows` of features: as many as the mechanism's sampler
+            draws from. They stay where they are, and are taken some at a time.
         labels: int64 ``[N]``.
         policy: what an example becomes. It is checked for leaks between examples.
         engine: computes clipped sums of ``model``'s gradients; its clipping norm is the mechanism's
@@ -113,7 +113,7 @@ class PrivateTrainer:
     def __init__(
         self,
         model: nn.Module,
-        examples: Tensor,
+        examples: Examples,
         labels: Tensor,
         *,
         policy: ViewPolicy,
@@ -136,7 +136,7 @@ class PrivateTrainer:
             raise InputError(
                 "the clipping norm of the gradients must be the sensitivity of the mechanism, on one model"
             )
-        check_no_leak(policy, tuple(examples.shape[1:]))
+        check_no_leak(policy, examples.shape)
         self._ids = distinct_ids(ids, len(examples), "training")
         self.model, self.policy = model, policy
         self.engine, self.mechanism, self.phases, self.random = engine, mechanism, tuple(phases), random
@@ -145,7 +145,7 @@ class PrivateTrainer:
         self.device = next(model.parameters()).device
         self.steps_done = 0
         self._enter(0)
-        self._examples, self._labels = examples.to(self.device), labels.to(self.device)
+        self._examples, self._labels = examples, labels.to(self.device)
 
     def step(self, account: Recorder) -> StepStatistics:
         """Take one noisy step. The account records it, durably, before the noise is drawn; if it refuses,
@@ -155,11 +155,11 @@ class PrivateTrainer:
         phase, step_of_phase = self._phase_of(step)
         if phase is not self._phase:
             self._enter(step)
-        batch = self.mechanism.sampler.sample(self.random.at("batch", step), self._ids)
-        drawn = (*self._taken(batch), self.keys(step))
+        batch = self.batch(self.mechanism.sampler.sample(self.random.at("batch", step), self._ids))
+        keys = self.keys(step)
         if self.on_batch:
-            self.on_batch(self, *drawn)
-        clipped = self.clipped_sum(*drawn)
+            self.on_batch(self, batch, keys)
+        clipped = self.clipped_sum(batch, keys)
         statistics = self._statistics(clipped, step)
         noisy = self.mechanism.release(clipped.gradients, account, self.random.at("noise", step))
         expected = self.mechanism.sampler.expected_batch_size
@@ -193,13 +193,10 @@ class PrivateTrainer:
         self.optimizer = make_optimizer(phase.optimizer, trained, phase.learning_rate, phase.momentum)
         self._phase = phase
 
-    def _taken(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return examples, labels and ids at the indices ``batch`` ``[B]``, in increasing order."""
-        everything = (self._examples, self._labels, self._ids)
-        if len(batch) == len(self._ids):  # no copy of what may be gigabytes of features
-            return everything
-        examples, labels, ids = (tensor[batch.to(tensor.device)] for tensor in everything)
-        return examples, labels, ids
+    def batch(self, indices: Tensor) -> Batch:
+        """Return the batch of the examples at ``indices`` ``[B]``, in increasing order."""
+        labels = self._labels[indices.to(self.device)]
+        return Batch(self._examples, indices, labels, self._ids[indices])
 
     def keys(self, step: int) -> StepKeys:
         """Return the keys of a step. A secure source draws new ones at each call: one call serves a batch."""
@@ -208,19 +205,18 @@ class PrivateTrainer:
             dropout=self.random.at("dropout", step).by_example(),
         )
 
-    def clipped_sum(self, examples: Tensor, labels: Tensor, ids: Tensor, keys: StepKeys) -> ClippedSum:
-        """Compute the clipped gradient sum of examples ``[B, …]`` with these labels and ids, ``[B]`` each, in
-        a step with these keys, some of them at a time. B may be 0.
+    def clipped_sum(self, batch: Batch, keys: StepKeys) -> ClippedSum:
+        """Compute the clipped gradient sum of a batch, which may be empty, in a step with these keys, some
+        examples at a time.
 
         What an example adds depends on it, its label, its id, the keys and the weights: one more changes the
         sum by what that one adds, and by nothing else.
         """
-        together = (tensor.split(EXAMPLES_AT_A_TIME) for tensor in (examples, labels, ids))
         parts = [
             self.engine.sum(
-                *self._views(some, their_labels, their_ids, keys), dropout=keys.dropout.of(their_ids)
+                *self._views(some.to(self.device), labels, ids, keys), dropout=keys.dropout.of(ids)
             )
-            for some, their_labels, their_ids in zip(*together, strict=True)
+            for some, labels, ids in batch.blocks(EXAMPLES_AT_A_TIME)
         ]
         sums = parts[0].gradients
         for part in parts[1:]:

@@ -101,10 +101,10 @@ class DPMix:
         numbers ``[B, k_diff]`` and ``[B, k_diff, numbers_per_view]``.
         """
         device, augmentation = choosing.device, replace(self.augmentation, include_original=False)
-        chosen = (choosing * len(pool)).long().to(pool.pixels.device)  # [B, k_diff]
-        images, labels = pool.pixels[chosen].to(device), pool.targets[chosen].to(device)
-        public = augmentation.make(images.flatten(0, 1), augmenting.flatten(0, 1).unsqueeze(1))
-        return public.view(images.shape), labels
+        chosen = (choosing * len(pool)).long().cpu()  # [B, k_diff]
+        images, labels = pool.images.take(chosen.flatten()).to(device), pool.targets[chosen].to(device)
+        public = augmentation.make(images, augmenting.flatten(0, 1).unsqueeze(1))
+        return public.view(*chosen.shape, *pool.images.shape), labels
 
     def _kept(self, base: Tensor, public: Tensor, mixed: Tensor) -> Tensor:
         """Return what the gradient is the mean over, of members ``[B, K_base, …]``, ``[B, k_diff, …]`` and

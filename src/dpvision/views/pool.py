@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpvision.images import Images, available_splits, open_images
+from dpvision.images import ImageSet, available_splits, open_images
 from dpvision.images.files import parse_json, read_text_file, reading
-from dpvision.images.images import digest_of_one
+from dpvision.images.identity import digest_of_one
+from dpvision.images.images import check_class_names
 from dpvision.images.public import refuse_data_with_ledger
 from dpvision.images.series import POOL_RECORD
 from dpvision.privacy.errors import InputError
@@ -31,7 +32,7 @@ class Pool:
     """Public images and what classes they show.
 
     Attributes:
-        pixels: uint8 [P, C, H, W], P at least 1, C 1 (grey) or 3 (RGB).
+        images: P of them, at least one; their labels do not count.
         targets: float32 [P, num_classes], the probabilities of the classes: one-hot for labelled images,
             uniform for images of no class.
         class_names: the classes, those of the private images and in their order.
@@ -42,14 +43,14 @@ class Pool:
         InputError: if the parts do not fit together.
     """
 
-    pixels: Tensor
+    images: ImageSet
     targets: Tensor
     class_names: tuple[str, ...]
     source: str
     provenance: dict[str, Any]
 
     def __post_init__(self) -> None:
-        Images(self.pixels, None, self.class_names, self.source)  # refuses what are no images, or no classes
+        check_class_names(self.class_names, self.source)
         expected = (len(self), len(self.class_names))
         if self.targets.dtype != torch.float32 or self.targets.shape != expected:
             raise InputError(
@@ -65,13 +66,14 @@ class Pool:
         return {"images": len(self), "digest": self.digest, "provenance": self.provenance}
 
     def __len__(self) -> int:
-        return self.pixels.shape[0]
+        return len(self.images)
 
     @cached_property
     def digest(self) -> str:
         """The SHA-256 (hex) of pixels, targets and class names: the pool's identity. Public, as they are."""
-        sha256 = hashlib.sha256(repr((tuple(self.pixels.shape), self.class_names)).encode())
-        sha256.update(self.pixels.cpu().contiguous().numpy().data)
+        sha256 = hashlib.sha256(repr(((len(self), *self.images.shape), self.class_names)).encode())
+        for block in self.images.blocks():
+            sha256.update(block.contiguous().numpy().data)
         sha256.update(self.targets.cpu().contiguous().numpy().astype("<f4").data)
         return sha256.hexdigest()
 
@@ -109,10 +111,10 @@ def open_pool(
             f"the pool {spec} has {len(images)} images and not the {provenance['count']} of its "
             f"{POOL_RECORD}; complete it with the command that began it"
         )
-    return Pool(images.pixels, _targets(images, class_names), tuple(class_names), str(spec), provenance)
+    return Pool(images, _targets(images, class_names), tuple(class_names), str(spec), provenance)
 
 
-def pool_images(spec: str | os.PathLike[str], size: int | None, channels: int | None) -> Images:
+def pool_images(spec: str | os.PathLike[str], size: int | None, channels: int | None) -> ImageSet:
     """Return the images of a pool, with labels if it has any; size and channels are those of ``open_images``.
 
     Raises:
@@ -152,7 +154,7 @@ def pool_provenance(spec: str | os.PathLike[str]) -> dict[str, Any]:
     return provenance
 
 
-def refuse_private(pool: Pool, images: Images) -> None:
+def refuse_private(pool: Pool, images: ImageSet) -> None:
     """Check that no image of the pool is a private one, pixel for pixel, where both have the same shape.
 
     Copies that were changed, if only by another compression, go unnoticed.
@@ -160,8 +162,9 @@ def refuse_private(pool: Pool, images: Images) -> None:
     Raises:
         InputError: some are. It says how many, and not which.
     """
-    private = {digest_of_one(image) for block in images.blocks() for image in block.cpu().numpy()}
-    shared = sum(digest_of_one(image) in private for image in pool.pixels.cpu().numpy())
+    private = {digest_of_one(image) for block in images.blocks() for image in block.numpy()}
+    public = (digest_of_one(image) for block in pool.images.blocks() for image in block.numpy())
+    shared = sum(digest in private for digest in public)
     if shared:
         raise InputError(
             f"{shared} of the {len(pool)} images of the pool {pool.source} are among the private images of "
@@ -169,7 +172,7 @@ def refuse_private(pool: Pool, images: Images) -> None:
         )
 
 
-def _targets(images: Images, class_names: Sequence[str]) -> Tensor:
+def _targets(images: ImageSet, class_names: Sequence[str]) -> Tensor:
     """Return targets, float32 [P, num_classes], for images of a pool."""
     if images.labels is None:
         return torch.full((len(images), len(class_names)), 1 / len(class_names))

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from dpvision.images import Images
 from dpvision.networks import Normalize
 from dpvision.priors.phase_one import contrastive
 from dpvision.priors.phase_one.contrastive import (
@@ -46,13 +47,17 @@ class InterruptedRunError(Exception):
 
 
 @pytest.fixture(scope="module")
-def images() -> Tensor:
-    return gratings(40)
+def images() -> Images:
+    return in_memory(gratings(40))
 
 
 @pytest.fixture
 def checkpoints_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contrastive, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+
+
+def in_memory(pixels: Tensor) -> Images:
+    return Images(pixels, None, (), "made")
 
 
 def gratings(count: int) -> Tensor:
@@ -69,7 +74,7 @@ def on_the_sphere(count: int, seed: int) -> Tensor:
     return F.normalize(torch.randn(count, 5, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
-def losses_of(config: ContrastiveConfig, images: Tensor) -> list[float]:
+def losses_of(config: ContrastiveConfig, images: Images) -> list[float]:
     losses: list[float] = []
     train_body(config, images, CPU, on_step=lambda _, loss: losses.append(loss.item()))
     return losses
@@ -102,7 +107,7 @@ def test_training_lowers_the_loss_of_images_not_seen() -> None:
     views = Normalize()(TwoViews(size=16)(unseen, torch.Generator().manual_seed(9)).flatten(0, 1))
 
     def loss_after(config: ContrastiveConfig) -> float:
-        body = train_body(config, seen, CPU)
+        body = train_body(config, in_memory(seen), CPU)
         with torch.no_grad():
             points = F.normalize(body(views), dim=1)
         return contrastive_loss(*points.chunk(2)).item()
@@ -112,7 +117,7 @@ def test_training_lowers_the_loss_of_images_not_seen() -> None:
     assert loss_after(config) < at_the_start - 0.05
 
 
-def test_the_body_is_float32_in_eval_mode_and_unlike_its_start(images: Tensor) -> None:
+def test_the_body_is_float32_in_eval_mode_and_unlike_its_start(images: Images) -> None:
     body = train_body(SMALL, images, CPU)
     assert not body.training
     assert body.embed(torch.zeros(2, 3, 32, 32)).shape == (2, 64)
@@ -122,7 +127,7 @@ def test_the_body_is_float32_in_eval_mode_and_unlike_its_start(images: Tensor) -
         assert not torch.equal(value, start[name]), name
 
 
-def test_the_seed_decides_everything(images: Tensor) -> None:
+def test_the_seed_decides_everything(images: Images) -> None:
     state = torch.get_rng_state()
     losses = losses_of(SMALL, images)
     torch.manual_seed(5)
@@ -142,7 +147,7 @@ def test_the_learning_rate_scales_with_the_batch_and_falls_at_the_milestones() -
 
 
 @pytest.mark.usefixtures("checkpoints_at_every_step")
-def test_each_step_is_taken_at_its_learning_rate(images: Tensor, tmp_path: Path) -> None:
+def test_each_step_is_taken_at_its_learning_rate(images: Images, tmp_path: Path) -> None:
     def last_step(milestones: tuple[float, ...]) -> tuple[Tensor, Tensor]:
         """A filter before and after the last of 4 steps."""
         path, before = tmp_path / f"{len(milestones)}.safetensors", torch.empty(0)
@@ -166,12 +171,12 @@ def test_each_step_is_taken_at_its_learning_rate(images: Tensor, tmp_path: Path)
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
 def test_a_resumed_run_ends_as_an_uninterrupted_one(
-    images: Tensor, tmp_path: Path, streamed: bool, momentum: float
+    images: Images, tmp_path: Path, streamed: bool, momentum: float
 ) -> None:
     config = replace(SMALL, momentum=momentum)
 
     def stream(first: int) -> Iterator[Tensor]:
-        return shuffled_batches(images, config, CPU, first)
+        return shuffled_batches(images, config, first)
 
     def interrupt(step: int, _: Tensor) -> None:
         if step == 4:
@@ -194,18 +199,18 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(
 
 
 def test_every_epoch_has_every_image_once_in_another_order() -> None:
-    images = torch.arange(48, dtype=torch.uint8).view(48, 1, 1, 1)
-    batches = [b.flatten().tolist() for b in itertools.islice(shuffled_batches(images, SMALL, CPU, 0), 9)]
+    images = in_memory(torch.arange(48, dtype=torch.uint8).view(48, 1, 1, 1))
+    batches = [b.flatten().tolist() for b in itertools.islice(shuffled_batches(images, SMALL, 0), 9)]
     epochs = [list(itertools.chain(*batches[i : i + 3])) for i in (0, 3, 6)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(48))] * 3
     assert len({tuple(epoch) for epoch in epochs}) == 3
-    later = itertools.islice(shuffled_batches(images, SMALL, CPU, 4), 5)
+    later = itertools.islice(shuffled_batches(images, SMALL, 4), 5)
     assert [batch.flatten().tolist() for batch in later] == batches[4:]
-    incomplete = itertools.islice(shuffled_batches(images[:40], SMALL, CPU, 0), 6)
+    incomplete = itertools.islice(shuffled_batches(images.subset(range(40)), SMALL, 0), 6)
     assert [len(batch) for batch in incomplete] == [16] * 6
 
 
-def test_bfloat16_trains_alike(images: Tensor) -> None:
+def test_bfloat16_trains_alike(images: Images) -> None:
     config = replace(SMALL, learning_rate=1e-3)  # differences do not build up
     expected = losses_of(config, images)
     losses = losses_of(replace(config, precision="bfloat16"), images)
@@ -214,7 +219,7 @@ def test_bfloat16_trains_alike(images: Tensor) -> None:
 
 
 @pytest.mark.slow
-def test_compilation_trains_alike(images: Tensor) -> None:
+def test_compilation_trains_alike(images: Images) -> None:
     config = replace(SMALL, learning_rate=1e-3)
     losses = losses_of(replace(config, compile=True), images)
     assert losses == pytest.approx(losses_of(config, images), abs=0.01)
@@ -249,14 +254,14 @@ def test_settings_that_make_no_sense_are_refused(options: dict[str, object], mes
         ContrastiveConfig(**options)  # type: ignore[arg-type]
 
 
-def test_what_cannot_be_trained_is_refused(images: Tensor) -> None:
+def test_what_cannot_be_trained_is_refused(images: Images) -> None:
     with pytest.raises(InputError, match="wrn-D-K, not of 'linear'"):
         train_body(replace(SMALL, network="linear", network_options={}), images, CPU)
     with pytest.raises(InputError, match="40 images do not fill a batch of 64"):
         train_body(replace(SMALL, batch_size=64), images, CPU)
 
 
-def test_a_checkpoint_of_other_initial_weights_is_refused(images: Tensor, tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_initial_weights_is_refused(images: Images, tmp_path: Path) -> None:
     weights = body_weights(train_body(SMALL, images, CPU))
     train_body(SMALL, images, CPU, initial_weights=weights, checkpoint=tmp_path / "checkpoint")
     train_body(SMALL, images, CPU, initial_weights=weights, checkpoint=tmp_path / "checkpoint")
@@ -265,7 +270,7 @@ def test_a_checkpoint_of_other_initial_weights_is_refused(images: Tensor, tmp_pa
             train_body(SMALL, images, CPU, initial_weights=others, checkpoint=tmp_path / "checkpoint")
 
 
-def test_a_checkpoint_that_does_not_fit_is_refused(images: Tensor, tmp_path: Path) -> None:
+def test_a_checkpoint_that_does_not_fit_is_refused(images: Images, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     config = replace(SMALL, steps=2)
     train_body(config, images, CPU, checkpoint=path)

@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dpvision.images import Images, open_images
+from dpvision.images import ImageSet, open_images
 from dpvision.images.atomic import replacing
-from dpvision.images.images import digest_of
+from dpvision.images.identity import digest_of
 from dpvision.networks import Normalize, WideResNet, build_network
 from dpvision.networks.precision import Precision, resolve_precision
 from dpvision.networks.weights import opened
@@ -129,7 +129,7 @@ def contrastive_loss(x: Tensor, y: Tensor) -> Tensor:
 
 def train_body(
     config: ContrastiveConfig,
-    images: Tensor | BatchStream,
+    images: ImageSet | BatchStream,
     device: torch.device | str,
     *,
     initial_weights: Mapping[str, Tensor] | None = None,
@@ -143,8 +143,8 @@ def train_body(
     comes from the seed and the step's number, so a resumed run goes on as it would have.
 
     Args:
-        images: public images, uint8 ``[N, 3, S, S]``, N ≥ batch_size, shuffled anew each epoch (they move to
-            the device whole, and an epoch's last incomplete batch is left out); or a stream of batches.
+        images: N ≥ batch_size public RGB images, shuffled anew each epoch (an epoch's last incomplete batch
+            is left out); or a stream of batches.
         device: the device to train on.
         initial_weights: the weights of the ``stem`` and ``stages`` to begin with; by default random ones.
         checkpoint: a safetensors file, written about once a minute and at the end, from which an interrupted
@@ -197,7 +197,7 @@ def train_body(
 
     step_loss = torch.compile(loss_of) if config.compile else loss_of
     generator = torch.Generator(device)
-    batches = shuffled_batches(images, config, device, first) if isinstance(images, Tensor) else images(first)
+    batches = shuffled_batches(images, config, first) if isinstance(images, ImageSet) else images(first)
     saved_at = time.monotonic()
     for step in range(first, config.steps):
         batch = next(batches).to(device, non_blocking=True)
@@ -217,7 +217,7 @@ def train_body(
     return network.eval()
 
 
-def load_public_images(path: str | os.PathLike[str], size: int) -> Images:
+def load_public_images(path: str | os.PathLike[str], size: int) -> ImageSet:
     """Return the images that :func:`dpvision.images.open_images` finds, in RGB: uint8 ``[N, 3, size, size]``.
 
     Who calls this declares them public: no privacy guarantee covers what is learnt from them.
@@ -231,25 +231,24 @@ def load_public_images(path: str | os.PathLike[str], size: int) -> Images:
         return open_images(path, size=size, channels=3, labelled=False)
 
 
-def shuffled_batches(
-    images: Tensor, config: ContrastiveConfig, device: torch.device, first: int
-) -> Iterator[Tensor]:
-    """Yield the batches of step ``first`` and all later ones; seed and epoch decide an epoch's order."""
+def shuffled_batches(images: ImageSet, config: ContrastiveConfig, first: int) -> Iterator[Tensor]:
+    """Yield the batches of step ``first`` and all later ones, uint8 ``[B, 3, S, S]`` on the CPU; seed and
+    epoch decide an epoch's order.
+    """
     per_epoch = len(images) // config.batch_size
     if per_epoch == 0:
         raise InputError(
             f"{len(images)} images do not fill a batch of {config.batch_size}; "
             "give more images, or a smaller batch_size"
         )
-    images = images.to(device)
     epoch, skip = divmod(first, per_epoch)
     while True:
         order = torch.randperm(
             len(images), generator=torch.Generator().manual_seed(_seed(config.seed, "order", epoch))
         )
-        batches = order[: per_epoch * config.batch_size].to(device).split(config.batch_size)
+        batches = order[: per_epoch * config.batch_size].split(config.batch_size)
         for indices in batches[skip:]:
-            yield images[indices]
+            yield images.take(indices)
         epoch, skip = epoch + 1, 0
 
 
@@ -293,7 +292,7 @@ def _resume(path: Path, fingerprint: str, network: nn.Module, optimizer: torch.o
 
 
 def _fingerprint(
-    config: ContrastiveConfig, images: Tensor | BatchStream, initial_weights: Mapping[str, Tensor] | None
+    config: ContrastiveConfig, images: ImageSet | BatchStream, initial_weights: Mapping[str, Tensor] | None
 ) -> str:
     """Compute the digest of all that a resumed run must agree on.
 
@@ -301,8 +300,8 @@ def _fingerprint(
     speed alone. The images of a stream are taken to follow from the config.
     """
     fields = {name: value for name, value in asdict(config).items() if name not in SPEED_SWITCHES}
-    if isinstance(images, Tensor):
-        fields["images"] = digest_of(images.cpu().numpy())
+    if isinstance(images, ImageSet):
+        fields["images"] = images.pixel_digest
     if initial_weights is not None:
         fields["initial_weights"] = {
             name: digest_of(tensor.cpu().numpy()) for name, tensor in initial_weights.items()

@@ -1,0 +1,31 @@
+"""Compute the identity of images: digests of their pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+DIGEST_BYTES = 32  # of SHA-256
+
+
+def digest_of(images: Iterable[NDArray[np.uint8]]) -> str:
+    """Compute SHA-256 (hex) of the shapes and pixels of uint8 images [C, H, W], in their order."""
+    sha256 = hashlib.sha256()
+    for image in images:
+        sha256.update(digest_of_one(image))
+    return sha256.hexdigest()
+
+
+def combine_digests(digests: bytes | bytearray) -> str:
+    """Compute `digest_of` images, from `digest_of_one` of each, one after another."""
+    return hashlib.sha256(digests).hexdigest()
+
+
+def digest_of_one(image: NDArray[np.uint8]) -> bytes:
+    """Compute SHA-256 of the shape and pixels of one image: `DIGEST_BYTES`."""
+    sha256 = hashlib.sha256(repr(image.shape).encode())
+    sha256.update(np.ascontiguousarray(image).data)
+    return sha256.digest()
