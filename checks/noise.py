@@ -40,7 +40,7 @@ from dpvision.privacy import (
     random_source,
 )
 from dpvision.privacy.gaussian import _BLOCK, _FINENESS
-from dpvision.privacy.noise import _keystream
+from dpvision.privacy.noise import keystream
 
 FAMILY_LEVEL = 1e-6
 MECHANISM = GaussianSumMechanism(1.3, 0.7, FullBatch(1000))
@@ -357,13 +357,13 @@ KNOWN_ANSWERS = {
 def check_keystream() -> list[Result]:
     """Known answers, and the counter: block i of the stream is the encryption of i."""
     known = all(
-        _keystream(bytes.fromhex(key)).update(bytes(16)).hex() == answer
+        keystream(bytes.fromhex(key)).update(bytes(16)).hex() == answer
         for key, answer in KNOWN_ANSWERS.items()
     )
     key = bytes(range(32))
     blocks = Cipher(algorithms.AES256(key), modes.ECB()).encryptor()
     counters = b"".join(counter.to_bytes(16, "big") for counter in range(1000))
-    counted = _keystream(key).update(bytes(16_000)) == blocks.update(counters)
+    counted = keystream(key).update(bytes(16_000)) == blocks.update(counters)
     return [
         Result("AES-256 of NIST's known answers", "equal" if known else "differ", float(known)),
         Result("blocks of the keystream in order", "equal" if counted else "differ", float(counted)),

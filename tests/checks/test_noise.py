@@ -171,6 +171,6 @@ def test_processes_that_share_a_stream_are_caught() -> None:
 
 
 def test_another_keystream_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = checks._keystream
-    monkeypatch.setattr(checks, "_keystream", lambda key: right(key[::-1]))
+    right = checks.keystream
+    monkeypatch.setattr(checks, "keystream", lambda key: right(key[::-1]))
     assert len(failed_names(checks.check_keystream())) == 2

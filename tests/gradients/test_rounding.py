@@ -27,7 +27,7 @@ from dpvision.gradients.forward import Loss
 from dpvision.gradients.per_example import SMALLEST_SHARE, Factored, Instantiated, PerExample
 from dpvision.gradients.standardized import PulledBack
 from dpvision.networks import build_network
-from dpvision.networks.precision import _matmul_precision
+from dpvision.networks.precision import matmul_precision
 from dpvision.networks.weight_standardization import WeightStandardizedConv2d, standardize
 from dpvision.privacy.errors import InputError
 
@@ -226,7 +226,7 @@ def test_what_nearly_vanishes_under_the_pull_back_is_not_under_reported(
     for scale in (1e-12, 1.0, 1e12):
         gradient = PulledBack(scale * (bases[along] + share * noise), weight, gain)
         # Of the very numbers that the weighted sum adds up, before they are rounded to float32.
-        true = true_squares(gradient._pull_back(gradient.gradients))
+        true = true_squares(gradient.pull_back(gradient.gradients))
         found = gradient.squared_norms()
         assert (found >= true).all()
         assert_within_c(gradient, found)
@@ -237,7 +237,7 @@ def test_what_nearly_vanishes_under_the_pull_back_is_not_under_reported(
 def test_a_pulled_back_gradient_that_does_not_cancel_is_reported_as_it_is() -> None:
     weight, gain = random(32, 64, 3, 3) / 24, random(32, seed=2)
     gradient = PulledBack(random(4, 32, 64, 3, 3, seed=1), weight, gain)
-    true = true_squares(gradient._pull_back(gradient.gradients))
+    true = true_squares(gradient.pull_back(gradient.gradients))
     found = gradient.squared_norms()
     assert (found >= true).all()
     assert (found <= true * 1.01).all()
@@ -261,7 +261,7 @@ def in_force() -> dict[str, str]:
 @pytest.fixture(params=["tf32", "bf16", "medium", "high"])
 def allowed(request: pytest.FixtureRequest) -> Iterator[None]:
     """A user allows less than float32, by the new or the old settings."""
-    before, matmul = in_force(), _matmul_precision()
+    before, matmul = in_force(), matmul_precision()
     if request.param in BOTH:
         for name in BOTH[request.param]:
             operation(name).fp32_precision = request.param
@@ -300,11 +300,11 @@ def test_all_of_a_pass_is_in_float32_and_settings_are_set_back(monkeypatch: pyte
         initialise(gradient)
 
     monkeypatch.setattr(PulledBack, "__post_init__", spy)
-    before = in_force(), _matmul_precision()
+    before = in_force(), matmul_precision()
     one_pass(loss)
     assert seen
     assert {precision for each in seen for precision in each.values()} == {"ieee"}
-    assert (in_force(), _matmul_precision()) == before
+    assert (in_force(), matmul_precision()) == before
 
 
 @needs_the_new_settings
@@ -313,10 +313,10 @@ def test_settings_are_set_back_after_an_error() -> None:
     def fails(logits: Tensor, targets: Tensor) -> Tensor:
         raise ZeroDivisionError
 
-    before = in_force(), _matmul_precision()
+    before = in_force(), matmul_precision()
     with pytest.raises(ZeroDivisionError):
         one_pass(fails)
-    assert (in_force(), _matmul_precision()) == before
+    assert (in_force(), matmul_precision()) == before
 
 
 # --- end to end ---

@@ -120,8 +120,8 @@ def test_the_regulariser_is_the_edge_of_the_noise() -> None:
     stored = num_features * (num_features + 1) // 2
     generator = torch.Generator().manual_seed(0)
     upper = torch.zeros(num_features, num_features)
-    indices = dp_ridge._upper(upper)
-    upper[indices] = noise * torch.randn(stored, generator=generator) / dp_ridge._isometric(upper)
+    indices = dp_ridge.upper_triangle(upper)
+    upper[indices] = noise * torch.randn(stored, generator=generator) / dp_ridge.isometric(upper)
     largest = float(torch.linalg.eigvalsh(upper + upper.triu(1).T).max())
     assert largest == pytest.approx(math.sqrt(2 * num_features) * noise, rel=0.05)
 

@@ -58,7 +58,7 @@ def test_what_double_precision_decides_holds_for_every_continuation_of_the_bits(
     """At 2⁴⁰ steps to a σ, where an error of 2⁻⁴² is a quarter of a step, and not all pairs are decided."""
     pairs, scale = some_pairs(1500), 2.0**40
     bits = Bits(pairs, more)
-    found = gaussian._rounded_normals(
+    found = gaussian.rounded_normals(
         torch.zeros(2 * len(pairs), dtype=torch.float64), scale, bits, bits
     ).tolist()
     for place, pair in enumerate(pairs):
@@ -78,7 +78,7 @@ def test_a_boundary_within_the_error_is_decided_by_more_bits(above: bool) -> Non
     shift = float((-0.5 if fraction > 0 else 0.5) - fraction)  # nearly onto a boundary, in float64
     shift += (1 if above else -1) * 2.0**-40
     bits = Bits([pair], more)
-    found = gaussian._rounded_normals(torch.tensor([shift, 0.0], dtype=torch.float64), scale, bits, bits)
+    found = gaussian.rounded_normals(torch.tensor([shift, 0.0], dtype=torch.float64), scale, bits, bits)
     assert bits.refined == 2
     assert int(found[0]) == int(exact.nint(normal * scale + shift))
     assert int(found[0]) - int(exact.floor(normal * scale + shift)) == above

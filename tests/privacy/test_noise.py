@@ -63,8 +63,8 @@ def test_the_blocks_of_a_large_tensor_are_independent():
 
 def test_how_many_roundings_are_undecided_moves_no_other_draw(monkeypatch):
     refined, count = [], 1_000_000
-    right = gaussian._refined_pair
-    monkeypatch.setattr(gaussian, "_refined_pair", lambda *given: refined.append(given) or right(*given))
+    right = gaussian.refined_pair
+    monkeypatch.setattr(gaussian, "refined_pair", lambda *given: refined.append(given) or right(*given))
     one, other = SeededRandom(0), SeededRandom(0)
     one.add_normal(torch.zeros(count), 1.0)
     of_zeros = len(refined)

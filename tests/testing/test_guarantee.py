@@ -31,7 +31,7 @@ from dpvision.testing import (
     recorded,
     training_run,
 )
-from dpvision.testing.guarantee import _is_correlated
+from dpvision.testing.guarantee import is_correlated
 from dpvision.training import PrivateTrainer, StepKeys
 
 COUNT = 8
@@ -253,7 +253,7 @@ def test_a_policy_that_mixes_examples_is_seen(relation: str) -> None:
         check_guarantee(run, made(20), relation)  # type: ignore[arg-type]
 
 
-SAMPLE, VIEWS = PoissonSampler.sample, PrivateTrainer._views
+SAMPLE, VIEWS = PoissonSampler.sample, PrivateTrainer.views
 
 
 def sampled_by_position(self: PoissonSampler, random: RandomSource, ids: Tensor | None = None) -> Tensor:
@@ -270,7 +270,7 @@ def views_in_batch_order(
     ("of", "method", "fault", "seen"),
     [
         (PoissonSampler, "sample", sampled_by_position, "it differs by other examples than the one"),
-        (PrivateTrainer, "_views", views_in_batch_order, "the views of other examples than the one differ"),
+        (PrivateTrainer, "views", views_in_batch_order, "the views of other examples than the one differ"),
     ],
 )
 def test_draws_that_others_move_are_seen(
@@ -309,10 +309,10 @@ def test_right_noise_is_seldom_called_correlated() -> None:
     generator = torch.Generator().manual_seed(0)
     for count in (1, 2, 10):
         products = torch.randn(2, 100_000, count, generator=generator, dtype=torch.float64).prod(dim=0)
-        assert not any(_is_correlated(some) for some in products[products.sum(dim=1).abs().topk(100).indices])
+        assert not any(is_correlated(some) for some in products[products.sum(dim=1).abs().topk(100).indices])
     same = torch.randn(100, generator=generator, dtype=torch.float64)
-    assert _is_correlated(same**2)
-    assert _is_correlated(-(same**2))
+    assert is_correlated(same**2)
+    assert is_correlated(-(same**2))
 
 
 def test_batches_of_the_one_example_alone_are_checked() -> None:

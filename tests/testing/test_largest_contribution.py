@@ -87,7 +87,7 @@ def test_ghost_norms_in_single_precision_are_caught(monkeypatch: pytest.MonkeyPa
         return (torch.bmm(a, a.mT) * torch.bmm(b, b.mT)).sum(dim=(1, 2)).clamp(min=0).double()
 
     assert 0.9 < largest() <= 1
-    monkeypatch.setattr(Factored, "_squared_norms", staticmethod(in_single_precision))
+    monkeypatch.setattr(Factored, "ghost_norms", staticmethod(in_single_precision))
     assert largest() > 1
 
 
@@ -127,7 +127,7 @@ def test_views_drawn_in_the_order_of_the_batch_are_caught(monkeypatch: pytest.Mo
     ) -> Any:
         return trainer.policy(examples, labels, keys.views.of(torch.arange(len(ids))))
 
-    monkeypatch.setattr(PrivateTrainer, "_views", by_place)
+    monkeypatch.setattr(PrivateTrainer, "views", by_place)
     images = made()
     found = largest_contribution(
         built("linear", images), images, policy=SelfAugmentation(2, pad=2), max_grad_norm=0.1

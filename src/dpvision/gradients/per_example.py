@@ -125,10 +125,10 @@ class Factored:
     def squared_norms(self) -> Tensor:
         at_a_time = equal_parts(len(self.x), self._at_a_time())
         parts = zip(self.x.split(at_a_time), self.g.split(at_a_time), strict=True)
-        return torch.cat([self._squared_norms(*self.factors(x, g)) for x, g in parts])
+        return torch.cat([self.ghost_norms(*self.factors(x, g)) for x, g in parts])
 
     @staticmethod
-    def _squared_norms(a: Tensor, b: Tensor) -> Tensor:
+    def ghost_norms(a: Tensor, b: Tensor) -> Tensor:
         """Compute squared norms: ``[B, T, D], [B, T, P] -> [B]``."""
         bound = rounding.squared_norms(a.flatten(1)) * rounding.squared_norms(b.flatten(1))
         if a.shape[1] == 1:  # a single product: ‖b aᵀ‖ = ‖a‖‖b‖

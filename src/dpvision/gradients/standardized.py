@@ -67,12 +67,12 @@ class PulledBack:
         return (self._factor.square() * reported(left, error, whole * (1 + error))).sum(dim=1)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        return self._pull_back(Instantiated(self.gradients).weighted_sum(weights))
+        return self.pull_back(Instantiated(self.gradients).weighted_sum(weights))
 
     def instantiate(self) -> Tensor:
-        return self._pull_back(self.gradients).to(self.gradients.dtype)
+        return self.pull_back(self.gradients).to(self.gradients.dtype)
 
-    def _pull_back(self, gradients: Tensor) -> Tensor:
+    def pull_back(self, gradients: Tensor) -> Tensor:
         """Apply P to each of ``[…, C_out, C_in, kH, kW]``, in float64."""
         by_channel, unit = self._by_channel(gradients).double(), self._unit.double()
         along = (by_channel * unit).sum(dim=-1, keepdim=True) * self._free.unsqueeze(1)

@@ -139,9 +139,9 @@ def sufficient_statistics(features: Tensor, labels: Tensor, num_classes: int) ->
         some = some.double() * (1 - ROUNDING_MARGIN)
         moment.addmm_(some.T, some)
         sums.addmm_(classes.T, some)
-    triangle = moment[_upper(moment)]
+    triangle = moment[upper_triangle(moment)]
     return {
-        "moment": triangle * _isometric(moment),
+        "moment": triangle * isometric(moment),
         "sums": sums,
         "counts": COUNT_WEIGHT * one_hot.sum(dim=0),
     }
@@ -163,7 +163,7 @@ def ridge(noisy: Mapping[str, Tensor], num_examples: int, noise: float) -> tuple
     sums, counts = noisy["sums"].double(), noisy["counts"].double() / COUNT_WEIGHT
     num_features = sums.shape[1]
     upper = sums.new_zeros(num_features, num_features)
-    upper[_upper(upper)] = noisy["moment"].double() / _isometric(upper)
+    upper[upper_triangle(upper)] = noisy["moment"].double() / isometric(upper)
     moment = upper + upper.triu(1).T
     edge = math.sqrt(2 * num_features) * noise
     values, vectors = torch.linalg.eigh(moment)
@@ -181,13 +181,13 @@ def _blank(num_features: int, num_classes: int) -> dict[str, Tensor]:
     }
 
 
-def _upper(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def upper_triangle(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Return the indices of the upper triangle."""
     rows, columns = torch.triu_indices(len(matrix), len(matrix), device=matrix.device)
     return rows, columns
 
 
-def _isometric(matrix: Tensor) -> Tensor:
+def isometric(matrix: Tensor) -> Tensor:
     """Return factors that give the upper triangle the whole symmetric matrix's norm: √2 off the diagonal."""
-    rows, columns = _upper(matrix)
+    rows, columns = upper_triangle(matrix)
     return torch.where(rows == columns, 1.0, math.sqrt(2)).to(matrix)

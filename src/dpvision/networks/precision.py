@@ -40,7 +40,7 @@ def full_precision() -> Iterator[None]:
     """
     operations = _operations()
     chosen = [(operation, operation.fp32_precision) for operation in operations]
-    matmul = _matmul_precision()
+    matmul = matmul_precision()
     torch.set_float32_matmul_precision("highest")
     allowed = None if operations else torch.backends.cudnn.allow_tf32
     if not operations:
@@ -67,7 +67,7 @@ def _operations() -> list[Any]:
     return [cuda, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
 
 
-def _matmul_precision() -> str | None:
+def matmul_precision() -> str | None:
     """Return the one setting for all matrix products, or None where they were set apart."""
     try:
         return torch.get_float32_matmul_precision()

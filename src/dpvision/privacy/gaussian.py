@@ -83,13 +83,13 @@ def add_gaussian(sums: Tensor, deviation: float, draw: Draw, draw_more: Draw) ->
     for block, part in zip(noisy.view(-1).split(_BLOCK), sums.reshape(-1).split(_BLOCK), strict=True):
         scaled = part.double() * (1 / grid)
         whole = scaled.round()
-        noise = _rounded_normals(scaled.sub_(whole), deviation / grid, draw, draw_more)
+        noise = rounded_normals(scaled.sub_(whole), deviation / grid, draw, draw_more)
         # Adding 0 makes −0 a 0: its sign would tell that `whole` was −0, and so on which side of 0 a sum was.
         block.copy_(noise.add_(whole).add_(0.0).mul_(grid))
     return noisy
 
 
-def _rounded_normals(shifts: Tensor, scale: float, draw: Draw, draw_more: Draw) -> Tensor:
+def rounded_normals(shifts: Tensor, scale: float, draw: Draw, draw_more: Draw) -> Tensor:
     """Draw round(shift + scale·Z) for shifts in [−½, ½]: float64 integers of the same shape ``[n]``."""
     pairs = (len(shifts) + 1) // 2
     if pairs == 0:
@@ -106,14 +106,14 @@ def _rounded_normals(shifts: Tensor, scale: float, draw: Draw, draw_more: Draw) 
     near = values.sub_(rounded).abs_() > 0.5 - _ERROR * scale  # a boundary between two integers
     undecided = {*extreme.nonzero()[:, 0].tolist(), *(near.nonzero()[:, 0] % pairs).tolist()}
     for pair in sorted(undecided):
-        normals = _refined_pair(int(drawn[0, pair]), int(drawn[1, pair]), draw_more)
+        normals = refined_pair(int(drawn[0, pair]), int(drawn[1, pair]), draw_more)
         for place, normal in zip((pair, pair + pairs), normals, strict=True):
             if place < len(shifts):
                 rounded[place] = int(_exact.nint(normal * scale + float(shifts[place])))
     return rounded
 
 
-def _refined_pair(first: int, second: int, draw_more: Draw) -> tuple[Any, Any]:
+def refined_pair(first: int, second: int, draw_more: Draw) -> tuple[Any, Any]:
     """Compute Z and Z′ in 512-bit arithmetic, of the first 63 bits of U and V and of 128 more that
     it draws.
     """

@@ -94,7 +94,7 @@ class SecureRandom(RandomSource):
         return self._keystream.update(bytes(count))
 
     def _rekey(self) -> None:
-        self._keystream = _keystream(os.urandom(KEY_BYTES))
+        self._keystream = keystream(os.urandom(KEY_BYTES))
         self._forks = _forks
 
 
@@ -106,7 +106,7 @@ class SeededRandom(RandomSource):
     def __init__(self, seed: int, path: tuple[tuple[str, int], ...] = ()) -> None:
         self.seed, self._path = seed, path
         # JSON keeps the parts apart: ("a", 11) and ("a1", 1) must not meet.
-        self._keystream = _keystream(hashlib.sha256(json.dumps([seed, *path]).encode()).digest())
+        self._keystream = keystream(hashlib.sha256(json.dumps([seed, *path]).encode()).digest())
 
     def at(self, purpose: str, step: int) -> SeededRandom:
         """Return an independent stream that depends only on the seed and on all (purpose, step) up to it."""
@@ -122,7 +122,7 @@ def random_source(seed: int | None) -> RandomSource:
     return SecureRandom() if seed is None else SeededRandom(seed)
 
 
-def _keystream(key: bytes) -> CipherContext:
+def keystream(key: bytes) -> CipherContext:
     """Return AES-256-CTR from counter 0: encrypting zeros yields the stream. One key serves one
     stream only.
     """

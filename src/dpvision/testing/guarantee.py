@@ -168,17 +168,17 @@ def _faults_of_noise(transcript: Transcript) -> Iterator[str]:
         yield from _faulty_size(f"release {number}", noise)
         if previous.shape == noise.shape:
             products.append(previous * noise)
-            if _is_correlated(products[-1]):
+            if is_correlated(products[-1]):
                 yield f"release {number}: the noise is correlated with that of the release before"
         previous = noise
     # What is too little to tell in one release of few numbers may be told over all.
     if of_gaussians:
         yield from _faulty_size("all releases", torch.cat(of_gaussians))
-    if products and _is_correlated(torch.cat(products)):
+    if products and is_correlated(torch.cat(products)):
         yield "all releases: the noise of each is correlated with that of the one before"
 
 
-def _is_correlated(products: torch.Tensor) -> bool:
+def is_correlated(products: torch.Tensor) -> bool:
     """Say whether the sum is too large for products of independent standard normal numbers.
 
     Of n of them, P[sum ≥ s] ≤ (1 − t²)^(−n/2)·e^(−ts) for every t in (0, 1) (Chernoff).

@@ -85,7 +85,7 @@ def recorded(
         mechanisms: the classes whose releases are written down.
     """
     transcript = Transcript()
-    views, clipped_sum = PrivateTrainer._views, PrivateTrainer.clipped_sum
+    views, clipped_sum = PrivateTrainer.views, PrivateTrainer.clipped_sum
     releasing: list[Mechanism] = []  # one mechanism may release by another
 
     def watched_release(
@@ -133,7 +133,7 @@ def recorded(
         for kind in mechanisms:
             patches.enter_context(mock.patch.object(kind, "release", _method(watched_release, kind.release)))
         patches.enter_context(mock.patch.object(PrivateTrainer, "clipped_sum", watched_sum))
-        patches.enter_context(mock.patch.object(PrivateTrainer, "_views", watched_views))
+        patches.enter_context(mock.patch.object(PrivateTrainer, "views", watched_views))
         patches.enter_context(mock.patch.object(time, "monotonic", return_value=0.0))
         yield transcript
 

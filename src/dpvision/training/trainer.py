@@ -214,7 +214,7 @@ class PrivateTrainer:
         """
         parts = [
             self.engine.sum(
-                *self._views(some.to(self.device), labels, ids, keys), dropout=keys.dropout.of(ids)
+                *self.views(some.to(self.device), labels, ids, keys), dropout=keys.dropout.of(ids)
             )
             for some, labels, ids in batch.blocks(EXAMPLES_AT_A_TIME)
         ]
@@ -229,7 +229,7 @@ class PrivateTrainer:
             nonfinite=sum(part.nonfinite for part in parts),
         )
 
-    def _views(self, examples: Tensor, labels: Tensor, ids: Tensor, keys: StepKeys) -> tuple[Tensor, Tensor]:
+    def views(self, examples: Tensor, labels: Tensor, ids: Tensor, keys: StepKeys) -> tuple[Tensor, Tensor]:
         """Return views and targets of examples, see :class:`ViewPolicy`."""
         return self.policy(examples, labels, keys.views.of(ids))
 

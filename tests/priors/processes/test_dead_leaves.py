@@ -76,7 +76,7 @@ def test_polygons_contain_what_lies_on_one_side_of_all_their_edges() -> None:
     corners = torch.stack([angles.cos(), angles.sin()], dim=-1)[:, :, None]  # [n, 4, 1, 2], anticlockwise
     edges, to_points = corners.roll(-1, dims=1) - corners, points - corners
     cross = edges[..., 0] * to_points[..., 1] - edges[..., 1] * to_points[..., 0]
-    found = contains(dead_leaves._inscribed_polygons(angles), points)
+    found = contains(dead_leaves.inscribed_polygons(angles), points)
     assert torch.equal(found, (cross >= 0).all(dim=1))
 
 
@@ -128,7 +128,7 @@ def test_textured_leaves_are_pieces_of_textures() -> None:
     leaves = torch.tensor([[0] * 12 + [1] * 18 + [2] * 6, [1] * 36]).view(2, size, size)
     indices = torch.meshgrid(*(torch.arange(n) for n in (number, size, size)), indexing="ij")
     textures = torch.stack(indices, dim=1).float()  # every pixel says where in which texture it is
-    pieces = dead_leaves._covered(leaves, textures, seeded(3))
+    pieces = dead_leaves.under_leaves(leaves, textures, seeded(3))
     row, column = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     shifts = set()
     for image, leaf in [(0, 0), (0, 1), (0, 2), (1, 1)]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpvision.priors.processes.fractals import Systems, _placed, _rendered, draw_systems, play_chaos_game
+from dpvision.priors.processes.fractals import Systems, draw_systems, placed, play_chaos_game, rendered
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -79,8 +79,8 @@ def test_the_last_maps_colour_counts_half_and_the_one_before_a_quarter() -> None
 
 def test_points_are_placed_in_a_square_without_distortion() -> None:
     points = torch.rand(2, 200, 50, generator=seeded()) * torch.tensor([4.0, 1.0])[:, None, None] + 7
-    placed = _placed(points, seeded())
-    extent = placed.amax(dim=2) - placed.amin(dim=2)  # [2, S]
+    found = placed(points, seeded())
+    extent = found.amax(dim=2) - found.amin(dim=2)  # [2, S]
     assert extent[0].min() >= 0.4 - 1e-4
     assert extent[0].max() <= 1.2 + 1e-4
     before = points.amax(dim=2) - points.amin(dim=2)
@@ -93,7 +93,7 @@ def test_rendering_counts_and_averages() -> None:
     y = torch.tensor([[0.01, 0.10, 0.24, 0.80, 0.50], [0.5, 0.50, 1.0, -0.1, 9.0]])
     shades = torch.zeros(3, 2, 5)
     shades[0, 0] = torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0])
-    colour, opacity = _rendered(torch.stack([x, y]), shades, 4)
+    colour, opacity = rendered(torch.stack([x, y]), shades, 4)
     assert colour.shape == (2, 3, 4, 4)
     assert opacity.shape == (2, 1, 4, 4)
     assert opacity[0, 0].nonzero().tolist() == [[0, 1], [3, 3]]

@@ -77,7 +77,7 @@ def test_filters_come_from_a_random_subset_of_the_bank() -> None:
 def test_every_image_has_its_own_convolution() -> None:
     x = torch.randn(3, 24, 8, 8, generator=seeded())
     kernels = torch.randn(3, 24, 24, 3, 3, generator=seeded(1))
-    found = stylegan._grouped_convolution(x, kernels.flatten(0, 1))
+    found = stylegan.grouped_convolution(x, kernels.flatten(0, 1))
     for i in range(3):
         expected = F.conv2d(F.pad(x[i : i + 1], (1, 1, 1, 1), mode="reflect"), kernels[i])
         torch.testing.assert_close(found[i : i + 1], expected, atol=1e-4, rtol=1e-4)
@@ -89,7 +89,7 @@ def test_filtering_and_mixing_is_a_convolution_with_kernels_of_norm_1() -> None:
     kernels = []
     for channel in range(24):
         x.zero_()[0, channel, 4, 4] = 1
-        response = stylegan._filtered_and_mixed(x, filters, seeded(5))
+        response = stylegan.filtered_and_mixed(x, filters, seeded(5))
         kernels.append(response[0, :, 3:6, 3:6].flip(1, 2))  # of one input channel: [out, 3, 3]
     kernel = torch.stack(kernels, dim=1)  # [out, in, 3, 3]
     torch.testing.assert_close(kernel.flatten(1).norm(dim=1), torch.ones(24))
@@ -118,7 +118,7 @@ def test_sparse_noise_lies_in_one_place() -> None:
 def test_colours_have_the_means_and_deviations_of_photographs() -> None:
     x = torch.randn(4000, 3, 4, 4, generator=seeded()) * 7 + 3
     # Where nothing is clipped: means are compared by their medians, which clipping leaves alone.
-    images = stylegan._coloured(x, seeded(1))
+    images = stylegan.coloured(x, seeded(1))
     unclipped = ((images > 0) & (images < 1)).all(dim=(2, 3))
     deviations = images.std(dim=(2, 3), correction=0)
     medians = torch.tensor([[0.483, 0.455, 0.401], [0.219, 0.213, 0.213]])

@@ -63,7 +63,7 @@ def textured(count: int, size: int, generator: torch.Generator) -> Tensor:
     """Draw the shapes of :func:`mixed`, each a piece of a statistical texture; as :data:`Generate`."""
     leaves = _visible_leaves(count, size, generator, mixed_outlines)
     textures = statistical(TEXTURES, size, generator, spectrum=True, wavelets=True, colour=True)
-    return _covered(leaves, textures, generator)
+    return under_leaves(leaves, textures, generator)
 
 
 def draw_radii(count: int, generator: torch.Generator) -> Tensor:
@@ -74,12 +74,12 @@ def draw_radii(count: int, generator: torch.Generator) -> Tensor:
 
 def upright_squares(count: int, generator: torch.Generator) -> Outlines:
     corners = torch.tensor([1, 3, 5, 7], device=generator.device) * (torch.pi / 4)
-    return _inscribed_polygons(corners.expand(count, 4))
+    return inscribed_polygons(corners.expand(count, 4))
 
 
 def turned_squares(count: int, generator: torch.Generator) -> Outlines:
     corners = torch.arange(4, device=generator.device) * (torch.pi / 2)
-    return _inscribed_polygons(_angles(generator, count, 1) + corners)
+    return inscribed_polygons(_angles(generator, count, 1) + corners)
 
 
 def mixed_outlines(count: int, generator: torch.Generator) -> Outlines:
@@ -97,7 +97,7 @@ def mixed_outlines(count: int, generator: torch.Generator) -> Outlines:
     turned = turn + quarter_turns
     kinds = torch.stack([upright, upright, turned, rectangle, triangle, quadrilateral])  # [6, count, 4]
     kind = torch.randint(6, (count,), generator=generator, device=generator.device)
-    polygons = _inscribed_polygons(kinds[kind, torch.arange(count, device=kind.device)])
+    polygons = inscribed_polygons(kinds[kind, torch.arange(count, device=kind.device)])
     return polygons._replace(offsets=polygons.offsets.masked_fill((kind == 0)[:, None], 1.0))  # 0: discs
 
 
@@ -106,7 +106,7 @@ def _angles(generator: torch.Generator, *shape: int) -> Tensor:
     return uniform(generator, *shape) * (2 * torch.pi)
 
 
-def _inscribed_polygons(corners: Tensor) -> Outlines:
+def inscribed_polygons(corners: Tensor) -> Outlines:
     """Return polygons by the angles ``[n, 4]`` of their corners on the unit circle, each row increasing."""
     following = torch.cat([corners[:, 1:], corners[:, :1] + 2 * torch.pi], dim=1)
     middle = (corners + following) / 2
@@ -166,7 +166,7 @@ def _painted(leaves: Tensor, generator: torch.Generator) -> Tensor:
     return of_pixels.view(count, size, size, 3).permute(0, 3, 1, 2).contiguous()
 
 
-def _covered(leaves: Tensor, textures: Tensor, generator: torch.Generator) -> Tensor:
+def under_leaves(leaves: Tensor, textures: Tensor, generator: torch.Generator) -> Tensor:
     """Cover leaves by pieces of textures ``[T, 3, size, size]``: ``[N, size, size] -> [N, 3, size, size]``.
 
     Which texture, and from where in it, is drawn for every leaf; textures wrap around.

@@ -46,7 +46,7 @@ def fractals(count: int, size: int, generator: torch.Generator) -> Tensor:
     for _ in range(FRACTALS_PER_IMAGE):
         systems = draw_systems(count, generator)
         points, shades = play_chaos_game(systems, CHAINS, steps, generator)
-        colour, opacity = _rendered(_placed(points, generator), shades, size)
+        colour, opacity = rendered(placed(points, generator), shades, size)
         images = opacity * colour + (1 - opacity) * images
     return images.clamp(0, 1)
 
@@ -116,7 +116,7 @@ def play_chaos_game(
     return places.transpose(1, 2).flatten(2), shades.transpose(1, 2).flatten(2)
 
 
-def _placed(points: Tensor, generator: torch.Generator) -> Tensor:
+def placed(points: Tensor, generator: torch.Generator) -> Tensor:
     """Scale and move points ``[2, S, P]`` to fill a random square, which may reach out of [0, 1]²."""
     _, count, _ = points.shape
     low, high = points.aminmax(dim=2, keepdim=True)
@@ -126,7 +126,7 @@ def _placed(points: Tensor, generator: torch.Generator) -> Tensor:
     return (points - (low + high) / 2) * (side / extent) + centre
 
 
-def _rendered(points: Tensor, shades: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def rendered(points: Tensor, shades: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Render points in their colours: a picture ``[S, 3, size, size]``, its opacity ``[S, 1, size, size]``.
 
     A pixel has the mean colour of its points, and an opacity in [0, 1] that grows with their number.

@@ -65,14 +65,14 @@ def convolve_normal(x: Tensor, generator: torch.Generator) -> Tensor:
     """Draw all weights from the normal distribution."""
     count = len(x)
     kernels = _modulated(normal(generator, count, CHANNELS, CHANNELS, 9), generator)
-    return _grouped_convolution(x, kernels.view(count * CHANNELS, CHANNELS, 3, 3))
+    return grouped_convolution(x, kernels.view(count * CHANNELS, CHANNELS, 3, 3))
 
 
 def convolve_wavelets(x: Tensor, generator: torch.Generator) -> Tensor:
     """Filter every input channel by a sum of wavelets with normal coefficients, then mix channels."""
     wavelets = wavelet_filters(generator.device)
     filters = torch.einsum("ncf,fyx->ncyx", normal(generator, len(x), CHANNELS, len(wavelets)), wavelets)
-    return _filtered_and_mixed(x, filters, generator)
+    return filtered_and_mixed(x, filters, generator)
 
 
 def convolve_oriented(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -80,7 +80,7 @@ def convolve_oriented(x: Tensor, generator: torch.Generator) -> Tensor:
 
     Each image has a random 5 to 40 of the bank's 40 filters to choose from.
     """
-    return _filtered_and_mixed(x, draw_oriented_filters(len(x), generator), generator)
+    return filtered_and_mixed(x, draw_oriented_filters(len(x), generator), generator)
 
 
 def draw_oriented_filters(count: int, generator: torch.Generator) -> Tensor:
@@ -147,12 +147,12 @@ def _synthesize(
         if layer % 2 == 0:  # the last layer of its side
             to_rgb = normal(generator, count, 3, CHANNELS) * CHANNELS**-0.5
             rgb = _doubled(rgb) + (to_rgb @ x.flatten(2)).unflatten(2, (side, side))
-    return _coloured(rgb[..., :size, :size], generator)
+    return coloured(rgb[..., :size, :size], generator)
 
 
-def _filtered_and_mixed(x: Tensor, filters: Tensor, generator: torch.Generator) -> Tensor:
+def filtered_and_mixed(x: Tensor, filters: Tensor, generator: torch.Generator) -> Tensor:
     """Convolve with kernels mixing[o, i] · filters[i], in two cheap steps; the mixing is normal."""
-    filtered = _grouped_convolution(x, filters.reshape(-1, 1, 3, 3))
+    filtered = grouped_convolution(x, filters.reshape(-1, 1, 3, 3))
     mixing = _modulated(normal(generator, len(x), CHANNELS, CHANNELS, 1), generator)[..., 0]
     return (mixing @ filtered.flatten(2)).view(x.shape)
 
@@ -168,7 +168,7 @@ def _modulated(weights: Tensor, generator: torch.Generator) -> Tensor:
     return weights / weights.flatten(2).norm(dim=2)[:, :, None, None]
 
 
-def _grouped_convolution(x: Tensor, kernels: Tensor) -> Tensor:
+def grouped_convolution(x: Tensor, kernels: Tensor) -> Tensor:
     """Convolve ``[N, C, H, W]``, each image with its C of the kernels ``[N·C, in, 3, 3]``; keeps
     the shape.
     """
@@ -191,7 +191,7 @@ def _normalized(x: Tensor) -> Tensor:
     return x.mul_((x[0].numel() ** 0.5 / norm)[:, None, None, None])
 
 
-def _coloured(images: Tensor, generator: torch.Generator) -> Tensor:
+def coloured(images: Tensor, generator: torch.Generator) -> Tensor:
     """Give every channel the mean and deviation of a random photograph's, clipped to [0, 1]."""
     mean_of_mean, std_of_mean = torch.tensor(CHANNEL_MEAN, device=images.device).unbind(dim=1)
     mean_of_std, std_of_std = torch.tensor(CHANNEL_STD, device=images.device).unbind(dim=1)
