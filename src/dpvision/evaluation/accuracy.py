@@ -15,7 +15,12 @@ from dpvision.privacy.errors import InputError
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The accuracy on a set of images: ``correct`` of ``total`` were classified right."""
+    """The accuracy on a set of images: ``correct`` of ``total`` were classified right.
+
+    >>> found = Accuracy(correct=4_500, total=5_000)
+    >>> f"{found.value:.1%}, {found.interval[0]:.2%} to {found.interval[1]:.2%}"
+    '90.0%, 89.13% to 90.82%'
+    """
 
     correct: int
     total: int

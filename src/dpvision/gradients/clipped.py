@@ -56,13 +56,22 @@ class ClippedGradient:
     """Computes clipped gradient sums of ``model``, an ordinary ``nn.Module`` that maps ``[N, …]`` to logits
     ``[N, classes]``, or whatever else the loss takes.
 
-    *Guarantee.* What one example adds to the sum is a function of that example, its targets and its draws, of
+    Guarantee: what one example adds to the sum is a function of that example, its targets and its draws, of
     the weights and of public facts, at most C long, and nothing else of the sum depends on it, but for
     double-precision rounding that `ROUNDING_MARGIN` covers. It rests on this: all chunks have one shape; on
     random examples the gradient of each was the same to the last bit wherever in a chunk it was and whatever
     the others were (else chunks are smaller, down to one example); no operation of the network moves rows by
     their values (else examples go one by one). Shown by tests/gradients/test_sensitivity.py and
     tests/gradients/test_rounding.py, and searched for by ``python -m checks.clip``.
+
+    >>> model = nn.Linear(2, 3, bias=False)
+    >>> def loss(logits, targets):
+    ...     return nn.functional.cross_entropy(logits, targets, reduction="none")
+    >>> engine = ClippedGradient(model, loss, max_grad_norm=0.5)
+    >>> views = torch.ones(4, 1, 2)  # B = 4 examples of K = 1 view
+    >>> found = engine.sum(views, torch.tensor([0, 1, 2, 0]))
+    >>> found.gradients["weight"].shape, bool(found.gradients["weight"].norm() <= 4 * 0.5)
+    (torch.Size([3, 2]), True)
 
     Args:
         loss: ``(logits [N, classes], targets [N, …]) -> [N]``.

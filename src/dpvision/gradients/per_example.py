@@ -26,7 +26,7 @@ for 4,096 examples in chunks with 10,000 positions and views, 1.9·10⁻⁵·C.
 class PerExample(Protocol):
     """The gradients g_1 … g_B of one parameter; g_b is that of example b's mean loss over its views.
 
-    *Guarantee.* Σ_b weights[b]·g_b as `weighted_sum` computes it is off by no more than double-precision
+    Guarantee: Σ_b weights[b]·g_b as `weighted_sum` computes it is off by no more than double-precision
     rounding from a sum of B parts, of which the b-th depends on example b and weights[b] alone, and is at
     most weights[b]·√squared_norms[b] long. tests/gradients/test_rounding.py shows it for each implementation.
     """

@@ -20,6 +20,11 @@ from dpvision.privacy.errors import InputError
 class Images(ImageSet):
     """A set of images in memory, with or without labels.
 
+    >>> pixels = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
+    >>> images = Images(pixels, torch.tensor([0, 1, 1]), ("a", "b"), "mine")
+    >>> len(images), images.shape, images.subset([2, 0]).labels
+    (3, (1, 8, 8), tensor([1, 0]))
+
     Attributes:
         pixels: uint8 [N, C, H, W], N at least 1, C 1 (grey) or 3 (RGB).
         stored: the :attr:`pixel_digest` of the images as they were before reading changed their size or

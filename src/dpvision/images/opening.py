@@ -46,6 +46,10 @@ def open_images(
 ) -> Images:
     """Read one split of a data set into memory.
 
+    >>> digits = open_images("bundled:digits")
+    >>> digits.shape, len(digits.class_names)
+    ((1, 8, 8), 10)
+
     Args:
         spec: "bundled:digits", or the path of one of these:
             a folder of class folders (PNG, JPEG, WebP, BMP, TIFF), or of train/ and test/ that hold class

@@ -124,6 +124,11 @@ class DPRidge:
 def sufficient_statistics(features: Tensor, labels: Tensor, num_classes: int) -> dict[str, Tensor]:
     """Compute all that ridge regression needs of features ``[N, D]``, ‖x‖ ≤ 1, and labels ``[N]``.
 
+    Guarantee: one example more moves all of it by at most `SENSITIVITY` in L2 norm, another in its place by
+    `REPLACE_ONE_RATIO` times as much, if the features of an example depend on that example alone and are no
+    longer than one, rounding included up to `ROUNDING_MARGIN`. ``tests/methods/test_dp_ridge.py`` tries to
+    move it further.
+
     Returns:
         float64, for rounding of the sums depends on all examples: "moment", the upper triangle of Σ xxᵀ
         ``[D(D + 1)/2]`` with the entries off the diagonal times √2; "sums", Σ x of each class ``[num_classes,

@@ -53,6 +53,9 @@ def check_known(name: str) -> None:
 def find_method(name: str, makes: Makes | None = None) -> Method:
     """Load the method of this name.
 
+    >>> find_method("dp-ridge").makes
+    'a classifier'
+
     Raises:
         InputError: there is none, it cannot be loaded, or it makes something else than is asked for.
     """

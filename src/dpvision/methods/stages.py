@@ -52,6 +52,13 @@ class Calibrated:
 def calibrate(stages: Callable[[float], Sequence[Stage]], num_examples: int, budget: Budget) -> Calibrated:
     """Find the least noise at which all stages together stay within the budget (by PLD).
 
+    >>> from dpvision.privacy import FullBatch, GaussianSumMechanism
+    >>> def stages(noise_multiplier):
+    ...     return [Stage("a sum", GaussianSumMechanism(noise_multiplier, 1.0, FullBatch(1000)), count=1)]
+    >>> found = calibrate(stages, num_examples=1000, budget=Budget(1.0, 1e-5))
+    >>> round(found.noise_multiplier, 2), found.epsilon <= 1.0
+    (3.74, True)
+
     Args:
         stages: from a noise multiplier to everything that will be released with it.
         num_examples: N, declared public.

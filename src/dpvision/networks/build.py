@@ -31,6 +31,10 @@ def build_network(
 ) -> nn.Module:
     """Return a freshly initialised network from ``[B, in_channels, H, W]`` to logits ``[B, num_classes]``.
 
+    >>> network = build_network("tanh-cnn", in_channels=1, image_size=(28, 28), num_classes=10)
+    >>> sum(parameter.numel() for parameter in network.parameters())
+    26010
+
     Args:
         name: one of :data:`NETWORKS`, or of :func:`register_network`.
         in_channels: C of the images.

@@ -29,8 +29,9 @@ def by_row(
     ``blocks(n)`` gives all rows, uint8 of this ``shape`` each, n at a time and fewer at the end: what
     ``Images.blocks`` does, and the ``split`` of a tensor.
 
-    All batches have one shape, the last being filled up. The shape is the largest, of at most ``most`` rows,
-    in which random rows gave the same wherever they stood.
+    Guarantee: what comes of a row does not depend on the others, to the last bit. All batches have one shape,
+    the last being filled up; it is the largest, of at most ``most`` rows, in which random rows gave the same
+    wherever they stood. ``tests/networks/test_by_row.py`` shows it.
     """
     size = rows_at_a_time(device) if most is None else most
     while not _is_the_same_everywhere(function, shape, size, device):

@@ -23,6 +23,11 @@ def register_network(network: nn.Module | Factory, name: str | None = None) -> s
 
     A release holds its weights and its name, and no code: whoever loads it registers the network first.
 
+    >>> def small(in_channels, num_classes):
+    ...     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, num_classes))
+    >>> register_network(small, name="my_package:small")
+    'my_package:small'
+
     Args:
         network: a class or function that makes an ``nn.Module`` from images ``[B, C, H, W]`` to logits
             ``[B, num_classes]``. It is given those of in_channels, image_size (H, W) and num_classes that it

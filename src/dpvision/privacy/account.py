@@ -17,6 +17,19 @@ class Account:
 
     Every release of the run goes through `record`, which writes it to the ledger before it may happen.
 
+    Guarantee: what was recorded never costs more than the budget, and is in the ledger, on disk, before
+    `record` returns: no event is recorded that the plan does not hold, and `open` refuses a plan that costs
+    more. This rests on the events (see `Event`) and on the ledger. ``tests/privacy/test_account.py`` and
+    ``tests/privacy/test_ledger.py``, where processes are killed, show it.
+
+    >>> from dpvision.privacy import Budget, gaussian_event
+    >>> step = gaussian_event(noise_multiplier=2.0, sample_rate=0.01)
+    >>> account = Account(Budget(1.0, 1e-5), None, "an example", planned=[step.times(100)])
+    >>> account.open()
+    >>> account.record(step)
+    >>> account.left(step), f"{account.epsilon_spent():.3f} of {account.epsilon_planned():.3f}"
+    (99, '0.028 of 0.190')
+
     Args:
         budget: what the run may spend in total.
         ledger: the data set's ledger, or None to keep the account in memory only (a rehearsal or a test).

@@ -50,6 +50,11 @@ def epsilon(
     Above 500 both accountants state the looser RDP bound.
     The composition may be adaptive: each event's query may depend on earlier results.
 
+    >>> from dpvision.privacy import gaussian_event
+    >>> steps = gaussian_event(noise_multiplier=1.1, sample_rate=0.01, count=1000)
+    >>> round(epsilon([steps], delta=1e-5), 2), round(epsilon([steps], delta=1e-5, accountant="rdp"), 2)
+    (1.52, 1.71)
+
     Raises:
         InputError: unknown relation or accountant, δ out of range, or δ below 1e-9 with PLD, whose
             floating-point error could then be noticed (RDP has no such limit).
@@ -105,6 +110,10 @@ def calibrate_noise_multiplier(
 def calibrate_steps(sample_rate: float, steps: int, budget: Budget, accountant: Accountant = "pld") -> float:
     """Find the noise multiplier for ``steps`` equal releases, as of DP-SGD; see
     `calibrate_noise_multiplier`.
+
+    >>> from dpvision.privacy import Budget
+    >>> round(calibrate_steps(sample_rate=0.01, steps=1000, budget=Budget(2.0, 1e-5)), 2)
+    0.96
     """
     return calibrate_noise_multiplier(
         lambda sigma: [gaussian_event(sigma, sample_rate, steps)], budget, accountant

@@ -115,6 +115,9 @@ def p_value(canaries: int, guesses: int, correct: int, epsilon: float, delta: fl
 def epsilon_lower_bound(canaries: int, tallies: Sequence[Tally], delta: float, confidence: float) -> float:
     """Return a lower bound on ε at the given δ, for any algorithm: the largest that the guesses refute, or 0.
 
+    >>> round(epsilon_lower_bound(1000, all_correct(1000), delta=1e-5, confidence=0.95), 2)
+    5.09
+
     Raises:
         InputError: confidence is out of range.
     """

@@ -18,6 +18,9 @@ content.
 class Budget:
     """(ε, δ)-differential privacy under a neighbouring relation.
 
+    >>> Budget(epsilon=2.0, delta=1e-5)
+    Budget(epsilon=2.0, delta=1e-05, neighboring_relation='add_or_remove_one')
+
     Attributes:
         epsilon: the bound ε > 0 on the privacy loss.
         delta: the probability 0 < δ < 1 with which the bound may fail; must be below 1/N for N examples.
@@ -51,7 +54,11 @@ class Budget:
 
 
 def default_delta(num_examples: int) -> float:
-    """Return the largest power of ten below 1/N: 1e-5 for CIFAR-10 and MNIST, as in the literature."""
+    """Return the largest power of ten below 1/N: 1e-5 for CIFAR-10 and MNIST, as in the literature.
+
+    >>> default_delta(50_000)
+    1e-05
+    """
     if num_examples < 1:
         raise InputError(f"the number of examples must be at least 1, not {num_examples}.")
     return float(f"1e-{len(str(num_examples))}")

@@ -47,7 +47,13 @@ class ExampleKey:
 class ExampleDraws:
     """Numbers that examples draw, each from its own stream.
 
-    What one draws depends on the key, on its id and on how many numbers were drawn before.
+    Guarantee: what one draws depends on the key, on its id and on how many numbers were drawn before, and on
+    nothing else: see the module. ``tests/privacy/test_by_example.py`` takes examples away and moves them.
+
+    >>> all_three = ExampleDraws(bytes(32), torch.tensor([7, 8, 9])).uniform(2)
+    >>> without_the_first = ExampleDraws(bytes(32), torch.tensor([9, 8])).uniform(2)
+    >>> all_three[2].equal(without_the_first[0])
+    True
 
     Args:
         key: the key of the streams, 32 bytes.

@@ -16,6 +16,10 @@ class PublicFacts:
     """Everything about the private images that is public: what is planned, built and described by these facts
     alone costs no budget, and no function that takes facts in place of images can spend any.
 
+    >>> facts = PublicFacts(4_700, (1, 64, 64), ("healthy", "ill"))
+    >>> facts.unit
+    'image'
+
     Attributes:
         num_examples: N, the number of units, as it was declared.
         image_shape: (C, H, W) of every image.

@@ -62,6 +62,11 @@ class Ledger:
 
     Safe to use from several processes at once.
 
+    Guarantee: what a run records is on disk before `record` returns; what all runs have spent, and what open
+    ones have reserved, never costs more than a limit that was set before they opened. It holds as long as
+    nobody takes the file away or puts an older one in its place (see above). ``tests/privacy/test_ledger.py``
+    kills processes and runs several at once; ``python -m checks.kill`` and ``checks.race`` do so for hours.
+
     Raises:
         InputError: from any method, when the file cannot be read or written, or was tampered with.
     """

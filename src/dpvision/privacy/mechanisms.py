@@ -89,6 +89,14 @@ class GaussianSumMechanism:
     What is released is the exact result of that, rounded: see `dpvision.privacy.gaussian`, which says why
     floating-point arithmetic takes nothing from the guarantee.
 
+    >>> from dpvision.privacy import Account, Budget, PoissonSampler, SecureRandom
+    >>> mechanism = GaussianSumMechanism(4.0, sensitivity=1.0, sampler=PoissonSampler(1000, 0.1))
+    >>> account = Account(Budget(1.0, 1e-5), None, "an example", planned=[mechanism.cost(1)])
+    >>> account.open()
+    >>> noisy = mechanism.release({"weights": torch.zeros(3)}, account, SecureRandom())
+    >>> noisy["weights"].shape, account.left(mechanism.cost(1))
+    (torch.Size([3]), 0)
+
     Guarantee: what `event` states holds if and only if the caller keeps this promise: the batch was drawn
     by ``sampler`` with fresh randomness, and for every pair of data sets D, D′ that differ by one example's
     presence,

@@ -76,7 +76,13 @@ class RandomSource(ABC):
 
 
 class SecureRandom(RandomSource):
-    """A source keyed by the system's entropy. No two objects, processes or calls share any output."""
+    """A source keyed by the system's entropy. No two objects, processes or calls share any output.
+
+    Guarantee: without the key, what it gives cannot be told from independent uniform bits, as far as AES-256
+    and the operating system's entropy hold. The key is never written or shown, and a forked process takes a
+    new one. ``tests/privacy/test_noise.py`` forks, copies and reuses sources, and ``python -m checks.noise``
+    tests the numbers.
+    """
 
     is_private = True
 
@@ -99,7 +105,13 @@ class SecureRandom(RandomSource):
 
 
 class SeededRandom(RandomSource):
-    """A reproducible source, for tests. A run that uses it is not private and says so."""
+    """A reproducible source, for tests. A run that uses it is not private and says so.
+
+    >>> SeededRandom(1).at("noise", 0).normal((2,)).equal(SeededRandom(1).at("noise", 0).normal((2,)))
+    True
+    >>> SeededRandom(1).at("noise", 0).normal((2,)).equal(SeededRandom(1).at("noise", 1).normal((2,)))
+    False
+    """
 
     is_private = False
 

@@ -87,6 +87,13 @@ class PoissonSampler(_OverExamples):
     The batch size is thus itself random (binomial), and a batch may be empty; the public constant to divide a
     noisy sum by is `expected_batch_size`, never the actual size.
 
+    >>> from dpvision.privacy import SeededRandom
+    >>> sampler = PoissonSampler(num_examples=1000, sample_rate=0.01)
+    >>> sampler.expected_batch_size
+    10.0
+    >>> [len(sampler.sample(SeededRandom(0).at("batch", step))) for step in range(4)]
+    [11, 9, 3, 13]
+
     Guarantee: `event` is what a Gaussian sum over a batch of `sample` costs, with fresh randomness for each.
     ``tests/privacy/test_sampling.py::test_poisson_sampler_is_poisson`` counts who is drawn.
 

@@ -169,6 +169,11 @@ class RunDirectory:
     def release(self, files: Mapping[str, bytes]) -> None:
         """Write the release: all of it, or nothing. Names may have folders in them.
 
+        Guarantee: whenever the process or the machine stops, RUN/release is missing or complete; what it
+        holds is what was given. That this follows from releases of mechanisms and from public facts alone is
+        the caller's promise, which ``tests/testing/test_methods.py`` tries byte by byte on every method, and
+        ``python -m checks.kill`` kills runs while they write.
+
         Raises:
             InputError: the file system refuses.
         """

@@ -24,6 +24,10 @@ from dpvision.views.self_augmentation import SelfAugmentation
 class DPMix:
     """A view policy: views of an example, public images augmented likewise, and mixtures of two of these.
 
+    >>> from dpvision.views import SelfAugmentation
+    >>> DPMix(SelfAugmentation(augmult=16), k_self=18).views_per_example  # DP-Mix_Self of the paper
+    34
+
     Attributes:
         augmentation: the augmentation of the example, K_base times, and of each public image, once.
         k_self: how many mixtures. Each is of two different members of the list of all views of the example

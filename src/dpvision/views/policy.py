@@ -12,11 +12,11 @@ from dpvision.privacy.by_example import ExampleDraws
 class ViewPolicy(Protocol):
     """Makes K views of each example, on which its one gradient is taken.
 
-    The privacy guarantee of every training method rests on this: **views of an example depend on that
-    example, on public data and on fresh randomness, and on no other example of the batch.** Then one example
-    more or less changes one clipped gradient, and the sensitivity of the sum is the clipping norm. If a
-    policy mixed two private examples, it would change several. :func:`dpvision.views.leak.check_no_leak`
-    looks for such a leak.
+    Guarantee: **views of an example depend on that example, on public data and on fresh randomness, and on no
+    other example of the batch.** Every policy promises this, and every training method rests on it: then one
+    example more or less changes one clipped gradient, and the sensitivity of the sum is the clipping norm. If
+    a policy mixed two private examples, it would change several. :func:`dpvision.views.leak.check_no_leak`
+    looks for such a leak before any training, ``tests/testing/test_methods.py`` in every method.
 
     All randomness comes from ``draws``, where each example has numbers of its own: whoever else is in the
     batch, its views stay what they are.

@@ -17,6 +17,14 @@ class SelfAugmentation:
     """A view policy: each view is the image padded by reflection, cropped and flipped at random, and then, if
     so wished, cropped and resized, changed in colour, or covered in part.
 
+    >>> import torch
+    >>> from dpvision.privacy import SecureRandom
+    >>> policy = SelfAugmentation(augmult=4, pad=2)
+    >>> pixels, targets = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.arange(5)
+    >>> views, _ = policy(pixels, targets, SecureRandom().by_example().of(torch.arange(5)))
+    >>> views.shape
+    torch.Size([5, 4, 3, 8, 8])
+
     Attributes:
         augmult: K, the views per example.
         pad: pixels added on every side before cropping back to the image's size. The offset of a crop is

@@ -86,6 +86,10 @@ def build_encoder(
 ) -> Encoder:
     """Build the encoder of that name for images of that shape, on the CPU. Its parameters are frozen.
 
+    >>> encoder = build_encoder("scattering", (1, 28, 28), J=2, cells=7)
+    >>> encoder.out_features  # 81 paths on a grid of 7 by 7
+    3969
+
     Names and their options:
 
     - a bundled prior or the path of a prior's file: ``taps`` and ``cells`` of :class:`WideResNetEncoder`;

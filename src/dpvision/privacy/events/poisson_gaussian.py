@@ -97,6 +97,9 @@ def gaussian_event(
 ) -> GaussianSumEvent:
     """Return the event of ``count`` sums over samples at this rate, which at rate 1 are of all examples.
 
+    >>> str(gaussian_event(2.0, sample_rate=0.05, count=100))
+    'Gaussian noise at noise multiplier 2 and sample rate 0.05'
+
     Raises:
         InputError: a value is out of range.
     """
