@@ -10,7 +10,6 @@ from dpvision.api.options import PlanOptions, takes
 from dpvision.api.run import prepare
 from dpvision.api.sources import Source
 from dpvision.privacy import Ledger, NeighboringRelation, default_ledger_path
-from dpvision.runs import check_free
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,7 @@ def plan(data: Source, **options: Any) -> Forecast:
         InputError: as `dpvision.train`, but for the owner's limit, which is only reported.
     """
     given = PlanOptions.of(options)
-    if given.out is not None:
-        check_free(given.out)
-    config, sources = prepare(data, given, test=given.test)
+    config, sources = prepare(data, given)
     facts, (budget, stages) = config.facts, config.spending
     expected = config.method.estimate(config.settings, facts, config.device)
     ledger = Path(given.ledger or default_ledger_path(sources.images.digest))

@@ -15,10 +15,13 @@ from dataclasses import MISSING, dataclass, field
 from numbers import Integral
 from typing import Any, Self, TypeVar, get_type_hints
 
+from dpvision.images.places import check_exists
 from dpvision.methods.registry import check_known
+from dpvision.priors.phase_one.places import check_prior_files
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.values import fits, in_words
+from dpvision.runs.places import check_free
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 FilePath = str | os.PathLike[str]
@@ -99,6 +102,24 @@ class RunOptions:
                 raise InputError(f"{name} must be {in_words(hints[name])}, not {value!r}")
         return cls(**{name: _plain(value) for name, value in given.items()})
 
+    def check_places(self, data: Any) -> None:
+        """Refuse what can be told of the files and folders that are named, without reading what is in them.
+
+        Args:
+            data: the private images of the run: their place, or images in memory, as of every option here.
+
+        Raises:
+            InputError: something does not exist, or ``out`` does.
+        """
+        out, config = getattr(self, "out", None), self.config or {}
+        if out is not None:
+            check_free(out)
+        for images in (data, getattr(self, "test", None), config.get("pool")):
+            if isinstance(images, str | os.PathLike):
+                check_exists(images)
+        if isinstance(config.get("encoder"), str):
+            check_prior_files(config["encoder"])
+
 
 @dataclass(frozen=True, kw_only=True)
 class OfClassifiers:
@@ -160,6 +181,9 @@ FROM_EMBEDDING = frozenset({"out", "count", "formats", "balanced", "config", "se
 """The options of `SynthesisOptions` that say how to make more of what was released."""
 
 
+CANARY_KINDS = ("gradient", "images", "mislabelled")
+
+
 @dataclass(frozen=True, kw_only=True)
 class AuditOptions(OfClassifiers, RunOptions):
     """Options of an audit."""
@@ -174,6 +198,13 @@ class AuditOptions(OfClassifiers, RunOptions):
         "gradient",
     )
     confidence: float = option("With which each bound holds; by default {default}.", 0.95)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.canary_kind not in CANARY_KINDS:
+            raise InputError(
+                f"there are no canaries '{self.canary_kind}'; choose {' or '.join(CANARY_KINDS)}"
+            )
 
 
 def check_seed(seed: int | None) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from dpvision.api.config import RunConfig, to_publish
 from dpvision.api.devices import resolve_device
 from dpvision.api.options import FinishOptions, SynthesisOptions, check_seed, takes
 from dpvision.api.publishing import GUARANTEE, Synthesis
-from dpvision.api.run import Run, RunConfig, prepare, to_publish
+from dpvision.api.run import Run
 from dpvision.api.sources import Source
-from dpvision.api.training import begin
+from dpvision.api.training import whole_run
 from dpvision.images.files import reading
 from dpvision.methods import Learned, check_settings, find_method
 from dpvision.methods.dp_mepf import DPMEPF, learned_of
@@ -22,7 +22,8 @@ from dpvision.methods.embedding import Embedding
 from dpvision.priors.encoders.released import ENCODER, load_encoder
 from dpvision.privacy import Budget, InputError, PublicFacts
 from dpvision.reports import card_markdown
-from dpvision.runs import Progress, check_free
+from dpvision.runs import Progress
+from dpvision.runs.places import check_free
 
 
 @takes(SynthesisOptions)
@@ -39,13 +40,7 @@ def synthesize(data: Source, *, progress: Progress | None = None, **options: Any
             was spent and nothing is left behind.
         KeyboardInterrupt: passed on; `resume` continues the run.
     """
-    given = SynthesisOptions.of(options)
-    check_free(given.out)
-    images = FinishOptions(
-        **{one.name: getattr(given, one.name) for one in dataclasses.fields(FinishOptions)}
-    )
-    config, sources = prepare(data, given, makes="images", images=images)
-    return cast("Synthesis", begin(config, sources, given, progress))
+    return cast("Synthesis", whole_run(data, SynthesisOptions.of(options), "images", progress))
 
 
 def synthesize_from(

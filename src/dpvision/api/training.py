@@ -10,11 +10,12 @@ from typing import Any, cast
 from dpvision.api.accounts import close_account, private_record
 from dpvision.api.options import TrainOptions, takes
 from dpvision.api.publishing import Result, Synthesis, published
-from dpvision.api.run import Run, RunConfig, Sources, prepare
+from dpvision.api.run import Run, prepare
 from dpvision.api.sources import Source
 from dpvision.images import Images
+from dpvision.methods import Makes
 from dpvision.networks import register_network
-from dpvision.runs import Progress, RunDirectory, check_free
+from dpvision.runs import Progress, RunDirectory
 
 
 @takes(TrainOptions)
@@ -31,14 +32,19 @@ def train(data: Source, *, progress: Progress | None = None, **options: Any) -> 
             was spent and nothing is left behind.
         KeyboardInterrupt: passed on; `resume` continues the run.
     """
-    given = TrainOptions.of(options)
-    check_free(given.out)
-    config, sources = prepare(data, given, makes="a classifier", test=given.test)
-    return cast("Result", begin(config, sources, given, progress))
+    return cast("Result", whole_run(data, TrainOptions.of(options), "a classifier", progress))
 
 
-def begin(config: RunConfig, sources: Sources, given: Any, progress: Progress | None) -> Result | Synthesis:
-    """Begin a run that is prepared, and work on it to its end. ``given`` says where it is to be."""
+def whole_run(data: Source, given: Any, makes: Makes, progress: Progress | None) -> Result | Synthesis:
+    """Prepare a run, begin it and work on it to its end.
+
+    Args:
+        data: the private images.
+        given: the options of the run, among them where it is to be.
+        makes: what the method is to make.
+        progress: see `Progress`.
+    """
+    config, sources = prepare(data, given, makes)
     record = private_record(sources.images, given.ledger, datetime.now(UTC))
     run = Run.begin(config, given.out, record)
     with run.directory.locked():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from dpvision.networks import Classifier, register_network
 from dpvision.networks.generators import Generator
 from dpvision.privacy.errors import InputError
 from dpvision.runs import load_release
+from dpvision.runs.places import find_release
 
 BATCH_SIZE = 1024
 
@@ -51,21 +51,7 @@ def load(path: str | os.PathLike[str], network: Any = None) -> Classifier | Gene
     """
     if network is not None:
         register_network(network)
-    return load_release(release_path(path))
-
-
-def release_path(path: str | os.PathLike[str]) -> Path:
-    """Return the release directory of a run, or ``path`` itself where it is no run's.
-
-    Raises:
-        InputError: the run is not complete.
-    """
-    path = Path(path)
-    if (path / "private" / "run.json").is_file():
-        path = path / "release"
-        if not path.is_dir():
-            raise InputError(f"{path.parent} is not complete; resume it first")
-    return path
+    return load_release(find_release(path))
 
 
 def load_classifier(path: str | os.PathLike[str]) -> Classifier:

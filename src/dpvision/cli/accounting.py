@@ -6,8 +6,10 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from dpvision.cli.options import AsJson, Channels, Size
-from dpvision.cli.output import show, show_messages, table
+from dpvision.cli.options import AsJson, Channels, Size, checked
+from dpvision.cli.output import show, table
+from dpvision.images.places import check_exists
+from dpvision.privacy.errors import InputError
 
 SampleRate = Annotated[float, typer.Option(help="Probability with which an example enters a batch.")]
 Steps = Annotated[int, typer.Option(help="How many noisy sums.")]
@@ -17,14 +19,15 @@ Relation = Annotated[str, typer.Option(help="Neighbouring relation: add_or_remov
 
 
 def data(
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help="Images, as for train.")],
+    spec: Annotated[
+        str, typer.Argument(metavar="SPEC", help="Images, as for train.", callback=checked(check_exists))
+    ],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
     size: Size = None,
     channels: Channels = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a data set holds: shape, classes, counts. Private: do not publish the output."""
-    show_messages()
     from dpvision.api.sources import training_reading
 
     reading, _ = training_reading(spec, size, channels, keep_large=False, split=split)
@@ -39,9 +42,20 @@ def data(
     show(summary, as_json, f"{summary['notice']}\n{table(rows)}")
 
 
+def _check_target(target: str) -> None:
+    """Raise InputError where neither data nor a run are; of a ledger's file the ledger says so itself."""
+    if not target.endswith(".jsonl"):
+        check_exists(target)
+
+
 def ledger(
     target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="Data as for train, a run's directory, or a ledger file.")
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="Data as for train, a run's directory, or a ledger file.",
+            callback=checked(_check_target),
+        ),
     ],
     limit_epsilon: Annotated[
         float | None, typer.Option(help="Allow at most this ε in total, from now on.", show_default=False)
@@ -69,16 +83,15 @@ def ledger(
 
         dpvision ledger photos/ --close runs/abandoned
     """
-    show_messages()
+    if limit_epsilon is None and limit_delta is not None:
+        raise InputError("--limit-delta needs --limit-epsilon beside it")
     from dpvision.api.ledgers import close_run, find_ledger
-    from dpvision.privacy import Budget, InputError, default_delta
+    from dpvision.privacy import Budget, default_delta
 
     book = find_ledger(target, channels)
     if limit_epsilon is not None:
         delta = default_delta(book.num_examples) if limit_delta is None else limit_delta
         book.set_limit(Budget(limit_epsilon, delta, cast(Any, relation)))
-    elif limit_delta is not None:
-        raise InputError("--limit-delta needs --limit-epsilon beside it")
     if close is not None:
         close_run(book, close)
     summary = book.summary()
@@ -97,7 +110,7 @@ def ledger(
         + (", open" if run["open"] else "")
         for run in summary["runs"]
     }
-    show(summary, as_json, table(rows))
+    show(summary, as_json, rows)
 
 
 def epsilon(

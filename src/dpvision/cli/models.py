@@ -10,10 +10,14 @@ from typing import Annotated
 
 import typer
 
-from dpvision.cli.options import AsJson, with_settings
-from dpvision.cli.output import printable, show, show_messages, work_bars
+from dpvision import api
+from dpvision.cli.options import AsJson, Released, checked, with_settings
+from dpvision.cli.output import printable, show, work_bars
+from dpvision.images.places import check_exists
+from dpvision.priors.phase_one.places import check_prior_files
+from dpvision.privacy.errors import InputError
+from dpvision.runs.files import write_atomically
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or its release directory.")]
 Split = Annotated[
     str | None,
     typer.Option(help="train, val or test (default: test where there is one, or else everything)."),
@@ -21,14 +25,18 @@ Split = Annotated[
 
 
 def evaluate(
-    run: Run,
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled images, as for train.")],
+    run: Released,
+    data: Annotated[
+        str,
+        typer.Argument(metavar="DATA", help="Labelled images, as for train.", callback=checked(check_exists)),
+    ],
     split: Split = None,
     encoder: Annotated[
         str | None,
         typer.Option(
             help="Of synthetic images: whose features to compare (default: the bundled prior's).",
             show_default=False,
+            callback=checked(check_prior_files),
         ),
     ] = None,
     settings: Annotated[
@@ -51,10 +59,8 @@ def evaluate(
 
     The images are not covered by the run's guarantee: publish the figures only if they are not private.
     """
-    show_messages()
-    from dpvision import api
+    encoder_options = with_settings({}, settings or [])
     from dpvision.networks.generators import Generator
-    from dpvision.privacy.errors import InputError
 
     if isinstance(api.load(run), Generator):
         with work_bars() as progress:
@@ -63,7 +69,7 @@ def evaluate(
                 data,
                 split,
                 encoder=encoder,
-                encoder_options=with_settings({}, settings or []),
+                encoder_options=encoder_options,
                 neighbours=neighbours,
                 progress=progress,
             )
@@ -86,9 +92,14 @@ def evaluate(
 
 
 def predict(
-    run: Run,
+    run: Released,
     images: Annotated[
-        str, typer.Argument(metavar="IMAGES", help="A folder of images, one image, or data as for train.")
+        str,
+        typer.Argument(
+            metavar="IMAGES",
+            help="A folder of images, one image, or data as for train.",
+            callback=checked(check_exists),
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Where to write (default: stdout).")
@@ -103,10 +114,6 @@ def predict(
 
         dpvision predict runs/photos cat.jpg
     """
-    show_messages()
-    from dpvision import api
-    from dpvision.runs.files import write_atomically
-
     predictions = api.predict(run, images, split)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

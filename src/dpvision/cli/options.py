@@ -23,6 +23,7 @@ from dpvision.api.options import (
     described,
 )
 from dpvision.privacy.errors import InputError
+from dpvision.runs.places import find_release
 
 Data = Annotated[
     str | None,
@@ -74,6 +75,17 @@ PoolPath = Annotated[
 ]
 
 
+def checked(check: Callable[[Any], object]) -> Callable[[Any], Any]:
+    """Make a callback of an argument that ``check`` must pass, if it is given, before the command begins."""
+
+    def callback(value: Any) -> Any:
+        if value is not None:
+            check(value)
+        return value
+
+    return callback
+
+
 def help_of(options: type[RunOptions], name: str) -> str:
     """Return the help text of one of the options."""
     return described(options.__dataclass_fields__[name])
@@ -82,6 +94,12 @@ def help_of(options: type[RunOptions], name: str) -> str:
 Size = Annotated[int | None, typer.Option(help=help_of(RunOptions, "size"))]
 Channels = Annotated[int | None, typer.Option(help=help_of(RunOptions, "channels"))]
 Device = Annotated[str | None, typer.Option(help=help_of(RunOptions, "device"))]
+Released = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", help="A run's directory, or its release directory.", callback=checked(find_release)
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 
 RECIPE = {
@@ -161,15 +179,16 @@ def _was_given(value: Any) -> bool:
 
 
 def require(options: type[RunOptions], found: dict[str, Any]) -> None:
-    """Raise InputError for the first option that is missing or wrong by itself: DATA and all that have no
-    default must be there.
+    """Raise InputError for the first option that is missing, is wrong by itself or names what is not there:
+    DATA and all that have no default must be given.
     """
     needed = [one.name for one in dataclasses.fields(options) if one.default is MISSING]
     for name in ("data", *needed):
         if name not in found:
             flag = flag_of(options, name)
             raise InputError(f"{flag} is missing; give it on the command line or in the --config file")
-    options.of({name: value for name, value in found.items() if name != "data"})
+    given = {name: value for name, value in found.items() if name != "data"}
+    options.of(given).check_places(found["data"])
 
 
 def flag_of(options: type[RunOptions], name: str) -> str:
