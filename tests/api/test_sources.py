@@ -33,7 +33,7 @@ def write_images(
 
 def prepared(data: Path, test: Path | None = None, **options: object) -> tuple[RunConfig, Sources]:
     settings = {"epsilon": 2.0, "config": CONFIG, "device": "cpu"}
-    return prepare(data, PlanOptions.of({**settings, **options, "test": test}))
+    return prepare(data, PlanOptions.of({**settings, **options, "test": test}, data))
 
 
 @pytest.mark.parametrize(

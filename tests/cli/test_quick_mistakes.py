@@ -107,3 +107,38 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path: Path) -> 
         assert sentence.startswith("error: ")
         assert message in sentence, line
     assert sorted(tmp_path.rglob("*")) == before
+
+
+IN_PYTHON = """
+import json, sys
+import dpvision
+calls = {
+    "train": lambda: dpvision.train("nowhere", epsilon=2, out="run"),
+    "plan": lambda: dpvision.plan("photos", epsilon=2, out="full"),
+    "synthesize": lambda: dpvision.synthesize("photos", epsilon="two", out="run"),
+    "resume": lambda: dpvision.resume("nowhere"),
+}
+said = {}
+for name, call in calls.items():
+    try:
+        call()
+    except dpvision.InputError as error:
+        said[name] = str(error), [one for one in json.load(open("heavy.json")) if one in sys.modules]
+print(json.dumps(said))
+"""
+
+
+def test_so_it_is_in_python(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    (tmp_path / "heavy.json").write_text(json.dumps(HEAVY))
+    done = subprocess.run(
+        [sys.executable, "-c", IN_PYTHON], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert json.loads(done.stdout) == {
+        "train": ["nowhere does not exist; give the path of a data set, or one of: bundled:digits", []],
+        "plan": ["full is not empty; resume the run in it, or name another directory", []],
+        "synthesize": ["epsilon must be a number, not 'two'", []],
+        "resume": ["nowhere is no run directory; give the --out of an earlier run", []],
+    }

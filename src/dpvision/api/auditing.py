@@ -97,7 +97,7 @@ def audit(data: Source, *, progress: Progress | None = None, **options: Any) -> 
             was spent.
         KeyboardInterrupt: passed on; what was spent is in the ledger.
     """
-    given = AuditOptions.of(options)
+    given = AuditOptions.of(options, data)
     kind, confidence = given.canary_kind, given.confidence
     check_confidence(confidence)
     config, sources = prepare(data, given)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpvision.api.options import PlanOptions, takes
-from dpvision.api.run import prepare
-from dpvision.api.sources import Source
-from dpvision.privacy import Ledger, NeighboringRelation, default_ledger_path
+
+if TYPE_CHECKING:
+    from dpvision.api.sources import Source
+    from dpvision.privacy import NeighboringRelation
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,10 @@ def plan(data: Source, **options: Any) -> Forecast:
     Raises:
         InputError: as `dpvision.train`, but for the owner's limit, which is only reported.
     """
-    given = PlanOptions.of(options)
+    given = PlanOptions.of(options, data)
+    from dpvision.api.run import prepare  # here: it takes seconds to import
+    from dpvision.privacy import Ledger, default_ledger_path
+
     config, sources = prepare(data, given)
     facts, (budget, stages) = config.facts, config.spending
     expected = config.method.estimate(config.settings, facts, config.device)

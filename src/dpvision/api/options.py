@@ -83,11 +83,12 @@ class RunOptions:
         check_seed(self.seed)
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Self:
-        """Take the options that were given.
+    def of(cls, given: Mapping[str, Any], data: Any = None) -> Self:
+        """Take the options that were given, of a run on ``data``: a place, or images in memory.
 
         Raises:
-            InputError: names the first that does not exist, is missing or is of another type.
+            InputError: names the first that does not exist, is missing or is of another type; where data is
+                given, also the first place that is not as it must be.
         """
         known = {one.name: one for one in dataclasses.fields(cls)}
         unknown = [name for name in given if name not in known]
@@ -100,17 +101,13 @@ class RunOptions:
         for name, value in given.items():
             if not fits(value, hints[name]):
                 raise InputError(f"{name} must be {in_words(hints[name])}, not {value!r}")
-        return cls(**{name: _plain(value) for name, value in given.items()})
+        options = cls(**{name: _plain(value) for name, value in given.items()})
+        if data is not None:
+            options._check_places(data)
+        return options
 
-    def check_places(self, data: Any) -> None:
-        """Refuse what can be told of the files and folders that are named, without reading what is in them.
-
-        Args:
-            data: the private images of the run: their place, or images in memory, as of every option here.
-
-        Raises:
-            InputError: something does not exist, or ``out`` does.
-        """
+    def _check_places(self, data: Any) -> None:
+        """Raise InputError unless what is named exists, and ``out`` does not. Nothing is read."""
         out, config = getattr(self, "out", None), self.config or {}
         if out is not None:
             check_free(out)

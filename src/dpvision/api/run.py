@@ -25,6 +25,7 @@ from dpvision.api.accounts import (
     close_account,
     discard_unspent,
     make_account,
+    private_record,
 )
 from dpvision.api.config import RunConfig, Sources, open_pool_of, read_images, to_publish
 from dpvision.api.devices import resolve_device
@@ -79,7 +80,6 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
         InputError: an option or the data cannot be used.
     """
     # What is wrong at first sight is refused before the images are read, which may take a while.
-    options.check_places(data)
     relation: Any = options.neighboring_relation
     budget = Budget(options.epsilon, 1e-9 if options.delta is None else options.delta, relation)
     method, overrides = find_method(options.method, makes), dict(options.config or {})
@@ -262,6 +262,40 @@ class Run:
         finished = config.finish(learned, workplace)
         directory.release(release_files(config, learned, how, finished, test, started))
         return published(directory)
+
+
+def whole_run(data: Source, given: Any, makes: Makes, progress: Progress | None) -> Result | Synthesis:
+    """Prepare a run, begin it and work on it to its end.
+
+    Args:
+        data: the private images.
+        given: the options of the run, among them where it is to be.
+        makes: what the method is to make.
+        progress: see `Progress`.
+    """
+    config, sources = prepare(data, given, makes)
+    record = private_record(sources.images, given.ledger, datetime.now(UTC))
+    run = Run.begin(config, given.out, record)
+    with run.directory.locked():
+        run.learn(sources, progress, is_new=True)
+        return run.finish(sources.test, progress)
+
+
+def rest_of_run(
+    directory: RunDirectory, data: Images | None, test: Images | None, progress: Progress | None
+) -> Result | Synthesis:
+    """Go on with a run that was begun earlier, to its end. Of one that is complete, return the result."""
+    with directory.locked():
+        if directory.is_released:
+            close_account(directory)
+            return published(directory)
+        run = Run.take_up(directory)
+        if run.has_learned:
+            run.settle()
+            return run.finish(run.config.opened_test(test), progress)
+        sources = run.config.opened(data, test)
+        run.learn(sources, progress)
+        return run.finish(sources.test, progress)
 
 
 def _warn_of_divergence(last_loss: float | None, facts: PublicFacts) -> None:

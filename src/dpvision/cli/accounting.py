@@ -6,7 +6,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from dpvision.cli.options import AsJson, Channels, Size, checked
+from dpvision.cli.options import AsJson, Channels, Size, argument
 from dpvision.cli.output import show, table
 from dpvision.images.places import check_exists
 from dpvision.privacy.errors import InputError
@@ -19,9 +19,7 @@ Relation = Annotated[str, typer.Option(help="Neighbouring relation: add_or_remov
 
 
 def data(
-    spec: Annotated[
-        str, typer.Argument(metavar="SPEC", help="Images, as for train.", callback=checked(check_exists))
-    ],
+    spec: Annotated[str, argument("SPEC", "Images, as for train.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
     size: Size = None,
     channels: Channels = None,
@@ -50,12 +48,7 @@ def _check_target(target: str) -> None:
 
 def ledger(
     target: Annotated[
-        str,
-        typer.Argument(
-            metavar="TARGET",
-            help="Data as for train, a run's directory, or a ledger file.",
-            callback=checked(_check_target),
-        ),
+        str, argument("TARGET", "Data as for train, a run's directory, or a ledger file.", _check_target)
     ],
     limit_epsilon: Annotated[
         float | None, typer.Option(help="Allow at most this ε in total, from now on.", show_default=False)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
-from dpvision.cli.options import AsJson, checked
+from dpvision.cli.options import AsJson, argument
 from dpvision.cli.output import show
 from dpvision.methods.registry import check_known, find_method, known_methods
 
@@ -22,10 +20,7 @@ def methods(as_json: AsJson = False) -> None:
 
 
 def settings(
-    method: Annotated[
-        str,
-        typer.Argument(metavar="METHOD", help="One of `dpvision methods`.", callback=checked(check_known)),
-    ],
+    method: Annotated[str, argument("METHOD", "One of `dpvision methods`.", check_known)],
     as_json: AsJson = False,
 ) -> None:
     """List a method's settings: name, type, default and what each does.

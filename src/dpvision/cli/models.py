@@ -11,9 +11,8 @@ from typing import Annotated
 import typer
 
 from dpvision import api
-from dpvision.cli.options import AsJson, Released, checked, with_settings
+from dpvision.cli.options import AsJson, Released, argument, checked, with_settings
 from dpvision.cli.output import printable, show, work_bars
-from dpvision.images.places import check_exists
 from dpvision.priors.phase_one.places import check_prior_files
 from dpvision.privacy.errors import InputError
 from dpvision.runs.files import write_atomically
@@ -26,10 +25,7 @@ Split = Annotated[
 
 def evaluate(
     run: Released,
-    data: Annotated[
-        str,
-        typer.Argument(metavar="DATA", help="Labelled images, as for train.", callback=checked(check_exists)),
-    ],
+    data: Annotated[str, argument("DATA", "Labelled images, as for train.")],
     split: Split = None,
     encoder: Annotated[
         str | None,
@@ -93,14 +89,7 @@ def evaluate(
 
 def predict(
     run: Released,
-    images: Annotated[
-        str,
-        typer.Argument(
-            metavar="IMAGES",
-            help="A folder of images, one image, or data as for train.",
-            callback=checked(check_exists),
-        ),
-    ],
+    images: Annotated[str, argument("IMAGES", "A folder of images, one image, or data as for train.")],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Where to write (default: stdout).")
     ] = None,

@@ -22,6 +22,7 @@ from dpvision.api.options import (
     TrainOptions,
     described,
 )
+from dpvision.images.places import check_exists
 from dpvision.privacy.errors import InputError
 from dpvision.runs.places import find_release
 
@@ -86,6 +87,11 @@ def checked(check: Callable[[Any], object]) -> Callable[[Any], Any]:
     return callback
 
 
+def argument(metavar: str, help: str, check: Callable[[Any], object] = check_exists) -> Any:
+    """Make an argument that ``check`` must pass; by default it is where images are."""
+    return typer.Argument(metavar=metavar, help=help, callback=checked(check))
+
+
 def help_of(options: type[RunOptions], name: str) -> str:
     """Return the help text of one of the options."""
     return described(options.__dataclass_fields__[name])
@@ -94,12 +100,7 @@ def help_of(options: type[RunOptions], name: str) -> str:
 Size = Annotated[int | None, typer.Option(help=help_of(RunOptions, "size"))]
 Channels = Annotated[int | None, typer.Option(help=help_of(RunOptions, "channels"))]
 Device = Annotated[str | None, typer.Option(help=help_of(RunOptions, "device"))]
-Released = Annotated[
-    Path,
-    typer.Argument(
-        metavar="RUN", help="A run's directory, or its release directory.", callback=checked(find_release)
-    ),
-]
+Released = Annotated[Path, argument("RUN", "A run's directory, or its release directory.", find_release)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 
 RECIPE = {
@@ -187,8 +188,7 @@ def require(options: type[RunOptions], found: dict[str, Any]) -> None:
         if name not in found:
             flag = flag_of(options, name)
             raise InputError(f"{flag} is missing; give it on the command line or in the --config file")
-    given = {name: value for name, value in found.items() if name != "data"}
-    options.of(given).check_places(found["data"])
+    options.of({name: value for name, value in found.items() if name != "data"}, found["data"])
 
 
 def flag_of(options: type[RunOptions], name: str) -> str:

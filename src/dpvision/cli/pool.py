@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dpvision.cli.options import AsJson, Device, checked
+from dpvision.cli.options import AsJson, Device, argument, checked
 from dpvision.cli.output import command_line, repeatable, show, work_bars
 from dpvision.images.places import check_exists
 from dpvision.privacy.errors import InputError
@@ -105,7 +105,8 @@ def make(
     of_both = {"size": size, "seed": seed, "command": command_line()}
     if model is not None:
         _refuse({"count": count}, "--model")
-        _check_classes(classes, classes_of)
+        if (classes is None) == (classes_of is None):
+            raise InputError("give the names of the classes, either by --class or by --classes-of")
     else:
         _refuse(of_models | {"class": classes, "classes_of": classes_of}, "--process")
     from dpvision.api.pools import make_pool, make_process_pool
@@ -122,14 +123,7 @@ def make(
 
 @app.command("show")
 def show_pool(
-    pool: Annotated[
-        str,
-        typer.Argument(
-            metavar="POOL",
-            help="Images, as for train; labels may be missing.",
-            callback=checked(check_exists),
-        ),
-    ],
+    pool: Annotated[str, argument("POOL", "Images, as for train; labels may be missing.")],
     as_json: AsJson = False,
 ) -> None:
     """Say what a pool holds, and how it was made."""
@@ -154,11 +148,6 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 def _refuse(options: dict[str, Any], kind: str) -> None:
     for name in _given(options):
         raise InputError(f"--{name.replace('_', '-')} does not go with {kind}; leave it out")
-
-
-def _check_classes(classes: list[str] | None, classes_of: str | None) -> None:
-    if (classes is None) == (classes_of is None):
-        raise InputError("give the names of the classes, either by --class or by --classes-of")
 
 
 def _classes_of(data: str) -> tuple[str, ...]:

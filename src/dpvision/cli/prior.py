@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dpvision.cli.options import AsJson, Device, checked
+from dpvision.cli.options import AsJson, Device, argument, checked
 from dpvision.cli.output import command_line, repeatable, show, work_bars
 from dpvision.images.places import check_exists
 from dpvision.priors.phase_one.places import check_new_prior, find_prior
@@ -161,12 +161,7 @@ def list_names(as_json: AsJson = False) -> None:
 
 @app.command("show")
 def show_prior(
-    prior: Annotated[
-        str,
-        typer.Argument(
-            metavar="PRIOR", help="A bundled prior's name, or a file.", callback=checked(find_prior)
-        ),
-    ],
+    prior: Annotated[str, argument("PRIOR", "A bundled prior's name, or a file.", find_prior)],
     as_json: AsJson = False,
 ) -> None:
     """Say what a prior was learned from, and how."""
