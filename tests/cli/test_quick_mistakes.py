@@ -33,6 +33,7 @@ MISTAKES = {
     "pool make --out pool --model model": "names of the classes",
     "pool make --out pool --process spectrum --per-class 3": "--per-class does not go with --process",
     "prior train --out new.safetensors --process a --public-images photos": "exclude each other",
+    "membership release --shadow-models 1": "must be 0 or at least 4",
     # places
     "train nowhere --epsilon 2 --out run": "nowhere does not exist",
     "train --config nowhere.toml --epsilon 2 --out run": "nowhere.toml cannot be read",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dpvision.api.accounts import check_unchanged
 from dpvision.api.config import RunConfig, Sources
 from dpvision.api.devices import resolve_device
+from dpvision.api.options import check_shadow_models
 from dpvision.api.sources import Reading, Source, fitting_reading
 from dpvision.api.using import load_classifier
 from dpvision.evaluation.membership import Attack, attacks, centred_by_class, confidences, lira_scores
@@ -28,7 +29,6 @@ from dpvision.runs.places import find_release
 from dpvision.views import Pool
 
 NOTICE = "private: measured on the private images without noise, and not covered by epsilon; do not publish"
-FEWEST_SHADOW_MODELS = 4
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,7 @@ def membership(
     Raises:
         InputError: the run or the images cannot be used, or too few shadow models were asked for.
     """
-    if shadow_models != 0 and shadow_models < FEWEST_SHADOW_MODELS:
-        raise InputError(
-            f"the number of shadow models must be 0 or at least {FEWEST_SHADOW_MODELS}, not {shadow_models}"
-        )
+    check_shadow_models(shadow_models)
     model = load_classifier(run).to(resolve_device(device))
     learned_from = _images(run, members, "data", "members", model)
     others = _images(run, non_members, "test", "non_members", model)

@@ -210,6 +210,17 @@ def check_seed(seed: int | None) -> None:
         raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}")
 
 
+FEWEST_SHADOW_MODELS = 4
+
+
+def check_shadow_models(count: int) -> None:
+    """Raise InputError unless membership inference can do with so many classifiers, or does without."""
+    if count != 0 and count < FEWEST_SHADOW_MODELS:
+        raise InputError(
+            f"the number of shadow models must be 0 or at least {FEWEST_SHADOW_MODELS}, not {count}"
+        )
+
+
 def takes(options: type) -> Callable[[Function], Function]:
     """Give a function of ``**options`` the signature and the documentation of these options: its docstring
     has ``{options}`` where they belong.

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from dpvision import api
-from dpvision.api.options import AuditOptions
+from dpvision.api.options import AuditOptions, check_shadow_models
 from dpvision.cli.options import AsJson, Device, Released, checked, command, help_of, require
 from dpvision.cli.output import interruptible, show, work_bars
 from dpvision.images.places import check_exists
@@ -86,7 +86,11 @@ def membership(
     ] = None,
     shadow_models: Annotated[
         int,
-        typer.Option(help="Train so many on random halves of the images, for online LiRA; 4 or more."),
+        typer.Option(
+            help="Train so many on random halves of the images, for online LiRA; 4 or more.",
+            callback=checked(check_shadow_models),
+            is_eager=True,
+        ),
     ] = 0,
     device: Device = None,
     as_json: AsJson = False,
