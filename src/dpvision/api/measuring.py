@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dpvision.api.devices import resolve_device
-from dpvision.api.sources import Reading, Source, fitting_reading
+from dpvision.api.sources import Reading, Source, fitting_images
 from dpvision.api.using import load
 from dpvision.evaluation import Row, evaluate_synthetic, nearest_neighbours, neighbours_sheet
 from dpvision.evaluation.downstream import ClassifierName
@@ -70,11 +70,7 @@ def evaluate_images(
     chosen = resolve_device(device)
     built = _encoder(shape, encoder, encoder_options)
     synthetic = _released_images(place, generator)
-    test = (
-        data
-        if isinstance(data, Images)
-        else fitting_reading(data, split, shape).open(bool(synthetic.class_names))
-    )
+    test = fitting_images(data, split, shape, labelled=bool(synthetic.class_names))
     encoders = () if built is None else (built,)
     rows = evaluate_synthetic(
         synthetic,

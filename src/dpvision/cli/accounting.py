@@ -123,12 +123,8 @@ def epsilon(
 
         dpvision epsilon --noise-multiplier 1.5 --sample-rate 0.04 --steps 2250 --delta 1e-5
     """
-    from dpvision import privacy
-
-    events = [privacy.gaussian_event(noise_multiplier, sample_rate, steps)]
-    found = privacy.epsilon(events, delta, cast(Any, relation), cast(Any, accountant))
-    fields = {"epsilon": found, "delta": delta, "accountant": accountant, "neighboring_relation": relation}
-    show(fields, as_json, f"{found:.6g}")
+    spent = _spent(noise_multiplier, sample_rate, steps, delta, accountant, relation)
+    show(spent, as_json, f"{spent['epsilon']:.6g}")
 
 
 def noise(
@@ -150,13 +146,17 @@ def noise(
 
     budget = privacy.Budget(target_epsilon, delta, cast(Any, relation))
     multiplier = privacy.calibrate_steps(sample_rate, steps, budget, cast(Any, accountant))
-    events = [privacy.gaussian_event(multiplier, sample_rate, steps)]
-    spent = privacy.epsilon(events, delta, cast(Any, relation), cast(Any, accountant))
-    fields = {
-        "noise_multiplier": multiplier,
-        "epsilon": spent,
-        "delta": delta,
-        "accountant": accountant,
-        "neighboring_relation": relation,
-    }
-    show(fields, as_json, f"{multiplier:.6g} (spends epsilon {spent:.6g})")
+    spent = _spent(multiplier, sample_rate, steps, delta, accountant, relation)
+    text = f"{multiplier:.6g} (spends epsilon {spent['epsilon']:.6g})"
+    show({"noise_multiplier": multiplier} | spent, as_json, text)
+
+
+def _spent(
+    noise_multiplier: float, sample_rate: float, steps: int, delta: float, accountant: str, relation: str
+) -> dict[str, Any]:
+    """Compute the ε of so much noise, beside what it is for."""
+    from dpvision import privacy
+
+    events = [privacy.gaussian_event(noise_multiplier, sample_rate, steps)]
+    found = privacy.epsilon(events, delta, cast(Any, relation), cast(Any, accountant))
+    return {"epsilon": found, "delta": delta, "accountant": accountant, "neighboring_relation": relation}
