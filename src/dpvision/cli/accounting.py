@@ -6,7 +6,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from dpvision.cli.options import AsJson, Channels, Size, argument
+from dpvision.cli.options import AsJson, Channels, Size, checks
 from dpvision.cli.output import show, table
 from dpvision.images.places import check_exists
 from dpvision.privacy.errors import InputError
@@ -18,8 +18,9 @@ Accountant = Annotated[str, typer.Option(help="pld (tight) or rdp (looser).")]
 Relation = Annotated[str, typer.Option(help="Neighbouring relation: add_or_remove_one or replace_one.")]
 
 
+@checks(spec=check_exists)
 def data(
-    spec: Annotated[str, argument("SPEC", "Images, as for train.")],
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="Images, as for train.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
     size: Size = None,
     channels: Channels = None,
@@ -46,9 +47,10 @@ def _check_target(target: str) -> None:
         check_exists(target)
 
 
+@checks(target=_check_target)
 def ledger(
     target: Annotated[
-        str, argument("TARGET", "Data as for train, a run's directory, or a ledger file.", _check_target)
+        str, typer.Argument(metavar="TARGET", help="Data as for train, a run's directory, or a ledger file.")
     ],
     limit_epsilon: Annotated[
         float | None, typer.Option(help="Allow at most this ε in total, from now on.", show_default=False)

@@ -9,10 +9,11 @@ import typer
 
 from dpvision import api
 from dpvision.api.options import AuditOptions, check_shadow_models
-from dpvision.cli.options import AsJson, Device, Released, checked, command, help_of, require
+from dpvision.cli.options import AsJson, Device, Run, checks, command, help_of, require
 from dpvision.cli.output import interruptible, show, work_bars
 from dpvision.images.places import check_exists
 from dpvision.privacy.errors import InputError
+from dpvision.runs.places import find_release
 
 
 @command(AuditOptions, is_run=False)
@@ -68,29 +69,18 @@ def _number_and_kind(canaries: str | None, kind: str | None) -> tuple[int | None
         return None, str(canaries)
 
 
+@checks(shadow_models=check_shadow_models, run=find_release, members=check_exists, non_members=check_exists)
 def membership(
-    run: Released,
+    run: Run,
     members: Annotated[
-        str | None,
-        typer.Option(
-            help="The images it learned from (default: those the run recorded).",
-            callback=checked(check_exists),
-        ),
+        str | None, typer.Option(help="The images it learned from (default: those the run recorded).")
     ] = None,
     non_members: Annotated[
-        str | None,
-        typer.Option(
-            help="Others of the same kind (default: those the run was tested on).",
-            callback=checked(check_exists),
-        ),
+        str | None, typer.Option(help="Others of the same kind (default: those the run was tested on).")
     ] = None,
     shadow_models: Annotated[
         int,
-        typer.Option(
-            help="Train so many on random halves of the images, for online LiRA; 4 or more.",
-            callback=checked(check_shadow_models),
-            is_eager=True,
-        ),
+        typer.Option(help="Train so many on random halves of the images, for online LiRA; 4 or more."),
     ] = 0,
     device: Device = None,
     as_json: AsJson = False,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from dpvision.cli.options import AsJson, argument
+import typer
+
+from dpvision.cli.options import AsJson, checks
 from dpvision.cli.output import show
 from dpvision.methods.registry import check_known, find_method, known_methods
 
@@ -19,8 +21,9 @@ def methods(as_json: AsJson = False) -> None:
     show(fields, as_json, rows)
 
 
+@checks(method=check_known)
 def settings(
-    method: Annotated[str, argument("METHOD", "One of `dpvision methods`.", check_known)],
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="One of `dpvision methods`.")],
     as_json: AsJson = False,
 ) -> None:
     """List a method's settings: name, type, default and what each does.

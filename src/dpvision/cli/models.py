@@ -11,11 +11,13 @@ from typing import Annotated
 import typer
 
 from dpvision import api
-from dpvision.cli.options import AsJson, Released, argument, checked, with_settings
+from dpvision.cli.options import AsJson, Run, checks, with_settings
 from dpvision.cli.output import printable, show, work_bars
+from dpvision.images.places import check_exists
 from dpvision.priors.phase_one.places import check_prior_files
 from dpvision.privacy.errors import InputError
 from dpvision.runs.files import write_atomically
+from dpvision.runs.places import find_release
 
 Split = Annotated[
     str | None,
@@ -23,16 +25,16 @@ Split = Annotated[
 ]
 
 
+@checks(run=find_release, data=check_exists, encoder=check_prior_files)
 def evaluate(
-    run: Released,
-    data: Annotated[str, argument("DATA", "Labelled images, as for train.")],
+    run: Run,
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled images, as for train.")],
     split: Split = None,
     encoder: Annotated[
         str | None,
         typer.Option(
             help="Of synthetic images: whose features to compare (default: the bundled prior's).",
             show_default=False,
-            callback=checked(check_prior_files),
         ),
     ] = None,
     settings: Annotated[
@@ -87,9 +89,12 @@ def evaluate(
     show(fields, as_json, f"accuracy {accuracy}")
 
 
+@checks(run=find_release, images=check_exists)
 def predict(
-    run: Released,
-    images: Annotated[str, argument("IMAGES", "A folder of images, one image, or data as for train.")],
+    run: Run,
+    images: Annotated[
+        str, typer.Argument(metavar="IMAGES", help="A folder of images, one image, or data as for train.")
+    ],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Where to write (default: stdout).")
     ] = None,

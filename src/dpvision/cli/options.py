@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import MISSING
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -22,9 +23,7 @@ from dpvision.api.options import (
     TrainOptions,
     described,
 )
-from dpvision.images.places import check_exists
 from dpvision.privacy.errors import InputError
-from dpvision.runs.places import find_release
 
 Data = Annotated[
     str | None,
@@ -76,22 +75,6 @@ PoolPath = Annotated[
 ]
 
 
-def checked(check: Callable[[Any], object]) -> Callable[[Any], Any]:
-    """Make a callback of an argument that ``check`` must pass, if it is given, before the command begins."""
-
-    def callback(value: Any) -> Any:
-        if value is not None:
-            check(value)
-        return value
-
-    return callback
-
-
-def argument(metavar: str, help: str, check: Callable[[Any], object] = check_exists) -> Any:
-    """Make an argument that ``check`` must pass; by default it is where images are."""
-    return typer.Argument(metavar=metavar, help=help, callback=checked(check))
-
-
 def help_of(options: type[RunOptions], name: str) -> str:
     """Return the help text of one of the options."""
     return described(options.__dataclass_fields__[name])
@@ -100,7 +83,7 @@ def help_of(options: type[RunOptions], name: str) -> str:
 Size = Annotated[int | None, typer.Option(help=help_of(RunOptions, "size"))]
 Channels = Annotated[int | None, typer.Option(help=help_of(RunOptions, "channels"))]
 Device = Annotated[str | None, typer.Option(help=help_of(RunOptions, "device"))]
-Released = Annotated[Path, argument("RUN", "A run's directory, or its release directory.", find_release)]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or its release directory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 
 RECIPE = {
@@ -115,6 +98,24 @@ RECIPE = {
 """The options that a recipe may name: one of a run serves to plan and to audit it too."""
 
 Verb = Callable[..., None]
+
+
+def checks(**of: Callable[[Any], object]) -> Callable[[Verb], Verb]:
+    """Let a command begin with these checks of its arguments, of those that are given. What a check of places
+    imports takes no time, and what the command then does may take seconds.
+    """
+
+    def made(verb: Verb) -> Verb:
+        @wraps(verb)
+        def run(**given: Any) -> None:
+            for name, check in of.items():
+                if given[name] is not None:
+                    check(given[name])
+            verb(**given)
+
+        return run
+
+    return made
 
 
 def command(options: type[RunOptions], *, is_run: bool = True) -> Callable[[Verb], Verb]:

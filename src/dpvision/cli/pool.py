@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dpvision.cli.options import AsJson, Device, argument, checked
+from dpvision.cli.options import AsJson, Device, checks
 from dpvision.cli.output import command_line, repeatable, show, work_bars
 from dpvision.images.places import check_exists
 from dpvision.privacy.errors import InputError
@@ -22,6 +22,7 @@ MODEL, PROCESS = "Of a text-to-image model", "Of random processes"  # panels of 
 
 
 @app.command()
+@checks(classes_of=check_exists)
 def make(
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write PNG files to.")],
     size: Annotated[
@@ -53,7 +54,6 @@ def make(
         typer.Option(
             metavar="DATA",
             help="The classes of this data set, in place of --class. Of its images nothing is used.",
-            callback=checked(check_exists),
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -122,8 +122,9 @@ def make(
 
 
 @app.command("show")
+@checks(pool=check_exists)
 def show_pool(
-    pool: Annotated[str, argument("POOL", "Images, as for train; labels may be missing.")],
+    pool: Annotated[str, typer.Argument(metavar="POOL", help="Images, as for train; labels may be missing.")],
     as_json: AsJson = False,
 ) -> None:
     """Say what a pool holds, and how it was made."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dpvision.cli.options import AsJson, Device, argument, checked
+from dpvision.cli.options import AsJson, Device, checks
 from dpvision.cli.output import command_line, repeatable, show, work_bars
 from dpvision.images.places import check_exists
 from dpvision.priors.phase_one.places import check_new_prior, find_prior
@@ -61,31 +61,19 @@ def images(
 
 
 @app.command()
+@checks(out=check_new_prior, public_images=check_exists, initial_prior=find_prior)
 def train(
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE",
-            help="The prior's file, ending in .safetensors.",
-            callback=checked(check_new_prior),
-        ),
-    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The prior's file, ending in .safetensors.")],
     process: Process = None,
     public_images: Annotated[
         str | None,
         typer.Option(
-            metavar="DATA",
-            help="Learn from these images, which you declare public, and not from processes.",
-            callback=checked(check_exists),
+            metavar="DATA", help="Learn from these images, which you declare public, and not from processes."
         ),
     ] = None,
     initial_prior: Annotated[
         str | None,
-        typer.Option(
-            metavar="PRIOR",
-            help="Begin with this prior of the same network: a name or a file.",
-            callback=checked(find_prior),
-        ),
+        typer.Option(metavar="PRIOR", help="Begin with this prior of the same network: a name or a file."),
     ] = None,
     network: Annotated[str, typer.Option(help="The network whose body is learned.")] = "wrn-16-4",
     stem_stride: Annotated[int, typer.Option(help="Of its first convolution; 2 quarters the cost.")] = 1,
@@ -160,8 +148,9 @@ def list_names(as_json: AsJson = False) -> None:
 
 
 @app.command("show")
+@checks(prior=find_prior)
 def show_prior(
-    prior: Annotated[str, argument("PRIOR", "A bundled prior's name, or a file.", find_prior)],
+    prior: Annotated[str, typer.Argument(metavar="PRIOR", help="A bundled prior's name, or a file.")],
     as_json: AsJson = False,
 ) -> None:
     """Say what a prior was learned from, and how."""

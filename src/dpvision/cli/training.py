@@ -6,9 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
+
 from dpvision import api
 from dpvision.api.options import PlanOptions, TrainOptions
-from dpvision.cli.options import AsJson, argument, command, require
+from dpvision.cli.options import AsJson, checks, command, require
 from dpvision.cli.output import duration, interruptible, show, work_bars
 from dpvision.runs.places import check_run
 
@@ -66,8 +68,9 @@ def plan(found: dict[str, Any], as_json: bool) -> None:
     show(asdict(forecast), as_json, rows)
 
 
+@checks(run=check_run)
 def resume(
-    run: Annotated[Path, argument("RUN", "The directory of the interrupted run.", check_run)],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of the interrupted run.")],
     as_json: AsJson = False,
 ) -> None:
     """Go on with a run that was interrupted.
