@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from checks.points import Reach, install, spends
-from dpvision.api.run import RunConfig
+from dpvision.api.config import RunConfig
 from dpvision.cli.main import run as run_command
 from dpvision.methods import Session, Workplace, known_methods
 from dpvision.networks.weights import safetensors_bytes

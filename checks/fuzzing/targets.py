@@ -24,7 +24,7 @@ from PIL import Image, PngImagePlugin
 import dpvision
 from dpvision.api.options import TrainOptions
 from dpvision.api.pools import describe_pool
-from dpvision.api.synthesis import open_embedding
+from dpvision.api.refitting import open_embedding
 from dpvision.cli.options import collect
 from dpvision.images import Images, available_splits, image_sizes, open_images
 from dpvision.images.series import POOL_RECORD, Series

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 import dpvision
+from dpvision.api.config import RunConfig, Sources
 from dpvision.api.ledgers import find_ledger
-from dpvision.api.options import RunOptions
-from dpvision.api.run import RunConfig, Sources, prepare
+from dpvision.api.options import PlanOptions
+from dpvision.api.run import prepare
 from dpvision.privacy import InputError
 
 CONFIG = {"network": "linear", "steps": 4, "expected_batch_size": 10}
@@ -32,7 +33,7 @@ def write_images(
 
 def prepared(data: Path, test: Path | None = None, **options: object) -> tuple[RunConfig, Sources]:
     settings = {"epsilon": 2.0, "config": CONFIG, "device": "cpu"}
-    return prepare(data, RunOptions.of({**settings, **options}), test=test)
+    return prepare(data, PlanOptions.of({**settings, **options, "test": test}, data))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dpvision.cli.main import run
 from dpvision.priors import PROCESSES, load_prior
-from dpvision.priors.phase_one import prior_file
+from dpvision.priors.phase_one import places
 
 OPTIONS = "--network wrn-10-1 --count 16 --image-size 16 --view-size 16 --steps 2 --batch-size 8 --device cpu"
 TRAIN = ["prior", "train", *OPTIONS.split()]
@@ -69,7 +69,7 @@ def test_a_prior_is_trained_shown_and_listed(
     assert lines.keys() == shown.keys()
     assert (lines["network"], lines["figure"]) == ("wrn-10-1", trained["figure"])
 
-    monkeypatch.setattr(prior_file, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(places, "WEIGHTS", tmp_path)
     assert run(["prior", "list"]) == 0
     assert capsys.readouterr().out == f"small  wrn-10-1, 32 views: {trained['figure']}\n"
     assert run(["prior", "list", "--json"]) == 0
@@ -81,7 +81,7 @@ def test_a_prior_is_trained_shown_and_listed(
 def test_no_priors_are_a_list_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prior_file, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(places, "WEIGHTS", tmp_path)
     assert run(["prior", "list"]) == 0
     assert capsys.readouterr().out == "no priors are bundled\n"
     assert run(["prior", "list", "--json"]) == 0

@@ -1,12 +1,10 @@
-"""What is seen of a run while it works: on a terminal, in a log, and when it is called wrongly."""
+"""What is seen of a run while it works: on a terminal and in a log."""
 
 from __future__ import annotations
 
 import io
-import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,40 +71,3 @@ def test_epsilon_is_not_cut_on_80_columns(what: str, monkeypatch: pytest.MonkeyP
     assert "ε 1.00 of 12.25" in screen.getvalue()
     assert what in screen.getvalue()
     assert "…" not in screen.getvalue().replace("ε …", "")
-
-
-BROKEN = "epsilon ="
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["train", "photos"],
-        ["train", "photos", "--epsilon", "2"],
-        ["train", "photos", "--epsilon", "two", "--out", "run"],
-        ["train", "photos", "--epsilon", "0", "--out", "run"],
-        ["train", "photos", "--epsilon", "2", "--out", "run", "--delta", "7"],
-        ["train", "photos", "--epsilon", "2", "--out", "run", "--relation", "cousins"],
-        ["train", "photos", "--epsilon", "2", "--out", "run", "--method", "magic"],
-        ["train", "photos", "--epsilon", "2", "--out", "run", "--set", "steps"],
-        ["train", "photos", "--epsilon", "2", "--out", "run", "--seed", "-1"],
-        ["train", "photos", "--epsilon", "2", "--out", "run", "--frobnicate"],
-        ["train", "--config", "recipe.toml", "--out", "run"],
-        ["synthesize", "photos", "--epsilon", "1"],
-        ["audit", "photos", "--canaries", "many"],
-    ],
-    ids=lambda arguments: " ".join(arguments[-2:]),
-)
-def test_a_mistake_is_told_before_anything_heavy_is_imported(arguments: list[str], tmp_path: Path) -> None:
-    """Torch takes seconds."""
-    (tmp_path / "recipe.toml").write_text(BROKEN)
-    code = (
-        "import sys; from dpvision.cli.main import run; code = run(sys.argv[1:]); "
-        "assert not {'torch', 'numpy', 'scipy'} & sys.modules.keys(), 'imported'; sys.exit(code)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("error: ")

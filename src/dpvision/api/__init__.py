@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from dpvision.api.measuring import evaluate_images
     from dpvision.api.membership_inference import Membership, membership
     from dpvision.api.publishing import Result, Synthesis
-    from dpvision.api.synthesis import synthesize, synthesize_from
+    from dpvision.api.refitting import synthesize_from
+    from dpvision.api.synthesis import synthesize
     from dpvision.api.training import resume, train
     from dpvision.api.using import Prediction, evaluate, load, predict
     from dpvision.runs import Progress
@@ -55,7 +56,7 @@ _HOMES = {
     "predict": "dpvision.api.using",
     "resume": "dpvision.api.training",
     "synthesize": "dpvision.api.synthesis",
-    "synthesize_from": "dpvision.api.synthesis",
+    "synthesize_from": "dpvision.api.refitting",
     "train": "dpvision.api.training",
 }
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Any
 
 from dpvision.api.accounts import private_record
+from dpvision.api.config import RunConfig, Sources
 from dpvision.api.options import AuditOptions, takes
-from dpvision.api.run import RunConfig, Sources, prepare
+from dpvision.api.run import prepare
 from dpvision.api.sources import Source
 from dpvision.evaluation.mislabelled import MislabelledImages
 from dpvision.evaluation.worst_images import Contribution, WorstImages
 from dpvision.images import Images
-from dpvision.methods import Calibrated, Learned, Session, Workplace
+from dpvision.methods import Learned
 from dpvision.networks import Classifier
 from dpvision.privacy import Account, InputError, Ledger, NeighboringRelation, RandomSource, random_source
 from dpvision.privacy import epsilon as epsilon_of
@@ -29,8 +30,6 @@ from dpvision.privacy.audit import (
 )
 from dpvision.privacy.canaries import AuditedMechanism, Canaries
 from dpvision.runs import Progress
-
-CanaryKind = Literal["gradient", "images", "mislabelled"]
 
 NOTICE = "private: it comes of training on the private images and is not covered by epsilon; do not publish"
 CANARIES = 1000
@@ -98,10 +97,8 @@ def audit(data: Source, *, progress: Progress | None = None, **options: Any) -> 
             was spent.
         KeyboardInterrupt: passed on; what was spent is in the ledger.
     """
-    given = AuditOptions.of(options)
+    given = AuditOptions.of(options, data)
     kind, confidence = given.canary_kind, given.confidence
-    if kind not in get_args(CanaryKind):
-        raise InputError(f"there are no canaries '{kind}'; choose {' or '.join(get_args(CanaryKind))}")
     check_confidence(confidence)
     config, sources = prepare(data, given)
     (budget, stages), images = config.spending, sources.images
@@ -124,16 +121,15 @@ def audit(data: Source, *, progress: Progress | None = None, **options: Any) -> 
         audited = tuple(
             replace(stage, mechanism=AuditedMechanism.of(stage.mechanism, planted)) for stage in stages.stages
         )
-        _learn(
-            config, replace(stages, stages=audited), sources, images, random, given.ledger, progress, worst
-        )
+        with_canaries = replace(config, stages=replace(stages, stages=audited))
+        _learn(with_canaries, sources, images, random, given.ledger, progress, worst)
         scores, included = planted.scores, planted.included
     else:
         relation = "replace_one"
         mislabelled = MislabelledImages.of(images, count, coins)
         of_canaries = replace(sources, images=mislabelled.images)
-        learned = _learn(config, stages, of_canaries, images, random, given.ledger, progress)
-        model = config.method.finish(config.settings, learned, config.facts, Workplace(config.device)).model
+        learned = _learn(config, of_canaries, images, random, given.ledger, progress)
+        model = config.finish(learned).model
         assert isinstance(model, Classifier)
         scores, included = mislabelled.scores(model), mislabelled.included
 
@@ -167,7 +163,6 @@ def audit(data: Source, *, progress: Progress | None = None, **options: Any) -> 
 
 def _learn(
     config: RunConfig,
-    stages: Calibrated,
     sources: Sources,
     private: Images,
     random: RandomSource,
@@ -178,27 +173,18 @@ def _learn(
     """Learn from images that were made of the private ones, on an account in the ledger of these. What was
     not spent is free again, whatever happens.
     """
+    budget, stages = config.spending
     record = private_record(private, ledger, datetime.now(UTC))
 
     def open_account() -> Account:
         book = Ledger.for_dataset(record["ledger"], record["digest"], len(private))
-        account = Account(config.spending[0], book, record["run_id"], stages.events)
+        account = Account(budget, book, record["run_id"], stages.events)
         account.open()
         return account
 
-    session = Session(
-        sources.images,
-        config.facts,
-        stages,
-        open_account,
-        random,
-        config.device,
-        pool=sources.pool,
-        progress=progress,
-        watch=watch,
-    )
+    session = config.session(sources, open_account, random, progress, watch=watch)
     try:
-        return config.method.learn(config.settings, session)
+        return config.learn(session)
     finally:
         if session.account:
             session.account.close()

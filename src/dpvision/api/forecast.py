@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpvision.api.options import PlanOptions, takes
-from dpvision.api.run import prepare
-from dpvision.api.sources import Source
-from dpvision.privacy import Ledger, NeighboringRelation, default_ledger_path
-from dpvision.runs import check_free
+
+if TYPE_CHECKING:
+    from dpvision.api.sources import Source
+    from dpvision.privacy import NeighboringRelation
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,11 @@ def plan(data: Source, **options: Any) -> Forecast:
     Raises:
         InputError: as `dpvision.train`, but for the owner's limit, which is only reported.
     """
-    given = PlanOptions.of(options)
-    if given.out is not None:
-        check_free(given.out)
-    config, sources = prepare(data, given, test=given.test)
+    given = PlanOptions.of(options, data)
+    from dpvision.api.run import prepare  # here: it takes seconds to import
+    from dpvision.privacy import Ledger, default_ledger_path
+
+    config, sources = prepare(data, given)
     facts, (budget, stages) = config.facts, config.spending
     expected = config.method.estimate(config.settings, facts, config.device)
     ledger = Path(given.ledger or default_ledger_path(sources.images.digest))

@@ -7,6 +7,7 @@ from pathlib import Path
 from dpvision.api.sources import training_reading
 from dpvision.privacy import Ledger, default_ledger_path
 from dpvision.runs import RunDirectory
+from dpvision.runs.places import is_run
 
 
 def find_ledger(target: str, channels: int | None = None) -> Ledger:
@@ -22,7 +23,7 @@ def find_ledger(target: str, channels: int | None = None) -> Ledger:
     path = Path(target)
     if path.suffix == ".jsonl":
         return Ledger(path)
-    if (path / "private" / "run.json").is_file():
+    if is_run(path):
         return Ledger(RunDirectory.open(path).of_account("ledger"))
     reading, _ = training_reading(target, None, channels, keep_large=False)
     images = reading.open()
@@ -35,7 +36,7 @@ def close_run(ledger: Ledger, run: str) -> None:
     Raises:
         InputError: it is not open there, or a process is working on it.
     """
-    if not (Path(run) / "private" / "run.json").is_file():
+    if not is_run(run):
         ledger.close_run(run)
         return
     directory = RunDirectory.open(run)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dpvision.api.devices import resolve_device
-from dpvision.api.sources import Reading, Source, fitting_reading
-from dpvision.api.using import load, release_path
+from dpvision.api.sources import Reading, Source, fitting_images
+from dpvision.api.using import load
 from dpvision.evaluation import Row, evaluate_synthetic, nearest_neighbours, neighbours_sheet
 from dpvision.evaluation.downstream import ClassifierName
 from dpvision.evaluation.resnet9_training import ResNet9Training
@@ -23,6 +23,7 @@ from dpvision.priors.encoders import Encoder
 from dpvision.privacy.errors import InputError
 from dpvision.runs import Progress, RunDirectory
 from dpvision.runs.files import write_atomically
+from dpvision.runs.places import find_release
 
 DEFAULT_ENCODER = "wrn-10-4-small"
 NEIGHBOURS = "neighbours.png"
@@ -61,7 +62,7 @@ def evaluate_images(
     Raises:
         InputError: the run, the images or an option cannot be used.
     """
-    place = release_path(run)
+    place = find_release(run)
     generator = load(place)
     if not isinstance(generator, Generator):
         raise InputError(f"{run} released a classifier and no images; give a run of dpvision synthesize")
@@ -69,11 +70,7 @@ def evaluate_images(
     chosen = resolve_device(device)
     built = _encoder(shape, encoder, encoder_options)
     synthetic = _released_images(place, generator)
-    test = (
-        data
-        if isinstance(data, Images)
-        else fitting_reading(data, split, shape).open(bool(synthetic.class_names))
-    )
+    test = fitting_images(data, split, shape, labelled=bool(synthetic.class_names))
     encoders = () if built is None else (built,)
     rows = evaluate_synthetic(
         synthetic,

@@ -12,22 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpvision.api.accounts import check_unchanged
+from dpvision.api.config import RunConfig, Sources
 from dpvision.api.devices import resolve_device
-from dpvision.api.run import RunConfig
+from dpvision.api.options import check_shadow_models
 from dpvision.api.sources import Reading, Source, fitting_reading
-from dpvision.api.using import load_classifier, release_path
+from dpvision.api.using import load_classifier
 from dpvision.evaluation.membership import Attack, attacks, centred_by_class, confidences, lira_scores
 from dpvision.images import ImageSet, available_splits
 from dpvision.images.joined import Joined
-from dpvision.methods import Session, Workplace, at_noise
+from dpvision.methods import at_noise
 from dpvision.networks import Classifier
 from dpvision.privacy import Account, InputError, SecureRandom
 from dpvision.runs import Progress, RunDirectory
 from dpvision.runs.files import read_json
+from dpvision.runs.places import find_release
 from dpvision.views import Pool
 
 NOTICE = "private: measured on the private images without noise, and not covered by epsilon; do not publish"
-FEWEST_SHADOW_MODELS = 4
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,7 @@ def membership(
     Raises:
         InputError: the run or the images cannot be used, or too few shadow models were asked for.
     """
-    if shadow_models != 0 and shadow_models < FEWEST_SHADOW_MODELS:
-        raise InputError(
-            f"the number of shadow models must be 0 or at least {FEWEST_SHADOW_MODELS}, not {shadow_models}"
-        )
+    check_shadow_models(shadow_models)
     model = load_classifier(run).to(resolve_device(device))
     learned_from = _images(run, members, "data", "members", model)
     others = _images(run, non_members, "test", "non_members", model)
@@ -94,7 +92,7 @@ def membership(
         inside = _halves(shadow_models, len(both))
         shadow = _shadow_confidences(Path(run), both, inside, device, progress)
         scores[f"online LiRA, {shadow_models} shadow models"] = lira_scores(own, shadow, inside)
-    card = read_json(release_path(run) / "card.json")
+    card = read_json(find_release(run) / "card.json")
     return Membership(
         notice=NOTICE,
         epsilon=card["epsilon"],
@@ -165,19 +163,19 @@ def _shadow_confidences(
 
 def _shadow_classifier(config: RunConfig, images: ImageSet, pool: Pool | None) -> Classifier:
     """Train as the run was, with its noise, on these images and an account that nothing keeps."""
-    method, (budget, calibrated) = config.method, config.spending
+    budget, calibrated = config.spending
     settings = _scaled(config.settings, len(images) / config.facts.num_examples)
     facts = replace(config.facts, num_examples=len(images))
-    stages = at_noise(calibrated.noise_multiplier, partial(method.stages, settings, facts), budget)
+    stages = at_noise(calibrated.noise_multiplier, partial(config.method.stages, settings, facts), budget)
+    shadow = replace(config, settings=settings, facts=facts, stages=stages)
 
     def open_account() -> Account:
         account = Account(replace(budget, epsilon=stages.epsilon), None, "shadow", stages.events)
         account.open()
         return account
 
-    session = Session(images, facts, stages, open_account, SecureRandom(), config.device, pool=pool)
-    learned = method.learn(settings, session)
-    model = method.finish(settings, learned, facts, Workplace(config.device)).model
+    session = shadow.session(Sources(images, pool=pool), open_account, SecureRandom())
+    model = shadow.finish(shadow.learn(session)).model
     assert isinstance(model, Classifier)
     return model
 

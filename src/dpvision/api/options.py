@@ -15,10 +15,13 @@ from dataclasses import MISSING, dataclass, field
 from numbers import Integral
 from typing import Any, Self, TypeVar, get_type_hints
 
+from dpvision.images.places import check_exists
 from dpvision.methods.registry import check_known
+from dpvision.priors.phase_one.places import check_prior_files
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.values import fits, in_words
+from dpvision.runs.places import check_free
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 FilePath = str | os.PathLike[str]
@@ -80,11 +83,12 @@ class RunOptions:
         check_seed(self.seed)
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Self:
-        """Take the options that were given.
+    def of(cls, given: Mapping[str, Any], data: Any = None) -> Self:
+        """Take the options that were given, of a run on ``data``: a place, or images in memory.
 
         Raises:
-            InputError: names the first that does not exist, is missing or is of another type.
+            InputError: names the first that does not exist, is missing or is of another type; where data is
+                given, also the first place that is not as it must be.
         """
         known = {one.name: one for one in dataclasses.fields(cls)}
         unknown = [name for name in given if name not in known]
@@ -97,7 +101,21 @@ class RunOptions:
         for name, value in given.items():
             if not fits(value, hints[name]):
                 raise InputError(f"{name} must be {in_words(hints[name])}, not {value!r}")
-        return cls(**{name: _plain(value) for name, value in given.items()})
+        options = cls(**{name: _plain(value) for name, value in given.items()})
+        if data is not None:
+            options._check_places(data)
+        return options
+
+    def _check_places(self, data: Any) -> None:
+        """Raise InputError unless what is named exists, and ``out`` does not. Nothing is read."""
+        out, config = getattr(self, "out", None), self.config or {}
+        if out is not None:
+            check_free(out)
+        for images in (data, getattr(self, "test", None), config.get("pool")):
+            if isinstance(images, str | os.PathLike):
+                check_exists(images)
+        if isinstance(config.get("encoder"), str):
+            check_prior_files(config["encoder"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +178,9 @@ FROM_EMBEDDING = frozenset({"out", "count", "formats", "balanced", "config", "se
 """The options of `SynthesisOptions` that say how to make more of what was released."""
 
 
+CANARY_KINDS = ("gradient", "images", "mislabelled")
+
+
 @dataclass(frozen=True, kw_only=True)
 class AuditOptions(OfClassifiers, RunOptions):
     """Options of an audit."""
@@ -175,11 +196,29 @@ class AuditOptions(OfClassifiers, RunOptions):
     )
     confidence: float = option("With which each bound holds; by default {default}.", 0.95)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.canary_kind not in CANARY_KINDS:
+            raise InputError(
+                f"there are no canaries '{self.canary_kind}'; choose {' or '.join(CANARY_KINDS)}"
+            )
+
 
 def check_seed(seed: int | None) -> None:
     """Raise InputError unless every random generator of a run takes it, torch's among them."""
     if not (seed is None or 0 <= seed < 1 << 63):
         raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}")
+
+
+FEWEST_SHADOW_MODELS = 4
+
+
+def check_shadow_models(count: int) -> None:
+    """Raise InputError unless membership inference can do with so many classifiers, or does without."""
+    if count != 0 and count < FEWEST_SHADOW_MODELS:
+        raise InputError(
+            f"the number of shadow models must be 0 or at least {FEWEST_SHADOW_MODELS}, not {count}"
+        )
 
 
 def takes(options: type) -> Callable[[Function], Function]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -25,11 +24,11 @@ from dpvision.priors.phase_one.contrastive import (
     shuffled_batches,
     train_body,
 )
+from dpvision.priors.phase_one.places import check_new_prior
 from dpvision.priors.phase_one.prior_file import (
     INITIAL_PRIOR,
     LEARNED_FROM,
     body_weights,
-    check_suffix,
     input_normalization,
 )
 from dpvision.privacy import InputError
@@ -72,7 +71,7 @@ def train_prior(
         InputError: a setting or the images cannot be used, or the file cannot be written.
     """
     path = Path(out)
-    _check_free(path)
+    check_new_prior(path)
     if public_images is not None and stream:
         raise InputError("public images are there already; leave stream out, or leave the public images out")
     chosen = resolve_device(device)
@@ -128,16 +127,6 @@ def train_prior(
     save_prior(path, prior)
     checkpoint.unlink(missing_ok=True)
     return load_prior(path)
-
-
-def _check_free(path: Path) -> None:
-    """Raise InputError unless a new prior can be written there."""
-    check_suffix(path)
-    for file in (path, path.with_suffix(".json")):
-        if file.exists():
-            raise InputError(f"{file} exists already; choose another name for the new prior")
-    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-        raise InputError(f"{path.parent} is not a folder that can be written to; make it, or choose another")
 
 
 def _pool(
@@ -222,8 +211,3 @@ def _python(config: ContrastiveConfig, path: Path, **options: Any) -> str:
 
 def _literal(value: Any) -> str:
     return repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
-
-
-def command_line(arguments: list[str]) -> str:
-    """Write the arguments as a command line, as they would be typed in a shell."""
-    return shlex.join(["dpvision", *arguments])

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpvision.api.config import RunConfig
 from dpvision.api.options import FinishOptions
 from dpvision.evaluation import Accuracy, accuracy
 from dpvision.images import Images
@@ -93,26 +94,21 @@ class Synthesis:
 
 
 def release_files(
-    method: str,
-    settings: Any,
+    config: RunConfig,
     learned: Learned,
     how: OfLearning | None,
     finished: Finished,
     test: Images | None,
-    images: FinishOptions | None,
-    seed: int,
     started: float,
 ) -> dict[str, bytes]:
     """Return the files of a release, by name.
 
     Args:
-        method, settings: those of the run.
+        config: the configuration of the run.
         learned: with the run's guarantee among its facts.
         how: it was learned; None where another run did that.
         finished: what was made of it.
         test: images to measure a classifier's accuracy on.
-        images: what to publish of images that are made.
-        seed: the seed of these images.
         started: when the making began, on the clock of ``time.monotonic``.
     """
     cost, model, more = learned.facts[GUARANTEE], finished.model, finished.card
@@ -120,8 +116,8 @@ def release_files(
         assert how is not None, "a run that makes a classifier learns itself"
         card = release_card(
             cost,
-            method=method,
-            config=settings,
+            method=config.method.name,
+            config=config.settings,
             model=model,
             pool=how.pool,
             training_seconds=how.seconds,
@@ -130,14 +126,14 @@ def release_files(
         )
         files = classifier_files(model) | {"card.md": card_markdown(card).encode()}
     else:
-        assert images is not None, "resolved when the run was prepared"
-        made = _drawn(model, images, seed)
+        assert config.images is not None, "resolved when the run was prepared"
+        made = _drawn(model, config.images, config.finishing_seed)
         card = synthesis_card(
             cost,
-            method=method,
-            config=settings,
+            method=config.method.name,
+            config=config.settings,
             generator=model,
-            images=asdict(images),
+            images=asdict(config.images),
             seconds=round(time.monotonic() - started, 1),
             more=more,
         )
@@ -147,7 +143,7 @@ def release_files(
             "samples.png": image_grid(made.take(torch.tensor(few)), PREVIEWED_OF_A_CLASS),
         }
         form: Any
-        for form in images.formats:
+        for form in config.images.formats:
             files |= {f"images/{form}/{name}": file for name, file in image_files(made, form).items()}
     return files | dict(finished.files) | {"card.json": json_bytes(card)}
 

@@ -10,14 +10,13 @@ import os
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Any
 
 import safetensors.torch
-import torch
 
 from dpvision.api.accounts import (
     check_ledger,
@@ -26,9 +25,11 @@ from dpvision.api.accounts import (
     close_account,
     discard_unspent,
     make_account,
+    private_record,
 )
+from dpvision.api.config import RunConfig, Sources, open_pool_of, read_images, to_publish
 from dpvision.api.devices import resolve_device
-from dpvision.api.options import FinishOptions, RunOptions, check_seed
+from dpvision.api.options import FinishOptions, RunOptions
 from dpvision.api.publishing import (
     GUARANTEE,
     OfLearning,
@@ -41,15 +42,10 @@ from dpvision.api.publishing import (
 from dpvision.api.sources import Reading, Source, fitting_reading, lasting, training_reading
 from dpvision.images import Images, available_splits
 from dpvision.images.files import reading
-from dpvision.images.write import check_formats
 from dpvision.methods import (
-    Calibrated,
     Learned,
     Makes,
-    Method,
-    Session,
     Workplace,
-    at_noise,
     calibrate,
     check_settings,
     find_method,
@@ -68,158 +64,17 @@ from dpvision.privacy import (
 from dpvision.reports import guarantee
 from dpvision.runs import FileCheckpoints, Metrics, Progress, RunDirectory
 from dpvision.runs.files import write_atomically
-from dpvision.views import Pool, open_pool, refuse_private
 
 logger = logging.getLogger("dpvision")
 
 
-@dataclass(frozen=True)
-class RunConfig:
-    """All that is public about a run, resolved: what RUN/config.json holds.
-
-    Attributes:
-        method, settings: how to learn.
-        facts: what is public about the private images.
-        budget: not to be exceeded; None, as stages and data are, where a run makes more of what another has
-            released, and takes no private image.
-        stages: what will be released.
-        seed: the seed of the noise, which makes the run not private; None for noise from the system's
-            entropy.
-        finishing_seed: the seed of what is made of the releases. Nothing private depends on it: work that is
-            taken up again goes on as it would have.
-        device: to work on.
-        data, test: how images were read; the latter is None without test images.
-        chosen_size: the image size, if it was chosen by looking at the sizes of the images.
-        pool_digest: the digest of the public images that private ones are mixed with, if any.
-        images: what is to be published, if images are made.
-    """
-
-    method: Method
-    settings: Any
-    facts: PublicFacts
-    budget: Budget | None
-    stages: Calibrated | None
-    seed: int | None
-    finishing_seed: int
-    device: torch.device
-    data: Reading | None
-    test: Reading | None = None
-    chosen_size: int | None = None
-    pool_digest: str | None = None
-    images: FinishOptions | None = None
-
-    @property
-    def spending(self) -> tuple[Budget, Calibrated]:
-        """The budget and the stages, of a run that takes private images."""
-        if self.budget is None or self.stages is None:
-            raise ValueError("the run takes no private image")
-        return self.budget, self.stages
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the run as JSON types."""
-        return {
-            "method": self.method.name,
-            "config": asdict(self.settings),
-            "facts": self.facts.to_json(),
-            "budget": asdict(self.budget) if self.budget else None,
-            "noise_multiplier": self.stages.noise_multiplier if self.stages else None,
-            "epsilon": self.stages.epsilon if self.stages else None,
-            "seed": self.seed,
-            "finishing_seed": self.finishing_seed,
-            "device": str(self.device),
-            "data": asdict(self.data) if self.data else None,
-            "test": asdict(self.test) if self.test else None,
-            "chosen_size": self.chosen_size,
-            "pool_digest": self.pool_digest,
-            "images": asdict(self.images) if self.images else None,
-        }
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> RunConfig:
-        """Read what `to_json` wrote.
-
-        Raises:
-            InputError: it is no such record.
-        """
-        with reading("the config.json of the run"):
-            method = find_method(fields["method"])
-            check_settings(method.config_class, fields["config"])
-            settings = method.config_class(**fields["config"])
-            facts, budget, stages = PublicFacts.from_json(fields["facts"]), None, None
-            if fields["budget"]:
-                budget = Budget(**fields["budget"])
-                at = partial(method.stages, settings, facts)
-                stages = at_noise(fields["noise_multiplier"], at, budget)
-            check_seed(fields["seed"])
-            return cls(
-                method=method,
-                settings=settings,
-                facts=facts,
-                budget=budget,
-                stages=stages,
-                seed=fields["seed"],
-                finishing_seed=fields["finishing_seed"],
-                device=resolve_device(fields["device"]),
-                data=Reading.from_json(fields["data"]) if fields["data"] else None,
-                test=Reading.from_json(fields["test"]) if fields["test"] else None,
-                chosen_size=fields["chosen_size"],
-                pool_digest=fields["pool_digest"],
-                images=FinishOptions(**fields["images"]) if fields["images"] else None,
-            )
-
-    def opened(self, images: Images | None, test: Images | None) -> Sources:
-        """Read the images again, or take those that were in memory.
-
-        Raises:
-            InputError: they cannot be read, are not given, or the public ones have changed.
-        """
-        assert self.data is not None
-        private = _open_again(self.data, images, "data", self.method.needs_labels)
-        pool = _open_pool(self.settings, private)
-        if pool is not None and pool.digest != self.pool_digest:
-            raise InputError(
-                f"the public images in {pool.source} have changed; restore them, or start a new run"
-            )
-        return Sources(private, self.opened_test(test), pool)
-
-    def opened_test(self, test: Images | None) -> Images | None:
-        """Return the test images, read again or given; None without any. InputError as `opened`."""
-        if self.test is None:
-            return None
-        return _open_again(self.test, test, "test", True).with_classes(self.facts.class_names)
-
-
-@dataclass(frozen=True, eq=False)
-class Sources:
-    """The images of a run.
-
-    Attributes:
-        images: the private ones.
-        test: to measure the accuracy on, or None.
-        pool: public ones that the method mixes with the private, where its settings name some.
-    """
-
-    images: Images
-    test: Images | None = None
-    pool: Pool | None = None
-
-
-def prepare(
-    data: Source,
-    options: RunOptions,
-    *,
-    makes: Makes | None = None,
-    test: Source | None = None,
-    images: FinishOptions | None = None,
-) -> tuple[RunConfig, Sources]:
+def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tuple[RunConfig, Sources]:
     """Check every option, read the images, and resolve what was left open. Writes and spends nothing.
 
     Args:
         data: the private images.
         options: the options of the run.
         makes: what the method is to make; by default any does.
-        test: images to measure the accuracy on.
-        images: what is to be published of images that are made.
 
     Raises:
         InputError: an option or the data cannot be used.
@@ -237,22 +92,20 @@ def prepare(
     how, chosen_size = training_reading(
         data, options.size, options.channels, keep_large=_takes_large(overrides)
     )
-    private = data if isinstance(data, Images) else _read(how, method.needs_labels)
+    private = data if isinstance(data, Images) else read_images(how, method.needs_labels)
     if method.needs_labels:
         private.check_classes()
     declared = len(private) if options.num_examples is None else options.num_examples
     facts = PublicFacts(declared, private.shape, private.class_names if private.labels is not None else ())
-    how_test, test_images = (
-        _test_images(data, test, private) if method.makes == "a classifier" else (None, None)
-    )
+    how_test, test_images = None, None
+    if method.makes == "a classifier":
+        how_test, test_images = _test_images(data, getattr(options, "test", None), private)
     if options.delta is None:
         budget = replace(budget, delta=default_delta(declared))
     settings = method.default_config(facts, budget, device, overrides)
-    pool = _open_pool(settings, private)
+    pool = open_pool_of(settings, private)
     if pool is not None:
         settings = replace(settings, pool=lasting(settings.pool))
-    if images is not None:
-        images = to_publish(images, facts)
     return (
         RunConfig(
             method=method,
@@ -267,7 +120,7 @@ def prepare(
             test=how_test,
             chosen_size=chosen_size,
             pool_digest=pool.digest if pool else None,
-            images=images,
+            images=to_publish(options, facts) if isinstance(options, FinishOptions) else None,
         ),
         Sources(private, test_images, pool),
     )
@@ -336,19 +189,10 @@ class Run:
                 check_unchanged(directory, images)
             released = checkpoints.spent()
             random, metrics = random_source(config.seed), Metrics(directory.private_path / "metrics.jsonl")
-            session = Session(
-                images,
-                config.facts,
-                stages,
-                open_account,
-                random,
-                config.device,
-                pool=sources.pool,
-                checkpoints=checkpoints,
-                on_step=metrics.append,
-                progress=progress,
+            session = config.session(
+                sources, open_account, random, progress, checkpoints=checkpoints, on_step=metrics.append
             )
-            learned = config.method.learn(config.settings, session)
+            learned = config.learn(session)
             _warn_of_divergence(metrics.last_loss, config.facts)
             account = session.opened_account()
             cost = guarantee(account, stages, random, config.facts, config.chosen_size, session.lost)
@@ -415,20 +259,43 @@ class Run:
             progress,
             partial(write_preview, directory.path / "samples"),
         )
-        finished = config.method.finish(config.settings, learned, config.facts, workplace)
-        files = release_files(
-            config.method.name,
-            config.settings,
-            learned,
-            how,
-            finished,
-            test,
-            config.images,
-            config.finishing_seed,
-            started,
-        )
-        directory.release(files)
+        finished = config.finish(learned, workplace)
+        directory.release(release_files(config, learned, how, finished, test, started))
         return published(directory)
+
+
+def whole_run(data: Source, given: Any, makes: Makes, progress: Progress | None) -> Result | Synthesis:
+    """Prepare a run, begin it and work on it to its end.
+
+    Args:
+        data: the private images.
+        given: the options of the run, among them where it is to be.
+        makes: what the method is to make.
+        progress: see `Progress`.
+    """
+    config, sources = prepare(data, given, makes)
+    record = private_record(sources.images, given.ledger, datetime.now(UTC))
+    run = Run.begin(config, given.out, record)
+    with run.directory.locked():
+        run.learn(sources, progress, is_new=True)
+        return run.finish(sources.test, progress)
+
+
+def rest_of_run(
+    directory: RunDirectory, data: Images | None, test: Images | None, progress: Progress | None
+) -> Result | Synthesis:
+    """Go on with a run that was begun earlier, to its end. Of one that is complete, return the result."""
+    with directory.locked():
+        if directory.is_released:
+            close_account(directory)
+            return published(directory)
+        run = Run.take_up(directory)
+        if run.has_learned:
+            run.settle()
+            return run.finish(run.config.opened_test(test), progress)
+        sources = run.config.opened(data, test)
+        run.learn(sources, progress)
+        return run.finish(sources.test, progress)
 
 
 def _warn_of_divergence(last_loss: float | None, facts: PublicFacts) -> None:
@@ -441,42 +308,9 @@ def _warn_of_divergence(last_loss: float | None, facts: PublicFacts) -> None:
         )
 
 
-def _read(how: Reading, needs_labels: bool) -> Images:
-    """Read images, with labels where there are some, needed or not: they are part of the data set's identity,
-    and so of which ledger is its own.
-    """
-    return how.open(needs_labels or None)
-
-
-def _open_again(how: Reading, given: Images | None, what: str, needs_labels: bool) -> Images:
-    if how.spec is not None:
-        return _read(how, needs_labels)
-    if given is None:
-        raise InputError(f"the images of this run were in memory; give them again ({what}=)")
-    return given
-
-
-def _open_pool(settings: Any, images: Images) -> Pool | None:
-    """Return the public images that the settings name, none of which may be private."""
-    if not getattr(settings, "pool", ""):
-        return None
-    pool = open_pool(settings.pool, images.shape, images.class_names)
-    refuse_private(pool, images)
-    return pool
-
-
 def _takes_large(overrides: Mapping[str, Any]) -> bool:
     """Say whether the user has chosen a model that takes images of any size."""
     return "network" in overrides or scales_images(str(overrides.get("encoder", "")))
-
-
-def to_publish(images: FinishOptions, facts: PublicFacts) -> FinishOptions:
-    """Check the options, and resolve how many images to publish. InputError where a value is not possible."""
-    count = facts.num_examples if images.count is None else images.count
-    if count < 1:
-        raise InputError(f"count must be at least 1, not {count}")
-    check_formats(images.formats, facts.class_names)
-    return replace(images, count=count)
 
 
 def _test_images(data: Source, test: Source | None, images: Images) -> tuple[Reading | None, Images | None]:

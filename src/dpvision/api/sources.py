@@ -106,6 +106,17 @@ def fitting_reading(data: str | os.PathLike[str], split: str | None, shape: tupl
     return Reading(spec, split, height if height == width else None, channels)
 
 
+def fitting_images(
+    data: Source, split: str | None, shape: tuple[int, int, int], labelled: bool = True
+) -> Images:
+    """Return images for a model that takes ``shape``: those in memory as they are, others read to fit.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    return data if isinstance(data, Images) else fitting_reading(data, split, shape).open(labelled)
+
+
 def lasting(spec: str | os.PathLike[str]) -> str:
     """Return a spec that means the same from another working directory."""
     return str(Path(spec).absolute() if Path(spec).exists() else spec)

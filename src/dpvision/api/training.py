@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from dpvision.api.accounts import close_account, private_record
 from dpvision.api.options import TrainOptions, takes
-from dpvision.api.publishing import Result, Synthesis, published
-from dpvision.api.run import Run, RunConfig, Sources, prepare
-from dpvision.api.sources import Source
-from dpvision.images import Images
-from dpvision.networks import register_network
-from dpvision.runs import Progress, RunDirectory, check_free
+from dpvision.runs.places import check_run
+
+if TYPE_CHECKING:
+    from dpvision.api.publishing import Result, Synthesis
+    from dpvision.api.sources import Source
+    from dpvision.images import Images
+    from dpvision.runs import Progress
 
 
 @takes(TrainOptions)
@@ -31,19 +29,10 @@ def train(data: Source, *, progress: Progress | None = None, **options: Any) -> 
             was spent and nothing is left behind.
         KeyboardInterrupt: passed on; `resume` continues the run.
     """
-    given = TrainOptions.of(options)
-    check_free(given.out)
-    config, sources = prepare(data, given, makes="a classifier", test=given.test)
-    return cast("Result", begin(config, sources, given, progress))
+    given = TrainOptions.of(options, data)
+    from dpvision.api.run import whole_run  # here: it takes seconds to import
 
-
-def begin(config: RunConfig, sources: Sources, given: Any, progress: Progress | None) -> Result | Synthesis:
-    """Begin a run that is prepared, and work on it to its end. ``given`` says where it is to be."""
-    record = private_record(sources.images, given.ledger, datetime.now(UTC))
-    run = Run.begin(config, given.out, record)
-    with run.directory.locked():
-        run.learn(sources, progress, is_new=True)
-        return run.finish(sources.test, progress)
+    return cast("Result", whole_run(data, given, "a classifier", progress))
 
 
 def resume(
@@ -67,17 +56,11 @@ def resume(
             does not have it as open.
         KeyboardInterrupt: passed on.
     """
+    check_run(run)
+    from dpvision.api.run import rest_of_run
+    from dpvision.networks import register_network
+    from dpvision.runs import RunDirectory
+
     if network is not None:
         register_network(network)
-    directory = RunDirectory.open(Path(run))
-    with directory.locked():
-        if directory.is_released:
-            close_account(directory)
-            return published(directory)
-        taken_up = Run.take_up(directory)
-        if taken_up.has_learned:
-            taken_up.settle()
-            return taken_up.finish(taken_up.config.opened_test(test), progress)
-        sources = taken_up.config.opened(data, test)
-        taken_up.learn(sources, progress)
-        return taken_up.finish(sources.test, progress)
+    return rest_of_run(RunDirectory.open(run), data, test, progress)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from dpvision.api.devices import resolve_device
-from dpvision.api.sources import Source, fitting_reading
+from dpvision.api.sources import Source, fitting_images
 from dpvision.evaluation import Accuracy, accuracy
-from dpvision.images import Images
 from dpvision.networks import Classifier, register_network
 from dpvision.networks.generators import Generator
 from dpvision.privacy.errors import InputError
 from dpvision.runs import load_release
+from dpvision.runs.places import find_release
 
 BATCH_SIZE = 1024
 
@@ -51,21 +50,7 @@ def load(path: str | os.PathLike[str], network: Any = None) -> Classifier | Gene
     """
     if network is not None:
         register_network(network)
-    return load_release(release_path(path))
-
-
-def release_path(path: str | os.PathLike[str]) -> Path:
-    """Return the release directory of a run, or ``path`` itself where it is no run's.
-
-    Raises:
-        InputError: the run is not complete.
-    """
-    path = Path(path)
-    if (path / "private" / "run.json").is_file():
-        path = path / "release"
-        if not path.is_dir():
-            raise InputError(f"{path.parent} is not complete; resume it first")
-    return path
+    return load_release(find_release(path))
 
 
 def load_classifier(path: str | os.PathLike[str]) -> Classifier:
@@ -93,9 +78,7 @@ def evaluate(run: str | os.PathLike[str], data: Source, split: str | None = None
         InputError: the run or the images cannot be used, or an image is of a class that the run did not know.
     """
     model = load_classifier(run).to(resolve_device(None))
-    if not isinstance(data, Images):
-        data = fitting_reading(data, split, model.image_shape).open()
-    return accuracy(model, data)
+    return accuracy(model, fitting_images(data, split, model.image_shape))
 
 
 @torch.inference_mode()
@@ -112,11 +95,10 @@ def predict(run: str | os.PathLike[str], images: Source, split: str | None = Non
     """
     device = resolve_device(None)
     model = load_classifier(run).to(device)
-    if not isinstance(images, Images):
-        images = fitting_reading(images, split, model.image_shape).open(labelled=False)
-    logits = torch.cat([model(pixels.to(device)).cpu() for pixels in images.blocks(BATCH_SIZE)])
+    found = fitting_images(images, split, model.image_shape, labelled=False)
+    logits = torch.cat([model(pixels.to(device)).cpu() for pixels in found.blocks(BATCH_SIZE)])
     probabilities, classes = logits.softmax(dim=1).max(dim=1)
-    names = images.names or tuple(str(index) for index in range(len(images)))
+    names = found.names or tuple(str(index) for index in range(len(found)))
     return [
         Prediction(name, model.class_names[index], probability)
         for name, index, probability in zip(names, classes.tolist(), probabilities.tolist(), strict=True)

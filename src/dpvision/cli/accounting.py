@@ -6,8 +6,10 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from dpvision.cli.options import AsJson, Channels, Size
-from dpvision.cli.output import show, show_messages, table
+from dpvision.cli.options import AsJson, Channels, Size, checks
+from dpvision.cli.output import show, table
+from dpvision.images.places import check_exists
+from dpvision.privacy.errors import InputError
 
 SampleRate = Annotated[float, typer.Option(help="Probability with which an example enters a batch.")]
 Steps = Annotated[int, typer.Option(help="How many noisy sums.")]
@@ -16,6 +18,7 @@ Accountant = Annotated[str, typer.Option(help="pld (tight) or rdp (looser).")]
 Relation = Annotated[str, typer.Option(help="Neighbouring relation: add_or_remove_one or replace_one.")]
 
 
+@checks(spec=check_exists)
 def data(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="Images, as for train.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
@@ -24,7 +27,6 @@ def data(
     as_json: AsJson = False,
 ) -> None:
     """Show what a data set holds: shape, classes, counts. Private: do not publish the output."""
-    show_messages()
     from dpvision.api.sources import training_reading
 
     reading, _ = training_reading(spec, size, channels, keep_large=False, split=split)
@@ -39,6 +41,13 @@ def data(
     show(summary, as_json, f"{summary['notice']}\n{table(rows)}")
 
 
+def _check_target(target: str) -> None:
+    """Raise InputError where neither data nor a run are; of a ledger's file the ledger says so itself."""
+    if not target.endswith(".jsonl"):
+        check_exists(target)
+
+
+@checks(target=_check_target)
 def ledger(
     target: Annotated[
         str, typer.Argument(metavar="TARGET", help="Data as for train, a run's directory, or a ledger file.")
@@ -69,16 +78,15 @@ def ledger(
 
         dpvision ledger photos/ --close runs/abandoned
     """
-    show_messages()
+    if limit_epsilon is None and limit_delta is not None:
+        raise InputError("--limit-delta needs --limit-epsilon beside it")
     from dpvision.api.ledgers import close_run, find_ledger
-    from dpvision.privacy import Budget, InputError, default_delta
+    from dpvision.privacy import Budget, default_delta
 
     book = find_ledger(target, channels)
     if limit_epsilon is not None:
         delta = default_delta(book.num_examples) if limit_delta is None else limit_delta
         book.set_limit(Budget(limit_epsilon, delta, cast(Any, relation)))
-    elif limit_delta is not None:
-        raise InputError("--limit-delta needs --limit-epsilon beside it")
     if close is not None:
         close_run(book, close)
     summary = book.summary()
@@ -97,7 +105,7 @@ def ledger(
         + (", open" if run["open"] else "")
         for run in summary["runs"]
     }
-    show(summary, as_json, table(rows))
+    show(summary, as_json, rows)
 
 
 def epsilon(
@@ -117,12 +125,8 @@ def epsilon(
 
         dpvision epsilon --noise-multiplier 1.5 --sample-rate 0.04 --steps 2250 --delta 1e-5
     """
-    from dpvision import privacy
-
-    events = [privacy.gaussian_event(noise_multiplier, sample_rate, steps)]
-    found = privacy.epsilon(events, delta, cast(Any, relation), cast(Any, accountant))
-    fields = {"epsilon": found, "delta": delta, "accountant": accountant, "neighboring_relation": relation}
-    show(fields, as_json, f"{found:.6g}")
+    spent = _spent(noise_multiplier, sample_rate, steps, delta, accountant, relation)
+    show(spent, as_json, f"{spent['epsilon']:.6g}")
 
 
 def noise(
@@ -144,13 +148,17 @@ def noise(
 
     budget = privacy.Budget(target_epsilon, delta, cast(Any, relation))
     multiplier = privacy.calibrate_steps(sample_rate, steps, budget, cast(Any, accountant))
-    events = [privacy.gaussian_event(multiplier, sample_rate, steps)]
-    spent = privacy.epsilon(events, delta, cast(Any, relation), cast(Any, accountant))
-    fields = {
-        "noise_multiplier": multiplier,
-        "epsilon": spent,
-        "delta": delta,
-        "accountant": accountant,
-        "neighboring_relation": relation,
-    }
-    show(fields, as_json, f"{multiplier:.6g} (spends epsilon {spent:.6g})")
+    spent = _spent(multiplier, sample_rate, steps, delta, accountant, relation)
+    text = f"{multiplier:.6g} (spends epsilon {spent['epsilon']:.6g})"
+    show({"noise_multiplier": multiplier} | spent, as_json, text)
+
+
+def _spent(
+    noise_multiplier: float, sample_rate: float, steps: int, delta: float, accountant: str, relation: str
+) -> dict[str, Any]:
+    """Compute the ε of so much noise, beside what it is for."""
+    from dpvision import privacy
+
+    events = [privacy.gaussian_event(noise_multiplier, sample_rate, steps)]
+    found = privacy.epsilon(events, delta, cast(Any, relation), cast(Any, accountant))
+    return {"epsilon": found, "delta": delta, "accountant": accountant, "neighboring_relation": relation}

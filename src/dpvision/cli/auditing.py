@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from dpvision.api.options import AuditOptions
-from dpvision.cli.options import AsJson, Device, command, help_of, require
-from dpvision.cli.output import show, show_messages, table, work_bars
+from dpvision import api
+from dpvision.api.options import AuditOptions, check_shadow_models
+from dpvision.cli.options import AsJson, Device, Run, checks, command, help_of, require
+from dpvision.cli.output import interruptible, show, work_bars
+from dpvision.images.places import check_exists
 from dpvision.privacy.errors import InputError
-
-if TYPE_CHECKING:
-    from dpvision.api import Audit
+from dpvision.runs.places import find_release
 
 
 @command(AuditOptions, is_run=False)
@@ -50,18 +49,11 @@ def audit(
     The run spends ε of the data's budget, as any other, and is in the ledger; it keeps no model and writes no
     release.
     """
-    require(AuditOptions, found)
     number, kind = _number_and_kind(canaries, canary_kind)
-    show_messages()
-    from dpvision import api
-
-    chosen: dict[str, Any] = {"canaries": number, "canary_kind": kind}
-    try:
-        with work_bars() as progress:
-            result = api.audit(found.pop("data"), **found, **chosen, progress=progress)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; what was spent stays in the ledger", err=True)
-        raise typer.Exit(130) from None
+    found |= {"canary_kind": kind} if number is None else {"canary_kind": kind, "canaries": number}
+    require(AuditOptions, found)
+    with interruptible("what was spent stays in the ledger"), work_bars() as progress:
+        result = api.audit(found.pop("data"), **found, progress=progress)
     _show(result, as_json)
 
 
@@ -77,8 +69,9 @@ def _number_and_kind(canaries: str | None, kind: str | None) -> tuple[int | None
         return None, str(canaries)
 
 
+@checks(shadow_models=check_shadow_models, run=find_release, members=check_exists, non_members=check_exists)
 def membership(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or its release directory.")],
+    run: Run,
     members: Annotated[
         str | None, typer.Option(help="The images it learned from (default: those the run recorded).")
     ] = None,
@@ -104,9 +97,6 @@ def membership(
 
     THE RESULT IS PRIVATE: it is measured on the private images without noise. Nothing is spent or written.
     """
-    show_messages()
-    from dpvision import api
-
     with work_bars() as progress:
         result = api.membership(
             run, members, non_members, shadow_models=shadow_models, device=device, progress=progress
@@ -127,7 +117,7 @@ def membership(
     show(asdict(result), as_json, "\n".join(lines))
 
 
-def _show(result: Audit, as_json: bool) -> None:
+def _show(result: api.Audit, as_json: bool) -> None:
     sure = f"{result.confidence:.4g}"
     rows: dict[str, object] = {
         "NOT FOR PUBLICATION": result.notice,
@@ -150,4 +140,4 @@ def _show(result: Audit, as_json: bool) -> None:
     }
     if result.largest_bound < result.epsilon:
         rows["take more canaries"] = "so few cannot refute the claim, whatever leaks"
-    show(asdict(result), as_json, table(rows))
+    show(asdict(result), as_json, rows)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from typing import Annotated
 
 import typer
 
 from dpvision.cli import accounting, auditing, methods, models, pool, prior, synthesis, training
 from dpvision.cli.allocator import keep_freed_memory
-from dpvision.cli.output import printable
+from dpvision.cli.output import printable, show_messages
 from dpvision.privacy.errors import InputError
 
 HELP = """
@@ -40,6 +39,8 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from importlib import metadata  # takes a while
+
         typer.echo(f"dpvision {metadata.version('dpvision')}")
         raise typer.Exit
 
@@ -78,6 +79,7 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command; its exit code. Bad input is one line on stderr and code 2."""
+    show_messages()
     try:
         return app(list(arguments), prog_name="dpvision", standalone_mode=False) or 0
     except Exception as error:

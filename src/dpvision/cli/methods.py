@@ -6,21 +6,22 @@ from typing import Annotated
 
 import typer
 
-from dpvision.cli.options import AsJson
-from dpvision.cli.output import show, table
+from dpvision.cli.options import AsJson, checks
+from dpvision.cli.output import show
+from dpvision.methods.registry import check_known, find_method, known_methods
 
 
 def methods(as_json: AsJson = False) -> None:
     """List the methods: what each makes, and from where it is."""
-    from dpvision.methods import find_method, known_methods
     from dpvision.methods.documentation import summary
 
     known = {name: find_method(name) for name in known_methods()}
     rows = {name: f"makes {method.makes}: {summary(method)}" for name, method in known.items()}
     fields = {name: {"makes": method.makes, "summary": summary(method)} for name, method in known.items()}
-    show(fields, as_json, table(dict(rows)))
+    show(fields, as_json, rows)
 
 
+@checks(method=check_known)
 def settings(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="One of `dpvision methods`.")],
     as_json: AsJson = False,
@@ -31,9 +32,8 @@ def settings(
 
         dpvision settings dp-randp
     """
-    from dpvision.methods import find_method
     from dpvision.methods.documentation import documented_settings
 
     found = documented_settings(find_method(method).config_class)
     rows = {one.name: f"{one.type}, {one.default}: {one.help}" for one in found}
-    show({one.name: one.to_json() for one in found}, as_json, table(dict(rows)))
+    show({one.name: one.to_json() for one in found}, as_json, rows)

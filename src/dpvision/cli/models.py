@@ -10,16 +10,22 @@ from typing import Annotated
 
 import typer
 
-from dpvision.cli.options import AsJson, with_settings
-from dpvision.cli.output import printable, show, show_messages, work_bars
+from dpvision import api
+from dpvision.cli.options import AsJson, Run, checks, with_settings
+from dpvision.cli.output import printable, show, work_bars
+from dpvision.images.places import check_exists
+from dpvision.priors.phase_one.places import check_prior_files
+from dpvision.privacy.errors import InputError
+from dpvision.runs.files import write_atomically
+from dpvision.runs.places import find_release
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or its release directory.")]
 Split = Annotated[
     str | None,
     typer.Option(help="train, val or test (default: test where there is one, or else everything)."),
 ]
 
 
+@checks(run=find_release, data=check_exists, encoder=check_prior_files)
 def evaluate(
     run: Run,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled images, as for train.")],
@@ -51,10 +57,8 @@ def evaluate(
 
     The images are not covered by the run's guarantee: publish the figures only if they are not private.
     """
-    show_messages()
-    from dpvision import api
+    encoder_options = with_settings({}, settings or [])
     from dpvision.networks.generators import Generator
-    from dpvision.privacy.errors import InputError
 
     if isinstance(api.load(run), Generator):
         with work_bars() as progress:
@@ -63,7 +67,7 @@ def evaluate(
                 data,
                 split,
                 encoder=encoder,
-                encoder_options=with_settings({}, settings or []),
+                encoder_options=encoder_options,
                 neighbours=neighbours,
                 progress=progress,
             )
@@ -85,6 +89,7 @@ def evaluate(
     show(fields, as_json, f"accuracy {accuracy}")
 
 
+@checks(run=find_release, images=check_exists)
 def predict(
     run: Run,
     images: Annotated[
@@ -103,10 +108,6 @@ def predict(
 
         dpvision predict runs/photos cat.jpg
     """
-    show_messages()
-    from dpvision import api
-    from dpvision.runs.files import write_atomically
-
     predictions = api.predict(run, images, split)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

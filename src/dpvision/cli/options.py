@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import MISSING
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -82,6 +83,7 @@ def help_of(options: type[RunOptions], name: str) -> str:
 Size = Annotated[int | None, typer.Option(help=help_of(RunOptions, "size"))]
 Channels = Annotated[int | None, typer.Option(help=help_of(RunOptions, "channels"))]
 Device = Annotated[str | None, typer.Option(help=help_of(RunOptions, "device"))]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or its release directory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 
 RECIPE = {
@@ -96,6 +98,24 @@ RECIPE = {
 """The options that a recipe may name: one of a run serves to plan and to audit it too."""
 
 Verb = Callable[..., None]
+
+
+def checks(**of: Callable[[Any], object]) -> Callable[[Verb], Verb]:
+    """Let a command begin with these checks of its arguments, of those that are given. What a check of places
+    imports takes no time, and what the command then does may take seconds.
+    """
+
+    def made(verb: Verb) -> Verb:
+        @wraps(verb)
+        def run(**given: Any) -> None:
+            for name, check in of.items():
+                if given[name] is not None:
+                    check(given[name])
+            verb(**given)
+
+        return run
+
+    return made
 
 
 def command(options: type[RunOptions], *, is_run: bool = True) -> Callable[[Verb], Verb]:
@@ -161,15 +181,15 @@ def _was_given(value: Any) -> bool:
 
 
 def require(options: type[RunOptions], found: dict[str, Any]) -> None:
-    """Raise InputError for the first option that is missing or wrong by itself: DATA and all that have no
-    default must be there.
+    """Raise InputError for the first option that is missing, is wrong by itself or names what is not there:
+    DATA and all that have no default must be given.
     """
     needed = [one.name for one in dataclasses.fields(options) if one.default is MISSING]
     for name in ("data", *needed):
         if name not in found:
             flag = flag_of(options, name)
             raise InputError(f"{flag} is missing; give it on the command line or in the --config file")
-    options.of({name: value for name, value in found.items() if name != "data"})
+    options.of({name: value for name, value in found.items() if name != "data"}, found["data"])
 
 
 def flag_of(options: type[RunOptions], name: str) -> str:

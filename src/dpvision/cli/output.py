@@ -7,8 +7,8 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +29,12 @@ FIRST_LINE, LINES = 5.0, 20.0
 """The seconds until the first line of progress, and between later lines."""
 
 
-def show(fields: dict[str, Any], as_json: bool, text: str) -> None:
-    """Show a command's result: one JSON object on one line, or text for people."""
-    typer.echo(json.dumps(fields) if as_json else printable(text))
+def show(fields: Mapping[str, Any], as_json: bool, text: str | Mapping[str, object]) -> None:
+    """Show a command's result: one JSON object on one line, or text for people, or rows of a `table`."""
+    if as_json:
+        typer.echo(json.dumps(fields))
+    else:
+        typer.echo(printable(text if isinstance(text, str) else table(text)))
 
 
 def printable(text: str, *, breaks: bool = True) -> str:
@@ -46,7 +49,12 @@ def printable(text: str, *, breaks: bool = True) -> str:
     return written_out(text, keep="\n" if breaks else "")
 
 
-def table(rows: dict[str, object]) -> str:
+def command_line() -> str:
+    """Return the command as it would be typed in a shell."""
+    return shlex.join(["dpvision", *sys.argv[1:]])
+
+
+def table(rows: Mapping[str, object]) -> str:
     """Lay out names and values in two columns, each pair on a line of its own."""
     width = max(map(len, rows))
     return "\n".join(printable(f"{name:{width}}  {value}", breaks=False) for name, value in rows.items())
@@ -153,23 +161,23 @@ def _bars(console: Console) -> Iterator[Progress]:
 
 
 @contextmanager
-def resumable_bars() -> Iterator[Progress]:
-    """Show `work_bars` for a command that is repeated after Ctrl-C, which ends it with a word on that."""
-    with work_bars() as update:
-        try:
-            yield update
-        except KeyboardInterrupt:
-            typer.echo("interrupted; the same command goes on from what is written", err=True)
-            raise typer.Exit(130) from None
+def interruptible(told: str = "", *, run: Path | str | None = None) -> Iterator[None]:
+    """Let Ctrl-C end the command with a word on what is left of its work.
 
-
-@contextmanager
-def interruptible(run: Path | str) -> Iterator[None]:
-    """Let Ctrl-C end the command with a word on how to go on with the run."""
+    Args:
+        told: that word.
+        run: the directory of the run that is worked on; then the word is how to go on with it.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        began = (Path(run) / "private").is_dir()
-        hint = f"go on with: dpvision resume {shlex.quote(str(run))}" if began else "nothing was spent"
-        typer.echo(f"interrupted; {hint}", err=True)
+        if run is not None:
+            began = Path(run, "private").is_dir()
+            told = f"go on with: dpvision resume {shlex.quote(str(run))}" if began else "nothing was spent"
+        typer.echo(f"interrupted; {told}", err=True)
         raise typer.Exit(130) from None
+
+
+def repeatable() -> AbstractContextManager[None]:
+    """Let Ctrl-C end a command that goes on where it was when it is given again."""
+    return interruptible("the same command goes on from what is written")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from dpvision.cli.options import AsJson, Device
-from dpvision.cli.output import resumable_bars, show, table
+from dpvision.cli.options import AsJson, Device, checks
+from dpvision.cli.output import command_line, repeatable, show, work_bars
+from dpvision.images.places import check_exists
+from dpvision.privacy.errors import InputError
 
 app = typer.Typer(
     help="Pools of public images, which private ones are mixed with.",
@@ -21,6 +22,7 @@ MODEL, PROCESS = "Of a text-to-image model", "Of random processes"  # panels of 
 
 
 @app.command()
+@checks(classes_of=check_exists)
 def make(
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write PNG files to.")],
     size: Annotated[
@@ -90,10 +92,6 @@ def make(
 
         dpvision pool make --process dead-leaves-mixed --count 5000 --size 32 --out pool
     """
-    from dpvision.api.pools import make_pool, make_process_pool
-    from dpvision.api.priors import command_line
-    from dpvision.privacy.errors import InputError
-
     if (model is None) == (not process):
         raise InputError("give either --model, or --process once or more")
     of_models = {
@@ -104,20 +102,27 @@ def make(
         "guidance_scale": guidance_scale,
         "device": device,
     }
-    of_both = {"size": size, "seed": seed, "command": command_line(sys.argv[1:])}
-    with resumable_bars() as progress:
+    of_both = {"size": size, "seed": seed, "command": command_line()}
+    if model is not None:
+        _refuse({"count": count}, "--model")
+        if (classes is None) == (classes_of is None):
+            raise InputError("give the names of the classes, either by --class or by --classes-of")
+    else:
+        _refuse(of_models | {"class": classes, "classes_of": classes_of}, "--process")
+    from dpvision.api.pools import make_pool, make_process_pool
+
+    with repeatable(), work_bars() as progress:
         if model is not None:
-            _refuse({"count": count}, "--model")
-            names = _class_names(classes, classes_of)
+            names = tuple(classes or ()) if classes_of is None else _classes_of(classes_of)
             make_pool(model, names, out, progress=progress, **_given(of_models | of_both))
         else:
-            _refuse(of_models | {"class": classes, "classes_of": classes_of}, "--process")
             given = _given({"count": count} | of_both)
             make_process_pool(process or (), out, progress=progress, **given)
     show({"pool": str(out)}, as_json, f"the pool is in {out}")
 
 
 @app.command("show")
+@checks(pool=check_exists)
 def show_pool(
     pool: Annotated[str, typer.Argument(metavar="POOL", help="Images, as for train; labels may be missing.")],
     as_json: AsJson = False,
@@ -133,7 +138,7 @@ def show_pool(
         **{f"  {name}": count for name, count in (fields["classes"] or {}).items()},
     }
     provenance = {name: value for name, value in fields["provenance"].items() if name not in rows}
-    show(fields, as_json, table(rows | provenance))
+    show(fields, as_json, rows | provenance)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -142,19 +147,12 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse(options: dict[str, Any], kind: str) -> None:
-    from dpvision.privacy.errors import InputError
-
     for name in _given(options):
         raise InputError(f"--{name.replace('_', '-')} does not go with {kind}; leave it out")
 
 
-def _class_names(classes: list[str] | None, classes_of: str | None) -> tuple[str, ...]:
+def _classes_of(data: str) -> tuple[str, ...]:
     from dpvision.images import available_splits, open_images
-    from dpvision.privacy.errors import InputError
 
-    if (classes is None) == (classes_of is None):
-        raise InputError("give the names of the classes, either by --class or by --classes-of")
-    if classes_of is None:
-        return tuple(classes or ())
     # Images of any shapes can be read together at one, and no pixel matters.
-    return open_images(classes_of, available_splits(classes_of)[0], size=1, channels=3).class_names
+    return open_images(data, available_splits(data)[0], size=1, channels=3).class_names

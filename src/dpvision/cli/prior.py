@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dpvision.cli.options import AsJson
-from dpvision.cli.output import resumable_bars, show, table
+from dpvision.cli.options import AsJson, Device, checks
+from dpvision.cli.output import command_line, repeatable, show, work_bars
+from dpvision.images.places import check_exists
+from dpvision.priors.phase_one.places import check_new_prior, find_prior
+from dpvision.privacy.errors import InputError
 
 app = typer.Typer(
     help="Encoders learned from images of random processes, without any private or real image.",
@@ -32,7 +34,7 @@ def processes(as_json: AsJson = False) -> None:
     from dpvision.priors import PROCESSES
 
     fields = {name: process.summary for name, process in PROCESSES.items()}
-    show(fields, as_json, table(dict(fields)))
+    show(fields, as_json, fields)
 
 
 @app.command()
@@ -52,13 +54,14 @@ def images(
     """
     from dpvision.priors.processes.write import write_images
 
-    with resumable_bars() as progress:
+    with repeatable(), work_bars() as progress:
         write_images(process, count, size, out, seed, lambda done: progress("images", done, count))
     folder = out / process
     show({"images": str(folder), "count": count}, as_json, f"{count} images in {folder}")
 
 
 @app.command()
+@checks(out=check_new_prior, public_images=check_exists, initial_prior=find_prior)
 def train(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The prior's file, ending in .safetensors.")],
     process: Process = None,
@@ -85,9 +88,7 @@ def train(
     compile_network: Annotated[
         bool, typer.Option("--compile", help="Use torch.compile; needs a C++ compiler.")
     ] = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda (default: a GPU where there is one).")
-    ] = None,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Learn an encoder from public images (Phase I of DP-RandP, arXiv 2306.06076).
@@ -100,12 +101,11 @@ def train(
         dpvision prior train --process stylegan-oriented --process dead-leaves-mixed --network wrn-10-4
         --stem-stride 2 --count 40000 --steps 3000 --out small.safetensors
     """
-    from dpvision.api.priors import command_line, train_prior
-    from dpvision.priors import ContrastiveConfig
-    from dpvision.privacy.errors import InputError
-
     if process and public_images is not None:
         raise InputError("--process and --public-images exclude each other; leave one of them out")
+    from dpvision.api.priors import train_prior
+    from dpvision.priors import ContrastiveConfig
+
     config = ContrastiveConfig(
         network=network,
         network_options={"stem_stride": stem_stride} if stem_stride != 1 else {},
@@ -119,7 +119,7 @@ def train(
         seed=seed,
         compile=compile_network,
     )
-    with resumable_bars() as progress:
+    with repeatable(), work_bars() as progress:
         prior = train_prior(
             config,
             out,
@@ -127,7 +127,7 @@ def train(
             stream=stream,
             initial_prior=initial_prior,
             device=device,
-            command=command_line(sys.argv[1:]),
+            command=command_line(),
             progress=progress,
         )
     figure = prior.provenance["figure"]
@@ -144,10 +144,11 @@ def list_names(as_json: AsJson = False) -> None:
         provenance = load_prior(name).provenance
         rows[name] = {key: provenance[key] for key in ("network", "processes", "views", "figure")}
     lines = {name: f"{row['network']}, {row['views']:,} views: {row['figure']}" for name, row in rows.items()}
-    show(rows, as_json, table(dict(lines)) if lines else "no priors are bundled")
+    show(rows, as_json, lines or "no priors are bundled")
 
 
 @app.command("show")
+@checks(prior=find_prior)
 def show_prior(
     prior: Annotated[str, typer.Argument(metavar="PRIOR", help="A bundled prior's name, or a file.")],
     as_json: AsJson = False,
@@ -156,4 +157,4 @@ def show_prior(
     from dpvision.priors import load_prior
 
     provenance = load_prior(prior).provenance
-    show(provenance, as_json, table(dict(provenance)))
+    show(provenance, as_json, provenance)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from dpvision import api
 from dpvision.api.options import FROM_EMBEDDING, SynthesisOptions
 from dpvision.cli.options import command, flag_of, require
-from dpvision.cli.output import interruptible, show, show_messages, table, work_bars
+from dpvision.cli.output import interruptible, work_bars
+from dpvision.cli.training import show_result
 from dpvision.privacy.errors import InputError
-
-if TYPE_CHECKING:
-    from dpvision.api import Synthesis
+from dpvision.runs.places import check_free
 
 
 @command(SynthesisOptions)
@@ -46,36 +46,18 @@ def synthesize(
         require(SynthesisOptions, found)
     else:
         _check_use_with_embedding(found)
-    show_messages()
-    from dpvision import api
-
-    with interruptible(found["out"]), work_bars() as progress:
+    with interruptible(run=found["out"]), work_bars() as progress:
         if from_embedding is None:
             result = api.synthesize(found.pop("data"), **found, progress=progress)
         else:
             result = api.synthesize_from(from_embedding, **found, progress=progress)
-    show_synthesis(result, as_json)
+    show_result(result, as_json)
 
 
 def _check_use_with_embedding(found: dict[str, Any]) -> None:
-    """Raise InputError for what is of no use beside --from-embedding, and where --out is missing."""
+    """Raise InputError for what is of no use beside --from-embedding, and where --out is missing or taken."""
     for name in found.keys() - FROM_EMBEDDING:
         raise InputError(f"{flag_of(SynthesisOptions, name)} has no use with --from-embedding; leave it out")
     if "out" not in found:
         raise InputError("--out is missing; name a new directory for the run")
-
-
-def show_synthesis(result: Synthesis, as_json: bool) -> None:
-    """Show the result of a run that makes images."""
-    fields = {
-        "epsilon": result.epsilon,
-        "delta": result.delta,
-        "count": result.count,
-        "release": str(result.release),
-    }
-    rows: dict[str, object] = {
-        "epsilon": f"{result.epsilon:.6g} at delta {result.delta:g}",
-        "images": result.count,
-        "release": f"{result.release} (card: {result.release / 'card.md'})",
-    }
-    show(fields, as_json, table(rows))
+    check_free(found["out"])

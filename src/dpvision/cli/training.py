@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from dpvision import api
 from dpvision.api.options import PlanOptions, TrainOptions
-from dpvision.cli.options import AsJson, command, require
-from dpvision.cli.output import duration, interruptible, show, show_messages, table, work_bars
-from dpvision.cli.synthesis import show_synthesis
-
-if TYPE_CHECKING:
-    from dpvision.api import Result
+from dpvision.cli.options import AsJson, checks, command, require
+from dpvision.cli.output import duration, interruptible, show, work_bars
+from dpvision.runs.places import check_run
 
 
 @command(TrainOptions)
@@ -33,12 +31,9 @@ def train(found: dict[str, Any], as_json: bool) -> None:
     card. RUN/private may not.
     """
     require(TrainOptions, found)
-    show_messages()
-    from dpvision import api
-
-    with interruptible(found["out"]), work_bars() as progress:
+    with interruptible(run=found["out"]), work_bars() as progress:
         result = api.train(found.pop("data"), **found, progress=progress)
-    _show_result(result, as_json)
+    show_result(result, as_json)
 
 
 @command(PlanOptions, is_run=False)
@@ -54,9 +49,6 @@ def plan(found: dict[str, Any], as_json: bool) -> None:
         dpvision plan mnist/ --epsilon 1 --method dp-mepf
     """
     require(PlanOptions, found)
-    show_messages()
-    from dpvision import api
-
     forecast = api.plan(found.pop("data"), **found)
     rows: dict[str, object] = {
         "images": f"{forecast.num_examples} of {'×'.join(map(str, forecast.image_shape))}, "
@@ -73,9 +65,10 @@ def plan(found: dict[str, Any], as_json: bool) -> None:
     if forecast.epsilon_remaining is not None:
         rows["owner's limit"] = f"leaves epsilon {forecast.epsilon_remaining:.4g}"
     rows |= {f"  {name}": value for name, value in asdict(forecast.config).items()}
-    show(asdict(forecast), as_json, table(rows))
+    show(asdict(forecast), as_json, rows)
 
 
+@checks(run=check_run)
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of the interrupted run.")],
     as_json: AsJson = False,
@@ -85,30 +78,23 @@ def resume(
     What it had paid for stays paid: steps whose result was lost when the process was killed are not taken
     again.
     """
-    show_messages()
-    from dpvision import api
-
-    with interruptible(run), work_bars() as progress:
+    with interruptible(run=run), work_bars() as progress:
         result = api.resume(run, progress=progress)
+    show_result(result, as_json)
+
+
+def show_result(result: api.Result | api.Synthesis, as_json: bool) -> None:
+    """Show what a run has released."""
+    fields: dict[str, object] = {"epsilon": result.epsilon, "delta": result.delta}
+    rows: dict[str, object] = {"epsilon": f"{result.epsilon:.6g} at delta {result.delta:g}"}
     if isinstance(result, api.Synthesis):
-        show_synthesis(result, as_json)
+        fields["count"] = rows["images"] = result.count
     else:
-        _show_result(result, as_json)
-
-
-def _show_result(result: Result, as_json: bool) -> None:
-    test = result.test_accuracy
-    fields = {
-        "epsilon": result.epsilon,
-        "delta": result.delta,
-        "test_accuracy": test.value if test else None,
-        "test_interval_95": list(test.interval) if test else None,
-        "test_total": test.total if test else None,
-        "release": str(result.release),
-    }
-    rows: dict[str, object] = {
-        "epsilon": f"{result.epsilon:.6g} at delta {result.delta:g}",
-        "test accuracy": test or "not measured: there are no test images",
-        "release": f"{result.release} (card: {result.release / 'card.md'})",
-    }
-    show(fields, as_json, table(rows))
+        test = result.test_accuracy
+        fields["test_accuracy"] = test.value if test else None
+        fields["test_interval_95"] = list(test.interval) if test else None
+        fields["test_total"] = test.total if test else None
+        rows["test accuracy"] = test or "not measured: there are no test images"
+    fields["release"] = str(result.release)
+    rows["release"] = f"{result.release} (card: {result.release / 'card.md'})"
+    show(fields, as_json, rows)

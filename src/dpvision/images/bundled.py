@@ -12,15 +12,14 @@ import torch
 from dpvision.images.array_stream import ImageArray
 from dpvision.images.decode import Conversion
 from dpvision.images.images import Images
+from dpvision.images.places import BUNDLED
 
-DIGITS = "bundled:digits"
-
-NAMES = (DIGITS,)
+(DIGITS,) = BUNDLED
 
 
 def recognises(path: Path) -> bool:
     """Say whether path is no path but the name of a bundled data set."""
-    return str(path) in NAMES
+    return str(path) in BUNDLED
 
 
 def splits(path: Path) -> dict[str, int]:

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 from dpvision.images import bundled, folder, idx, npz, parquet
 from dpvision.images.decode import Conversion
-from dpvision.images.files import NoLabelsError, reading
+from dpvision.images.files import NoLabelsError
 from dpvision.images.images import Images
+from dpvision.images.places import check_exists
 from dpvision.privacy.errors import InputError
 
 
@@ -122,13 +123,8 @@ def _reader_of_split(spec: str | os.PathLike[str], split: str) -> tuple[Reader, 
 
 
 def _reader(spec: str | os.PathLike[str]) -> tuple[Reader, Path]:
+    check_exists(spec)
     path = Path(spec)
-    with reading(str(spec)):  # a name too long, or in a folder that may not be entered
-        exists = path.exists() or bundled.recognises(path)
-    if not exists:
-        raise InputError(
-            f"{spec} does not exist; give the path of a data set, or one of: {', '.join(bundled.NAMES)}"
-        )
     for reader in READERS:
         if reader.recognises(path):
             return reader, path

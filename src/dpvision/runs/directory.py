@@ -22,6 +22,7 @@ from dpvision.images.files import reading
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.ledger import sync_folder
 from dpvision.runs.files import json_bytes, read_json, write_atomically, writing
+from dpvision.runs.places import check_free, check_run
 
 _SEAL = "seal"
 _PARTIAL_RELEASE = ".release."
@@ -82,8 +83,7 @@ class RunDirectory:
             InputError: there is none at ``path``, or its records are damaged.
         """
         path = Path(path)
-        if not (path / "config.json").is_file() or not (path / "private" / "run.json").is_file():
-            raise InputError(f"{path} is no run directory; give the --out of an earlier run")
+        check_run(path)
         private = read_json(path / "private" / "run.json")
         seal = private.pop(_SEAL, None)
         run = cls(path, read_json(path / "config.json"), private)
@@ -195,25 +195,6 @@ class RunDirectory:
         for parent in reversed(self._made_parents):
             parent.rmdir()
         self._made_parents = []
-
-
-def check_free(path: str | os.PathLike[str]) -> None:
-    """Refuse a place where a run's directory cannot be made because something is there.
-
-    Raises:
-        InputError: ``path`` is a file, or a directory with something in it.
-    """
-    path = Path(path)
-    try:
-        if not path.exists():
-            return
-        if not path.is_dir():
-            raise InputError(f"{path} is a file; name a new directory for the run")
-        is_empty = not any(path.iterdir())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    if not is_empty:
-        raise InputError(f"{path} is not empty; resume the run in it, or name another directory")
 
 
 def _make_parents(path: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from dpvision.privacy.errors import InputError
 from dpvision.runs.files import json_bytes, read_json
 from dpvision.runs.generator_release import CONFIG, load_generator
 from dpvision.runs.generator_release import KIND as GENERATOR
+from dpvision.runs.places import check_release
 
 WEIGHTS = "model.safetensors"
 
@@ -34,8 +35,7 @@ def load_release(path: str | os.PathLike[str]) -> Classifier | Generator:
         InputError: a file is missing, damaged, or does not fit the other.
     """
     path = Path(path)
-    if not (path / CONFIG).is_file():
-        raise InputError(f"{path / CONFIG} is missing; give the release directory of a run that is complete")
+    check_release(path)
     config = read_json(path / CONFIG)
     if GENERATOR in config:
         return load_generator(path, config)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dpvision.networks import WideResNet, build_network
 from dpvision.networks.scattering import Scattering2d
 from dpvision.priors.encoders import build_encoder
-from dpvision.priors.phase_one import prior_file
+from dpvision.priors.phase_one import places
 from dpvision.priors.phase_one.prior_file import PROVENANCE, Prior, save_prior
 from dpvision.privacy.errors import InputError
 
@@ -87,7 +87,7 @@ def test_all_positions_of_a_prior_can_be_asked_for(network: WideResNet, prior_pa
 
 
 def test_a_bundled_prior_is_found_by_name(prior_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prior_file, "WEIGHTS", Path(prior_path).parent)
+    monkeypatch.setattr(places, "WEIGHTS", Path(prior_path).parent)
     x = images(2, *RGB)
     assert torch.equal(build_encoder("small", RGB)(x), build_encoder(prior_path, RGB)(x))
 

@@ -11,8 +11,9 @@ import safetensors.torch
 import torch
 
 from dpvision.networks import build_network
-from dpvision.priors.phase_one import prior_file
-from dpvision.priors.phase_one.prior_file import PROVENANCE, Prior, list_priors, load_prior, save_prior
+from dpvision.priors.phase_one import places, prior_file
+from dpvision.priors.phase_one.places import list_priors
+from dpvision.priors.phase_one.prior_file import PROVENANCE, Prior, load_prior, save_prior
 from dpvision.privacy.errors import InputError
 
 OPTIONS = {"groups": 8, "stem_stride": 2}
@@ -81,7 +82,7 @@ def test_bundled_priors_are_found_by_name(saved: Path, monkeypatch: pytest.Monke
         InputError, match="there is no prior 'small'; give the path of a prior file, or one of"
     ):
         load_prior("small")
-    monkeypatch.setattr(prior_file, "WEIGHTS", saved.parent)
+    monkeypatch.setattr(places, "WEIGHTS", saved.parent)
     assert list_priors() == ["small"]
     assert load_prior("small").network == "wrn-10-1"
     with pytest.raises(InputError, match="one of these names: small"):
@@ -92,8 +93,8 @@ def test_bundled_priors_are_whole() -> None:
     assert "wrn-10-4-small" in list_priors()
     for name in list_priors():
         assert load_prior(name).name == name
-        assert (prior_file.WEIGHTS / f"{name}.safetensors").stat().st_size <= 8e6
-        beside = json.loads((prior_file.WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
+        assert (places.WEIGHTS / f"{name}.safetensors").stat().st_size <= 8e6
+        beside = json.loads((places.WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
         assert beside == load_prior(name).provenance
 
 

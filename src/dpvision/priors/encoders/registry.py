@@ -23,7 +23,7 @@ from dpvision.priors.encoders.scattering import build_scattering
 from dpvision.priors.encoders.timm import build_timm
 from dpvision.priors.encoders.torchvision import build_torchvision
 from dpvision.priors.encoders.wide_resnet import build_prior, build_random_wide_resnet
-from dpvision.priors.phase_one.prior_file import list_priors
+from dpvision.priors.phase_one.places import list_priors
 from dpvision.privacy.errors import InputError
 
 

@@ -18,10 +18,8 @@ from dpvision.images.atomic import replacing
 from dpvision.images.files import parse_json
 from dpvision.networks import Normalize, build_network
 from dpvision.networks.weights import read_tensors
+from dpvision.priors.phase_one.places import check_suffix, find_prior
 from dpvision.privacy.errors import InputError
-
-WEIGHTS = Path(__file__).parents[1] / "weights"
-"""The folder of the bundled priors."""
 
 PROVENANCE = (
     "network",
@@ -116,15 +114,7 @@ def load_prior(path_or_name: str | os.PathLike[str]) -> Prior:
         InputError: there is no such prior, or the file is not safetensors, is too large, has no provenance,
             or holds other tensors than its network has.
     """
-    if str(path_or_name) in list_priors():
-        path = WEIGHTS / f"{path_or_name}.safetensors"
-    else:
-        path = Path(path_or_name)
-    if not path.is_file():
-        raise InputError(
-            f"there is no prior {str(path_or_name)!r}; give the path of a prior file, or one of these names: "
-            f"{', '.join(list_priors()) or '(none are bundled)'}"
-        )
+    path = find_prior(path_or_name)
     if path.stat().st_size > MAX_BYTES:
         raise InputError(f"{path} is too large for a prior: more than {MAX_BYTES >> 20} MiB")
     weights, metadata = read_tensors(path)
@@ -141,17 +131,6 @@ def load_prior(path_or_name: str | os.PathLike[str]) -> Prior:
     )
     _check(path, prior)
     return prior
-
-
-def list_priors() -> list[str]:
-    """Return the names of the bundled priors, in alphabetical order."""
-    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
-
-
-def check_suffix(path: Path) -> None:
-    """Raise InputError unless the name is one that a prior's file has."""
-    if path.suffix != ".safetensors":
-        raise InputError(f"{path} should end in .safetensors, as the file of a prior does")
 
 
 def body_weights(network: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,225 @@
+"""The configuration of a run: all that is public about it, resolved, and the images that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from dpvision.api.devices import resolve_device
+from dpvision.api.options import FinishOptions, check_seed
+from dpvision.api.sources import Reading
+from dpvision.images import Images
+from dpvision.images.files import reading
+from dpvision.images.write import check_formats
+from dpvision.methods import (
+    Calibrated,
+    Finished,
+    Learned,
+    Method,
+    Session,
+    Workplace,
+    at_noise,
+    check_settings,
+    find_method,
+)
+from dpvision.privacy import Account, Budget, InputError, PublicFacts, RandomSource
+from dpvision.runs import Progress
+from dpvision.views import Pool, open_pool, refuse_private
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All that is public about a run, resolved: what RUN/config.json holds.
+
+    Attributes:
+        method, settings: how to learn.
+        facts: what is public about the private images.
+        budget: not to be exceeded; None, as stages and data are, where a run makes more of what another has
+            released, and takes no private image.
+        stages: what will be released.
+        seed: the seed of the noise, which makes the run not private; None for noise from the system's
+            entropy.
+        finishing_seed: the seed of what is made of the releases. Nothing private depends on it: work that is
+            taken up again goes on as it would have.
+        device: to work on.
+        data, test: how images were read; the latter is None without test images.
+        chosen_size: the image size, if it was chosen by looking at the sizes of the images.
+        pool_digest: the digest of the public images that private ones are mixed with, if any.
+        images: what is to be published, if images are made.
+    """
+
+    method: Method
+    settings: Any
+    facts: PublicFacts
+    budget: Budget | None
+    stages: Calibrated | None
+    seed: int | None
+    finishing_seed: int
+    device: torch.device
+    data: Reading | None
+    test: Reading | None = None
+    chosen_size: int | None = None
+    pool_digest: str | None = None
+    images: FinishOptions | None = None
+
+    @property
+    def spending(self) -> tuple[Budget, Calibrated]:
+        """The budget and the stages, of a run that takes private images."""
+        if self.budget is None or self.stages is None:
+            raise ValueError("the run takes no private image")
+        return self.budget, self.stages
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the run as JSON types."""
+        return {
+            "method": self.method.name,
+            "config": asdict(self.settings),
+            "facts": self.facts.to_json(),
+            "budget": asdict(self.budget) if self.budget else None,
+            "noise_multiplier": self.stages.noise_multiplier if self.stages else None,
+            "epsilon": self.stages.epsilon if self.stages else None,
+            "seed": self.seed,
+            "finishing_seed": self.finishing_seed,
+            "device": str(self.device),
+            "data": asdict(self.data) if self.data else None,
+            "test": asdict(self.test) if self.test else None,
+            "chosen_size": self.chosen_size,
+            "pool_digest": self.pool_digest,
+            "images": asdict(self.images) if self.images else None,
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> RunConfig:
+        """Read what `to_json` wrote.
+
+        Raises:
+            InputError: it is no such record.
+        """
+        with reading("the config.json of the run"):
+            method = find_method(fields["method"])
+            check_settings(method.config_class, fields["config"])
+            settings = method.config_class(**fields["config"])
+            facts, budget, stages = PublicFacts.from_json(fields["facts"]), None, None
+            if fields["budget"]:
+                budget = Budget(**fields["budget"])
+                at = partial(method.stages, settings, facts)
+                stages = at_noise(fields["noise_multiplier"], at, budget)
+            check_seed(fields["seed"])
+            return cls(
+                method=method,
+                settings=settings,
+                facts=facts,
+                budget=budget,
+                stages=stages,
+                seed=fields["seed"],
+                finishing_seed=fields["finishing_seed"],
+                device=resolve_device(fields["device"]),
+                data=Reading.from_json(fields["data"]) if fields["data"] else None,
+                test=Reading.from_json(fields["test"]) if fields["test"] else None,
+                chosen_size=fields["chosen_size"],
+                pool_digest=fields["pool_digest"],
+                images=FinishOptions(**fields["images"]) if fields["images"] else None,
+            )
+
+    def session(
+        self,
+        sources: Sources,
+        open_account: Callable[[], Account],
+        random: RandomSource,
+        progress: Progress | None = None,
+        **more: Any,
+    ) -> Session:
+        """Return the session through which the method sees the images; ``more`` are arguments of it."""
+        _, stages = self.spending
+        return Session(
+            sources.images,
+            self.facts,
+            stages,
+            open_account,
+            random,
+            self.device,
+            pool=sources.pool,
+            progress=progress,
+            **more,
+        )
+
+    def learn(self, session: Session) -> Learned:
+        """Do all that takes private images."""
+        return self.method.learn(self.settings, session)
+
+    def finish(self, learned: Learned, workplace: Workplace | None = None) -> Finished:
+        """Make of what was learned what is published; by default without keeping anything on the way."""
+        return self.method.finish(self.settings, learned, self.facts, workplace or Workplace(self.device))
+
+    def opened(self, images: Images | None, test: Images | None) -> Sources:
+        """Read the images again, or take those that were in memory.
+
+        Raises:
+            InputError: they cannot be read, are not given, or the public ones have changed.
+        """
+        assert self.data is not None
+        private = _open_again(self.data, images, "data", self.method.needs_labels)
+        pool = open_pool_of(self.settings, private)
+        if pool is not None and pool.digest != self.pool_digest:
+            raise InputError(
+                f"the public images in {pool.source} have changed; restore them, or start a new run"
+            )
+        return Sources(private, self.opened_test(test), pool)
+
+    def opened_test(self, test: Images | None) -> Images | None:
+        """Return the test images, read again or given; None without any. InputError as `opened`."""
+        if self.test is None:
+            return None
+        return _open_again(self.test, test, "test", True).with_classes(self.facts.class_names)
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """The images of a run.
+
+    Attributes:
+        images: the private ones.
+        test: to measure the accuracy on, or None.
+        pool: public ones that the method mixes with the private, where its settings name some.
+    """
+
+    images: Images
+    test: Images | None = None
+    pool: Pool | None = None
+
+
+def read_images(how: Reading, needs_labels: bool) -> Images:
+    """Read images, with labels where there are some, needed or not: they are part of the data set's identity,
+    and so of which ledger is its own.
+    """
+    return how.open(needs_labels or None)
+
+
+def _open_again(how: Reading, given: Images | None, what: str, needs_labels: bool) -> Images:
+    if how.spec is not None:
+        return read_images(how, needs_labels)
+    if given is None:
+        raise InputError(f"the images of this run were in memory; give them again ({what}=)")
+    return given
+
+
+def open_pool_of(settings: Any, images: Images) -> Pool | None:
+    """Return the public images that the settings name, none of which may be private."""
+    if not getattr(settings, "pool", ""):
+        return None
+    pool = open_pool(settings.pool, images.shape, images.class_names)
+    refuse_private(pool, images)
+    return pool
+
+
+def to_publish(given: FinishOptions, facts: PublicFacts) -> FinishOptions:
+    """Check the options, and resolve how many images to publish. InputError where a value is not possible."""
+    count = facts.num_examples if given.count is None else given.count
+    if count < 1:
+        raise InputError(f"count must be at least 1, not {count}")
+    check_formats(given.formats, facts.class_names)
+    return FinishOptions(count=count, formats=given.formats, balanced=given.balanced)

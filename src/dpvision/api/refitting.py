@@ -1,0 +1,106 @@
+"""Make other images of what an earlier run released, at no further cost."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from dpvision.api.config import RunConfig, to_publish
+from dpvision.api.devices import resolve_device
+from dpvision.api.options import FinishOptions, check_seed
+from dpvision.api.publishing import GUARANTEE, Synthesis
+from dpvision.api.run import Run
+from dpvision.images.files import reading
+from dpvision.methods import Learned, check_settings, find_method
+from dpvision.methods.dp_mepf import DPMEPF, learned_of
+from dpvision.methods.embedding import Embedding
+from dpvision.priors.encoders.released import ENCODER, load_encoder
+from dpvision.privacy import Budget, InputError, PublicFacts
+from dpvision.reports import card_markdown
+from dpvision.runs import Progress
+from dpvision.runs.places import check_free
+
+
+def synthesize_from(
+    embedding: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    count: int | None = None,
+    formats: tuple[str, ...] | list[str] = ("png",),
+    balanced: bool = False,
+    config: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Synthesis:
+    """Fit another generator to what an earlier run released: at no further cost, however often.
+
+    Args:
+        embedding: RUN/release/embedding.safetensors of that run, beside its encoder.safetensors.
+        config: settings that replace the defaults; those of the release (encoder, weights) cannot be changed.
+        out, count, formats, balanced, seed, device, progress: as for `synthesize`. The seed is of the fit.
+
+    Raises:
+        InputError: an option or the embedding cannot be used.
+        KeyboardInterrupt: passed on; `resume` continues the run.
+    """
+    check_free(out)
+    method, settings = cast("DPMEPF", find_method(DPMEPF.name)), dict(config or {})
+    check_settings(method.config_class, settings)
+    check_seed(seed)
+    learned = open_embedding(Path(embedding))
+    of_release = {
+        "encoder": learned.facts["encoder"]["name"],
+        "encoder_options": {},
+        "labelled": bool(learned.facts["class_names"]),
+        "second_moment_weight": learned.facts["second_moment_weight"],
+        "count_weight": learned.facts["count_weight"],
+    }
+    for name in settings.keys() & of_release.keys():
+        raise InputError(
+            f"{name} is part of what was released in {embedding} and stays as it is; leave it out"
+        )
+    names = ("num_examples", "image_shape", "class_names")
+    facts = PublicFacts.from_json({**{name: learned.facts[name] for name in names}, "unit": "image"})
+    chosen = resolve_device(device)
+    spent = learned.facts[GUARANTEE]
+    budget = Budget(spent["target_epsilon"], spent["delta"], spent["neighboring_relation"])
+    run = Run.begin(
+        RunConfig(
+            method=method,
+            settings=method.default_config(facts, budget, chosen, {**settings, **of_release}),
+            facts=facts,
+            budget=None,
+            stages=None,
+            seed=seed,
+            finishing_seed=secrets.randbits(63) if seed is None else seed,
+            device=chosen,
+            data=None,
+            images=to_publish(FinishOptions(count=count, formats=formats, balanced=balanced), facts),
+        ),
+        out,
+    )
+    with run.directory.locked():
+        run.keep(learned)
+        return cast("Synthesis", run.finish(progress=progress))
+
+
+def open_embedding(path: Path) -> Learned:
+    """Read what a run released of private images, and the encoder stored beside it whose features these are.
+
+    Raises:
+        InputError: a file is missing or damaged, or does not fit the other.
+    """
+    embedding = Embedding.load(path)
+    with reading(f"the guarantee in {path}"):  # the card will state it, after the fit
+        card_markdown({**embedding.facts[GUARANTEE], "released": ""}, "guarantee.md.j2")
+    encoder = load_encoder(
+        embedding.facts["encoder"],
+        path.with_name(ENCODER),
+        embedding.facts["image_shape"],
+        embedding.mechanism.num_features,
+    )
+    return learned_of(embedding.sums, embedding.facts, encoder)

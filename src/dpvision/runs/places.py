@@ -1,0 +1,60 @@
+"""Say whether a place has a run or a release, or can have one. It imports nothing that takes seconds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dpvision.privacy.errors import InputError
+
+
+def check_free(path: str | os.PathLike[str]) -> None:
+    """Refuse a place where a run's directory cannot be made because something is there.
+
+    Raises:
+        InputError: ``path`` is a file, or a directory with something in it.
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            return
+        if not path.is_dir():
+            raise InputError(f"{path} is a file; name a new directory for the run")
+        is_empty = not any(path.iterdir())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not is_empty:
+        raise InputError(f"{path} is not empty; resume the run in it, or name another directory")
+
+
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Say whether a run's directory is there, and no release alone."""
+    return Path(path, "private", "run.json").is_file()
+
+
+def check_run(path: str | os.PathLike[str]) -> None:
+    """Raise InputError unless a run's directory is there."""
+    if not (is_run(path) and Path(path, "config.json").is_file()):
+        raise InputError(f"{path} is no run directory; give the --out of an earlier run")
+
+
+def check_release(path: str | os.PathLike[str]) -> None:
+    """Raise InputError unless a release directory is there."""
+    config = Path(path, "config.json")
+    if not config.is_file():
+        raise InputError(f"{config} is missing; give the release directory of a run that is complete")
+
+
+def find_release(path: str | os.PathLike[str]) -> Path:
+    """Return the release directory of a run, or ``path`` itself where it is no run's.
+
+    Raises:
+        InputError: the run is not complete, or there is no release.
+    """
+    path = Path(path)
+    if is_run(path):
+        path = path / "release"
+        if not path.is_dir():
+            raise InputError(f"{path.parent} is not complete; resume it first")
+    check_release(path)
+    return path
