@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import dpvision
 from dpvision.evaluation.accuracy import accuracy
 from dpvision.evaluation.downstream import train_and_test
 from dpvision.evaluation.features import image_features
@@ -108,3 +109,23 @@ def test_worst_images_are_added_the_same(images: Images, on_disk: OnDisk) -> Non
         shares.append(watch.largest)
     assert shares[0] == shares[1]
     assert on_disk.largest <= MOST
+
+
+def test_all_that_users_call_takes_them(images: Images, on_disk: OnDisk, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"epsilon": 8.0, "method": "dp-sgd", "config": STEPS | {"network": "linear"}}
+    test = OnDisk(tmp_path / "test", images.subset(range(20)))
+    assert dpvision.plan(on_disk, **options).num_examples == COUNT
+    found = dpvision.train(on_disk, test=test, out=tmp_path / "run", seed=1, **options)
+    expected = dpvision.train(
+        images, test=images.subset(range(20)), out=tmp_path / "other", seed=1, **options
+    )
+    assert found.test_accuracy == expected.test_accuracy
+    assert (found.release / "card.json").read_bytes() != b""
+    assert dpvision.evaluate(tmp_path / "run", on_disk) == accuracy(found.model, images)
+    assert len(dpvision.predict(tmp_path / "run", test)) == 20
+    assert dpvision.membership(tmp_path / "run", on_disk, test).members == COUNT
+    audited = dpvision.audit(on_disk, canary_kind="images", canaries=20, seed=0, **options)
+    assert not audited.refuted
+    fit: dict[str, Any] = dict(CASES[-1][1])
+    assert dpvision.synthesize(on_disk, epsilon=8.0, config=fit, count=3, out=tmp_path / "made").count == 3
+    assert on_disk.largest <= 1024

@@ -11,14 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dpvision.images import Images
+from dpvision.images import ImageSet
 from dpvision.methods import Calibrated
 from dpvision.privacy import Account, Budget, Event, InputError, Ledger, default_ledger_path
 from dpvision.runs import RunDirectory
 
 
 def private_record(
-    images: Images, ledger: str | os.PathLike[str] | None, started: datetime
+    images: ImageSet, ledger: str | os.PathLike[str] | None, started: datetime
 ) -> dict[str, Any]:
     """Return the content of RUN/private/run.json; ``ledger`` is by default the one of the data's digest."""
     digest = images.digest
@@ -80,7 +80,7 @@ def discard_unspent(run: RunDirectory, account: Account | None) -> None:
         run.discard()
 
 
-def check_unchanged(run: RunDirectory, images: Images) -> None:
+def check_unchanged(run: RunDirectory, images: ImageSet) -> None:
     """Raise InputError unless these are the images that the run began with."""
     if images.digest != run.of_account("digest"):
         raise InputError(

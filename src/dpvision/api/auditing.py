@@ -14,7 +14,7 @@ from dpvision.api.run import prepare
 from dpvision.api.sources import Source
 from dpvision.evaluation.mislabelled import MislabelledImages
 from dpvision.evaluation.worst_images import Contribution, WorstImages
-from dpvision.images import Images
+from dpvision.images import ImageSet
 from dpvision.methods import Learned
 from dpvision.networks import Classifier
 from dpvision.privacy import Account, InputError, Ledger, NeighboringRelation, RandomSource, random_source
@@ -88,7 +88,7 @@ def audit(data: Source, *, progress: Progress | None = None, **options: Any) -> 
     audited, for the rest is made of these.
 
     Args:
-        data: the private images: a spec for `open_images`, or `Images`.
+        data: the private images: a spec for `open_images` or an `ImageSet`.
         {options}
         progress: see `Progress`.
 
@@ -164,7 +164,7 @@ def audit(data: Source, *, progress: Progress | None = None, **options: Any) -> 
 def _learn(
     config: RunConfig,
     sources: Sources,
-    private: Images,
+    private: ImageSet,
     random: RandomSource,
     ledger: Any,
     progress: Progress | None,

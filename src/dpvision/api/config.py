@@ -12,7 +12,7 @@ import torch
 from dpvision.api.devices import resolve_device
 from dpvision.api.options import FinishOptions, check_seed
 from dpvision.api.sources import Reading
-from dpvision.images import Images
+from dpvision.images import ImageSet
 from dpvision.images.files import reading
 from dpvision.images.write import check_formats
 from dpvision.methods import (
@@ -155,7 +155,7 @@ class RunConfig:
         """Make of what was learned what is published; by default without keeping anything on the way."""
         return self.method.finish(self.settings, learned, self.facts, workplace or Workplace(self.device))
 
-    def opened(self, images: Images | None, test: Images | None) -> Sources:
+    def opened(self, images: ImageSet | None, test: ImageSet | None) -> Sources:
         """Read the images again, or take those that were in memory.
 
         Raises:
@@ -170,7 +170,7 @@ class RunConfig:
             )
         return Sources(private, self.opened_test(test), pool)
 
-    def opened_test(self, test: Images | None) -> Images | None:
+    def opened_test(self, test: ImageSet | None) -> ImageSet | None:
         """Return the test images, read again or given; None without any. InputError as `opened`."""
         if self.test is None:
             return None
@@ -187,19 +187,19 @@ class Sources:
         pool: public ones that the method mixes with the private, where its settings name some.
     """
 
-    images: Images
-    test: Images | None = None
+    images: ImageSet
+    test: ImageSet | None = None
     pool: Pool | None = None
 
 
-def read_images(how: Reading, needs_labels: bool) -> Images:
+def read_images(how: Reading, needs_labels: bool) -> ImageSet:
     """Read images, with labels where there are some, needed or not: they are part of the data set's identity,
     and so of which ledger is its own.
     """
     return how.open(needs_labels or None)
 
 
-def _open_again(how: Reading, given: Images | None, what: str, needs_labels: bool) -> Images:
+def _open_again(how: Reading, given: ImageSet | None, what: str, needs_labels: bool) -> ImageSet:
     if how.spec is not None:
         return read_images(how, needs_labels)
     if given is None:
@@ -207,7 +207,7 @@ def _open_again(how: Reading, given: Images | None, what: str, needs_labels: boo
     return given
 
 
-def open_pool_of(settings: Any, images: Images) -> Pool | None:
+def open_pool_of(settings: Any, images: ImageSet) -> Pool | None:
     """Return the public images that the settings name, none of which may be private."""
     if not getattr(settings, "pool", ""):
         return None

@@ -59,7 +59,7 @@ def plan(data: Source, **options: Any) -> Forecast:
     """Say what a run with the same options would do. Spends nothing and writes nothing.
 
     Args:
-        data: the private images: a spec for `open_images`, or `Images`.
+        data: the private images: a spec for `open_images` or an `ImageSet`.
         {options}
 
     Raises:

@@ -14,7 +14,7 @@ from dpvision.api.using import load
 from dpvision.evaluation import Row, evaluate_synthetic, nearest_neighbours, neighbours_sheet
 from dpvision.evaluation.downstream import ClassifierName
 from dpvision.evaluation.resnet9_training import ResNet9Training
-from dpvision.images import Images, open_images
+from dpvision.images import ImageSet, open_images
 from dpvision.images.files import reading
 from dpvision.networks import WideResNet
 from dpvision.networks.generators import Generator
@@ -47,7 +47,7 @@ def evaluate_images(
 
     Args:
         run: a run's directory or release directory.
-        data: real images that the synthetic ones were not made from: a spec for `open_images`, or `Images`.
+        data: real images that the synthetic ones were not made from: a spec or an `ImageSet`.
             No guarantee covers what the figures say of them.
         split: the split of the spec; by default "test", or all of data without splits.
         encoder, encoder_options: whose features are compared, see `dpvision.priors.build_encoder`; by default
@@ -102,7 +102,7 @@ def _encoder(
     )
 
 
-def _released_images(place: Path, generator: Generator) -> Images:
+def _released_images(place: Path, generator: Generator) -> ImageSet:
     """Read the released images in the first format that there is; all hold the same images."""
     folder = place / "images"
     files = (folder / "parquet" / "images.parquet", folder / "npz" / "images.npz", folder / "png")
@@ -123,7 +123,7 @@ def _released_images(place: Path, generator: Generator) -> Images:
 
 def _write_neighbours(
     run: str | os.PathLike[str],
-    synthetic: Images,
+    synthetic: ImageSet,
     encoder: Encoder,
     seed: int,
     device: str,

@@ -14,7 +14,7 @@ from torch import Tensor
 from dpvision.api.config import RunConfig
 from dpvision.api.options import FinishOptions
 from dpvision.evaluation import Accuracy, accuracy
-from dpvision.images import Images
+from dpvision.images import Images, ImageSet
 from dpvision.images.files import reading
 from dpvision.images.write import image_files
 from dpvision.methods import PREVIEWED_OF_A_CLASS, Finished, Learned
@@ -98,7 +98,7 @@ def release_files(
     learned: Learned,
     how: OfLearning | None,
     finished: Finished,
-    test: Images | None,
+    test: ImageSet | None,
     started: float,
 ) -> dict[str, bytes]:
     """Return the files of a release, by name.
@@ -177,7 +177,7 @@ def _drawn(generator: Generator, images: FinishOptions, seed: int) -> Images:
     return generator.sample(images.count, labels=labels, seed=seed)
 
 
-def _first(images: Images, label: int) -> list[int]:
+def _first(images: ImageSet, label: int) -> list[int]:
     """Return the indices of the first few images of a class."""
     if images.labels is None:
         return list(range(min(len(images), PREVIEWED_OF_A_CLASS**2)))

@@ -40,7 +40,7 @@ from dpvision.api.publishing import (
     write_preview,
 )
 from dpvision.api.sources import Reading, Source, fitting_reading, lasting, training_reading
-from dpvision.images import Images, available_splits
+from dpvision.images import ImageSet, available_splits
 from dpvision.images.files import reading
 from dpvision.methods import (
     Learned,
@@ -92,7 +92,7 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
     how, chosen_size = training_reading(
         data, options.size, options.channels, keep_large=_takes_large(overrides)
     )
-    private = data if isinstance(data, Images) else read_images(how, method.needs_labels)
+    private = data if isinstance(data, ImageSet) else read_images(how, method.needs_labels)
     if method.needs_labels:
         private.check_classes()
     declared = len(private) if options.num_examples is None else options.num_examples
@@ -247,7 +247,7 @@ class Run:
             how = OfLearning.from_json(facts["how"]) if facts["how"] else None
             return Learned(safetensors.torch.load(content), facts["facts"]), how
 
-    def finish(self, test: Images | None = None, progress: Progress | None = None) -> Result | Synthesis:
+    def finish(self, test: ImageSet | None = None, progress: Progress | None = None) -> Result | Synthesis:
         """Make of what was learned what is published, and publish it."""
         directory, config = self.directory, self.config
         learned, how = self._kept
@@ -282,7 +282,7 @@ def whole_run(data: Source, given: Any, makes: Makes, progress: Progress | None)
 
 
 def rest_of_run(
-    directory: RunDirectory, data: Images | None, test: Images | None, progress: Progress | None
+    directory: RunDirectory, data: ImageSet | None, test: ImageSet | None, progress: Progress | None
 ) -> Result | Synthesis:
     """Go on with a run that was begun earlier, to its end. Of one that is complete, return the result."""
     with directory.locked():
@@ -313,13 +313,15 @@ def _takes_large(overrides: Mapping[str, Any]) -> bool:
     return "network" in overrides or scales_images(str(overrides.get("encoder", "")))
 
 
-def _test_images(data: Source, test: Source | None, images: Images) -> tuple[Reading | None, Images | None]:
+def _test_images(
+    data: Source, test: Source | None, images: ImageSet
+) -> tuple[Reading | None, ImageSet | None]:
     """Return the test images: those given, or else the test split that comes with the data, if any."""
     if test is None:
-        if isinstance(data, Images) or "test" not in available_splits(data):
+        if isinstance(data, ImageSet) or "test" not in available_splits(data):
             return None, None
         test = data
-    if isinstance(test, Images):
+    if isinstance(test, ImageSet):
         how, test_images = Reading(None), test
     else:
         how = fitting_reading(test, None, images.shape)
@@ -335,4 +337,4 @@ def _test_images(data: Source, test: Source | None, images: Images) -> tuple[Rea
 
 
 def _same_place(data: Source, test: str | os.PathLike[str]) -> bool:
-    return not isinstance(data, Images) and lasting(data) == lasting(test)
+    return not isinstance(data, ImageSet) and lasting(data) == lasting(test)

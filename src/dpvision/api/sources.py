@@ -10,12 +10,12 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any
 
-from dpvision.images import Images, available_splits, image_sizes, open_images
+from dpvision.images import ImageSet, available_splits, image_sizes, open_images
 from dpvision.privacy.errors import InputError
 
 logger = logging.getLogger("dpvision")
 
-Source = str | os.PathLike[str] | Images
+Source = str | os.PathLike[str] | ImageSet
 """A source of images: anything that `open_images` takes, or images in memory."""
 
 # Larger images take hours where a first run should take minutes, so they are made smaller unless told
@@ -33,7 +33,7 @@ class Reading:
     size: int | None = None
     channels: int | None = None
 
-    def open(self, labelled: bool | None = True) -> Images:
+    def open(self, labelled: bool | None = True) -> ImageSet:
         """Read it (again); ``labelled`` as in `open_images`."""
         assert self.spec is not None
         return open_images(self.spec, self.split, size=self.size, channels=self.channels, labelled=labelled)
@@ -68,7 +68,7 @@ def training_reading(
     Raises:
         InputError: the data cannot be read, or size or channels were given for images in memory.
     """
-    if isinstance(data, Images):
+    if isinstance(data, ImageSet):
         if size is not None or channels is not None:
             raise InputError("size and channels are for reading; images in memory stay as they are")
         return Reading(None), None
@@ -108,13 +108,13 @@ def fitting_reading(data: str | os.PathLike[str], split: str | None, shape: tupl
 
 def fitting_images(
     data: Source, split: str | None, shape: tuple[int, int, int], labelled: bool = True
-) -> Images:
+) -> ImageSet:
     """Return images for a model that takes ``shape``: those in memory as they are, others read to fit.
 
     Raises:
         InputError: they cannot be read.
     """
-    return data if isinstance(data, Images) else fitting_reading(data, split, shape).open(labelled)
+    return data if isinstance(data, ImageSet) else fitting_reading(data, split, shape).open(labelled)
 
 
 def lasting(spec: str | os.PathLike[str]) -> str:

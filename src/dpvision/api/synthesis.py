@@ -17,7 +17,7 @@ def synthesize(data: Source, *, progress: Progress | None = None, **options: Any
     """Release synthetic images that are (ε, δ)-differentially private in the images they are made from.
 
     Args:
-        data: the private images: a spec for `open_images`, or `Images`.
+        data: the private images: a spec for `open_images` or an `ImageSet`.
         {options}
         progress: see `Progress`.
 

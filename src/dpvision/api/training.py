@@ -11,7 +11,7 @@ from dpvision.runs.places import check_run
 if TYPE_CHECKING:
     from dpvision.api.publishing import Result, Synthesis
     from dpvision.api.sources import Source
-    from dpvision.images import Images
+    from dpvision.images import ImageSet
     from dpvision.runs import Progress
 
 
@@ -20,7 +20,7 @@ def train(data: Source, *, progress: Progress | None = None, **options: Any) -> 
     """Train a classifier that is (ε, δ)-differentially private in its training images, and release it.
 
     Args:
-        data: the private images: a spec for `open_images`, or `Images`.
+        data: the private images: a spec for `open_images` or an `ImageSet`.
         {options}
         progress: see `Progress`.
 
@@ -38,8 +38,8 @@ def train(data: Source, *, progress: Progress | None = None, **options: Any) -> 
 def resume(
     run: str | os.PathLike[str],
     *,
-    data: Images | None = None,
-    test: Images | None = None,
+    data: ImageSet | None = None,
+    test: ImageSet | None = None,
     network: Any = None,
     progress: Progress | None = None,
 ) -> Result | Synthesis:

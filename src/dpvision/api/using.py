@@ -71,7 +71,7 @@ def evaluate(run: str | os.PathLike[str], data: Source, split: str | None = None
 
     Args:
         run: a run's directory or release directory.
-        data: a spec for `open_images`, or `Images`. Files are read to fit the classifier.
+        data: a spec for `open_images` or an `ImageSet`. Files are read to fit the classifier.
         split: the split of the spec; by default "test", or all of data without splits.
 
     Raises:
@@ -87,7 +87,7 @@ def predict(run: str | os.PathLike[str], images: Source, split: str | None = Non
 
     Args:
         run: a run's directory or release directory.
-        images: a spec for `open_images`, or `Images`; labels are not needed. Files are read to fit.
+        images: a spec for `open_images` or an `ImageSet`; labels are not needed. Files are read to fit.
         split: the split of the spec; by default "test", or all of data without splits.
 
     Raises:
