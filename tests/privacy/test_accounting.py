@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import dp_accounting
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 from scipy.stats import norm
 
 from dpvision.privacy import (
@@ -58,6 +61,58 @@ def test_unsampled_gaussian_is_exact(relation, ratio, sigma, count):
     events = [gaussian_event(sigma, count=count, replace_one_ratio=ratio)]
     assert exact <= epsilon(events, 1e-6, relation) <= exact * 1.002
     assert exact <= epsilon(events, 1e-6, relation, "rdp") <= exact * 1.25
+
+
+@pytest.mark.parametrize("delta", [1e-5, 1e-9])
+@pytest.mark.parametrize(
+    ("sigma", "count"),
+    [(100, 1000), (1000, 100_000), (2000, 1_000_000), (300, 1_000_000), (10_000, 10_000_000), (0.7, 1000)],
+)
+def test_rounding_of_many_compositions_takes_nothing(sigma, count, delta):
+    """A sample of nearly all costs what all do, and is composed by FFT; unless the bound of RDP is stated."""
+    exact = dp_accounting.get_epsilon_gaussian(sigma / count**0.5, delta)
+    claimed = epsilon([gaussian_event(sigma, 1 - 1e-9, count)], delta)
+    assert exact * (1 - 1e-7) <= claimed <= 1.25 * exact
+
+
+@pytest.mark.parametrize("delta", [1e-5, 1e-9])
+@pytest.mark.parametrize(
+    ("sigma", "count"), [(0.1, 10), (0.3, 100), (1, 1000), (0.7, 1000), (0.15, 80), (0.5, 900)]
+)
+def test_a_large_epsilon_is_tight(sigma, count, delta):
+    exact = exact_gaussian_epsilon(count**0.5 / sigma, delta)
+    assert exact > 500
+    assert exact <= epsilon([gaussian_event(sigma, 1 - 1e-9, count)], delta) <= 1.004 * exact
+
+
+def exact_gaussian_epsilon(mu, delta):
+    """Of N(0, 1) against N(mu, 1), also where e^ε overflows (Balle and Wang, arXiv 1805.06530)."""
+
+    def log_delta(eps):
+        log_ratio = eps + norm.logcdf(-mu / 2 - eps / mu) - norm.logcdf(mu / 2 - eps / mu)
+        return norm.logcdf(mu / 2 - eps / mu) + np.log1p(-np.exp(log_ratio))
+
+    return brentq(lambda eps: log_delta(eps) - math.log(delta), 1e-6, mu**2 / 2 + 50 * mu)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.14, 0.3])
+def test_a_large_epsilon_of_samples_agrees_with_simulated_losses(sigma):
+    """meta-pytorch/opacus#604: of noise so small the bound was eight times as large."""
+    q, count, delta, trials = 0.01, 1000, 0.02, 40_000
+    random = np.random.default_rng(0)
+    losses = np.zeros(trials)
+    for _ in range(count):
+        x = sigma * random.standard_normal(trials) + (random.random(trials) < q)
+        losses += np.log1p(q * np.expm1((2 * x - 1) / (2 * sigma**2)))
+    claimed = epsilon([gaussian_event(sigma, q, count)], delta)
+    assert claimed < epsilon([gaussian_event(sigma, q, count)], delta, accountant="rdp") < 1.3 * claimed
+
+    def simulated_delta(eps):
+        return float(np.maximum(-np.expm1(np.minimum(eps - losses, 0)), 0).mean())
+
+    error = 5 * math.sqrt(delta / trials)
+    assert simulated_delta(claimed) <= delta + error
+    assert simulated_delta(0.97 * claimed) >= delta - error
 
 
 def worst_pairs(relation):

@@ -43,13 +43,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
 
 from dpvision.privacy.budget import NeighboringRelation
 
-_SMALLEST_QUADRATURE_NOISE = 0.1
+_MOST_POINTS = 2_000_000
+"""The most points of a quadrature: more would take too long for a bound that nobody needs."""
+
 _TAIL = 14.0  # standard deviations; the mass beyond is below 1e-43
 # Rounding error of a Rényi divergence in double precision, in nats; it is given away.
 _SLACK = 1e-13
@@ -76,11 +79,14 @@ def renyi_divergence(
         One divergence in nats per order.
     """
     v = -1.0 if neighboring_relation == "replace_one" else 0.0
-    if sample_rate == 1 or noise_multiplier < _SMALLEST_QUADRATURE_NOISE:
-        # N(1) against N(v). By quasi-convexity sampling only reduces it, so it also serves where the grid
-        # would be too fine.
-        return np.asarray(orders, dtype=np.float64) * (1 - v) ** 2 / (2 * noise_multiplier**2)
+    if sample_rate == 1:
+        return _unsampled(noise_multiplier, np.asarray(orders, dtype=np.float64), v)
     return np.array([_renyi_divergence(noise_multiplier, sample_rate, order, v) for order in orders])
+
+
+def _unsampled(sigma: float, order: Any, v: float) -> Any:
+    """Compute the divergence of N(1) against N(v)."""
+    return order * (1 - v) ** 2 / (2 * sigma**2)
 
 
 @lru_cache(maxsize=1024)
@@ -98,7 +104,10 @@ def renyi_bound(
 def _renyi_divergence(sigma: float, q: float, order: float, v: float) -> float:
     step = min(sigma, sigma**2) / 4
     # P^α·Q^(1−α) is largest somewhere between the means and α + (1−α)·v, the peak for q = 1.
-    x = np.arange(-1 - _TAIL * sigma, order + (1 - order) * v + _TAIL * sigma, step)
+    first, last = -1 - _TAIL * sigma, order + (1 - order) * v + _TAIL * sigma
+    if (last - first) / step > _MOST_POINTS:
+        return float(_unsampled(sigma, order, v))  # by quasi-convexity sampling only reduces it
+    x = np.arange(first, last, step)
 
     def log_mixture(mean: float) -> np.ndarray:
         return np.logaddexp(
