@@ -34,7 +34,13 @@ def test_delta_must_be_below_one_over_n():
 
 
 @given(st.integers(1, 10**9))
-def test_default_delta_is_the_largest_power_of_ten_below_one_over_n(num_examples):
+def test_default_delta_is_the_largest_power_of_ten_at_most_a_tenth_of_one_over_n(num_examples):
     delta = default_delta(num_examples)
     Budget(1, delta).check_against(num_examples)
-    assert 10 * delta * num_examples >= 1 - 1e-9
+    assert 10 * delta * num_examples <= 1 + 1e-9
+    assert 100 * delta * num_examples > 1 + 1e-9
+
+
+def test_default_deltas():
+    deltas = {1: 1e-1, 9: 1e-2, 10: 1e-2, 11: 1e-3, 999: 1e-4, 1000: 1e-4, 1001: 1e-5, 60_000: 1e-6}
+    assert {number: default_delta(number) for number in deltas} == deltas

@@ -45,7 +45,7 @@ class RunOptions:
 
     epsilon: float = option("The budget's ε; never exceeded.")
     delta: float | None = option(
-        "The budget's δ, below 1/N; by default the largest power of ten below 1/N.", None
+        "The budget's δ, below 1/N; by default the largest power of ten that is at most 1/(10·N).", None
     )
     neighboring_relation: str = option(
         "Neighbouring relation: add_or_remove_one (default) or replace_one.",

@@ -165,7 +165,7 @@ def write_preview(folder: Path, pixels: Tensor, step: int) -> None:
     """Write a grid of what a generator draws at a step, uint8 ``[N, C, H, W]``: made of releases alone."""
     with writing(folder):
         folder.mkdir(exist_ok=True)
-    write_atomically(folder / f"{step:06d}.png", image_grid(pixels, PREVIEWED_OF_A_CLASS))
+    write_atomically(folder / f"{step:06d}.png", image_grid(pixels, PREVIEWED_OF_A_CLASS), public=True)
 
 
 def _drawn(generator: Generator, images: FinishOptions, seed: int) -> Images:

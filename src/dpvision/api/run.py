@@ -102,6 +102,7 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
         how_test, test_images = _test_images(data, getattr(options, "test", None), private)
     if options.delta is None:
         budget = replace(budget, delta=default_delta(declared))
+    _check_delta(budget.delta, len(private))
     settings = method.default_config(facts, budget, device, overrides)
     pool = open_pool_of(settings, private)
     if pool is not None:
@@ -311,6 +312,17 @@ def _warn_of_divergence(last_loss: float | None, facts: PublicFacts) -> None:
 def _takes_large(overrides: Mapping[str, Any]) -> bool:
     """Say whether the user has chosen a model that takes images of any size."""
     return "network" in overrides or scales_images(str(overrides.get("encoder", "")))
+
+
+def _check_delta(delta: float, present: int) -> None:
+    """Raise InputError for a δ with which one of the images that there are, however many were declared, could
+    be published whole.
+    """
+    if delta >= 1 / present:
+        raise InputError(
+            f"delta {delta:g} is not below 1/N for the {present} images there are; give a smaller one, or "
+            "declare a num_examples that is nearer to that"
+        )
 
 
 def _test_images(

@@ -56,7 +56,8 @@ def ledger(
         float | None, typer.Option(help="Allow at most this ε in total, from now on.", show_default=False)
     ] = None,
     limit_delta: Annotated[
-        float | None, typer.Option(help="δ of the limit (default: the largest power of ten below 1/N).")
+        float | None,
+        typer.Option(help="δ of the limit (default: the largest power of ten that is at most 1/(10·N))."),
     ] = None,
     relation: Relation = "add_or_remove_one",
     close: Annotated[

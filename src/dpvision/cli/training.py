@@ -49,11 +49,13 @@ def plan(found: dict[str, Any], as_json: bool) -> None:
         dpvision plan mnist/ --epsilon 1 --method dp-mepf
     """
     require(PlanOptions, found)
+    by_default = "" if found.get("delta") else ", the largest power of ten that is at most 1/(10·N)"
     forecast = api.plan(found.pop("data"), **found)
     rows: dict[str, object] = {
         "images": f"{forecast.num_examples} of {'×'.join(map(str, forecast.image_shape))}, "
         f"{forecast.num_classes} classes; {forecast.test_examples} to test on",
-        "epsilon": f"{forecast.epsilon:.6g} at delta {forecast.delta:g} ({forecast.neighboring_relation})",
+        "epsilon": f"{forecast.epsilon:.6g} ({forecast.neighboring_relation})",
+        "delta": f"{forecast.delta:g}{by_default}",
         "noise multiplier": f"{forecast.noise_multiplier:.6g}",
         "releases": "; ".join(
             f"{stage.count} × {stage.releases}, sample rate {stage.sample_rate:.6g}"

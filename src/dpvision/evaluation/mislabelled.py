@@ -14,7 +14,7 @@ from dpvision.privacy.errors import InputError
 from dpvision.privacy.noise import RandomSource
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MislabelledImages:
     """A data set some images of which have one of two labels by a fair coin, none of them right if there are
     others.

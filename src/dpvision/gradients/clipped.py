@@ -32,7 +32,7 @@ CLIPPING_NORMS = (1e-10, 1e10)
 """The range of max_grad_norm: within it, squares are far from the ends of float32's range."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ClippedSum:
     """The clipped gradient sum of a batch, with private figures about it.
 

@@ -51,6 +51,11 @@ class ImageSet(ABC):
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        """Say how many images there are and of which shape: no pixel, and no name, for both are private."""
+        shape = "×".join(map(str, self.shape))
+        return f"<{type(self).__name__}: {len(self)} of {shape}, {len(self.class_names)} classes>"
+
     def blocks(self, size: int = IMAGES_IN_BLOCK) -> Iterator[Tensor]:
         """Yield all images in their order, uint8 [n, C, H, W] with n = size, or fewer in the last block."""
         for indices in torch.arange(len(self)).split(size):

@@ -16,7 +16,7 @@ from dpvision.privacy.by_example import distinct_ids
 from dpvision.privacy.errors import InputError
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Images(ImageSet):
     """A set of images in memory, with or without labels.
 

@@ -54,14 +54,14 @@ class Budget:
 
 
 def default_delta(num_examples: int) -> float:
-    """Return the largest power of ten below 1/N: 1e-5 for CIFAR-10 and MNIST, as in the literature.
+    """Return the largest power of ten that is at most 1/(10·N).
 
     >>> default_delta(50_000)
-    1e-05
+    1e-06
     """
     if num_examples < 1:
         raise InputError(f"the number of examples must be at least 1, not {num_examples}.")
-    return float(f"1e-{len(str(num_examples))}")
+    return float(f"1e-{len(str(10 * num_examples - 1))}")
 
 
 def check_delta(delta: float) -> None:

@@ -94,7 +94,9 @@ class Ledger:
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+            if path.parent == default_ledger_path(digest).parent:
+                path.parent.chmod(0o700)
+            path.touch(mode=0o600)
         except OSError as error:
             raise _unusable(path, error) from error
         ledger = cls.__new__(cls)
@@ -202,7 +204,7 @@ class Ledger:
     def summary(self) -> dict[str, Any]:
         """Return what was spent, what is reserved and what the owner allows, as JSON would have it.
 
-        ε is stated at the limit's δ and relation, or without one at the largest power of ten below 1/N and
+        ε is stated at the limit's δ and relation, or without one at `default_delta` and
         add-or-remove-one. ``epsilon_remaining`` is the limit less ``epsilon_counted``; several runs compose
         to less than the sum of their ε, so a run somewhat larger than that may still be granted.
         """
@@ -280,6 +282,8 @@ class Ledger:
         except OSError as error:
             raise _unusable(self.path, error) from error
         with file:
+            with suppress(OSError):  # of who may write, but is not the owner
+                os.fchmod(file.fileno(), 0o600)  # whatever the umask, and who wrote it before
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 self._catch_up(file)

@@ -64,7 +64,8 @@ class RunDirectory:
                 run._made_parents = _make_parents(run.path)
                 partial = Path(tempfile.mkdtemp(prefix=f".{run.path.name}.", dir=run.path.parent))
                 partial.chmod(0o755)
-                (partial / "private").mkdir(mode=0o700)
+                (partial / "private").mkdir()
+                (partial / "private").chmod(0o700)  # whatever the umask
                 write_atomically(partial / "config.json", json_bytes(config))
                 write_atomically(partial / "private" / "run.json", json_bytes({**private, _SEAL: run.seal}))
                 os.rename(partial, run.path)  # also onto an empty directory
@@ -185,7 +186,7 @@ class RunDirectory:
                 partial.chmod(0o755)
                 for name, content in files.items():
                     (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                    write_atomically(partial / name, content)
+                    write_atomically(partial / name, content, public=True)
                 os.rename(partial, self.release_path)
                 sync_folder(self.path)  # before the ledger says that the run is complete
             finally:

@@ -16,16 +16,33 @@ from dpvision.privacy.errors import InputError
 __all__ = ["check_room", "json_bytes", "read_json", "write_atomically", "writing"]
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, public: bool = False) -> None:
     """Write under another name, flush to the disk, rename.
+
+    Only the owner may read the file, whatever the umask, unless it is public: then the umask decides.
 
     Raises:
         InputError: the file system refuses.
     """
-    with writing(path), replacing(path) as partial, partial.open("wb") as file:
+    with (
+        writing(path),
+        replacing(path) as partial,
+        open(partial, "wb", opener=None if public else for_the_owner) as file,
+    ):
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def for_the_owner(path: str, flags: int) -> int:
+    """Open a file that only its owner may read and write: an ``opener`` for :func:`open`."""
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)  # whatever the umask, and if it was there before
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 @contextmanager

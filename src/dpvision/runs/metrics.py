@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dpvision.privacy.errors import InputError
-from dpvision.runs.files import writing
+from dpvision.runs.files import for_the_owner, writing
 from dpvision.training import StepStatistics
 
 LAST_STEPS = 10
@@ -53,7 +53,7 @@ class Metrics:
         if step.batch_size:
             self._losses.append(step.mean_loss)
         line = {**asdict(step), "seconds": round(self.seconds, 3)}
-        with writing(self.path), self.path.open("ab") as file:
+        with writing(self.path), open(self.path, "ab", opener=for_the_owner) as file:
             file.write(json.dumps(line).encode() + b"\n")
 
 

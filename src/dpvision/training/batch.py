@@ -43,7 +43,7 @@ class Rows:
         return rows(self._tensor, indices)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Batch:
     """Some of the examples there are, with the labels and the ids of these.
 
