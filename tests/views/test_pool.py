@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dpvision.images import Images, open_images
+from dpvision.images.public import refuse_private_images
 from dpvision.privacy.errors import InputError
-from dpvision.views import Pool, open_pool, refuse_private
+from dpvision.views import Pool, open_pool
 
 CLASSES = ("dog", "cat")  # not in alphabetical order
 SHAPE = (3, 8, 8)
@@ -209,12 +210,12 @@ def test_parts_that_do_not_fit(parts: dict[str, Any], message: str, folder: Path
 def test_no_private_image_is_taken_for_public(folder: Path) -> None:
     pool = open_pool(folder, SHAPE, CLASSES)
     others = pixels_of(6, seed=1)
-    refuse_private(pool, private(others))
+    refuse_private_images(pool.images, private(others), "images of the pool")
     others[3] = pixels_of(5)[4]
     with pytest.raises(InputError, match=r"^1 of the 5 images of the pool .* are among the private images"):
-        refuse_private(pool, private(others))
+        refuse_private_images(pool.images, private(others), "images of the pool")
     others[3, 0, 0, 0] ^= 1
-    refuse_private(pool, private(others))
+    refuse_private_images(pool.images, private(others), "images of the pool")
 
 
 @pytest.mark.parametrize("container", [flat_folder, archive, parquet])
@@ -223,7 +224,7 @@ def test_the_private_data_set_itself_is_no_pool_however_it_is_stored(container: 
     with pytest.raises(
         InputError, match=r"^4 of the 4 images .* of private photos, which no guarantee"
     ) as raised:
-        refuse_private(pool, private(pixels_of(4)))
+        refuse_private_images(pool.images, private(pixels_of(4)), "images of the pool")
     assert "0000" not in str(raised.value)  # not which
 
 
@@ -234,12 +235,12 @@ def test_private_images_are_found_at_the_size_of_training(tmp_path: Path) -> Non
     images = open_images(tmp_path / "private", size=8, channels=1)
     pool = open_pool(tmp_path / "private", images.shape, images.class_names)
     with pytest.raises(InputError, match="4 of the 4"):
-        refuse_private(pool, images)
+        refuse_private_images(pool.images, images, "images of the pool")
 
 
 def test_fifty_thousand_images_take_about_a_second(folder: Path) -> None:
     pool = open_pool(folder, (3, 32, 32), CLASSES)
     images = private(pixels_of(50_000, height=32, width=32))
     began = time.thread_time()
-    refuse_private(pool, images)
+    refuse_private_images(pool.images, images, "images of the pool")
     assert time.thread_time() - began < 5  # on a slow and busy machine

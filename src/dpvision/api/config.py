@@ -14,6 +14,7 @@ from dpvision.api.options import FinishOptions, check_seed
 from dpvision.api.sources import Reading
 from dpvision.images import ImageSet
 from dpvision.images.files import reading
+from dpvision.images.public import refuse_private_images
 from dpvision.images.write import check_formats
 from dpvision.methods import (
     Calibrated,
@@ -28,7 +29,7 @@ from dpvision.methods import (
 )
 from dpvision.privacy import Account, Budget, InputError, PublicFacts, RandomSource
 from dpvision.runs import Progress
-from dpvision.views import Pool, open_pool, refuse_private
+from dpvision.views import Pool, open_pool
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class RunConfig:
             taken up again goes on as it would have.
         device: to work on.
         data, test: how images were read; the latter is None without test images.
+        test_digest: the digest of the test images, none of which may be a private one.
         chosen_size: the image size, if it was chosen by looking at the sizes of the images.
         pool_digest: the digest of the public images that private ones are mixed with, if any.
         images: what is to be published, if images are made.
@@ -62,6 +64,7 @@ class RunConfig:
     device: torch.device
     data: Reading | None
     test: Reading | None = None
+    test_digest: str | None = None
     chosen_size: int | None = None
     pool_digest: str | None = None
     images: FinishOptions | None = None
@@ -87,6 +90,7 @@ class RunConfig:
             "device": str(self.device),
             "data": asdict(self.data) if self.data else None,
             "test": asdict(self.test) if self.test else None,
+            "test_digest": self.test_digest,
             "chosen_size": self.chosen_size,
             "pool_digest": self.pool_digest,
             "images": asdict(self.images) if self.images else None,
@@ -120,6 +124,7 @@ class RunConfig:
                 device=resolve_device(fields["device"]),
                 data=Reading.from_json(fields["data"]) if fields["data"] else None,
                 test=Reading.from_json(fields["test"]) if fields["test"] else None,
+                test_digest=fields["test_digest"],
                 chosen_size=fields["chosen_size"],
                 pool_digest=fields["pool_digest"],
                 images=FinishOptions(**fields["images"]) if fields["images"] else None,
@@ -171,10 +176,15 @@ class RunConfig:
         return Sources(private, self.opened_test(test), pool)
 
     def opened_test(self, test: ImageSet | None) -> ImageSet | None:
-        """Return the test images, read again or given; None without any. InputError as `opened`."""
+        """Return the test images, read again or given; None without any. InputError as `opened`: by now the
+        private ones may be out of reach, so that only those that were compared with them will do.
+        """
         if self.test is None:
             return None
-        return _open_again(self.test, test, "test", True).with_classes(self.facts.class_names)
+        images = _open_again(self.test, test, "test", True).with_classes(self.facts.class_names)
+        if images.digest != self.test_digest:
+            raise InputError(f"the test images in {images.source} have changed; restore them")
+        return images
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +222,7 @@ def open_pool_of(settings: Any, images: ImageSet) -> Pool | None:
     if not getattr(settings, "pool", ""):
         return None
     pool = open_pool(settings.pool, images.shape, images.class_names)
-    refuse_private(pool, images)
+    refuse_private_images(pool.images, images, "images of the pool")
     return pool
 
 

@@ -42,6 +42,7 @@ from dpvision.api.publishing import (
 from dpvision.api.sources import Reading, Source, fitting_reading, lasting, training_reading
 from dpvision.images import ImageSet, available_splits
 from dpvision.images.files import reading
+from dpvision.images.public import refuse_private_images
 from dpvision.methods import (
     Learned,
     Makes,
@@ -100,6 +101,8 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
     how_test, test_images = None, None
     if method.makes == "a classifier":
         how_test, test_images = _test_images(data, getattr(options, "test", None), private)
+    if test_images is not None:
+        refuse_private_images(test_images, private, "test images of")
     if options.delta is None:
         budget = replace(budget, delta=default_delta(declared))
     _check_delta(budget.delta, len(private))
@@ -119,6 +122,7 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
             device=device,
             data=how,
             test=how_test,
+            test_digest=test_images.digest if test_images else None,
             chosen_size=chosen_size,
             pool_digest=pool.digest if pool else None,
             images=to_publish(options, facts) if isinstance(options, FinishOptions) else None,

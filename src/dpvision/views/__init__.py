@@ -3,7 +3,7 @@
 from dpvision.views.leak import check_no_leak
 from dpvision.views.mixing import DPMix
 from dpvision.views.policy import ViewPolicy
-from dpvision.views.pool import Pool, open_pool, refuse_private
+from dpvision.views.pool import Pool, open_pool
 from dpvision.views.self_augmentation import SelfAugmentation
 from dpvision.views.unchanged import Unchanged
 
@@ -15,5 +15,4 @@ __all__ = [
     "ViewPolicy",
     "check_no_leak",
     "open_pool",
-    "refuse_private",
 ]

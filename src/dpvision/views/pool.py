@@ -20,7 +20,6 @@ from torch import Tensor
 
 from dpvision.images import ImageSet, available_splits, open_images
 from dpvision.images.files import parse_json, read_text_file, reading
-from dpvision.images.identity import digest_of_one
 from dpvision.images.images import check_class_names
 from dpvision.images.public import refuse_data_with_ledger
 from dpvision.images.series import POOL_RECORD
@@ -152,24 +151,6 @@ def pool_provenance(spec: str | os.PathLike[str]) -> dict[str, Any]:
             f"{record} must hold a JSON object, the provenance of the pool; replace or remove it"
         )
     return provenance
-
-
-def refuse_private(pool: Pool, images: ImageSet) -> None:
-    """Check that no image of the pool is a private one, pixel for pixel, where both have the same shape.
-
-    Copies that were changed, if only by another compression, go unnoticed.
-
-    Raises:
-        InputError: some are. It says how many, and not which.
-    """
-    private = {digest_of_one(image) for block in images.blocks() for image in block.numpy()}
-    public = (digest_of_one(image) for block in pool.images.blocks() for image in block.numpy())
-    shared = sum(digest in private for digest in public)
-    if shared:
-        raise InputError(
-            f"{shared} of the {len(pool)} images of the pool {pool.source} are among the private images of "
-            f"{images.source}, which no guarantee would cover; give a pool of public images"
-        )
 
 
 def _targets(images: ImageSet, class_names: Sequence[str]) -> Tensor:
