@@ -54,6 +54,8 @@ from dpvision.methods import (
     check_settings,
     find_method,
 )
+from dpvision.methods.auto import choose_method
+from dpvision.methods.registry import AUTO
 from dpvision.networks import register_network
 from dpvision.networks.weights import checked_facts, safetensors_bytes
 from dpvision.priors import scales_images
@@ -227,10 +229,12 @@ def prepare(
     # What is wrong at first sight is refused before the images are read, which may take a while.
     relation: Any = options.neighboring_relation
     budget = Budget(options.epsilon, 1e-9 if options.delta is None else options.delta, relation)
-    method, overrides = find_method(options.method, makes), dict(options.config or {})
+    overrides = dict(options.config or {})
     network = getattr(options, "network", None)
     if network is not None:
         overrides["network"] = register_network(network)
+    automatic = options.method == AUTO and makes != "images"
+    method = find_method(choose_method(overrides).method if automatic else options.method, makes)
     check_settings(method.config_class, overrides)
     device = resolve_device(options.device)
 
@@ -242,6 +246,10 @@ def prepare(
         private.check_classes()
     declared = len(private) if options.num_examples is None else options.num_examples
     facts = PublicFacts(declared, private.shape, private.class_names if private.labels is not None else ())
+    if automatic:
+        chosen = choose_method(overrides, facts.image_shape)
+        method = find_method(chosen.method)
+        logger.info(f"method {chosen.method}, because {chosen.because}; --method chooses another")
     how_test, test_images = (
         _test_images(data, test, private) if method.makes == "a classifier" else (None, None)
     )

@@ -9,16 +9,22 @@ import typer
 from dpvision.cli.options import AsJson
 from dpvision.cli.output import show, table
 
+CHOICE = (
+    "Choose one by what is public, dp-randp or, where only that has a setting that is given, dp-sgd; the default"
+)
+
 
 def methods(as_json: AsJson = False) -> None:
     """List the methods: what each makes, and from where it is."""
     from dpvision.methods import find_method, known_methods
     from dpvision.methods.documentation import summary
+    from dpvision.methods.registry import AUTO
 
     known = {name: find_method(name) for name in known_methods()}
-    rows = {name: f"makes {method.makes}: {summary(method)}" for name, method in known.items()}
-    fields = {name: {"makes": method.makes, "summary": summary(method)} for name, method in known.items()}
-    show(fields, as_json, table(dict(rows)))
+    found = {AUTO: {"makes": "a classifier", "summary": CHOICE}}
+    found |= {name: {"makes": method.makes, "summary": summary(method)} for name, method in known.items()}
+    rows = {name: f"makes {each['makes']}: {each['summary']}" for name, each in found.items()}
+    show(found, as_json, table(dict(rows)))
 
 
 def settings(
