@@ -3,12 +3,12 @@
     python benchmarks/defaults.py --cifar10 cifar10 --fashion fashion-mnist
     python benchmarks/defaults.py --method dp-randp --only digits --set steps=20    # other settings
 
-The sets are parts of training splits: of 2 to 100 classes, of 300 to 40,000 images, balanced and 1 to 20, grey
-and colour; those of 40 and 100 classes are made, of ten that are turned by quarters and whose colours change
-places. Each is trained on with the defaults at ε = 0.2, 1 and 4 (δ = 1e-5), and tested on images of the same
-training split that were left out. The table has accuracy, the mean of the classes' accuracies, and the loss of
-the classifier and of guessing on the images that were left out, and the seconds of training. Features are
-computed once for a set; every run counts the time that its own would take.
+The sets are parts of training splits: of 2 to 100 classes, of 300 to 40,000 images, balanced and 1 to 20,
+grey and colour; those of 40 and 100 classes are made, of ten that are turned by quarters and whose colours
+change places. Each is trained on with a method's defaults at ε = 0.2, 1 and 4 (δ = 1e-5), and tested on
+images of the same training split that were left out. The table has accuracy, the mean of the classes'
+accuracies, the loss of the classifier and of guessing on the images that were left out, and the seconds of
+training. Features are computed once for a set; every run counts the time that its own would take.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def sets(options: argparse.Namespace) -> Iterator[tuple[str, Images]]:
         yield "cifar, 5 classes", some(cifar, [0, 2, 4, 6, 8], [1300] * 5)
         yield "cifar, 10 classes", some(cifar, everything, [1000] * 10)
         yield "cifar turned, 40 classes", turned(some(cifar, everything, [1000] * 10))
-        yield "cifar coloured, 100 classes", coloured(some(cifar, everything, [1250] * 10))
+        yield "cifar coloured, 100 classes", coloured(some(cifar, everything, [625] * 10))
 
 
 class Features:
@@ -137,7 +137,9 @@ def trained(
     if isinstance(config, EncoderSettings):
         computed, seconds = features.of(config)
         encoding = seconds * count
-        given = mock.patch.object(sys.modules[type(method).__module__], "encoded", return_value=computed[:count])
+        given = mock.patch.object(
+            sys.modules[type(method).__module__], "encoded", return_value=computed[:count]
+        )
     started = perf_counter()
     with given:
         session = Session(private, facts, stages, lambda: account, SecureRandom(), CPU)
@@ -168,7 +170,9 @@ def main() -> None:
     options = parser.parse_args()
     overrides = with_settings({}, options.settings)
     if not options.json:
-        columns = f"{'ε':>4} {'steps':>5} {'rate':>7} {'accuracy':>9} {'by class':>8} {'loss':>5} {'guess':>5}"
+        columns = (
+            f"{'ε':>4} {'steps':>5} {'rate':>7} {'accuracy':>9} {'by class':>8} {'loss':>5} {'guess':>5}"
+        )
         print(f"{'':35} {'method':8} {columns} {'seconds':>7}")
     for name, images in sets(options):
         if options.only and name not in options.only:
@@ -187,7 +191,9 @@ def main() -> None:
                     by_class = [float(right[targets == k].mean()) for k in targets.unique()]
                     loss = float(F.cross_entropy(logits, targets))
                     rows.append((float(right.mean()), sum(by_class) / len(by_class), loss, found["seconds"]))
-                accuracy, mean, loss, seconds = (sum(column) / len(rows) for column in zip(*rows, strict=True))
+                accuracy, mean, loss, seconds = (
+                    sum(column) / len(rows) for column in zip(*rows, strict=True)
+                )
                 row = {
                     "set": name, "images": len(private), "method": method.name, "epsilon": epsilon,
                     "network": found["network"], "steps": found["steps"],
@@ -197,10 +203,10 @@ def main() -> None:
                 if options.json:
                     print(json.dumps(row), flush=True)
                     continue
-                steps, rate = (found["steps"] or 1), (f"{found['learning_rate']:.3g}" if found["steps"] else "")
+                steps, rate = found["steps"] or 1, found["learning_rate"] or 0
                 print(
-                    f"{name:35} {method.name:8} {epsilon:4g} {steps:5} {rate:>7} {accuracy:9.2%} {mean:8.2%} "
-                    f"{loss:5.2f} {row['guessing']:5.2f} {seconds:7.1f}",
+                    f"{name:35} {method.name:8} {epsilon:4g} {steps:5} {rate:7.3g} {accuracy:9.2%} "
+                    f"{mean:8.2%} {loss:5.2f} {row['guessing']:5.2f} {seconds:7.1f}",
                     flush=True,
                 )
 

@@ -1,4 +1,4 @@
-"""The default method is chosen by what is public and by the settings that were given, and named everywhere."""
+"""The default method is chosen by what is public and the settings that were given, and named everywhere."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_settings_decide_then_the_size(
 
 
 def test_a_setting_that_no_method_has_is_named() -> None:
-    with pytest.raises(InputError, match="there is no setting 'stepz'; choose from .*encoder.*network"):
+    with pytest.raises(InputError, match=r"there is no setting 'stepz'; choose from .*encoder.*network"):
         choose_method(["steps", "stepz"])
     with pytest.raises(InputError, match="no method has both network and encoder"):
         choose_method(["network", "encoder"])

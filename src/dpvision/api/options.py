@@ -50,7 +50,8 @@ class RunOptions:
         flag="--relation",
     )
     method: str = option(
-        "How to learn: one of `dpvision methods`; by default {default}, which chooses by what is public.", AUTO
+        "How to learn: one of `dpvision methods`; by default {default}, which chooses by what is public.",
+        AUTO,
     )
     config: Mapping[str, Any] | None = option(
         "Settings of the method in place of its defaults; see `dpvision settings METHOD`.", None

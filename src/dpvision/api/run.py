@@ -249,7 +249,6 @@ def prepare(
     if automatic:
         chosen = choose_method(overrides, facts.image_shape)
         method = find_method(chosen.method)
-        logger.info(f"method {chosen.method}, because {chosen.because}; --method chooses another")
     how_test, test_images = (
         _test_images(data, test, private) if method.makes == "a classifier" else (None, None)
     )
@@ -261,13 +260,16 @@ def prepare(
         settings = replace(settings, pool=lasting(settings.pool))
     if images is not None:
         images = to_publish(images, facts)
+    stages = calibrate(partial(method.stages, settings, facts), declared, budget)
+    if automatic:
+        logger.info(f"method {chosen.method}, because {chosen.because}; --method chooses another")
     return (
         RunConfig(
             method=method,
             settings=settings,
             facts=facts,
             budget=budget,
-            stages=calibrate(partial(method.stages, settings, facts), declared, budget),
+            stages=stages,
             seed=options.seed,
             finishing_seed=secrets.randbits(63) if options.seed is None else options.seed,
             device=device,

@@ -9,9 +9,7 @@ import typer
 from dpvision.cli.options import AsJson
 from dpvision.cli.output import show, table
 
-CHOICE = (
-    "Choose one by what is public, dp-randp or, where only that has a setting that is given, dp-sgd; the default"
-)
+CHOICE = "Choose dp-randp, or dp-sgd where a setting of it is given or images are tiny; the default"
 
 
 def methods(as_json: AsJson = False) -> None:

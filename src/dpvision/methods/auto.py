@@ -6,9 +6,10 @@ Only what is public decides: the settings that were given, and the size of the i
 2. So does a setting of views, for dp-sgd: by default dp-randp learns from images as they are.
 3. Else dp-randp, but for images that its bundled prior does not take.
 
-The rule follows from the table "Defaults of the methods" in docs/results/index.md (``benchmarks/defaults.py``):
-dp-randp was the most accurate on sets of 2 to 100 classes and 300 to 40,000 images, so that neither N nor the
-number of classes, colours or ε change the choice. On a GPU nothing was measured, and the choice is the same.
+The rule follows from the table "The methods' defaults" in docs/results/index.md, which
+``benchmarks/defaults.py`` prints: dp-randp was the most accurate on sets of 2 to 100 classes and 300 to
+40,000 images, so that neither N nor the number of classes, colours or ε change the choice. On a GPU nothing
+was measured, and the choice is the same.
 """
 
 from __future__ import annotations

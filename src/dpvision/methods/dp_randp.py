@@ -28,6 +28,7 @@ from dpvision.methods.gradient_descent import (
     check_batch,
     clipped_gradient,
     descend,
+    images_over_noise,
     stage,
     way_for_noise,
 )
@@ -222,7 +223,8 @@ def _head_alone(facts: PublicFacts, budget: Budget, overrides: Mapping[str, Any]
     classes, by a rule that was tried on the sets of ``benchmarks/defaults.py``.
     """
     num_examples, image_shape = facts.num_examples, facts.image_shape
-    encoder, way = overrides.get("encoder"), way_for_noise(num_examples, budget, MOMENTUM)
+    encoder = overrides.get("encoder")
+    way = way_for_noise(images_over_noise(num_examples, budget), MOMENTUM)
     largest_rate = LARGEST_RATE_OF_A_CLASS * len(facts.class_names)
     steps = overrides.get("steps", math.ceil(min(max(way / largest_rate, FEWEST_STEPS), MOST_STEPS)))
     if encoder is None:

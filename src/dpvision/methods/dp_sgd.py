@@ -5,7 +5,6 @@ Gaussian steps.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,14 @@ import torch
 from dpvision.gradients import refuse_cross_example_layers
 from dpvision.methods.classifiers import finished_classifier, learned_weights
 from dpvision.methods.estimates import Estimate, seconds_per_step, training_memory
-from dpvision.methods.gradient_descent import GradientSettings, check_batch, descend, stage, way_for_noise
+from dpvision.methods.gradient_descent import (
+    GradientSettings,
+    check_batch,
+    descend,
+    images_over_noise,
+    stage,
+    way_for_noise,
+)
 from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.session import Session
 from dpvision.methods.settings import check_settings, with_overrides
@@ -25,14 +31,19 @@ from dpvision.networks.own import check_logits, is_own
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.facts import PublicFacts
 
-
 MOMENTUM = 0.9
-LOGIT_GRADIENT = float(os.environ.get("J", 5))
-LARGEST_RATE = float(os.environ.get("LR", 0.4))
-FEWEST_STEPS = int(os.environ.get("FEW", 50))
-MOST_STEPS = int(os.environ.get("MOST", 400))
-BATCH = float(os.environ.get("BATCH", 1.5))
-MOST_BATCH = float(os.environ.get("MB", 1024))
+BATCH = 1024
+# Many small steps end where few large ones do, and do not overshoot on the way.
+FEWEST_STEPS, MOST_STEPS, MOST_STEPS_OF_CONVOLUTIONS = 50, 200, 400
+# The loss of a linear network for K classes swings above a rate of about this times K/C².
+LARGEST_RATE_OF_A_CLASS = 1.5
+LARGEST_RATE_OF_CONVOLUTIONS = 0.4
+# The length of a logit's gradient in tanh-cnn as it starts: 4.3 and 5.0 on images of 28 and 32 pixels.
+LOGIT_GRADIENT = 5.0
+# With a smaller σ in a step ε grows much faster than 1/σ. With a larger one, larger batches only take longer.
+NOISE_OF_A_STEP = 1.5
+# N/σ, of a single release, from which a convolutional network paid for its noise.
+ENOUGH_FOR_CONVOLUTIONS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,44 +125,70 @@ class DPSGD:
 def _starting_point(
     facts: PublicFacts, budget: Budget, device: torch.device, network: str | None
 ) -> DPSGDConfig:
-    """Choose settings by rules that were tried on the sets of ``benchmarks/defaults.py``, but for those of a
-    GPU, which are De et al.'s recipe. They do not depend on how fast the machine is.
-    """
-    num_examples, side = facts.num_examples, min(facts.image_shape[1:])
-    way = way_for_noise(num_examples, budget, MOMENTUM)
+    """Choose settings by rules that were tried on the sets of ``benchmarks/defaults.py``, but for a GPU."""
+    images, on_gpu = images_over_noise(facts.num_examples, budget), device.type == "cuda"
     if network is None:
-        if side < TanhCNN.SMALLEST_SIDE or num_examples < 4000:
-            network = "linear"
-        else:
-            network = "wrn-16-4" if device.type == "cuda" else "tanh-cnn"
-    if network != "linear" and device.type == "cuda":
-        return DPSGDConfig(
-            network=network,
-            steps=int(200 * (1 + min(budget.epsilon, 8.0))),
-            expected_batch_size=max(1, min(num_examples // 8, 4096)),
-            augmult=16,
-            pad=side // 8,
-            flip=facts.image_shape[0] == 3,
-            learning_rate=2.0,
-        )
+        fits = min(facts.image_shape[1:]) >= TanhCNN.SMALLEST_SIDE
+        convolutions = "wrn-16-4" if on_gpu else "tanh-cnn"
+        network = convolutions if fits and images >= ENOUGH_FOR_CONVOLUTIONS else "linear"
     if network == "linear":
-        length = math.sqrt(math.prod(facts.image_shape))
-        way, largest, most, norm = way / length**2, 1.5 * len(facts.class_names) / length**2, 200, length
-    else:
-        way, largest, most, norm = way / LOGIT_GRADIENT, LARGEST_RATE, MOST_STEPS, 1.0
-    steps = math.ceil(min(max(way / largest, FEWEST_STEPS), most))
-    enough = BATCH * way_for_noise(num_examples, budget, MOMENTUM) / (math.sqrt(3) * (1 - MOMENTUM)) / math.sqrt(steps)
-    batch = min(num_examples, max(1024, int(enough))) if network == "linear" else max(1, min(MOST_BATCH, int(enough), num_examples // 8))
+        return _linear(facts, images)
+    return _recipe(network, facts, budget) if on_gpu else _convolutional(network, facts, images)
+
+
+def _linear(facts: PublicFacts, images: float) -> DPSGDConfig:
+    """Choose settings of a linear network, whose steps cost little; ``images`` are N/σ of a single release.
+
+    Pixels are normalised to a mean square of about one, so that the norm of an image is about √(C·H·W). That
+    is the clipping norm: shorter ones cut the gradients of all images to one length, right or wrong.
+    """
+    norm = math.sqrt(math.prod(facts.image_shape))
+    steps, rate = _steps_and_rate(
+        way_for_noise(images, MOMENTUM) / norm**2,
+        LARGEST_RATE_OF_A_CLASS * len(facts.class_names) / norm**2,
+        MOST_STEPS,
+    )
+    batch = max(BATCH, int(NOISE_OF_A_STEP * images / math.sqrt(steps)))
+    return _one_view("linear", steps, rate, min(facts.num_examples, batch), norm)
+
+
+def _convolutional(network: str, facts: PublicFacts, images: float) -> DPSGDConfig:
+    """Choose settings of another network, by what was measured of tanh-cnn."""
+    steps, rate = _steps_and_rate(
+        way_for_noise(images, MOMENTUM) / LOGIT_GRADIENT,
+        LARGEST_RATE_OF_CONVOLUTIONS,
+        MOST_STEPS_OF_CONVOLUTIONS,
+    )
+    return _one_view(network, steps, rate, max(1, min(facts.num_examples // 8, BATCH)), 1.0)
+
+
+def _steps_and_rate(way: float, largest_rate: float, most_steps: int) -> tuple[int, float]:
+    """Return steps and a learning rate that go this way together, or less where it takes too many."""
+    steps = math.ceil(min(max(way / largest_rate, FEWEST_STEPS), most_steps))
+    return steps, float(f"{min(way / steps, largest_rate):.3g}")
+
+
+def _one_view(network: str, steps: int, rate: float, batch: int, norm: float) -> DPSGDConfig:
     return DPSGDConfig(
         network=network,
         steps=steps,
         expected_batch_size=batch,
-        augmult=1,
-        pad=0,
-        flip=False,
         max_grad_norm=norm,
-        learning_rate=float(f"{min(way / steps, largest):.3g}"),
+        learning_rate=rate,
         momentum=MOMENTUM,
         schedule="linear",
-        ema_decay=0.5 if network == "linear" else 0.9,
+        ema_decay=0.5,
+    )
+
+
+def _recipe(network: str, facts: PublicFacts, budget: Budget) -> DPSGDConfig:
+    """Choose De et al.'s recipe, for a GPU, where nothing was measured."""
+    return DPSGDConfig(
+        network=network,
+        steps=int(200 * (1 + min(budget.epsilon, 8.0))),
+        expected_batch_size=max(1, min(facts.num_examples // 8, 4096)),
+        augmult=16,
+        pad=min(facts.image_shape[1:]) // 8,
+        flip=facts.image_shape[0] == 3,
+        learning_rate=2.0,
     )
