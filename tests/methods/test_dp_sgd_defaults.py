@@ -59,6 +59,11 @@ def test_the_way_follows_from_images_and_noise(network: str) -> None:
     assert ways[1] < ways[2] < 200 * ways[0]
 
 
+def test_more_steps_are_smaller_ones() -> None:
+    few, many = small_config(network="linear"), small_config(network="linear", steps=1000)
+    assert many.steps * many.learning_rate == pytest.approx(few.steps * few.learning_rate, rel=0.01)
+
+
 def test_less_privacy_never_takes_a_shorter_way() -> None:
     ways = []
     for epsilon in (0.1, 0.3, 1.0, 3.0, 10.0, 1e6):

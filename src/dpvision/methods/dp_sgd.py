@@ -91,12 +91,14 @@ class DPSGD:
     ) -> DPSGDConfig:
         """Choose settings with which training takes `most_seconds` on this machine, or less."""
         check_settings(self.config_class, overrides)
-        config = with_overrides(_starting_point(facts, budget, device, overrides.get("network")), overrides)
+        config = _config(facts, budget, device, overrides)
         if "steps" in overrides:
             return config
         per_step = seconds_per_step(config, config.build_model(facts).to(device))
         affordable = max(20, int(self.most_seconds / per_step))
-        return with_overrides(config, {"steps": min(config.steps, affordable)})
+        if config.steps > affordable:
+            config = _config(facts, budget, device, {**overrides, "steps": affordable})
+        return config
 
     def stages(self, config: DPSGDConfig, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
         """Return one stage, with one noisy gradient sum for each step."""
@@ -122,21 +124,26 @@ class DPSGD:
         return finished_classifier(lambda: config.build_model(facts), learned, workplace)
 
 
-def _starting_point(
-    facts: PublicFacts, budget: Budget, device: torch.device, network: str | None
+def _config(
+    facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
 ) -> DPSGDConfig:
     """Choose settings by rules that were tried on the sets of ``benchmarks/defaults.py``, but for a GPU."""
+    network, steps = overrides.get("network"), overrides.get("steps")
     images, on_gpu = images_over_noise(facts.num_examples, budget), device.type == "cuda"
     if network is None:
         fits = min(facts.image_shape[1:]) >= TanhCNN.SMALLEST_SIDE
         convolutions = "wrn-16-4" if on_gpu else "tanh-cnn"
         network = convolutions if fits and images >= ENOUGH_FOR_CONVOLUTIONS else "linear"
     if network == "linear":
-        return _linear(facts, images)
-    return _recipe(network, facts, budget) if on_gpu else _convolutional(network, facts, images)
+        config = _linear(facts, images, steps)
+    elif on_gpu:
+        config = _recipe(network, facts, budget)
+    else:
+        config = _convolutional(network, facts, images, steps)
+    return with_overrides(config, overrides)
 
 
-def _linear(facts: PublicFacts, images: float) -> DPSGDConfig:
+def _linear(facts: PublicFacts, images: float, steps: int | None) -> DPSGDConfig:
     """Choose settings of a linear network, whose steps cost little; ``images`` are N/σ of a single release.
 
     Pixels are normalised to a mean square of about one, so that the norm of an image is about √(C·H·W). That
@@ -147,24 +154,28 @@ def _linear(facts: PublicFacts, images: float) -> DPSGDConfig:
         way_for_noise(images, MOMENTUM) / norm**2,
         LARGEST_RATE_OF_A_CLASS * len(facts.class_names) / norm**2,
         MOST_STEPS,
+        steps,
     )
     batch = max(BATCH, int(NOISE_OF_A_STEP * images / math.sqrt(steps)))
     return _one_view("linear", steps, rate, min(facts.num_examples, batch), norm)
 
 
-def _convolutional(network: str, facts: PublicFacts, images: float) -> DPSGDConfig:
+def _convolutional(network: str, facts: PublicFacts, images: float, steps: int | None) -> DPSGDConfig:
     """Choose settings of another network, by what was measured of tanh-cnn."""
     steps, rate = _steps_and_rate(
         way_for_noise(images, MOMENTUM) / LOGIT_GRADIENT,
         LARGEST_RATE_OF_CONVOLUTIONS,
         MOST_STEPS_OF_CONVOLUTIONS,
+        steps,
     )
     return _one_view(network, steps, rate, max(1, min(facts.num_examples // 8, BATCH)), 1.0)
 
 
-def _steps_and_rate(way: float, largest_rate: float, most_steps: int) -> tuple[int, float]:
-    """Return steps and a learning rate that go this way together, or less where it takes too many."""
-    steps = math.ceil(min(max(way / largest_rate, FEWEST_STEPS), most_steps))
+def _steps_and_rate(way: float, largest_rate: float, most_steps: int, steps: int | None) -> tuple[int, float]:
+    """Return steps, those that are given if any, and a learning rate that go this way together, or less of it
+    where it takes too many.
+    """
+    steps = max(1, steps or math.ceil(min(max(way / largest_rate, FEWEST_STEPS), most_steps)))
     return steps, float(f"{min(way / steps, largest_rate):.3g}")
 
 
