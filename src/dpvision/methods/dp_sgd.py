@@ -149,7 +149,7 @@ def _linear(facts: PublicFacts, images: float, steps: int | None) -> DPSGDConfig
     Pixels are normalised to a mean square of about one, so that the norm of an image is about √(C·H·W). That
     is the clipping norm: shorter ones cut the gradients of all images to one length, right or wrong.
     """
-    norm = math.sqrt(math.prod(facts.image_shape))
+    norm = float(f"{math.sqrt(math.prod(facts.image_shape)):.3g}")
     steps, rate = _steps_and_rate(
         way_for_noise(images, MOMENTUM) / norm**2,
         LARGEST_RATE_OF_A_CLASS * len(facts.class_names) / norm**2,
