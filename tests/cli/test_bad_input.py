@@ -14,8 +14,7 @@ from dpvision.cli.main import run
 
 CheckSentence = Callable[[list[str], str], None]
 
-FAST = ["--method", "dp-sgd"]
-FAST += ["--set", "network=linear", "--set", "steps=4", "--set", "expected_batch_size=8"]
+FAST = ["--set", "network=linear", "--set", "steps=4", "--set", "expected_batch_size=8"]
 PIXELS = np.arange(40 * 8 * 8, dtype=np.uint8).reshape(40, 8, 8)
 LABELS = np.arange(40) % 2
 KNOWN = ["--sample-rate", "1", "--steps", "1", "--delta", "1e-5"]

@@ -184,6 +184,7 @@ def _learn(
         book = Ledger.for_dataset(record["ledger"], record["digest"], len(private))
         account = Account(config.spending[0], book, record["run_id"], stages.events)
         account.open()
+        config.tell_choice()
         return account
 
     session = Session(

@@ -74,6 +74,7 @@ def plan(data: Source, **options: Any) -> Forecast:
     facts, (budget, stages) = config.facts, config.spending
     expected = config.method.estimate(config.settings, facts, config.device)
     ledger = Path(given.ledger or default_ledger_path(sources.images.digest))
+    config.tell_choice()
     return Forecast(
         method=config.method.name,
         epsilon=stages.epsilon,

@@ -94,6 +94,7 @@ class RunConfig:
         chosen_size: the image size, if it was chosen by looking at the sizes of the images.
         pool_digest: the digest of the public images that private ones are mixed with, if any.
         images: what is to be published, if images are made.
+        because: why the method was chosen, of a new run that named none.
     """
 
     method: Method
@@ -109,6 +110,12 @@ class RunConfig:
     chosen_size: int | None = None
     pool_digest: str | None = None
     images: FinishOptions | None = None
+    because: str | None = None
+
+    def tell_choice(self) -> None:
+        """Announce the method that was chosen, once nothing can be refused any more."""
+        if self.because:
+            logger.info(f"method {self.method.name}, because {self.because}; --method chooses another")
 
     @property
     def spending(self) -> tuple[Budget, Calibrated]:
@@ -246,9 +253,10 @@ def prepare(
         private.check_classes()
     declared = len(private) if options.num_examples is None else options.num_examples
     facts = PublicFacts(declared, private.shape, private.class_names if private.labels is not None else ())
+    because = None
     if automatic:
         chosen = choose_method(overrides, facts.image_shape)
-        method = find_method(chosen.method)
+        method, because = find_method(chosen.method), chosen.because
     how_test, test_images = (
         _test_images(data, test, private) if method.makes == "a classifier" else (None, None)
     )
@@ -260,16 +268,13 @@ def prepare(
         settings = replace(settings, pool=lasting(settings.pool))
     if images is not None:
         images = to_publish(images, facts)
-    stages = calibrate(partial(method.stages, settings, facts), declared, budget)
-    if automatic:
-        logger.info(f"method {chosen.method}, because {chosen.because}; --method chooses another")
     return (
         RunConfig(
             method=method,
             settings=settings,
             facts=facts,
             budget=budget,
-            stages=stages,
+            stages=calibrate(partial(method.stages, settings, facts), declared, budget),
             seed=options.seed,
             finishing_seed=secrets.randbits(63) if options.seed is None else options.seed,
             device=device,
@@ -278,6 +283,7 @@ def prepare(
             chosen_size=chosen_size,
             pool_digest=pool.digest if pool else None,
             images=images,
+            because=because,
         ),
         Sources(private, test_images, pool),
     )
@@ -338,6 +344,7 @@ class Run:
             account = make_account(directory, len(images), budget, stages, released)
             account.open()
             checkpoints.account = account
+            config.tell_choice()
             return account
 
         session = None

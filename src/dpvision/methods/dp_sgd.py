@@ -42,8 +42,8 @@ LARGEST_RATE_OF_CONVOLUTIONS = 0.4
 LOGIT_GRADIENT = 5.0
 # With a smaller σ in a step ε grows much faster than 1/σ. With a larger one, larger batches only take longer.
 NOISE_OF_A_STEP = 1.5
-# N/σ, of a single release, from which a convolutional network paid for its noise.
-ENOUGH_FOR_CONVOLUTIONS = 10_000
+# N/σ, of a single release, from which a convolutional network paid for its noise on photographs.
+ENOUGH_FOR_CONVOLUTIONS = 6_000
 
 
 @dataclass(frozen=True, kw_only=True)
