@@ -59,6 +59,22 @@ def test_the_way_follows_from_images_and_noise(network: str) -> None:
     assert ways[1] < ways[2] < 200 * ways[0]
 
 
+@pytest.mark.parametrize(
+    ("num_examples", "shape", "network"),
+    [
+        (50_000, (3, 32, 32), "tanh-cnn"),
+        (2_000, (3, 32, 32), "linear"),
+        (50_000, (1, 28, 28), "linear"),
+        (50_000, (3, 8, 8), "linear"),
+    ],
+)
+def test_many_photographs_have_convolutions(
+    num_examples: int, shape: tuple[int, int, int], network: str
+) -> None:
+    facts = PublicFacts(num_examples, shape, NAMES)
+    assert DPSGD().default_config(facts, Budget(2.0, 1e-5), CPU, {"steps": 1}).network == network
+
+
 def test_more_steps_are_smaller_ones() -> None:
     few, many = small_config(network="linear"), small_config(network="linear", steps=1000)
     assert many.steps * many.learning_rate == pytest.approx(few.steps * few.learning_rate, rel=0.01)
