@@ -51,6 +51,7 @@ def plan(found: dict[str, Any], as_json: bool) -> None:
     require(PlanOptions, found)
     forecast = api.plan(found.pop("data"), **found)
     rows: dict[str, object] = {
+        "method": forecast.method,
         "images": f"{forecast.num_examples} of {'×'.join(map(str, forecast.image_shape))}, "
         f"{forecast.num_classes} classes; {forecast.test_examples} to test on",
         "epsilon": f"{forecast.epsilon:.6g} at delta {forecast.delta:g} ({forecast.neighboring_relation})",
