@@ -112,7 +112,7 @@ def _settings_of(name: str) -> str:
         one.name: f"`{_value(getattr(config, one.name))}`" for one in documented_settings(type(config))
     }
     if name in TIMED:
-        defaults["steps"] = f"200·(1 + min(ε, 8)), or fewer, to take {TIMED[name]} at most"
+        defaults["steps"] = f"50 to 400, by N, ε and δ; or fewer, to take {TIMED[name]} at most"
     if name == "dp-mix-diff":
         defaults["pool"] = "must be given"
     rows = [

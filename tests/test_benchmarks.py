@@ -124,3 +124,15 @@ def test_release_benchmark_compares_with_a_forward_pass(tmp_path: Path) -> None:
     ]
     assert all(row["seconds"] > 0 and row["peak_mib"] > 0 for row in found["rows"])
     assert all(row["of_forward"] == 1 for row in found["rows"][::3])
+
+
+@pytest.mark.slow
+def test_defaults_benchmark_has_a_row_for_each_method_and_epsilon() -> None:
+    options = ["--method", "dp-sgd", "dp-randp", "dp-ridge", "--only", "digits, 300 images", "--json"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "defaults.py"), *options, "--epsilon", "1", "50"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+    rows = [json.loads(line) for line in finished.stdout.splitlines()]
+    assert [(row["method"], row["epsilon"]) for row in rows] == [
+        (method, epsilon) for method in ("dp-sgd", "dp-randp", "dp-ridge") for epsilon in (1, 50)
+    ]
+    assert all(row["images"] == 300 and row["accuracy"] > 0.5 for row in rows if row["epsilon"] == 50)

@@ -32,7 +32,7 @@ def write_images(
 
 
 def prepared(data: Path, test: Path | None = None, **options: object) -> tuple[RunConfig, Sources]:
-    settings = {"epsilon": 2.0, "config": CONFIG, "device": "cpu"}
+    settings = {"epsilon": 2.0, "method": "dp-sgd", "config": CONFIG, "device": "cpu"}
     return prepare(data, PlanOptions.of({**settings, **options, "test": test}, data))
 
 

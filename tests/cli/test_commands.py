@@ -249,5 +249,5 @@ def test_phase_iii_is_a_setting_with_an_option_of_its_own(capsys: pytest.Capture
         plan = last_line(capsys)
         assert plan["config"]["phase_iii"] == phase_iii
         assert [stage["count"] for stage in plan["stages"]] == counts
-    assert run(["plan", DIGITS, "--epsilon", "2", "--phase-iii", "full"]) == 2
+    assert run(["plan", DIGITS, "--epsilon", "2", "--method", "dp-sgd", "--phase-iii", "full"]) == 2
     assert "no setting 'phase_iii'" in capsys.readouterr().err

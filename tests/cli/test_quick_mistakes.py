@@ -48,6 +48,7 @@ MISTAKES = {
     "plan photos --epsilon 2 --out full": "full is not empty",
     "synthesize nowhere --epsilon 2 --out run": "nowhere does not exist",
     "synthesize photos --epsilon 2 --out full": "full is not empty",
+    "synthesize --from-embedding nowhere --out run": "nowhere cannot be read as an embedding (there is no",
     "synthesize --from-embedding broken.toml --out full": "full is not empty",
     "audit nowhere --epsilon 2": "nowhere does not exist",
     "resume nowhere": "nowhere is no run directory",

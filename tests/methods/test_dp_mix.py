@@ -68,7 +68,7 @@ def test_the_account_is_that_of_plain_dp_sgd(pool: Path) -> None:
         config = method.default_config(public, BUDGET, CPU, SMALL | views)
         plans.append(calibrated(method, config, public, BUDGET))
     assert len({(plan.noise_multiplier, plan.epsilon, plan.events) for plan in plans}) == 1
-    assert {stage.mechanism.sensitivity for plan in plans for stage in plan.stages} == {1.0}
+    assert {stage.mechanism.sensitivity for plan in plans for stage in plan.stages} == {16.0}
 
 
 def test_settings_make_the_policy_that_they_name(pool: Path) -> None:

@@ -45,6 +45,49 @@ def test_defaults_fit_the_data(num_examples: int, shape: tuple[int, int, int]) -
     )
 
 
+@pytest.mark.parametrize("network", ["linear", "tanh-cnn"])
+def test_the_way_follows_from_images_and_noise(network: str) -> None:
+    """Twice the images with the same noise, or half the noise, take steps that are twice as long, or as many,
+    up to a largest rate and a number of steps.
+    """
+    budget, overrides = Budget(1.0, 1e-6), {"network": network}
+    ways = []
+    for num_examples in (500, 1000, 100_000):
+        config = DPSGD().default_config(PublicFacts(num_examples, (1, 16, 16), NAMES), budget, CPU, overrides)
+        ways.append(config.steps * config.learning_rate)
+    assert ways[1] == pytest.approx(2 * ways[0], rel=0.01)
+    assert ways[1] < ways[2] < 200 * ways[0]
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "shape", "network"),
+    [
+        (50_000, (3, 32, 32), "tanh-cnn"),
+        (2_000, (3, 32, 32), "linear"),
+        (50_000, (1, 28, 28), "linear"),
+        (50_000, (3, 8, 8), "linear"),
+    ],
+)
+def test_many_photographs_have_convolutions(
+    num_examples: int, shape: tuple[int, int, int], network: str
+) -> None:
+    facts = PublicFacts(num_examples, shape, NAMES)
+    assert DPSGD().default_config(facts, Budget(2.0, 1e-5), CPU, {"steps": 1}).network == network
+
+
+def test_more_steps_are_smaller_ones() -> None:
+    few, many = small_config(network="linear"), small_config(network="linear", steps=1000)
+    assert many.steps * many.learning_rate == pytest.approx(few.steps * few.learning_rate, rel=0.01)
+
+
+def test_less_privacy_never_takes_a_shorter_way() -> None:
+    ways = []
+    for epsilon in (0.1, 0.3, 1.0, 3.0, 10.0, 1e6):
+        config = DPSGD().default_config(SMALL, Budget(epsilon, 1e-5), CPU, {})
+        ways.append(config.steps * config.learning_rate)
+    assert ways == sorted(ways)
+
+
 def test_what_the_user_says_holds() -> None:
     said = {"network": "linear", "steps": 7, "expected_batch_size": 3, "augmult": 2}
     config = small_config(**said)

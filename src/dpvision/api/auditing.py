@@ -180,6 +180,7 @@ def _learn(
         book = Ledger.for_dataset(record["ledger"], record["digest"], len(private))
         account = Account(budget, book, record["run_id"], stages.events)
         account.open()
+        config.tell_choice()
         return account
 
     session = config.session(sources, open_account, random, progress, watch=watch)

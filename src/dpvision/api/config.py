@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -31,6 +32,8 @@ from dpvision.privacy import Account, Budget, InputError, PublicFacts, RandomSou
 from dpvision.runs import Progress
 from dpvision.views import Pool, open_pool
 
+logger = logging.getLogger("dpvision")
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -52,6 +55,7 @@ class RunConfig:
         chosen_size: the image size, if it was chosen by looking at the sizes of the images.
         pool_digest: the digest of the public images that private ones are mixed with, if any.
         images: what is to be published, if images are made.
+        because: why the method was chosen, of a new run that named none.
     """
 
     method: Method
@@ -68,6 +72,12 @@ class RunConfig:
     chosen_size: int | None = None
     pool_digest: str | None = None
     images: FinishOptions | None = None
+    because: str | None = None
+
+    def tell_choice(self) -> None:
+        """Announce the method that was chosen, once nothing can be refused any more."""
+        if self.because:
+            logger.info(f"method {self.method.name}, because {self.because}; --method chooses another")
 
     @property
     def spending(self) -> tuple[Budget, Calibrated]:

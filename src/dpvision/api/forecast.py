@@ -29,6 +29,7 @@ class Forecast:
     """A run as `dpvision.train` or `dpvision.synthesize` would make it.
 
     Attributes:
+        method: the name of the method, as it was resolved.
         epsilon, delta, neighboring_relation: what it would spend.
         noise_multiplier, stages: how the run releases.
         num_examples: N, as it was declared.
@@ -39,6 +40,7 @@ class Forecast:
         config: all settings, those of the method.
     """
 
+    method: str
     epsilon: float
     delta: float
     neighboring_relation: NeighboringRelation
@@ -73,7 +75,9 @@ def plan(data: Source, **options: Any) -> Forecast:
     facts, (budget, stages) = config.facts, config.spending
     expected = config.method.estimate(config.settings, facts, config.device)
     ledger = Path(given.ledger or default_ledger_path(sources.images.digest))
+    config.tell_choice()
     return Forecast(
+        method=config.method.name,
         epsilon=stages.epsilon,
         delta=budget.delta,
         neighboring_relation=budget.neighboring_relation,

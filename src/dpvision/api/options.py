@@ -16,7 +16,7 @@ from numbers import Integral
 from typing import Any, Self, TypeVar, get_type_hints
 
 from dpvision.images.places import check_exists
-from dpvision.methods.registry import check_known
+from dpvision.methods.registry import AUTO, check_known
 from dpvision.priors.phase_one.places import check_prior_files
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
@@ -52,7 +52,10 @@ class RunOptions:
         "add_or_remove_one",
         flag="--relation",
     )
-    method: str = option("How to learn: one of `dpvision methods`; by default {default}.", "dp-sgd")
+    method: str = option(
+        "How to learn: one of `dpvision methods`; by default {default}, which chooses by what is public.",
+        AUTO,
+    )
     config: Mapping[str, Any] | None = option(
         "Settings of the method in place of its defaults; see `dpvision settings METHOD`.", None
     )
@@ -79,7 +82,8 @@ class RunOptions:
     def __post_init__(self) -> None:
         relation: Any = self.neighboring_relation
         Budget(self.epsilon, 1e-9 if self.delta is None else self.delta, relation)  # refuses what is none
-        check_known(self.method)
+        if self.method != AUTO:
+            check_known(self.method)
         check_seed(self.seed)
 
     @classmethod

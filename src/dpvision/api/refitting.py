@@ -21,7 +21,7 @@ from dpvision.priors.encoders.released import ENCODER, load_encoder
 from dpvision.privacy import Budget, InputError, PublicFacts
 from dpvision.reports import card_markdown
 from dpvision.runs import Progress
-from dpvision.runs.places import check_free
+from dpvision.runs.places import check_embedding, check_free
 
 
 def synthesize_from(
@@ -94,6 +94,7 @@ def open_embedding(path: Path) -> Learned:
     Raises:
         InputError: a file is missing or damaged, or does not fit the other.
     """
+    check_embedding(path)
     embedding = Embedding.load(path)
     with reading(f"the guarantee in {path}"):  # the card will state it, after the fit
         card_markdown({**embedding.facts[GUARANTEE], "released": ""}, "guarantee.md.j2")

@@ -51,6 +51,8 @@ from dpvision.methods import (
     check_settings,
     find_method,
 )
+from dpvision.methods.auto import choose_method
+from dpvision.methods.registry import AUTO
 from dpvision.networks import register_network
 from dpvision.networks.weights import checked_facts, safetensors_bytes
 from dpvision.priors import scales_images
@@ -83,10 +85,12 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
     # What is wrong at first sight is refused before the images are read, which may take a while.
     relation: Any = options.neighboring_relation
     budget = Budget(options.epsilon, 1e-9 if options.delta is None else options.delta, relation)
-    method, overrides = find_method(options.method, makes), dict(options.config or {})
+    overrides = dict(options.config or {})
     network = getattr(options, "network", None)
     if network is not None:
         overrides["network"] = register_network(network)
+    automatic = options.method == AUTO and makes != "images"
+    method = find_method(choose_method(overrides).method if automatic else options.method, makes)
     check_settings(method.config_class, overrides)
     device = resolve_device(options.device)
 
@@ -98,6 +102,10 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
         private.check_classes()
     declared = len(private) if options.num_examples is None else options.num_examples
     facts = PublicFacts(declared, private.shape, private.class_names if private.labels is not None else ())
+    because = None
+    if automatic:
+        chosen = choose_method(overrides, facts.image_shape)
+        method, because = find_method(chosen.method), chosen.because
     how_test, test_images = None, None
     if method.makes == "a classifier":
         how_test, test_images = _test_images(data, getattr(options, "test", None), private)
@@ -126,6 +134,7 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
             chosen_size=chosen_size,
             pool_digest=pool.digest if pool else None,
             images=to_publish(options, facts) if isinstance(options, FinishOptions) else None,
+            because=because,
         ),
         Sources(private, test_images, pool),
     )
@@ -186,6 +195,7 @@ class Run:
             account = make_account(directory, len(images), budget, stages, released)
             account.open()
             checkpoints.account = account
+            config.tell_choice()
             return account
 
         session = None

@@ -8,7 +8,9 @@ import typer
 
 from dpvision.cli.options import AsJson, checks
 from dpvision.cli.output import show
-from dpvision.methods.registry import check_known, find_method, known_methods
+from dpvision.methods.registry import AUTO, check_known, find_method, known_methods
+
+CHOICE = "Choose dp-randp, or dp-sgd where a setting of it is given or images are tiny; the default"
 
 
 def methods(as_json: AsJson = False) -> None:
@@ -16,9 +18,10 @@ def methods(as_json: AsJson = False) -> None:
     from dpvision.methods.documentation import summary
 
     known = {name: find_method(name) for name in known_methods()}
-    rows = {name: f"makes {method.makes}: {summary(method)}" for name, method in known.items()}
-    fields = {name: {"makes": method.makes, "summary": summary(method)} for name, method in known.items()}
-    show(fields, as_json, rows)
+    found = {AUTO: {"makes": "a classifier", "summary": CHOICE}}
+    found |= {name: {"makes": method.makes, "summary": summary(method)} for name, method in known.items()}
+    rows = {name: f"makes {each['makes']}: {each['summary']}" for name, each in found.items()}
+    show(found, as_json, rows)
 
 
 @checks(method=check_known)

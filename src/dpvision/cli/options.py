@@ -101,8 +101,8 @@ Verb = Callable[..., None]
 
 
 def checks(**of: Callable[[Any], object]) -> Callable[[Verb], Verb]:
-    """Let a command begin with these checks of its arguments, of those that are given. What a check of places
-    imports takes no time, and what the command then does may take seconds.
+    """Let a command begin with these checks, each of the argument of its name, where that is given: what they
+    refuse is told at once, and not after the seconds that the command's imports take.
     """
 
     def made(verb: Verb) -> Verb:

@@ -19,12 +19,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-Process = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--process", metavar="NAME", help="A random process; see `prior processes`. Repeat for more."
-    ),
-]
 Seed = Annotated[int, typer.Option(help="Of all randomness. The images are public.")]
 
 
@@ -64,7 +58,10 @@ def images(
 @checks(out=check_new_prior, public_images=check_exists, initial_prior=find_prior)
 def train(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The prior's file, ending in .safetensors.")],
-    process: Process = None,
+    process: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A random process; see `prior processes`. Repeat for more."),
+    ] = None,
     public_images: Annotated[
         str | None,
         typer.Option(

@@ -13,7 +13,7 @@ from dpvision.cli.options import command, flag_of, require
 from dpvision.cli.output import interruptible, work_bars
 from dpvision.cli.training import show_result
 from dpvision.privacy.errors import InputError
-from dpvision.runs.places import check_free
+from dpvision.runs.places import check_embedding, check_free
 
 
 @command(SynthesisOptions)
@@ -46,6 +46,7 @@ def synthesize(
         require(SynthesisOptions, found)
     else:
         _check_use_with_embedding(found)
+        check_embedding(from_embedding)
     with interruptible(run=found["out"]), work_bars() as progress:
         if from_embedding is None:
             result = api.synthesize(found.pop("data"), **found, progress=progress)

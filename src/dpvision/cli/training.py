@@ -52,6 +52,7 @@ def plan(found: dict[str, Any], as_json: bool) -> None:
     by_default = "" if found.get("delta") else ", the largest power of ten that is at most 1/(10·N)"
     forecast = api.plan(found.pop("data"), **found)
     rows: dict[str, object] = {
+        "method": forecast.method,
         "images": f"{forecast.num_examples} of {'×'.join(map(str, forecast.image_shape))}, "
         f"{forecast.num_classes} classes; {forecast.test_examples} to test on",
         "epsilon": f"{forecast.epsilon:.6g} ({forecast.neighboring_relation})",

@@ -28,7 +28,9 @@ from dpvision.methods.gradient_descent import (
     check_batch,
     clipped_gradient,
     descend,
+    images_over_noise,
     stage,
+    way_for_noise,
 )
 from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.session import Session
@@ -36,12 +38,9 @@ from dpvision.methods.settings import check, check_settings, with_overrides
 from dpvision.methods.stages import Stage
 from dpvision.networks import Classifier, WideResNet
 from dpvision.priors.feature_classifier import Head, encoded
-from dpvision.privacy.accounting import calibrate_noise_multiplier
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
-from dpvision.privacy.mechanisms import GaussianSumMechanism
-from dpvision.privacy.sampling import FullBatch
 from dpvision.training import Phase
 from dpvision.views import Unchanged
 
@@ -224,7 +223,8 @@ def _head_alone(facts: PublicFacts, budget: Budget, overrides: Mapping[str, Any]
     classes, by a rule that was tried on the sets of ``benchmarks/defaults.py``.
     """
     num_examples, image_shape = facts.num_examples, facts.image_shape
-    encoder, way = overrides.get("encoder"), _way_for_noise(num_examples, budget)
+    encoder = overrides.get("encoder")
+    way = way_for_noise(images_over_noise(num_examples, budget), MOMENTUM)
     largest_rate = LARGEST_RATE_OF_A_CLASS * len(facts.class_names)
     steps = overrides.get("steps", math.ceil(min(max(way / largest_rate, FEWEST_STEPS), MOST_STEPS)))
     if encoder is None:
@@ -241,20 +241,6 @@ def _head_alone(facts: PublicFacts, budget: Budget, overrides: Mapping[str, Any]
         schedule="linear",
         ema_decay=0.5,
     )
-
-
-def _way_for_noise(num_examples: int, budget: Budget) -> float:
-    """Return the learning rate times the steps at which the noise of all steps moves a logit by about one.
-
-    With features of norm 1 and C = 1, the noise of a step moves it by a normal number of standard deviation
-    rate·σ/N/(1 − β), where β is the momentum. T steps need √T times the σ₁ of a single release. Where rates
-    fall linearly to zero, the deviations add up to rate·T·σ₁/N/(√3·(1 − β)), whatever T is. With more noise
-    the loss ends above that of guessing, on few images or at a small ε; with less the head stays near its
-    start.
-    """
-    once = GaussianSumMechanism(1.0, 1.0, FullBatch(num_examples))
-    sigma = calibrate_noise_multiplier(lambda noise: [replace(once, noise_multiplier=noise).event], budget)
-    return math.sqrt(3) * (1 - MOMENTUM) * num_examples / sigma
 
 
 def _sampled(config: DPRandPConfig, facts: PublicFacts) -> DPRandPConfig:

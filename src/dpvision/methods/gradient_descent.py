@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +21,16 @@ from dpvision.methods.session import Session
 from dpvision.methods.settings import check
 from dpvision.methods.stages import Stage
 from dpvision.methods.view_settings import ViewSettings
+from dpvision.privacy.accounting import calibrate_noise_multiplier
+from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.mechanisms import GaussianSumMechanism
-from dpvision.privacy.sampling import PoissonSampler
+from dpvision.privacy.sampling import FullBatch, PoissonSampler
 from dpvision.training import OptimizerName, Phase, Schedule, make_optimizer, schedule_factor
 from dpvision.views import ViewPolicy
+
+LARGEST_EPSILON = 100.0
+"""A larger ε changes no default; a single release would need no noise that could be calibrated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +98,32 @@ def clipped_gradient(model: torch.nn.Module, settings: GradientSettings) -> Clip
         precision=settings.precision,
         expected_batch_size=settings.expected_batch_size,
     )
+
+
+def images_over_noise(num_examples: int, budget: Budget) -> float:
+    """Return N/σ, where σ is the noise multiplier of a single release of a sum over all images, for an ε of
+    at most `LARGEST_EPSILON`.
+    """
+    once = GaussianSumMechanism(1.0, 1.0, FullBatch(num_examples))
+    budget = replace(budget, epsilon=min(budget.epsilon, LARGEST_EPSILON))
+    sigma = calibrate_noise_multiplier(lambda noise: [replace(once, noise_multiplier=noise).event], budget)
+    return num_examples / sigma
+
+
+def way_for_noise(images: float, momentum: float) -> float:
+    """Return the learning rate times the steps at which the noise of all steps moves a logit by about one.
+
+    Args:
+        images: N/σ of a single release, see :func:`images_over_noise`.
+        momentum: of the steps.
+
+    Where C = 1, and the gradient of a logit has norm 1, as with features of norm 1, the noise of a step moves
+    it by a normal number of standard deviation rate·σ/N/(1 − β), where β is the momentum. T steps need √T
+    times the σ₁ of a single release. Where rates fall linearly to zero, the deviations add up to
+    rate·T·σ₁/N/(√3·(1 − β)), whatever T is. With more noise the loss ends above that of guessing, on few
+    images or at a small ε; with less the model stays near its start.
+    """
+    return math.sqrt(3) * (1 - momentum) * images
 
 
 def check_batch(settings: GradientSettings, num_examples: int) -> None:

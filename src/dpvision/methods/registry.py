@@ -19,6 +19,9 @@ GROUP = "dpvision.methods"
 name of the method.
 """
 
+AUTO = "auto"
+"""What stands in the place of a classifier's method that is chosen by :mod:`dpvision.methods.auto`."""
+
 _OURS = {
     "dp-sgd": "dpvision.methods.dp_sgd:DPSGD",
     "dp-mix-self": "dpvision.methods.dp_mix:DPMixSelf",
@@ -38,7 +41,7 @@ def known_methods() -> dict[str, EntryPoint]:
     """
     found = {name: EntryPoint(name, value, GROUP) for name, value in _OURS.items()}
     for entry in entry_points(group=GROUP):
-        if entry.name in found:
+        if entry.name in found or entry.name == AUTO:
             raise InputError(f"two methods are called '{entry.name}'; uninstall the package of {entry.value}")
         found[entry.name] = entry
     return found
@@ -59,6 +62,8 @@ def find_method(name: str, makes: Makes | None = None) -> Method:
     Raises:
         InputError: there is none, it cannot be loaded, or it makes something else than is asked for.
     """
+    if name == AUTO:
+        raise InputError(f"'{AUTO}' chooses the method of a classifier; name one that makes images")
     check_known(name)
     method = _load(known_methods()[name])
     if makes not in (None, method.makes):

@@ -58,3 +58,12 @@ def find_release(path: str | os.PathLike[str]) -> Path:
             raise InputError(f"{path.parent} is not complete; resume it first")
     check_release(path)
     return path
+
+
+def check_embedding(path: str | os.PathLike[str]) -> None:
+    """Raise InputError unless a file is there, which may be an embedding that a run released."""
+    if not Path(path).is_file():
+        raise InputError(
+            f"{path} cannot be read as an embedding (there is no such file); "
+            "give a run's release/embedding.safetensors"
+        )
