@@ -125,12 +125,12 @@ class ImageArray:
         first, second, third = self.shape[1:]
         return (third, first, second) if self._channels_last else (first, second, third)
 
-    def read(self, stream: Stream, conversion: Conversion) -> tuple[Tensor, str | None]:
+    def read(self, stream: Stream, conversion: Conversion) -> tuple[Tensor, Tensor | None]:
         """Read the values in a stream as images, uint8 [N, C, H, W].
 
-        Where they were converted, `digest_of` the images before comes with them, else None. Takes no more
-        memory than these and a few blocks, but for arrays in Fortran's order that are to be converted: those
-        are unpacked whole.
+        Where they were converted, the `stored_digests` of the images before come with them, else None. Takes
+        no more memory than these and a few blocks, but for arrays in Fortran's order that are to be
+        converted: those are unpacked whole.
 
         Raises:
             InputError: the stream is damaged, or has fewer values or more.

@@ -1,4 +1,4 @@
-"""Compute the identity of images: digests of their pixels."""
+"""Compute the identity of images: digests of their pixels, as they are stored."""
 
 from __future__ import annotations
 
@@ -29,3 +29,16 @@ def digest_of_one(image: NDArray[np.uint8]) -> bytes:
     sha256 = hashlib.sha256(repr(image.shape).encode())
     sha256.update(np.ascontiguousarray(image).data)
     return sha256.digest()
+
+
+def identity_of(image: NDArray[np.uint8]) -> bytes:
+    """Compute what one image is known by, wherever and however it is stored: SHA-256 of its shape and pixels,
+    where colours that are all grey count as grey.
+    """
+    grey = len(image) == 3 and np.array_equal(image[0], image[1]) and np.array_equal(image[0], image[2])
+    return digest_of_one(image[:1] if grey else image)
+
+
+def stored_digests(image: NDArray[np.uint8]) -> bytes:
+    """Compute all that stays known of an image once it was converted: `digest_of_one`, then `identity_of`."""
+    return digest_of_one(image) + identity_of(image)

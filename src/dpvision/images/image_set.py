@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpvision.images.identity import digest_of
+from dpvision.images.identity import DIGEST_BYTES, digest_of, identity_of
 from dpvision.privacy.errors import InputError
 
 IMAGES_IN_BLOCK = 256
@@ -75,6 +75,14 @@ class ImageSet(ABC):
     def pixel_digest(self) -> str:
         """The SHA-256 (hex) of the images as stored, without labels. Private, as the pixels are."""
         return digest_of(image for block in self.blocks() for image in block.numpy())
+
+    @cached_property
+    def identities(self) -> Tensor:
+        """What each image is known by, as it is stored, whatever its name, label, place, file format and the
+        size and channels it is read with: uint8 [N, 32]. Private.
+        """
+        found = [identity_of(image) for block in self.blocks() for image in block.numpy()]
+        return torch.frombuffer(bytearray(b"".join(found)), dtype=torch.uint8).view(-1, DIGEST_BYTES)
 
     def subset(self, indices: Sequence[int] | Tensor) -> ImageSet:
         """Return the images at these indices, in this order, with the same classes and ids.
@@ -179,6 +187,10 @@ class Chosen(ImageSet):
 
     def take(self, indices: Tensor) -> Tensor:
         return self._images.take(self._indices[indices])
+
+    @cached_property
+    def identities(self) -> Tensor:
+        return self._images.identities[self._indices]
 
 
 def _listing(names: Sequence[str], most: int = 10) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpvision.images.identity import DIGEST_BYTES, combine_digests
 from dpvision.images.image_set import ImageSet
 from dpvision.images.text import acts
 from dpvision.privacy.by_example import distinct_ids
@@ -27,8 +28,8 @@ class Images(ImageSet):
 
     Attributes:
         pixels: uint8 [N, C, H, W], N at least 1, C 1 (grey) or 3 (RGB).
-        stored: the :attr:`pixel_digest` of the images as they were before reading changed their size or
-            channels, or None if pixels are as they were.
+        stored: the `stored_digests` of the images as they were before reading changed their size or channels,
+            uint8 [N, 64], or None if pixels are as they were.
         labels, class_names, source, names: as for every :class:`ImageSet`.
         ids: likewise; by default 0 … N − 1.
 
@@ -41,7 +42,7 @@ class Images(ImageSet):
     class_names: tuple[str, ...]
     source: str
     names: tuple[str, ...] | None = None
-    stored: str | None = None
+    stored: Tensor | None = None
     ids: Tensor = None  # type: ignore[assignment]  # where none are given they are made below
 
     def __post_init__(self) -> None:
@@ -81,7 +82,14 @@ class Images(ImageSet):
     @cached_property
     def pixel_digest(self) -> str:
         """The SHA-256 (hex) of the images as stored, without labels. Private, as the pixels are."""
-        return self.stored or super().pixel_digest
+        if self.stored is None:
+            return super().pixel_digest
+        return combine_digests(self.stored[:, :DIGEST_BYTES].numpy().tobytes())
+
+    @cached_property
+    def identities(self) -> Tensor:
+        """What each image is known by, as it is stored: see `ImageSet.identities`."""
+        return super().identities if self.stored is None else self.stored[:, DIGEST_BYTES:]
 
     def take(self, indices: Tensor) -> Tensor:
         """Return the images at indices, int64 [n], in this order: uint8 [n, C, H, W], on the CPU. Consecutive
@@ -98,7 +106,8 @@ class Images(ImageSet):
     def _derived(self, indices: Tensor | None, **changed: Any) -> Images:
         if indices is None:
             return replace(self, **changed)
-        return replace(self, pixels=rows(self.pixels, indices), stored=None, **changed)
+        stored = None if self.stored is None else rows(self.stored, indices)
+        return replace(self, pixels=rows(self.pixels, indices), stored=stored, **changed)
 
 
 def check_class_names(class_names: Sequence[str], source: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,6 +31,10 @@ class Joined(ImageSet):
     @property
     def shape(self) -> tuple[int, int, int]:
         return self._parts[0].shape
+
+    @cached_property
+    def identities(self) -> Tensor:
+        return torch.cat([part.identities for part in self._parts])
 
     def take(self, indices: Tensor) -> Tensor:
         taken = torch.empty(len(indices), *self.shape, dtype=torch.uint8)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dpvision.images.identity import digest_of_one
+from collections.abc import Iterator
+
+from dpvision.images.identity import identity_of
 from dpvision.images.image_set import ImageSet
 from dpvision.privacy import InputError, default_ledger_path
 
@@ -21,7 +23,8 @@ def refuse_data_with_ledger(images: ImageSet) -> None:
 
 
 def refuse_private_images(images: ImageSet, private: ImageSet, what: str) -> None:
-    """Check that none of the images is a private one, pixel for pixel, where both have the same shape.
+    """Check that none of the images is a private one, pixel for pixel, as they are stored or as they were
+    read.
 
     Copies that were changed, if only by another compression, go unnoticed.
 
@@ -31,11 +34,17 @@ def refuse_private_images(images: ImageSet, private: ImageSet, what: str) -> Non
     Raises:
         InputError: some are. It says how many, and not which.
     """
-    theirs = {digest_of_one(image) for block in private.blocks() for image in block.numpy()}
-    ours = (digest_of_one(image) for block in images.blocks() for image in block.numpy())
-    shared = sum(digest in theirs for digest in ours)
+    theirs = {one for pair in _known_by(private) for one in pair}
+    shared = sum(any(one in theirs for one in pair) for pair in _known_by(images))
     if shared:
         raise InputError(
             f"{shared} of the {len(images)} {what} {images.source} are among the private images of "
             f"{private.source}, which no guarantee would cover; give others"
         )
+
+
+def _known_by(images: ImageSet) -> Iterator[tuple[bytes, bytes]]:
+    """Yield what each image is known by, as it is stored and as it was read."""
+    read = (image for block in images.blocks() for image in block.numpy())
+    for stored, image in zip(images.identities.numpy(), read, strict=True):
+        yield stored.tobytes(), identity_of(image)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dpvision.images.decode import Conversion
 from dpvision.images.files import check_expands, check_fits_memory
-from dpvision.images.identity import DIGEST_BYTES, combine_digests, digest_of_one
+from dpvision.images.identity import DIGEST_BYTES, stored_digests
 from dpvision.privacy.errors import InputError
 
 SLOW_SECONDS = 5e-4
@@ -41,10 +41,10 @@ def stack(
     source: str,
     conversion: Conversion,
     stored: int | None = None,
-) -> tuple[Tensor, str | None]:
+) -> tuple[Tensor, Tensor | None]:
     """Stack N = count pairs (name, item) as uint8 [N, C, H, W]: each is made an array [C, H, W] by make(item,
-    name) and then converted. With it comes `digest_of` the images before that, or None where nothing is to be
-    converted. ``stored`` is the bytes that hold them; None for items in memory.
+    name) and then converted. With it come the `stored_digests` of the images before that, uint8 [N, 64], or
+    None where nothing is to be converted. ``stored`` is the bytes that hold them; None for items in memory.
 
     Items are drawn as they are needed. Images that take long are made by several threads at once, for Pillow
     decodes without Python's lock; small ones would but fight for it.
@@ -61,12 +61,12 @@ def stack(
         raise InputError(f"{source} holds no images and not the {count} it states; replace it")
     first_name, first_item = one
     converts = conversion != Conversion()
-    digests = bytearray(DIGEST_BYTES * count if converts else 0)
+    digests = np.empty((count if converts else 0, 2 * DIGEST_BYTES), dtype=np.uint8)
 
     def converted(index: int, pixels: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
         if not converts:
             return pixels
-        digests[DIGEST_BYTES * index : DIGEST_BYTES * (index + 1)] = digest_of_one(pixels)
+        digests[index] = np.frombuffer(stored_digests(pixels), dtype=np.uint8)
         return conversion.convert(pixels, name)
 
     first_made = make(first_item, first_name)
@@ -112,7 +112,7 @@ def stack(
             raise InputError(f"{source} holds {start} images and not the {count} it states; replace it")
     finally:
         pool.shutdown(cancel_futures=True)
-    return torch.from_numpy(out), combine_digests(digests) if converts else None
+    return torch.from_numpy(out), torch.from_numpy(digests) if converts else None
 
 
 def _shape_in_words(pixels: NDArray[np.uint8]) -> str:
