@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 from dpvision.images import ImageSet
 from dpvision.methods import Calibrated
 from dpvision.privacy import Account, Budget, Event, InputError, Ledger, default_ledger_path
+from dpvision.privacy.image_index import ImageIndex, IndexedImages, default_index_folder
 from dpvision.runs import RunDirectory
 
 
@@ -29,21 +30,20 @@ def private_record(
     }
 
 
-def make_account(
-    run: RunDirectory,
-    num_examples: int,
-    budget: Budget,
-    stages: Calibrated,
-    released: Sequence[Event],
-) -> Account:
-    """Return the account of a run, not open yet. ``released`` is what it has by its own record.
+def make_account(record: Mapping[str, Any], images: ImageSet, budget: Budget, stages: Calibrated) -> Account:
+    """Return the account of a run on private images, not open yet, by its `private_record`.
 
     Raises:
-        InputError: the ledger is of another data set, or damaged, or lacks what the run has spent.
+        InputError: the ledger is of another data set, or damaged.
     """
-    check_ledger(run, released)
-    ledger = Ledger.for_dataset(run.of_account("ledger"), run.of_account("digest"), num_examples)
-    return Account(budget, ledger, run.of_account("run_id"), stages.events)
+    ledger = Ledger.for_dataset(record["ledger"], record["digest"], len(images))
+    return Account(budget, ledger, record["run_id"], stages.events, indexed(images))
+
+
+def indexed(images: ImageSet) -> IndexedImages:
+    """Return images as the index of this machine knows them."""
+    index = ImageIndex(default_index_folder())
+    return IndexedImages(index, index.identities(one.tobytes() for one in images.identities.numpy()))
 
 
 def check_ledger(run: RunDirectory, released: Sequence[Event]) -> None:

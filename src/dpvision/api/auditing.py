@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from dpvision.api.accounts import private_record
+from dpvision.api.accounts import make_account, private_record
 from dpvision.api.config import RunConfig, Sources
 from dpvision.api.options import AuditOptions, takes
 from dpvision.api.run import prepare
@@ -17,7 +17,7 @@ from dpvision.evaluation.worst_images import Contribution, WorstImages
 from dpvision.images import ImageSet
 from dpvision.methods import Learned
 from dpvision.networks import Classifier
-from dpvision.privacy import Account, InputError, Ledger, NeighboringRelation, RandomSource, random_source
+from dpvision.privacy import Account, InputError, NeighboringRelation, RandomSource, random_source
 from dpvision.privacy import epsilon as epsilon_of
 from dpvision.privacy.audit import (
     Tally,
@@ -177,8 +177,7 @@ def _learn(
     record = private_record(private, ledger, datetime.now(UTC))
 
     def open_account() -> Account:
-        book = Ledger.for_dataset(record["ledger"], record["digest"], len(private))
-        account = Account(budget, book, record["run_id"], stages.events)
+        account = make_account(record, private, budget, stages)
         account.open()
         config.tell_choice()
         return account

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dpvision.api.accounts import indexed
 from dpvision.api.sources import training_reading
-from dpvision.privacy import Ledger, default_ledger_path
+from dpvision.privacy import Budget, Ledger, default_ledger_path
 from dpvision.runs import RunDirectory
 from dpvision.runs.places import is_run
 
@@ -28,6 +29,17 @@ def find_ledger(target: str, channels: int | None = None) -> Ledger:
     reading, _ = training_reading(target, None, channels, keep_large=False)
     images = reading.open()
     return Ledger.for_dataset(default_ledger_path(images.digest), images.digest, len(images))
+
+
+def set_limit(target: str, ledger: Ledger, limit: Budget, channels: int | None = None) -> None:
+    """Allow at most this much in total on the images of a ledger; of a data set that is named, also where
+    they are part of others.
+    """
+    ledger.set_limit(limit)
+    path = Path(target)
+    if path.suffix != ".jsonl" and not is_run(path):
+        images = indexed(training_reading(target, None, channels, keep_large=False)[0].open())
+        images.index.cover(ledger, images.identities)
 
 
 def close_run(ledger: Ledger, run: str) -> None:

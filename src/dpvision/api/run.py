@@ -192,7 +192,9 @@ class Run:
         checkpoints = FileCheckpoints(directory.checkpoint_path, directory.seal)
 
         def open_account() -> Account:
-            account = make_account(directory, len(images), budget, stages, released)
+            check_ledger(directory, released)
+            record = {name: directory.of_account(name) for name in ("run_id", "digest", "ledger")}
+            account = make_account(record, images, budget, stages)
             account.open()
             checkpoints.account = account
             config.tell_choice()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from dpvision.privacy.accounting import Accountant, epsilon
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import BudgetExceeded
 from dpvision.privacy.events import Event
+from dpvision.privacy.image_index import IndexedImages
 from dpvision.privacy.ledger import Ledger
 from dpvision.privacy.reservation import Reservation
 
@@ -35,12 +37,21 @@ class Account:
         ledger: the data set's ledger, or None to keep the account in memory only (a rehearsal or a test).
         run_id: the run's name in the ledger; the same id and plan take up a run that was interrupted.
         planned: everything the run means to release.
+        images: the images of the run, where what other runs spend on some of them counts too.
     """
 
-    def __init__(self, budget: Budget, ledger: Ledger | None, run_id: str, planned: Sequence[Event]) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        ledger: Ledger | None,
+        run_id: str,
+        planned: Sequence[Event],
+        images: IndexedImages | None = None,
+    ) -> None:
         self.budget = budget
         self.ledger = ledger
         self.run_id = run_id
+        self.images = images
         self._reservation = Reservation(planned)
         self._is_open = False
 
@@ -57,9 +68,18 @@ class Account:
                 f"of {self.budget.epsilon:g}; add noise or take fewer steps."
             )
         if self.ledger is not None:
-            for event in self.ledger.open_run(self.run_id, self._reservation.reserved):
+            with self._admitted(self.ledger):
+                spent = self.ledger.open_run(self.run_id, self._reservation.reserved)
+            for event in spent:
                 self._reservation.spend(event)
         self._is_open = True
+
+    def _admitted(self, ledger: Ledger) -> AbstractContextManager[None]:
+        """Enter the run in the index of images, which opens it in its ledger meanwhile."""
+        if self.images is None:
+            return nullcontext()
+        index, identities = self.images.index, self.images.identities
+        return index.admitting(self.run_id, ledger, self._reservation.reserved, identities)
 
     def record(self, event: Event) -> None:
         """Count a release that is about to happen; durable when this returns.
@@ -78,6 +98,8 @@ class Account:
         """End the run: what was planned but not spent is free again for others."""
         if self.ledger is not None and self._is_open:
             self.ledger.close_run(self.run_id)
+            if self.images is not None:
+                self.images.index.settle(self.run_id, self.spent)
         self._is_open = False
 
     @property

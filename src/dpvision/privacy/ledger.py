@@ -192,6 +192,11 @@ class Ledger:
                         f"{run_id} has made, so it has lost some; restore it from a copy."
                     )
 
+    def counted(self) -> dict[str, tuple[Event, ...]]:
+        """Return the events that are held against limits, by the id of their run."""
+        with self._locked():
+            return {run_id: run.counted for run_id, run in self._runs.items()}
+
     def close_run(self, run_id: str) -> None:
         """End a run: what it planned but did not spend is free again.
 

@@ -1,0 +1,310 @@
+"""Which runs may have learned from which images, over all data sets and ledgers of a machine.
+
+A ledger belongs to one data set, known by a digest of the whole. Its images come again as other data sets:
+renamed, in another order, with other labels, without one of them, under a ledger elsewhere. So every run is
+also entered here with the identity of each image, and before it may begin, everything that other runs have
+spent on any of its images is composed with what it plans: the limit of every owner holds for every image.
+
+Identities are digests under a key, which lies beside the index and never leaves the machine: whoever has the
+index alone cannot ask it for an image.
+
+The images that exactly the same runs have touched make a *cell*. A new run splits the cells that it touches
+in part. There are few of them, so that what is kept of an image is its identity and the number of its cell.
+
+Guarantee: a run is in the index, durably, before it is open in its ledger, hence before it releases anything;
+no two runs are admitted at a time. A process that is killed leaves a run that the index knows and the ledger
+does not: it has spent nothing, and counts for nothing. What the index says of a run's events is only used
+where its ledger is gone: it is then all that the run had reserved, or had spent when it was closed. This
+holds while nobody takes the index away. ``tests/privacy/test_image_index.py`` kills and races processes
+over it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpvision.privacy.accounting import epsilon
+from dpvision.privacy.errors import BudgetExceeded, InputError
+from dpvision.privacy.events import Event, merge_events, written
+from dpvision.privacy.ledger import Ledger, default_ledger_path, sync_folder
+
+KEY_BYTES = 32
+IDENTITY_BYTES = 16
+"""Two of a million images share an identity with a probability of 2·10⁻²⁷."""
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS images (identity BLOB PRIMARY KEY, cell INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cells (cell INTEGER PRIMARY KEY, size INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS members (cell INTEGER, run TEXT, PRIMARY KEY (cell, run)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS runs (run TEXT PRIMARY KEY, ledger TEXT NOT NULL, events TEXT NOT NULL);
+CREATE TEMP TABLE batch (identity BLOB PRIMARY KEY) WITHOUT ROWID;
+"""
+
+
+def default_index_folder() -> Path:
+    """Return the folder of the index that all runs on this machine share: beside that of the ledgers."""
+    return default_ledger_path("").parent.parent / "images"
+
+
+@dataclass(frozen=True, repr=False)
+class IndexedImages:
+    """The images of one run: the index, and their identities in it."""
+
+    index: ImageIndex
+    identities: Sequence[bytes]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Images that exactly the same runs have touched.
+
+    Attributes:
+        size: how many images of those that were asked for.
+        runs: the ids of the runs.
+    """
+
+    size: int
+    runs: frozenset[str]
+
+
+class ImageIndex:
+    """The index in a folder, made when it is first used.
+
+    Safe to use from several processes at once. Every method takes the lock, but for those that say so.
+
+    Raises:
+        InputError: from any method, when the folder cannot be read or written, or the file is no index.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def identities(self, digests: Iterable[bytes]) -> list[bytes]:
+        """Return the identities, under this index's key, of images with these digests. Takes no lock."""
+        with _usable(self.folder):
+            key = self._key()
+        return [hashlib.blake2b(one, key=key, digest_size=IDENTITY_BYTES).digest() for one in digests]
+
+    @contextlib.contextmanager
+    def admitting(
+        self, run: str, ledger: Ledger, planned: Sequence[Event], identities: Sequence[bytes]
+    ) -> Iterator[None]:
+        """Enter a run on these images, unless it is there; while the block opens it in its ledger, no other
+        is admitted.
+
+        Raises:
+            BudgetExceeded: with what other runs have spent on one of the images, or may still, the plan
+                exceeds the limit of an owner. Nothing was written.
+        """
+        with self._opened() as database:
+            if not _has(database, run):
+                _check_limits(database, run, ledger, planned, identities)
+                _enter(database, run, ledger.path, planned, identities)
+            yield
+
+    def cover(self, ledger: Ledger, identities: Sequence[bytes]) -> None:
+        """Let a ledger's limit hold for these images, though no run has touched them yet."""
+        with self._opened() as database:
+            name = f"limit {ledger.path.absolute()}"
+            if not _has(database, name):
+                _enter(database, name, ledger.path, (), identities)
+
+    def settle(self, run: str, spent: Sequence[Event]) -> None:
+        """Take note of what a run had spent when it was closed."""
+        with self._opened() as database, database:
+            database.execute("UPDATE runs SET events = ? WHERE run = ?", (_text(spent), run))
+
+    def cells(self, identities: Sequence[bytes]) -> list[Cell]:
+        """Return the cells that the images are in; those that no run has touched are in none."""
+        with self._opened() as database:
+            return _touched(database, identities)
+
+    def counted(self, run: str) -> tuple[Event, ...]:
+        """Return the events of a run that are held against limits."""
+        with self._opened() as database:
+            return _counted(database, run)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        with _usable(self.folder), contextlib.ExitStack() as stack:
+            self._key()
+            lock = stack.enter_context(open(self.folder / "lock", "ab", opener=_for_the_owner))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            path = self.folder / "index.sqlite"
+            with open(path, "ab", opener=_for_the_owner):
+                pass
+            database = stack.enter_context(contextlib.closing(sqlite3.connect(path)))
+            database.executescript("PRAGMA synchronous = FULL;" + _TABLES)
+            yield database
+
+    def _key(self) -> bytes:
+        """Return the key, drawn where there is none. Whoever comes second takes the first one's."""
+        path = self.folder / "key"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.chmod(0o700)
+            mine = self.folder / f".key.{os.getpid()}"
+            with open(mine, "wb", opener=_for_the_owner) as file:
+                file.write(os.urandom(KEY_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(mine, path)
+            mine.unlink()
+            sync_folder(self.folder)
+        key = path.read_bytes()
+        if len(key) != KEY_BYTES:
+            raise InputError(f"{path} is damaged; restore it from a copy")
+        return key
+
+
+def _has(database: sqlite3.Connection, run: str) -> bool:
+    return database.execute("SELECT 1 FROM runs WHERE run = ?", (run,)).fetchone() is not None
+
+
+def _touched(database: sqlite3.Connection, identities: Sequence[bytes]) -> list[Cell]:
+    """Fill the table ``batch``, and return the cells that it touches."""
+    database.execute("DELETE FROM batch")
+    database.executemany("INSERT OR IGNORE INTO batch VALUES (?)", ((one,) for one in sorted(identities)))
+    return [Cell(size, _members(database, cell)) for cell, size in _cells_of_batch(database)]
+
+
+def _cells_of_batch(database: sqlite3.Connection) -> list[tuple[int, int]]:
+    """Return the cells of the images in ``batch``, and how many of these each has."""
+    return database.execute(
+        "SELECT cell, COUNT(*) FROM batch JOIN images USING (identity) GROUP BY cell ORDER BY cell"
+    ).fetchall()
+
+
+def _members(database: sqlite3.Connection, cell: int) -> frozenset[str]:
+    return frozenset(run for (run,) in database.execute("SELECT run FROM members WHERE cell = ?", (cell,)))
+
+
+def _enter(
+    database: sqlite3.Connection, run: str, ledger: Path, events: Sequence[Event], identities: Sequence[bytes]
+) -> None:
+    """Add a run, in one transaction."""
+    _touched(database, identities)
+    with database:
+        database.execute("INSERT INTO runs VALUES (?, ?, ?)", (run, str(ledger.absolute()), _text(events)))
+        for cell, touched in _cells_of_batch(database):
+            (size,) = database.execute("SELECT size FROM cells WHERE cell = ?", (cell,)).fetchone()
+            if touched < size:
+                cell = _split(database, cell, touched)
+            database.execute("INSERT INTO members VALUES (?, ?)", (cell, run))
+        (known,) = database.execute("SELECT COUNT(*) FROM batch JOIN images USING (identity)").fetchone()
+        (count,) = database.execute("SELECT COUNT(*) FROM batch").fetchone()
+        if known < count:
+            cell = _new_cell(database, count - known, {run})
+            database.execute("INSERT OR IGNORE INTO images SELECT identity, ? FROM batch", (cell,))
+
+
+def _split(database: sqlite3.Connection, cell: int, touched: int) -> int:
+    """Move the images of a cell that are in ``batch`` into a new one with the same runs; return that."""
+    new = _new_cell(database, touched, _members(database, cell))
+    database.execute("UPDATE cells SET size = size - ? WHERE cell = ?", (touched, cell))
+    database.execute(
+        "UPDATE images SET cell = ? WHERE cell = ? AND identity IN (SELECT identity FROM batch)", (new, cell)
+    )
+    return new
+
+
+def _new_cell(database: sqlite3.Connection, size: int, runs: Iterable[str]) -> int:
+    cell = database.execute("INSERT INTO cells (size) VALUES (?)", (size,)).lastrowid
+    assert cell is not None
+    database.executemany("INSERT INTO members VALUES (?, ?)", ((cell, run) for run in runs))
+    return cell
+
+
+def _check_limits(
+    database: sqlite3.Connection,
+    run: str,
+    own: Ledger,
+    planned: Sequence[Event],
+    identities: Sequence[bytes],
+) -> None:
+    """Raise BudgetExceeded where a run's plan on these images exceeds a limit that holds for some of them."""
+    cells = _touched(database, identities)
+    untouched = len(set(identities)) - sum(cell.size for cell in cells)
+    if untouched:
+        cells.append(Cell(untouched, frozenset()))
+    of_all = _of_all_images(own)
+    for cell in cells:
+        paths = {_ledger_of(database, one) for one in cell.runs}
+        ledgers = of_all + [Ledger(path) for path in sorted(paths) if Path(path).exists()]
+        limited = [ledger for ledger in ledgers if ledger.limit is not None]
+        if not limited:
+            continue
+        counted = {one: events for ledger in of_all for one, events in ledger.counted().items()}
+        counted |= {one: _counted(database, one) for one in cell.runs - counted.keys()}
+        counted.pop(run, None)  # of a run that was begun before there was an index
+        total = [event for events in counted.values() for event in events] + list(planned)
+        for ledger in limited:
+            _check_limit(ledger, total, cell)
+
+
+def _of_all_images(own: Ledger) -> list[Ledger]:
+    """Return the ledgers whose runs, also those from before there was an index, are on all images of a run:
+    its own and, where that is another, the data set's own one.
+    """
+    usual = default_ledger_path(own.digest)
+    is_elsewhere = usual.exists() and usual.absolute() != own.path.absolute()
+    return [own, Ledger(usual)] if is_elsewhere else [own]
+
+
+def _check_limit(ledger: Ledger, events: Sequence[Event], cell: Cell) -> None:
+    limit = ledger.limit
+    assert limit is not None
+    total = epsilon(events, limit.delta, limit.neighboring_relation)
+    if total > limit.epsilon:
+        raise BudgetExceeded(
+            f"this run would bring {cell.size} of the images, some of them as parts of other data sets, to "
+            f"epsilon {total:.4g} at delta {limit.delta:g}, over their owner's limit of {limit.epsilon:g}; "
+            f"plan a smaller run, or close abandoned runs (ledger {ledger.path})."
+        )
+
+
+def _counted(database: sqlite3.Connection, run: str) -> tuple[Event, ...]:
+    """Return a run's events as its ledger has them or, where that is gone, as they were noted here."""
+    path = Path(_ledger_of(database, run))
+    if path.exists():
+        return Ledger(path).counted().get(run, ())
+    (text,) = database.execute("SELECT events FROM runs WHERE run = ?", (run,)).fetchone()
+    return tuple(Event.from_json(fields) for fields in json.loads(text))
+
+
+def _ledger_of(database: sqlite3.Connection, run: str) -> str:
+    (ledger,) = database.execute("SELECT ledger FROM runs WHERE run = ?", (run,)).fetchone()
+    return str(ledger)
+
+
+def _text(events: Sequence[Event]) -> str:
+    return json.dumps([written(event) for event in merge_events(events)])
+
+
+def _for_the_owner(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags, 0o600)
+    os.fchmod(descriptor, 0o600)  # whatever the umask
+    return descriptor
+
+
+@contextlib.contextmanager
+def _usable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"the index of images in {folder} cannot be used: {error.strerror or error}"
+        ) from error
+    except sqlite3.Error as error:
+        raise InputError(
+            f"the index of images in {folder} cannot be used ({error}); restore it from a copy"
+        ) from error

@@ -1,0 +1,229 @@
+"""That an image's budget is one, in whatever data sets and ledgers it is: over splits, kills and races."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dpvision.privacy import Account, Budget, BudgetExceeded, InputError, Ledger, epsilon, gaussian_event
+from dpvision.privacy.image_index import Cell, ImageIndex, IndexedImages
+
+EVENT = gaussian_event(4.0, 0.1, 100)
+LIMIT = Budget(1.0, 1e-5)
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def digests(numbers: Sequence[int]) -> list[bytes]:
+    return [hashlib.sha256(b"%d" % number).digest() for number in numbers]
+
+
+class Machine:
+    """Ledgers and the index in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.index = ImageIndex(folder / "images")
+
+    def ledger(self, name: str) -> Ledger:
+        return Ledger.for_dataset(self.folder / f"{name}.jsonl", (name.encode().hex() * 64)[:64], 1000)
+
+    def account(self, run: str, ledger: str, numbers: Sequence[int], count: int = 100) -> Account:
+        images = IndexedImages(self.index, self.index.identities(digests(numbers)))
+        return Account(Budget(50.0, 1e-5), self.ledger(ledger), run, [EVENT.times(count)], images)
+
+    def open(self, run: str, ledger: str, numbers: Sequence[int], count: int = 100) -> Account:
+        account = self.account(run, ledger, numbers, count)
+        account.open()
+        return account
+
+    def cells(self, numbers: Sequence[int]) -> set[Cell]:
+        return set(self.index.cells(self.index.identities(digests(numbers))))
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_overlapping_sets_are_composed_as_by_hand(machine: Machine) -> None:
+    one, two, three = (epsilon([EVENT.times(100 * number)], 1e-5) for number in (1, 2, 3))
+    machine.ledger("a").set_limit(Budget(two * 1.001, 1e-5))
+    machine.open("first", "a", range(100))
+    machine.open("second", "b", range(95, 300))  # five images are at two now
+    assert one < two < three
+    machine.open("third", "c", range(300, 400))  # none that anybody has touched
+    machine.open("fourth", "d", range(90))  # none of those five
+    with pytest.raises(
+        BudgetExceeded, match=rf"bring 5 of the images.* epsilon {three:.4g} "
+    ):
+        machine.open("fifth", "e", [*range(94, 101), *range(400, 500)])
+    with pytest.raises(BudgetExceeded, match="bring 1 of the images"):
+        machine.open("sixth", "f", [0])
+    machine.open("seventh", "g", range(100, 200))  # of b alone, where nobody has set a limit
+
+
+def test_the_least_limit_of_all_owners_holds(machine: Machine) -> None:
+    machine.open("first", "a", range(10))
+    machine.ledger("b").set_limit(LIMIT)
+    with pytest.raises(BudgetExceeded, match=r"b\.jsonl"):
+        machine.open("second", "b", range(5, 15), count=1000)
+    machine.ledger("a").set_limit(Budget(0.01, 1e-5))
+    with pytest.raises(BudgetExceeded, match=r"a\.jsonl"):
+        machine.open("third", "c", [9, 10], count=1)
+    machine.open("fourth", "c", [10, 11], count=1)
+
+
+def test_what_was_not_spent_is_free_again_and_what_was_spent_is_not(machine: Machine) -> None:
+    machine.ledger("a").set_limit(Budget(epsilon([EVENT], 1e-5) * 1.001, 1e-5))
+    account = machine.open("first", "a", range(10))
+    with pytest.raises(BudgetExceeded):
+        machine.open("second", "b", range(10))
+    account.record(EVENT.times(60))
+    account.close()
+    machine.open("third", "b", range(10), count=40).close()
+    with pytest.raises(BudgetExceeded):
+        machine.open("fourth", "b", range(10), count=41)
+
+
+def test_a_limit_covers_images_that_no_run_has_touched(machine: Machine) -> None:
+    ledger = machine.ledger("a")
+    ledger.set_limit(LIMIT)
+    identities = machine.index.identities(digests(range(10)))
+    machine.index.cover(ledger, identities)
+    machine.index.cover(ledger, identities)
+    with pytest.raises(BudgetExceeded):
+        machine.open("first", "b", range(9, 12), count=1000)
+    machine.open("second", "b", range(10, 12), count=1000)
+
+
+def test_a_lost_ledger_gives_no_budget_back(machine: Machine) -> None:
+    two = epsilon([EVENT.times(200)], 1e-5)
+    machine.ledger("b").set_limit(Budget(two * 1.001, 1e-5))
+    account = machine.open("first", "a", range(10))
+    account.record(EVENT.times(50))
+    machine.ledger("a").path.unlink()
+    with pytest.raises(BudgetExceeded):  # all that was reserved
+        machine.open("second", "b", range(10), count=101)
+    machine.open("third", "b", range(10), count=100)
+
+
+def test_a_run_that_is_taken_up_again_is_entered_once(machine: Machine) -> None:
+    machine.ledger("a").set_limit(Budget(epsilon([EVENT], 1e-5) * 1.001, 1e-5))
+    machine.open("first", "a", range(10)).record(EVENT.times(30))
+    again = machine.open("first", "a", range(10))
+    assert again.left(EVENT) == 70
+    assert machine.cells(range(20)) == {Cell(10, frozenset({"first"}))}
+
+
+def test_a_run_from_before_the_index_counts(machine: Machine) -> None:
+    ledger = machine.ledger("a")
+    ledger.set_limit(Budget(epsilon([EVENT], 1e-5) * 1.001, 1e-5))
+    old = Account(Budget(50.0, 1e-5), ledger, "old", [EVENT])
+    old.open()
+    old.record(EVENT.times(10))
+    machine.open("old", "a", range(10))  # taken up: its own reservation is not held against it
+    with pytest.raises(BudgetExceeded):
+        machine.open("new", "b", range(10))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sets(st.integers(0, 30), min_size=1), min_size=1, max_size=6))
+def test_cells_are_what_the_same_runs_have_touched(
+    tmp_path_factory: pytest.TempPathFactory, runs: list[set[int]]
+) -> None:
+    machine = Machine(tmp_path_factory.mktemp("machine"))
+    for number, images in enumerate(runs):
+        machine.open(f"run {number}", f"ledger {number}", sorted(images) * 2)
+    touched: dict[frozenset[str], int] = {}
+    for image in range(31):
+        of = frozenset(f"run {number}" for number, images in enumerate(runs) if image in images)
+        if of:
+            touched[of] = touched.get(of, 0) + 1
+    assert machine.cells(range(31)) == {Cell(size, runs) for runs, size in touched.items()}
+
+
+def test_an_image_takes_less_than_forty_bytes_and_no_digest_shows(machine: Machine) -> None:
+    count = 20_000
+    machine.open("first", "a", range(count))
+    machine.open("second", "b", range(count // 3, count, 2))
+    content = (machine.folder / "images" / "index.sqlite").read_bytes()
+    assert len(content) / count < 40
+    assert not any(digest[:8] in content for digest in digests(range(1, 200)))
+    other = Machine(machine.folder / "other")
+    assert other.index.identities(digests([1])) != machine.index.identities(digests([1]))
+
+
+def test_key_and_index_are_for_the_owner_alone(machine: Machine) -> None:
+    before = os.umask(0)
+    try:
+        machine.open("first", "a", range(3))
+    finally:
+        os.umask(before)
+    folder = machine.folder / "images"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {path.name for path in folder.iterdir()} == {"key", "index.sqlite", "lock"}
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ["key", "index.sqlite"])
+def test_a_damaged_index_is_refused_and_nothing_is_spent(machine: Machine, name: str) -> None:
+    machine.open("first", "a", range(3))
+    (machine.folder / "images" / name).write_bytes(b"something else" * 100)
+    with pytest.raises(InputError, match="restore it from a copy"):
+        machine.open("second", "b", range(3))
+    assert machine.ledger("b").counted() == {}
+
+
+def die_while_opening(folder: Path) -> None:
+    """Killed between index and ledger."""
+    machine = Machine(folder)
+    account = machine.account("killed", "a", range(10))
+    ledger = account.ledger
+    assert ledger is not None
+    ledger.open_run = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign,assignment]
+    account.open()
+
+
+def test_a_run_that_was_killed_before_it_was_open_counts_for_nothing(machine: Machine) -> None:
+    machine.ledger("a").set_limit(Budget(epsilon([EVENT], 1e-5) * 1.001, 1e-5))
+    run_in_processes(1, die_while_opening, machine.folder, expected=-signal.SIGKILL)
+    assert machine.cells(range(10)) == {Cell(10, frozenset({"killed"}))}
+    machine.open("next", "b", range(10))
+    with pytest.raises(BudgetExceeded):
+        machine.open("last", "c", range(10))
+
+
+def try_to_open(folder: Path, number: int) -> None:
+    machine = Machine(folder)
+    try:
+        machine.open(f"run {number}", f"ledger {number}", range(number, number + 50))
+    except BudgetExceeded:
+        (folder / f"refused {number}").touch()
+
+
+def test_of_runs_that_open_at_once_on_some_of_the_same_images_one_is_admitted(machine: Machine) -> None:
+    ledger = machine.ledger("owner")
+    ledger.set_limit(Budget(epsilon([EVENT], 1e-5) * 1.001, 1e-5))
+    machine.index.cover(ledger, machine.index.identities(digests(range(100))))
+    run_in_processes(6, try_to_open, machine.folder)
+    assert len(list(machine.folder.glob("refused *"))) == 5
+
+
+def run_in_processes(count: int, target: Callable[..., None], folder: Path, expected: int = 0) -> None:
+    many = [
+        SPAWN.Process(target=target, args=(folder,) if count == 1 else (folder, number))
+        for number in range(count)
+    ]
+    for process in many:
+        process.start()
+    for process in many:
+        process.join()
+        assert process.exitcode == expected
