@@ -61,9 +61,7 @@ def test_overlapping_sets_are_composed_as_by_hand(machine: Machine) -> None:
     assert one < two < three
     machine.open("third", "c", range(300, 400))  # none that anybody has touched
     machine.open("fourth", "d", range(90))  # none of those five
-    with pytest.raises(
-        BudgetExceeded, match=rf"bring 5 of the images.* epsilon {three:.4g} "
-    ):
+    with pytest.raises(BudgetExceeded, match=rf"bring 5 of the images.* epsilon {three:.4g} "):
         machine.open("fifth", "e", [*range(94, 101), *range(400, 500)])
     with pytest.raises(BudgetExceeded, match="bring 1 of the images"):
         machine.open("sixth", "f", [0])
