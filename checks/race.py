@@ -39,7 +39,7 @@ PAIRS = (("dp-sgd", "dp-sgd"), ("dp-sgd", "dp-ridge"))
 ROOM = {"room for both": 4.0, "room for one": 2.2}
 """The owner's limit on ε; a run takes 2."""
 SENTENCES = {
-    "room for one": ("over its owner's limit",),
+    "room for one": ("owner's limit",),
     "one directory": ("is not empty", "another process", "cannot be written"),
     "one run": ("another process",),
 }
