@@ -314,7 +314,7 @@ def test_summary(ledger):
 
 def test_summary_without_a_limit(ledger):
     summary = ledger.summary()
-    assert (summary["delta"], summary["epsilon_limit"], summary["epsilon_remaining"]) == (1e-5, None, None)
+    assert (summary["delta"], summary["epsilon_limit"], summary["epsilon_remaining"]) == (1e-6, None, None)
 
 
 def test_default_path(monkeypatch):

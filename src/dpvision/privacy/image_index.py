@@ -238,8 +238,10 @@ def _check_limits(
         cells.append(Cell(untouched, frozenset()))
     of_all = _of_all_images(own)
     for cell in cells:
-        paths = {_ledger_of(database, one) for one in cell.runs}
-        ledgers = of_all + [Ledger(path) for path in sorted(paths) if Path(path).exists()]
+        paths = {Path(_ledger_of(database, one)) for one in cell.runs} - {
+            one.path.absolute() for one in of_all
+        }
+        ledgers = of_all + [Ledger(path) for path in sorted(paths) if path.exists()]
         limited = [ledger for ledger in ledgers if ledger.limit is not None]
         if not limited:
             continue
@@ -247,7 +249,7 @@ def _check_limits(
         counted |= {one: _counted(database, one) for one in cell.runs - counted.keys()}
         counted.pop(run, None)  # of a run that was begun before there was an index
         total = [event for events in counted.values() for event in events] + list(planned)
-        alone = counted.keys() <= own.counted().keys()
+        alone = own.counted().keys() >= {one for one, events in counted.items() if events}
         for ledger in limited:
             if not (alone and ledger is own):  # which checks what it holds by itself
                 _check_limit(ledger, total, cell)
