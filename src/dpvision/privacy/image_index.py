@@ -251,7 +251,9 @@ def _check_limits(
         total = [event for events in counted.values() for event in events] + list(planned)
         alone = own.counted().keys() >= {one for one, events in counted.items() if events}
         for ledger in limited:
-            if not (alone and ledger is own):  # which checks what it holds by itself
+            if alone and ledger is own:
+                own.check_limit(planned)
+            else:
                 _check_limit(ledger, total, cell)
 
 

@@ -161,6 +161,11 @@ class Ledger:
                 raise InputError(f"run {run_id} is open in the ledger {self.path} with another plan.")
             return run.reservation.spent
 
+    def check_limit(self, planned: Sequence[Event]) -> None:
+        """Raise BudgetExceeded where a new run with this plan would exceed the owner's limit."""
+        with self._locked():
+            self._check_limit(merge_events(planned))
+
     def record(self, run_id: str, event: Event) -> None:
         """Write down a release before it is made; on disk when this returns.
 
