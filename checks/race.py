@@ -33,7 +33,7 @@ from checks.points import Reach, install, spends
 from checks.trials import JOBS, SEED, Ended, Trial, prepare_here, start, wait
 from dpvision.cli.main import run as run_command
 from dpvision.images import open_images
-from dpvision.privacy import Budget, Ledger
+from dpvision.privacy import Budget, Ledger, default_delta
 
 PAIRS = (("dp-sgd", "dp-sgd"), ("dp-sgd", "dp-ridge"))
 ROOM = {"room for both": 4.0, "room for one": 2.2}
@@ -97,7 +97,7 @@ class Race:
 
     def _limited(self, row: Row, pair: Sequence[str]) -> None:
         ledger = self._fresh(row)
-        ledger.set_limit(Budget(ROOM[row.case], 1e-4))
+        ledger.set_limit(Budget(ROOM[row.case], default_delta(ledger.num_examples)))
         commands = [
             [*JOBS[method].split(), "--out", str(self.home / str(n))] for n, method in enumerate(pair)
         ]

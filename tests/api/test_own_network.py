@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,12 @@ def test_it_goes_all_the_way(
 ) -> None:
     given = OPTIONS | {"network": network, "config": CONFIG | {"network_options": options}}
     expected = dpvision.plan(images, **given)
-    result = dpvision.train(images, test=images, out=tmp_path / "run", **given)
+    test = replace(images, pixels=images.pixels ^ 1)
+    result = dpvision.train(images, test=test, out=tmp_path / "run", **given)
     assert result.epsilon == expected.epsilon
     card = json.loads((result.release / "card.json").read_text())
     assert (card["model"]["network"], card["config"]["network"]) == (name, name)
-    assert dpvision.evaluate(result.release, images) == result.test_accuracy
+    assert dpvision.evaluate(result.release, test) == result.test_accuracy
     found = dpvision.audit(images, seed=0, canaries=100, canary_kind="images", **given)
     assert not found.refuted
 

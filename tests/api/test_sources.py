@@ -20,9 +20,9 @@ CONFIG = {"network": "linear", "steps": 4, "expected_batch_size": 10}
 
 
 def write_images(
-    folder: Path, sizes: list[tuple[int, int]], classes: tuple[str, ...] = ("cat", "dog")
+    folder: Path, sizes: list[tuple[int, int]], classes: tuple[str, ...] = ("cat", "dog"), seed: int = 0
 ) -> Path:
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     for name in classes:
         (folder / name).mkdir(parents=True)
         for index, (width, height) in enumerate(sizes):
@@ -94,7 +94,7 @@ def test_a_size_that_was_chosen_is_announced_recorded_and_on_the_card(tmp_path: 
 
 def test_the_test_split_of_the_data_is_used_if_there_is_one(tmp_path: Path) -> None:
     write_images(tmp_path / "data" / "train", [(8, 8)] * 10)
-    write_images(tmp_path / "data" / "test", [(8, 8)] * 3, classes=("dog",))
+    write_images(tmp_path / "data" / "test", [(8, 8)] * 3, classes=("dog",), seed=1)
     _, sources = prepared(tmp_path / "data")
     assert (len(sources.images), sources.test and len(sources.test)) == (20, 3)
     assert sources.test is not None

@@ -71,7 +71,7 @@ def test_a_run_releases_images_generator_and_embedding(images: Images, tmp_path:
 
 
 def test_the_ledger_has_the_one_release(images: Images, tmp_path: Path) -> None:
-    result = synthesize(images, tmp_path / "run", delta=1e-2)
+    result = synthesize(images, tmp_path / "run", delta=1e-3)
     (run,) = spent(images)
     assert not run["open"]
     assert run["epsilon_spent"] == run["epsilon_planned"] == pytest.approx(result.epsilon)
