@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 
 import dpvision
+from dpvision.api.priors import train_prior
 from dpvision.cli.main import run
 from dpvision.images import Images, open_images
-from dpvision.privacy import Budget, BudgetExceeded, Ledger, default_ledger_path
+from dpvision.priors import ContrastiveConfig
+from dpvision.privacy import Budget, BudgetExceeded, InputError, Ledger, default_ledger_path
 from dpvision.runs.directory import RunDirectory
 
 COUNT = 60
@@ -129,3 +131,28 @@ def test_private_images_are_no_public_ones_afterwards(digits: Images, spent: Pat
         == 2
     )
     assert not (tmp_path / "prior.safetensors").exists()
+
+
+def test_an_encoder_that_was_learned_from_some_of_the_images_is_refused(
+    digits: Images, tmp_path: Path
+) -> None:
+    """While they were taken for public: before any private run."""
+    most = folder_of(digits, tmp_path / "most", mode="RGB", some=range(COUNT - 1))
+    others = folder_of(open_images("bundled:digits", "test"), tmp_path / "others")
+    small = ContrastiveConfig(
+        network="wrn-10-1", steps=1, batch_size=8, image_size=16, view_size=16, embedding_dim=4
+    )
+    for public in (most, others):
+        train_prior(small, public.with_suffix(".safetensors"), public_images=public)
+        train_prior(
+            small, public.with_suffix(".again.safetensors"), public_images=public
+        )  # as often as one likes
+    options = {"epsilon": 1.0, "delta": 1e-4, "method": "dp-ridge"}
+    with pytest.raises(InputError, match="learned from the private images themselves, or some of them"):
+        dpvision.train(
+            digits, out=tmp_path / "run", config={"encoder": str(most.with_suffix(".safetensors"))}, **options
+        )
+    assert not (tmp_path / "run").exists()
+    dpvision.train(
+        digits, out=tmp_path / "run", config={"encoder": str(others.with_suffix(".safetensors"))}, **options
+    )

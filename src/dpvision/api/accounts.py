@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dpvision.images import ImageSet
+from dpvision.images.indexed import indexed
 from dpvision.methods import Calibrated
 from dpvision.privacy import Account, Budget, Event, InputError, Ledger, default_ledger_path
-from dpvision.privacy.image_index import ImageIndex, IndexedImages, default_index_folder
 from dpvision.runs import RunDirectory
 
 
@@ -38,12 +38,6 @@ def make_account(record: Mapping[str, Any], images: ImageSet, budget: Budget, st
     """
     ledger = Ledger.for_dataset(record["ledger"], record["digest"], len(images))
     return Account(budget, ledger, record["run_id"], stages.events, indexed(images))
-
-
-def indexed(images: ImageSet) -> IndexedImages:
-    """Return images as the index of this machine knows them."""
-    index = ImageIndex(default_index_folder())
-    return IndexedImages(index, index.identities(one.tobytes() for one in images.identities.numpy()))
 
 
 def check_ledger(run: RunDirectory, released: Sequence[Event]) -> None:

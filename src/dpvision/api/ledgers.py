@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dpvision.api.accounts import indexed
 from dpvision.api.sources import training_reading
+from dpvision.images.indexed import indexed
 from dpvision.privacy import Budget, Ledger, default_ledger_path
 from dpvision.runs import RunDirectory
 from dpvision.runs.places import is_run

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dpvision.api.devices import resolve_device
 from dpvision.images import Images, ImageSet
+from dpvision.images.indexed import indexed
 from dpvision.images.public import refuse_data_with_ledger
 from dpvision.priors import ContrastiveConfig, Prior, image_batches, load_prior, save_prior
 from dpvision.priors.phase_one.contrastive import (
@@ -85,6 +86,8 @@ def train_prior(
         public = load_public_images(public_images, config.image_size)
         refuse_data_with_ledger(public)
         origin[LEARNED_FROM] = public.pixel_digest
+        known = indexed(public)
+        known.index.note_public(public.pixel_digest, known.identities)
         images = public
         config = replace(config, processes=(), count=len(images))
     elif stream:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from dpvision.images.identity import identity_of
 from dpvision.images.image_set import ImageSet
+from dpvision.images.indexed import indexed
 from dpvision.privacy import InputError, default_ledger_path
-from dpvision.privacy.image_index import ImageIndex, default_index_folder
 
 
 def refuse_data_with_ledger(images: ImageSet) -> None:
@@ -21,9 +21,8 @@ def refuse_data_with_ledger(images: ImageSet) -> None:
         raise InputError(
             f"{images.source} is a private data set, with the ledger {ledger}; give images that are public"
         )
-    index = ImageIndex(default_index_folder())
-    cells = index.cells(index.identities(one.tobytes() for one in images.identities.numpy()))
-    shared = sum(cell.size for cell in cells)
+    known = indexed(images)
+    shared = known.index.count_private(known.identities)
     if shared:
         raise InputError(
             f"{shared} of the {len(images)} images of {images.source} are private ones, which runs on this "

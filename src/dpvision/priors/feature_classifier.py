@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dpvision.images import ImageSet
 from dpvision.images.decode import MAX_PIXELS
+from dpvision.images.indexed import indexed
 from dpvision.networks import Classifier, build_classifier
 from dpvision.networks.by_row import by_row
 from dpvision.priors.encoders import ConcatenatedEncoder, Encoder, build_encoder, rebuild_encoder
@@ -123,15 +124,23 @@ def rebuild_classifier(config: dict[str, Any]) -> Classifier:
 
 
 def refuse_own_encoder(encoder: Encoder, images: ImageSet) -> None:
-    """Raise InputError if the encoder was learned from these very images, as if they were public."""
+    """Raise InputError if the encoder was learned from some of these very images, as if they were public.
+
+    Of an encoder that was learned on another machine it is only known if it was learned from all of them.
+    """
     parts = encoder.parts if isinstance(encoder, ConcatenatedEncoder) else [encoder]
+    learned: set[str] = set()
     for part in parts:
         assert isinstance(part, Encoder)
-        if images.pixel_digest in learned_from(part.provenance):
-            raise InputError(
-                f"encoder {encoder.config['name']} was learned from the private images themselves "
-                f"({images.source}), outside any privacy budget; choose one that was learned from others"
-            )
+        learned |= learned_from(part.provenance)
+    if not learned:
+        return
+    known = indexed(images)
+    if learned & {images.pixel_digest, *known.index.public_uses(known.identities)}:
+        raise InputError(
+            f"encoder {encoder.config['name']} was learned from the private images themselves, or some of "
+            f"them ({images.source}), outside any privacy budget; choose one that was learned from others"
+        )
 
 
 @torch.no_grad()

@@ -40,6 +40,9 @@ KEY_BYTES = 32
 IDENTITY_BYTES = 16
 """Two of a million images share an identity with a probability of 2·10⁻²⁷."""
 
+_PUBLIC = "public "
+"""The beginning of what stands in the place of a run where images were taken for public ones."""
+
 _TABLES = """
 CREATE TABLE IF NOT EXISTS images (identity BLOB PRIMARY KEY, cell INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS cells (cell INTEGER PRIMARY KEY, size INTEGER NOT NULL);
@@ -116,6 +119,24 @@ class ImageIndex:
             name = f"limit {ledger.path.absolute()}"
             if not _has(database, name):
                 _enter(database, name, ledger.path, (), identities)
+
+    def note_public(self, use: str, identities: Sequence[bytes]) -> None:
+        """Remember that these images were taken for public ones, and for what: a name that a later run on
+        them can ask for, see `public_uses`.
+        """
+        with self._opened() as database:
+            if not _has(database, f"{_PUBLIC}{use}"):
+                _enter(database, f"{_PUBLIC}{use}", self.folder / "no ledger", (), identities)
+
+    def public_uses(self, identities: Sequence[bytes]) -> set[str]:
+        """Return for what any of these images was taken for a public one."""
+        runs = {run for cell in self.cells(identities) for run in cell.runs}
+        return {run.removeprefix(_PUBLIC) for run in runs if run.startswith(_PUBLIC)}
+
+    def count_private(self, identities: Sequence[bytes]) -> int:
+        """Return how many of these images a run has learned from, or may, or has a limit that was set."""
+        cells = self.cells(identities)
+        return sum(cell.size for cell in cells if not all(run.startswith(_PUBLIC) for run in cell.runs))
 
     def settle(self, run: str, spent: Sequence[Event]) -> None:
         """Take note of what a run had spent when it was closed."""

@@ -1,0 +1,12 @@
+"""Images as the index of this machine knows them."""
+
+from __future__ import annotations
+
+from dpvision.images.image_set import ImageSet
+from dpvision.privacy.image_index import ImageIndex, IndexedImages, default_index_folder
+
+
+def indexed(images: ImageSet) -> IndexedImages:
+    """Return the index that all runs of this machine share, and the identities of these images in it."""
+    index = ImageIndex(default_index_folder())
+    return IndexedImages(index, index.identities(one.tobytes() for one in images.identities.numpy()))
