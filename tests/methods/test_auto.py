@@ -100,7 +100,7 @@ def test_images_without_labels_are_refused(images: Images) -> None:
 
 
 def test_images_are_made_by_a_method_that_is_named(images: Images, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no method 'auto'"):
+    with pytest.raises(InputError, match="'auto' chooses the method of a classifier"):
         dpvision.synthesize(images, epsilon=1.0, method="auto", out=tmp_path / "run")
 
 
