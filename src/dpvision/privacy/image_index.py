@@ -109,7 +109,8 @@ class ImageIndex:
         """
         with self._opened() as database:
             if not _has(database, run):
-                _check_limits(database, run, ledger, planned, identities)
+                if run not in ledger.counted():  # and not from before there was an index
+                    _check_limits(database, ledger, planned, identities)
                 _enter(database, run, ledger.path, planned, identities)
             yield
 
@@ -247,12 +248,11 @@ def _new_cell(database: sqlite3.Connection, size: int, runs: Iterable[str]) -> i
 
 def _check_limits(
     database: sqlite3.Connection,
-    run: str,
     own: Ledger,
     planned: Sequence[Event],
     identities: Sequence[bytes],
 ) -> None:
-    """Raise BudgetExceeded where a run's plan on these images exceeds a limit that holds for some of them."""
+    """Raise BudgetExceeded where a plan on these images exceeds a limit that holds for some of them."""
     cells = _touched(database, identities)
     untouched = len(set(identities)) - sum(cell.size for cell in cells)
     if untouched:
@@ -268,7 +268,6 @@ def _check_limits(
             continue
         counted = {one: events for ledger in of_all for one, events in ledger.counted().items()}
         counted |= {one: _counted(database, one) for one in cell.runs - counted.keys()}
-        counted.pop(run, None)  # of a run that was begun before there was an index
         total = [event for events in counted.values() for event in events] + list(planned)
         alone = own.counted().keys() >= {one for one, events in counted.items() if events}
         for ledger in limited:
