@@ -14,9 +14,9 @@ in part. There are few of them, so that what is kept of an image is its identity
 Guarantee: a run is in the index, durably, before it is open in its ledger, hence before it releases anything;
 no two runs are admitted at a time. A process that is killed leaves a run that the index knows and the ledger
 does not: it has spent nothing, and counts for nothing. What the index says of a run's events is only used
-where its ledger is gone: it is then all that the run had reserved, or had spent when it was closed. This
-holds while nobody takes the index away. ``tests/privacy/test_image_index.py`` kills and races processes
-over it.
+where its ledger is gone, or another is in its place: it is then all that the run had reserved, or had spent
+when it was closed. This holds while nobody takes the index away. ``tests/privacy/test_image_index.py`` kills
+and races processes over it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS images (identity BLOB PRIMARY KEY, cell INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS cells (cell INTEGER PRIMARY KEY, size INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS members (cell INTEGER, run TEXT, PRIMARY KEY (cell, run)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS runs (run TEXT PRIMARY KEY, ledger TEXT NOT NULL, events TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS runs (
+    run TEXT PRIMARY KEY, ledger TEXT NOT NULL, events TEXT NOT NULL, opened INTEGER NOT NULL DEFAULT 0
+);
 CREATE TEMP TABLE batch (identity BLOB PRIMARY KEY) WITHOUT ROWID;
 """
 
@@ -113,6 +115,8 @@ class ImageIndex:
                     _check_limits(database, ledger, planned, identities)
                 _enter(database, run, ledger.path, planned, identities)
             yield
+            with database:
+                database.execute("UPDATE runs SET opened = 1 WHERE run = ?", (run,))
 
     def cover(self, ledger: Ledger, identities: Sequence[bytes]) -> None:
         """Let a ledger's limit hold for these images, though no run has touched them yet."""
@@ -216,7 +220,10 @@ def _enter(
     """Add a run, in one transaction."""
     _touched(database, identities)
     with database:
-        database.execute("INSERT INTO runs VALUES (?, ?, ?)", (run, str(ledger.absolute()), _text(events)))
+        database.execute(
+            "INSERT INTO runs (run, ledger, events) VALUES (?, ?, ?)",
+            (run, _stored(database, ledger), _text(events)),
+        )
         for cell, touched in _cells_of_batch(database):
             (size,) = database.execute("SELECT size FROM cells WHERE cell = ?", (cell,)).fetchone()
             if touched < size:
@@ -259,9 +266,7 @@ def _check_limits(
         cells.append(Cell(untouched, frozenset()))
     of_all = _of_all_images(own)
     for cell in cells:
-        paths = {Path(_ledger_of(database, one)) for one in cell.runs} - {
-            one.path.absolute() for one in of_all
-        }
+        paths = {_ledger_of(database, one) for one in cell.runs} - {one.path.absolute() for one in of_all}
         ledgers = of_all + [Ledger(path) for path in sorted(paths) if path.exists()]
         limited = [ledger for ledger in ledgers if ledger.limit is not None]
         if not limited:
@@ -299,17 +304,34 @@ def _check_limit(ledger: Ledger, events: Sequence[Event], cell: Cell) -> None:
 
 
 def _counted(database: sqlite3.Connection, run: str) -> tuple[Event, ...]:
-    """Return a run's events as its ledger has them or, where that is gone, as they were noted here."""
-    path = Path(_ledger_of(database, run))
-    if path.exists():
-        return Ledger(path).counted().get(run, ())
-    (text,) = database.execute("SELECT events FROM runs WHERE run = ?", (run,)).fetchone()
+    """Return a run's events as its ledger has them. Where that is gone, or another is in its place: as they
+    were noted here, unless the run was never open.
+    """
+    path = _ledger_of(database, run)
+    known = Ledger(path).counted() if path.exists() else None
+    if known is not None and run in known:
+        return known[run]
+    text, opened = database.execute("SELECT events, opened FROM runs WHERE run = ?", (run,)).fetchone()
+    if known is not None and not opened:  # its process was killed before it was open
+        return ()
     return tuple(Event.from_json(fields) for fields in json.loads(text))
 
 
-def _ledger_of(database: sqlite3.Connection, run: str) -> str:
+def _ledger_of(database: sqlite3.Connection, run: str) -> Path:
     (ledger,) = database.execute("SELECT ledger FROM runs WHERE run = ?", (run,)).fetchone()
-    return str(ledger)
+    return (_home(database) / ledger).absolute()
+
+
+def _stored(database: sqlite3.Connection, ledger: Path) -> str:
+    """Return a ledger's path as it is kept: from the home on, where it is there, for that may be moved."""
+    ledger, home = ledger.absolute(), _home(database)
+    return str(ledger.relative_to(home) if ledger.is_relative_to(home) else ledger)
+
+
+def _home(database: sqlite3.Connection) -> Path:
+    """Return the folder that holds the index's folder and, as a rule, the one of the ledgers."""
+    (_, _, file) = database.execute("PRAGMA database_list").fetchone()
+    return Path(file).parent.parent
 
 
 def _text(events: Sequence[Event]) -> str:
