@@ -232,7 +232,7 @@ def test_a_run_that_was_killed_before_it_was_open_counts_for_nothing(machine: Ma
 
 
 def try_to_open(folder: Path, number: int) -> None:
-    """Take long over the check, all at once: one that did not wait for the others would find nothing spent."""
+    """Take long over the check, all at once: whoever did not wait would find nothing spent."""
     machine = Machine(folder)
     account = machine.account(f"run {number}", f"ledger {number}", range(number, number + 50))
     ledger = account.ledger
