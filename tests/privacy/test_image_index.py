@@ -210,6 +210,9 @@ def test_a_damaged_index_is_refused_and_nothing_is_spent(machine: Machine, name:
     with pytest.raises(InputError, match="restore it from a copy"):
         machine.open("second", "b", range(3))
     assert machine.ledger("b").counted() == {}
+    (machine.folder / "images" / "key").unlink()  # with another one the index would know no image
+    with pytest.raises(InputError, match="restore it from a copy"):
+        machine.open("second", "b", range(3))
 
 
 def die_while_opening(folder: Path) -> None:

@@ -153,11 +153,6 @@ class ImageIndex:
         with self._opened() as database:
             return _touched(database, identities)
 
-    def counted(self, run: str) -> tuple[Event, ...]:
-        """Return the events of a run that are held against limits."""
-        with self._opened() as database:
-            return _counted(database, run)
-
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
         with _usable(self.folder), contextlib.ExitStack() as stack:
@@ -175,6 +170,8 @@ class ImageIndex:
         """Return the key, drawn where there is none. Whoever comes second takes the first one's."""
         path = self.folder / "key"
         if not path.exists():
+            if (self.folder / "index.sqlite").exists():  # which nothing can be found in without its own
+                raise InputError(f"{path} is missing; restore it from a copy")
             self.folder.mkdir(parents=True, exist_ok=True)
             self.folder.chmod(0o700)
             mine = self.folder / f".key.{os.getpid()}"
