@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dpvision.api.sources import training_reading
+from dpvision.images import ImageSet
 from dpvision.images.indexed import indexed
 from dpvision.privacy import Budget, Ledger, default_ledger_path
 from dpvision.runs import RunDirectory
@@ -12,7 +13,14 @@ from dpvision.runs.places import is_run
 
 
 def find_ledger(target: str, channels: int | None = None) -> Ledger:
-    """Return the ledger of a data set (begun now if there is none), of a run, or in a file.
+    """Return the ledger of a data set (begun now if there is none), of a run, or in a file; see
+    `ledger_and_images`.
+    """
+    return ledger_and_images(target, channels)[0]
+
+
+def ledger_and_images(target: str, channels: int | None = None) -> tuple[Ledger, ImageSet | None]:
+    """Return the ledger that is named and, if that was by its data set, the images.
 
     Args:
         target: a spec for `open_images`, a run's directory, or the path of a ledger (.jsonl).
@@ -23,23 +31,23 @@ def find_ledger(target: str, channels: int | None = None) -> Ledger:
     """
     path = Path(target)
     if path.suffix == ".jsonl":
-        return Ledger(path)
+        return Ledger(path), None
     if is_run(path):
-        return Ledger(RunDirectory.open(path).of_account("ledger"))
+        return Ledger(RunDirectory.open(path).of_account("ledger")), None
     reading, _ = training_reading(target, None, channels, keep_large=False)
     images = reading.open()
-    return Ledger.for_dataset(default_ledger_path(images.digest), images.digest, len(images))
+    ledger = Ledger.for_dataset(default_ledger_path(images.digest), images.digest, len(images))
+    return ledger, images
 
 
-def set_limit(target: str, ledger: Ledger, limit: Budget, channels: int | None = None) -> None:
-    """Allow at most this much in total on the images of a ledger; of a data set that is named, also where
-    they are part of others.
+def set_limit(ledger: Ledger, images: ImageSet | None, limit: Budget) -> None:
+    """Allow at most this much in total on the images of a ledger; where they are at hand, also as part of
+    other data sets that no run has learned from yet.
     """
     ledger.set_limit(limit)
-    path = Path(target)
-    if path.suffix != ".jsonl" and not is_run(path):
-        images = indexed(training_reading(target, None, channels, keep_large=False)[0].open())
-        images.index.cover(ledger, images.identities)
+    if images is not None:
+        known = indexed(images)
+        known.index.cover(ledger, known.identities)
 
 
 def close_run(ledger: Ledger, run: str) -> None:

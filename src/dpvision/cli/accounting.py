@@ -81,13 +81,13 @@ def ledger(
     """
     if limit_epsilon is None and limit_delta is not None:
         raise InputError("--limit-delta needs --limit-epsilon beside it")
-    from dpvision.api.ledgers import close_run, find_ledger, set_limit
+    from dpvision.api.ledgers import close_run, ledger_and_images, set_limit
     from dpvision.privacy import Budget, default_delta
 
-    book = find_ledger(target, channels)
+    book, images = ledger_and_images(target, channels)
     if limit_epsilon is not None:
         delta = default_delta(book.num_examples) if limit_delta is None else limit_delta
-        set_limit(target, book, Budget(limit_epsilon, delta, cast(Any, relation)), channels)
+        set_limit(book, images, Budget(limit_epsilon, delta, cast(Any, relation)))
     if close is not None:
         close_run(book, close)
     summary = book.summary()

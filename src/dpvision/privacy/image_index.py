@@ -35,6 +35,7 @@ from dpvision.privacy.accounting import epsilon
 from dpvision.privacy.errors import BudgetExceeded, InputError
 from dpvision.privacy.events import Event, merge_events, written
 from dpvision.privacy.ledger import Ledger, default_ledger_path, sync_folder
+from dpvision.privacy.owner_only import for_the_owner
 
 KEY_BYTES = 32
 IDENTITY_BYTES = 16
@@ -111,9 +112,10 @@ class ImageIndex:
         """
         with self._opened() as database:
             if not _has(database, run):
+                _fill_batch(database, identities)
                 if run not in ledger.counted():  # and not from before there was an index
-                    _check_limits(database, ledger, planned, identities)
-                _enter(database, run, ledger.path, planned, identities)
+                    _check_limits(database, ledger, planned)
+                _enter_batch(database, run, ledger.path, planned)
             yield
             with database:
                 database.execute("UPDATE runs SET opened = 1 WHERE run = ?", (run,))
@@ -123,7 +125,8 @@ class ImageIndex:
         with self._opened() as database:
             name = f"limit {ledger.path.absolute()}"
             if not _has(database, name):
-                _enter(database, name, ledger.path, (), identities)
+                _fill_batch(database, identities)
+                _enter_batch(database, name, ledger.path, ())
 
     def note_public(self, use: str, identities: Sequence[bytes]) -> None:
         """Remember that these images were taken for public ones, and for what: a name that a later run on
@@ -131,7 +134,8 @@ class ImageIndex:
         """
         with self._opened() as database:
             if not _has(database, f"{_PUBLIC}{use}"):
-                _enter(database, f"{_PUBLIC}{use}", self.folder / "no ledger", (), identities)
+                _fill_batch(database, identities)
+                _enter_batch(database, f"{_PUBLIC}{use}", self.folder / "no ledger", ())
 
     def public_uses(self, identities: Sequence[bytes]) -> set[str]:
         """Return for what any of these images was taken for a public one."""
@@ -151,16 +155,17 @@ class ImageIndex:
     def cells(self, identities: Sequence[bytes]) -> list[Cell]:
         """Return the cells that the images are in; those that no run has touched are in none."""
         with self._opened() as database:
-            return _touched(database, identities)
+            _fill_batch(database, identities)
+            return _touched(database)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
         with _usable(self.folder), contextlib.ExitStack() as stack:
             self._key()
-            lock = stack.enter_context(open(self.folder / "lock", "ab", opener=_for_the_owner))
+            lock = stack.enter_context(open(self.folder / "lock", "ab", opener=for_the_owner))
             fcntl.flock(lock, fcntl.LOCK_EX)
             path = self.folder / "index.sqlite"
-            with open(path, "ab", opener=_for_the_owner):
+            with open(path, "ab", opener=for_the_owner):
                 pass
             database = stack.enter_context(contextlib.closing(sqlite3.connect(path)))
             database.executescript("PRAGMA synchronous = FULL;" + _TABLES)
@@ -175,7 +180,7 @@ class ImageIndex:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.folder.chmod(0o700)
             mine = self.folder / f".key.{os.getpid()}"
-            with open(mine, "wb", opener=_for_the_owner) as file:
+            with open(mine, "wb", opener=for_the_owner) as file:
                 file.write(os.urandom(KEY_BYTES))
                 file.flush()
                 os.fsync(file.fileno())
@@ -193,10 +198,19 @@ def _has(database: sqlite3.Connection, run: str) -> bool:
     return database.execute("SELECT 1 FROM runs WHERE run = ?", (run,)).fetchone() is not None
 
 
-def _touched(database: sqlite3.Connection, identities: Sequence[bytes]) -> list[Cell]:
-    """Fill the table ``batch``, and return the cells that it touches."""
+def _fill_batch(database: sqlite3.Connection, identities: Sequence[bytes]) -> None:
+    """Make these images the ``batch`` that the functions below work on."""
     database.execute("DELETE FROM batch")
     database.executemany("INSERT OR IGNORE INTO batch VALUES (?)", ((one,) for one in sorted(identities)))
+
+
+def _count_batch(database: sqlite3.Connection) -> int:
+    (count,) = database.execute("SELECT COUNT(*) FROM batch").fetchone()
+    return int(count)
+
+
+def _touched(database: sqlite3.Connection) -> list[Cell]:
+    """Return the cells that images in ``batch`` are in."""
     return [Cell(size, _members(database, cell)) for cell, size in _cells_of_batch(database)]
 
 
@@ -211,11 +225,8 @@ def _members(database: sqlite3.Connection, cell: int) -> frozenset[str]:
     return frozenset(run for (run,) in database.execute("SELECT run FROM members WHERE cell = ?", (cell,)))
 
 
-def _enter(
-    database: sqlite3.Connection, run: str, ledger: Path, events: Sequence[Event], identities: Sequence[bytes]
-) -> None:
-    """Add a run, in one transaction."""
-    _touched(database, identities)
+def _enter_batch(database: sqlite3.Connection, run: str, ledger: Path, events: Sequence[Event]) -> None:
+    """Add a run on the images in ``batch``, in one transaction."""
     with database:
         database.execute(
             "INSERT INTO runs (run, ledger, events) VALUES (?, ?, ?)",
@@ -226,8 +237,7 @@ def _enter(
             if touched < size:
                 cell = _split(database, cell, touched)
             database.execute("INSERT INTO members VALUES (?, ?)", (cell, run))
-        (known,) = database.execute("SELECT COUNT(*) FROM batch JOIN images USING (identity)").fetchone()
-        (count,) = database.execute("SELECT COUNT(*) FROM batch").fetchone()
+        known, count = sum(size for _, size in _cells_of_batch(database)), _count_batch(database)
         if known < count:
             cell = _new_cell(database, count - known, {run})
             database.execute("INSERT OR IGNORE INTO images SELECT identity, ? FROM batch", (cell,))
@@ -250,26 +260,21 @@ def _new_cell(database: sqlite3.Connection, size: int, runs: Iterable[str]) -> i
     return cell
 
 
-def _check_limits(
-    database: sqlite3.Connection,
-    own: Ledger,
-    planned: Sequence[Event],
-    identities: Sequence[bytes],
-) -> None:
-    """Raise BudgetExceeded where a plan on these images exceeds a limit that holds for some of them."""
-    cells = _touched(database, identities)
-    untouched = len(set(identities)) - sum(cell.size for cell in cells)
+def _check_limits(database: sqlite3.Connection, own: Ledger, planned: Sequence[Event]) -> None:
+    """Raise BudgetExceeded where a plan on the images in ``batch`` exceeds a limit that holds for some of
+    them.
+    """
+    cells = _touched(database)
+    untouched = _count_batch(database) - sum(cell.size for cell in cells)
     if untouched:
         cells.append(Cell(untouched, frozenset()))
-    of_all = _of_all_images(own)
+    of_all, books = _of_all_images(own), _Books(database)
+    counted_of_all = {one: events for ledger in of_all for one, events in ledger.counted().items()}
     for cell in cells:
-        paths = {_ledger_of(database, one) for one in cell.runs} - {one.path.absolute() for one in of_all}
-        ledgers = of_all + [Ledger(path) for path in sorted(paths) if path.exists()]
-        limited = [ledger for ledger in ledgers if ledger.limit is not None]
+        limited = [ledger for ledger in of_all + books.of(cell, of_all) if ledger.limit is not None]
         if not limited:
             continue
-        counted = {one: events for ledger in of_all for one, events in ledger.counted().items()}
-        counted |= {one: _counted(database, one) for one in cell.runs - counted.keys()}
+        counted = counted_of_all | {one: books.counted(one) for one in cell.runs - counted_of_all.keys()}
         total = [event for events in counted.values() for event in events] + list(planned)
         alone = own.counted().keys() >= {one for one, events in counted.items() if events}
         for ledger in limited:
@@ -277,6 +282,40 @@ def _check_limits(
                 own.check_limit(planned)
             else:
                 _check_limit(ledger, total, cell)
+
+
+class _Books:
+    """The ledgers of the runs in the index, each of them read once."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        self._read: dict[Path, tuple[Ledger, dict[str, tuple[Event, ...]]] | None] = {}
+
+    def of(self, cell: Cell, others_than: Sequence[Ledger]) -> list[Ledger]:
+        """Return the ledgers of a cell's runs that are still there, without these."""
+        paths = {_ledger_of(self._database, run) for run in cell.runs}
+        paths -= {ledger.path.absolute() for ledger in others_than}
+        found = (self._at(path) for path in sorted(paths))
+        return [ledger for ledger, _ in filter(None, found)]
+
+    def counted(self, run: str) -> tuple[Event, ...]:
+        """Return a run's events as its ledger has them. Where that is gone, or another is in its place: as
+        they were noted in the index, unless the run was never open.
+        """
+        found = self._at(_ledger_of(self._database, run))
+        if found is not None and run in found[1]:
+            return found[1][run]
+        query = "SELECT events, opened FROM runs WHERE run = ?"
+        text, opened = self._database.execute(query, (run,)).fetchone()
+        if found is not None and not opened:  # its process was killed before it was open
+            return ()
+        return tuple(Event.from_json(fields) for fields in json.loads(text))
+
+    def _at(self, path: Path) -> tuple[Ledger, dict[str, tuple[Event, ...]]] | None:
+        if path not in self._read:
+            ledger = Ledger(path) if path.exists() else None
+            self._read[path] = (ledger, ledger.counted()) if ledger else None
+        return self._read[path]
 
 
 def _of_all_images(own: Ledger) -> list[Ledger]:
@@ -300,20 +339,6 @@ def _check_limit(ledger: Ledger, events: Sequence[Event], cell: Cell) -> None:
         )
 
 
-def _counted(database: sqlite3.Connection, run: str) -> tuple[Event, ...]:
-    """Return a run's events as its ledger has them. Where that is gone, or another is in its place: as they
-    were noted here, unless the run was never open.
-    """
-    path = _ledger_of(database, run)
-    known = Ledger(path).counted() if path.exists() else None
-    if known is not None and run in known:
-        return known[run]
-    text, opened = database.execute("SELECT events, opened FROM runs WHERE run = ?", (run,)).fetchone()
-    if known is not None and not opened:  # its process was killed before it was open
-        return ()
-    return tuple(Event.from_json(fields) for fields in json.loads(text))
-
-
 def _ledger_of(database: sqlite3.Connection, run: str) -> Path:
     (ledger,) = database.execute("SELECT ledger FROM runs WHERE run = ?", (run,)).fetchone()
     return (_home(database) / ledger).absolute()
@@ -333,12 +358,6 @@ def _home(database: sqlite3.Connection) -> Path:
 
 def _text(events: Sequence[Event]) -> str:
     return json.dumps([written(event) for event in merge_events(events)])
-
-
-def _for_the_owner(path: str, flags: int) -> int:
-    descriptor = os.open(path, flags, 0o600)
-    os.fchmod(descriptor, 0o600)  # whatever the umask
-    return descriptor
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 from dpvision.images.atomic import replacing
 from dpvision.images.files import read_json
 from dpvision.privacy.errors import InputError
+from dpvision.privacy.owner_only import for_the_owner
 
 __all__ = ["check_room", "json_bytes", "read_json", "write_atomically", "writing"]
 
@@ -32,17 +33,6 @@ def write_atomically(path: Path, content: bytes, *, public: bool = False) -> Non
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def for_the_owner(path: str, flags: int) -> int:
-    """Open a file that only its owner may read and write: an ``opener`` for :func:`open`."""
-    descriptor = os.open(path, flags, 0o600)
-    try:
-        os.fchmod(descriptor, 0o600)  # whatever the umask, and if it was there before
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dpvision.privacy.errors import InputError
-from dpvision.runs.files import for_the_owner, writing
+from dpvision.privacy.owner_only import for_the_owner
+from dpvision.runs.files import writing
 from dpvision.training import StepStatistics
 
 LAST_STEPS = 10
