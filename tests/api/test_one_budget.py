@@ -92,6 +92,9 @@ def test_there_is_no_second_budget(how: str, digits: Images, spent: Path, tmp_pa
 def test_nor_by_another_size_or_ledger_or_an_audit(digits: Images, spent: Path, tmp_path: Path) -> None:
     refused(spent, tmp_path / "run", size=6)
     refused(spent, tmp_path / "run", channels=3)
+    part = folder_of(digits, tmp_path / "part", some=range(10, 40))  # known by its images alone
+    refused(part, tmp_path / "run", size=6)
+    refused(part, tmp_path / "run", channels=3)
     refused(spent, tmp_path / "run", ledger=tmp_path / "mine.jsonl")
     refused(
         digits.subset([5]),
