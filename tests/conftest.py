@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -12,6 +13,14 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home_of_wider_fixtures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nor do fixtures that serve a module, which are made before those of a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DPVISION_HOME", str(tmp_path_factory.mktemp("dpvision-home")))
+        yield
 
 
 @pytest.fixture(autouse=True)
