@@ -317,6 +317,15 @@ def test_every_method_refuses_an_encoder_of_its_own_images(
             config={"encoder": str(own), **config},
         )
     assert not (tmp_path / "run").exists()
+    make(
+        private,
+        out=tmp_path / "run",
+        **{**DP_RANDP, "method": method, "allow_overlap": True},
+        config={"encoder": str(own), **config},
+    )
+    card = json.loads((tmp_path / "run" / "release" / "card.json").read_text())
+    assert card["is_private"] is False
+    assert ["own was learned from private images" in one for one in card["not_private_because"]] == [True]
 
 
 def test_no_provenance_hides_what_an_encoder_was_learned_from(private: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dpvision.images import Images, open_images
-from dpvision.images.public import refuse_private_images
+from dpvision.images.public import Overlaps, refuse_private_images
 from dpvision.privacy.errors import InputError
 from dpvision.views import Pool, open_pool
 
@@ -210,12 +210,12 @@ def test_parts_that_do_not_fit(parts: dict[str, Any], message: str, folder: Path
 def test_no_private_image_is_taken_for_public(folder: Path) -> None:
     pool = open_pool(folder, SHAPE, CLASSES)
     others = pixels_of(6, seed=1)
-    refuse_private_images(pool.images, private(others), "images of the pool")
+    refuse_private_images(pool.images, private(others), "images of the pool", Overlaps())
     others[3] = pixels_of(5)[4]
     with pytest.raises(InputError, match=r"^1 of the 5 images of the pool .* are among the private images"):
-        refuse_private_images(pool.images, private(others), "images of the pool")
+        refuse_private_images(pool.images, private(others), "images of the pool", Overlaps())
     others[3, 0, 0, 0] ^= 1
-    refuse_private_images(pool.images, private(others), "images of the pool")
+    refuse_private_images(pool.images, private(others), "images of the pool", Overlaps())
 
 
 @pytest.mark.parametrize("container", [flat_folder, archive, parquet])
@@ -224,7 +224,7 @@ def test_the_private_data_set_itself_is_no_pool_however_it_is_stored(container: 
     with pytest.raises(
         InputError, match=r"^4 of the 4 images .* of private photos, which no guarantee"
     ) as raised:
-        refuse_private_images(pool.images, private(pixels_of(4)), "images of the pool")
+        refuse_private_images(pool.images, private(pixels_of(4)), "images of the pool", Overlaps())
     assert "0000" not in str(raised.value)  # not which
 
 
@@ -235,12 +235,12 @@ def test_private_images_are_found_at_the_size_of_training(tmp_path: Path) -> Non
     images = open_images(tmp_path / "private", size=8, channels=1)
     pool = open_pool(tmp_path / "private", images.shape, images.class_names)
     with pytest.raises(InputError, match="4 of the 4"):
-        refuse_private_images(pool.images, images, "images of the pool")
+        refuse_private_images(pool.images, images, "images of the pool", Overlaps())
 
 
 def test_fifty_thousand_images_take_about_a_second(folder: Path) -> None:
     pool = open_pool(folder, (3, 32, 32), CLASSES)
     images = private(pixels_of(50_000, height=32, width=32))
     began = time.thread_time()
-    refuse_private_images(pool.images, images, "images of the pool")
+    refuse_private_images(pool.images, images, "images of the pool", Overlaps())
     assert time.thread_time() - began < 5  # on a slow and busy machine

@@ -15,7 +15,7 @@ from dpvision.api.options import FinishOptions, check_seed
 from dpvision.api.sources import Reading
 from dpvision.images import ImageSet
 from dpvision.images.files import reading
-from dpvision.images.public import refuse_private_images
+from dpvision.images.public import Overlaps, refuse_private_images
 from dpvision.images.write import check_formats
 from dpvision.methods import (
     Calibrated,
@@ -73,6 +73,8 @@ class RunConfig:
     pool_digest: str | None = None
     images: FinishOptions | None = None
     because: str | None = None
+    allow_overlap: bool = False
+    overlaps: tuple[str, ...] = ()
 
     def tell_choice(self) -> None:
         """Announce the method that was chosen, once nothing can be refused any more."""
@@ -104,6 +106,8 @@ class RunConfig:
             "chosen_size": self.chosen_size,
             "pool_digest": self.pool_digest,
             "images": asdict(self.images) if self.images else None,
+            "allow_overlap": self.allow_overlap,
+            "overlaps": list(self.overlaps),
         }
 
     @classmethod
@@ -138,6 +142,8 @@ class RunConfig:
                 chosen_size=fields["chosen_size"],
                 pool_digest=fields["pool_digest"],
                 images=FinishOptions(**fields["images"]) if fields["images"] else None,
+                allow_overlap=fields["allow_overlap"],
+                overlaps=tuple(fields["overlaps"]),
             )
 
     def session(
@@ -178,7 +184,7 @@ class RunConfig:
         """
         assert self.data is not None
         private = _open_again(self.data, images, "data", self.method.needs_labels)
-        pool = open_pool_of(self.settings, private)
+        pool = open_pool_of(self.settings, private, Overlaps(self.allow_overlap))
         if pool is not None and pool.digest != self.pool_digest:
             raise InputError(
                 f"the public images in {pool.source} have changed; restore them, or start a new run"
@@ -227,12 +233,12 @@ def _open_again(how: Reading, given: ImageSet | None, what: str, needs_labels: b
     return given
 
 
-def open_pool_of(settings: Any, images: ImageSet) -> Pool | None:
-    """Return the public images that the settings name, none of which may be private."""
+def open_pool_of(settings: Any, images: ImageSet, overlaps: Overlaps) -> Pool | None:
+    """Return the public images that the settings name, none of which may be private, unless allowed."""
     if not getattr(settings, "pool", ""):
         return None
-    pool = open_pool(settings.pool, images.shape, images.class_names)
-    refuse_private_images(pool.images, images, "images of the pool")
+    pool = open_pool(settings.pool, images.shape, images.class_names, overlaps)
+    refuse_private_images(pool.images, images, "images of the pool", overlaps)
     return pool
 
 

@@ -73,6 +73,11 @@ class RunOptions:
         None,
         metavar="N",
     )
+    allow_overlap: bool = option(
+        "Go on where test images, public images or an encoder turn out to hold private images. The run is "
+        "NOT PRIVATE then, and its card says so.",
+        False,
+    )
     ledger: FilePath | None = option(
         "The data set's ledger; by default in the user's data directory, found by the data's digest.",
         None,

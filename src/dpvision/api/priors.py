@@ -84,7 +84,7 @@ def train_prior(
     origin: dict[str, Any] = {} if initial is None else {INITIAL_PRIOR: initial.provenance}
     if public_images is not None:
         public = load_public_images(public_images, config.image_size)
-        refuse_data_with_ledger(public)
+        refuse_data_with_ledger(public, "public images")
         origin[LEARNED_FROM] = public.pixel_digest
         known = indexed(public)
         known.index.note_public(public.pixel_digest, known.identities)

@@ -42,7 +42,7 @@ from dpvision.api.publishing import (
 from dpvision.api.sources import Reading, Source, fitting_reading, lasting, training_reading
 from dpvision.images import ImageSet, available_splits
 from dpvision.images.files import reading
-from dpvision.images.public import refuse_private_images
+from dpvision.images.public import USED_AS, Overlaps, refuse_data_with_ledger, refuse_private_images
 from dpvision.methods import (
     Learned,
     Makes,
@@ -106,16 +106,17 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
     if automatic:
         chosen = choose_method(overrides, facts.image_shape)
         method, because = find_method(chosen.method), chosen.because
-    how_test, test_images = None, None
+    how_test, test_images, overlaps = None, None, Overlaps(options.allow_overlap)
     if method.makes == "a classifier":
-        how_test, test_images = _test_images(data, getattr(options, "test", None), private)
+        how_test, test_images = _test_images(data, getattr(options, "test", None), private, overlaps)
     if test_images is not None:
-        refuse_private_images(test_images, private, "test images of")
+        refuse_private_images(test_images, private, "test images", overlaps)
+        refuse_data_with_ledger(test_images, "test images", overlaps)
     if options.delta is None:
         budget = replace(budget, delta=default_delta(declared))
     _check_delta(budget.delta, len(private))
     settings = method.default_config(facts, budget, device, overrides)
-    pool = open_pool_of(settings, private)
+    pool = open_pool_of(settings, private, overlaps)
     if pool is not None:
         settings = replace(settings, pool=lasting(settings.pool))
     return (
@@ -135,6 +136,8 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
             pool_digest=pool.digest if pool else None,
             images=to_publish(options, facts) if isinstance(options, FinishOptions) else None,
             because=because,
+            allow_overlap=options.allow_overlap,
+            overlaps=tuple(overlaps.found),
         ),
         Sources(private, test_images, pool),
     )
@@ -205,14 +208,23 @@ class Run:
             if not is_new:
                 check_unchanged(directory, images)
             released = checkpoints.spent()
+            overlaps = Overlaps(config.allow_overlap, config.overlaps)
             random, metrics = random_source(config.seed), Metrics(directory.private_path / "metrics.jsonl")
             session = config.session(
-                sources, open_account, random, progress, checkpoints=checkpoints, on_step=metrics.append
+                sources,
+                open_account,
+                random,
+                progress,
+                checkpoints=checkpoints,
+                on_step=metrics.append,
+                overlaps=overlaps,
             )
             learned = config.learn(session)
             _warn_of_divergence(metrics.last_loss, config.facts)
             account = session.opened_account()
-            cost = guarantee(account, stages, random, config.facts, config.chosen_size, session.lost)
+            cost = guarantee(
+                account, stages, random, config.facts, config.chosen_size, session.lost, overlaps.found
+            )
             self.keep(
                 replace(learned, facts={**learned.facts, GUARANTEE: cost}),
                 OfLearning(
@@ -342,7 +354,7 @@ def _check_delta(delta: float, present: int) -> None:
 
 
 def _test_images(
-    data: Source, test: Source | None, images: ImageSet
+    data: Source, test: Source | None, images: ImageSet, overlaps: Overlaps
 ) -> tuple[Reading | None, ImageSet | None]:
     """Return the test images: those given, or else the test split that comes with the data, if any."""
     if test is None:
@@ -354,7 +366,10 @@ def _test_images(
     else:
         how = fitting_reading(test, None, images.shape)
         if how.split == "train" and _same_place(data, test):
-            raise InputError(f"{test} has no test split, and must not be tested on what it is trained on")
+            refusal = (
+                f"{test} has no test split, and must not be tested on what it is trained on; give others"
+            )
+            overlaps.refuse(USED_AS.format("test images"), refusal)
         test_images = how.open()
     if test_images.shape != images.shape:
         raise InputError(

@@ -1,36 +1,85 @@
-"""Images that no guarantee covers, and that must therefore be none of the private ones."""
+"""Find private images among those that no guarantee covers: they are refused, unless the owner insists."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from dpvision.images.identity import identity_of
 from dpvision.images.image_set import ImageSet
 from dpvision.images.indexed import indexed
 from dpvision.privacy import InputError, default_ledger_path
 
+USED_AS = "there are private images among the {}, where the guarantee does not cover them"
 
-def refuse_data_with_ledger(images: ImageSet) -> None:
-    """Check that nobody on this machine has treated these images as private.
+
+class Overlaps:
+    """What private images are used for outside the guarantee of a run.
+
+    Guarantee: what is found is refused, or, where the owner has allowed it, among ``found``, which the card
+    lists under NOT PRIVATE. ``tests/api/test_overlaps.py`` tries every way in.
+
+    Args:
+        are_allowed: whether the owner insists.
+        found: what was found before; of a run that is taken up again.
+
+    Attributes:
+        found: what was found, in sentences for the card: public, and without a count.
+    """
+
+    def __init__(self, are_allowed: bool = False, found: Iterable[str] = ()) -> None:
+        self.are_allowed = are_allowed
+        self.found = list(found)
+
+    def refuse(self, use: str, refusal: str) -> None:
+        """Refuse a use of private images that no guarantee covers, or note it.
+
+        Args:
+            use: says what they are used for, for the card.
+            refusal: says what was found, and what to do about it.
+
+        Raises:
+            InputError: the owner has not allowed it.
+        """
+        if not self.are_allowed:
+            raise InputError(refusal)
+        if use not in self.found:
+            self.found.append(use)
+
+
+def refuse_data_with_ledger(images: ImageSet, what: str, overlaps: Overlaps | None = None) -> None:
+    """Check that nobody on this machine has treated any of these images as private.
+
+    Args:
+        what: what they are, for the card: "images of the pool".
+        overlaps: is told where somebody has; by default that is refused.
 
     Raises:
-        InputError: a ledger is kept for them.
+        InputError: somebody has, and that is not allowed.
     """
+    problem = _treated_as_private(images)
+    if problem:
+        (overlaps or Overlaps()).refuse(
+            USED_AS.format(what),
+            f"{problem}; give others",
+        )
+
+
+def _treated_as_private(images: ImageSet) -> str | None:
+    """Say by what somebody on this machine has treated some of the images as private."""
     ledger = default_ledger_path(images.digest)
     if ledger.exists():
-        raise InputError(
-            f"{images.source} is a private data set, with the ledger {ledger}; give images that are public"
-        )
+        return f"{images.source} is a private data set, with the ledger {ledger}"
     known = indexed(images)
     shared = known.index.count_private(known.identities)
     if shared:
-        raise InputError(
+        return (
             f"{shared} of the {len(images)} images of {images.source} are private ones, which runs on this "
-            "machine have learned from; give images that are public"
+            "machine have learned from"
         )
+    return None
 
 
-def refuse_private_images(images: ImageSet, private: ImageSet, what: str) -> None:
+def refuse_private_images(images: ImageSet, private: ImageSet, what: str, overlaps: Overlaps) -> None:
     """Check that none of the images is a private one, pixel for pixel, as they are stored or as they were
     read.
 
@@ -38,16 +87,18 @@ def refuse_private_images(images: ImageSet, private: ImageSet, what: str) -> Non
 
     Args:
         what: what they are, for the message: "images of the pool".
+        overlaps: is told where some are: how many, and not which.
 
     Raises:
-        InputError: some are. It says how many, and not which.
+        InputError: some are, and that is not allowed.
     """
     theirs = {one for pair in _known_by(private) for one in pair}
     shared = sum(any(one in theirs for one in pair) for pair in _known_by(images))
     if shared:
-        raise InputError(
+        overlaps.refuse(
+            USED_AS.format(what),
             f"{shared} of the {len(images)} {what} {images.source} are among the private images of "
-            f"{private.source}, which no guarantee would cover; give others"
+            f"{private.source}, which no guarantee would cover; give others",
         )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dpvision.gradients import ClippedGradient
 from dpvision.images import ImageSet
+from dpvision.images.public import Overlaps
 from dpvision.methods.stages import Calibrated
 from dpvision.priors.encoders import Encoder
 from dpvision.priors.feature_classifier import refuse_own_encoder
@@ -73,6 +74,7 @@ class Session:
         on_step: is given what every step saw: private.
         progress: is told how far each stage is.
         watch: see `Watch`.
+        overlaps: is told of an encoder that was learned from the private images; by default it is refused.
 
     Attributes:
         facts, stages, device, pool: as above.
@@ -94,6 +96,7 @@ class Session:
         on_step: Callable[[StepStatistics], None] | None = None,
         progress: Progress | None = None,
         watch: Watch | None = None,
+        overlaps: Overlaps | None = None,
     ) -> None:
         self.facts, self.stages, self.device, self.pool = facts, stages, device, pool
         self.account: Account | None = None
@@ -104,6 +107,7 @@ class Session:
             progress,
             watch,
         )
+        self._overlaps = overlaps or Overlaps()
         self.lost = 0
         self._results: dict[int, dict[str, Tensor]] = {}  # of the stages that are done
         self._state: dict[str, Tensor] = {}  # of the stage that was interrupted
@@ -122,8 +126,10 @@ class Session:
             return build().to(self.device)
 
     def refuse_own(self, encoder: Encoder) -> None:
-        """Raise InputError where the encoder was learned from these very images, as if they were public."""
-        refuse_own_encoder(encoder, self._images)
+        """Raise InputError where the encoder was learned from some of these very images, as if they were
+        public, unless the owner has allowed it.
+        """
+        refuse_own_encoder(encoder, self._images, self._overlaps)
 
     def opened_account(self) -> Account:
         """Return the account, open. InputError where the owner's limit does not allow the stages."""

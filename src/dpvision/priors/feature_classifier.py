@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dpvision.images import ImageSet
 from dpvision.images.decode import MAX_PIXELS
 from dpvision.images.indexed import indexed
+from dpvision.images.public import Overlaps
 from dpvision.networks import Classifier, build_classifier
 from dpvision.networks.by_row import by_row
 from dpvision.priors.encoders import ConcatenatedEncoder, Encoder, build_encoder, rebuild_encoder
@@ -123,10 +124,13 @@ def rebuild_classifier(config: dict[str, Any]) -> Classifier:
     return _classifier(rebuild_encoder(config["encoder"]), config["class_names"], **options)
 
 
-def refuse_own_encoder(encoder: Encoder, images: ImageSet) -> None:
-    """Raise InputError if the encoder was learned from some of these very images, as if they were public.
+def refuse_own_encoder(encoder: Encoder, images: ImageSet, overlaps: Overlaps) -> None:
+    """Check that the encoder was learned from none of these very images, as if they were public.
 
     Of an encoder that was learned on another machine it is only known if it was learned from all of them.
+
+    Raises:
+        InputError: it was, and that is not allowed.
     """
     parts = encoder.parts if isinstance(encoder, ConcatenatedEncoder) else [encoder]
     learned: set[str] = set()
@@ -137,9 +141,10 @@ def refuse_own_encoder(encoder: Encoder, images: ImageSet) -> None:
         return
     known = indexed(images)
     if learned & {images.pixel_digest, *known.index.public_uses(known.identities)}:
-        raise InputError(
+        overlaps.refuse(
+            f"the encoder {encoder.config['name']} was learned from private images, outside the budget",
             f"encoder {encoder.config['name']} was learned from the private images themselves, or some of "
-            f"them ({images.source}), outside any privacy budget; choose one that was learned from others"
+            f"them ({images.source}), outside any privacy budget; choose one that was learned from others",
         )
 
 

@@ -7,7 +7,7 @@ of the private images does.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -19,6 +19,8 @@ from dpvision.images.text import written_out
 from dpvision.methods import Calibrated
 from dpvision.networks import Classifier
 from dpvision.privacy import Account, Event, PublicFacts, RandomSource
+
+FIXED_SEED = "the noise came from a fixed seed; whoever knows or guesses it can remove the noise"
 
 RELATIONS = {
     "add_or_remove_one": "data sets that differ by the presence of one image",
@@ -79,6 +81,7 @@ def guarantee(
     facts: PublicFacts,
     chosen_size: int | None,
     lost_steps: int = 0,
+    overlaps: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Describe a run's guarantee, as JSON types.
 
@@ -89,11 +92,14 @@ def guarantee(
         facts: what is public about the images.
         chosen_size: the image size, if it was chosen by looking at the sizes of the private images.
         lost_steps: releases that were paid for but whose result was lost with an interrupted process.
+        overlaps: uses of private images outside the guarantee, which the owner has allowed.
     """
+    broken_by = [*([] if random.is_private else [FIXED_SEED]), *overlaps]
     budget = account.budget
     samplers = dict.fromkeys(stage.mechanism.sampler.in_words for stage in stages.stages)
     return {
-        "is_private": random.is_private,
+        "is_private": not broken_by,
+        "not_private_because": broken_by,
         "epsilon": account.epsilon_spent("pld"),
         "delta": budget.delta,
         "neighboring_relation": budget.neighboring_relation,
@@ -118,7 +124,7 @@ def guarantee(
             "AES-256 in counter mode, keyed by the operating system's entropy; added exactly, then rounded, "
             "so that the last digits tell nothing more"
             if random.is_private
-            else "a fixed seed: whoever knows it removes the noise"
+            else "a fixed seed"
         ),
         "taken_as_public": [
             f"number of training images: {facts.num_examples}",

@@ -21,7 +21,7 @@ from torch import Tensor
 from dpvision.images import ImageSet, available_splits, open_images
 from dpvision.images.files import parse_json, read_text_file, reading
 from dpvision.images.images import check_class_names
-from dpvision.images.public import refuse_data_with_ledger
+from dpvision.images.public import Overlaps, refuse_data_with_ledger
 from dpvision.images.series import POOL_RECORD
 from dpvision.privacy.errors import InputError
 
@@ -78,7 +78,10 @@ class Pool:
 
 
 def open_pool(
-    spec: str | os.PathLike[str], image_shape: tuple[int, int, int], class_names: Sequence[str]
+    spec: str | os.PathLike[str],
+    image_shape: tuple[int, int, int],
+    class_names: Sequence[str],
+    overlaps: Overlaps | None = None,
 ) -> Pool:
     """Read a pool to go with private images.
 
@@ -90,6 +93,7 @@ def open_pool(
         image_shape: (C, H, W) of the private images. The pool's become grey or RGB likewise and, if these
             are square, squares of that side.
         class_names: the class names of the private images.
+        overlaps: is told of private images among these; by default they are refused.
 
     Raises:
         InputError: the images cannot be read or brought to that shape, are private ones that have a ledger,
@@ -97,7 +101,7 @@ def open_pool(
     """
     channels, height, width = image_shape
     images = pool_images(spec, height if height == width else None, channels)
-    refuse_data_with_ledger(images)
+    refuse_data_with_ledger(images, "images of the pool", overlaps)
     if images.shape != image_shape:
         _, pool_height, pool_width = images.shape
         raise InputError(
