@@ -234,6 +234,18 @@ def test_a_run_that_was_killed_before_it_was_open_counts_for_nothing(machine: Ma
         machine.open("last", "c", range(10))
 
 
+def test_a_run_that_was_killed_before_it_was_open_is_checked_when_it_is_taken_up(machine: Machine) -> None:
+    ledger = machine.ledger("owner")
+    ledger.set_limit(Budget(epsilon([EVENT], 1e-5) * 1.001, 1e-5))
+    machine.index.cover(ledger, machine.index.identities(digests(range(10))))
+    run_in_processes(1, die_while_opening, machine.folder, expected=-signal.SIGKILL)
+    other = machine.open("next", "b", range(10))
+    with pytest.raises(BudgetExceeded):
+        machine.open("killed", "a", range(10))
+    other.close()
+    machine.open("killed", "a", range(10))  # its own entry is not held against it
+
+
 def try_to_open(folder: Path, number: int) -> None:
     """Take long over the check, all at once: whoever did not wait would find nothing spent."""
     machine = Machine(folder)
