@@ -58,8 +58,11 @@ class Profile:
     total: float
 
     def draw(self, random: Random) -> Strike:
-        """One of the moments; those of a stretch are together as likely as one that is alone."""
-        of = random.choice(self.stretches)
+        """One of the moments, half of the time of those after the index was first changed. Those of a stretch are
+        together as likely as one that is alone.
+        """
+        begun = [stretch.place for stretch in self.stretches].index("before INSERT runs")
+        of = random.choice(self.stretches[begun if random.random() < 0.5 else 0 :])
         within = random.uniform(0, of.seconds / of.count) if of.place.startswith("within ") else 0.0
         return Strike(of.place, of.first + random.randrange(of.count), within)
 
