@@ -128,7 +128,7 @@ class Check:
         if job.kind == "limit":  # which the images have not yet exceeded
             worst = int(world.state().counted(world.jobs)[job.data.images].max())
             job.planned = worst + self.random.randint(1, 4)
-        place, had_journal = world.folder / "place", world.state().tables.has_journal
+        place, had_journal = world.folder / "place", (world.home / "images" / "index.sqlite-journal").exists()
         place.unlink(missing_ok=True)
         profile = self.profiles[job.kind if (world.home / "images").exists() else "first"]
         if self.random.random() < SHARE_TIMED:
@@ -200,7 +200,9 @@ class Check:
             limit = self._job("limit", owner, room * units)
             world.take(limit, world.wait(world.start(limit), limit), world.state())
         racers = [self._job("run", self._with_image_zero(n), units, units) for n in range(count)]
-        others = [self._job("run", DataSet(f"other-{n}.jsonl", np.arange(2000, 5000)), 1, 1, True) for n in range(2)]
+        others = [
+            self._job("run", DataSet(f"other-{n}.jsonl", np.arange(2000, 5000)), 1, 1, True) for n in range(2)
+        ]
         self._at_once(world, [*racers, *others], with_kills=row.case == "kills among them")
         row.killed += sum(job.kills for job in world.jobs)
         world.finish()

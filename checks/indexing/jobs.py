@@ -122,7 +122,11 @@ class Job:
             yield "covered"
             return
         account = Account(
-            Budget(100.0, DELTA), ledger, self.name, [UNIT.times(self.planned)], IndexedImages(index, identities)
+            Budget(100.0, DELTA),
+            ledger,
+            self.name,
+            [UNIT.times(self.planned)],
+            IndexedImages(index, identities),
         )
         account.open()
         yield "open"

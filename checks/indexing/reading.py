@@ -132,7 +132,9 @@ class State:
         if strangers := self.tables.runs.keys() - names.keys():
             found.append(f"the index has runs that nobody began: {sorted(strangers)}")
         for name, job in names.items():
-            found += [f"{name}: {fault}" for fault in (*self._forgotten(name, job), *self._told_otherwise(job))]
+            found += [
+                f"{name}: {fault}" for fault in (*self._forgotten(name, job), *self._told_otherwise(job))
+            ]
         return found
 
     def _faults_of_cells(self) -> Iterator[str]:

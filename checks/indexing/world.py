@@ -50,6 +50,7 @@ class World:
             befalls()
             return job.go(self.home, self._file("said", job))
 
+        self._file("output", job).touch()  # a kill at any time may come before the process has made it
         return start(work, self._file("output", job))
 
     def wait(self, child: int, job: Job) -> Ended:
@@ -72,7 +73,10 @@ class World:
                 self.pending.append(job)
         elif ended.code == REFUSED:
             self.refused += 1
-            if "over their owner's limit" not in ended.output and "over its owner's limit" not in ended.output:
+            if (
+                "over their owner's limit" not in ended.output
+                and "over its owner's limit" not in ended.output
+            ):
                 self.faults.append(f"{job.name} was refused without a reason: {ended.output.strip()}")
             elif not state.has_no_room(job, self.jobs):
                 self.faults.append(f"{job.name} was refused, and there was room: {ended.output.strip()}")
