@@ -2,21 +2,24 @@
 
     python -m checks.index --kills 100 --races 20 --seed 1
 
-Processes open runs on overlapping data sets of one image to 100 000, under several ledgers, with limits of their
-owners; they record releases and close the runs, set limits that cover images, and note images as public ones. Kills
-are SIGKILLs at moments drawn from all those of a job (`checks.indexing.moments`: around operations on files, before
-each statement of SQL and while SQLite works on it) or, one in five, at any time. A job that was killed is tried again,
-at once or when others have been at work. After every process, the files are read without the code that is checked
-(`checks.indexing.reading`), and compared with what the processes were given to do and said that they had done:
+Processes open runs on overlapping data sets of one image to 100 000, under several ledgers, with limits of
+their owners; they record releases and close the runs, set limits that cover images, and note images as
+public ones. Kills are SIGKILLs at moments drawn from all those of a job (`checks.indexing.moments`: around
+operations on files, before each statement of SQL and while SQLite works on it) or, one in five, at any
+time. A job that was killed is tried again, at once or when others have been at work. After every process,
+the files are read without the code that is checked (`checks.indexing.reading`), and compared with what the
+processes were given to do and said that they had done:
 
 * each image of a run that a ledger has is held against it in the index, and no other image is;
-* each image is there once, in a cell that has as many images as it says, and no two cells are of the same runs;
+* each image is there once, in a cell that has as many images as it says, and no two cells are of the same
+  runs;
 * each run is in one ledger, once, with the releases that were made, and counts where it was open;
 * no image costs more than any limit that holds for it, and no run is refused for which there is room;
 * the next process can go on.
 
-In a race, two to eight processes open runs at once that share an image whose limit has room for some of them: in the
-end, those that were killed having been tried again, just so many are admitted, and the others end in a sentence.
+In a race, two to eight processes open runs at once that share an image whose limit has room for some of
+them: in the end, those that were killed having been tried again, just so many are admitted, and the others
+end in a sentence.
 """
 
 from __future__ import annotations
@@ -248,16 +251,16 @@ def table(check: Check) -> str:
     """Where the kills struck, what they left, the cases of the races, and what was wrong."""
     killed = check.killed
     lines = [
-        f"{killed.struck.total()} kills in {killed.attempts} attempts at {killed.jobs} jobs, {killed.refused} refused, "
-        f"{len(killed.faults)} faults",
+        f"{killed.struck.total()} kills in {killed.attempts} attempts at {killed.jobs} jobs, "
+        f"{killed.refused} refused, {len(killed.faults)} faults",
         "struck: " + ", ".join(f"{count} {place}" for place, count in killed.struck.most_common()),
         "and left the job: " + ", ".join(f"{count} {place}" for place, count in killed.left.most_common()),
         f"{'race':17} {'rounds':>7} {'processes':>10} {'admitted':>9} {'refused':>8} {'killed':>7} faults",
     ]
     for row in check.rows:
         lines.append(
-            f"{row.case:17} {row.rounds:7} {row.processes:10} {row.admitted:9} {row.refused:8} {row.killed:7} "
-            f"{len(row.faults):6}"
+            f"{row.case:17} {row.rounds:7} {row.processes:10} {row.admitted:9} {row.refused:8} "
+            f"{row.killed:7} {len(row.faults):6}"
         )
     return "\n".join([*lines, *(f"FAULT {fault}" for fault in check.faults)])
 

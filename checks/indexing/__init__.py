@@ -1,1 +1,1 @@
-"""Processes that use the index of images, what befalls them, and an independent reading of what they leave."""
+"""Processes that use the index of images, what befalls them, and a reading of what they leave."""

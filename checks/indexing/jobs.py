@@ -1,10 +1,11 @@
-"""What a process does with the index: one run from `Account.open` to `Account.close`, a limit, or a use as public."""
+"""What a process does with the index: a run from `Account.open` to `close`, a limit, or a use as public."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -63,13 +64,13 @@ class Job:
     """What one process is to do, over all its attempts, and what it said that it has done.
 
     Attributes:
-        kind: "run" opens a run, records releases and, if it ``closes``, closes it; "limit" sets a limit and lets
-            it cover the data set; "public" notes that the images were taken for public ones.
+        kind: "run" opens a run, records releases and, if it ``closes``, closes it; "limit" sets a limit and
+            lets it cover the data set; "public" notes that the images were taken for public ones.
         name: of the run, or of the use.
         planned: units that the run reserves; of a limit, those that it has room for.
         spends: units that it records.
-        said: how often each of "open", "spent", "closed", "covered", "noted" was done, all it has to show for it
-            on the disk.
+        said: how often each of "open", "spent", "closed", "covered", "noted" was done, and was on the
+            disk.
         kills: of its attempts.
     """
 
@@ -108,7 +109,8 @@ class Job:
             self.said.update(log.read_text().splitlines())
             log.unlink()
 
-    def _steps(self, home: Path):  # type: ignore[no-untyped-def]
+    def _steps(self, home: Path) -> Iterator[str]:
+        """Do one thing after the other; what is done."""
         index = ImageIndex(home / "images")
         identities = index.identities(map(digest_of, self.data.images.tolist()))
         if self.kind == "public":

@@ -1,8 +1,8 @@
 """The moments at which a process can be killed while it uses the index.
 
-Operations on files are those of `checks.points`. SQLite writes its files itself, so its moments are those before
-each statement of SQL, named by what it does to which table, and "within" it: a random time after it was begun, when
-SQLite is at work and Python is not.
+Operations on files are those of `checks.points`. SQLite writes its files itself, so its moments are those
+before each statement of SQL, named by what it does to which table, and "within" it: a random time after it
+was begun, when SQLite is at work and Python is not.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Profile:
     total: float
 
     def draw(self, random: Random) -> Strike:
-        """One of the moments, half of the time of those after the index was first changed. Those of a stretch are
-        together as likely as one that is alone.
+        """One of the moments, half of the time of those after the index was first changed. Those of a stretch
+        are together as likely as one that is alone.
         """
         begun = [stretch.place for stretch in self.stretches].index("before INSERT runs")
         of = random.choice(self.stretches[begun if random.random() < 0.5 else 0 :])

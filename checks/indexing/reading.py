@@ -157,15 +157,16 @@ class State:
                 yield f"images are of runs that the index does not know: {sorted(runs - tables.runs.keys())}"
 
     def _forgotten(self, name: str, job: Job) -> Iterator[str]:
-        """An image that the index does not hold against a run that a ledger has, or against one that it knows,
-        or a limit or a use that a process was told is there.
+        """Images that the index does not hold against a run that it knows or a ledger has, or against a limit
+        or a use that a process was told is there; and others, which it does.
         """
         expected = np.zeros(self.universe, dtype=bool)
         expected[job.data.images] = True
         if name in self.tables.runs:
-            wrong = self.images_of(name) ^ expected
-            if wrong.any():
-                yield f"it is not on {int((wrong & expected).sum())} of its images, and on {int((wrong & ~expected).sum())} others"
+            entered = self.images_of(name)
+            missing, others = int((expected & ~entered).sum()), int((entered & ~expected).sum())
+            if missing or others:
+                yield f"{missing} of its images are forgotten, and it is on {others} others"
         elif name in self.books.runs or job.said:
             yield f"all {len(job.data.images)} images are forgotten"
 
@@ -193,7 +194,8 @@ class State:
         for ledger, limit in self.books.limits.items():
             worst = int(total[self._limited(ledger, jobs)].max(initial=0))
             if worst and epsilon_of(worst) > limit:
-                yield f"an image is at {worst} units, epsilon {epsilon_of(worst):.4g} of {limit:.4g} ({ledger})"
+                found = f"{worst} units, epsilon {epsilon_of(worst):.4g} of {limit:.4g}"
+                yield f"an image is at {found} ({ledger})"
 
     def _limited(self, ledger: str, jobs: Sequence[Job]) -> np.ndarray:
         """For each image, whether this ledger's limit holds for it."""
@@ -217,8 +219,8 @@ class State:
         return False
 
     def place_of(self, job: Job, had_journal: bool) -> str:
-        """How far a job that was killed has come, as its files show. A journal that an earlier one has left is not
-        its own.
+        """How far a job that was killed has come, as its files show. A journal that an earlier one has left
+        is not its own.
         """
         run, (_, opened) = self.books.runs.get(job.name), self.tables.runs.get(job.name, (0, False))
         if self.tables.has_journal and not had_journal:

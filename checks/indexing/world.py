@@ -100,8 +100,8 @@ class World:
 
 
 def data_sets(random: Random, universe: int) -> list[DataSet]:
-    """Sets of one to thousands of images that overlap, the same images in another ledger, all but one of them; and,
-    where the universe is large, all of it.
+    """Sets of one to thousands of images that overlap, the same images in another ledger, all but one of
+    them; and, where the universe is large, all of it.
     """
     sizes = [1, random.randint(2, 50), random.randint(500, 3000), random.randint(3000, 6000)]
     chosen = [_some(random, UNIVERSE, size) for size in sizes]

@@ -1,4 +1,4 @@
-"""The checks that kill runs, fail their disk and race them, and so with the index: on a sample, or in full where asked for."""
+"""The checks that kill, race and fail the disk of what spends: on a sample, or in full where asked for."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class ImageIndex:
         self, run: str, ledger: Ledger, planned: Sequence[Event], identities: Sequence[bytes]
     ) -> Iterator[None]:
         """Enter a run on these images, unless it is there; while the block opens it in its ledger, no other
-        is admitted. One that its ledger has already, from before there was an index too, is not checked again.
+        is admitted. One that its ledger has already, also from before there was an index, is not checked.
 
         Raises:
             BudgetExceeded: with what other runs have spent on one of the images, or may still, the plan
@@ -176,7 +176,7 @@ class ImageIndex:
     def _key(self) -> bytes:
         """Return the key, drawn where there is none. Whoever comes second takes the first one's."""
         path = self.folder / "key"
-        has_index = (self.folder / "index.sqlite").exists()  # asked first, for whoever makes both makes it last
+        has_index = (self.folder / "index.sqlite").exists()  # asked first: whoever makes both makes it last
         if not path.exists():
             if has_index:  # which nothing can be found in without its own key
                 raise InputError(f"{path} is missing; restore it from a copy")
