@@ -203,6 +203,23 @@ def test_key_and_index_are_for_the_owner_alone(machine: Machine) -> None:
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in folder.iterdir())
 
 
+def test_an_index_that_another_process_makes_meanwhile_is_not_one_without_its_key(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exists = Path.exists
+
+    def outrun(path: Path) -> bool:
+        found = exists(path)
+        if path.name == "key":
+            monkeypatch.undo()
+            machine.open("other", "b", range(3))
+        return found
+
+    monkeypatch.setattr(Path, "exists", outrun)
+    machine.open("first", "a", range(3))
+    assert machine.cells(range(3)) == {Cell(3, frozenset({"first", "other"}))}
+
+
 @pytest.mark.parametrize("name", ["key", "index.sqlite"])
 def test_a_damaged_index_is_refused_and_nothing_is_spent(machine: Machine, name: str) -> None:
     machine.open("first", "a", range(3))

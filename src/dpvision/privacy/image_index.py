@@ -15,8 +15,8 @@ Guarantee: a run is in the index, durably, before it is open in its ledger, henc
 no two runs are admitted at a time. A process that is killed leaves a run that the index knows and the ledger
 does not: it has spent nothing, and counts for nothing. What the index says of a run's events is only used
 where its ledger is gone, or another is in its place: it is then all that the run had reserved, or had spent
-when it was closed. This holds while nobody takes the index away. ``tests/privacy/test_image_index.py`` kills
-and races processes over it.
+when it was closed. This holds while nobody takes the index away. ``tests/privacy/test_image_index.py`` and
+``python -m checks.index`` kill and race processes over it.
 """
 
 from __future__ import annotations
