@@ -128,9 +128,7 @@ class Check:
         return Job(kind, f"{kind}-{self.names}", data, planned, spends, closes)
 
     def _attempt(self, world: World, job: Job) -> None:
-        if job.kind == "limit":  # which the images have not yet exceeded
-            worst = int(world.state().counted(world.jobs)[job.data.images].max())
-            job.planned = worst + self.random.randint(1, 4)
+        world.make_room(job, self.random.randint(1, 4))
         place, had_journal = world.folder / "place", (world.home / "images" / "index.sqlite-journal").exists()
         place.unlink(missing_ok=True)
         profile = self.profiles[job.kind if (world.home / "images").exists() else "first"]

@@ -63,6 +63,13 @@ class World:
     def state(self) -> State:
         return State(self.home, self.universe)
 
+    def make_room(self, job: Job, units: int) -> None:
+        """Let a limit have room for so many units more than its images have by now. One that is lower holds
+        only for runs to come.
+        """
+        if job.kind == "limit":
+            job.planned = int(self.state().counted(self.jobs)[job.data.images].max()) + units
+
     def take(self, job: Job, ended: Ended, state: State) -> None:
         """Look at what an attempt has led to, and whether another is due."""
         if job in self.pending:
@@ -90,6 +97,7 @@ class World:
         """Let all that is pending go on to its end, one after the other, unless there are faults."""
         while self.pending and not self.faults:
             job = self.pending[0]
+            self.make_room(job, 1)
             ended = self.wait(self.start(job), job)
             state = self.state()
             self.take(job, ended, state)
