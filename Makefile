@@ -29,8 +29,8 @@ lint: $(INSTALLED)
 
 check: lint test
 
-# The long checks of the guarantee (docs/guarantee/index.md): check-mutants, check-kill, check-disk, check-race, check-fuzz,
-# check-noise, check-clip.
+# The long checks of the guarantee (docs/guarantee/index.md): check-mutants, check-kill, check-disk, check-race, check-index,
+# check-fuzz, check-noise, check-clip.
 check-%: $(INSTALLED)
 	$(VENV)/bin/python -m checks.$*
 

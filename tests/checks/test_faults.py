@@ -1,4 +1,4 @@
-"""The checks that kill runs, fail their disk and race them: on a sample, or in full where asked for."""
+"""The checks that kill, race and fail the disk of what spends: on a sample, or in full where asked for."""
 
 from __future__ import annotations
 
@@ -55,3 +55,21 @@ def test_two_processes_at_once() -> None:
     rows = {row["case"]: row for row in found["rows"]}
     assert rows["room for both"]["completed"] == 2 * rows["room for both"]["rounds"]
     assert rows["room for one"]["completed"] == rows["room for one"]["sentences"] > 0
+
+
+def test_some_kills_and_races_over_the_index() -> None:
+    found = check("index", "--kills", "16", "--races", "1", "--seed", "2")
+    assert found["kills"]["kills"] == 16
+    limited = [race for race in found["races"] if race["case"] != "first use"]
+    assert all(race["admitted"] > 0 and race["refused"] > 0 for race in limited)
+
+
+@pytest.mark.slow
+def test_hundreds_of_kills_over_the_index() -> None:
+    found = check("index", "--kills", "300", "--races", "30", "--seed", "2")
+    assert {
+        "within a transaction, with a journal to roll back",
+        "in the index, not in its ledger",
+        "open in its ledger, not yet noted so",
+    } <= found["kills"]["left"].keys()
+    assert sum(race["killed"] for race in found["races"]) > 30

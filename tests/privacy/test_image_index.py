@@ -203,6 +203,23 @@ def test_key_and_index_are_for_the_owner_alone(machine: Machine) -> None:
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in folder.iterdir())
 
 
+def test_an_index_that_another_process_makes_meanwhile_is_not_one_without_its_key(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exists = Path.exists
+
+    def outrun(path: Path) -> bool:
+        found = exists(path)
+        if path.name == "key":
+            monkeypatch.undo()
+            machine.open("other", "b", range(3))
+        return found
+
+    monkeypatch.setattr(Path, "exists", outrun)
+    machine.open("first", "a", range(3))
+    assert machine.cells(range(3)) == {Cell(3, frozenset({"first", "other"}))}
+
+
 @pytest.mark.parametrize("name", ["key", "index.sqlite"])
 def test_a_damaged_index_is_refused_and_nothing_is_spent(machine: Machine, name: str) -> None:
     machine.open("first", "a", range(3))
@@ -232,6 +249,18 @@ def test_a_run_that_was_killed_before_it_was_open_counts_for_nothing(machine: Ma
     machine.open("next", "b", range(10))
     with pytest.raises(BudgetExceeded):
         machine.open("last", "c", range(10))
+
+
+def test_a_run_that_was_killed_before_it_was_open_is_checked_when_it_is_taken_up(machine: Machine) -> None:
+    ledger = machine.ledger("owner")
+    ledger.set_limit(Budget(epsilon([EVENT], 1e-5) * 1.001, 1e-5))
+    machine.index.cover(ledger, machine.index.identities(digests(range(10))))
+    run_in_processes(1, die_while_opening, machine.folder, expected=-signal.SIGKILL)
+    other = machine.open("next", "b", range(10))
+    with pytest.raises(BudgetExceeded):
+        machine.open("killed", "a", range(10))
+    other.close()
+    machine.open("killed", "a", range(10))  # its own entry is not held against it
 
 
 def try_to_open(folder: Path, number: int) -> None:

@@ -15,8 +15,8 @@ Guarantee: a run is in the index, durably, before it is open in its ledger, henc
 no two runs are admitted at a time. A process that is killed leaves a run that the index knows and the ledger
 does not: it has spent nothing, and counts for nothing. What the index says of a run's events is only used
 where its ledger is gone, or another is in its place: it is then all that the run had reserved, or had spent
-when it was closed. This holds while nobody takes the index away. ``tests/privacy/test_image_index.py`` kills
-and races processes over it.
+when it was closed. This holds while nobody takes the index away. ``tests/privacy/test_image_index.py`` and
+``python -m checks.index`` kill and race processes over it.
 """
 
 from __future__ import annotations
@@ -104,17 +104,19 @@ class ImageIndex:
         self, run: str, ledger: Ledger, planned: Sequence[Event], identities: Sequence[bytes]
     ) -> Iterator[None]:
         """Enter a run on these images, unless it is there; while the block opens it in its ledger, no other
-        is admitted.
+        is admitted. One that its ledger has already, also from before there was an index, is not checked.
 
         Raises:
             BudgetExceeded: with what other runs have spent on one of the images, or may still, the plan
                 exceeds the limit of an owner. Nothing was written.
         """
         with self._opened() as database:
-            if not _has(database, run):
+            is_known, is_open = _has(database, run), run in ledger.counted()
+            if not (is_known and is_open):
                 _fill_batch(database, identities)
-                if run not in ledger.counted():  # and not from before there was an index
-                    _check_limits(database, ledger, planned)
+            if not is_open:  # also of one that was killed before it was, for others may have its place by now
+                _check_limits(database, ledger, planned)
+            if not is_known:
                 _enter_batch(database, run, ledger.path, planned)
             yield
             with database:
@@ -174,8 +176,9 @@ class ImageIndex:
     def _key(self) -> bytes:
         """Return the key, drawn where there is none. Whoever comes second takes the first one's."""
         path = self.folder / "key"
+        has_index = (self.folder / "index.sqlite").exists()  # asked first: whoever makes both makes it last
         if not path.exists():
-            if (self.folder / "index.sqlite").exists():  # which nothing can be found in without its own
+            if has_index:  # which nothing can be found in without its own key
                 raise InputError(f"{path} is missing; restore it from a copy")
             self.folder.mkdir(parents=True, exist_ok=True)
             self.folder.chmod(0o700)
