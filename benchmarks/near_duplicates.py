@@ -2,9 +2,9 @@
 
     python benchmarks/near_duplicates.py --data bundled:digits
 
-Copies are made of some images of the training split and looked for in all of it: by their sketches, as where both
-sets are at hand, and by fingerprints alone, as in the index of images. What is found of the test split, if there is
-one, is a false alarm, or a copy that was there before.
+Copies are made of some images of the training split and looked for in all of it: by their sketches, as where
+both sets are at hand, and by fingerprints alone, as in the index of images. What is found of images that
+nobody copied, in the test split or elsewhere in the training split, is a false alarm or was a copy before.
 """
 
 from __future__ import annotations

@@ -60,15 +60,15 @@ def warn_of_indexed_look_alikes(images: ImageSet, what: str, then: str) -> None:
     known = indexed(images)
     index, size = known.index, len(images)
     queries = index.fingerprints(_with_mirrored(images.sketches).numpy())
-    alike = _of_either(_near(queries, index.private_besides(known.identities)))
+    alike = _of_either(near_some(queries, index.private_besides(known.identities)))
     if alike.sum() <= UNREPORTED:
         return
     # The index may hold sets of many kinds, so what is usual in it may not be so among these images.
     with contextlib.closing(index.private_besides(known.identities)) as blocks:
         first = next(blocks)[:SAMPLE]
-    in_index = _near(first, index.private_besides(known.identities), np.arange(len(first)))
+    in_index = near_some(first, index.private_besides(known.identities), np.arange(len(first)))
     some = np.arange(0, size, math.ceil(size / SAMPLE))
-    in_images = _near(queries[some], [queries[:size]], some)
+    in_images = near_some(queries[some], [queries[:size]], some)
     usual = max(in_index.mean(), in_images.mean())
     _warn_if_more(alike, float(usual), f"{what} {images.source}", "private images of earlier runs", then)
 
@@ -98,7 +98,7 @@ def fingerprint_look_alikes(
     """Say what `look_alikes` says, but from the fingerprints under a key alone."""
     queries = fingerprints_of(_with_mirrored(sketches).numpy(), key)
     places = None if own is None else np.concatenate([own, own])
-    return _of_either(_near(queries, [fingerprints_of(others.numpy(), key)], places))
+    return _of_either(near_some(queries, [fingerprints_of(others.numpy(), key)], places))
 
 
 def _with_mirrored(sketches: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def _of_either(found: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return found[: len(found) // 2] | found[len(found) // 2 :]
 
 
-def _near(
+def near_some(
     queries: Fingerprints, blocks: Iterable[Fingerprints], own: NDArray[np.int64] | None = None
 ) -> NDArray[np.bool_]:
     """Say of each query if it is near to a fingerprint in the blocks, but for that at its ``own`` place."""

@@ -48,9 +48,13 @@ def mirrored(sketches: Tensor) -> Tensor:
 
 @lru_cache
 def _waves(side: int) -> Tensor:
-    """Return the means of cosine waves times pixels of a side as a matrix, float32 [WAVES, side]."""
+    """Return the means of cosine waves times pixels of a side as a matrix, float32 [WAVES, side]. Waves that
+    are too fast for so few pixels, which would look like slower ones, are zero.
+    """
     places = (torch.arange(side) + 0.5) / side
-    return torch.cos(math.pi * torch.arange(WAVES)[:, None] * places) / side
+    waves = torch.cos(math.pi * torch.arange(WAVES)[:, None] * places) / side
+    waves[side:] = 0
+    return waves
 
 
 @lru_cache

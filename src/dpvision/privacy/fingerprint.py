@@ -1,6 +1,6 @@
 """Fingerprints of images, under a key, by which changed copies are known again.
 
-A fingerprint is twelve numbers: projections of the image's sketch on random directions, which are drawn from
+A fingerprint is ten numbers: projections of the image's sketch on random directions, which are drawn from
 the key. The distance of two is about that of the sketches (Achlioptas 2003), whatever the key.
 """
 
@@ -11,15 +11,15 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-FINGERPRINT_BYTES = 12
+FINGERPRINT_BYTES = 10
 
-UNITS = 112
+UNITS = 100
 """The length of a sketch in the units of a fingerprint. One number in 10,000 is beyond ±127, and is cut."""
 
 BLOCK = 2**14  # sketches that are held in single precision
 
 Fingerprints = NDArray[np.int8]
-"""Fingerprints [N, 12]. All zeros: none, of an image that shows nothing."""
+"""Fingerprints [N, 10]. All zeros: none, of an image that shows nothing."""
 
 
 def fingerprints_of(sketches: NDArray[np.float16], key: bytes) -> Fingerprints:

@@ -291,7 +291,8 @@ def _enter_batch(database: sqlite3.Connection, run: str, ledger: Path, events: S
         )
         database.execute(
             "UPDATE images SET fingerprint = "
-            "(SELECT fingerprint FROM batch WHERE batch.identity = images.identity) WHERE fingerprint IS NULL "
+            "(SELECT fingerprint FROM batch WHERE batch.identity = images.identity) "
+            "WHERE fingerprint IS NULL "
             "AND identity IN (SELECT identity FROM batch WHERE fingerprint IS NOT NULL)"
         )
         for cell, touched in _cells_of_batch(database):

@@ -1,8 +1,8 @@
 """Which fingerprints are near to some of many others, without comparing all with all.
 
 Locality-sensitive hashing: two are compared when they are on the same side of each of 20 random planes, for
-one of eight times 20 (Charikar, STOC 2002). The planes go through the median of the queries, which shares these
-out evenly.
+one of eight times 20 (Charikar, STOC 2002). The planes go through the median of the queries, so that there
+are some on either side.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Lookup:
         self._planes = random.standard_normal((FINGERPRINT_BYTES, BANDS * BAND_BITS)).astype(np.float32)
         known = np.flatnonzero(queries.any(axis=1)).astype(np.int32)
         some = self._queries[known[:: max(1, len(known) // FEW)]]
-        self._middle = np.median(some @ self._planes, axis=0) if len(some) else np.zeros(1)
+        self._middle = np.median(some @ self._planes, axis=0) if len(some) else np.zeros(BANDS * BAND_BITS)
         self._bands = [self._sorted(known, band) for band in range(BANDS)]
 
     def near(self, others: Fingerprints) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
