@@ -6,13 +6,16 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from dpvision.privacy import (
     Account,
@@ -32,6 +35,13 @@ SPAWN = multiprocessing.get_context("spawn")
 RACERS = 4
 
 
+def sketches(numbers: Sequence[int]) -> NDArray[np.float16]:
+    """Vectors of length one, and zero for every multiple of 10."""
+    drawn = np.stack([np.random.default_rng(number).standard_normal(63) for number in numbers])
+    drawn[np.asarray(numbers) % 10 == 0] = 0
+    return (drawn / np.maximum(np.linalg.norm(drawn, axis=1, keepdims=True), 1)).astype(np.float16)
+
+
 def digests(numbers: Sequence[int]) -> list[bytes]:
     return [hashlib.sha256(b"%d" % number).digest() for number in numbers]
 
@@ -47,7 +57,8 @@ class Machine:
         return Ledger.for_dataset(self.folder / f"{name}.jsonl", (name.encode().hex() * 64)[:64], 1000)
 
     def account(self, run: str, ledger: str, numbers: Sequence[int], count: int = 100) -> Account:
-        images = IndexedImages(self.index, self.index.identities(digests(numbers)))
+        prints = self.index.fingerprints(sketches(numbers))
+        images = IndexedImages(self.index, self.index.identities(digests(numbers)), prints)
         return Account(Budget(50.0, 1e-5), self.ledger(ledger), run, [EVENT.times(count)], images)
 
     def open(self, run: str, ledger: str, numbers: Sequence[int], count: int = 100) -> Account:
@@ -189,6 +200,38 @@ def test_an_image_takes_less_than_forty_bytes_and_no_digest_shows(machine: Machi
     assert not any(digest[:8] in content for digest in digests(range(1, 200)))
     other = Machine(machine.folder / "other")
     assert other.index.identities(digests([1])) != machine.index.identities(digests([1]))
+
+
+def kept(machine: Machine, besides: Sequence[int] = ()) -> set[bytes]:
+    blocks = list(machine.index.private_besides(machine.index.identities(digests(besides))))
+    return {one.tobytes() for block in blocks for one in block}
+
+
+def prints(machine: Machine, numbers: Sequence[int]) -> set[bytes]:
+    return {one.tobytes() for one in machine.index.fingerprints(sketches(numbers)) if one.any()}
+
+
+def test_fingerprints_of_private_images_alone_are_given(machine: Machine) -> None:
+    machine.open("first", "a", range(100))
+    public = machine.index.identities(digests(range(90, 200)))
+    machine.index.note_public("a prior", public, machine.index.fingerprints(sketches(range(90, 200))))
+    assert kept(machine) == prints(machine, range(100))
+    assert kept(machine, besides=range(50)) == prints(machine, range(50, 100))
+    machine.open("second", "b", range(150, 300))
+    assert kept(machine) == prints(machine, [*range(100), *range(150, 300)])
+
+
+def test_an_index_from_before_there_were_fingerprints_is_taken_over(machine: Machine) -> None:
+    machine.open("first", "a", range(20))
+    path = machine.folder / "images" / "index.sqlite"
+    database = sqlite3.connect(path)
+    database.execute("ALTER TABLE images DROP COLUMN fingerprint")
+    database.close()
+    assert machine.cells(range(30)) == {Cell(20, frozenset({"first"}))}
+    assert kept(machine) == set()
+    machine.open("second", "b", range(15, 30))
+    assert machine.cells([15]) == {Cell(1, frozenset({"first", "second"}))}
+    assert kept(machine) == prints(machine, range(15, 30))
 
 
 def test_key_and_index_are_for_the_owner_alone(machine: Machine) -> None:

@@ -15,6 +15,7 @@ from dpvision.api.options import FinishOptions, check_seed
 from dpvision.api.sources import Reading
 from dpvision.images import ImageSet
 from dpvision.images.files import reading
+from dpvision.images.look_alikes import warn_of_look_alikes
 from dpvision.images.public import Overlaps, refuse_private_images
 from dpvision.images.write import check_formats
 from dpvision.methods import (
@@ -239,6 +240,7 @@ def open_pool_of(settings: Any, images: ImageSet, overlaps: Overlaps) -> Pool | 
         return None
     pool = open_pool(settings.pool, images.shape, images.class_names, overlaps)
     refuse_private_images(pool.images, images, "images of the pool", overlaps)
+    warn_of_look_alikes(pool.images, images, "images of the pool", "no guarantee would cover them")
     return pool
 
 

@@ -47,7 +47,7 @@ def set_limit(ledger: Ledger, images: ImageSet | None, limit: Budget) -> None:
     ledger.set_limit(limit)
     if images is not None:
         known = indexed(images)
-        known.index.cover(ledger, known.identities)
+        known.index.cover(ledger, known.identities, known.fingerprints)
 
 
 def close_run(ledger: Ledger, run: str) -> None:

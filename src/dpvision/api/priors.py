@@ -17,6 +17,7 @@ from torch import Tensor
 from dpvision.api.devices import resolve_device
 from dpvision.images import Images, ImageSet
 from dpvision.images.indexed import indexed
+from dpvision.images.look_alikes import warn_of_indexed_look_alikes
 from dpvision.images.public import refuse_data_with_ledger
 from dpvision.priors import ContrastiveConfig, Prior, image_batches, load_prior, save_prior
 from dpvision.priors.phase_one.contrastive import (
@@ -85,9 +86,12 @@ def train_prior(
     if public_images is not None:
         public = load_public_images(public_images, config.image_size)
         refuse_data_with_ledger(public, "public images")
+        warn_of_indexed_look_alikes(
+            public, "public images", "no guarantee would cover what is learned of them"
+        )
         origin[LEARNED_FROM] = public.pixel_digest
         known = indexed(public)
-        known.index.note_public(public.pixel_digest, known.identities)
+        known.index.note_public(public.pixel_digest, known.identities, known.fingerprints)
         images = public
         config = replace(config, processes=(), count=len(images))
     elif stream:

@@ -42,6 +42,7 @@ from dpvision.api.publishing import (
 from dpvision.api.sources import Reading, Source, fitting_reading, lasting, training_reading
 from dpvision.images import ImageSet, available_splits
 from dpvision.images.files import reading
+from dpvision.images.look_alikes import warn_of_indexed_look_alikes, warn_of_look_alikes
 from dpvision.images.public import USED_AS, Overlaps, refuse_data_with_ledger, refuse_private_images
 from dpvision.methods import (
     Learned,
@@ -112,6 +113,8 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
     if test_images is not None:
         refuse_private_images(test_images, private, "test images", overlaps)
         refuse_data_with_ledger(test_images, "test images", overlaps)
+        then = "the accuracy on the card would be exact on them"
+        warn_of_look_alikes(test_images, private, "test images", then)
     if options.delta is None:
         budget = replace(budget, delta=default_delta(declared))
     _check_delta(budget.delta, len(private))
@@ -197,6 +200,10 @@ class Run:
         def open_account() -> Account:
             check_ledger(directory, released)
             record = {name: directory.of_account(name) for name in ("run_id", "digest", "ledger")}
+            if is_new:
+                warn_of_indexed_look_alikes(
+                    images, "images of", "what was spent on those is not composed with this run"
+                )
             account = make_account(record, images, budget, stages)
             account.open()
             checkpoints.account = account

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dpvision.images.identity import DIGEST_BYTES, digest_of, identity_of
+from dpvision.images.sketch import sketches_of
 from dpvision.privacy.errors import InputError
 
 IMAGES_IN_BLOCK = 256
@@ -48,6 +49,11 @@ class ImageSet(ABC):
     def take(self, indices: Tensor) -> Tensor:
         """Return the images at indices, int64 [n], in this order: uint8 [n, C, H, W], on the CPU."""
 
+    @property
+    def converted(self) -> bool:
+        """Whether reading may have changed the size or channels that the images are stored with."""
+        return False
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -83,6 +89,11 @@ class ImageSet(ABC):
         """
         found = [identity_of(image) for block in self.blocks() for image in block.numpy()]
         return torch.frombuffer(bytearray(b"".join(found)), dtype=torch.uint8).view(-1, DIGEST_BYTES)
+
+    @cached_property
+    def sketches(self) -> Tensor:
+        """What each image looks like, as it was read: float16 [N, 63], see `sketches_of`. Private."""
+        return torch.cat([sketches_of(block) for block in self.blocks()])
 
     def subset(self, indices: Sequence[int] | Tensor) -> ImageSet:
         """Return the images at these indices, in this order, with the same classes and ids.
@@ -185,12 +196,20 @@ class Chosen(ImageSet):
     def shape(self) -> tuple[int, int, int]:
         return self._images.shape
 
+    @property
+    def converted(self) -> bool:
+        return self._images.converted
+
     def take(self, indices: Tensor) -> Tensor:
         return self._images.take(self._indices[indices])
 
     @cached_property
     def identities(self) -> Tensor:
         return self._images.identities[self._indices]
+
+    @cached_property
+    def sketches(self) -> Tensor:
+        return self._images.sketches[self._indices]
 
 
 def _listing(names: Sequence[str], most: int = 10) -> str:

@@ -91,6 +91,11 @@ class Images(ImageSet):
         """What each image is known by, as it is stored: see `ImageSet.identities`."""
         return super().identities if self.stored is None else self.stored[:, DIGEST_BYTES:]
 
+    @property
+    def converted(self) -> bool:
+        """Whether reading has changed the size or channels that the images are stored with."""
+        return self.stored is not None
+
     def take(self, indices: Tensor) -> Tensor:
         """Return the images at indices, int64 [n], in this order: uint8 [n, C, H, W], on the CPU. Consecutive
         ones are not copied.

@@ -7,6 +7,9 @@ from dpvision.privacy.image_index import ImageIndex, IndexedImages, default_inde
 
 
 def indexed(images: ImageSet) -> IndexedImages:
-    """Return the index that all runs of this machine share, and the identities of these images in it."""
+    """Return the index that all runs of this machine share, with the identities and fingerprints of these
+    images in it.
+    """
     index = ImageIndex(default_index_folder())
-    return IndexedImages(index, index.identities(one.tobytes() for one in images.identities.numpy()))
+    identities = index.identities(one.tobytes() for one in images.identities.numpy())
+    return IndexedImages(index, identities, index.fingerprints(images.sketches.numpy()))

@@ -32,9 +32,17 @@ class Joined(ImageSet):
     def shape(self) -> tuple[int, int, int]:
         return self._parts[0].shape
 
+    @property
+    def converted(self) -> bool:
+        return any(part.converted for part in self._parts)
+
     @cached_property
     def identities(self) -> Tensor:
         return torch.cat([part.identities for part in self._parts])
+
+    @cached_property
+    def sketches(self) -> Tensor:
+        return torch.cat([part.sketches for part in self._parts])
 
     def take(self, indices: Tensor) -> Tensor:
         taken = torch.empty(len(indices), *self.shape, dtype=torch.uint8)

@@ -83,7 +83,7 @@ def refuse_private_images(images: ImageSet, private: ImageSet, what: str, overla
     """Check that none of the images is a private one, pixel for pixel, as they are stored or as they were
     read.
 
-    Copies that were changed, if only by another compression, go unnoticed.
+    Copies that were changed, if only by another compression, are not refused; see `warn_of_look_alikes`.
 
     Args:
         what: what they are, for the message: "images of the pool".
@@ -104,6 +104,10 @@ def refuse_private_images(images: ImageSet, private: ImageSet, what: str, overla
 
 def _known_by(images: ImageSet) -> Iterator[tuple[bytes, bytes]]:
     """Yield what each image is known by, as it is stored and as it was read."""
+    identities = (one.tobytes() for one in images.identities.numpy())
+    if not images.converted:
+        yield from ((one, one) for one in identities)
+        return
     read = (image for block in images.blocks() for image in block.numpy())
-    for stored, image in zip(images.identities.numpy(), read, strict=True):
-        yield stored.tobytes(), identity_of(image)
+    for stored, image in zip(identities, read, strict=True):
+        yield stored, identity_of(image)

@@ -78,8 +78,8 @@ class Account:
         """Enter the run in the index of images, which opens it in its ledger meanwhile."""
         if self.images is None:
             return nullcontext()
-        index, identities = self.images.index, self.images.identities
-        return index.admitting(self.run_id, ledger, self._reservation.reserved, identities)
+        known, planned = self.images, self._reservation.reserved
+        return known.index.admitting(self.run_id, ledger, planned, known.identities, known.fingerprints)
 
     def record(self, event: Event) -> None:
         """Count a release that is about to happen; durable when this returns.

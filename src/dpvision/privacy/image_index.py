@@ -6,7 +6,8 @@ also entered here with the identity of each image, and before it may begin, ever
 spent on any of its images is composed with what it plans: the limit of every owner holds for every image.
 
 Identities are digests under a key, which lies beside the index and never leaves the machine: whoever has the
-index alone cannot ask it for an image.
+index alone cannot ask it for an image. Fingerprints, by which changed copies are warned of, are under it too;
+what they tell without it is in ``docs/guarantee/ledger.md``.
 
 The images that exactly the same runs have touched make a *cell*. A new run splits the cells that it touches
 in part. There are few of them, so that what is kept of an image is its identity and the number of its cell.
@@ -24,16 +25,22 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dpvision.privacy.accounting import epsilon
 from dpvision.privacy.errors import BudgetExceeded, InputError
 from dpvision.privacy.events import Event, merge_events, written
+from dpvision.privacy.fingerprint import FINGERPRINT_BYTES, Fingerprints, fingerprints_of
 from dpvision.privacy.ledger import Ledger, default_ledger_path, sync_folder
 from dpvision.privacy.owner_only import for_the_owner
 
@@ -45,14 +52,18 @@ _PUBLIC = "public "
 """The beginning of what stands in the place of a run where images were taken for public ones."""
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS images (identity BLOB PRIMARY KEY, cell INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS images (
+    identity BLOB PRIMARY KEY, cell INTEGER NOT NULL, fingerprint BLOB
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS cells (cell INTEGER PRIMARY KEY, size INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS members (cell INTEGER, run TEXT, PRIMARY KEY (cell, run)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS runs (
     run TEXT PRIMARY KEY, ledger TEXT NOT NULL, events TEXT NOT NULL, opened INTEGER NOT NULL DEFAULT 0
 );
-CREATE TEMP TABLE batch (identity BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TEMP TABLE batch (identity BLOB PRIMARY KEY, fingerprint BLOB) WITHOUT ROWID;
 """
+
+_ROWS = 2**15  # that are held at a time, where all are read
 
 
 def default_index_folder() -> Path:
@@ -62,10 +73,11 @@ def default_index_folder() -> Path:
 
 @dataclass(frozen=True, repr=False)
 class IndexedImages:
-    """The images of one run: the index, and their identities in it."""
+    """The images of one run: the index, their identities in it and, where they are known, fingerprints."""
 
     index: ImageIndex
     identities: Sequence[bytes]
+    fingerprints: Fingerprints | None = None
 
 
 @dataclass(frozen=True)
@@ -99,9 +111,19 @@ class ImageIndex:
             key = self._key()
         return [hashlib.blake2b(one, key=key, digest_size=IDENTITY_BYTES).digest() for one in digests]
 
+    def fingerprints(self, sketches: NDArray[np.float16]) -> Fingerprints:
+        """Return the fingerprints, under this index's key, of images with these sketches. Takes no lock."""
+        with _usable(self.folder):
+            return fingerprints_of(sketches, self._key())
+
     @contextlib.contextmanager
     def admitting(
-        self, run: str, ledger: Ledger, planned: Sequence[Event], identities: Sequence[bytes]
+        self,
+        run: str,
+        ledger: Ledger,
+        planned: Sequence[Event],
+        identities: Sequence[bytes],
+        fingerprints: Fingerprints | None = None,
     ) -> Iterator[None]:
         """Enter a run on these images, unless it is there; while the block opens it in its ledger, no other
         is admitted. One that its ledger has already, also from before there was an index, is not checked.
@@ -113,7 +135,7 @@ class ImageIndex:
         with self._opened() as database:
             is_known, is_open = _has(database, run), run in ledger.counted()
             if not (is_known and is_open):
-                _fill_batch(database, identities)
+                _fill_batch(database, identities, fingerprints)
             if not is_open:  # also of one that was killed before it was, for others may have its place by now
                 _check_limits(database, ledger, planned)
             if not is_known:
@@ -122,21 +144,25 @@ class ImageIndex:
             with database:
                 database.execute("UPDATE runs SET opened = 1 WHERE run = ?", (run,))
 
-    def cover(self, ledger: Ledger, identities: Sequence[bytes]) -> None:
+    def cover(
+        self, ledger: Ledger, identities: Sequence[bytes], fingerprints: Fingerprints | None = None
+    ) -> None:
         """Let a ledger's limit hold for these images, though no run has touched them yet."""
         with self._opened() as database:
             name = f"limit {ledger.path.absolute()}"
             if not _has(database, name):
-                _fill_batch(database, identities)
+                _fill_batch(database, identities, fingerprints)
                 _enter_batch(database, name, ledger.path, ())
 
-    def note_public(self, use: str, identities: Sequence[bytes]) -> None:
+    def note_public(
+        self, use: str, identities: Sequence[bytes], fingerprints: Fingerprints | None = None
+    ) -> None:
         """Remember that these images were taken for public ones, and for what: a name that a later run on
         them can ask for, see `public_uses`.
         """
         with self._opened() as database:
             if not _has(database, f"{_PUBLIC}{use}"):
-                _fill_batch(database, identities)
+                _fill_batch(database, identities, fingerprints)
                 _enter_batch(database, f"{_PUBLIC}{use}", self.folder / "no ledger", ())
 
     def public_uses(self, identities: Sequence[bytes]) -> set[str]:
@@ -148,6 +174,22 @@ class ImageIndex:
         """Return how many of these images a run has learned from, or may, or has a limit that was set."""
         cells = self.cells(identities)
         return sum(cell.size for cell in cells if not all(run.startswith(_PUBLIC) for run in cell.runs))
+
+    def private_besides(self, identities: Sequence[bytes]) -> Generator[Fingerprints, None, None]:
+        """Yield the fingerprints of the images that are private, see `count_private`, and none of these: in
+        blocks, in the order of their identities, hence as if shuffled. The lock is held until the last.
+        """
+        with self._opened() as database:
+            _fill_batch(database, identities)
+            rows = database.execute(
+                "SELECT fingerprint FROM images WHERE fingerprint IS NOT NULL AND cell IN "
+                "(SELECT cell FROM members WHERE substr(run, 1, ?) <> ?) "
+                "AND identity NOT IN (SELECT identity FROM batch) ORDER BY identity",
+                (len(_PUBLIC), _PUBLIC),
+            )
+            while block := rows.fetchmany(_ROWS):
+                joined = b"".join(one for (one,) in block)
+                yield np.frombuffer(joined, dtype=np.int8).reshape(-1, FINGERPRINT_BYTES)
 
     def settle(self, run: str, spent: Sequence[Event]) -> None:
         """Take note of what a run had spent when it was closed."""
@@ -171,6 +213,7 @@ class ImageIndex:
                 pass
             database = stack.enter_context(contextlib.closing(sqlite3.connect(path)))
             database.executescript("PRAGMA synchronous = FULL;" + _TABLES)
+            _add_fingerprints(database)
             yield database
 
     def _key(self) -> bytes:
@@ -201,10 +244,24 @@ def _has(database: sqlite3.Connection, run: str) -> bool:
     return database.execute("SELECT 1 FROM runs WHERE run = ?", (run,)).fetchone() is not None
 
 
-def _fill_batch(database: sqlite3.Connection, identities: Sequence[bytes]) -> None:
+def _add_fingerprints(database: sqlite3.Connection) -> None:
+    """Let an index from before there were fingerprints hold some; later runs on its images enter them."""
+    if "fingerprint" not in {column for _, column, *_ in database.execute("PRAGMA table_info(images)")}:
+        database.execute("ALTER TABLE images ADD COLUMN fingerprint BLOB")
+
+
+def _fill_batch(
+    database: sqlite3.Connection, identities: Sequence[bytes], fingerprints: Fingerprints | None = None
+) -> None:
     """Make these images the ``batch`` that the functions below work on."""
+    prints: Iterable[bytes | None] = itertools.repeat(None)
+    if fingerprints is not None:
+        size, joined, none = FINGERPRINT_BYTES, fingerprints.tobytes(), bytes(FINGERPRINT_BYTES)
+        each = (joined[start : start + size] for start in range(0, len(joined), size))
+        prints = (one if one != none else None for one in each)
     database.execute("DELETE FROM batch")
-    database.executemany("INSERT OR IGNORE INTO batch VALUES (?)", ((one,) for one in sorted(identities)))
+    rows = sorted(zip(identities, prints, strict=False), key=itemgetter(0))
+    database.executemany("INSERT OR IGNORE INTO batch VALUES (?, ?)", rows)
 
 
 def _count_batch(database: sqlite3.Connection) -> int:
@@ -235,6 +292,12 @@ def _enter_batch(database: sqlite3.Connection, run: str, ledger: Path, events: S
             "INSERT INTO runs (run, ledger, events) VALUES (?, ?, ?)",
             (run, _stored(database, ledger), _text(events)),
         )
+        database.execute(
+            "UPDATE images SET fingerprint = "
+            "(SELECT fingerprint FROM batch WHERE batch.identity = images.identity) "
+            "WHERE fingerprint IS NULL "
+            "AND identity IN (SELECT identity FROM batch WHERE fingerprint IS NOT NULL)"
+        )
         for cell, touched in _cells_of_batch(database):
             (size,) = database.execute("SELECT size FROM cells WHERE cell = ?", (cell,)).fetchone()
             if touched < size:
@@ -243,7 +306,9 @@ def _enter_batch(database: sqlite3.Connection, run: str, ledger: Path, events: S
         known, count = sum(size for _, size in _cells_of_batch(database)), _count_batch(database)
         if known < count:
             cell = _new_cell(database, count - known, {run})
-            database.execute("INSERT OR IGNORE INTO images SELECT identity, ? FROM batch", (cell,))
+            database.execute(
+                "INSERT OR IGNORE INTO images SELECT identity, ?, fingerprint FROM batch", (cell,)
+            )
 
 
 def _split(database: sqlite3.Connection, cell: int, touched: int) -> int:

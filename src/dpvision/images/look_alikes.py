@@ -1,0 +1,134 @@
+"""Warn of changed copies: resized, compressed again, flipped left to right, grey. No image is named.
+
+Different images may look alike too. So images are only warned of where clearly more of them have a look-alike
+in the other set than is usual inside that set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dpvision.images.image_set import ImageSet
+from dpvision.images.indexed import indexed
+from dpvision.images.sketch import mirrored
+from dpvision.privacy.fingerprint import Fingerprints, fingerprints_of
+from dpvision.privacy.near import Lookup
+
+MOST_DEGREES = 5.5
+"""The greatest angle of two sketches that look alike; see ``benchmarks/near_duplicates.py``."""
+
+MOST_DEGREES_OF_FINGERPRINTS = 4.0
+"""The same where only fingerprints are at hand, which measure the angle to about a fifth."""
+
+DEGREES_OF_CANDIDATES = 7.0
+"""The angle by fingerprints up to which sketches are compared."""
+
+SAMPLE = 10_000  # images, at most, that tell what is usual
+CLEARLY_MORE = 3  # times what is usual
+UNREPORTED = 3  # images, or fewer, in any set
+
+logger = logging.getLogger("dpvision")
+
+
+def warn_of_look_alikes(images: ImageSet, private: ImageSet, what: str, then: str) -> None:
+    """Warn where images look like some of the private ones.
+
+    Args:
+        what: what they are, for the message: "images of the pool".
+        then: what follows if they are copies.
+    """
+    alike = look_alikes(images.sketches, private.sketches)
+    if alike.sum() <= UNREPORTED:
+        return
+    some = torch.arange(0, len(private), math.ceil(len(private) / SAMPLE))
+    usual = look_alikes(private.sketches[some], private.sketches, some.numpy()).mean()
+    _warn_if_more(alike, float(usual), f"{what} {images.source}", f"private images of {private.source}", then)
+
+
+def warn_of_indexed_look_alikes(images: ImageSet, what: str, then: str) -> None:
+    """Warn where images look like private ones that the index of this machine knows, other than themselves.
+    Arguments as for `warn_of_look_alikes`.
+    """
+    known = indexed(images)
+    index, size = known.index, len(images)
+    queries = index.fingerprints(_with_mirrored(images.sketches).numpy())
+    alike = _of_either(near_some(queries, index.private_besides(known.identities)))
+    if alike.sum() <= UNREPORTED:
+        return
+    # The index may hold sets of many kinds, so what is usual in it may not be so among these images.
+    with contextlib.closing(index.private_besides(known.identities)) as blocks:
+        first = next(blocks)[:SAMPLE]
+    in_index = near_some(first, index.private_besides(known.identities), np.arange(len(first)))
+    some = np.arange(0, size, math.ceil(size / SAMPLE))
+    in_images = near_some(queries[some], [queries[:size]], some)
+    usual = max(in_index.mean(), in_images.mean())
+    _warn_if_more(alike, float(usual), f"{what} {images.source}", "private images of earlier runs", then)
+
+
+def look_alikes(sketches: Tensor, others: Tensor, own: NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
+    """Say of each image if it, or its mirror image, looks like one of the others, by sketches [N, D], [M, D].
+
+    Args:
+        own: the places of the images among the others, where they are some of these: not to be found.
+    """
+    ours, theirs = _with_mirrored(sketches).numpy(), others.numpy()
+    found = np.zeros(len(ours), dtype=bool)
+    most = np.radians(MOST_DEGREES) ** 2
+    lookup = Lookup(fingerprints_of(ours, key=b""), DEGREES_OF_CANDIDATES)  # these are kept nowhere
+    for one, other in lookup.near(fingerprints_of(theirs, key=b"")):
+        steps = ours[one].astype(np.float32) - theirs[other]
+        near = np.einsum("ij,ij->i", steps, steps) <= most
+        if own is not None:
+            near &= own[one % len(sketches)] != other
+        found[one[near]] = True
+    return _of_either(found)
+
+
+def fingerprint_look_alikes(
+    sketches: Tensor, others: Tensor, key: bytes, own: NDArray[np.int64] | None = None
+) -> NDArray[np.bool_]:
+    """Say what `look_alikes` says, but from the fingerprints under a key alone."""
+    queries = fingerprints_of(_with_mirrored(sketches).numpy(), key)
+    places = None if own is None else np.concatenate([own, own])
+    return _of_either(near_some(queries, [fingerprints_of(others.numpy(), key)], places))
+
+
+def _with_mirrored(sketches: Tensor) -> Tensor:
+    """Return the sketches of images, and then those of their mirror images: [2·N, D]."""
+    return torch.cat([sketches, mirrored(sketches)])
+
+
+def _of_either(found: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Combine what was found of images, and then of their mirror images, [2·N]: [N]."""
+    return found[: len(found) // 2] | found[len(found) // 2 :]
+
+
+def near_some(
+    queries: Fingerprints, blocks: Iterable[Fingerprints], own: NDArray[np.int64] | None = None
+) -> NDArray[np.bool_]:
+    """Say of each query if it is near to a fingerprint in the blocks, but for that at its ``own`` place."""
+    found = np.zeros(len(queries), dtype=bool)
+    lookup, passed = Lookup(queries, MOST_DEGREES_OF_FINGERPRINTS), 0
+    for block in blocks:
+        for one, other in lookup.near(block):
+            found[one if own is None else one[own[one] != other + passed]] = True
+        passed += len(block)
+    return found
+
+
+def _warn_if_more(alike: NDArray[np.bool_], usual: float, what: str, like: str, then: str) -> None:
+    """Warn where clearly more images than usual look alike, ``usual`` a share."""
+    count, size = int(alike.sum()), len(alike)
+    if count > UNREPORTED + CLEARLY_MORE * usual * size:
+        logger.warning(
+            f"{count} of the {size} {what} look like {like} (resized, re-compressed or flipped copies?); "
+            f"{then} (this is private: do not publish it)"
+        )
