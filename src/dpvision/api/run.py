@@ -194,7 +194,7 @@ class Run:
         def open_account() -> Account:
             check_ledger(directory, released)
             record = {name: directory.of_account(name) for name in ("run_id", "digest", "ledger")}
-            account = make_account(record, images, budget, stages)
+            account = make_account(record, images, budget, stages, config.method.name, directory.path)
             account.open()
             checkpoints.account = account
             config.tell_choice()
