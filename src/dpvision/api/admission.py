@@ -25,17 +25,7 @@ _CANDIDATES = 20
 
 @dataclass(frozen=True)
 class Admission:
-    """What the owners' limits say of a run. Private.
-
-    Attributes:
-        allowed: whether they allow it.
-        epsilon_after: the ε that the worst image would have afterwards, over all ledgers: where a limit holds
-            at its δ and relation, otherwise at those of the run.
-        images_after: how many images would have it.
-        epsilon_limit: the limit that would be used up, or exceeded, the most; None without a limit.
-        epsilon_fits: the largest ε with which the run would be allowed, with the same method and what was
-            given of its settings; 0 where none is, None without a limit.
-    """
+    """What the owners' limits say of a run: the fields of a `Forecast` that are named so."""
 
     allowed: bool
     epsilon_after: float

@@ -35,8 +35,13 @@ class Forecast:
         image_shape, num_classes: those of the data, (C, H, W) for the shape.
         test_examples: how many images the accuracy would be measured on.
         seconds, memory_bytes: expected, of all but the writing of images.
-        allowed, epsilon_after, images_after, epsilon_limit, epsilon_fits: what the limits of the images'
-            owners say of it at present; see `Admission`.
+        allowed: whether the limits of the images' owners allow the run at present.
+        epsilon_after: the ε that the worst image would have afterwards, over all ledgers: where a limit holds
+            at its δ and relation, otherwise at those of the run. Private, like the three below.
+        images_after: how many images would have it.
+        epsilon_limit: the limit that would be used up, or exceeded, the most; None without a limit.
+        epsilon_fits: the largest ε with which the run would be allowed, with the same method and what was
+            given of its settings; 0 where none is, None without a limit.
         config: all settings, those of the method.
     """
 
