@@ -72,8 +72,8 @@ def ledger(
     """Show, limit or tidy what was spent on a data set. Private: do not publish the output.
 
     "still fits" is the largest ε of one further run that every image's owners allow, if that run is a single
-    Gaussian release; `dpvision plan` says how much of another method fits. It is more than the limit less
-    what was spent: compositions do not add up.
+    Gaussian release; `dpvision plan` says how much of another method fits. As a rule it is more than the
+    limit less what was spent: compositions do not add up.
 
     Examples:
 
