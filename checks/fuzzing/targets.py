@@ -37,6 +37,7 @@ from dpvision.priors import Prior, build_encoder, load_prior, save_prior
 from dpvision.priors.feature_classifier import build_feature_classifier
 from dpvision.priors.phase_one.prior_file import PROVENANCE, body_weights
 from dpvision.privacy import Budget, Ledger, gaussian_event
+from dpvision.privacy.ledger import About
 from dpvision.runs import FileCheckpoints, Metrics, RunDirectory, classifier_files
 from dpvision.runs.files import json_bytes
 from dpvision.runs.generator_release import generator_files
@@ -459,7 +460,7 @@ def _ledgers() -> list[list[bytes]]:
         ledger = Ledger.for_dataset(path, "0" * 64, 100)
         ledger.set_limit(Budget(8.0, 1e-5))
         event = gaussian_event(2.0, 0.1, 3)
-        ledger.open_run("one", [event])
+        ledger.open_run("one", [event], About("/run", "dp-sgd", 100))
         ledger.record("one", gaussian_event(2.0, 0.1, 1))
         ledger.close_run("one")
         ledger.open_run("two", [event])

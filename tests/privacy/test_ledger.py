@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -17,12 +20,16 @@ from dpvision.privacy import (
     epsilon,
     gaussian_event,
 )
+from dpvision.privacy.events import written
+from dpvision.privacy.ledger import About
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 DIGEST = "ab" * 32
 STEP = gaussian_event(2.0, 0.05)
 PLAN = [gaussian_event(2.0, 0.05, 200)]
+BEFORE_KINDS = Path(__file__).parent / "ledger-before-kinds.jsonl"
+BUDGET = ("epsilon", "delta", "neighboring_relation")
 fork = multiprocessing.get_context("fork")
 
 
@@ -305,16 +312,68 @@ def test_summary(ledger):
 
     assert summary["epsilon_spent"] == cost(30)
     assert summary["epsilon_counted"] == cost(220)
-    assert summary["epsilon_remaining"] == 8 - cost(220)
-    assert summary["runs"] == [
-        {"run": "done", "open": False, "epsilon_spent": cost(20), "epsilon_planned": cost(200)},
-        {"run": "open", "open": True, "epsilon_spent": cost(10), "epsilon_planned": cost(200)},
+    told = ("run", "open", "state", "epsilon_spent", "epsilon_planned")
+    assert [tuple(run[name] for name in told) for run in summary["runs"]] == [
+        ("done", False, "ended early", cost(20), cost(200)),
+        ("open", True, "open, may spend the rest", cost(10), cost(200)),
     ]
+
+
+def test_a_run_is_told_as_it_began(ledger, path):
+    """Also where it is taken up elsewhere; a ledger from before there was such a line does not know."""
+    about = About("/data/run", "dp-sgd", 40)
+    ledger.open_run("run", PLAN, about)
+    ledger.open_run("run", PLAN, About("/moved/run", "dp-sgd", 40))
+    ledger.open_run("before", [STEP])
+    record(ledger, 1, "before")
+    ledger.close_run("before")
+    run, before = Ledger(path).summary()["runs"]
+    assert About(run["folder"], run["method"], run["images"]) == about
+    assert About(before["folder"], before["method"], before["images"]) == About()
+    assert before["state"] == "complete"
+    opened = datetime.fromisoformat(run["opened"])
+    assert timedelta() <= datetime.now(UTC) - opened < timedelta(minutes=5)
+    old = Ledger(shutil.copy(BEFORE_KINDS, path.with_name("old.jsonl"))).summary()
+    assert [(run["folder"], run["method"], run["images"]) for run in old["runs"]] == 2 * [(None, None, None)]
+    assert old["runs"][0]["opened"] == old["limits"][0]["time"] == "2026-01-02T03:04:05+00:00"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"folder": 3},
+        {"method": ["dp-sgd"]},
+        {"images": "40"},
+        {"images": True},
+        {"time": 5},
+        {"time": "noon"},
+    ],
+)
+def test_a_line_that_tells_something_of_the_wrong_type_is_damage(ledger, path, fields):
+    with ledger._locked() as file:
+        entry = {"previous": ledger._last_hash, "time": "2026-01-02T03:04:05+00:00", "kind": "open"}
+        entry |= {"run": "run", "planned": [written(STEP)], **fields}
+        hashed = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
+        file.seek(0, os.SEEK_END)
+        file.write(json.dumps({**entry, "sha256": hashed}).encode() + b"\n")
+    with pytest.raises(InputError, match="changed or damaged"):
+        Ledger(path)
+
+
+def test_every_limit_leaves_a_dated_line(ledger, path):
+    budgets = [Budget(3, 1e-6), Budget(8, 1e-6), Budget(2, 1e-5, "replace_one")]
+    for budget in budgets:
+        ledger.set_limit(budget)
+    again = Ledger(path)
+    limits = again.summary()["limits"]
+    assert [Budget(*(one[name] for name in BUDGET)) for one in limits] == budgets
+    assert all(abs(datetime.now(UTC) - datetime.fromisoformat(one["time"])).seconds < 300 for one in limits)
+    assert again.limit == budgets[-1]
 
 
 def test_summary_without_a_limit(ledger):
     summary = ledger.summary()
-    assert (summary["delta"], summary["epsilon_limit"], summary["epsilon_remaining"]) == (1e-6, None, None)
+    assert (summary["delta"], summary["epsilon_limit"], summary["limits"]) == (1e-6, None, [])
 
 
 def test_default_path(monkeypatch):

@@ -15,6 +15,7 @@ from dpvision.images import ImageSet
 from dpvision.images.indexed import indexed
 from dpvision.methods import Calibrated
 from dpvision.privacy import Account, Budget, Event, InputError, Ledger, default_ledger_path
+from dpvision.privacy.ledger import About
 from dpvision.runs import RunDirectory
 
 
@@ -30,14 +31,30 @@ def private_record(
     }
 
 
-def make_account(record: Mapping[str, Any], images: ImageSet, budget: Budget, stages: Calibrated) -> Account:
-    """Return the account of a run on private images, not open yet, by its `private_record`.
+def make_account(
+    record: Mapping[str, Any],
+    images: ImageSet,
+    budget: Budget,
+    stages: Calibrated,
+    method: str,
+    folder: Path | None = None,
+) -> Account:
+    """Return the account of a run on private images, not open yet.
+
+    Args:
+        record: its `private_record`.
+        images: the images.
+        budget: what it may spend.
+        stages: what it will release.
+        method: what learns, for people who read the ledger.
+        folder: the run's directory, for them too; None where it has none.
 
     Raises:
         InputError: the ledger is of another data set, or damaged.
     """
     ledger = Ledger.for_dataset(record["ledger"], record["digest"], len(images))
-    return Account(budget, ledger, record["run_id"], stages.events, indexed(images))
+    about = About(str(folder.absolute()) if folder else None, method, len(images))
+    return Account(budget, ledger, record["run_id"], stages.events, indexed(images), about)
 
 
 def check_ledger(run: RunDirectory, released: Sequence[Event]) -> None:

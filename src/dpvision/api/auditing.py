@@ -177,7 +177,7 @@ def _learn(
     record = private_record(private, ledger, datetime.now(UTC))
 
     def open_account() -> Account:
-        account = make_account(record, private, budget, stages)
+        account = make_account(record, private, budget, stages, f"audit of {config.method.name}")
         account.open()
         config.tell_choice()
         return account

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from dpvision.api.options import PlanOptions, takes
@@ -36,7 +35,13 @@ class Forecast:
         image_shape, num_classes: those of the data, (C, H, W) for the shape.
         test_examples: how many images the accuracy would be measured on.
         seconds, memory_bytes: expected, of all but the writing of images.
-        epsilon_remaining: what the owner's limit leaves at present; None without a limit.
+        allowed: whether the limits of the images' owners allow the run at present.
+        epsilon_after: the ε that the worst image would have afterwards, over all ledgers: where a limit holds
+            at its δ and relation, otherwise at those of the run. Private, like the three below.
+        images_after: how many images would have it.
+        epsilon_limit: the limit that would be used up, or exceeded, the most; None without a limit.
+        epsilon_fits: the largest ε with which the run would be allowed, with the same method and what was
+            given of its settings; 0 where none is, None without a limit.
         config: all settings, those of the method.
     """
 
@@ -52,7 +57,11 @@ class Forecast:
     test_examples: int
     seconds: float
     memory_bytes: int
-    epsilon_remaining: float | None
+    allowed: bool
+    epsilon_after: float
+    images_after: int
+    epsilon_limit: float | None
+    epsilon_fits: float | None
     config: Any
 
 
@@ -68,13 +77,13 @@ def plan(data: Source, **options: Any) -> Forecast:
         InputError: as `dpvision.train`, but for the owner's limit, which is only reported.
     """
     given = PlanOptions.of(options, data)
-    from dpvision.api.run import prepare  # here: it takes seconds to import
-    from dpvision.privacy import Ledger, default_ledger_path
+    from dpvision.api.admission import admission_of  # here: it takes seconds to import
+    from dpvision.api.run import prepare
 
     config, sources = prepare(data, given)
     facts, (budget, stages) = config.facts, config.spending
     expected = config.method.estimate(config.settings, facts, config.device)
-    ledger = Path(given.ledger or default_ledger_path(sources.images.digest))
+    admission = admission_of(config, sources.images, given)
     config.tell_choice()
     return Forecast(
         method=config.method.name,
@@ -92,6 +101,6 @@ def plan(data: Source, **options: Any) -> Forecast:
         test_examples=len(sources.test) if sources.test else 0,
         seconds=expected.seconds,
         memory_bytes=expected.memory_bytes,
-        epsilon_remaining=Ledger(ledger).summary()["epsilon_remaining"] if ledger.exists() else None,
         config=config.settings,
+        **asdict(admission),
     )

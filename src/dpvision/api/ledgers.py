@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from dpvision.api.sources import training_reading
 from dpvision.images import ImageSet
-from dpvision.images.indexed import indexed
-from dpvision.privacy import Budget, Ledger, default_ledger_path
+from dpvision.images.indexed import indexed, standings
+from dpvision.privacy import Budget, InputError, Ledger, default_ledger_path
+from dpvision.privacy.books import ledgers_of_all
+from dpvision.privacy.standing import Outcome, largest_fit, outcome, worst
 from dpvision.runs import RunDirectory
 from dpvision.runs.places import is_run
 
@@ -38,6 +42,44 @@ def ledger_and_images(target: str, channels: int | None = None) -> tuple[Ledger,
     images = reading.open()
     ledger = Ledger.for_dataset(default_ledger_path(images.digest), images.digest, len(images))
     return ledger, images
+
+
+def account_of(ledger: Ledger, images: ImageSet | None = None, run: str | None = None) -> dict[str, Any]:
+    """Return all that is known of a ledger's images, as JSON would have it: private.
+
+    Args:
+        ledger: the ledger.
+        images: the images, where they are at hand; otherwise those that its runs have touched.
+        run: the path of a run's directory, which is marked if it is one of them.
+
+    Returns:
+        `Ledger.summary`, with ``this`` of each run, whether it is ``run``; ``worst_image``, the ε that
+        counts for the images on which the most was spent over all ledgers, how many they are, and how many
+        runs in ledgers of other data sets are among what counts; and ``epsilon_fits``, see `largest_fit`,
+        null without a limit.
+    """
+    this = RunDirectory.open(run).of_account("run_id") if run is not None and is_run(run) else None
+    at, found = ledger.stated_at, standings(ledgers_of_all(ledger), images)
+    epsilon, standing = worst(found, at)
+    summary = ledger.summary()
+    summary["runs"] = [{**one, "this": one["run"] == this} for one in summary["runs"]]
+    limited = any(one.limits for one in found)
+    return summary | {
+        "worst_image": {"epsilon": epsilon, "images": standing.images, "runs_elsewhere": standing.elsewhere},
+        "epsilon_fits": largest_fit(found, at) if limited else None,
+    }
+
+
+def limit_used(run: Path) -> Outcome | None:
+    """Say how much of their owner's limit the images of a run have used up by now: private.
+
+    Returns:
+        None where no limit was set, the run is on no account, or its ledger is gone.
+    """
+    with suppress(InputError):
+        ledger = Ledger(RunDirectory.open(run).of_account("ledger"))
+        return outcome(standings(ledgers_of_all(ledger), None))
+    return None
 
 
 def set_limit(ledger: Ledger, images: ImageSet | None, limit: Budget) -> None:

@@ -204,7 +204,7 @@ class Run:
                 warn_of_indexed_look_alikes(
                     images, "images of", "what was spent on those is not composed with this run"
                 )
-            account = make_account(record, images, budget, stages)
+            account = make_account(record, images, budget, stages, config.method.name, directory.path)
             account.open()
             checkpoints.account = account
             config.tell_choice()

@@ -69,7 +69,11 @@ def ledger(
     channels: Channels = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show, limit or tidy what was spent on a data set.
+    """Show, limit or tidy what was spent on a data set. Private: do not publish the output.
+
+    "still fits" is the largest ε of one further run that every image's owners allow, if that run is a single
+    Gaussian release; `dpvision plan` says how much of another method fits. As a rule it is more than the
+    limit less what was spent: compositions do not add up.
 
     Examples:
 
@@ -81,7 +85,8 @@ def ledger(
     """
     if limit_epsilon is None and limit_delta is not None:
         raise InputError("--limit-delta needs --limit-epsilon beside it")
-    from dpvision.api.ledgers import close_run, ledger_and_images, set_limit
+    from dpvision.api.ledgers import account_of, close_run, ledger_and_images, set_limit
+    from dpvision.cli.ledgers import account_text
     from dpvision.privacy import Budget, default_delta
 
     book, images = ledger_and_images(target, channels)
@@ -90,23 +95,8 @@ def ledger(
         set_limit(book, images, Budget(limit_epsilon, delta, cast(Any, relation)))
     if close is not None:
         close_run(book, close)
-    summary = book.summary()
-    rows: dict[str, object] = {
-        "ledger": summary["path"],
-        "images": summary["num_examples"],
-        "epsilon spent": f"{summary['epsilon_spent']:.6g} at delta {summary['delta']:g} "
-        f"({summary['neighboring_relation']})",
-        "with reservations": f"{summary['epsilon_counted']:.6g}",
-        "owner's limit": "none"
-        if summary["epsilon_limit"] is None
-        else f"{summary['epsilon_limit']:g}, leaves {summary['epsilon_remaining']:.4g}",
-    }
-    rows |= {
-        f"  {run['run']}": f"spent {run['epsilon_spent']:.4g} of {run['epsilon_planned']:.4g}"
-        + (", open" if run["open"] else "")
-        for run in summary["runs"]
-    }
-    show(summary, as_json, rows)
+    account = account_of(book, images, target)
+    show(account, as_json, account_text(account))
 
 
 def epsilon(

@@ -7,7 +7,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,14 @@ def table(rows: Mapping[str, object]) -> str:
     """Lay out names and values in two columns, each pair on a line of its own."""
     width = max(map(len, rows))
     return "\n".join(printable(f"{name:{width}}  {value}", breaks=False) for name, value in rows.items())
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Lay out rows of as many cells in columns, each row on a line of its own."""
+    shown = [[printable(cell, breaks=False) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    lines = ("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in shown)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def duration(seconds: float) -> str:

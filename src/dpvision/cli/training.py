@@ -65,10 +65,24 @@ def plan(found: dict[str, Any], as_json: bool) -> None:
         "expected time": duration(forecast.seconds),
         "expected memory": f"{forecast.memory_bytes / 2**20:.0f} MiB",
     }
-    if forecast.epsilon_remaining is not None:
-        rows["owner's limit"] = f"leaves epsilon {forecast.epsilon_remaining:.4g}"
+    rows |= _of_limit(forecast)
     rows |= {f"  {name}": value for name, value in asdict(forecast.config).items()}
     show(asdict(forecast), as_json, rows)
+
+
+def _of_limit(forecast: api.Forecast) -> dict[str, object]:
+    """Say what the limits of the images' owners say of a run."""
+    from dpvision.privacy.standing import round_down
+
+    after, limit, fits = forecast.epsilon_after, forecast.epsilon_limit, forecast.epsilon_fits
+    if limit is None or fits is None:
+        return {"after this run": f"ε {after:.4g} in all; no owner has set a limit"}
+    if forecast.allowed:
+        said = f"ε {after:.4g} of {limit:g}, allowed"
+    else:
+        said = f"NOT allowed: would bring {forecast.images_after} images to ε {after:.4g} of {limit:g}"
+    largest = f"--epsilon {round_down(fits):g}" if fits else "nothing"
+    return {"after this run": said, "still fits": f"{largest}, by this method and these settings"}
 
 
 @checks(run=check_run)
@@ -87,7 +101,9 @@ def resume(
 
 
 def show_result(result: api.Result | api.Synthesis, as_json: bool) -> None:
-    """Show what a run has released."""
+    """Show what a run has released and, to whoever ran it alone, how much of the owner's limit is used."""
+    from dpvision.api.ledgers import limit_used
+
     fields: dict[str, object] = {"epsilon": result.epsilon, "delta": result.delta}
     rows: dict[str, object] = {"epsilon": f"{result.epsilon:.6g} at delta {result.delta:g}"}
     if isinstance(result, api.Synthesis):
@@ -98,6 +114,11 @@ def show_result(result: api.Result | api.Synthesis, as_json: bool) -> None:
         fields["test_interval_95"] = list(test.interval) if test else None
         fields["test_total"] = test.total if test else None
         rows["test accuracy"] = test or "not measured: there are no test images"
+    used = limit_used(result.release.parent)
+    fields["epsilon_counted"] = used.epsilon if used else None
+    fields["epsilon_limit"] = used.limit.budget.epsilon if used else None
+    if used:
+        rows["owner's limit"] = f"ε {used.epsilon:.4g} of {used.limit.budget.epsilon:g} used"
     fields["release"] = str(result.release)
     rows["release"] = f"{result.release} (card: {result.release / 'card.md'})"
     show(fields, as_json, rows)

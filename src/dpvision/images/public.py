@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from dpvision.images.identity import identity_of
 from dpvision.images.image_set import ImageSet
-from dpvision.images.indexed import indexed
+from dpvision.images.indexed import indexed_if_any
 from dpvision.privacy import InputError, default_ledger_path
 
 USED_AS = "there are private images among the {}, where the guarantee does not cover them"
@@ -69,8 +69,8 @@ def _treated_as_private(images: ImageSet) -> str | None:
     ledger = default_ledger_path(images.digest)
     if ledger.exists():
         return f"{images.source} is a private data set, with the ledger {ledger}"
-    known = indexed(images)
-    shared = known.index.count_private(known.identities)
+    known = indexed_if_any(images)
+    shared = known.index.count_private(known.identities) if known else 0
     if shared:
         return (
             f"{shared} of the {len(images)} images of {images.source} are private ones, which runs on this "

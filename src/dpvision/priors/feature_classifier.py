@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dpvision.images import ImageSet
 from dpvision.images.decode import MAX_PIXELS
-from dpvision.images.indexed import indexed
+from dpvision.images.indexed import indexed_if_any
 from dpvision.images.public import Overlaps
 from dpvision.networks import Classifier, build_classifier
 from dpvision.networks.by_row import by_row
@@ -139,8 +139,9 @@ def refuse_own_encoder(encoder: Encoder, images: ImageSet, overlaps: Overlaps) -
         learned |= learned_from(part.provenance)
     if not learned:
         return
-    known = indexed(images)
-    if learned & {images.pixel_digest, *known.index.public_uses(known.identities)}:
+    known = indexed_if_any(images)
+    uses = known.index.public_uses(known.identities) if known else set()
+    if learned & {images.pixel_digest, *uses}:
         overlaps.refuse(
             f"the encoder {encoder.config['name']} was learned from private images, outside the budget",
             f"encoder {encoder.config['name']} was learned from the private images themselves, or some of "

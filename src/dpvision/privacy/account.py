@@ -10,7 +10,7 @@ from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import BudgetExceeded
 from dpvision.privacy.events import Event
 from dpvision.privacy.image_index import IndexedImages
-from dpvision.privacy.ledger import Ledger
+from dpvision.privacy.ledger import About, Ledger
 from dpvision.privacy.reservation import Reservation
 
 
@@ -38,6 +38,7 @@ class Account:
         run_id: the run's name in the ledger; the same id and plan take up a run that was interrupted.
         planned: everything the run means to release.
         images: the images of the run, where what other runs spend on some of them counts too.
+        about: what the run is, for people who read the ledger.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class Account:
         run_id: str,
         planned: Sequence[Event],
         images: IndexedImages | None = None,
+        about: About | None = None,
     ) -> None:
         self.budget = budget
         self.ledger = ledger
         self.run_id = run_id
         self.images = images
+        self.about = about
         self._reservation = Reservation(planned)
         self._is_open = False
 
@@ -69,7 +72,7 @@ class Account:
             )
         if self.ledger is not None:
             with self._admitted(self.ledger):
-                spent = self.ledger.open_run(self.run_id, self._reservation.reserved)
+                spent = self.ledger.open_run(self.run_id, self._reservation.reserved, self.about)
             for event in spent:
                 self._reservation.spend(event)
         self._is_open = True

@@ -45,6 +45,10 @@ _RDP_ORDERS = (
 )
 # What calibration may leave unused. Wider than the discretisation error, far below the promised 1 %.
 _CALIBRATION_GAP = 0.002
+# Of what is left beside what was spent, what may stay unused; and of a budget, what is too little to be
+# resolved: the discretisation makes ε uncertain by 1e-4 of it.
+_FITTING_GAP = 0.0005
+_LEAST_LEFT = 0.0005
 
 
 def epsilon(
@@ -116,6 +120,37 @@ def calibrate_noise_multiplier(
     return _solve(spent, budget.epsilon)
 
 
+def noise_beside(
+    counted: Sequence[Event], stages: Callable[[float], Sequence[Event]], budget: Budget
+) -> float:
+    """Find the least noise multiplier with which stages stay within a budget of which some is spent.
+
+    Args:
+        counted: what was spent already.
+        stages: as for `calibrate_noise_multiplier`.
+        budget: the budget for both together, by PLD.
+
+    Returns:
+        A noise multiplier that will do, by less than a thousandth of what is left from the least; ∞ where no
+        noise does.
+    """
+
+    def total(sigma: float) -> float:
+        return epsilon([*counted, *stages(sigma)], budget.delta, budget.neighboring_relation)
+
+    spent = epsilon(counted, budget.delta, budget.neighboring_relation)
+    left = budget.epsilon - spent
+    if left < _LEAST_LEFT * budget.epsilon:
+        return math.inf
+    if total(NOISE_MULTIPLIERS[0]) <= budget.epsilon:
+        return NOISE_MULTIPLIERS[0]
+    try:
+        # Not of ε but of what the stages add to it, whose logarithm is nearly linear in that of σ.
+        return _solve(lambda sigma: total(sigma) - spent, left, _FITTING_GAP)
+    except InputError:
+        return math.inf
+
+
 def calibrate_steps(sample_rate: float, steps: int, budget: Budget, accountant: Accountant = "pld") -> float:
     """Find the noise multiplier for ``steps`` equal releases, as of DP-SGD; see
     `calibrate_noise_multiplier`.
@@ -174,8 +209,8 @@ def _rdp_epsilon(events: tuple[Event, ...], delta: float, neighboring_relation: 
     return float(bound)
 
 
-def _solve(epsilon_of: Callable[[float], float], target: float) -> float:
-    """Find a σ with (1 − gap)·target ≤ epsilon_of(σ) ≤ target, for a decreasing function.
+def _solve(epsilon_of: Callable[[float], float], target: float, unused: float = _CALIBRATION_GAP) -> float:
+    """Find a σ with (1 − unused)·target ≤ epsilon_of(σ) ≤ target, for a decreasing function.
 
     First a bracket, then false position: log ε is nearly linear in log σ, so interpolating there needs few
     evaluations. A bisection every third step guarantees progress.
@@ -198,7 +233,7 @@ def _solve(epsilon_of: Callable[[float], float], target: float) -> float:
         low /= 2
         epsilon_low = epsilon_of(low)
 
-    lowest = (1 - _CALIBRATION_GAP) * target
+    lowest = (1 - unused) * target
     aim = math.log((lowest + target) / 2)
     for attempt in range(200):
         if lowest <= epsilon_high <= target:

@@ -37,12 +37,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dpvision.privacy.accounting import epsilon
-from dpvision.privacy.errors import BudgetExceeded, InputError
+from dpvision.privacy.books import Cell, ledgers_of_all, standings, stored
+from dpvision.privacy.errors import InputError
 from dpvision.privacy.events import Event, merge_events, written
 from dpvision.privacy.fingerprint import FINGERPRINT_BYTES, Fingerprints, fingerprints_of
 from dpvision.privacy.ledger import Ledger, default_ledger_path, sync_folder
 from dpvision.privacy.owner_only import for_the_owner
+from dpvision.privacy.standing import Standing, check_limits
 
 KEY_BYTES = 32
 IDENTITY_BYTES = 16
@@ -60,8 +61,8 @@ CREATE TABLE IF NOT EXISTS members (cell INTEGER, run TEXT, PRIMARY KEY (cell, r
 CREATE TABLE IF NOT EXISTS runs (
     run TEXT PRIMARY KEY, ledger TEXT NOT NULL, events TEXT NOT NULL, opened INTEGER NOT NULL DEFAULT 0
 );
-CREATE TEMP TABLE batch (identity BLOB PRIMARY KEY, fingerprint BLOB) WITHOUT ROWID;
 """
+_BATCH = "CREATE TEMP TABLE batch (identity BLOB PRIMARY KEY, fingerprint BLOB) WITHOUT ROWID;"
 
 _ROWS = 2**15  # that are held at a time, where all are read
 
@@ -80,19 +81,6 @@ class IndexedImages:
     fingerprints: Fingerprints | None = None
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Images that exactly the same runs have touched.
-
-    Attributes:
-        size: how many images of those that were asked for.
-        runs: the ids of the runs.
-    """
-
-    size: int
-    runs: frozenset[str]
-
-
 class ImageIndex:
     """The index in a folder, made when it is first used.
 
@@ -104,6 +92,13 @@ class ImageIndex:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    @property
+    def exists(self) -> bool:
+        """Whether the index was made already."""
+        path = self.folder / "index.sqlite"
+        with _usable(self.folder):
+            return path.exists() and path.stat().st_size > 0
 
     def identities(self, digests: Iterable[bytes]) -> list[bytes]:
         """Return the identities, under this index's key, of images with these digests. Takes no lock."""
@@ -137,7 +132,7 @@ class ImageIndex:
             if not (is_known and is_open):
                 _fill_batch(database, identities, fingerprints)
             if not is_open:  # also of one that was killed before it was, for others may have its place by now
-                _check_limits(database, ledger, planned)
+                check_limits(standings(database, ledgers_of_all(ledger), _all_cells(database)), planned)
             if not is_known:
                 _enter_batch(database, run, ledger.path, planned)
             yield
@@ -202,6 +197,33 @@ class ImageIndex:
             _fill_batch(database, identities)
             return _touched(database)
 
+    def standings(self, of_all: Sequence[Ledger], digests: Sequence[bytes] | None) -> list[Standing]:
+        """Say what counts for images, and which limits hold for them. Reads the index that there is, if there
+        is one, and makes none.
+
+        Args:
+            of_all: the ledgers whose runs are on all the images; see `ledgers_of_all`.
+            digests: as for `identities`; None for the images that runs of these ledgers have touched.
+        """
+        path = self.folder / "index.sqlite"
+        with _usable(self.folder), contextlib.ExitStack() as stack:
+            if not self.exists:
+                count = of_all[0].num_examples if digests is None else len(set(digests))
+                empty = stack.enter_context(contextlib.closing(sqlite3.connect(":memory:")))
+                return standings(empty, of_all, [Cell(count, frozenset())])
+            self._key()
+            if (self.folder / "lock").exists():
+                fcntl.flock(stack.enter_context(open(self.folder / "lock", "rb")), fcntl.LOCK_SH)
+            uri = (
+                f"{path.absolute().as_uri()}?mode=rw"  # a write that was cut off is undone before it is read
+            )
+            database = stack.enter_context(contextlib.closing(sqlite3.connect(uri, uri=True)))
+            if digests is None:
+                return standings(database, of_all, _cells_of(database, of_all))
+            database.executescript(_BATCH)
+            _fill_batch(database, self.identities(digests))
+            return standings(database, of_all, _all_cells(database))
+
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
         with _usable(self.folder), contextlib.ExitStack() as stack:
@@ -212,7 +234,8 @@ class ImageIndex:
             with open(path, "ab", opener=for_the_owner):
                 pass
             database = stack.enter_context(contextlib.closing(sqlite3.connect(path)))
-            database.executescript("PRAGMA synchronous = FULL;" + _TABLES)
+            # All tables at once: whoever reads an index finds all of them, or an empty file.
+            database.executescript(f"PRAGMA synchronous = FULL; BEGIN; {_TABLES} COMMIT; {_BATCH}")
             _add_fingerprints(database)
             yield database
 
@@ -274,6 +297,27 @@ def _touched(database: sqlite3.Connection) -> list[Cell]:
     return [Cell(size, _members(database, cell)) for cell, size in _cells_of_batch(database)]
 
 
+def _all_cells(database: sqlite3.Connection) -> list[Cell]:
+    """Return the cells of the images in ``batch``, with one of those that no run has touched."""
+    cells = _touched(database)
+    untouched = _count_batch(database) - sum(cell.size for cell in cells)
+    return [*cells, Cell(untouched, frozenset())] if untouched else cells
+
+
+def _cells_of(database: sqlite3.Connection, ledgers: Sequence[Ledger]) -> list[Cell]:
+    """Return the cells of all images that the runs of these ledgers have touched. Where the index knows no
+    such image, it is one of all that the data set has.
+    """
+    paths = [stored(database, ledger.path) for ledger in ledgers]
+    found = database.execute(
+        "SELECT DISTINCT cell, size FROM runs JOIN members USING (run) JOIN cells USING (cell) "
+        f"WHERE ledger IN ({','.join('?' * len(paths))}) AND size > 0 ORDER BY cell",
+        paths,
+    ).fetchall()
+    cells = [Cell(size, _members(database, cell)) for cell, size in found]
+    return cells or [Cell(ledgers[0].num_examples, frozenset())]
+
+
 def _cells_of_batch(database: sqlite3.Connection) -> list[tuple[int, int]]:
     """Return the cells of the images in ``batch``, and how many of these each has."""
     return database.execute(
@@ -290,7 +334,7 @@ def _enter_batch(database: sqlite3.Connection, run: str, ledger: Path, events: S
     with database:
         database.execute(
             "INSERT INTO runs (run, ledger, events) VALUES (?, ?, ?)",
-            (run, _stored(database, ledger), _text(events)),
+            (run, stored(database, ledger), _text(events)),
         )
         database.execute(
             "UPDATE images SET fingerprint = "
@@ -326,102 +370,6 @@ def _new_cell(database: sqlite3.Connection, size: int, runs: Iterable[str]) -> i
     assert cell is not None
     database.executemany("INSERT INTO members VALUES (?, ?)", ((cell, run) for run in runs))
     return cell
-
-
-def _check_limits(database: sqlite3.Connection, own: Ledger, planned: Sequence[Event]) -> None:
-    """Raise BudgetExceeded where a plan on the images in ``batch`` exceeds a limit that holds for some of
-    them.
-    """
-    cells = _touched(database)
-    untouched = _count_batch(database) - sum(cell.size for cell in cells)
-    if untouched:
-        cells.append(Cell(untouched, frozenset()))
-    of_all, books = _of_all_images(own), _Books(database)
-    counted_of_all = {one: events for ledger in of_all for one, events in ledger.counted().items()}
-    for cell in cells:
-        limited = [ledger for ledger in of_all + books.of(cell, of_all) if ledger.limit is not None]
-        if not limited:
-            continue
-        counted = counted_of_all | {one: books.counted(one) for one in cell.runs - counted_of_all.keys()}
-        total = [event for events in counted.values() for event in events] + list(planned)
-        alone = own.counted().keys() >= {one for one, events in counted.items() if events}
-        for ledger in limited:
-            if alone and ledger is own:
-                own.check_limit(planned)
-            else:
-                _check_limit(ledger, total, cell)
-
-
-class _Books:
-    """The ledgers of the runs in the index, each of them read once."""
-
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
-        self._read: dict[Path, tuple[Ledger, dict[str, tuple[Event, ...]]] | None] = {}
-
-    def of(self, cell: Cell, others_than: Sequence[Ledger]) -> list[Ledger]:
-        """Return the ledgers of a cell's runs that are still there, without these."""
-        paths = {_ledger_of(self._database, run) for run in cell.runs}
-        paths -= {ledger.path.absolute() for ledger in others_than}
-        found = (self._at(path) for path in sorted(paths))
-        return [ledger for ledger, _ in filter(None, found)]
-
-    def counted(self, run: str) -> tuple[Event, ...]:
-        """Return a run's events as its ledger has them. Where that is gone, or another is in its place: as
-        they were noted in the index, unless the run was never open.
-        """
-        found = self._at(_ledger_of(self._database, run))
-        if found is not None and run in found[1]:
-            return found[1][run]
-        query = "SELECT events, opened FROM runs WHERE run = ?"
-        text, opened = self._database.execute(query, (run,)).fetchone()
-        if found is not None and not opened:  # its process was killed before it was open
-            return ()
-        return tuple(Event.from_json(fields) for fields in json.loads(text))
-
-    def _at(self, path: Path) -> tuple[Ledger, dict[str, tuple[Event, ...]]] | None:
-        if path not in self._read:
-            ledger = Ledger(path) if path.exists() else None
-            self._read[path] = (ledger, ledger.counted()) if ledger else None
-        return self._read[path]
-
-
-def _of_all_images(own: Ledger) -> list[Ledger]:
-    """Return the ledgers whose runs, also those from before there was an index, are on all images of a run:
-    its own and, where that is another, the data set's own one.
-    """
-    usual = default_ledger_path(own.digest)
-    is_elsewhere = usual.exists() and usual.absolute() != own.path.absolute()
-    return [own, Ledger(usual)] if is_elsewhere else [own]
-
-
-def _check_limit(ledger: Ledger, events: Sequence[Event], cell: Cell) -> None:
-    limit = ledger.limit
-    assert limit is not None
-    total = epsilon(events, limit.delta, limit.neighboring_relation)
-    if total > limit.epsilon:
-        raise BudgetExceeded(
-            f"this run would bring {cell.size} of the images, some of them as parts of other data sets, to "
-            f"epsilon {total:.4g} at delta {limit.delta:g}, over their owner's limit of {limit.epsilon:g}; "
-            f"plan a smaller run, or close abandoned runs (ledger {ledger.path})."
-        )
-
-
-def _ledger_of(database: sqlite3.Connection, run: str) -> Path:
-    (ledger,) = database.execute("SELECT ledger FROM runs WHERE run = ?", (run,)).fetchone()
-    return (_home(database) / ledger).absolute()
-
-
-def _stored(database: sqlite3.Connection, ledger: Path) -> str:
-    """Return a ledger's path as it is kept: from the home on, where it is there, for that may be moved."""
-    ledger, home = ledger.absolute(), _home(database)
-    return str(ledger.relative_to(home) if ledger.is_relative_to(home) else ledger)
-
-
-def _home(database: sqlite3.Connection) -> Path:
-    """Return the folder that holds the index's folder and, as a rule, the one of the ledgers."""
-    (_, _, file) = database.execute("PRAGMA database_list").fetchone()
-    return Path(file).parent.parent
 
 
 def _text(events: Sequence[Event]) -> str:

@@ -6,7 +6,7 @@ The lines, by ``kind``:
 
     dataset   the first line: the data set's digest and its public number of examples
     limit     what the data set's owner allows in total; the last one counts
-    open      a run begins and reserves all it plans to release
+    open      a run begins and reserves all it plans to release; what the run is, for people
     spend     a run is about to release something
     close     a run has ended; from now on it counts for what it spent
 
@@ -31,17 +31,42 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_type_hints
 
 from dpvision.privacy.accounting import epsilon
 from dpvision.privacy.budget import Budget, default_delta
-from dpvision.privacy.errors import BudgetExceeded, InputError
+from dpvision.privacy.errors import InputError
 from dpvision.privacy.events import Event, UnknownEvent, merge_events, written
 from dpvision.privacy.reservation import Reservation
+from dpvision.privacy.standing import Limit, Standing, check_limits
+from dpvision.privacy.values import fits
 
 _NO_LINE = "0" * 64
 _BEGINNING = b'{"previous": "'
 """The beginning of every line. A file whose end is something else is not cut: it is somebody's other file."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a run is, for people who read the ledger. It is private, and nothing depends on it.
+
+    Attributes:
+        folder: the run's directory, absolute, as it was when the run began; None where it has none.
+        method: what learns; None of a run from before ledgers held it.
+        images: how many there are; None likewise.
+    """
+
+    folder: str | None = None
+    method: str | None = None
+    images: int | None = None
+
+    @classmethod
+    def of_line(cls, entry: dict[str, Any]) -> About:
+        """Read it from a line. ValueError where a field is of the wrong type."""
+        for name, hint in get_type_hints(cls).items():
+            if not fits(entry.get(name), hint):
+                raise ValueError(f"{name} is of the wrong type")
+        return cls(*(entry.get(name) for name in ("folder", "method", "images")))
 
 
 @dataclass
@@ -49,12 +74,23 @@ class LedgerRun:
     """The ledger's record of one run."""
 
     reservation: Reservation
+    opened: datetime
+    about: About
     is_open: bool = True
 
     @property
     def counted(self) -> tuple[Event, ...]:
         """The events held against the limit: all that an open run reserved, a closed run's spending."""
         return self.reservation.reserved if self.is_open else self.reservation.spent
+
+    @property
+    def state(self) -> str:
+        """Whether the run may still spend, in words."""
+        if self.is_open:
+            return "open, may spend the rest"
+        if self.reservation.spent == self.reservation.reserved:
+            return "complete"
+        return "ended early" if self.reservation.spent else "ended, nothing spent"
 
 
 class Ledger:
@@ -109,12 +145,16 @@ class Ledger:
                     sync_folder(path.parent)
                 except OSError as error:
                     raise _unusable(path, error) from error
-            if (ledger.digest, ledger.num_examples) != (digest, num_examples):
-                raise InputError(
-                    f"the ledger {path} belongs to another data set ({ledger.num_examples} examples, digest "
-                    f"{ledger.digest[:12]}…, not {num_examples} and {digest[:12]}…); name another file."
-                )
+        ledger.check_is_of(digest, num_examples)
         return ledger
+
+    def check_is_of(self, digest: str, num_examples: int) -> None:
+        """Raise InputError unless this is the ledger of the data set with this digest and number."""
+        if (self.digest, self.num_examples) != (digest, num_examples):
+            raise InputError(
+                f"the ledger {self.path} belongs to another data set ({self.num_examples} examples, digest "
+                f"{self.digest[:12]}…, not {num_examples} and {digest[:12]}…); name another file."
+            )
 
     @property
     def digest(self) -> str:
@@ -129,7 +169,7 @@ class Ledger:
     @property
     def limit(self) -> Budget | None:
         """The budget that the owner allows in total; None when nothing was set."""
-        return self._limit
+        return self._limits[-1][1] if self._limits else None
 
     def set_limit(self, limit: Budget) -> None:
         """Allow at most this much in total, from now on. It may be lowered below what is spent already."""
@@ -137,9 +177,16 @@ class Ledger:
         with self._locked() as file:
             self._append(file, kind="limit", **asdict(limit))
 
-    def open_run(self, run_id: str, planned: Sequence[Event]) -> tuple[Event, ...]:
+    def open_run(
+        self, run_id: str, planned: Sequence[Event], about: About | None = None
+    ) -> tuple[Event, ...]:
         """Reserve everything the run plans to release, or take up again a run that is open with the same
         plan.
+
+        Args:
+            run_id: the run's name, which no other has.
+            planned: what it plans to release.
+            about: what it is, for people.
 
         Returns:
             What the run has spent already: empty for a new one.
@@ -153,18 +200,15 @@ class Ledger:
             run = self._runs.get(run_id)
             if run is None:
                 self._check_limit(planned)
-                self._append(file, kind="open", run=run_id, planned=[written(event) for event in planned])
+                said = {name: value for name, value in asdict(about or About()).items() if value is not None}
+                plan = [written(event) for event in planned]
+                self._append(file, kind="open", run=run_id, planned=plan, **said)
                 return ()
             if not run.is_open:
                 raise InputError(f"run {run_id} is closed in the ledger {self.path}; start a new one.")
             if run.reservation.reserved != planned:
                 raise InputError(f"run {run_id} is open in the ledger {self.path} with another plan.")
             return run.reservation.spent
-
-    def check_limit(self, planned: Sequence[Event]) -> None:
-        """Raise BudgetExceeded where a new run with this plan would exceed the owner's limit."""
-        with self._locked():
-            self._check_limit(merge_events(planned))
 
     def record(self, run_id: str, event: Event) -> None:
         """Write down a release before it is made; on disk when this returns.
@@ -215,52 +259,49 @@ class Ledger:
         """Return what was spent, what is reserved and what the owner allows, as JSON would have it.
 
         ε is stated at the limit's δ and relation, or without one at `default_delta` and
-        add-or-remove-one. ``epsilon_remaining`` is the limit less ``epsilon_counted``; several runs compose
-        to less than the sum of their ε, so a run somewhat larger than that may still be granted.
+        add-or-remove-one. Times are in UTC.
         """
         with self._locked():
-            target = self._limit
-            delta = target.delta if target else default_delta(self.num_examples)
-            relation = target.neighboring_relation if target else "add_or_remove_one"
+            at = self.stated_at
 
             def total(events: Sequence[Event]) -> float:
-                return epsilon(events, delta, relation)
+                return epsilon(events, at.delta, at.neighboring_relation)
 
             runs = list(self._runs.values())
-            counted = total([event for run in runs for event in run.counted])
             return {
                 "path": str(self.path),
                 "digest": self.digest,
                 "num_examples": self.num_examples,
-                "delta": delta,
-                "neighboring_relation": relation,
-                "epsilon_limit": target.epsilon if target else None,
+                "delta": at.delta,
+                "neighboring_relation": at.neighboring_relation,
+                "epsilon_limit": self.limit.epsilon if self.limit else None,
+                "limits": [{"time": time.isoformat(), **asdict(limit)} for time, limit in self._limits],
                 "epsilon_spent": total([event for run in runs for event in run.reservation.spent]),
-                "epsilon_counted": counted,
-                "epsilon_remaining": max(target.epsilon - counted, 0.0) if target else None,
+                "epsilon_counted": total([event for run in runs for event in run.counted]),
                 "runs": [
                     {
                         "run": run_id,
+                        "opened": run.opened.isoformat(),
                         "open": run.is_open,
+                        "state": run.state,
                         "epsilon_spent": total(run.reservation.spent),
                         "epsilon_planned": total(run.reservation.reserved),
+                        **asdict(run.about),
                     }
                     for run_id, run in self._runs.items()
                 ],
             }
 
+    @property
+    def stated_at(self) -> Budget:
+        """The budget whose δ and relation ε is stated at: the limit, or what one would be by default."""
+        return self.limit or Budget(1.0, default_delta(self.num_examples))
+
     def _check_limit(self, planned: Sequence[Event]) -> None:
-        if self._limit is None:
-            return
-        counted = [event for run in self._runs.values() for event in run.counted]
-        limit = self._limit
-        total = epsilon([*counted, *planned], limit.delta, limit.neighboring_relation)
-        if total > limit.epsilon:
-            raise BudgetExceeded(
-                f"this run would bring the data set to epsilon {total:.4g} at delta {limit.delta:g}, over "
-                f"its owner's limit of {limit.epsilon:g}; plan a smaller run, or close abandoned runs "
-                f"(ledger {self.path})."
-            )
+        if self.limit is not None:
+            counted = merge_events(event for run in self._runs.values() for event in run.counted)
+            limits = (Limit(self.limit, self.path),)
+            check_limits([Standing(self.num_examples, counted, limits)], planned)
 
     def _open_run(self, run_id: str) -> LedgerRun:
         run = self._runs.get(run_id)
@@ -281,7 +322,7 @@ class Ledger:
         self._last_line = b""
         self._last_hash = _NO_LINE
         self._dataset: dict[str, Any] | None = None
-        self._limit: Budget | None = None
+        self._limits: list[tuple[datetime, Budget]] = []
         self._runs: dict[str, LedgerRun] = {}
 
     @contextmanager
@@ -348,9 +389,14 @@ class Ledger:
                     raise ValueError("it names no data set")
                 self._dataset = entry
             case "limit":
-                self._limit = Budget(entry["epsilon"], entry["delta"], entry["neighboring_relation"])
+                limit = Budget(entry["epsilon"], entry["delta"], entry["neighboring_relation"])
+                self._limits.append((datetime.fromisoformat(entry["time"]), limit))
             case "open":
-                self._runs[entry["run"]] = LedgerRun(Reservation(map(Event.from_json, entry["planned"])))
+                self._runs[entry["run"]] = LedgerRun(
+                    Reservation(map(Event.from_json, entry["planned"])),
+                    datetime.fromisoformat(entry["time"]),
+                    About.of_line(entry),
+                )
             case "spend":
                 self._runs[entry["run"]].reservation.spend(Event.from_json(entry["event"]))
             case "close":
