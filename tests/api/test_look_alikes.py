@@ -40,9 +40,7 @@ def test_test_images_that_are_copies_are_warned_of(tmp_path: Path, caplog: pytes
     digits = open_images("bundled:digits").subset(range(120))
     dpvision.train(digits, test=jpeg_copies(digits.subset(range(50))), out=tmp_path / "run", **OPTIONS)
     (message,) = looks(caplog)
-    assert message.startswith(
-        "50 of the 50 test images of copies look like private images of bundled:digits ("
-    )
+    assert message.startswith("50 of the 50 test images copies look like private images of bundled:digits (")
     assert "the accuracy on the card would be exact on them" in message
 
 
