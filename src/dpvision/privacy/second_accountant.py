@@ -24,20 +24,20 @@ Zhu, Dong and Wang (arXiv 2106.08567), with N(m) = N(m, σ²) and q the sample r
 
 **How the integral is made easy.** M decays slowly along a straight line where few examples are ever drawn: L
 then nearly has an atom, at its end. So the path bends to the side on which e^{z(L−ε)} decays for this atom,
-and M itself is taken along a line beside the real one, x + ic, on which the growth of its other part is damped
-by e^{−Im z·c/σ²}. No path crosses a pole or a branch cut: c ≤ πσ²/2, half the distance to the zeros of the
-mixtures.
+and M itself is taken along a line beside the real one, x + ic, on which the growth of its other part is
+damped by e^{−Im z·c/σ²}. No path crosses a pole or a branch cut: c ≤ πσ²/2, half the distance to the zeros
+of the mixtures.
 
-**How sure it is.** ε is computed twice, with steps half as long the second time; what they differ by, and what
-rounding may have done, is the error that is returned beside it. Where that is not small, or would take too
-long, there is no answer: None, never a figure that may be wrong. ``tests/privacy/test_second_accountant.py``
-compares it with closed forms, with PLD and with another program.
+**How sure it is.** ε is computed twice, with steps half as long the second time; what they differ by, and
+what rounding may have done, is the error that is returned beside it: an estimate, not a bound. Where that is
+not small, or would take too long, there is no answer: None, never a figure that may be wrong.
+``tests/privacy/test_second_accountant.py`` compares it with closed forms, with PLD and with another program.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -166,7 +166,7 @@ def _is_below(events: Sequence[GaussianSums], pair: Pair, delta: float, epsilon:
 
 
 def _least(function: Callable[[float], float], start: float = 0.0) -> float:
-    """Return where a function with one valley is least: downhill from ``start``, then within the last steps."""
+    """Return where a function with one valley is least: downhill from ``start``, then nearby."""
     at, value = start, function(start)
     right, left = function(start + 1), function(start - 1)
     side = 1 if right < left else -1
