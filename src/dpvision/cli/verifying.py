@@ -10,7 +10,7 @@ import typer
 
 from dpvision import api
 from dpvision.cli.options import AsJson
-from dpvision.cli.output import show, table
+from dpvision.cli.output import printable, show, table
 
 
 def verify(
@@ -53,5 +53,6 @@ def _text(found: api.Verification) -> str:
     parts = [table(rows)]
     for title, items in lists.items():
         if items:
-            parts.append("\n".join([f"{title}:", *(f"  - {one['says']} ({one['see']})" for one in items)]))
+            told = [printable(f"{one['says']} ({one['see']})", breaks=False) for one in items]
+            parts.append("\n  - ".join([f"{title}:", *told]))
     return "\n\n".join(parts)

@@ -184,6 +184,8 @@ def _numerical(events: Sequence[GaussianSums], pair: Pair, delta: float) -> Nume
     bound, tau = _renyi(events, pair, delta)
     if bound == 0:
         return Numerical(0.0, 0.0)
+    if not math.isfinite(bound):
+        raise _NotKnown
     epsilon = 0.85 * bound
     for _ in range(2):  # first near the ε that is sought, then at it
         found = _on_some_path(events, pair, delta, _crossing(events, pair, epsilon, tau), epsilon, bound)
@@ -242,7 +244,7 @@ class _Path:
     def __init__(
         self, events: Sequence[GaussianSums], pair: Pair, tau: float, near: float, slope: float, per_step: int
     ) -> None:
-        self._tau, self._log_top = tau, _real(events, pair, tau)
+        self._tau, self._near, self._log_top = tau, near, _real(events, pair, tau)
         step = 2 * math.pi / _period(events, pair, tau, near, self._log_top) / per_step
         side = -slope if pair == "add" else slope
         parts, noises = [], []
@@ -257,35 +259,39 @@ class _Path:
                 weight[0] /= 2
             parts.append((z, weight, log_moment - self._log_top))
             size = np.abs(weight) * np.exp((log_moment - self._log_top).real - near * (z.real - tau))
-            noises.append(size * noise)
+            noises.append(noise + _PRECISION)
             first_size = abs(parts[0][1][0])
-            if not np.isfinite(size).all() or noises[-1].max() > 1e-6 * first_size:
+            if not np.isfinite(size).all() or (size * noise).max() > 1e-6 * first_size:
                 raise _NotKnown
             if size.max() * (place[-1] / step) < 1e-10 * first_size:
                 break
         else:
             raise _NotKnown
         self._z, self._weight, self._moment = (np.concatenate(one) for one in zip(*parts, strict=True))
-        self._noise = float(np.sum(np.concatenate(noises)))
+        self._noise = np.concatenate(noises)
 
     def log_delta(self, epsilon: float) -> float:
-        """Return log δ(ε)."""
-        shifted = self._moment - epsilon * (self._z - self._tau)
-        total = float(np.sum((self._weight * np.exp(shifted)).imag))
-        return self._log_top - epsilon * self._tau + (math.log(total) if total > 0 else -math.inf)
+        """Return log δ(ε). _NotKnown where ε is so far from ``near`` that nothing but rounding is left."""
+        terms = self._weight * np.exp(self._moment - epsilon * (self._z - self._tau))
+        total = float(np.sum(terms.imag))
+        if not total > 10 * float(np.sum(np.abs(terms) * self._noise)):
+            raise _NotKnown
+        return self._log_top - epsilon * self._tau + math.log(total)
 
     def epsilon(self, delta: float, bound: float) -> Numerical:
         """Return ε at δ, between 0 and ``bound``, with what rounding of M may have done to it."""
-        goal = math.log(delta)
-        if self.log_delta(0.0) <= goal:
-            return Numerical(0.0, 0.0)
-        high = bound * (1 + 1e-9)
+        goal, low, high = math.log(delta), self._near, bound * (1 + 1e-9)
+        while self.log_delta(low) <= goal:
+            if low == 0:
+                return Numerical(0.0, 0.0)
+            low, high = (0.7 * low if low > 1e-4 * bound else 0.0), low
         if self.log_delta(high) > goal:
             raise _NotKnown
-        found = float(brentq(lambda one: self.log_delta(one) - goal, 0.0, high, xtol=1e-300, rtol=1e-13))
+        found = float(brentq(lambda one: self.log_delta(one) - goal, low, high, xtol=1e-300, rtol=1e-13))
         # log δ falls with ε, near τ times as fast.
+        terms = np.abs(self._weight * np.exp(self._moment - found * (self._z - self._tau)))
         height = math.exp(goal - self._log_top + found * self._tau)
-        return Numerical(found, self._noise / height / self._tau)
+        return Numerical(found, float(np.sum(terms * self._noise)) / height / self._tau)
 
 
 def _period(events: Sequence[GaussianSums], pair: Pair, tau: float, epsilon: float, log_top: float) -> float:
