@@ -1,4 +1,4 @@
-"""Compares the accountants over a grid of noise, sample rates, numbers of releases, δ and both relations.
+"""Compares the accountants over a grid of noise, sample rates, numbers of releases, and both relations.
 
     python -m checks.accountants [--json]
 
@@ -22,10 +22,10 @@ from statistics import median
 from dpvision.privacy import epsilon, gaussian_event
 from dpvision.privacy.second_accountant import exact_gaussian, numerical, renyi
 
-NOISE = (0.5, 0.8, 1.0, 2.0, 5.0, 20.0)
+NOISE = (0.5, 1.0, 2.0, 5.0)
 RATES = (1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0)
-COUNTS = (1, 10, 100, 1000, 10_000, 100_000)
-DELTAS = (1e-8, 1e-5, 1e-3)
+COUNTS = (1, 30, 1000, 30_000)
+DELTA = 1e-5
 RELATIONS = ("add_or_remove_one", "replace_one")
 LARGEST = 200.0
 """The largest ε that is of any interest, by the bound that is computed first."""
@@ -40,7 +40,6 @@ class Compared:
     noise_multiplier: float
     sample_rate: float
     count: int
-    delta: float
     relation: str
     integral: float | None
     error: float
@@ -61,22 +60,22 @@ class Compared:
 
 def compared() -> Iterator[Compared]:
     """Go through the grid, but for what costs nothing, or far too much."""
-    for sigma, q, count, delta, relation in product(NOISE, RATES, COUNTS, DELTAS, RELATIONS):
+    for sigma, q, count, relation in product(NOISE, RATES, COUNTS, RELATIONS):
         events = [gaussian_event(sigma, q, count)]
-        bound = renyi(events, delta, relation)
+        bound = renyi(events, DELTA, relation)
         if not 0 < bound <= LARGEST:
             continue
         started = time.perf_counter()
-        found = numerical(events, delta, relation)
+        found = numerical(events, DELTA, relation)
         seconds = time.perf_counter() - started
         yield Compared(
-            *(sigma, q, count, delta, relation),
+            *(sigma, q, count, relation),
             found.epsilon if found else None,
             found.error if found else 0.0,
-            epsilon(events, delta, relation),
-            epsilon(events, delta, relation, "rdp"),
+            epsilon(events, DELTA, relation),
+            epsilon(events, DELTA, relation, "rdp"),
             bound,
-            exact_gaussian(events, delta, relation),
+            exact_gaussian(events, DELTA, relation),
             seconds,
         )
 

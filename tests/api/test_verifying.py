@@ -285,7 +285,7 @@ def test_a_release_from_before(release: Path) -> None:
         {"num_examples": 1.5},
         {"events": []},
         {"events": [1]},
-        {"events": [{"event": {"noise_multiplier": 1.0}}] * 101},
+        {"events": [{"event": {"noise_multiplier": 1.0}}] * 33},
         {"events": [{"event": {"noise_multiplier": 1.0, "count": 10**8}}]},
         {"events": [{"event": {"noise_multiplier": "1"}}]},
         {"events": [{"event": {"noise_multiplier": 1.0, "more": 1}}]},

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from dpvision.images.files import check_nesting, check_regular, read_json, reading
 from dpvision.privacy.errors import InputError
@@ -31,7 +31,7 @@ from dpvision.runs.places import find_release, is_run
 MOST_BYTES = 2**23
 """The largest guarantee.json that is read, in bytes: some 80,000 files."""
 
-MOST_EVENTS = 100
+MOST_EVENTS = 32
 """The most kinds of events that are composed: a run has one for each of its stages."""
 
 _CARD, _TEXT = "card.json", "card.md"
@@ -368,8 +368,9 @@ def _compared(
 ) -> tuple[dict[str, float | None], list[Check]]:
     from dpvision.privacy import second_accountant as second
     from dpvision.privacy.accounting import epsilon
+    from dpvision.privacy.events import GaussianSumEvent
 
-    if not all(hasattr(event, "replace_one_ratio") for event in events):
+    if not all(type(event) in get_args(GaussianSumEvent) for event in events):
         return {}, [
             Check("events", False, "epsilon cannot be recomputed: the second accountant knows none such")
         ]
