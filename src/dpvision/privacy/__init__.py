@@ -2,7 +2,8 @@
 
 This package imports nothing of the rest of dpvision and is meant to be read in an afternoon, in this order:
 facts, budget, events (event, gaussian, poisson_gaussian), sampled_gaussian, accounting, second_accountant,
-gaussian, by_example, noise, sampling, mechanisms, reservation, owner_only, ledger, image_index, account, canaries, audit.
+gaussian, by_example, noise, sampling, mechanisms, reservation, owner_only, ledger, image_index,
+account, canaries, audit.
 """
 
 from __future__ import annotations

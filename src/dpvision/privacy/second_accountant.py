@@ -53,6 +53,8 @@ LARGEST_ERROR = 1e-4
 
 _SLOPES = (0.2, 0.05)
 """How far the path bends, tried in turn: the more, the sooner its ends count for nothing."""
+_SHARES = (0.85, 0.3, 0.05)
+"""What ε may be of its bound: by RDP it is far above where next to nobody is drawn."""
 _MOST_POINTS = 25_000  # of the sum that is M at one place: a few milliseconds
 _MOST_STEPS = 2048  # along the path
 _AT_A_TIME = 16  # places of the path
@@ -186,13 +188,18 @@ def _numerical(events: Sequence[GaussianSums], pair: Pair, delta: float) -> Nume
         return Numerical(0.0, 0.0)
     if not math.isfinite(bound):
         raise _NotKnown
-    epsilon = 0.85 * bound
-    for _ in range(2):  # first near the ε that is sought, then at it
-        found = _on_some_path(events, pair, delta, _crossing(events, pair, epsilon, tau), epsilon, bound)
-        if found.epsilon == 0:
+    for share in _SHARES:
+        try:
+            found = Numerical(share * bound, 0.0)
+            for _ in range(2):  # first near the ε that is sought, then at it
+                crossing = _crossing(events, pair, found.epsilon, tau)
+                found = _on_some_path(events, pair, delta, crossing, found.epsilon, bound)
+                if found.epsilon == 0:
+                    break
             return found
-        epsilon = found.epsilon
-    return found
+        except _NotKnown:
+            continue
+    raise _NotKnown
 
 
 def _crossing(events: Sequence[GaussianSums], pair: Pair, epsilon: float, start: float) -> float:
@@ -280,13 +287,15 @@ class _Path:
 
     def epsilon(self, delta: float, bound: float) -> Numerical:
         """Return ε at δ, between 0 and ``bound``, with what rounding of M may have done to it."""
-        goal, low, high = math.log(delta), self._near, bound * (1 + 1e-9)
+        goal, low, high = math.log(delta), self._near, self._near
         while self.log_delta(low) <= goal:
             if low == 0:
                 return Numerical(0.0, 0.0)
             low, high = (0.7 * low if low > 1e-4 * bound else 0.0), low
-        if self.log_delta(high) > goal:
-            raise _NotKnown
+        while self.log_delta(high) > goal:
+            if high > bound:
+                raise _NotKnown
+            low, high = high, 1.2 * high
         found = float(brentq(lambda one: self.log_delta(one) - goal, low, high, xtol=1e-300, rtol=1e-13))
         # log δ falls with ε, near τ times as fast.
         terms = np.abs(self._weight * np.exp(self._moment - found * (self._z - self._tau)))
