@@ -30,7 +30,7 @@ lint: $(INSTALLED)
 check: lint test
 
 # The long checks of the guarantee (docs/guarantee/index.md): check-mutants, check-kill, check-disk, check-race, check-index,
-# check-fuzz, check-noise, check-clip.
+# check-fuzz, check-noise, check-clip, check-accountants.
 check-%: $(INSTALLED)
 	$(VENV)/bin/python -m checks.$*
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         synthesize,
         synthesize_from,
         train,
+        verify,
     )
     from dpvision.images import Images, open_images
     from dpvision.networks import register_network
@@ -50,6 +51,7 @@ __all__ = [
     "synthesize",
     "synthesize_from",
     "train",
+    "verify",
 ]
 
 _HOMES = {
@@ -69,6 +71,7 @@ _HOMES = {
     "synthesize": "dpvision.api",
     "synthesize_from": "dpvision.api",
     "train": "dpvision.api",
+    "verify": "dpvision.api",
 }
 
 

@@ -15,7 +15,7 @@ from dpvision.cli.output import printable, table
 from dpvision.images.files import MAX_NESTING, MAX_TEXT_BYTES, parse_json, read_json
 from dpvision.privacy import Ledger
 from dpvision.privacy.errors import InputError
-from dpvision.reports.card import in_markdown
+from dpvision.reports.markdown import in_markdown
 from dpvision.runs import Metrics, RunDirectory
 from dpvision.views.pool import pool_provenance
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dpvision.api.synthesis import synthesize
     from dpvision.api.training import resume, train
     from dpvision.api.using import Prediction, evaluate, load, predict
+    from dpvision.api.verifying import Verification, verify
     from dpvision.runs import Progress
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Progress",
     "Result",
     "Synthesis",
+    "Verification",
     "audit",
     "evaluate",
     "evaluate_images",
@@ -37,6 +39,7 @@ __all__ = [
     "synthesize",
     "synthesize_from",
     "train",
+    "verify",
 ]
 
 _HOMES = {
@@ -47,6 +50,7 @@ _HOMES = {
     "Progress": "dpvision.runs",
     "Result": "dpvision.api.publishing",
     "Synthesis": "dpvision.api.publishing",
+    "Verification": "dpvision.api.verifying",
     "audit": "dpvision.api.auditing",
     "evaluate": "dpvision.api.using",
     "evaluate_images": "dpvision.api.measuring",
@@ -58,6 +62,7 @@ _HOMES = {
     "synthesize": "dpvision.api.synthesis",
     "synthesize_from": "dpvision.api.refitting",
     "train": "dpvision.api.training",
+    "verify": "dpvision.api.verifying",
 }
 
 __getattr__ = lazy(__name__, _HOMES)

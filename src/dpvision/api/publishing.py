@@ -23,7 +23,9 @@ from dpvision.networks.generators import Generator, apportion
 from dpvision.privacy import Event
 from dpvision.reports import card_markdown, release_card
 from dpvision.reports.grid import image_grid
-from dpvision.reports.synthesis_card import synthesis_card, synthesis_markdown
+from dpvision.reports.guarantee_file import FILE, guarantee_file
+from dpvision.reports.markdown import card_template
+from dpvision.reports.synthesis_card import synthesis_card
 from dpvision.runs import RunDirectory, classifier_files, load_release
 from dpvision.runs.files import json_bytes, read_json, write_atomically, writing
 from dpvision.runs.generator_release import generator_files
@@ -124,7 +126,7 @@ def release_files(
             test=accuracy(model, test) if test else None,
             more=more,
         )
-        files = classifier_files(model) | {"card.md": card_markdown(card).encode()}
+        files = classifier_files(model)
     else:
         assert config.images is not None, "resolved when the run was prepared"
         made = _drawn(model, config.images, config.finishing_seed)
@@ -139,13 +141,14 @@ def release_files(
         )
         few = [index for k in range(len(model.class_proportions)) for index in _first(made, k)]
         files = generator_files(model) | {
-            "card.md": synthesis_markdown(card).encode(),
             "samples.png": image_grid(made.take(torch.tensor(few)), PREVIEWED_OF_A_CLASS),
         }
         form: Any
         for form in config.images.formats:
             files |= {f"images/{form}/{name}": file for name, file in image_files(made, form).items()}
-    return files | dict(finished.files) | {"card.json": json_bytes(card)}
+    text = card_markdown(card, card_template(card)).encode()
+    files |= dict(finished.files) | {"card.md": text, "card.json": json_bytes(card)}
+    return files | {FILE: guarantee_file(card, files)}
 
 
 def published(run: RunDirectory) -> Result | Synthesis:

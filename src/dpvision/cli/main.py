@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dpvision.cli import accounting, auditing, methods, models, pool, prior, synthesis, training
+from dpvision.cli import accounting, auditing, methods, models, pool, prior, synthesis, training, verifying
 from dpvision.cli.allocator import keep_freed_memory
 from dpvision.cli.output import printable, show_messages
 from dpvision.privacy.errors import InputError
@@ -57,7 +57,7 @@ def _options(
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Train": (training.train, training.plan, training.resume),
     "Synthesize": (synthesis.synthesize,),
-    "Check the guarantee": (auditing.audit, auditing.membership),
+    "Check the guarantee": (verifying.verify, auditing.audit, auditing.membership),
     "Choose a method": (methods.methods, methods.settings),
     "Use a model": (models.evaluate, models.predict),
     "Data and budget": (accounting.data, accounting.ledger, accounting.epsilon, accounting.noise),

@@ -12,10 +12,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-import jinja2
-
 from dpvision.evaluation import Accuracy
-from dpvision.images.text import written_out
 from dpvision.methods import Calibrated
 from dpvision.networks import Classifier
 from dpvision.privacy import Account, Event, PublicFacts, RandomSource
@@ -107,6 +104,7 @@ def guarantee(
         "target_epsilon": budget.epsilon,
         "accountant": {
             "epsilon_by": "privacy loss distributions (PLD)",
+            "version": f"dp-accounting {version('dp-accounting')}",
             "epsilon_by_rdp": account.epsilon_spent("rdp"),
         },
         "mechanisms": [
@@ -115,6 +113,10 @@ def guarantee(
                 "sensitivity": sensitivity,
                 **event.facts(),
             }
+            for event, sensitivity, releases in _mechanisms(account, stages)
+        ],
+        "events": [
+            {"name": ", and ".join(releases), "sensitivity": sensitivity, "event": event.to_json()}
             for event, sensitivity, releases in _mechanisms(account, stages)
         ],
         "num_examples": facts.num_examples,
@@ -152,30 +154,6 @@ def _mechanisms(account: Account, stages: Calibrated) -> Iterator[tuple[Event, f
     for event in account.spent:
         same = [s for s in stages.stages if s.event.single == event.single]
         yield event, same[0].mechanism.sensitivity, sorted({stage.releases for stage in same})
-
-
-def card_markdown(card: dict[str, Any], template: str = "card.md.j2") -> str:
-    """Return the card as text for people."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dpvision", "reports"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=in_markdown,
-    )
-    return environment.get_template(template).render(card)
-
-
-def in_markdown(value: Any) -> Any:
-    """Return a value as a card may hold it: classes are named, and provenances written, by others. A text
-    stays in its line and its cell, is no HTML and no link, and what would not show is written out.
-    """
-    if isinstance(value, str | list | tuple | dict):
-        text = written_out(str(value))
-        for character, replacement in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("](", "]\\(")):
-            text = text.replace(character, replacement)
-        return text
-    return value
 
 
 def _test(test: Accuracy) -> dict[str, Any]:

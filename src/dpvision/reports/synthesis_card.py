@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dpvision.networks.generators import Generator
-from dpvision.reports.card import card_markdown, versions
+from dpvision.reports.card import versions
 
 
 def synthesis_card(
@@ -46,8 +46,3 @@ def synthesis_card(
         "fitting_seconds": seconds,
         "versions": versions(),
     }
-
-
-def synthesis_markdown(card: dict[str, Any]) -> str:
-    """Return the card as text for people."""
-    return card_markdown(card, "synthesis.md.j2")

@@ -1,0 +1,404 @@
+"""Verify a release: compute again what it states, from the release alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from dpvision.images.files import check_nesting, check_regular, read_json, reading
+from dpvision.privacy.errors import InputError
+from dpvision.privacy.values import fits
+from dpvision.reports.guarantee_file import (
+    FILE,
+    FORMAT,
+    STATED,
+    canonical,
+    events_of,
+    not_private_because,
+    sentences,
+)
+from dpvision.reports.markdown import card_markdown, card_template
+from dpvision.runs.digests import digests
+from dpvision.runs.places import find_release, is_run
+
+MOST_BYTES = 2**23
+"""The largest guarantee.json that is read, in bytes: some 80,000 files."""
+
+MOST_EVENTS = 32
+"""The most kinds of events that are composed: a run has one for each of its stages."""
+
+_CARD, _TEXT = "card.json", "card.md"
+_SENTENCES = ("proved", "measured", "assumed")
+_KINDS: dict[str, Any] = {
+    "is_private": bool,
+    "not_private_because": list,
+    "epsilon": float,
+    "delta": float,
+    "target_epsilon": float,
+    "neighboring_relation": str,
+    "num_examples": int,
+    "events": list,
+}
+_PLD_TOLERANCE = 0.01
+_RDP_TOLERANCE = 0.05
+"""How far ε by PLD may differ from that stated, for versions of dp-accounting differ; and how far above the
+bound from Rényi divergences ε may be stated, for large ε are stated from a coarser bound.
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked: its name, whether it holds, and what was found."""
+
+    name: str
+    holds: bool
+    found: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The outcome of `verify`.
+
+    Attributes:
+        release: the directory of the release.
+        epsilon, delta, neighboring_relation: as the release states them.
+        checks: all that was checked.
+        epsilons: ε at that δ, by each way in which it was computed anew; None where it is not known.
+        sha256: the SHA-256 of guarantee.json; None where there is none. Nothing in the release guards that
+            file: compare this with what the publisher tells you by another way.
+        proved, measured, assumed: what the release says of itself, each with "says" and "see".
+    """
+
+    release: str
+    epsilon: float
+    delta: float
+    neighboring_relation: str
+    checks: tuple[Check, ...]
+    epsilons: Mapping[str, float | None]
+    sha256: str | None
+    proved: tuple[Mapping[str, str], ...] = field(default=())
+    measured: tuple[Mapping[str, str], ...] = field(default=())
+    assumed: tuple[Mapping[str, str], ...] = field(default=())
+
+    @property
+    def holds(self) -> bool:
+        """True if every check holds."""
+        return all(check.holds for check in self.checks)
+
+
+def verify(release: str | os.PathLike[str]) -> Verification:
+    """Check a release against what it states of itself: every file, the card, and ε by other accountants.
+
+    Nothing private is needed and nothing is written: a copy of the release will do. What cannot be seen from
+    a release, such as that the noise was drawn at all, is listed as assumed.
+
+    Args:
+        release: a run's directory or release directory.
+
+    Raises:
+        InputError: there is no release, or its guarantee.json is damaged.
+    """
+    folder = _find(release)
+    found = digests(folder)
+    path = folder / FILE
+    card, unreadable = _card(folder)
+    if path.name not in found:
+        return _without_file(folder, card, unreadable)
+    content = _content(path)
+    stated = _stated(path, content)
+    epsilons, of_epsilon = _recomputed(stated)
+    checks = (
+        *_of_files(stated["files"], {name: digest for name, digest in found.items() if name != FILE}),
+        *_of_card(folder, stated, card, unreadable),
+        *_of_promise(stated),
+        *of_epsilon,
+    )
+    return Verification(
+        str(folder),
+        stated["epsilon"],
+        stated["delta"],
+        stated["neighboring_relation"],
+        checks,
+        epsilons,
+        hashlib.sha256(content).hexdigest(),
+        tuple(stated["proved"]),
+        tuple(stated["measured"]),
+        tuple(stated["assumed"]),
+    )
+
+
+def _find(release: str | os.PathLike[str]) -> Path:
+    """Return the release directory. InputError where there is none; one that lacks files is there."""
+    path = Path(release)
+    if is_run(path):
+        return find_release(path)
+    with reading(str(path)):
+        return path if (path / FILE).is_file() else find_release(path)
+
+
+def _without_file(folder: Path, card: Mapping[str, Any] | None, unreadable: str) -> Verification:
+    """Verify what can be of a release that was made before there was guarantee.json."""
+    if card is None:
+        raise InputError(f"{folder} has no {FILE}, and {unreadable}; give the release of a run")
+    no_file = Check("files", False, f"there is no {FILE}, so no file can be checked against its digest")
+    path = folder / _CARD
+    with reading(f"the guarantee in {path}"):
+        stated = {
+            **{name: card[name] for name in STATED},
+            "not_private_because": not_private_because(card),
+            "events": events_of(card),
+        }
+    _check_promise(path, stated)
+    epsilons, of_epsilon = _recomputed(stated)
+    return Verification(
+        str(folder),
+        stated["epsilon"],
+        stated["delta"],
+        stated["neighboring_relation"],
+        (no_file, *_of_promise(stated), *of_epsilon),
+        epsilons,
+        None,
+    )
+
+
+# What is stated ------------------------------------------------------------------------------------------
+
+
+def _content(path: Path) -> bytes:
+    check_regular(path)
+    with reading(str(path)), path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise InputError(f"{path} is larger than the {MOST_BYTES >> 20} MiB that are read")
+    return content
+
+
+def _stated(path: Path, content: bytes) -> dict[str, Any]:
+    """Return the fields of guarantee.json. InputError where one is missing or is none."""
+    with reading(str(path)):
+        try:
+            fields = json.loads(content, parse_constant=_refuse)
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
+        check_nesting(fields)
+        if canonical(fields) != content:  # two entries of one name would be read as either
+            raise ValueError("it is not in the one form that it can have")
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+        raise InputError(f"{path} is not of format {FORMAT}, which this version reads; it may be newer")
+    _check_promise(path, fields)
+    files = fields.get("files")
+    if not isinstance(files, dict) or not all(
+        isinstance(digest, str) and not _leaves(name) for name, digest in files.items()
+    ):
+        raise InputError(f"{path}: 'files' must have names within the release, and their digests")
+    for name in _SENTENCES:
+        if not _are_sentences(fields.get(name)):
+            raise InputError(f"{path}: '{name}' must be a list of sentences, each with what says so")
+    return fields
+
+
+def _check_promise(path: Path, fields: Mapping[str, Any]) -> None:
+    """Raise InputError unless all that ε is recomputed from is there, and can be."""
+    for name, kind in _KINDS.items():
+        value: Any = fields.get(name)
+        if not fits(value, kind) or (kind in (int, float) and not 0 <= value < math.inf):
+            raise InputError(
+                f"{path}: '{name}' is missing or is not what it must be; it was changed or damaged"
+            )
+    if not fields["num_examples"] or not 0 < fields["delta"] < 1:
+        raise InputError(f"{path}: 'num_examples' must be at least 1, and 'delta' between 0 and 1")
+    if fields["neighboring_relation"] not in ("add_or_remove_one", "replace_one"):
+        raise InputError(f"{path}: 'neighboring_relation' is none that is known")
+    events = fields["events"]
+    if not 1 <= len(events) <= MOST_EVENTS or not all(
+        isinstance(one, dict) and isinstance(one.get("event"), dict) for one in events
+    ):
+        raise InputError(f"{path}: 'events' must be a list of 1 to {MOST_EVENTS} events")
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _leaves(name: str) -> bool:
+    """Say whether a name is not that of a file within the release."""
+    return any(part in ("", ".", "..") for part in name.split("/")) or "\0" in name or name == FILE
+
+
+def _are_sentences(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, dict)
+        and one.keys() == {"says", "see"}
+        and all(isinstance(v, str) for v in one.values())
+        for one in value
+    )
+
+
+# Files and card ------------------------------------------------------------------------------------------
+
+
+def _of_files(stated: Mapping[str, str], found: Mapping[str, str | None]) -> Iterator[Check]:
+    changed = [name for name in stated.keys() & found.keys() if stated[name] != found[name]]
+    yield _none_of("files unchanged", changed, f"{len(stated)} files have the digests stated", "changed")
+    yield _none_of(
+        "no file missing", stated.keys() - found.keys(), "all that are listed are there", "missing"
+    )
+    yield _none_of("no file more", found.keys() - stated.keys(), "nothing else is there", "not listed")
+
+
+def _none_of(name: str, names: Any, holds: str, fails: str) -> Check:
+    """Return the check that there are no such names; a few of them are told."""
+    few = sorted(names)[:3]
+    more = f", and {len(names) - len(few)} more" if len(names) > len(few) else ""
+    return Check(name, not few, f"{fails}: {', '.join(few)}{more}" if few else holds)
+
+
+def _card(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """Return card.json, or why it cannot be read."""
+    try:
+        return read_json(folder / _CARD), ""
+    except InputError as error:
+        return None, str(error)
+
+
+def _of_card(
+    folder: Path, stated: Mapping[str, Any], card: Mapping[str, Any] | None, unreadable: str
+) -> Iterator[Check]:
+    if card is None:
+        yield Check("card", False, unreadable)
+        return
+    same = [*STATED, "accountant"]
+    differ = [name for name in same if card.get(name) != stated.get(name)]
+    try:
+        differ += [
+            name
+            for name, value in (
+                ("events", events_of(card)),
+                ("not_private_because", not_private_because(card)),
+                *_sentences_of(card).items(),
+            )
+            if value != stated[name]
+        ]
+        if not _mechanisms_agree(card, stated["events"]):
+            differ.append("mechanisms")
+        text = _text_of(card)
+    except Exception as error:  # a card of other types, which draws any
+        yield Check("card", False, f"{_CARD} is no release card ({type(error).__name__})")
+        return
+    yield _none_of("card", differ, f"{_CARD} and {FILE} say the same", f"{_CARD} says otherwise of")
+    if text is None:
+        yield Check(
+            "card in words", True, f"{_TEXT} was written by another version: its digest alone was checked"
+        )
+        return
+    try:
+        is_same = (folder / _TEXT).read_bytes() == text.encode()
+    except OSError:
+        is_same = False
+    yield Check(
+        "card in words", is_same, f"{_TEXT} {'says' if is_same else 'does not say'} what {_CARD} does"
+    )
+
+
+def _is_of_this_version(card: Mapping[str, Any]) -> bool:
+    return card["versions"]["dpvision"] == version("dpvision")
+
+
+def _sentences_of(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what this version proves, measures and assumes of such a card; nothing of another version's."""
+    return sentences(card) if _is_of_this_version(card) else {}
+
+
+def _text_of(card: Mapping[str, Any]) -> str | None:
+    """Return the card in words, as this version writes it; None of another version's."""
+    return card_markdown(card, card_template(card)) if _is_of_this_version(card) else None
+
+
+def _mechanisms_agree(card: Mapping[str, Any], events: list[dict[str, Any]]) -> bool:
+    """Say whether the mechanisms that people read on the card are the events."""
+    facts = ("noise_multiplier", "sample_rate", "count")
+
+    def told(given: Mapping[str, Any], sensitivity: Any) -> list[Any]:
+        return [sensitivity, *(given.get(name) for name in facts if name in given)]
+
+    return [told(one, one["sensitivity"]) for one in card["mechanisms"]] == [
+        told(one["event"], one["sensitivity"]) for one in events
+    ]
+
+
+# The promise ---------------------------------------------------------------------------------------------
+
+
+def _of_promise(stated: Mapping[str, Any]) -> Iterator[Check]:
+    because = [str(one) for one in stated["not_private_because"]]
+    private = stated["is_private"] and not because
+    yield Check(
+        "private", private, "as stated" if private else f"NOT PRIVATE: {'; '.join(because) or 'as stated'}"
+    )
+    delta, n = stated["delta"], stated["num_examples"]
+    yield Check(
+        "delta", delta < 1 / n, f"{delta:g} is {'' if delta < 1 / n else 'not '}below 1/N = {1 / n:.3g}"
+    )
+    epsilon, target = stated["epsilon"], stated["target_epsilon"]
+    within = epsilon <= target
+    yield Check("target", within, f"epsilon {epsilon:.6g} is {'within' if within else 'above'} {target:g}")
+
+
+def _recomputed(stated: Mapping[str, Any]) -> tuple[dict[str, float | None], list[Check]]:
+    """Return ε by every accountant, and whether that stated fits them."""
+    from dpvision.privacy.events import Event, UnknownEvent  # here: it takes seconds to import
+
+    try:
+        with reading("an event of the release"):
+            events = [Event.from_json(one["event"]) for one in stated["events"]]
+    except UnknownEvent as error:
+        return {}, [Check("events", False, f"epsilon cannot be recomputed: {error}")]
+    return _compared(events, stated["epsilon"], stated["delta"], stated["neighboring_relation"])
+
+
+def _compared(
+    events: list[Any], stated: float, delta: float, relation: Any
+) -> tuple[dict[str, float | None], list[Check]]:
+    from dpvision.privacy import second_accountant as second
+    from dpvision.privacy.accounting import epsilon
+    from dpvision.privacy.events import GaussianSumEvent
+
+    if not all(type(event) in get_args(GaussianSumEvent) for event in events):
+        return {}, [
+            Check("events", False, "epsilon cannot be recomputed: the second accountant knows none such")
+        ]
+    by_pld = epsilon(events, delta, relation)
+    exact = second.exact_gaussian(events, delta, relation)
+    numerical = second.numerical(events, delta, relation) if exact is None else None
+    by_renyi = second.renyi(events, delta, relation)
+    known = exact if exact is not None else numerical.epsilon if numerical else None
+    error = 1e-9 * stated if exact is not None else numerical.error if numerical else 0.0
+    epsilons = {
+        "exact Gaussian": exact,
+        "integral": numerical.epsilon if numerical else None,
+        "pld": by_pld,
+        "renyi": by_renyi if math.isfinite(by_renyi) else None,
+    }
+    least = known if known is not None else by_renyi
+    way = (
+        "the closed form" if exact is not None else "the integral" if numerical else "Rényi divergences alone"
+    )
+    enough = stated >= least - error
+    near = abs(stated - by_pld) <= _PLD_TOLERANCE * by_pld + 1e-6
+    modest = stated <= (1 + _RDP_TOLERANCE) * by_renyi + 1e-6
+    return epsilons, [
+        Check("epsilon, independently", enough, f"{stated:.6g} stated, {least:.6g} by {way}"),
+        Check("epsilon, as stated", near, f"{stated:.6g} stated, {by_pld:.6g} by PLD"),
+        Check(
+            "epsilon, not above RDP",
+            modest,
+            f"{stated:.6g} stated, at most {by_renyi:.6g} by Rényi divergences",
+        ),
+    ]

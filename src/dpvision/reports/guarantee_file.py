@@ -1,0 +1,145 @@
+"""The guarantee of a release for machines: what it states, what that rests on, and the digest of every file.
+
+Only what the card says, and the digests of what is released beside it, enter it: nothing private.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+FILE = "guarantee.json"
+FORMAT = 1
+
+STATED = ("is_private", "epsilon", "delta", "neighboring_relation", "num_examples", "target_epsilon")
+"""What is stated both here and on the card."""
+
+_PAGES = "docs/guarantee/"
+_OF_A_SEED = "the noise came from a fixed seed: whoever knows it can take the noise away"
+
+
+def guarantee_file(card: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
+    """Return guarantee.json of a release.
+
+    Args:
+        card: the card.
+        files: all other files of the release, the card too, by their names.
+    """
+    return canonical(
+        {
+            "format": FORMAT,
+            **{name: card[name] for name in STATED},
+            "not_private_because": not_private_because(card),
+            "unit": "image",
+            "accountant": card["accountant"],
+            "events": events_of(card),
+            "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+            **sentences(card),
+        }
+    )
+
+
+def canonical(fields: Mapping[str, Any]) -> bytes:
+    """Return the one form in which these fields may be written: names in order, ASCII, no spaces."""
+    return (json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n").encode()
+
+
+def not_private_because(card: Mapping[str, Any]) -> list[str]:
+    """Return why the release of a card is not private; empty if it is."""
+    because = card.get("not_private_because", [])
+    return list(because) if because or card["is_private"] else [_OF_A_SEED]
+
+
+def events_of(card: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the events that a card states, each with its name and sensitivity. Of a card that was written
+    before it had them, they are made of its mechanisms, with what is always right of replacing an example.
+    """
+    if "events" in card:
+        return list(card["events"])
+    facts = ("noise_multiplier", "sample_rate", "count")
+    return [
+        {
+            "name": mechanism["name"],
+            "sensitivity": mechanism["sensitivity"],
+            "event": {name: mechanism[name] for name in facts},
+        }
+        for mechanism in card["mechanisms"]
+    ]
+
+
+def sentences(card: Mapping[str, Any]) -> dict[str, list[dict[str, str]]]:
+    """Return what is proved, what is measured and what is assumed, with what in the repository says so."""
+    return {
+        "proved": _proved(card) if card["is_private"] else [],
+        "measured": _measured(card),
+        "assumed": _assumed(card),
+    }
+
+
+def _of(says: str, see: str) -> dict[str, str]:
+    return {"says": says, "see": see}
+
+
+def _proved(card: Mapping[str, Any]) -> list[dict[str, str]]:
+    is_sampled = any(one["event"].get("sample_rate", 1) != 1 for one in events_of(card))
+    return [
+        _of("releases that cost what the events say, composed, cost no more than ε", f"{_PAGES}verify.md"),
+        *(
+            [
+                _of(
+                    "the worst pairs of distributions of a sum over a Poisson sample are those composed",
+                    "src/dpvision/privacy/sampled_gaussian.py",
+                ),
+                _of(
+                    "who else is in the data moves none of the numbers that one draws for batches and views",
+                    "src/dpvision/privacy/by_example.py",
+                ),
+            ]
+            if is_sampled
+            else []
+        ),
+        _of(
+            "the last digits of released numbers tell nothing more, and noise is Gaussian to within "
+            "2^-158 for each pair of numbers",
+            f"{_PAGES}noise.md",
+        ),
+        _of("what is made of released sums and of public data costs nothing more", f"{_PAGES}index.md"),
+    ]
+
+
+def _measured(card: Mapping[str, Any]) -> list[dict[str, str]]:
+    timed = "training_seconds" in card
+    return [
+        _of("one image moves a sum by no more than the sensitivity stated", "tests/testing/test_methods.py"),
+        _of(
+            "nothing enters the release but noisy sums and public facts"
+            + (", and the training time to one digit" if timed else ""),
+            "tests/testing/test_methods.py",
+        ),
+        _of("rounding takes less from δ than is given away for it", "tests/privacy/test_accounting.py"),
+        _of("the noise that is drawn passes statistical tests", "tests/checks/test_noise.py"),
+        _of("a release is in the ledger before its noise is drawn", "tests/privacy/test_ledger.py"),
+        _of("each of many faults that were put into the code made a test fail", "docs/mutants.md"),
+    ]
+
+
+def _assumed(card: Mapping[str, Any]) -> list[dict[str, str]]:
+    encoder = (card.get("model") or card.get("embedding") or {}).get("encoder")
+    declared = [
+        *([f"the encoder {encoder['name']} was not made of the private images"] if encoder else []),
+        *(["the pool of public images holds none of the private ones"] if card.get("pool") else []),
+    ]
+    return [
+        _of("AES-256 cannot be told from random bits", f"{_PAGES}noise.md"),
+        _of("the operating system's entropy, which keys it, is known to nobody", f"{_PAGES}noise.md"),
+        _of("logarithm, sine and cosine are as exact as their libraries say", f"{_PAGES}noise.md"),
+        _of("margins are wide enough for sums that are rounded in another order", f"{_PAGES}noise.md"),
+        _of("the program ran as it is published, and released what it recorded", f"{_PAGES}verify.md"),
+        _of("settings were not chosen by looking at what is private", f"{_PAGES}index.md"),
+        _of("one image is protected, not one person who has several", f"{_PAGES}index.md"),
+        *[_of(f"declared public: {what}", f"{_PAGES}index.md") for what in declared],
+        *[_of(f"taken as public: {fact}", f"{_PAGES}index.md") for fact in card["taken_as_public"]],
+        *[_of(f"not covered: {read}", f"{_PAGES}index.md") for read in card["not_covered"]],
+    ]
