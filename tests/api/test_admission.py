@@ -64,7 +64,8 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 def test_a_plan_writes_nothing_at_all(digits: Images, tmp_path: Path) -> None:
     root = Path(os.environ["DPVISION_HOME"])
     there = root.exists()
-    found = dpvision.plan(digits, epsilon=1.0, ledger=tmp_path / "none.jsonl", **GIVEN)
+    test = open_images("bundled:digits", "test")
+    found = dpvision.plan(digits, test=test, epsilon=1.0, ledger=tmp_path / "none.jsonl", **GIVEN)
     assert (found.allowed, found.epsilon_limit, found.epsilon_fits) == (True, None, None)
     assert (found.epsilon_after, found.images_after) == (found.epsilon, 100)
     assert root.exists() == there
