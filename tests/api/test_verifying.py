@@ -220,6 +220,18 @@ def test_a_card_in_other_words(release: Path) -> None:
     assert failing(dpvision.verify(release)) == ["card in words"]
 
 
+def test_a_card_that_says_two_things(release: Path) -> None:
+    card = release / "card.json"
+    content = b'{"epsilon": 0.01, ' + card.read_bytes().lstrip()[1:]
+    card.write_bytes(content)
+
+    def change(fields: dict[str, Any]) -> None:
+        fields["files"]["card.json"] = hashlib.sha256(content).hexdigest()
+
+    rewrite(release, change)
+    assert failing(dpvision.verify(release)) == ["card"]
+
+
 def test_claims_that_the_program_does_not_make(release: Path) -> None:
     rewrite(release, lambda fields: fields["proved"].append({"says": "all is well", "see": "nowhere"}))
     assert failing(dpvision.verify(release)) == ["card"]

@@ -31,6 +31,8 @@ NO_JSON = [
     b'{"a":' * 10**6,
     b'{"a": NaN}',
     b'{"a": -Infinity}',
+    b'{"a": 1, "a": 1}',
+    b'{"b": [{"a": 1, "c": 2, "a": 3}]}',
     b'{"a": ' + b"1" * 5000 + b"}",
     b'{"a": ' + b"[" * (MAX_NESTING + 1) + b"]" * (MAX_NESTING + 1) + b"}",
     b"{" + b" " * MAX_TEXT_BYTES + b"}",

@@ -131,12 +131,13 @@ def parse_json(text: bytes | str) -> Any:
     """Parse a JSON text and return its value.
 
     Raises:
-        ValueError: it is none in UTF-8, has NaN or infinity, or is too long or nested too deeply.
+        ValueError: it is none in UTF-8, has NaN or infinity or a name twice in an object, or is too long or
+            nested too deeply.
     """
     if len(text) > MAX_TEXT_BYTES:
         raise ValueError(f"it is longer than the {MAX_TEXT_BYTES >> 20} MiB that are read")
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_of_pairs)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     check_nesting(value)
@@ -173,6 +174,14 @@ def check_nesting(value: Any) -> None:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number")
+
+
+def _of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object. ValueError where a name comes twice: people and programs might read either."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("it has an object with a name twice")
+    return found
 
 
 def physical_memory() -> int:
