@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from PIL import Image
 
 import dpvision
 from dpvision.images import Images, open_images
+from dpvision.privacy.fingerprint import Fingerprints
+from dpvision.privacy.image_index import default_index_folder
+from dpvision.privacy.near import Lookup
 
 OPTIONS: dict[str, Any] = {
     "epsilon": 2, "delta": 1e-4, "method": "dp-sgd", "seed": 0,
@@ -82,3 +86,22 @@ def test_copies_are_no_public_images_without_a_warning(
     assert looks(caplog) == []
     warn_of_indexed_look_alikes(jpeg_copies(digits), "images of", "so what")
     assert len(looks(caplog)) == 1
+
+
+def test_others_need_not_wait_while_copies_are_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    digits = open_images("bundled:digits").subset(range(100))
+    dpvision.train(digits, out=tmp_path / "first", **OPTIONS)
+    near, looked = Lookup.near, []
+
+    def unlocked(lookup: Lookup, others: Fingerprints) -> Any:
+        with (default_index_folder() / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where it is held
+        looked.append(len(others))
+        return near(lookup, others)
+
+    monkeypatch.setattr(Lookup, "near", unlocked)
+    dpvision.train(jpeg_copies(digits), out=tmp_path / "copies", **OPTIONS)
+    assert len(looks(caplog)) == 1
+    assert looked == [100, 100, 100]

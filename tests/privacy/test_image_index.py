@@ -203,8 +203,8 @@ def test_an_image_takes_less_than_forty_bytes_and_no_digest_shows(machine: Machi
 
 
 def kept(machine: Machine, besides: Sequence[int] = ()) -> set[bytes]:
-    blocks = list(machine.index.private_besides(machine.index.identities(digests(besides))))
-    return {one.tobytes() for block in blocks for one in block}
+    found = machine.index.private_besides(machine.index.identities(digests(besides)))
+    return {one.tobytes() for one in found}
 
 
 def prints(machine: Machine, numbers: Sequence[int]) -> set[bytes]:

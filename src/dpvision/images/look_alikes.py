@@ -6,10 +6,8 @@ in the other set than is usual inside that set.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -60,15 +58,15 @@ def warn_of_indexed_look_alikes(images: ImageSet, what: str, then: str) -> None:
     known = indexed(images)
     index, size = known.index, len(images)
     queries = index.fingerprints(_with_mirrored(images.sketches).numpy())
-    alike = _of_either(near_some(queries, index.private_besides(known.identities)))
+    theirs = index.private_besides(known.identities)
+    alike = _of_either(near_some(queries, theirs))
     if alike.sum() <= UNREPORTED:
         return
     # The index may hold sets of many kinds, so what is usual in it may not be so among these images.
-    with contextlib.closing(index.private_besides(known.identities)) as blocks:
-        first = next(blocks)[:SAMPLE]
-    in_index = near_some(first, index.private_besides(known.identities), np.arange(len(first)))
+    first = theirs[:SAMPLE]
+    in_index = near_some(first, theirs, np.arange(len(first)))
     some = np.arange(0, size, math.ceil(size / SAMPLE))
-    in_images = near_some(queries[some], [queries[:size]], some)
+    in_images = near_some(queries[some], queries[:size], some)
     usual = max(in_index.mean(), in_images.mean())
     _warn_if_more(alike, float(usual), f"{what} {images.source}", "private images of earlier runs", then)
 
@@ -98,7 +96,7 @@ def fingerprint_look_alikes(
     """Say what `look_alikes` says, but from the fingerprints under a key alone."""
     queries = fingerprints_of(_with_mirrored(sketches).numpy(), key)
     places = None if own is None else np.concatenate([own, own])
-    return _of_either(near_some(queries, [fingerprints_of(others.numpy(), key)], places))
+    return _of_either(near_some(queries, fingerprints_of(others.numpy(), key), places))
 
 
 def _with_mirrored(sketches: Tensor) -> Tensor:
@@ -112,15 +110,12 @@ def _of_either(found: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def near_some(
-    queries: Fingerprints, blocks: Iterable[Fingerprints], own: NDArray[np.int64] | None = None
+    queries: Fingerprints, others: Fingerprints, own: NDArray[np.int64] | None = None
 ) -> NDArray[np.bool_]:
-    """Say of each query if it is near to a fingerprint in the blocks, but for that at its ``own`` place."""
+    """Say of each query if it is near to one of the others, but for that at its ``own`` place."""
     found = np.zeros(len(queries), dtype=bool)
-    lookup, passed = Lookup(queries, MOST_DEGREES_OF_FINGERPRINTS), 0
-    for block in blocks:
-        for one, other in lookup.near(block):
-            found[one if own is None else one[own[one] != other + passed]] = True
-        passed += len(block)
+    for one, other in Lookup(queries, MOST_DEGREES_OF_FINGERPRINTS).near(others):
+        found[one if own is None else one[own[one] != other]] = True
     return found
 
 

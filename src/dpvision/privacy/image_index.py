@@ -29,7 +29,7 @@ import itertools
 import json
 import os
 import sqlite3
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -63,8 +63,6 @@ CREATE TABLE IF NOT EXISTS runs (
 );
 """
 _BATCH = "CREATE TEMP TABLE batch (identity BLOB PRIMARY KEY, fingerprint BLOB) WITHOUT ROWID;"
-
-_ROWS = 2**15  # that are held at a time, where all are read
 
 
 def default_index_folder() -> Path:
@@ -170,9 +168,9 @@ class ImageIndex:
         cells = self.cells(identities)
         return sum(cell.size for cell in cells if not all(run.startswith(_PUBLIC) for run in cell.runs))
 
-    def private_besides(self, identities: Sequence[bytes]) -> Generator[Fingerprints, None, None]:
-        """Yield the fingerprints of the images that are private, see `count_private`, and none of these: in
-        blocks, in the order of their identities, hence as if shuffled. The lock is held until the last.
+    def private_besides(self, identities: Sequence[bytes]) -> Fingerprints:
+        """Return the fingerprints of the images that are private, see `count_private`, and none of these: in
+        the order of their identities, hence as if shuffled.
         """
         with self._opened() as database:
             _fill_batch(database, identities)
@@ -182,9 +180,8 @@ class ImageIndex:
                 "AND identity NOT IN (SELECT identity FROM batch) ORDER BY identity",
                 (len(_PUBLIC), _PUBLIC),
             )
-            while block := rows.fetchmany(_ROWS):
-                joined = b"".join(one for (one,) in block)
-                yield np.frombuffer(joined, dtype=np.int8).reshape(-1, FINGERPRINT_BYTES)
+            joined = b"".join(one for (one,) in rows)
+        return np.frombuffer(joined, dtype=np.int8).reshape(-1, FINGERPRINT_BYTES)
 
     def settle(self, run: str, spent: Sequence[Event]) -> None:
         """Take note of what a run had spent when it was closed."""
