@@ -119,3 +119,23 @@ def test_an_interrupted_run_stays_marked(
             dpvision.train(digits, test=digits, out=tmp_path / "run", allow_overlap=True, **options)
     dpvision.resume(tmp_path / "run", data=digits, test=digits)
     check_marked(tmp_path / "run", TESTED, POOLED)
+
+
+def test_a_pool_that_another_run_learns_from_meanwhile(
+    digits: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    others = open_images("bundled:digits").subset(range(200, 260))
+    options = {**MIX, "config": {**MIX["config"], "pool": str(saved(others, tmp_path / "pool"))}}
+    with monkeypatch.context() as patch:
+        patch.setattr("dpvision.methods.dp_mix.DPMixDiff.learn", stop)
+        for name in ("refused", "run"):
+            with pytest.raises(KeyboardInterrupt):
+                dpvision.train(digits, out=tmp_path / name, allow_overlap=name == "run", **options)
+    dpvision.train(others, out=tmp_path / "meanwhile", **RIDGE)
+    with pytest.raises(InputError, match=r"60 of the 60 images of .* are private ones"):
+        dpvision.resume(tmp_path / "refused", data=digits)
+    dpvision.resume(tmp_path / "run", data=digits)
+    check_marked(tmp_path / "run", POOLED)

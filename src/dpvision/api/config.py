@@ -177,15 +177,19 @@ class RunConfig:
         """Make of what was learned what is published; by default without keeping anything on the way."""
         return self.method.finish(self.settings, learned, self.facts, workplace or Workplace(self.device))
 
-    def opened(self, images: ImageSet | None, test: ImageSet | None) -> Sources:
+    def opened(self, images: ImageSet | None, test: ImageSet | None, overlaps: Overlaps) -> Sources:
         """Read the images again, or take those that were in memory.
+
+        Args:
+            images, test: those that were in memory.
+            overlaps: is told of images of the pool that are private, also such as became so meanwhile.
 
         Raises:
             InputError: they cannot be read, are not given, or the public ones have changed.
         """
         assert self.data is not None
         private = _open_again(self.data, images, "data", self.method.needs_labels)
-        pool = open_pool_of(self.settings, private, Overlaps(self.allow_overlap))
+        pool = open_pool_of(self.settings, private, overlaps)
         if pool is not None and pool.digest != self.pool_digest:
             raise InputError(
                 f"the public images in {pool.source} have changed; restore them, or start a new run"

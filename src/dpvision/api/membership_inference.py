@@ -20,6 +20,7 @@ from dpvision.api.using import load_classifier
 from dpvision.evaluation.membership import Attack, attacks, centred_by_class, confidences, lira_scores
 from dpvision.images import ImageSet, available_splits
 from dpvision.images.joined import Joined
+from dpvision.images.public import Overlaps
 from dpvision.methods import at_noise
 from dpvision.networks import Classifier
 from dpvision.privacy import Account, InputError, SecureRandom
@@ -151,7 +152,7 @@ def _shadow_confidences(
     if device is not None:
         fields = {**fields, "device": device}
     config = RunConfig.from_json({**fields, "data": asdict(Reading(None)), "test": None})
-    pool = config.opened(images, None).pool
+    pool = config.opened(images, None, Overlaps(config.allow_overlap)).pool
     found = []
     for number, chosen in enumerate(inside):
         if progress:

@@ -152,10 +152,12 @@ class Run:
     Attributes:
         directory: the run's directory.
         config: what it is to do.
+        overlaps: the uses of private images outside its guarantee, those found before it began among them.
     """
 
     def __init__(self, directory: RunDirectory, config: RunConfig) -> None:
         self.directory, self.config = directory, config
+        self.overlaps = Overlaps(config.allow_overlap, config.overlaps)
 
     @classmethod
     def begin(
@@ -215,7 +217,7 @@ class Run:
             if not is_new:
                 check_unchanged(directory, images)
             released = checkpoints.spent()
-            overlaps = Overlaps(config.allow_overlap, config.overlaps)
+            overlaps = self.overlaps
             random, metrics = random_source(config.seed), Metrics(directory.private_path / "metrics.jsonl")
             session = config.session(
                 sources,
@@ -329,7 +331,7 @@ def rest_of_run(
         if run.has_learned:
             run.settle()
             return run.finish(run.config.opened_test(test), progress)
-        sources = run.config.opened(data, test)
+        sources = run.config.opened(data, test, run.overlaps)
         run.learn(sources, progress)
         return run.finish(sources.test, progress)
 
