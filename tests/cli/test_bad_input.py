@@ -202,3 +202,8 @@ def test_other_commands(
 ) -> None:
     filled = [argument.format(folder=tmp_path) for argument in arguments]
     check_refused(filled, tmp_path / "any", message, check_sentence)
+
+
+@pytest.mark.parametrize("command", ["verify", "resume", "ledger"])
+def test_names_that_no_file_can_have(command: str, check_sentence: CheckSentence) -> None:
+    check_sentence([command, "a" * 5000 + (".jsonl" if command == "ledger" else "")], "")

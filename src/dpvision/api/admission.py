@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -48,7 +49,7 @@ def admission_of(config: RunConfig, images: ImageSet, given: PlanOptions) -> Adm
     """
     budget, stages = config.spending
     usual = default_ledger_path(images.digest)
-    own = next((Ledger(path) for path in (Path(given.ledger or usual), usual) if path.exists()), None)
+    own = next((Ledger(path) for path in (Path(given.ledger or usual), usual) if os.path.exists(path)), None)
     if own is not None:
         own.check_is_of(images.digest, len(images))
     found = standings(ledgers_of_all(own) if own else [], images)

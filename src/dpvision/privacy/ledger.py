@@ -110,7 +110,7 @@ class Ledger:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._forget()
-        if not self.path.exists():
+        if not os.path.exists(self.path):
             raise InputError(f"there is no ledger at {self.path}; restore it from a copy if there was one.")
         with self._locked():
             pass

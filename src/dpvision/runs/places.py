@@ -29,19 +29,19 @@ def check_free(path: str | os.PathLike[str]) -> None:
 
 def is_run(path: str | os.PathLike[str]) -> bool:
     """Say whether a run's directory is there, and no release alone."""
-    return Path(path, "private", "run.json").is_file()
+    return os.path.isfile(Path(path, "private", "run.json"))
 
 
 def check_run(path: str | os.PathLike[str]) -> None:
     """Raise InputError unless a run's directory is there."""
-    if not (is_run(path) and Path(path, "config.json").is_file()):
+    if not (is_run(path) and os.path.isfile(Path(path, "config.json"))):
         raise InputError(f"{path} is no run directory; give the --out of an earlier run")
 
 
 def check_release(path: str | os.PathLike[str]) -> None:
     """Raise InputError unless a release directory is there."""
     config = Path(path, "config.json")
-    if not config.is_file():
+    if not os.path.isfile(config):
         raise InputError(f"{config} is missing; give the release directory of a run that is complete")
 
 
@@ -62,7 +62,7 @@ def find_release(path: str | os.PathLike[str]) -> Path:
 
 def check_embedding(path: str | os.PathLike[str]) -> None:
     """Raise InputError unless a file is there, which may be an embedding that a run released."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError(
             f"{path} cannot be read as an embedding (there is no such file); "
             "give a run's release/embedding.safetensors"
