@@ -202,6 +202,26 @@ def test_a_run_killed_after_its_release_is_closed_in_the_ledger(
     assert [run["open"] for run in spent(images)] == [False]
 
 
+def test_a_release_that_was_kept_is_used_when_the_run_is_taken_up(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the checkpoint of the release and what is made of it."""
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dpvision.api.run.Run.keep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            synthesize(images, tmp_path / "run", seed=0)
+    resumed = dpvision.resume(tmp_path / "run", data=images)
+    assert len(spent(images)) == 1
+    at_once = synthesize(images, tmp_path / "at once", seed=0)
+    one, other = (Embedding.load(made.release / "embedding.safetensors") for made in (resumed, at_once))
+    for name in one.sums:
+        assert torch.equal(one.sums[name], other.sums[name])
+
+
 def test_a_release_that_was_lost_is_not_made_twice(
     images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,7 +149,7 @@ class Session:
             number: the number of the stage, from 0.
             sums_of: from images to exact sums, no further apart on neighbours than the sensitivity of the
                 stage's mechanism. It may be called more than once.
-            blank: tensors of the shapes of the sums.
+            blank: tensors of the names and shapes of the sums, of any type.
 
         Returns:
             The sums with noise, float32, on the CPU. After an interruption, those that were released.
@@ -158,6 +158,7 @@ class Session:
             InputError: the release was paid for by a process that ended before it could keep what was
                 released; or what was kept is of another run.
         """
+        blank = {name: tensor.float() for name, tensor in blank.items()}  # of the type of what is released
         if number in self._results:
             return _checked(self._results[number], blank)
         account, mechanism = self.opened_account(), self.stages.stages[number].mechanism
