@@ -156,6 +156,10 @@ def test_an_encoder_that_was_learned_from_some_of_the_images_is_refused(
             digits, out=tmp_path / "run", config={"encoder": str(most.with_suffix(".safetensors"))}, **options
         )
     assert not (tmp_path / "run").exists()
+    audited = {**options, "config": {"encoder": str(most.with_suffix(".safetensors"))}, "canaries": 20}
+    with pytest.raises(InputError, match="learned from the private images themselves, or some of them"):
+        dpvision.audit(digits, **audited)
+    assert "do not publish" in dpvision.audit(digits, allow_overlap=True, **audited).notice
     dpvision.train(
         digits, out=tmp_path / "run", config={"encoder": str(others.with_suffix(".safetensors"))}, **options
     )

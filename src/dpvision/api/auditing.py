@@ -15,6 +15,7 @@ from dpvision.api.sources import Source
 from dpvision.evaluation.mislabelled import MislabelledImages
 from dpvision.evaluation.worst_images import Contribution, WorstImages
 from dpvision.images import ImageSet
+from dpvision.images.public import Overlaps
 from dpvision.methods import Learned
 from dpvision.networks import Classifier
 from dpvision.privacy import Account, InputError, NeighboringRelation, RandomSource, random_source
@@ -182,7 +183,8 @@ def _learn(
         config.tell_choice()
         return account
 
-    session = config.session(sources, open_account, random, progress, watch=watch)
+    overlaps = Overlaps(config.allow_overlap)  # whatever is found, nothing is published
+    session = config.session(sources, open_account, random, progress, watch=watch, overlaps=overlaps)
     try:
         return config.learn(session)
     finally:
