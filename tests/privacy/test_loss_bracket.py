@@ -141,7 +141,7 @@ def test_the_grid_is_on_either_side_of_one_release(pair, sigma, q):
     count=st.floats(0, math.log(1000)).map(math.exp).map(int),
     log_delta=st.floats(-8, -2),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_low_is_below_high_and_pld(relation, sigma, drawn, count, log_delta):
     event, delta = gaussian_event(sigma, min(drawn / count, 0.9), count), 10**log_delta
     started = perf_counter()
