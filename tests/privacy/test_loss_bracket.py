@@ -153,7 +153,10 @@ def test_low_is_below_high_and_pld(relation, sigma, drawn, count, log_delta):
 
 def test_what_costs_nothing():
     assert bracket([], 1e-5, "replace_one") == loss_bracket.Bracket(0, 0)
-    assert bracket([gaussian_event(1e5, 0.01, 3)], 1e-3, "replace_one").high == 0
+    found = bracket([gaussian_event(1e5, 0.01, 3)], 1e-3, "replace_one")
+    assert found.low == 0
+    assert found.high < 1e-9
+    assert found.is_narrow
 
 
 def test_it_shares_no_code_with_the_first():

@@ -69,7 +69,7 @@ class Bracket:
     @property
     def is_narrow(self) -> bool:
         """True where the bounds are as near each other as the accountants can tell."""
-        return self.high - self.low <= NARROW * self.low
+        return self.high - self.low <= max(NARROW * self.low, 1e-9)
 
 
 def bracket(events: Iterable[GaussianSums], delta: float, relation: str) -> Bracket:
