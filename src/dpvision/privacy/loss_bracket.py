@@ -73,7 +73,7 @@ class Bracket:
 
 
 def bracket(events: Iterable[GaussianSums], delta: float, relation: str) -> Bracket:
-    """Enclose the ε of all releases at δ, on grids as fine as it takes; two seconds as a rule."""
+    """Enclose the ε of all releases at δ, on grids as fine as it takes; a few seconds as a rule."""
     events = tuple(events)
     pairs: tuple[Pair, ...] = ("replace",) if relation == "replace_one" else ("remove", "add")
     directions = [_Direction(_kinds(events, pair), delta) for pair in pairs] if events else []
