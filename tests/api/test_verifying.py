@@ -189,6 +189,31 @@ def test_an_epsilon_just_below_the_truth_is_found_out(release: Path) -> None:
     assert failing(dpvision.verify(release)) == ["epsilon, independently"]
 
 
+def test_a_release_for_which_hardly_anyone_was_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 6 steps at q = 0.25 the integral does not converge; another way encloses ε."""
+    home = tmp_path / "home"
+    options = ["bundled:digits", "--epsilon", "3", "--out", str(home), "--method", "dp-sgd"]
+    settings = ["--set", "network=linear", "--set", "steps=6", "--set", "expected_batch_size=359"]
+    assert run(["train", *options, *settings]) == 0
+    assert run(["verify", str(home)]) == 0
+    capsys.readouterr()
+    found = dpvision.verify(home)
+    low, high = (found.epsilons[f"grid, rounded {way}"] for way in ("down", "up"))
+    assert low is not None
+    assert high is not None
+    assert low <= found.epsilon <= 1.001 * low
+    assert low <= high <= 1.0001 * low
+
+    def change(fields: dict[str, Any]) -> None:
+        fields["epsilon"] *= 0.99
+
+    rewrite(home / "release", change, card=True)
+    assert run(["verify", str(home)]) == 1
+    assert "epsilon, independently" in failing(dpvision.verify(home))
+
+
 def test_fewer_events_are_found_out(release: Path) -> None:
     def change(fields: dict[str, Any]) -> None:
         for one in fields["events"]:
