@@ -245,6 +245,36 @@ def test_a_card_in_other_words(release: Path) -> None:
     assert failing(dpvision.verify(release)) == ["card in words"]
 
 
+@pytest.mark.parametrize(
+    ("change", "fails"),
+    [
+        (lambda fields: fields.update(neighbours="data sets that differ in ALL images"), "card"),
+        (lambda fields: fields.update(noise="a fixed seed"), "card"),
+        (lambda fields: fields["mechanisms"][0].update(rounds=7), "card"),
+        (lambda fields: fields["accountant"].update(epsilon_by_rdp=0.001), "epsilon by RDP, no less"),
+    ],
+    ids=["another relation", "a seed", "a fact more", "another bound"],
+)
+def test_words_and_facts_that_do_not_follow(
+    release: Path, change: Callable[[dict[str, Any]], object], fails: str
+) -> None:
+    both = {"neighbours", "noise", "mechanisms", "accountant"}
+
+    def change_what_is_there(fields: dict[str, Any]) -> None:
+        if both <= fields.keys() or fails != "card":
+            change(fields)
+
+    rewrite(release, change_what_is_there, card=True)
+    assert failing(dpvision.verify(release)) == [fails]
+
+
+def test_the_guarantee_itself_is_no_link(release: Path, tmp_path: Path) -> None:
+    (release / "guarantee.json").rename(tmp_path / "elsewhere.json")
+    (release / "guarantee.json").symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(InputError, match="a link"):
+        dpvision.verify(release)
+
+
 def test_a_card_that_says_two_things(release: Path) -> None:
     card = release / "card.json"
     content = b'{"epsilon": 0.01, ' + card.read_bytes().lstrip()[1:]
@@ -312,6 +342,13 @@ def test_a_release_from_before(release: Path) -> None:
     "fields",
     [
         {"format": 2},
+        {"format": True},
+        {"format": 1.0},
+        {"more": 1},
+        {"unit": "person"},
+        {"epsilon": 10**400},
+        {"target_epsilon": 10**400},
+        {"num_examples": 10**400},
         {"epsilon": "2"},
         {"epsilon": -1.0},
         {"epsilon": True},

@@ -74,7 +74,8 @@ def plan(data: Source, **options: Any) -> Forecast:
         {options}
 
     Raises:
-        InputError: as `dpvision.train`, but for the owner's limit, which is only reported.
+        InputError: as `dpvision.train`, but for the owner's limit, which is only reported, and for
+            encoders that were learned from the private images.
     """
     given = PlanOptions.of(options, data)
     from dpvision.api.admission import admission_of  # here: it takes seconds to import

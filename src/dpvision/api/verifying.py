@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -16,11 +17,13 @@ from dpvision.images.files import check_nesting, check_regular, read_json, readi
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.values import fits
 from dpvision.reports.guarantee_file import (
+    FIELDS,
     FILE,
     FORMAT,
     STATED,
     canonical,
     events_of,
+    in_words,
     not_private_because,
     sentences,
 )
@@ -48,6 +51,9 @@ _KINDS: dict[str, Any] = {
 }
 _FEW_DRAWN = 4.0
 """How often an image must be drawn in all, on average, for the integral to be tried."""
+
+_LARGEST = 2.0**63
+"""The largest number that is read: whole ones can be larger than what is computed with."""
 
 _PLD_TOLERANCE = 0.01
 _RDP_TOLERANCE = 0.05
@@ -114,6 +120,8 @@ def verify(release: str | os.PathLike[str]) -> Verification:
     card, unreadable = _card(folder)
     if path.name not in found:
         return _without_file(folder, card, unreadable)
+    if found[path.name] is None:
+        raise InputError(f"{path} is no file of the release itself, but a link or a folder")
     content = _content(path)
     stated = _stated(path, content)
     epsilons, of_epsilon = _recomputed(stated)
@@ -154,7 +162,7 @@ def _without_file(folder: Path, card: Mapping[str, Any] | None, unreadable: str)
     path = folder / _CARD
     with reading(f"the guarantee in {path}"):
         stated = {
-            **{name: card[name] for name in STATED},
+            **{name: card[name] for name in (*STATED, "accountant")},
             "not_private_because": not_private_because(card),
             "events": events_of(card),
         }
@@ -193,8 +201,11 @@ def _stated(path: Path, content: bytes) -> dict[str, Any]:
         check_nesting(fields)
         if canonical(fields) != content:  # two entries of one name would be read as either
             raise ValueError("it is not in the one form that it can have")
-    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+    if not isinstance(fields, dict) or repr(fields.get("format")) != repr(FORMAT):  # and not 1.0, or true
         raise InputError(f"{path} is not of format {FORMAT}, which this version reads; it may be newer")
+    if fields.keys() != FIELDS:
+        names = ", ".join(map(repr, sorted(fields.keys() ^ FIELDS)[:3]))
+        raise InputError(f"{path} lacks {names}, or has what it should not; it was changed or damaged")
     _check_promise(path, fields)
     files = fields.get("files")
     if not isinstance(files, dict) or not all(
@@ -211,12 +222,14 @@ def _check_promise(path: Path, fields: Mapping[str, Any]) -> None:
     """Raise InputError unless all that ε is recomputed from is there, and can be."""
     for name, kind in _KINDS.items():
         value: Any = fields.get(name)
-        if not fits(value, kind) or (kind in (int, float) and not 0 <= value < math.inf):
+        if not fits(value, kind) or (kind in (int, float) and not 0 <= value <= _LARGEST):
             raise InputError(
                 f"{path}: '{name}' is missing or is not what it must be; it was changed or damaged"
             )
     if not fields["num_examples"] or not 0 < fields["delta"] < 1:
         raise InputError(f"{path}: 'num_examples' must be at least 1, and 'delta' between 0 and 1")
+    if fields.get("unit", "image") != "image":
+        raise InputError(f"{path}: 'unit' is none that is known")
     if fields["neighboring_relation"] not in ("add_or_remove_one", "replace_one"):
         raise InputError(f"{path}: 'neighboring_relation' is none that is known")
     events = fields["events"]
@@ -291,6 +304,7 @@ def _of_card(
         ]
         if not _mechanisms_agree(card, stated["events"]):
             differ.append("mechanisms")
+        differ += [name for name, words in _words_of(card).items() if card[name] != words]
         text = _text_of(card)
     except Exception as error:  # a card of other types, which draws any
         yield Check("card", False, f"{_CARD} is no release card ({type(error).__name__})")
@@ -319,20 +333,29 @@ def _sentences_of(card: Mapping[str, Any]) -> dict[str, Any]:
     return sentences(card) if _is_of_this_version(card) else {}
 
 
+def _words_of(card: Mapping[str, Any]) -> dict[str, str]:
+    """Return how this version puts relation and noise of such a card; nothing of another version's."""
+    if not _is_of_this_version(card):
+        return {}
+    return in_words(card["neighboring_relation"], not_private_because(card))
+
+
 def _text_of(card: Mapping[str, Any]) -> str | None:
     """Return the card in words, as this version writes it; None of another version's."""
     return card_markdown(card, card_template(card)) if _is_of_this_version(card) else None
 
 
 def _mechanisms_agree(card: Mapping[str, Any], events: list[dict[str, Any]]) -> bool:
-    """Say whether the mechanisms that people read on the card are the events."""
+    """Say whether the mechanisms that people read on the card are the events, and say no more than these."""
     facts = ("noise_multiplier", "sample_rate", "count")
 
-    def told(given: Mapping[str, Any], sensitivity: Any) -> list[Any]:
-        return [sensitivity, *(given.get(name) for name in facts if name in given)]
+    def told(event: Mapping[str, Any], sensitivity: Any) -> dict[str, Any]:
+        return {"sensitivity": sensitivity, **{name: event[name] for name in facts if name in event}}
 
-    return [told(one, one["sensitivity"]) for one in card["mechanisms"]] == [
-        told(one["event"], one["sensitivity"]) for one in events
+    if any(one["event"].get("kind", "gaussian") != "gaussian" for one in events):  # may tell other facts
+        return len(card["mechanisms"]) == len(events)
+    return [{**one, "name": ""} for one in card["mechanisms"]] == [
+        {"name": "", **told(one["event"], one["sensitivity"])} for one in events
     ]
 
 
@@ -363,12 +386,13 @@ def _recomputed(stated: Mapping[str, Any]) -> tuple[dict[str, float | None], lis
             events = [Event.from_json(one["event"]) for one in stated["events"]]
     except UnknownEvent as error:
         return {}, [Check("events", False, f"epsilon cannot be recomputed: {error}")]
-    return _compared(events, stated["epsilon"], stated["delta"], stated["neighboring_relation"])
+    with warnings.catch_warnings():
+        # Where the integral does not converge, its numbers overflow first.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return _compared(events, stated)
 
 
-def _compared(
-    events: list[Any], stated: float, delta: float, relation: Any
-) -> tuple[dict[str, float | None], list[Check]]:
+def _compared(events: list[Any], fields: Mapping[str, Any]) -> tuple[dict[str, float | None], list[Check]]:
     from dpvision.privacy.accounting import epsilon
     from dpvision.privacy.events import GaussianSumEvent
     from dpvision.privacy.second_accountant import renyi
@@ -377,10 +401,12 @@ def _compared(
         return {}, [
             Check("events", False, "epsilon cannot be recomputed: the second accountant knows none such")
         ]
+    stated, delta, relation = (fields[name] for name in ("epsilon", "delta", "neighboring_relation"))
     by_pld = epsilon(events, delta, relation)
     by_renyi = renyi(events, delta, relation)
     epsilons, independently = _independently(events, stated, delta, relation, by_renyi)
     near = abs(stated - by_pld) <= _PLD_TOLERANCE * by_pld + 1e-6
+    told, least = _told_by_rdp(fields), _least_known(epsilons)
     modest = stated <= (1 + _RDP_TOLERANCE) * by_renyi + 1e-6
     epsilons |= {"pld": by_pld, "renyi": _finite(by_renyi)}
     return epsilons, [
@@ -391,7 +417,25 @@ def _compared(
             modest,
             f"{stated:.6g} stated, at most {by_renyi:.6g} by Rényi divergences",
         ),
+        Check(
+            "epsilon by RDP, no less",
+            told >= (1 - _PLD_TOLERANCE) * least - 1e-6,
+            f"{told:.6g} stated by RDP, {least:.6g} independently",
+        ),
     ]
+
+
+def _least_known(epsilons: Mapping[str, float | None]) -> float:
+    """Return what the second accountant found, or its lower bound."""
+    found = (epsilons.get(name) for name in ("exact Gaussian", "integral", "grid, rounded down"))
+    return next((one for one in found if one is not None), 0.0)
+
+
+def _told_by_rdp(fields: Mapping[str, Any]) -> float:
+    """Return the bound by Rényi divergences that is stated; not a number where none is."""
+    accountant = fields["accountant"]
+    told = accountant.get("epsilon_by_rdp") if isinstance(accountant, dict) else None
+    return float(told) if isinstance(told, int | float) and abs(told) <= _LARGEST else math.nan
 
 
 def _independently(

@@ -107,8 +107,9 @@ def check_limits(standings: Sequence[Standing], planned: Sequence[Event]) -> Non
         if fits
         else "nothing fits any more"
     )
+    to = _above(found.epsilon, limit.epsilon)
     raise BudgetExceeded(
-        f"this run would bring {whom} to epsilon {found.epsilon:.4g} at delta {limit.delta:g}, over {whose} "
+        f"this run would bring {whom} to epsilon {to} at delta {limit.delta:g}, over {whose} "
         f"owner's limit of {limit.epsilon:g}; {rest}, or close abandoned runs (ledger {found.limit.ledger})."
     )
 
@@ -155,6 +156,12 @@ def least_noise(standings: Sequence[Standing], stages: Callable[[float], Sequenc
         if noise == math.inf:
             break
     return noise
+
+
+def _above(epsilon: float, limit: float) -> str:
+    """Write an ε above a limit with as many digits, from four on, as show that it is."""
+    texts = (f"{epsilon:.{digits}g}" for digits in range(4, 17))
+    return next((text for text in texts if float(text) > limit), repr(epsilon))
 
 
 def round_down(epsilon: float, digits: int = 4) -> float:

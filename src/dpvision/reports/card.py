@@ -16,13 +16,7 @@ from dpvision.evaluation import Accuracy
 from dpvision.methods import Calibrated
 from dpvision.networks import Classifier
 from dpvision.privacy import Account, Event, PublicFacts, RandomSource
-
-FIXED_SEED = "the noise came from a fixed seed; whoever knows or guesses it can remove the noise"
-
-RELATIONS = {
-    "add_or_remove_one": "data sets that differ by the presence of one image",
-    "replace_one": "data sets that differ by the content of one image",
-}
+from dpvision.reports.guarantee_file import FIXED_SEED, in_words
 
 
 def release_card(
@@ -100,7 +94,7 @@ def guarantee(
         "epsilon": account.epsilon_spent("pld"),
         "delta": budget.delta,
         "neighboring_relation": budget.neighboring_relation,
-        "neighbours": RELATIONS[budget.neighboring_relation],
+        **in_words(budget.neighboring_relation, broken_by),
         "target_epsilon": budget.epsilon,
         "accountant": {
             "epsilon_by": "privacy loss distributions (PLD)",
@@ -122,12 +116,6 @@ def guarantee(
         "num_examples": facts.num_examples,
         "sampler": "; ".join(samplers),
         "lost_steps": lost_steps,
-        "noise": (
-            "AES-256 in counter mode, keyed by the operating system's entropy; added exactly, then rounded, "
-            "so that the last digits tell nothing more"
-            if random.is_private
-            else "a fixed seed"
-        ),
         "taken_as_public": [
             f"number of training images: {facts.num_examples}",
             f"image shape (channels, height, width): {list(facts.image_shape)}",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 FILE = "guarantee.json"
@@ -16,6 +16,23 @@ FORMAT = 1
 STATED = ("is_private", "epsilon", "delta", "neighboring_relation", "num_examples", "target_epsilon")
 """What is stated both here and on the card."""
 
+FIELDS = {
+    *("format", "not_private_because", "unit", "accountant", "events", "files"),
+    *("proved", "measured", "assumed", *STATED),
+}
+"""All that guarantee.json has."""
+
+FIXED_SEED = "the noise came from a fixed seed; whoever knows or guesses it can remove the noise"
+"""A reason why a run is not private."""
+
+_NEIGHBOURS = {
+    "add_or_remove_one": "data sets that differ by the presence of one image",
+    "replace_one": "data sets that differ by the content of one image",
+}
+_RANDOM_NOISE = (
+    "AES-256 in counter mode, keyed by the operating system's entropy; added exactly, then rounded, so that "
+    "the last digits tell nothing more"
+)
 _PAGES = "docs/guarantee/"
 _OF_A_SEED = "the noise came from a fixed seed: whoever knows it can take the noise away"
 
@@ -39,6 +56,19 @@ def guarantee_file(card: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes
             **sentences(card),
         }
     )
+
+
+def in_words(neighboring_relation: str, broken_by: Sequence[str]) -> dict[str, str]:
+    """Return how a card puts its relation and its noise.
+
+    Args:
+        neighboring_relation: one of the two.
+        broken_by: why the run is not private.
+    """
+    return {
+        "neighbours": _NEIGHBOURS[neighboring_relation],
+        "noise": "a fixed seed" if FIXED_SEED in broken_by else _RANDOM_NOISE,
+    }
 
 
 def canonical(fields: Mapping[str, Any]) -> bytes:
