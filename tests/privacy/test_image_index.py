@@ -175,6 +175,28 @@ def test_a_run_from_before_the_index_counts(machine: Machine) -> None:
         machine.open("new", "b", range(10))
 
 
+@pytest.mark.parametrize("by", ["a run", "a limit"])
+def test_a_ledger_from_before_the_index_is_taken_over(machine: Machine, by: str) -> None:
+    """Its runs count for their images in other data sets too."""
+    ledger = machine.ledger("a")
+    old = Account(Budget(50.0, 1e-5), ledger, "old", [EVENT.times(100)])
+    old.open()
+    old.record(EVENT.times(100))
+    old.close()
+    if by == "a run":
+        machine.open("next", "a", range(10), count=1)
+    else:
+        images = machine.account("none", "a", range(10)).images
+        assert images is not None
+        machine.index.cover(ledger, images.identities)
+    assert {"old"} <= next(iter(machine.cells([9]))).runs
+    machine.ledger("b").set_limit(Budget(epsilon([EVENT.times(100)], 1e-5) * 1.001, 1e-5))
+    with pytest.raises(BudgetExceeded, match="bring 1 of the images"):
+        machine.open("elsewhere", "b", range(9, 20), count=100)
+    machine.open("apart", "c", range(10, 20), count=100)
+    assert "old" not in next(iter(machine.cells([10]))).runs
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.sets(st.integers(0, 30), min_size=1), min_size=1, max_size=6))
 def test_cells_are_what_the_same_runs_have_touched(

@@ -129,6 +129,7 @@ class ImageIndex:
             is_known, is_open = _has(database, run), run in ledger.counted()
             if not (is_known and is_open):
                 _fill_batch(database, identities, fingerprints)
+                _take_over(database, ledger, besides=run)
             if not is_open:  # also of one that was killed before it was, for others may have its place by now
                 check_limits(standings(database, ledgers_of_all(ledger), _all_cells(database)), planned)
             if not is_known:
@@ -145,6 +146,7 @@ class ImageIndex:
             name = f"limit {ledger.path.absolute()}"
             if not _has(database, name):
                 _fill_batch(database, identities, fingerprints)
+                _take_over(database, ledger)
                 _enter_batch(database, name, ledger.path, ())
 
     def note_public(
@@ -326,12 +328,14 @@ def _members(database: sqlite3.Connection, cell: int) -> frozenset[str]:
     return frozenset(run for (run,) in database.execute("SELECT run FROM members WHERE cell = ?", (cell,)))
 
 
-def _enter_batch(database: sqlite3.Connection, run: str, ledger: Path, events: Sequence[Event]) -> None:
+def _enter_batch(
+    database: sqlite3.Connection, run: str, ledger: Path, events: Sequence[Event], opened: bool = False
+) -> None:
     """Add a run on the images in ``batch``, in one transaction."""
     with database:
         database.execute(
-            "INSERT INTO runs (run, ledger, events) VALUES (?, ?, ?)",
-            (run, stored(database, ledger), _text(events)),
+            "INSERT INTO runs (run, ledger, events, opened) VALUES (?, ?, ?, ?)",
+            (run, stored(database, ledger), _text(events), opened),
         )
         database.execute(
             "UPDATE images SET fingerprint = "
@@ -350,6 +354,16 @@ def _enter_batch(database: sqlite3.Connection, run: str, ledger: Path, events: S
             database.execute(
                 "INSERT OR IGNORE INTO images SELECT identity, ?, fingerprint FROM batch", (cell,)
             )
+
+
+def _take_over(database: sqlite3.Connection, own: Ledger, besides: str = "") -> None:
+    """Enter the runs of a data set, whose images are the ``batch``, that its ledgers have and the index has
+    not, for they are older than it. From now on they count for these images in other data sets too.
+    """
+    for ledger in ledgers_of_all(own):
+        for run, events in ledger.counted().items():
+            if run != besides and not _has(database, run):
+                _enter_batch(database, run, ledger.path, events, opened=True)
 
 
 def _split(database: sqlite3.Connection, cell: int, touched: int) -> int:
