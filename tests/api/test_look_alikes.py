@@ -44,7 +44,9 @@ def test_test_images_that_are_copies_are_warned_of(tmp_path: Path, caplog: pytes
     digits = open_images("bundled:digits").subset(range(120))
     dpvision.train(digits, test=jpeg_copies(digits.subset(range(50))), out=tmp_path / "run", **OPTIONS)
     (message,) = looks(caplog)
-    assert message.startswith("50 of the 50 test images copies look like private images of bundled:digits (")
+    assert message.startswith(
+        "50 of the 50 test images (copies) look like private images of bundled:digits ("
+    )
     assert "the accuracy on the card would be exact on them" in message
 
 
@@ -70,7 +72,7 @@ def test_copies_of_images_that_were_paid_for_are_warned_of(
     copies = Images(flipped, digits.labels[50:150], digits.class_names, "flipped")  # type: ignore[index]
     dpvision.train(copies, out=tmp_path / "copies", **OPTIONS)
     (message,) = looks(caplog)
-    assert message.startswith("100 of the 100 images of flipped look like private images of earlier runs (")
+    assert message.startswith("100 of the 100 images (flipped) look like private images of earlier runs (")
     assert "is not composed with this run" in message
 
 

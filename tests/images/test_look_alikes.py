@@ -114,7 +114,7 @@ def test_sketches_are_the_same_wherever_the_images_lie(tmp_path: Path) -> None:
 
 def warnings_of(images: Images, private: Images, caplog: pytest.LogCaptureFixture) -> list[str]:
     caplog.clear()
-    warn_of_look_alikes(images, private, "images of", "so what")
+    warn_of_look_alikes(images, private, "images", "so what")
     return caplog.messages
 
 
@@ -122,7 +122,7 @@ def test_a_warning_counts_and_names_nothing(caplog: pytest.LogCaptureFixture) ->
     private = smooth(300)
     mixed = torch.cat([changed(private[:12], jpeg), smooth(100, seed=1)])
     (message,) = warnings_of(set_of(mixed, "theirs"), set_of(private), caplog)
-    assert message.startswith("12 of the 112 images of theirs look like private images of mine (resized,")
+    assert message.startswith("12 of the 112 images (theirs) look like private images of mine (resized,")
     assert warnings_of(set_of(mixed[9:]), set_of(private), caplog) == []  # three
 
 

@@ -204,7 +204,7 @@ class Run:
             record = {name: directory.of_account(name) for name in ("run_id", "digest", "ledger")}
             if is_new:
                 warn_of_indexed_look_alikes(
-                    images, "images of", "what was spent on those is not composed with this run"
+                    images, "images", "what was spent on those is not composed with this run"
                 )
             account = make_account(record, images, budget, stages, config.method.name, directory.path)
             account.open()

@@ -48,7 +48,9 @@ def warn_of_look_alikes(images: ImageSet, private: ImageSet, what: str, then: st
         return
     some = torch.arange(0, len(private), math.ceil(len(private) / SAMPLE))
     usual = look_alikes(private.sketches[some], private.sketches, some.numpy()).mean()
-    _warn_if_more(alike, float(usual), f"{what} {images.source}", f"private images of {private.source}", then)
+    _warn_if_more(
+        alike, float(usual), f"{what} ({images.source})", f"private images of {private.source}", then
+    )
 
 
 def warn_of_indexed_look_alikes(images: ImageSet, what: str, then: str) -> None:
@@ -68,7 +70,7 @@ def warn_of_indexed_look_alikes(images: ImageSet, what: str, then: str) -> None:
     some = np.arange(0, size, math.ceil(size / SAMPLE))
     in_images = near_some(queries[some], queries[:size], some)
     usual = max(in_index.mean(), in_images.mean())
-    _warn_if_more(alike, float(usual), f"{what} {images.source}", "private images of earlier runs", then)
+    _warn_if_more(alike, float(usual), f"{what} ({images.source})", "private images of earlier runs", then)
 
 
 def look_alikes(sketches: Tensor, others: Tensor, own: NDArray[np.int64] | None = None) -> NDArray[np.bool_]:

@@ -97,7 +97,7 @@ def refuse_private_images(images: ImageSet, private: ImageSet, what: str, overla
     if shared:
         overlaps.refuse(
             USED_AS.format(what),
-            f"{shared} of the {len(images)} {what} {images.source} are among the private images of "
+            f"{shared} of the {len(images)} {what} ({images.source}) are among the private images of "
             f"{private.source}, which no guarantee would cover; give others",
         )
 
