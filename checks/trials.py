@@ -18,6 +18,7 @@ import torch
 from checks.points import Reach, install, spends
 from dpvision.api.config import RunConfig
 from dpvision.cli.main import run as run_command
+from dpvision.images.public import Overlaps
 from dpvision.methods import Session, Workplace, known_methods
 from dpvision.networks.weights import safetensors_bytes
 from dpvision.privacy import Account, InputError, Ledger, random_source
@@ -170,7 +171,7 @@ class Trial:
 
         def work() -> int:
             config = RunConfig.from_json(RunDirectory.open(self.out).config)
-            sources, (budget, stages) = config.opened(None, None), config.spending
+            sources, (budget, stages) = config.opened(None, None, Overlaps()), config.spending
             account = Account(budget, None, "replayed", stages.events)
             account.open()
             for stage, count in zip(stages.stages, lost, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -87,7 +88,9 @@ def test_a_declared_number_of_examples_hides_how_many_there_are(
     (mechanism,) = card["mechanisms"]
     assert mechanism["sample_rate"] == (40 / declared if method == "dp-sgd" else 1)
     for path in release.glob("*.*"):
-        assert path.suffix == ".safetensors" or str(len(images)) not in path.read_text(), path
+        # By itself: the digits of a digest may hold it by chance.
+        told = path.suffix != ".safetensors" and re.search(rf"\b{len(images)}\b", path.read_text())
+        assert not told, path
     assert ledger_of(images).num_examples == len(images)
 
 
@@ -270,7 +273,8 @@ def test_two_processes_cannot_work_on_one_run(images: Images, tmp_path: Path) ->
 def test_the_owners_limit_is_kept(images: Images, tmp_path: Path) -> None:
     ledger = Ledger.for_dataset(default_ledger_path(images.digest), images.digest, len(images))
     ledger.set_limit(Budget(4.0, 1e-4))
-    assert dpvision.plan(images, epsilon=3.0, config=CONFIG).epsilon_remaining == 4.0
+    forecast = dpvision.plan(images, epsilon=3.0, config=CONFIG)
+    assert (forecast.allowed, forecast.epsilon_limit) == (True, 4.0)
     train(images, tmp_path / "first")
     before = ledger.path.read_bytes()
     with pytest.raises(InputError, match="owner's limit"):
