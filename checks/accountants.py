@@ -22,14 +22,12 @@ from statistics import median
 
 from dpvision.privacy import epsilon, gaussian_event
 from dpvision.privacy.loss_bracket import Bracket, bracket
-from dpvision.privacy.second_accountant import Numerical, exact_gaussian, numerical, renyi
+from dpvision.privacy.second_accountant import FEW_DRAWN, Numerical, exact_gaussian, numerical, renyi
 
 NOISE = (0.5, 1.0, 2.0, 5.0)
 RATES = (1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0)
 COUNTS = (1, 30, 1000, 30_000)
 DELTA = 1e-5
-FEW_DRAWN = 4.0
-"""How often an image must be drawn in all, on average, for the integral to be tried, as in a verification."""
 RELATIONS = ("add_or_remove_one", "replace_one")
 LARGEST = 200.0
 """The largest ε that is of any interest, by the bound that is computed first."""

@@ -14,6 +14,8 @@ from PIL import Image
 
 import dpvision
 from dpvision.images import Images, open_images
+from dpvision.images.indexed import indexed
+from dpvision.images.look_alikes import warn_of_indexed_look_alikes
 from dpvision.privacy.fingerprint import Fingerprints
 from dpvision.privacy.image_index import default_index_folder
 from dpvision.privacy.near import Lookup
@@ -79,14 +81,15 @@ def test_copies_of_images_that_were_paid_for_are_warned_of(
 def test_copies_are_no_public_images_without_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from dpvision.images.look_alikes import warn_of_indexed_look_alikes
+    def warn(images: Images) -> None:
+        warn_of_indexed_look_alikes(images, indexed(images), "images", "so what")
 
     digits = open_images("bundled:digits").subset(range(100))
-    warn_of_indexed_look_alikes(jpeg_copies(digits), "images of", "so what")
+    warn(jpeg_copies(digits))
     dpvision.train(digits, out=tmp_path / "run", **OPTIONS)
-    warn_of_indexed_look_alikes(open_images("bundled:digits", "test"), "images of", "so what")
+    warn(open_images("bundled:digits", "test"))
     assert looks(caplog) == []
-    warn_of_indexed_look_alikes(jpeg_copies(digits), "images of", "so what")
+    warn(jpeg_copies(digits))
     assert len(looks(caplog)) == 1
 
 

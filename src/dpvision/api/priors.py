@@ -86,11 +86,10 @@ def train_prior(
     if public_images is not None:
         public = load_public_images(public_images, config.image_size)
         refuse_data_with_ledger(public, "public images")
-        warn_of_indexed_look_alikes(
-            public, "public images", "no guarantee would cover what is learned of them"
-        )
-        origin[LEARNED_FROM] = public.pixel_digest
         known = indexed(public)
+        then = "no guarantee would cover what is learned of them"
+        warn_of_indexed_look_alikes(public, known, "public images", then)
+        origin[LEARNED_FROM] = public.pixel_digest
         known.index.note_public(public.pixel_digest, known.identities, known.fingerprints)
         images = public
         config = replace(config, processes=(), count=len(images))

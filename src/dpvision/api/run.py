@@ -202,11 +202,10 @@ class Run:
         def open_account() -> Account:
             check_ledger(directory, released)
             record = {name: directory.of_account(name) for name in ("run_id", "digest", "ledger")}
-            if is_new:
-                warn_of_indexed_look_alikes(
-                    images, "images", "what was spent on those is not composed with this run"
-                )
             account = make_account(record, images, budget, stages, config.method.name, directory.path)
+            if is_new and account.images:
+                then = "what was spent on those is not composed with this run"
+                warn_of_indexed_look_alikes(images, account.images, "images", then)
             account.open()
             checkpoints.account = account
             config.tell_choice()
@@ -217,7 +216,6 @@ class Run:
             if not is_new:
                 check_unchanged(directory, images)
             released = checkpoints.spent()
-            overlaps = self.overlaps
             random, metrics = random_source(config.seed), Metrics(directory.private_path / "metrics.jsonl")
             session = config.session(
                 sources,
@@ -226,13 +224,13 @@ class Run:
                 progress,
                 checkpoints=checkpoints,
                 on_step=metrics.append,
-                overlaps=overlaps,
+                overlaps=self.overlaps,
             )
             learned = config.learn(session)
             _warn_of_divergence(metrics.last_loss, config.facts)
             account = session.opened_account()
             cost = guarantee(
-                account, stages, random, config.facts, config.chosen_size, session.lost, overlaps.found
+                account, stages, random, config.facts, config.chosen_size, session.lost, self.overlaps.found
             )
             self.keep(
                 replace(learned, facts={**learned.facts, GUARANTEE: cost}),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import warnings
@@ -11,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
-from dpvision.images.files import check_nesting, check_regular, read_json, reading
+from dpvision.images.files import parse_json, read_json, read_text_file, reading
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.values import fits
 from dpvision.reports.guarantee_file import (
@@ -49,9 +48,6 @@ _KINDS: dict[str, Any] = {
     "num_examples": int,
     "events": list,
 }
-_FEW_DRAWN = 4.0
-"""How often an image must be drawn in all, on average, for the integral to be tried."""
-
 _LARGEST = 2.0**63
 """The largest number that is read: whole ones can be larger than what is computed with."""
 
@@ -122,7 +118,7 @@ def verify(release: str | os.PathLike[str]) -> Verification:
         return _without_file(folder, card, unreadable)
     if found[path.name] is None:
         raise InputError(f"{path} is no file of the release itself, but a link or a folder")
-    content = _content(path)
+    content = read_text_file(path, MOST_BYTES)
     stated = _stated(path, content)
     epsilons, of_epsilon = _recomputed(stated)
     checks = (
@@ -182,24 +178,11 @@ def _without_file(folder: Path, card: Mapping[str, Any] | None, unreadable: str)
 # What is stated ------------------------------------------------------------------------------------------
 
 
-def _content(path: Path) -> bytes:
-    check_regular(path)
-    with reading(str(path)), path.open("rb") as file:
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise InputError(f"{path} is larger than the {MOST_BYTES >> 20} MiB that are read")
-    return content
-
-
 def _stated(path: Path, content: bytes) -> dict[str, Any]:
     """Return the fields of guarantee.json. InputError where one is missing or is none."""
     with reading(str(path)):
-        try:
-            fields = json.loads(content, parse_constant=_refuse)
-        except RecursionError as error:
-            raise ValueError("it is nested too deeply") from error
-        check_nesting(fields)
-        if canonical(fields) != content:  # two entries of one name would be read as either
+        fields = parse_json(content, MOST_BYTES)
+        if canonical(fields) != content:
             raise ValueError("it is not in the one form that it can have")
     if not isinstance(fields, dict) or repr(fields.get("format")) != repr(FORMAT):  # and not 1.0, or true
         raise InputError(f"{path} is not of format {FORMAT}, which this version reads; it may be newer")
@@ -237,10 +220,6 @@ def _check_promise(path: Path, fields: Mapping[str, Any]) -> None:
         isinstance(one, dict) and isinstance(one.get("event"), dict) for one in events
     ):
         raise InputError(f"{path}: 'events' must be a list of 1 to {MOST_EVENTS} events")
-
-
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
 
 
 def _leaves(name: str) -> bool:
@@ -446,7 +425,7 @@ def _independently(
     The integral does not converge where hardly anyone is sampled, and would take long to say so.
     """
     from dpvision.privacy.loss_bracket import bracket
-    from dpvision.privacy.second_accountant import exact_gaussian, numerical
+    from dpvision.privacy.second_accountant import FEW_DRAWN, exact_gaussian, numerical
 
     def check(enough: bool, found: str) -> Check:
         return Check("epsilon, independently", enough, f"{stated:.6g} stated, {found}")
@@ -457,7 +436,7 @@ def _independently(
         return epsilons, check(stated >= exact * (1 - 1e-9), f"{exact:.6g} by the closed form")
     sampled = [event for event in events if event.sample_rate < 1]
     drawn = sum(event.count * event.sample_rate for event in sampled)
-    found = numerical(events, delta, relation) if drawn > _FEW_DRAWN else None
+    found = numerical(events, delta, relation) if drawn > FEW_DRAWN else None
     if found:
         epsilons["integral"] = found.epsilon
         return epsilons, check(stated >= found.epsilon - found.error, f"{found.epsilon:.6g} by the integral")

@@ -56,8 +56,7 @@ def command_line() -> str:
 
 def table(rows: Mapping[str, object]) -> str:
     """Lay out names and values in two columns, each pair on a line of its own."""
-    width = max(map(len, rows))
-    return "\n".join(printable(f"{name:{width}}  {value}", breaks=False) for name, value in rows.items())
+    return columns([[name, str(value)] for name, value in rows.items()])
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

@@ -109,33 +109,31 @@ def check_regular(path: Path) -> None:
         raise InputError(f"{path} is not a regular file; remove it, or give a file in its place")
 
 
-def read_text_file(path: Path) -> bytes:
-    """Parse the content of a file of JSON or TOML.
+def read_text_file(path: Path, most: int = MAX_TEXT_BYTES) -> bytes:
+    """Read the content of a file of JSON or TOML.
 
     Raises:
-        InputError: it cannot be read, or is larger than MAX_TEXT_BYTES.
+        InputError: it cannot be read, or is larger than ``most`` bytes.
     """
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_TEXT_BYTES + 1)
+            content = file.read(most + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    if len(content) > MAX_TEXT_BYTES:
-        raise InputError(
-            f"{path} is larger than the {MAX_TEXT_BYTES >> 20} MiB that are read; make it smaller"
-        )
+    if len(content) > most:
+        raise InputError(f"{path} is larger than the {most >> 20} MiB that are read; make it smaller")
     return content
 
 
-def parse_json(text: bytes | str) -> Any:
+def parse_json(text: bytes | str, most: int = MAX_TEXT_BYTES) -> Any:
     """Parse a JSON text and return its value.
 
     Raises:
-        ValueError: it is none in UTF-8, has NaN or infinity or a name twice in an object, or is too long or
-            nested too deeply.
+        ValueError: it is none in UTF-8, has NaN or infinity or a name twice in an object, is longer than
+            ``most`` or nested too deeply.
     """
-    if len(text) > MAX_TEXT_BYTES:
-        raise ValueError(f"it is longer than the {MAX_TEXT_BYTES >> 20} MiB that are read")
+    if len(text) > most:
+        raise ValueError(f"it is longer than the {most >> 20} MiB that are read")
     try:
         value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_of_pairs)
     except RecursionError as error:

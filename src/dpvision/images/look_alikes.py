@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dpvision.images.image_set import ImageSet
-from dpvision.images.indexed import indexed_if_any
 from dpvision.images.sketch import mirrored
 from dpvision.privacy.fingerprint import Fingerprints, fingerprints_of
+from dpvision.privacy.image_index import IndexedImages
 from dpvision.privacy.near import Lookup
 
 MOST_DEGREES = 5.5
@@ -53,13 +53,14 @@ def warn_of_look_alikes(images: ImageSet, private: ImageSet, what: str, then: st
     )
 
 
-def warn_of_indexed_look_alikes(images: ImageSet, what: str, then: str) -> None:
+def warn_of_indexed_look_alikes(images: ImageSet, known: IndexedImages, what: str, then: str) -> None:
     """Warn where images look like private ones that the index of this machine knows, other than themselves.
-    Arguments as for `warn_of_look_alikes`.
+
+    Args:
+        images: the images.
+        known: the same, as the index knows them.
+        what, then: as for `warn_of_look_alikes`.
     """
-    known = indexed_if_any(images)
-    if known is None:
-        return
     index, size = known.index, len(images)
     queries = index.fingerprints(_with_mirrored(images.sketches).numpy())
     theirs = index.private_besides(known.identities)

@@ -126,12 +126,12 @@ class ImageIndex:
                 exceeds the limit of an owner. Nothing was written.
         """
         with self._opened() as database:
-            is_known, is_open = _has(database, run), run in ledger.counted()
+            is_known, is_open, of_all = _has(database, run), run in ledger.counted(), ledgers_of_all(ledger)
             if not (is_known and is_open):
                 _fill_batch(database, identities, fingerprints)
-                _take_over(database, ledger, besides=run)
+                _take_over(database, of_all, besides=run)
             if not is_open:  # also of one that was killed before it was, for others may have its place by now
-                check_limits(standings(database, ledgers_of_all(ledger), _all_cells(database)), planned)
+                check_limits(standings(database, of_all, _all_cells(database)), planned)
             if not is_known:
                 _enter_batch(database, run, ledger.path, planned)
             yield
@@ -146,7 +146,7 @@ class ImageIndex:
             name = f"limit {ledger.path.absolute()}"
             if not _has(database, name):
                 _fill_batch(database, identities, fingerprints)
-                _take_over(database, ledger)
+                _take_over(database, ledgers_of_all(ledger))
                 _enter_batch(database, name, ledger.path, ())
 
     def note_public(
@@ -356,11 +356,11 @@ def _enter_batch(
             )
 
 
-def _take_over(database: sqlite3.Connection, own: Ledger, besides: str = "") -> None:
+def _take_over(database: sqlite3.Connection, of_all: Sequence[Ledger], besides: str = "") -> None:
     """Enter the runs of a data set, whose images are the ``batch``, that its ledgers have and the index has
     not, for they are older than it. From now on they count for these images in other data sets too.
     """
-    for ledger in ledgers_of_all(own):
+    for ledger in of_all:
         for run, events in ledger.counted().items():
             if run != besides and not _has(database, run):
                 _enter_batch(database, run, ledger.path, events, opened=True)

@@ -51,6 +51,11 @@ Pair = Literal["remove", "add", "replace"]
 LARGEST_ERROR = 1e-4
 """The largest relative error of ε with which `numerical` answers."""
 
+FEW_DRAWN = 4.0
+"""How often an image must be drawn in all, on average, for `numerical` to be worth a try: it does not
+converge where hardly anyone is, and takes long to say so.
+"""
+
 _SLOPES = (0.2, 0.05)
 """How far the path bends, tried in turn: the more, the sooner its ends count for nothing."""
 _SHARES = (0.85, 0.3, 0.05)

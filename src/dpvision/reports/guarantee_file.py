@@ -34,7 +34,6 @@ _RANDOM_NOISE = (
     "the last digits tell nothing more"
 )
 _PAGES = "docs/guarantee/"
-_OF_A_SEED = "the noise came from a fixed seed: whoever knows it can take the noise away"
 
 
 def guarantee_file(card: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
@@ -79,7 +78,7 @@ def canonical(fields: Mapping[str, Any]) -> bytes:
 def not_private_because(card: Mapping[str, Any]) -> list[str]:
     """Return why the release of a card is not private; empty if it is."""
     because = card.get("not_private_because", [])
-    return list(because) if because or card["is_private"] else [_OF_A_SEED]
+    return list(because) if because or card["is_private"] else [FIXED_SEED]
 
 
 def events_of(card: Mapping[str, Any]) -> list[dict[str, Any]]:
