@@ -124,11 +124,10 @@ class Features:
 
 
 def trained(
-    method: Method, features: Features, private: Images, epsilon: float, overrides: Mapping[str, object]
+    method: Method, features: Features, private: Images, budget: Budget, overrides: Mapping[str, object]
 ) -> dict[str, Any]:
     """Settings, seconds, and the classifier's logits on the images that were left out."""
-    facts, budget = features.facts, Budget(epsilon, 1e-5)
-    count, encoding = len(private), 0.0
+    facts, count, encoding = features.facts, len(private), 0.0
     config = method.default_config(facts, budget, CPU, overrides)
     stages = calibrate(partial(method.stages, config, facts), count, budget)
     account = Account(budget, None, "benchmark", stages.events)
@@ -185,7 +184,7 @@ def main() -> None:
             for epsilon in options.epsilon:
                 rows = []
                 for _ in range(options.seeds):
-                    found = trained(method, features, private, epsilon, overrides)
+                    found = trained(method, features, private, Budget(epsilon, 1e-5), overrides)
                     logits = found["logits"]
                     right = (logits.argmax(dim=1) == targets).float()
                     by_class = [float(right[targets == k].mean()) for k in targets.unique()]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +23,8 @@ def images(count: int) -> Tensor:
     )
 
 
-def test_rows_are_the_functions_whoever_else_is_there() -> None:
+@pytest.mark.parametrize("concurrent", [False, True])
+def test_rows_are_the_functions_whoever_else_is_there(concurrent: bool) -> None:
     network = build_network("wrn-10-1", in_channels=3, image_size=(16, 16), num_classes=5)
     pixels = images(71)
 
@@ -26,11 +32,12 @@ def test_rows_are_the_functions_whoever_else_is_there() -> None:
     def function(some: Tensor) -> Tensor:
         return network(some / 255)
 
-    whole = torch.cat(list(by_row(function, pixels.split, SHAPE, CPU)))
+    whole = torch.cat(list(by_row(function, pixels.split, SHAPE, CPU, concurrent=concurrent)))
     torch.testing.assert_close(whole, function(pixels))
     for left_out in (0, 35, 70):
         others = torch.arange(71) != left_out
-        assert torch.equal(torch.cat(list(by_row(function, pixels[others].split, SHAPE, CPU))), whole[others])
+        found = by_row(function, pixels[others].split, SHAPE, CPU, concurrent=concurrent)
+        assert torch.equal(torch.cat(list(found)), whole[others])
 
 
 def test_a_function_that_depends_on_the_place_is_given_rows_one_by_one() -> None:
@@ -44,6 +51,49 @@ def test_a_function_that_depends_on_the_place_is_given_rows_one_by_one() -> None
     found = torch.cat(list(by_row(function, pixels.split, SHAPE, CPU)))
     torch.testing.assert_close(found, pixels.float().mean(dim=(1, 2, 3)))
     assert seen[-5:] == [1] * 5
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_threads_keep_the_order_and_leave_torch_as_it_was() -> None:
+    workers, grads = set(), set()
+
+    def function(some: Tensor) -> Tensor:
+        workers.add(threading.get_ident())
+        grads.add(torch.is_grad_enabled())
+        if len(workers) < 2:
+            time.sleep(0.2)  # so that another thread takes the next batch, and ends earlier
+        return some.float().mean(dim=(1, 2, 3))
+
+    pixels = images(200)
+    with torch.no_grad():
+        found = torch.cat(list(by_row(function, pixels.split, SHAPE, CPU, concurrent=True)))
+    torch.testing.assert_close(found, pixels.float().mean(dim=(1, 2, 3)))
+    assert len(workers) == 2
+    assert threading.get_ident() not in workers
+    assert grads == {False}
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_what_a_thread_raises_is_raised() -> None:
+    def function(some: Tensor) -> Tensor:
+        if some.float().var() == 0:
+            raise ValueError("blank")
+        return some.float().flatten(1)
+
+    pixels = images(64)
+    pixels[32:] = 7
+    with pytest.raises(ValueError, match="blank"):
+        list(by_row(function, pixels.split, SHAPE, CPU, concurrent=True))
+    assert torch.get_num_threads() == 2
 
 
 def test_all_batches_have_one_shape() -> None:

@@ -29,7 +29,7 @@ from dpvision.networks.by_row import by_row, rows_at_a_time
 from dpvision.networks.generators import NARROWEST, WIDEST, check_image_shape
 from dpvision.networks.weights import safetensors_bytes
 from dpvision.priors import build_encoder
-from dpvision.priors.encoders import Encoder
+from dpvision.priors.encoders import Encoder, fit_once
 from dpvision.priors.encoders.released import ENCODER, restored_encoder
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
@@ -119,7 +119,8 @@ class DPMEPF:
 
     def estimate(self, config: DPMEPFConfig, facts: PublicFacts, device: torch.device) -> Estimate:
         """Estimate what a run takes; see :class:`Method`."""
-        encoder = build_encoder(config.encoder, facts.image_shape, **config.encoder_options).to(device)
+        encoder = build_encoder(config.encoder, facts.image_shape, fit=False, **config.encoder_options)
+        encoder = encoder.to(device)
         mechanism = config.mechanism(encoder.out_features, len(facts.class_names))
         count = rows_at_a_time(device)
         pixels = torch.randint(256, (count, *facts.image_shape), dtype=torch.uint8)
@@ -128,7 +129,7 @@ class DPMEPF:
         sums = embedding_sums(encoder, images, mechanism, device)  # the first takes longer
         started = perf_counter()
         sums = embedding_sums(encoder, images, mechanism, device)
-        seconds = facts.num_examples * (perf_counter() - started) / count
+        seconds = (facts.num_examples + encoder.images_to_fit) * (perf_counter() - started) / count
         some = Embedding(
             {name: torch.randn(total.shape) for name, total in sums.items()},
             _facts(config, facts, encoder, noise=1.0),
@@ -144,9 +145,10 @@ class DPMEPF:
     def learn(self, config: DPMEPFConfig, session: Session) -> Learned:
         """Release the embedding."""
         facts = session.facts
-        encoder = build_encoder(config.encoder, facts.image_shape, **config.encoder_options)
+        encoder = build_encoder(config.encoder, facts.image_shape, fit=False, **config.encoder_options)
         session.refuse_own(encoder)
-        sums = self.released_sums(config, session, encoder.to(session.device))
+        fit_once(encoder.to(session.device), partial(session.tell, "looking at random processes"))
+        sums = self.released_sums(config, session, encoder)
         noise = session.stages.noise_multiplier * config.mechanism(1, 1).sensitivity
         return learned_of(sums, _facts(config, facts, encoder, noise), encoder)
 
@@ -202,7 +204,12 @@ def embedding_sums(
     at_a_time = max(1, min(rows_at_a_time(device), NUMBERS_AT_A_TIME // mechanism.num_features))
     done = 0
     features_of = by_row(
-        lambda some: encoder(normalize(some)), images.blocks, images.shape, device, at_a_time
+        lambda some: encoder(normalize(some)),
+        images.blocks,
+        images.shape,
+        device,
+        at_a_time,
+        concurrent=encoder.concurrent,
     )
     for features in features_of:
         some = slice(done, done + len(features))

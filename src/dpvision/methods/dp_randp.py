@@ -191,7 +191,7 @@ class DPRandP:
 
     def estimate(self, config: DPRandPConfig, facts: PublicFacts, device: torch.device) -> Estimate:
         """Estimate what a run takes; see :class:`Method`."""
-        model = config.build_model(facts).to(device)
+        model = config.build_model(facts, fit=False).to(device)
         seconds, memory = 0.0, 0
         for part in config.parts(facts.num_examples):
             some = (_on_features if part.on_features else _on_views)(part, model, facts.num_examples)
@@ -317,7 +317,8 @@ def _on_features(part: Part, model: Classifier, num_examples: int) -> Estimate:
     started = perf_counter()
     engine.sum(views, targets).norms.sum().item()  # waits for the device
     per_example = (perf_counter() - started) / count
-    seconds = num_examples * encoding + settings.steps * settings.expected_batch_size * per_example
+    encoded_images = num_examples + features_of(model).encoder.images_to_fit
+    seconds = encoded_images * encoding + settings.steps * settings.expected_batch_size * per_example
     pixels = num_examples * math.prod(model.image_shape)
     return Estimate(seconds, 2 * pixels + 2 * num_examples * features.shape[1] * features.element_size())
 

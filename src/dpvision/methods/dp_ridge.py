@@ -82,7 +82,8 @@ class DPRidge:
     def estimate(self, config: DPRidgeConfig, facts: PublicFacts, device: torch.device) -> Estimate:
         """Estimate what a run takes; see :class:`Method`."""
         classes = len(facts.class_names)
-        features, encoding = trial_features(config.build_model(facts).to(device))
+        model = config.build_model(facts, fit=False).to(device)
+        features, encoding = trial_features(model)
         count, num_features = features.shape
         started = perf_counter()
         statistics = sufficient_statistics(features, torch.arange(count, device=device) % classes, classes)
@@ -90,6 +91,7 @@ class DPRidge:
         started = perf_counter()
         ridge(statistics, count, noise=1.0)
         seconds = facts.num_examples * (encoding + summing) + perf_counter() - started
+        seconds += features_of(model).encoder.images_to_fit * encoding
         pixels = facts.num_examples * math.prod(facts.image_shape)
         return Estimate(seconds, pixels + 4 * facts.num_examples * num_features + 8 * 4 * num_features**2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -13,6 +14,7 @@ from dpvision.images import Images
 from dpvision.methods.session import Session
 from dpvision.networks import Classifier
 from dpvision.networks.by_row import rows_at_a_time
+from dpvision.priors.encoders import fit_once
 from dpvision.priors.feature_classifier import (
     FeatureClassifier,
     build_feature_classifier,
@@ -47,14 +49,17 @@ class EncoderSettings:
         """
         return {}
 
-    def build_model(self, facts: PublicFacts) -> Classifier:
-        """Build the encoder with a new head. InputError as :func:`build_feature_classifier`."""
+    def build_model(self, facts: PublicFacts, fit: bool = True) -> Classifier:
+        """Build the encoder with a new head, fitted or for its shapes alone. InputError as
+        :func:`build_feature_classifier`.
+        """
         return build_feature_classifier(
             self.encoder,
             image_shape=facts.image_shape,
             class_names=facts.class_names,
             options=self.encoder_options,
             mirror=self.mirror,
+            fit=fit,
             **self.head_options(),
         )
 
@@ -63,8 +68,10 @@ def public_model(config: EncoderSettings, session: Session) -> Classifier:
     """Build the model on the session's device. InputError where its encoder was learned from the session's
     own images.
     """
-    model = config.build_model(session.facts)
-    session.refuse_own(features_of(model).encoder)
+    model = config.build_model(session.facts, fit=False)
+    encoder = features_of(model).encoder
+    session.refuse_own(encoder)
+    fit_once(encoder.to(session.device), partial(session.tell, "looking at random processes"))
     return model.to(session.device)
 
 

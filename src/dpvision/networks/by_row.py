@@ -6,7 +6,9 @@ more, the features of all others would then move a little, and so would a sum ov
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from torch import Tensor
 
 def rows_at_a_time(device: torch.device) -> int:
     """Return how many rows keep the device busy; no more, for trials and blank rows cost as much."""
-    return 16 if device.type == "cpu" else 512
+    return 32 if device.type == "cpu" else 512
 
 
 def by_row(
@@ -23,26 +25,63 @@ def by_row(
     shape: Sequence[int],
     device: torch.device,
     most: int | None = None,
+    concurrent: bool = False,
 ) -> Iterator[Tensor]:
     """Yield ``function`` of rows, taken to ``device``, some at a time: ``[n, …]`` each.
 
     ``blocks(n)`` gives all rows, uint8 of this ``shape`` each, n at a time and fewer at the end: what
-    ``Images.blocks`` does, and the ``split`` of a tensor.
+    ``Images.blocks`` does, and the ``split`` of a tensor. On a CPU, a function that may be ``concurrent`` is
+    called in several threads at a time: one core for a batch wastes less than all of them for one.
 
     Guarantee: what comes of a row does not depend on the others, to the last bit. All batches have one shape,
     the last being filled up; it is the largest, of at most ``most`` rows, in which random rows gave the same
     wherever they stood. ``tests/networks/test_by_row.py`` shows it.
     """
     size = rows_at_a_time(device) if most is None else most
-    while not _is_the_same_everywhere(function, shape, size, device):
+    threads = torch.get_num_threads() if concurrent and device.type == "cpu" else 1
+    each = _in_threads if threads > 1 else map
+    while not _is_the_same_everywhere(function, each, shape, size, device):
         size //= 2
-    for some in blocks(size):
-        filled = torch.cat([some, some.new_zeros(size - len(some), *some.shape[1:])])
-        yield function(filled.to(device))[: len(some)]
+
+    def filled(some: Tensor) -> Tensor:
+        rows = torch.cat([some, some.new_zeros(size - len(some), *some.shape[1:])])
+        return function(rows.to(device))[: len(some)]
+
+    yield from each(filled, blocks(size))
+
+
+Each = Callable[[Callable[[Tensor], Tensor], Iterable[Tensor]], Iterable[Tensor]]
+
+
+def _in_threads(function: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield ``function`` of each batch, in their order, worked on by as many threads as torch has, each of
+    which takes one core.
+    """
+    threads, grad = torch.get_num_threads(), torch.is_grad_enabled()
+
+    def work(batch: Tensor) -> Tensor:
+        with torch.set_grad_enabled(grad):  # each thread has its own
+            return function(batch)
+
+    waiting: deque[Future[Tensor]] = deque()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for batch in batches:
+                waiting.append(pool.submit(work, batch))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(threads)  # some of torch's libraries have one number for all threads
 
 
 def _is_the_same_everywhere(
-    function: Callable[[Tensor], Tensor], shape: Sequence[int], size: int, device: torch.device
+    function: Callable[[Tensor], Tensor],
+    each: Each,
+    shape: Sequence[int],
+    size: int,
+    device: torch.device,
 ) -> bool:
     """Try, on random rows of this shape, whether a row's output is the same wherever it is."""
     if size <= 1:
@@ -50,4 +89,5 @@ def _is_the_same_everywhere(
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(256, (size, *shape), generator=generator, dtype=torch.uint8).to(device)
     # If no row's result changes where all are moved by one place, no place is unlike another.
-    return torch.equal(function(rows).roll(1, 0), function(rows.roll(1, 0)))
+    here, there = each(function, [rows, rows.roll(1, 0)])
+    return torch.equal(here.roll(1, 0), there)

@@ -57,4 +57,6 @@ class WeightStandardizedConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """Apply the convolution: ``[B, C_in, H, W] -> [B, C_out, H', W']``."""
         weight = standardize(self.weight, self.gain).to(self.weight.dtype)
+        if not torch.is_grad_enabled() and input.is_contiguous(memory_format=torch.channels_last):
+            weight = weight.contiguous(memory_format=torch.channels_last)  # else each call would reorder it
         return self._conv_forward(input, weight, self.bias)

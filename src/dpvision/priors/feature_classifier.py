@@ -16,7 +16,7 @@ from dpvision.images.indexed import indexed_if_any
 from dpvision.images.public import Overlaps
 from dpvision.networks import Classifier, build_classifier
 from dpvision.networks.by_row import by_row
-from dpvision.priors.encoders import ConcatenatedEncoder, Encoder, build_encoder, rebuild_encoder
+from dpvision.priors.encoders import Encoder, build_encoder, rebuild_encoder
 from dpvision.priors.phase_one.prior_file import learned_from
 from dpvision.privacy.errors import InputError
 
@@ -97,11 +97,12 @@ def build_feature_classifier(
     mirror: bool,
     head: Head = "linear",
     feature_norm: float = 1.0,
+    fit: bool = True,
 ) -> Classifier:
-    """Return a classifier with a new head on the encoder of that name; InputError as :func:`build_encoder`
-    and :class:`FeatureClassifier`.
+    """Return a classifier with a new head on the encoder of that name, fitted or for its shapes alone;
+    InputError as :func:`build_encoder` and :class:`FeatureClassifier`.
     """
-    built = build_encoder(encoder, image_shape, **options)
+    built = build_encoder(encoder, image_shape, fit=fit, **options)
     return _classifier(built, class_names, mirror=mirror, head=head, feature_norm=feature_norm)
 
 
@@ -132,11 +133,10 @@ def refuse_own_encoder(encoder: Encoder, images: ImageSet, overlaps: Overlaps) -
     Raises:
         InputError: it was, and that is not allowed.
     """
-    parts = encoder.parts if isinstance(encoder, ConcatenatedEncoder) else [encoder]
     learned: set[str] = set()
-    for part in parts:
-        assert isinstance(part, Encoder)
-        learned |= learned_from(part.provenance)
+    for part in encoder.modules():
+        if isinstance(part, Encoder):
+            learned |= learned_from(part.provenance)
     if not learned:
         return
     known = indexed_if_any(images)
@@ -162,7 +162,13 @@ def encoded(model: Classifier, images: ImageSet, tell: Callable[[int, int], None
     network, normalize = model.network, model.normalize
     device = normalize.mean.device
     found, done = [], 0
-    for some in by_row(lambda rows: network.features(normalize(rows)), images.blocks, images.shape, device):
+    for some in by_row(
+        lambda rows: network.features(normalize(rows)),
+        images.blocks,
+        images.shape,
+        device,
+        concurrent=network.encoder.concurrent,
+    ):
         found.append(some)
         done += len(some)
         if tell:

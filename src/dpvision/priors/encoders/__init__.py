@@ -5,6 +5,7 @@ Each kind has a file; encoder.py says what all of them are, and registry.py whic
 
 from dpvision.priors.encoders.concatenated import ConcatenatedEncoder
 from dpvision.priors.encoders.encoder import Encoder
+from dpvision.priors.encoders.fitted import fit_once
 from dpvision.priors.encoders.registry import ENCODERS, build_encoder, rebuild_encoder, scales_images
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "ConcatenatedEncoder",
     "Encoder",
     "build_encoder",
+    "fit_once",
     "rebuild_encoder",
     "scales_images",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpvision.networks.gaussian_images import GaussianImages
-from dpvision.priors.encoders.encoder import Encoder
+from dpvision.priors.encoders.encoder import Encoder, Tell
 from dpvision.privacy.errors import InputError
 
 
@@ -48,6 +49,15 @@ class ConcatenatedEncoder(Encoder):
         super().__init__(sum(part.out_features for part in parts), config)
         self.parts = nn.ModuleList(parts)
         self.part_weights = part_weights
+        self.images_to_fit = sum(part.images_to_fit for part in parts)
+        self.concurrent = all(part.concurrent for part in parts)
+
+    def fit(self, tell: Tell | None = None) -> None:
+        """Fit each part."""
+        before = 0
+        for part in cast(Sequence[Encoder], self.parts):
+            part.fit(tell and partial(_tell_of_part, tell, before, self.images_to_fit))
+            before += part.images_to_fit
 
     def forward(self, x: Tensor) -> Tensor:
         weighted = zip(self.part_weights, self.parts, strict=True)
@@ -75,3 +85,7 @@ class ConcatenatedEncoder(Encoder):
     def _by_part(self, means: Tensor) -> Iterator[tuple[Encoder, Tensor]]:
         parts = [cast(Encoder, part) for part in self.parts]
         return zip(parts, means.split([part.out_features for part in parts], dim=1), strict=True)
+
+
+def _tell_of_part(tell: Tell, before: int, total: int, done: int, _: int) -> None:
+    tell(before + done, total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
@@ -16,6 +17,9 @@ Shape = tuple[int, int, int]
 Provenance = dict[str, Any]
 """A record of where weights came from, as JSON types."""
 
+Tell = Callable[[int, int], None]
+"""It is told how many of how many images are done."""
+
 
 class Encoder(nn.Module):
     """Maps images ``[B, C, H, W]``, as :class:`dpvision.networks.Normalize` gives them, to ``[B, D]``.
@@ -28,7 +32,12 @@ class Encoder(nn.Module):
         config: JSON types. :func:`dpvision.priors.build_encoder`, called with it, makes the same
             encoder up to its weights, which the state_dict brings; it needs no prior's file and fetches none.
         provenance: JSON types: where the weights came from. Part of config.
+        images_to_fit: how many images of random processes it looks at when it is fitted.
+        concurrent: it may be called in several threads at a time. One with hooks may not.
     """
+
+    images_to_fit = 0
+    concurrent = False
 
     def __init__(self, out_features: int, config: dict[str, Any]) -> None:
         super().__init__()
@@ -41,6 +50,11 @@ class Encoder(nn.Module):
 
     def train(self, mode: bool = True) -> Encoder:
         return super().train(False)
+
+    def fit(self, tell: Tell | None = None) -> None:
+        """Learn what it needs from images of random processes, which are public, unless weights bring it.
+        Here: nothing.
+        """
 
     def mean_directions(self, x: Tensor, groups: int) -> Tensor:
         """Return the mean of e / ‖e‖ over each of so many groups of features e, zero counting as zero.

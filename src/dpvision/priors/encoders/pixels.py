@@ -37,6 +37,8 @@ class PixelEncoder(Encoder):
         InputError: size is not between 1 and the images' shorter side; too many products.
     """
 
+    concurrent = True
+
     rows: Tensor
     columns: Tensor
     factors: Tensor

@@ -15,16 +15,20 @@ from dpvision.networks.options import check_options
 from dpvision.priors.encoders.concatenated import ConcatenatedEncoder
 from dpvision.priors.encoders.encoder import Encoder, Provenance, Shape
 from dpvision.priors.encoders.file_network import ARCHITECTURES, build_file_network
+from dpvision.priors.encoders.fitted import fit_once
 from dpvision.priors.encoders.inception import NAME as INCEPTION
 from dpvision.priors.encoders.inception import build_inception
 from dpvision.priors.encoders.open_clip import build_open_clip
+from dpvision.priors.encoders.patches import build_patches
 from dpvision.priors.encoders.pixels import build_pixels
 from dpvision.priors.encoders.scattering import build_scattering
 from dpvision.priors.encoders.timm import build_timm
 from dpvision.priors.encoders.torchvision import build_torchvision
+from dpvision.priors.encoders.whitened import WhitenedEncoder
 from dpvision.priors.encoders.wide_resnet import build_prior, build_random_wide_resnet
 from dpvision.priors.phase_one.places import list_priors
 from dpvision.privacy.errors import InputError
+from dpvision.privacy.values import fits, in_words
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ def _of_library(library: str, build: Callable[..., Encoder]) -> Kind:
 
 
 KINDS = (
+    Kind("patches", build_patches),
     Kind("scattering", build_scattering),
     Kind("random-wrn-D-K", build_random_wide_resnet, r"random-wrn-\d+-\d+"),
     Kind("pixels", build_pixels),
@@ -74,6 +79,9 @@ FETCHING = ("timm:hf", "timm:local")
 
 MOST_PARTS = 16  # of a sum
 
+WHITEN = "whiten"
+"""The option of encoders of any kind."""
+
 
 def scales_images(name: str) -> bool:
     """Say whether an encoder, or one of several joined by +, is for photographs, which it scales itself."""
@@ -82,7 +90,12 @@ def scales_images(name: str) -> bool:
 
 
 def build_encoder(
-    name: str, image_shape: Sequence[int], *, provenance: Provenance | None = None, **options: Any
+    name: str,
+    image_shape: Sequence[int],
+    *,
+    provenance: Provenance | None = None,
+    fit: bool = True,
+    **options: Any,
 ) -> Encoder:
     """Build the encoder of that name for images of that shape, on the CPU. Its parameters are frozen.
 
@@ -95,6 +108,7 @@ def build_encoder(
     - a bundled prior or the path of a prior's file: ``taps`` and ``cells`` of :class:`WideResNetEncoder`;
     - "random-wrn-D-K", to compare with: the same network untrained; also its ``network_options`` and the
       ``seed`` of its weights, by default 0;
+    - "patches": ``centroids``, ``size``, ``cells``, ``threshold`` and ``seed`` of :class:`PatchEncoder`;
     - "scattering": ``J``, ``L``, ``cells`` and ``groups`` of :class:`ScatteringEncoder`;
     - "pixels": ``size`` and ``products`` of :class:`PixelEncoder`;
     - "vgg19", "squeezenet1_0" and "resnet18": ``weights``, ``layers``, ``size``, ``cells``, ``mean`` and
@@ -106,13 +120,16 @@ def build_encoder(
       open_clip's tag of the weights, by default "openai", or the first one listed where there is no such;
     - "inception", for the FID: ``weights``, the path of torch-fidelity's file;
     - "A+B", the features of both: ``parts``, a list of one dictionary of options for each, and
-      ``part_weights`` of :class:`ConcatenatedEncoder`.
+      ``part_weights`` of :class:`ConcatenatedEncoder`;
+    - of any, also of each part of a sum: ``whiten`` of :class:`WhitenedEncoder`, by default none.
 
     Args:
         name: as above.
         image_shape: (C, H, W), with C = 1 or 3. Networks see grey images as RGB.
         provenance: the provenance of weights that the caller is going to load with ``load_state_dict``. No
             others are then read or fetched, and name need not exist any more.
+        fit: whether to fit it to images of random processes, if it needs that and the caller does not load
+            weights: without, it can show no more than shapes and times.
         options: as above.
 
     Raises:
@@ -123,7 +140,10 @@ def build_encoder(
     if channels not in (1, 3):
         raise InputError(f"encoders take grey or RGB images, of 1 or 3 channels, not {channels}")
     shape = (channels, height, width)
-    return _build(name, shape, provenance, options).requires_grad_(False).eval()
+    encoder = _build(name, shape, provenance, options).requires_grad_(False).eval()
+    if fit and provenance is None:
+        fit_once(encoder)
+    return encoder
 
 
 def rebuild_encoder(config: Mapping[str, Any]) -> Encoder:
@@ -145,9 +165,14 @@ def _build(
     name: str, image_shape: Shape, provenance: Provenance | None, options: Mapping[str, Any]
 ) -> Encoder:
     kind = _kind_of(name, provenance)
-    check_options(f"encoder {name}", kind.build, options, ("name", "image_shape", "provenance"))
+    of_kind = {option: value for option, value in options.items() if option != WHITEN}
+    check_options(f"encoder {name}", kind.build, of_kind, ("name", "image_shape", "provenance"))
+    whiten = options.get(WHITEN)
+    if not fits(whiten, float | None):
+        raise InputError(f"encoder {name}: {WHITEN} must be {in_words(float | None)}, not {whiten!r}")
     with torch.device("cpu") if kind.needs_numbers else nullcontext():
-        return kind.build(name, image_shape, provenance, **options)
+        encoder = kind.build(name, image_shape, provenance, **of_kind)
+    return encoder if whiten is None else WhitenedEncoder(encoder, whiten)
 
 
 def _kind_of(name: str, provenance: Provenance | None) -> Kind:

@@ -25,6 +25,8 @@ class ScatteringEncoder(Encoder):
         InputError: as :class:`Scattering2d`; a grid that is too fine; groups that do not divide the channels.
     """
 
+    concurrent = True
+
     def __init__(self, image_shape: Shape, J: int, L: int, cells: int | None, groups: int) -> None:  # noqa: N803
         channels, height, width = image_shape
         scattering = Scattering2d((height, width), J, L)
