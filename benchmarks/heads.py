@@ -1,7 +1,7 @@
 """What recipes of private heads are worth, over several runs: features are computed once for all of them.
 
-    python benchmarks/heads.py cifar10 --recipe recipes/cifar10-eps1-head.toml --held-out 5000   # while choosing
-    python benchmarks/heads.py cifar10 --recipe recipes/cifar10-eps*-head.toml --test            # in the end
+    python benchmarks/heads.py cifar10 --recipe recipes/cifar10-eps1-head.toml --held-out 5000  # to choose
+    python benchmarks/heads.py cifar10 --recipe recipes/cifar10-eps*-head.toml --test           # in the end
 
 The runs differ in their noise alone, which is as in earnest. With ``--held-out`` so many images of the
 training split, always the same, are not learned from and tested on; with ``--test`` the data set's own test

@@ -230,10 +230,9 @@ def test_training_learns_and_releases_what_comes_back(images: Images, tmp_path: 
     assert torch.equal(again(test.pixels), result.model(test.pixels))
     card = json.loads((result.release / "card.json").read_text())
     assert (card["method"], card["mechanisms"][0]["sample_rate"]) == ("dp-randp", 1.0)
-    assert card["model"]["encoder"]["name"] == "wrn-10-4-small+scattering"
+    assert card["model"]["encoder"]["name"] == "patches"
     text = (result.release / "card.md").read_text()
-    assert "wavelets (arXiv 1203.1513)" in text
-    assert "--process stylegan-oriented" in text
+    assert "patches of random processes" in text
     assert "was not trained on the private images" in text
 
 
@@ -272,8 +271,8 @@ def test_defaults_fit_the_data(shape: tuple[int, int, int]) -> None:
     public = facts(300, shape)
     config = DPRandP().default_config(public, Budget(2.0, 1e-3), CPU, {})
     assert config.mirror == (shape[0] == 3)
-    network = config.build_model(public).network
-    assert 1000 * (min(shape[1:]) >= 16) < network.encoder.out_features <= 4000 + 1792
+    network = config.build_model(public, fit=False).network
+    assert 0 < network.encoder.out_features <= 9000
     expected = DPRandP().estimate(config, public, CPU)
     assert expected.seconds > 0
     assert expected.memory_bytes > 300 * shape[0] * 9
@@ -335,7 +334,7 @@ def test_the_noise_of_all_steps_moves_a_logit_by_about_one() -> None:
                 rates = config.learning_rate * (1 - torch.arange(step, config.steps).double() / config.steps)
                 decay = config.momentum ** torch.arange(config.steps - step).double()
                 weight[step] = (rates * decay).sum()
-            moved = float(weight.norm()) * noise / n
+            moved = float(weight.norm()) * noise * config.max_grad_norm / n
             assert moved <= 1.05
             assert moved >= 0.5 or config.learning_rate == 12 * 10, (n, budget, config.steps, moved)
 
@@ -346,5 +345,5 @@ def test_rates_grow_with_epsilon_and_not_above_what_classes_bear() -> None:
         config = DPRandP().default_config(facts(50_000), Budget(epsilon, 1e-6), CPU, {})
         rates.append(config.learning_rate * config.steps)
         assert config.learning_rate <= 12 * 2
-        assert 50 <= config.steps <= 200
+        assert 100 <= config.steps <= 200
     assert rates == sorted(rates)

@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from dpvision.gradients import check_clipping_norm
 from dpvision.methods.classifiers import finished_classifier, learned_weights
 from dpvision.methods.estimates import Estimate, seconds_per_step, training_memory
 from dpvision.methods.features import PRIOR, EncoderSettings, features_of, public_model, trial_features
@@ -36,7 +37,7 @@ from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.session import Session
 from dpvision.methods.settings import check, check_settings, with_overrides
 from dpvision.methods.stages import Stage
-from dpvision.networks import Classifier, WideResNet
+from dpvision.networks import Classifier
 from dpvision.priors.feature_classifier import Head, encoded
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
@@ -53,14 +54,20 @@ HEAD = "network.head."
 """The beginning of the names of the head's parameters."""
 
 
-# Noise falls on every coordinate of the head; more features of scattering than this did not pay for theirs.
-MOST_FEATURES = 4000
+WHITEN = 0.2
+"""λ of whitened features; from 0.02 to 0.4 it changed the accuracy by half a point."""
+
 # Of a head alone: many small steps end where few large ones do, and do not overshoot on the way.
-FEWEST_STEPS, MOST_STEPS = 50, 200
+FEWEST_STEPS, MOST_STEPS = 100, 200
+# Gradients of features of norm one are at most √2 long, and 0.95 at first with ten classes. Those that are
+# clipped lose their length, which says how wrong an image is, and noise falls in proportion.
+CLIP = 0.4
 # Larger steps of all images make the loss of K classes swing: steps with momentum β settle below a
 # rate of 2(1 + β)·K/λ, where λ, the largest eigenvalue of the features' second moment, was 0.3 to 0.6.
 LARGEST_RATE_OF_A_CLASS = 12.0
-SMALLEST_FOR_TWO_SCALES = 16  # pixels
+SMALLEST_FOR_PRIORS = 16  # pixels: of smaller images, and of grey ones, patches tell more
+SMALLEST_FOR_PATCHES = 5  # pixels
+IMAGES_FOR_LARGE_PRIORS = 10_000  # of 32 × 32 pixels, whose features take minutes on a CPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +183,7 @@ class DPRandP:
         if overrides.get("phase_iii") == "full":
             config = _with_phase_iii(facts, device)
         else:
-            config = _head_alone(facts, budget, overrides)
+            config = _head_alone(facts, budget, device, overrides)
             if overrides.get("phase_ii") == "sampled":
                 config = _sampled(config, facts)
         return with_overrides(config, overrides)
@@ -217,25 +224,29 @@ class DPRandP:
         return finished_classifier(lambda: config.build_model(facts), learned, workplace)
 
 
-def _head_alone(facts: PublicFacts, budget: Budget, overrides: Mapping[str, Any]) -> DPRandPConfig:
+def _head_alone(
+    facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
+) -> DPRandPConfig:
     """Choose settings in which all examples enter every step: with features at hand a step costs little, and
     exact steps lose less to noise than sampled ones. Steps and rate follow from N, ε, δ and the number of
     classes, by a rule that was tried on the sets of ``benchmarks/defaults.py``.
     """
     num_examples, image_shape = facts.num_examples, facts.image_shape
-    encoder = overrides.get("encoder")
-    way = way_for_noise(images_over_noise(num_examples, budget), MOMENTUM)
+    encoder, options = _encoder(facts, device)
+    if overrides.get("encoder", encoder) != encoder:
+        encoder, options = overrides["encoder"], {}
+    clip = overrides.get("max_grad_norm", CLIP)
+    check_clipping_norm(clip)
+    way = way_for_noise(images_over_noise(num_examples, budget), MOMENTUM) / clip
     largest_rate = LARGEST_RATE_OF_A_CLASS * len(facts.class_names)
     steps = overrides.get("steps", math.ceil(min(max(way / largest_rate, FEWEST_STEPS), MOST_STEPS)))
-    if encoder is None:
-        too_small = min(image_shape[1:]) < WideResNet.SMALLEST_SIDE
-        encoder = "scattering" if too_small else f"{PRIOR}+scattering"
     return DPRandPConfig(
         encoder=encoder,
-        encoder_options=_encoder_options(encoder, image_shape),
+        encoder_options=options,
         mirror=image_shape[0] == 3,  # photographs have no handedness; letters and digits, often grey, do
         steps=steps,
         expected_batch_size=num_examples,
+        max_grad_norm=clip,
         learning_rate=float(f"{min(way / max(steps, 1), largest_rate):.3g}"),
         momentum=MOMENTUM,
         schedule="linear",
@@ -286,25 +297,21 @@ def _with_phase_iii(facts: PublicFacts, device: torch.device) -> DPRandPConfig:
     )
 
 
-def _encoder_options(encoder: str, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-    scattering = _scattering_options(image_shape)
-    if encoder == "scattering":
-        return scattering
-    return {"parts": [{}, scattering]} if encoder == f"{PRIOR}+scattering" else {}
-
-
-def _scattering_options(image_shape: tuple[int, int, int]) -> dict[str, Any]:
-    """Return options with two scales, or one for images so small that two would leave little of them, on the
-    finest grid with at most `MOST_FEATURES` features.
+def _encoder(facts: PublicFacts, device: torch.device) -> tuple[str, dict[str, Any]]:
+    """Choose an encoder and its options, whitened: priors for colour images, two large ones where there is a
+    GPU or there are few images; patches for grey images and small ones.
     """
-    channels, *sides = image_shape
-    scales, paths, groups = (2, 81, 27) if min(sides) >= SMALLEST_FOR_TWO_SCALES else (1, 9, 9)
-    finest = math.isqrt(MOST_FEATURES // (paths * channels))
-    return {
-        "J": scales,
-        "cells": max(1, min(finest, *(side // 2**scales for side in sides))),
-        "groups": groups,
-    }
+    channels, height, width = facts.image_shape
+    side = min(height, width)
+    if side < SMALLEST_FOR_PATCHES:
+        return "scattering", {"J": 1, "cells": max(1, side // 2), "groups": 9}
+    if channels == 1 or side < SMALLEST_FOR_PRIORS:
+        size, cells = (6, 3) if side >= SMALLEST_FOR_PRIORS else (side // 2, 2)
+        return "patches", {"size": size, "cells": cells, "whiten": WHITEN}
+    images = facts.num_examples * height * width / 32**2
+    if device.type == "cuda" or images <= IMAGES_FOR_LARGE_PRIORS:
+        return "wrn-16-4-long+wrn-16-4", {"parts": [{"whiten": WHITEN}, {"whiten": WHITEN}]}
+    return PRIOR, {"whiten": WHITEN}
 
 
 def _on_features(part: Part, model: Classifier, num_examples: int) -> Estimate:

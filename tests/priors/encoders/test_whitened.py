@@ -13,7 +13,7 @@ from dpvision.networks import Normalize
 from dpvision.priors.encoders import build_encoder, rebuild_encoder
 from dpvision.priors.encoders.patches import LEAST_VARIANCE
 from dpvision.priors.encoders.process_images import process_images
-from dpvision.priors.encoders.whitened import FEWEST_IMAGES, SEED
+from dpvision.priors.encoders.whitened import FEWEST_IMAGES, SEED, principal_directions
 from dpvision.privacy.errors import InputError
 
 COUNT = FEWEST_IMAGES  # enough for 16 features
@@ -46,10 +46,20 @@ def test_whitening_is_that_of_mean_and_covariance_over_processes() -> None:
     )
     x = torch.randn(5, *GREY, generator=torch.Generator().manual_seed(0))
     found, expected = whitened(x).double(), (plain(x).double() - before.mean(dim=0)) @ root.T
-    # Any two roots of the inverse differ by a rotation, which products do not see; this one is symmetric.
+    # Any two roots of the inverse differ by a rotation, which products do not see.
     torch.testing.assert_close(found @ found.T, expected @ expected.T, rtol=1e-4, atol=1e-4)
-    matrix = dict(whitened.named_buffers())["matrix"]
-    torch.testing.assert_close(matrix, matrix.T)
+
+
+@pytest.mark.parametrize(("count", "size"), [(40, 12), (12, 40), (30, 30)])
+def test_principal_directions_are_those_of_the_covariance(count: int, size: int) -> None:
+    rows = torch.randn(count, size, generator=torch.Generator().manual_seed(0)).double()
+    centred = rows - rows.mean(dim=0)
+    variances, directions = principal_directions(centred)
+    assert len(variances) == min(count, size)
+    assert (variances[1:] >= variances[:-1]).all()
+    torch.testing.assert_close((directions * variances) @ directions.T, centred.T @ centred / count)
+    seen = directions[:, variances > 1e-9]
+    torch.testing.assert_close(seen.T @ seen, torch.eye(seen.shape[1]).double())
 
 
 def test_other_images_of_processes_are_white_too() -> None:

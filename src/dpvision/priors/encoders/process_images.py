@@ -27,9 +27,10 @@ def process_images(image_shape: Shape, count: int, seed: int) -> Iterator[Tensor
     They are made as squares and cut to the shape, or scaled down to it where it is smaller than processes
     are; grey is the mean of the colours. They depend on the arguments alone.
     """
-    make = _kept_batch if image_shape[1] * image_shape[2] <= SMALL else _batch
+    channels, height, width = image_shape  # of a config it is a list
+    make = _kept_batch if height * width <= SMALL else _batch
     for number in range(math.ceil(count / BATCH)):
-        yield make(tuple(image_shape), seed, number)[: count - number * BATCH]
+        yield make((channels, height, width), seed, number)[: count - number * BATCH]
 
 
 def _batch(image_shape: Shape, seed: int, number: int) -> Tensor:

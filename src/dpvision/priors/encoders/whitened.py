@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dpvision.networks import Normalize
@@ -19,7 +18,12 @@ FEWEST_IMAGES, MOST_IMAGES, IMAGES_PER_FEATURE = 1000, 6000, 3
 MOST_PIXELS = 6000 * 64 * 64  # of all of them together, unless they are fewer than the fewest
 
 MOST_FEATURES = 12_000
-"""The largest number of features that can be whitened: their matrix has 576 MB."""
+"""The largest number of features that can be whitened."""
+
+MOST_DIRECTIONS = 2048
+"""The number of principal directions that are whitened; the variance along others counts as zero. They are
+part of every release: 16 MB for as many features, 98 MB for the largest number.
+"""
 
 SEED = 0
 
@@ -40,7 +44,9 @@ class WhitenedEncoder(Encoder):
     """
 
     mean: Tensor
-    matrix: Tensor
+    directions: Tensor
+    gains: Tensor
+    scale: Tensor
 
     def __init__(self, inner: Encoder, whiten: float) -> None:
         name, size = inner.config["name"], inner.out_features
@@ -58,12 +64,16 @@ class WhitenedEncoder(Encoder):
         self.images = max(FEWEST_IMAGES, min(IMAGES_PER_FEATURE * size, affordable))
         self.images_to_fit = inner.images_to_fit + self.images
         self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("matrix", torch.zeros(size, size))
+        rank = min(size, MOST_DIRECTIONS, self.images - 1)
+        self.register_buffer("directions", torch.zeros(size, rank))
+        self.register_buffer("gains", torch.zeros(rank))  # less the scale
+        self.register_buffer("scale", torch.ones(()))  # of all directions
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.inner(x).float() - self.mean
         with torch.autocast(x.device.type, enabled=False):  # small differences that whitening makes large
-            return F.linear(features, self.matrix)
+            along = (features @ self.directions) * self.gains
+            return self.scale * features + along @ self.directions.T
 
     @torch.no_grad()
     def fit(self, tell: Tell | None = None) -> None:
@@ -85,30 +95,28 @@ class WhitenedEncoder(Encoder):
                 tell(before + done, self.images_to_fit)
         features = torch.cat(found).double()
         self.mean.copy_(features.mean(dim=0))
-        variances, directions = _principal_directions(features - features.mean(dim=0))
+        variances, directions = principal_directions(features - features.mean(dim=0))
         floor = self.whiten * variances.sum() / self.out_features
         if not floor > 0:
             raise InputError(
                 f"encoder {self.config['name']} gives the same for all images of random processes; it cannot "
                 f"be whitened"
             )
-        # All that is orthogonal to these directions has a variance of zero.
-        gains = (variances + floor).rsqrt() - floor.rsqrt()
-        matrix = (directions * gains) @ directions.T
-        matrix.diagonal().add_(floor.rsqrt())
-        self.matrix.copy_(matrix)
+        rank = len(self.gains)
+        self.scale.copy_(floor.rsqrt())
+        self.gains.copy_((variances[-rank:] + floor).rsqrt() - floor.rsqrt())
+        self.directions.copy_(directions[:, -rank:])
 
 
-def _principal_directions(centred: Tensor) -> tuple[Tensor, Tensor]:
+def principal_directions(centred: Tensor) -> tuple[Tensor, Tensor]:
     """Return the variances ``[r]`` of centred rows ``[n, D]`` along their principal directions, and these,
-    ``[D, r]``; r is the smaller of n and D.
+    ``[D, r]``, smallest first; r is the smaller of n and D.
     """
     count, size = centred.shape
     if size <= count:
         variances, directions = torch.linalg.eigh(centred.T @ centred / count)
         return variances.clamp(min=0), directions
     variances, coordinates = torch.linalg.eigh(centred @ centred.T / count)
-    # As many rows as there are directions: their mean is zero, so that one direction has no variance at all.
-    known = variances > 1e-10 * variances.max()
-    directions = centred.T @ coordinates[:, known] / (count * variances[known]).sqrt()
-    return variances[known], directions
+    # The rows add up to zero, so that one direction has no variance; others may have none either.
+    scale = (count * variances.clamp(min=1e-12 * float(variances.max()))).rsqrt()
+    return variances.clamp(min=0), centred.T @ coordinates * scale
