@@ -122,7 +122,9 @@ def main() -> None:
         if options.json:
             print(json.dumps(row), flush=True)
             continue
-        cells = (f"{statistics.fmean(row[name]):.1f} ± {statistics.stdev(row[name]):.1f}" for name in columns)
+        cells = (
+            f"{statistics.fmean(row[name]):.1f} ± {statistics.pstdev(row[name]):.1f}" for name in columns
+        )
         line = " ".join(f"{cell:>14}" for cell in cells)
         print(f"{row['epsilon']:>4g} {row['trials']:>6g} {line}  {row['search']}", flush=True)
 

@@ -233,7 +233,7 @@ def test_the_score_is_as_accuracy_counts_and_one_image_moves_it_by_one(images: I
 
 
 class Moody(nn.Module):
-    """Turns its logits round where the rows are even in number: rounding may do as much to two that are near."""
+    """Turns its logits round where the rows are even in number: rounding may do so to two that are near."""
 
     def forward(self, x: Tensor) -> Tensor:
         logits = torch.stack([x[..., :8].sum(dim=(1, 2, 3)), x[..., 8:].sum(dim=(1, 2, 3))], dim=1)

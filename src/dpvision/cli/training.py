@@ -12,6 +12,7 @@ from dpvision import api
 from dpvision.api.options import PlanOptions, TrainOptions, TuneOptions
 from dpvision.cli.options import AsJson, SearchFor, checks, command, require, with_searches
 from dpvision.cli.output import duration, interruptible, show, work_bars
+from dpvision.images.files import read_json
 from dpvision.runs.places import check_run
 
 
@@ -163,6 +164,7 @@ def show_result(result: api.Result | api.Synthesis, as_json: bool) -> None:
         fields["test_interval_95"] = list(test.interval) if test else None
         fields["test_total"] = test.total if test else None
         rows["test accuracy"] = test or "not measured: there are no test images"
+    rows |= _tuned_settings(result)
     used = limit_used(result.release.parent)
     fields["epsilon_counted"] = used.epsilon if used else None
     fields["epsilon_limit"] = used.limit.budget.epsilon if used else None
@@ -171,3 +173,9 @@ def show_result(result: api.Result | api.Synthesis, as_json: bool) -> None:
     fields["release"] = str(result.release)
     rows["release"] = f"{result.release} (card: {result.release / 'card.md'})"
     show(fields, as_json, rows)
+
+
+def _tuned_settings(result: api.Result | api.Synthesis) -> dict[str, object]:
+    """Say which settings were chosen, where some were tuned."""
+    card = read_json(result.release / "card.json")
+    return {f"  {name}": card["config"][name] for name in card.get("tuning", {}).get("search", {})}

@@ -17,6 +17,7 @@ from dpvision.images.public import Overlaps
 from dpvision.methods.stages import Calibrated
 from dpvision.priors.encoders import Encoder
 from dpvision.priors.feature_classifier import refuse_own_encoder
+from dpvision.priors.remembered import features_remembered
 from dpvision.privacy.account import Account
 from dpvision.privacy.by_example import KEY_BYTES
 from dpvision.privacy.errors import InputError
@@ -288,22 +289,36 @@ class Session:
         assert isinstance(mechanism, SelectionMechanism)
         cost = mechanism.cost(1)
         is_paid = account.left(cost) == 0
-        if not self._state:
-            if is_paid:
-                raise InputError(
-                    "this tuning was paid for, but the key of its trials is lost; its budget stays spent, so "
-                    "start a new run within what the budget leaves"
-                )
-            for candidate in range(len(mechanism.candidates)):
-                self._rehearse(stages_of(candidate), partial(run, candidate))
-            key = self._random.at("trials", 0).bytes(KEY_BYTES)
-            self._state = {"key": torch.tensor(list(key), dtype=torch.uint8), "done": torch.tensor(0)}
-            self._save(number, lambda: self._state, final=True)
+        if is_paid and not self._state:
+            raise InputError(
+                "this tuning was paid for, but the key of its trials is lost; its budget stays spent, so "
+                "start a new run within what the budget leaves"
+            )
+        with features_remembered():
+            if not self._state:
+                for candidate in range(len(mechanism.candidates)):
+                    self._rehearse(stages_of(candidate), partial(run, candidate))
+                key = self._random.at("trials", 0).bytes(KEY_BYTES)
+                self._state = {"key": torch.tensor(list(key), dtype=torch.uint8), "done": torch.tensor(0)}
+                self._save(number, lambda: self._state, final=True)
+            if not is_paid:
+                account.record(cost)
+            self._results[number] = self._best_trial(number, mechanism, stages_of, run)
+        self._state = {}
+        self._save(number + 1, dict, final=True)  # without the key
+        return dict(self._results[number])
+
+    def _best_trial(
+        self,
+        number: int,
+        mechanism: SelectionMechanism,
+        stages_of: Callable[[int], Calibrated],
+        run: Callable[[int, Session], Sums],
+    ) -> dict[str, Tensor]:
+        """Run the trials that the key says, from the first that is not done; what the best of all came to."""
         state = self._state
         random = KeyedRandom(bytes(state["key"].tolist()))
         trials = mechanism.draw(random.at("trials", 0))
-        if not is_paid:
-            account.record(cost)
         for trial in range(whole_number(state, "done", len(trials)), len(trials)):
             candidate, said = trials[trial], f"trial {trial + 1} of {len(trials)}: "
             session = self._of_trial(stages_of(candidate), random.at("trial", trial), said)
@@ -312,10 +327,7 @@ class Session:
                 state = {"key": state["key"], **{f"best.{name}": t for name, t in outcome.items()}}
             state["done"] = torch.tensor(trial + 1)
             self._save(number, partial(dict, state), final=True)
-        best = {name.removeprefix("best."): t for name, t in state.items() if name.startswith("best.")}
-        self._results[number], self._state = best, {}
-        self._save(number + 1, dict, final=True)  # without the key
-        return dict(best)
+        return {name.removeprefix("best."): t for name, t in state.items() if name.startswith("best.")}
 
     def _of_trial(self, stages: Calibrated, random: RandomSource, said: str) -> Session:
         """Return the session of a trial, whose account holds it to its stages: this one's has paid for it."""

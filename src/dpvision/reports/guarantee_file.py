@@ -177,6 +177,7 @@ def _assumed(card: Mapping[str, Any]) -> list[dict[str, str]]:
         *([f"the encoder {encoder['name']} was not made of the private images"] if encoder else []),
         *(["the pool of public images holds none of the private ones"] if card.get("pool") else []),
     ]
+    settings = "settings to search" if "tuning" in card else "settings"
     return [
         _of("AES-256 cannot be told from random bits", f"{_PAGES}noise.md"),
         *(
@@ -188,7 +189,7 @@ def _assumed(card: Mapping[str, Any]) -> list[dict[str, str]]:
         _of("logarithm, sine and cosine are as exact as their libraries say", f"{_PAGES}noise.md"),
         _of("margins are wide enough for sums that are rounded in another order", f"{_PAGES}noise.md"),
         _of("the program ran as it is published, and released what it recorded", f"{_PAGES}verify.md"),
-        _of("settings were not chosen by looking at what is private", f"{_PAGES}index.md"),
+        _of(f"{settings} were not chosen by looking at what is private", f"{_PAGES}index.md"),
         _of("one image is protected, not one person who has several", f"{_PAGES}index.md"),
         *[_of(f"declared public: {what}", f"{_PAGES}index.md") for what in declared],
         *[_of(f"taken as public: {fact}", f"{_PAGES}index.md") for fact in card["taken_as_public"]],
