@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument(
         "--search", action="append", metavar="KEY=VALUE,VALUE,…", help="in place of the rates"
     )
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each, two or more")
     parser.add_argument("--json", action="store_true", help="a JSON object for each row instead of a table")
     options = parser.parse_args()
     dp_randp.encoded = tuned.encoded = remembered(tuned.encoded)  # type: ignore[attr-defined]
@@ -122,9 +122,7 @@ def main() -> None:
         if options.json:
             print(json.dumps(row), flush=True)
             continue
-        cells = (
-            f"{statistics.fmean(row[name]):.1f} ± {statistics.pstdev(row[name]):.1f}" for name in columns
-        )
+        cells = (f"{statistics.fmean(row[name]):.1f} ± {statistics.stdev(row[name]):.1f}" for name in columns)
         line = " ".join(f"{cell:>14}" for cell in cells)
         print(f"{row['epsilon']:>4g} {row['trials']:>6g} {line}  {row['search']}", flush=True)
 
