@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,13 @@ from dpvision.networks import Classifier
 _Known = list[tuple[ImageSet, bytes, Tensor]]
 _known: ContextVar[_Known | None] = ContextVar("known", default=None)
 
-Encode = Callable[[Classifier, ImageSet, Callable[[int, int], None] | None], Tensor]
+
+class Encode(Protocol):
+    """A function from a model and images to their features, which may be told how far it is."""
+
+    def __call__(
+        self, model: Classifier, images: ImageSet, tell: Callable[[int, int], None] | None = None
+    ) -> Tensor: ...
 
 
 @contextmanager
