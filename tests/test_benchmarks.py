@@ -26,6 +26,17 @@ def test_gradients_benchmark_compares_all_contestants() -> None:
 
 
 @pytest.mark.slow
+def test_tuning_benchmark_has_a_row_for_each_budget_and_number_of_trials() -> None:
+    options = ["--method", "dp-sgd", "--search", "steps=5,10", "--epsilon", "2", "8", "--trials", "2"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "tuning.py"), *options, "--seeds", "2", "--json"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+    rows = [json.loads(line) for line in finished.stdout.splitlines()]
+    assert [(row["epsilon"], row["trials"]) for row in rows] == [(2, 2), (8, 2)]
+    assert all(len(row[name]) == 2 for row in rows for name in ("defaults", "tuned", "best"))
+    assert all(len(row["drawn"]) == 4 for row in rows)
+
+
+@pytest.mark.slow
 def test_processes_benchmark_has_a_row_for_each(tmp_path: Path) -> None:
     options = ["bundled:digits", "--out", str(tmp_path), "--steps", "2", "--count", "256", "--json"]
     names = ["untrained", "fractals", "mixture"]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         synthesize,
         synthesize_from,
         train,
+        tune,
         verify,
     )
     from dpvision.images import Images, open_images
@@ -51,6 +52,7 @@ __all__ = [
     "synthesize",
     "synthesize_from",
     "train",
+    "tune",
     "verify",
 ]
 
@@ -71,6 +73,7 @@ _HOMES = {
     "synthesize": "dpvision.api",
     "synthesize_from": "dpvision.api",
     "train": "dpvision.api",
+    "tune": "dpvision.api",
     "verify": "dpvision.api",
 }
 

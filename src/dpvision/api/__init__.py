@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dpvision.api.refitting import synthesize_from
     from dpvision.api.synthesis import synthesize
     from dpvision.api.training import resume, train
+    from dpvision.api.tuning import tune
     from dpvision.api.using import Prediction, evaluate, load, predict
     from dpvision.api.verifying import Verification, verify
     from dpvision.runs import Progress
@@ -39,6 +40,7 @@ __all__ = [
     "synthesize",
     "synthesize_from",
     "train",
+    "tune",
     "verify",
 ]
 
@@ -62,6 +64,7 @@ _HOMES = {
     "synthesize": "dpvision.api.synthesis",
     "synthesize_from": "dpvision.api.refitting",
     "train": "dpvision.api.training",
+    "tune": "dpvision.api.tuning",
     "verify": "dpvision.api.verifying",
 }
 

@@ -29,6 +29,7 @@ from dpvision.methods import (
     check_settings,
     find_method,
 )
+from dpvision.methods.registry import TUNED
 from dpvision.privacy import Account, Budget, InputError, PublicFacts, RandomSource
 from dpvision.runs import Progress
 from dpvision.views import Pool, open_pool
@@ -80,7 +81,8 @@ class RunConfig:
     def tell_choice(self) -> None:
         """Announce the method that was chosen, once nothing can be refused any more."""
         if self.because:
-            logger.info(f"method {self.method.name}, because {self.because}; --method chooses another")
+            name = self.method.name.removeprefix(TUNED)
+            logger.info(f"method {name}, because {self.because}; --method chooses another")
 
     @property
     def spending(self) -> tuple[Budget, Calibrated]:

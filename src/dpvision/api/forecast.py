@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dpvision.api.options import PlanOptions, takes
 
 if TYPE_CHECKING:
+    from dpvision.api.config import RunConfig
     from dpvision.api.sources import Source
     from dpvision.privacy import NeighboringRelation
 
@@ -24,8 +27,30 @@ class StageForecast:
 
 
 @dataclass(frozen=True)
+class CandidateForecast:
+    """A candidate of a tuning: the settings that are searched, the noise multiplier of its trial, and the one
+    that a run with these settings ``alone`` would have within the same budget.
+    """
+
+    settings: Mapping[str, Any]
+    noise_multiplier: float
+    alone: float
+
+
+@dataclass(frozen=True)
+class TuningForecast:
+    """A tuning: the expected number of trials, the standard deviation of a score's noise, in images, and the
+    candidates.
+    """
+
+    trials: float
+    score_noise: float
+    candidates: tuple[CandidateForecast, ...]
+
+
+@dataclass(frozen=True)
 class Forecast:
-    """A run as `dpvision.train` or `dpvision.synthesize` would make it.
+    """A run as `dpvision.train`, `dpvision.tune` or `dpvision.synthesize` would make it.
 
     Attributes:
         method: the name of the method, as it was resolved.
@@ -43,6 +68,7 @@ class Forecast:
         epsilon_fits: the largest ε with which the run would be allowed, with the same method and what was
             given of its settings; 0 where none is, None without a limit.
         config: all settings, those of the method.
+        tuning: what is tuned, if anything; then noise_multiplier scales that of all candidates.
     """
 
     method: str
@@ -63,6 +89,7 @@ class Forecast:
     epsilon_limit: float | None
     epsilon_fits: float | None
     config: Any
+    tuning: TuningForecast | None = None
 
 
 @takes(PlanOptions)
@@ -103,5 +130,27 @@ def plan(data: Source, **options: Any) -> Forecast:
         seconds=expected.seconds,
         memory_bytes=expected.memory_bytes,
         config=config.settings,
+        tuning=_tuning(config) if given.searching else None,
         **asdict(admission),
     )
+
+
+def _tuning(config: RunConfig) -> TuningForecast:
+    from dpvision.methods import calibrate
+    from dpvision.methods.tuned import Tuned, TunedConfig
+
+    method, settings, facts, (budget, stages) = config.method, config.settings, config.facts, config.spending
+    assert isinstance(method, Tuned)
+    assert isinstance(settings, TunedConfig)
+    scale = stages.noise_multiplier
+    candidates = []
+    for candidate in range(len(settings.candidates)):
+        of_one = partial(method.method.stages, method.settings_of(settings, candidate), facts)
+        candidates.append(
+            CandidateForecast(
+                {name: settings.candidates[candidate][name] for name in settings.search},
+                scale * settings.noise[candidate],
+                calibrate(of_one, facts.num_examples, budget).noise_multiplier,
+            )
+        )
+    return TuningForecast(settings.trials, scale * settings.score_noise, tuple(candidates))

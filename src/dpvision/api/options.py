@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar, get_type_hints
 
 from dpvision.images.places import check_exists
 from dpvision.methods.registry import AUTO, check_known
+from dpvision.methods.search import DEFAULT_TRIALS, Search
 from dpvision.priors.phase_one.places import check_prior_files
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
@@ -149,7 +150,37 @@ class Tested:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(Tested, OfClassifiers, RunOptions):
+class Searched(RunOptions):
+    """Options of runs whose settings may be tuned."""
+
+    search: Mapping[str, Any] | None = option(
+        "Settings to tune, each with a list of values; every combination is a candidate.", None
+    )
+    trials: float | None = option(
+        f"How many trials there are on average, each of a candidate that is drawn; by default "
+        f"{DEFAULT_TRIALS:g}.",
+        None,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.searching is None:
+            if self.trials is not None:
+                raise InputError("trials are of a search; name the settings to search")
+            return
+        for name in self.searching.values.keys() & (self.config or {}).keys():
+            raise InputError(f"{name} is both given and searched; leave one out")
+
+    @property
+    def searching(self) -> Search | None:
+        """The search, if there is one."""
+        if self.search is None:
+            return None
+        return Search(self.search, DEFAULT_TRIALS if self.trials is None else self.trials)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(Searched, Tested, OfClassifiers):
     """Options of a forecast."""
 
     out: FilePath | None = option("The directory that the run would have; it must be free.", None)
@@ -160,6 +191,15 @@ class TrainOptions(Tested, OfClassifiers, RunOptions):
     """Options of a run that makes a classifier."""
 
     out: FilePath = option("The run's directory, made here. Publish RUN/release, keep RUN/private.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions(Searched, TrainOptions):
+    """Options of a run that tunes the settings of a classifier."""
+
+    search: Mapping[str, Any] = option(
+        "Settings to tune, each with a list of values; every combination is a candidate."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,6 +54,8 @@ from dpvision.methods import (
 )
 from dpvision.methods.auto import choose_method
 from dpvision.methods.registry import AUTO
+from dpvision.methods.search import Search
+from dpvision.methods.tuned import Tuned
 from dpvision.networks import register_network
 from dpvision.networks.weights import checked_facts, safetensors_bytes
 from dpvision.priors import scales_images
@@ -90,13 +92,18 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
     network = getattr(options, "network", None)
     if network is not None:
         overrides["network"] = register_network(network)
+    search: Search | None = getattr(options, "searching", None)
+    given = [{**overrides, **chosen} for chosen in (search.combinations() if search else [{}])]
     automatic = options.method == AUTO and makes != "images"
-    method = find_method(choose_method(overrides).method if automatic else options.method, makes)
-    check_settings(method.config_class, overrides)
+    method = find_method(choose_method(given[0]).method if automatic else options.method, makes)
+    if search:
+        Tuned(method, search)  # refuses a method that cannot be tuned
+    for settings in given:
+        check_settings(method.config_class, settings)
     device = resolve_device(options.device)
 
     how, chosen_size = training_reading(
-        data, options.size, options.channels, keep_large=_takes_large(overrides)
+        data, options.size, options.channels, keep_large=_takes_large(given[0])
     )
     private = data if isinstance(data, ImageSet) else read_images(how, method.needs_labels)
     if method.needs_labels:
@@ -105,8 +112,10 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
     facts = PublicFacts(declared, private.shape, private.class_names if private.labels is not None else ())
     because = None
     if automatic:
-        chosen = choose_method(overrides, facts.image_shape)
-        method, because = find_method(chosen.method), chosen.because
+        choice = choose_method(given[0], facts.image_shape)
+        method, because = find_method(choice.method), choice.because
+    if search:
+        method = Tuned(method, search)
     how_test, test_images, overlaps = None, None, Overlaps(options.allow_overlap)
     if method.makes == "a classifier":
         how_test, test_images = _test_images(data, getattr(options, "test", None), private, overlaps)

@@ -51,6 +51,10 @@ _KINDS: dict[str, Any] = {
 _LARGEST = 2.0**63
 """The largest number that is read: whole ones can be larger than what is computed with."""
 
+_BY_SELECTION = "the bound on a selection"
+_SELECTION_TOLERANCE = 1e-4
+"""The most by which the second accountant's δ of a trial is uncertain, and so ε."""
+
 _PLD_TOLERANCE = 0.01
 _RDP_TOLERANCE = 0.05
 """How far ε by PLD may differ from that stated, for versions of dp-accounting differ; and how far above the
@@ -331,11 +335,23 @@ def _mechanisms_agree(card: Mapping[str, Any], events: list[dict[str, Any]]) -> 
     def told(event: Mapping[str, Any], sensitivity: Any) -> dict[str, Any]:
         return {"sensitivity": sensitivity, **{name: event[name] for name in facts if name in event}}
 
-    if any(one["event"].get("kind", "gaussian") != "gaussian" for one in events):  # may tell other facts
-        return len(card["mechanisms"]) == len(events)
+    if any(one["event"].get("kind", "gaussian") != "gaussian" for one in events):
+        return _facts_agree(card["mechanisms"], events)
     return [{**one, "name": ""} for one in card["mechanisms"]] == [
         {"name": "", **told(one["event"], one["sensitivity"])} for one in events
     ]
+
+
+def _facts_agree(mechanisms: list[dict[str, Any]], events: list[dict[str, Any]]) -> bool:
+    """Say whether the mechanisms have the facts of these events, of any kinds that are known."""
+    from dpvision.privacy.events import Event, UnknownEvent  # here: it takes seconds to import
+
+    try:
+        facts = [Event.from_json(one["event"]).facts() for one in events]
+    except UnknownEvent:
+        return len(mechanisms) == len(events)
+    told = [{**one, "sensitivity": each["sensitivity"]} for one, each in zip(facts, events, strict=True)]
+    return [{name: one[name] for name in one if name != "name"} for one in mechanisms] == told
 
 
 # The promise ---------------------------------------------------------------------------------------------
@@ -373,17 +389,23 @@ def _recomputed(stated: Mapping[str, Any]) -> tuple[dict[str, float | None], lis
 
 def _compared(events: list[Any], fields: Mapping[str, Any]) -> tuple[dict[str, float | None], list[Check]]:
     from dpvision.privacy.accounting import epsilon
-    from dpvision.privacy.events import GaussianSumEvent
+    from dpvision.privacy.events import GaussianSumEvent, SelectionEvent
     from dpvision.privacy.second_accountant import renyi
 
-    if not all(type(event) in get_args(GaussianSumEvent) for event in events):
+    selections = [event for event in events if isinstance(event, SelectionEvent)]
+    sums = [event for event in events if not isinstance(event, SelectionEvent)]
+    of_trials = [one for event in selections for trial in event.trials for one in trial]
+    if not all(type(event) in get_args(GaussianSumEvent) for event in (*sums, *of_trials)):
         return {}, [
             Check("events", False, "epsilon cannot be recomputed: the second accountant knows none such")
         ]
     stated, delta, relation = (fields[name] for name in ("epsilon", "delta", "neighboring_relation"))
     by_pld = epsilon(events, delta, relation)
-    by_renyi = renyi(events, delta, relation)
-    epsilons, independently = _independently(events, stated, delta, relation, by_renyi)
+    if selections:
+        by_renyi, epsilons, independently = _with_selections(selections, sums, stated, delta, relation)
+    else:
+        by_renyi = renyi(events, delta, relation)
+        epsilons, independently = _independently(events, stated, delta, relation, by_renyi)
     near = abs(stated - by_pld) <= _PLD_TOLERANCE * by_pld + 1e-6
     told, least = _told_by_rdp(fields), _least_known(epsilons)
     modest = stated <= (1 + _RDP_TOLERANCE) * by_renyi + 1e-6
@@ -406,7 +428,8 @@ def _compared(events: list[Any], fields: Mapping[str, Any]) -> tuple[dict[str, f
 
 def _least_known(epsilons: Mapping[str, float | None]) -> float:
     """Return what the second accountant found, or its lower bound."""
-    found = (epsilons.get(name) for name in ("exact Gaussian", "integral", "grid, rounded down"))
+    names = ("exact Gaussian", "integral", "grid, rounded down", _BY_SELECTION)
+    found = (epsilons.get(name) for name in names)
     return next((one for one in found if one is not None), 0.0)
 
 
@@ -448,6 +471,18 @@ def _independently(
     return epsilons, check(
         stated >= least, f"at least {bounds.low:.6g} and at most {least:.6g} by a grid and Rényi divergences"
     )
+
+
+def _with_selections(
+    selections: list[Any], sums: list[Any], stated: float, delta: float, relation: Any
+) -> tuple[float, dict[str, float | None], Check]:
+    """Return the bound of the second accountant where settings were tuned, and whether ε is at least that."""
+    from dpvision.privacy.second_selection import renyi_with_selections
+
+    found = renyi_with_selections(selections, sums, delta, relation)
+    enough = stated >= (1 - _SELECTION_TOLERANCE) * found
+    said = f"{stated:.6g} stated, {found:.6g} by the bound on a selection"
+    return found, {_BY_SELECTION: _finite(found)}, Check("epsilon, independently", enough, said)
 
 
 def _finite(value: float) -> float | None:

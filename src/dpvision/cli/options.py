@@ -21,6 +21,7 @@ from dpvision.api.options import (
     RunOptions,
     SynthesisOptions,
     TrainOptions,
+    TuneOptions,
     described,
 )
 from dpvision.privacy.errors import InputError
@@ -51,6 +52,16 @@ Settings = Annotated[
         metavar="KEY=VALUE",
         help="A setting of the method, such as network=wrn-16-4, steps=500 or network_options.order=1; "
         "`dpvision settings METHOD` lists them, and so does docs/reference/settings.md. Repeat for more.",
+        show_default=False,
+    ),
+]
+SearchFor = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--search",
+        metavar="KEY=VALUE,VALUE,…",
+        help="A setting to tune, with the values to choose from, such as learning_rate=10,30,100. Repeat for "
+        "more: every combination is a candidate.",
         show_default=False,
     ),
 ]
@@ -90,7 +101,7 @@ RECIPE = {
     "data",
     *(
         one.name
-        for kind in (PlanOptions, TrainOptions, SynthesisOptions)
+        for kind in (PlanOptions, TrainOptions, TuneOptions, SynthesisOptions)
         for one in dataclasses.fields(kind)
         if "python_only" not in one.metadata
     ),
@@ -264,6 +275,22 @@ def with_settings(config: dict[str, Any], settings: list[str]) -> dict[str, Any]
         else:
             config[name] = _value(value)
     return config
+
+
+def with_searches(found: dict[str, Any], searches: list[str] | None) -> None:
+    """Put searches KEY=VALUE,VALUE,… in place of those of the recipe. InputError where one is malformed."""
+    if searches:
+        found["search"] = dict(found.get("search") or {}) | dict(map(_search, searches))
+
+
+def _search(text: str) -> tuple[str, list[Any]]:
+    name, equals, values = text.partition("=")
+    if not (name and equals and values):
+        raise InputError(f"--search {text}: must be of the form key=value,value,…")
+    try:
+        return name, list(_parse(f"values = [{values}]")["values"])
+    except ValueError:
+        return name, [_value(value) for value in values.split(",")]
 
 
 def _value(text: str) -> Any:

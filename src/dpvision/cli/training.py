@@ -1,4 +1,4 @@
-"""dpvision train, plan and resume."""
+"""dpvision train, tune, plan and resume."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from dpvision import api
-from dpvision.api.options import PlanOptions, TrainOptions
-from dpvision.cli.options import AsJson, checks, command, require
+from dpvision.api.options import PlanOptions, TrainOptions, TuneOptions
+from dpvision.cli.options import AsJson, SearchFor, checks, command, require, with_searches
 from dpvision.cli.output import duration, interruptible, show, work_bars
+from dpvision.images.files import read_json
 from dpvision.runs.places import check_run
 
 
@@ -36,9 +37,31 @@ def train(found: dict[str, Any], as_json: bool) -> None:
     show_result(result, as_json)
 
 
+@command(TuneOptions)
+def tune(found: dict[str, Any], as_json: bool, search: SearchFor = None) -> None:
+    """Tune settings on the private images, and release the best classifier, all within one budget.
+
+    Examples:
+
+        dpvision tune photos/ --epsilon 2 --out runs/tuned --search learning_rate=10,30 --search steps=50,100
+
+        dpvision tune mnist/ --epsilon 1 --out runs/mnist --search network=linear,tanh-cnn --trials 4
+
+    A random number of trials are trained, each with settings that are drawn from all combinations. The best
+    is released, by a noisy count of the training images it has right, and nothing of the others. The budget
+    pays for the choice too, so that each trial has more noise than a run of `train` would have: `plan` with
+    the same options says how much.
+    """
+    with_searches(found, search)
+    require(TuneOptions, found)
+    with interruptible(run=found["out"]), work_bars() as progress:
+        result = api.tune(found.pop("data"), **found, progress=progress)
+    show_result(result, as_json)
+
+
 @command(PlanOptions, is_run=False)
-def plan(found: dict[str, Any], as_json: bool) -> None:
-    """Show what train or synthesize would do with the same options. Spends nothing, writes nothing.
+def plan(found: dict[str, Any], as_json: bool, search: SearchFor = None) -> None:
+    """Show what train, tune or synthesize would do with the same options. Spends nothing, writes nothing.
 
     Examples:
 
@@ -47,7 +70,10 @@ def plan(found: dict[str, Any], as_json: bool) -> None:
         dpvision plan mnist/ --epsilon 1 --set network=wrn-16-4 --set augmult=8 --json
 
         dpvision plan mnist/ --epsilon 1 --method dp-mepf
+
+        dpvision plan photos/ --epsilon 2 --search learning_rate=10,30,100
     """
+    with_searches(found, search)
     require(PlanOptions, found)
     by_default = "" if found.get("delta") else ", the largest power of ten that is at most 1/(10·N)"
     forecast = api.plan(found.pop("data"), **found)
@@ -57,17 +83,41 @@ def plan(found: dict[str, Any], as_json: bool) -> None:
         f"{forecast.num_classes} classes; {forecast.test_examples} to test on",
         "epsilon": f"{forecast.epsilon:.6g} ({forecast.neighboring_relation})",
         "delta": f"{forecast.delta:g}{by_default}",
+        **(_of_tuning(forecast) if forecast.tuning else _of_releases(forecast)),
+        "expected time": duration(forecast.seconds),
+        "expected memory": f"{forecast.memory_bytes / 2**20:.0f} MiB",
+    }
+    rows |= _of_limit(forecast)
+    if not forecast.tuning:
+        rows |= {f"  {name}": value for name, value in asdict(forecast.config).items()}
+    show(asdict(forecast), as_json, rows)
+
+
+def _of_releases(forecast: api.Forecast) -> dict[str, object]:
+    """Say how a run releases."""
+    return {
         "noise multiplier": f"{forecast.noise_multiplier:.6g}",
         "releases": "; ".join(
             f"{stage.count} × {stage.releases}, sample rate {stage.sample_rate:.6g}"
             for stage in forecast.stages
         ),
-        "expected time": duration(forecast.seconds),
-        "expected memory": f"{forecast.memory_bytes / 2**20:.0f} MiB",
     }
-    rows |= _of_limit(forecast)
-    rows |= {f"  {name}": value for name, value in asdict(forecast.config).items()}
-    show(asdict(forecast), as_json, rows)
+
+
+def _of_tuning(forecast: api.Forecast) -> dict[str, object]:
+    """Say what each candidate's noise would be, and without tuning."""
+    tuning = forecast.tuning
+    assert tuning is not None
+    return {
+        "trials": f"{tuning.trials:g} on average, of {len(tuning.candidates)} candidates; at least one",
+        "score": f"training images that are right, with noise of standard deviation {tuning.score_noise:.4g}",
+        **{
+            f"  {', '.join(f'{name}={value}' for name, value in one.settings.items())}": (
+                f"noise multiplier {one.noise_multiplier:.4g}; train alone {one.alone:.4g}"
+            )
+            for one in tuning.candidates
+        },
+    }
 
 
 def _of_limit(forecast: api.Forecast) -> dict[str, object]:
@@ -114,6 +164,7 @@ def show_result(result: api.Result | api.Synthesis, as_json: bool) -> None:
         fields["test_interval_95"] = list(test.interval) if test else None
         fields["test_total"] = test.total if test else None
         rows["test accuracy"] = test or "not measured: there are no test images"
+    rows |= _tuned_settings(result)
     used = limit_used(result.release.parent)
     fields["epsilon_counted"] = used.epsilon if used else None
     fields["epsilon_limit"] = used.limit.budget.epsilon if used else None
@@ -122,3 +173,9 @@ def show_result(result: api.Result | api.Synthesis, as_json: bool) -> None:
     fields["release"] = str(result.release)
     rows["release"] = f"{result.release} (card: {result.release / 'card.md'})"
     show(fields, as_json, rows)
+
+
+def _tuned_settings(result: api.Result | api.Synthesis) -> dict[str, object]:
+    """Say which settings were chosen, where some were tuned."""
+    card = read_json(result.release / "card.json")
+    return {f"  {name}": card["config"][name] for name in card.get("tuning", {}).get("search", {})}

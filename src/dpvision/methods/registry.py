@@ -22,6 +22,9 @@ name of the method.
 AUTO = "auto"
 """What stands in the place of a classifier's method that is chosen by :mod:`dpvision.methods.auto`."""
 
+TUNED = "tune:"
+"""What a method's name has before it where its settings are tuned, see :mod:`dpvision.methods.tuned`."""
+
 _OURS = {
     "dp-sgd": "dpvision.methods.dp_sgd:DPSGD",
     "dp-mix-self": "dpvision.methods.dp_mix:DPMixSelf",
@@ -62,6 +65,10 @@ def find_method(name: str, makes: Makes | None = None) -> Method:
     Raises:
         InputError: there is none, it cannot be loaded, or it makes something else than is asked for.
     """
+    if name.startswith(TUNED):
+        from dpvision.methods.tuned import Tuned  # here: it takes seconds to import
+
+        return Tuned(find_method(name.removeprefix(TUNED)))
     if name == AUTO:
         raise InputError(f"'{AUTO}' chooses the method of a classifier; name one that makes images")
     check_known(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Protocol, TypeVar
@@ -16,10 +17,14 @@ from dpvision.images.public import Overlaps
 from dpvision.methods.stages import Calibrated
 from dpvision.priors.encoders import Encoder
 from dpvision.priors.feature_classifier import refuse_own_encoder
+from dpvision.priors.remembered import features_remembered
 from dpvision.privacy.account import Account
+from dpvision.privacy.by_example import KEY_BYTES
 from dpvision.privacy.errors import InputError
+from dpvision.privacy.events import Event
 from dpvision.privacy.facts import PublicFacts
-from dpvision.privacy.noise import RandomSource
+from dpvision.privacy.noise import KeyedRandom, RandomSource, SeededRandom
+from dpvision.privacy.selection import SelectionMechanism
 from dpvision.runs.checkpoints import Checkpoints
 from dpvision.runs.progress import Progress
 from dpvision.training import (
@@ -36,6 +41,9 @@ from dpvision.views import Pool, ViewPolicy
 Built = TypeVar("Built", bound=nn.Module)
 Sums = Mapping[str, Tensor]
 
+REHEARSED = 64
+"""The most images on which it is tried whether a trial can be done."""
+
 
 class Watch(OnBatch, Protocol):
     """A callback for audits: it is shown what every release is made of, before that is released. It changes
@@ -51,15 +59,17 @@ class Session:
     """Holds the private images of one run, with its account, its randomness and its checkpoints.
 
     A method asks it for releases, and gets nothing of the images but these. Each stage of the run is worked
-    on once, in the order of the stages, by :meth:`descend` or :meth:`release`. An interrupted run is taken up
-    where its checkpoint says; releases that the ledger holds but no checkpoint does were paid for and are
-    lost.
+    on once, in the order of the stages, by :meth:`descend`, :meth:`release` or :meth:`select`. An interrupted
+    run is taken up where its checkpoint says; releases that the ledger holds but no checkpoint does were paid
+    for and are lost.
 
     Guarantee:
         All that :meth:`descend` and :meth:`release` return or write into a model was made of releases of the
-        stages' mechanisms, each of them in the account before its noise was drawn. This holds if what a
-        method gives them (views, encoders, sums) keeps what :class:`ViewPolicy`, :class:`ClippedGradient` and
-        the stage's mechanism ask for. Record and replay (:mod:`dpvision.testing`) tries it on every method.
+        stages' mechanisms, each of them in the account before its noise was drawn. What :meth:`select`
+        returns is the best of trials, each on a session of its own, which were paid for together before the
+        first. This holds if what a method gives them (views, encoders, sums) keeps what :class:`ViewPolicy`,
+        :class:`ClippedGradient` and the stage's mechanism ask for. Record and replay
+        (:mod:`dpvision.testing`) tries it on every method.
 
     Args:
         images: the private ones.
@@ -254,6 +264,112 @@ class Session:
                 name: tensor.detach().cpu() for name, tensor in model.state_dict().items()
             }
 
+    def select(
+        self, number: int, stages_of: Callable[[int], Calibrated], run: Callable[[int, Session], Sums]
+    ) -> dict[str, Tensor]:
+        """Run a random number of trials and return what the best came to: all of the stage ``number``, whose
+        mechanism is a :class:`SelectionMechanism`.
+
+        The whole selection is paid for before the first trial. All that trials draw follows from a key, which
+        is kept until the last one is done: a trial that is begun again is the same trial.
+
+        Args:
+            number: the number of the stage, from 0.
+            stages_of: from the index of a candidate to the stages of its trial.
+            run: does a trial of a candidate on a session of its own, and returns what it came to, on the CPU:
+                tensors, the "score" among them.
+
+        Raises:
+            InputError: a candidate cannot be used, and nothing was spent; or the selection was paid for by a
+                process whose key is lost.
+        """
+        if number in self._results:
+            return dict(self._results[number])
+        account, mechanism = self.opened_account(), self.stages.stages[number].mechanism
+        assert isinstance(mechanism, SelectionMechanism)
+        cost = mechanism.cost(1)
+        is_paid = account.left(cost) == 0
+        if is_paid and not self._state:
+            raise InputError(
+                "this tuning was paid for, but the key of its trials is lost; its budget stays spent, so "
+                "start a new run within what the budget leaves"
+            )
+        with features_remembered():
+            if not self._state:
+                for candidate in range(len(mechanism.candidates)):
+                    self._rehearse(stages_of(candidate), partial(run, candidate))
+                key = self._random.at("trials", 0).bytes(KEY_BYTES)
+                self._state = {"key": torch.tensor(list(key), dtype=torch.uint8), "done": torch.tensor(0)}
+                self._save(number, lambda: self._state, final=True)
+            if not is_paid:
+                account.record(cost)
+            self._results[number] = self._best_trial(number, mechanism, stages_of, run)
+        self._state = {}
+        self._save(number + 1, dict, final=True)  # without the key
+        return dict(self._results[number])
+
+    def _best_trial(
+        self,
+        number: int,
+        mechanism: SelectionMechanism,
+        stages_of: Callable[[int], Calibrated],
+        run: Callable[[int, Session], Sums],
+    ) -> dict[str, Tensor]:
+        """Run the trials that the key says, from the first that is not done; what the best of all came to."""
+        state = self._state
+        random = KeyedRandom(bytes(state["key"].tolist()))
+        trials = mechanism.draw(random.at("trials", 0))
+        for trial in range(whole_number(state, "done", len(trials)), len(trials)):
+            candidate, said = trials[trial], f"trial {trial + 1} of {len(trials)}: "
+            session = self._of_trial(stages_of(candidate), random.at("trial", trial), said)
+            outcome = run(candidate, session)
+            if "best.score" not in state or outcome["score"] > state["best.score"]:
+                state = {"key": state["key"], **{f"best.{name}": t for name, t in outcome.items()}}
+            state["done"] = torch.tensor(trial + 1)
+            self._save(number, partial(dict, state), final=True)
+        return {name.removeprefix("best."): t for name, t in state.items() if name.startswith("best.")}
+
+    def _of_trial(self, stages: Calibrated, random: RandomSource, said: str) -> Session:
+        """Return the session of a trial, whose account holds it to its stages: this one's has paid for it."""
+
+        def open_account() -> Account:
+            account = Account(self.opened_account().budget, None, "a trial", stages.events)
+            account.open()
+            return account
+
+        def progress(what: str, done: int, total: int, account: Account | None = None) -> None:
+            self.tell(said + what, done, total)
+
+        return self._with(self._images, stages, open_account, random, progress)
+
+    def _rehearse(self, stages: Calibrated, run: Callable[[Session], Sums]) -> None:
+        """Do a trial on some of the images up to its first release. InputError where it cannot be done."""
+        some = self._images.subset(range(min(len(self._images), REHEARSED)))
+        account = _Rehearsal(self.opened_account().budget, None, "a rehearsal", stages.events)
+        with suppress(_Rehearsed):
+            run(self._with(some, stages, lambda: account, SeededRandom(0)))
+
+    def _with(
+        self,
+        images: ImageSet,
+        stages: Calibrated,
+        open_account: Callable[[], Account],
+        random: RandomSource,
+        progress: Progress | None = None,
+    ) -> Session:
+        """Return a session on other images, stages and account, without checkpoints."""
+        return Session(
+            images,
+            self.facts,
+            stages,
+            open_account,
+            random,
+            self.device,
+            pool=self.pool,
+            progress=progress,
+            overlaps=self._overlaps,
+        )
+
     def _stream(self, number: int) -> RandomSource:
         """Return the randomness of a stage."""
         return self._random.at("stage", number)
@@ -294,6 +410,17 @@ class Session:
                 raise ValueError("it lacks what an earlier stage came to")
         except (KeyError, ValueError) as error:
             raise _of_another_run(error) from error
+
+
+class _Rehearsed(Exception):  # noqa: N818 (reads as what happened)
+    """A trial has come to its first release."""
+
+
+class _Rehearsal(Account):
+    """An account of which nothing is ever spent."""
+
+    def record(self, event: Event) -> None:
+        raise _Rehearsed
 
 
 def _checked(result: Sums, like: Sums) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from dpvision.networks import Classifier, build_classifier
 from dpvision.networks.by_row import by_row
 from dpvision.priors.encoders import Encoder, build_encoder, rebuild_encoder
 from dpvision.priors.phase_one.prior_file import learned_from
+from dpvision.priors.remembered import remembered
 from dpvision.privacy.errors import InputError
 
 KIND = "encoder"
@@ -149,6 +150,7 @@ def refuse_own_encoder(encoder: Encoder, images: ImageSet, overlaps: Overlaps) -
         )
 
 
+@remembered
 @torch.no_grad()
 def encoded(model: Classifier, images: ImageSet, tell: Callable[[int, int], None] | None = None) -> Tensor:
     """Return the features ``[N, D]`` of images, on the device of the model. Those of an image do not depend

@@ -1,9 +1,10 @@
 """Everything the privacy guarantee rests on: facts, budget, accounting, sampling, noise, mechanisms, ledger.
 
 This package imports nothing of the rest of dpvision and is meant to be read in an afternoon, in this order:
-facts, budget, events (event, gaussian, poisson_gaussian), sampled_gaussian, accounting,
-second_accountant, loss_bracket, gaussian, by_example, noise, sampling, mechanisms, reservation, standing,
-owner_only, ledger, books, fingerprint, near, image_index, account, canaries, audit.
+facts, budget, trial_count, events (event, gaussian, poisson_gaussian, selection), sampled_gaussian,
+accounting, second_accountant, second_selection, loss_bracket, gaussian, by_example, noise, sampling,
+mechanisms, selection, reservation, standing, owner_only, ledger, books, fingerprint, near, image_index,
+account, canaries, audit.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ def epsilon(
 ) -> float:
     """Compute the ε that the composition of all events satisfies at δ; an upper bound, 0 for no events.
 
-    Above 2500, and where δ is so small that the rounding of so many compositions could count, both
-    accountants state the looser RDP bound.
+    Above 2500, where δ is so small that the rounding of so many compositions could count, and where an event
+    has no pair of distributions, both accountants state the looser RDP bound.
     The composition may be adaptive: each event's query may depend on earlier results.
 
     >>> from dpvision.privacy import gaussian_event
@@ -167,7 +167,7 @@ def calibrate_steps(sample_rate: float, steps: int, budget: Budget, accountant: 
 @lru_cache(maxsize=256)
 def _pld_epsilon(events: tuple[Event, ...], delta: float, neighboring_relation: NeighboringRelation) -> float:
     bound, usable = _rdp_epsilon(events, delta, neighboring_relation), delta - _slack(events)
-    if bound > _LARGEST_PLD_EPSILON or usable <= 0:
+    if bound > _LARGEST_PLD_EPSILON or usable <= 0 or not all(event.has_pair for event in events):
         return bound
     pld = _composed(events, delta, neighboring_relation)
     with np.errstate(over="ignore"):  # of e^ε, where it says that ε is infinite

@@ -129,6 +129,26 @@ class SeededRandom(RandomSource):
         return self._keystream.update(bytes(count))
 
 
+class KeyedRandom(SeededRandom):
+    """A source that a secret key of 256 bits determines: work that is begun again draws the same numbers.
+
+    Guarantee: without the key, what it gives cannot be told from independent uniform bits, as far as SHA-256,
+    by which each purpose and step has a key of its own, and AES-256 hold. Whoever keeps the key keeps it as
+    private as the images. ``tests/privacy/test_noise.py`` draws again from a key.
+    """
+
+    is_private = True
+
+    def __init__(self, key: bytes, path: tuple[tuple[str, int], ...] = ()) -> None:
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"a key has {KEY_BYTES} bytes, not {len(key)}")
+        super().__init__(int.from_bytes(key, "big"), path)
+
+    def at(self, purpose: str, step: int) -> KeyedRandom:
+        """Return an independent stream that depends only on the key and on all (purpose, step) up to it."""
+        return KeyedRandom(self.seed.to_bytes(KEY_BYTES, "big"), (*self._path, (purpose, step)))
+
+
 def random_source(seed: int | None) -> RandomSource:
     """Return the system's source of randomness, or a seeded one, with which a run is not private."""
     return SecureRandom() if seed is None else SeededRandom(seed)

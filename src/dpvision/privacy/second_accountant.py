@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -55,6 +56,9 @@ FEW_DRAWN = 4.0
 """How often an image must be drawn in all, on average, for `numerical` to be worth a try: it does not
 converge where hardly anyone is, and takes long to say so.
 """
+
+NO_DELTA = 1e-7
+"""The δ below which `delta_at` says 0."""
 
 _SLOPES = (0.2, 0.05)
 """How far the path bends, tried in turn: the more, the sooner its ends count for nothing."""
@@ -100,13 +104,10 @@ def exact_gaussian(events: Iterable[GaussianSums], delta: float, relation: str) 
     events = tuple(events)
     if any(event.sample_rate < 1 for event in events):
         return None
-    shift = math.sqrt(sum(event.count * _squared_shift(event, relation) for event in events))
+    shift = _shift(events, relation)
 
     def excess(epsilon: float) -> float:
-        """log δ(ε) − log δ: the terms are subtracted as logarithms, for e^ε overflows."""
-        first, second = log_ndtr(shift / 2 - epsilon / shift), log_ndtr(-shift / 2 - epsilon / shift)
-        ratio = epsilon + second - first
-        return first + (math.log(-math.expm1(ratio)) if ratio < 0 else -math.inf) - math.log(delta)
+        return _exact_log_delta(events, epsilon, relation) - math.log(delta)
 
     if shift == 0 or excess(0.0) <= 0:
         return 0.0
@@ -133,6 +134,33 @@ def numerical(events: Iterable[GaussianSums], delta: float, relation: str) -> Nu
     return found
 
 
+def log_moment(events: Iterable[GaussianSums], relation: str, t: float) -> float:
+    """Compute log M(t) at real t > 0, of the direction that has the larger."""
+    events = tuple(events)
+    return max(_real(events, pair, t) for pair in _pairs(relation))
+
+
+def least_epsilon(log_moment_at: Callable[[float], float], delta: float) -> float:
+    """Compute an upper bound on ε from log M(t), at the best of all t > 0."""
+    return _best_order(log_moment_at, delta)[0]
+
+
+def delta_at(events: Iterable[GaussianSums], epsilon: float, relation: str) -> float | None:
+    """Compute δ at ε > 0, of the direction that has the larger: in closed form where no release is over a
+    sample, else by the integral; 0 where it is below `NO_DELTA`, None where the integral does not converge.
+    """
+    events = tuple(events)
+    if all(event.sample_rate == 1 for event in events):
+        return math.exp(_exact_log_delta(events, epsilon, relation))
+    try:
+        return max(
+            0.0 if _is_below(events, pair, NO_DELTA, epsilon) else _delta(events, pair, epsilon)
+            for pair in _pairs(relation)
+        )
+    except _NotKnown:
+        return None
+
+
 def _pairs(relation: str) -> tuple[Pair, ...]:
     return ("replace",) if relation == "replace_one" else ("remove", "add")
 
@@ -142,16 +170,34 @@ def _squared_shift(event: GaussianSums, relation: str) -> float:
     return ((event.replace_one_ratio if relation == "replace_one" else 1.0) / event.noise_multiplier) ** 2
 
 
+def _shift(events: Sequence[GaussianSums], relation: str) -> float:
+    """Return μ, where all releases together are N(μ, 1) against N(0, 1)."""
+    return math.sqrt(sum(event.count * _squared_shift(event, relation) for event in events))
+
+
+def _exact_log_delta(events: Sequence[GaussianSums], epsilon: float, relation: str) -> float:
+    """Return log δ(ε) of releases over all examples. Logarithms are subtracted, for e^ε overflows."""
+    shift = _shift(events, relation)
+    first, second = log_ndtr(shift / 2 - epsilon / shift), log_ndtr(-shift / 2 - epsilon / shift)
+    ratio = epsilon + second - first
+    return float(first + (math.log(-math.expm1(ratio)) if ratio < 0 else -math.inf))
+
+
 # ε of one pair -------------------------------------------------------------------------------------------
 
 
 def _renyi(events: Sequence[GaussianSums], pair: Pair, delta: float) -> tuple[float, float]:
     """Return the bound on ε, at least 0, and the t at which it is least."""
+    return _best_order(lambda t: _real(events, pair, t), delta)
+
+
+def _best_order(log_moment_at: Callable[[float], float], delta: float) -> tuple[float, float]:
+    """Return the bound on ε from log M(t) for every t > 0, at least 0, and the t at which it is least."""
 
     def bound(log_t: float) -> float:
         t = math.exp(log_t)
         log_constant = t * math.log(t) - (1 + t) * math.log1p(t)
-        return (_real(events, pair, t) - math.log(delta) + log_constant) / t
+        return (log_moment_at(t) - math.log(delta) + log_constant) / t
 
     best = _least(bound)
     return max(bound(best), 0.0), math.exp(best)
@@ -204,6 +250,20 @@ def _numerical(events: Sequence[GaussianSums], pair: Pair, delta: float) -> Nume
             return found
         except _NotKnown:
             continue
+    raise _NotKnown
+
+
+def _delta(events: Sequence[GaussianSums], pair: Pair, epsilon: float) -> float:
+    """Return δ of one pair at ε. _NotKnown where two steps, along every path, give two answers."""
+    tau = _crossing(events, pair, epsilon, 1.0)
+    for slope in _SLOPES:
+        with suppress(_NotKnown):
+            coarse, fine = (
+                math.exp(_Path(events, pair, tau, epsilon, slope, per_step).log_delta(epsilon))
+                for per_step in (1, 2)
+            )
+            if abs(coarse - fine) <= LARGEST_ERROR * fine:
+                return fine
     raise _NotKnown
 
 

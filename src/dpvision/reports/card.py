@@ -18,6 +18,9 @@ from dpvision.networks import Classifier
 from dpvision.privacy import Account, Event, PublicFacts, RandomSource
 from dpvision.reports.guarantee_file import FIXED_SEED, in_words
 
+_BY_PLD = "privacy loss distributions (PLD)"
+_BY_RDP = "Rényi differential privacy, for a selection is composed by it alone"
+
 
 def release_card(
     guarantee: Mapping[str, Any],
@@ -39,9 +42,13 @@ def release_card(
         pool: public images that the private ones were mixed with, as the card has them.
         training_seconds: rounded to one digit, for its last ones depend on the sizes of the batches.
         test: the accuracy on the test images.
-        more: what the method has to say.
+        more: what the method has to say; it may take back what is here.
     """
-    reads = ["training time, to one digit: it depends on how many images the batches happened to hold"]
+    reads = []
+    if "training_seconds" not in more:
+        reads.append(
+            "training time, to one digit: it depends on how many images the batches happened to hold"
+        )
     if test is not None:
         reads.append("test images, for the test accuracy: the guarantee does not cover them")
     return {
@@ -97,7 +104,7 @@ def guarantee(
         **in_words(budget.neighboring_relation, broken_by),
         "target_epsilon": budget.epsilon,
         "accountant": {
-            "epsilon_by": "privacy loss distributions (PLD)",
+            "epsilon_by": _BY_PLD if all(event.has_pair for event in account.spent) else _BY_RDP,
             "version": f"dp-accounting {version('dp-accounting')}",
             "epsilon_by_rdp": account.epsilon_spent("rdp"),
         },

@@ -112,7 +112,9 @@ def _of(says: str, see: str) -> dict[str, str]:
 
 
 def _proved(card: Mapping[str, Any]) -> list[dict[str, str]]:
-    is_sampled = any(one["event"].get("sample_rate", 1) != 1 for one in events_of(card))
+    events = [one["event"] for one in events_of(card)]
+    is_sampled = any(one.get("sample_rate", 1) != 1 for event in events for one in _within(event))
+    is_tuned = any(event.get("kind") == "selection" for event in events)
     return [
         _of("releases that cost what the events say, composed, cost no more than ε", f"{_PAGES}verify.md"),
         *(
@@ -129,6 +131,16 @@ def _proved(card: Mapping[str, Any]) -> list[dict[str, str]]:
             if is_sampled
             else []
         ),
+        *(
+            [
+                _of(
+                    "the best of a random number of trials costs no more than its event",
+                    "src/dpvision/privacy/events/selection.py",
+                )
+            ]
+            if is_tuned
+            else []
+        ),
         _of(
             "the last digits of released numbers tell nothing more, and noise is Gaussian to within "
             "2^-158 for each pair of numbers",
@@ -138,8 +150,13 @@ def _proved(card: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
+def _within(event: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the events that a selection's trials release, or the event itself."""
+    return [one for trial in event["trials"] for one in trial] if "trials" in event else [event]
+
+
 def _measured(card: Mapping[str, Any]) -> list[dict[str, str]]:
-    timed = "training_seconds" in card
+    timed = card.get("training_seconds") is not None
     return [
         _of("one image moves a sum by no more than the sensitivity stated", "tests/testing/test_methods.py"),
         _of(
@@ -160,13 +177,19 @@ def _assumed(card: Mapping[str, Any]) -> list[dict[str, str]]:
         *([f"the encoder {encoder['name']} was not made of the private images"] if encoder else []),
         *(["the pool of public images holds none of the private ones"] if card.get("pool") else []),
     ]
+    settings = "settings to search" if "tuning" in card else "settings"
     return [
         _of("AES-256 cannot be told from random bits", f"{_PAGES}noise.md"),
+        *(
+            [_of("nor can SHA-256 of a secret key and the place of a draw", f"{_PAGES}noise.md")]
+            if "tuning" in card
+            else []
+        ),
         _of("the operating system's entropy, which keys it, is known to nobody", f"{_PAGES}noise.md"),
         _of("logarithm, sine and cosine are as exact as their libraries say", f"{_PAGES}noise.md"),
         _of("margins are wide enough for sums that are rounded in another order", f"{_PAGES}noise.md"),
         _of("the program ran as it is published, and released what it recorded", f"{_PAGES}verify.md"),
-        _of("settings were not chosen by looking at what is private", f"{_PAGES}index.md"),
+        _of(f"{settings} were not chosen by looking at what is private", f"{_PAGES}index.md"),
         _of("one image is protected, not one person who has several", f"{_PAGES}index.md"),
         *[_of(f"declared public: {what}", f"{_PAGES}index.md") for what in declared],
         *[_of(f"taken as public: {fact}", f"{_PAGES}index.md") for fact in card["taken_as_public"]],

@@ -9,6 +9,7 @@ known. ``tests/privacy/test_events.py`` adds one.
 from dpvision.privacy.events.event import Event, UnknownEvent, merge_events, register, written
 from dpvision.privacy.events.gaussian import NOISE_MULTIPLIERS, GaussianEvent
 from dpvision.privacy.events.poisson_gaussian import GaussianSumEvent, PoissonGaussianEvent, gaussian_event
+from dpvision.privacy.events.selection import SelectionEvent
 
 __all__ = [
     "NOISE_MULTIPLIERS",
@@ -16,6 +17,7 @@ __all__ = [
     "GaussianEvent",
     "GaussianSumEvent",
     "PoissonGaussianEvent",
+    "SelectionEvent",
     "UnknownEvent",
     "gaussian_event",
     "merge_events",

@@ -29,9 +29,9 @@ class UnknownEvent(InputError):  # noqa: N818 (reads as what happened)
 class Event(ABC):
     """``count`` like releases: immutable, and equal to another where all fields are.
 
-    A kind of events is a frozen dataclass in a file of its own, whose fields are numbers or texts. It says
-    here what accounts, ledgers and cards need to know of it, and is made known by `register`; none of them
-    knows any kind by name.
+    A kind of events is a frozen dataclass in a file of its own, whose `to_json` has numbers, texts or lists.
+    It says here what accounts, ledgers and cards need to know of it, and is made known by `register`; none of
+    them knows any kind by name.
 
     Guarantee: the ε of events is an upper bound if, for each of them and under both relations,
 
@@ -45,6 +45,8 @@ class Event(ABC):
     Attributes:
         kind: its name in ledgers, never to be given to something else.
         noise: what is added, in words, for cards and messages.
+        has_pair: whether there is a pair of distributions for the PLD accountant. Where one event of an
+            account has none, all of it is composed by Rényi divergences.
 
     Raises:
         InputError: the count is out of range.
@@ -52,6 +54,7 @@ class Event(ABC):
 
     kind: ClassVar[str]
     noise: ClassVar[str]
+    has_pair: ClassVar[bool] = True
 
     count: int = field(default=1, kw_only=True)
 
@@ -178,4 +181,5 @@ def merge_events(events: Iterable[Event]) -> tuple[Event, ...]:
 def _place(one: Event) -> tuple[Any, ...]:
     """Return a sorting key: by kind, and by the values of the fields."""
     fields = one.to_json()
-    return fields.pop("kind", ""), *fields.values()
+    kind = fields.pop("kind", "")
+    return kind, *(json.dumps(value) if isinstance(value, list) else value for value in fields.values())
