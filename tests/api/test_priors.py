@@ -296,6 +296,9 @@ def test_an_encoder_learned_from_the_private_images_is_refused(
     suffix = "+scattering" if combined else ""
     with pytest.raises(InputError, match="learned from the private images themselves"):
         dpvision.train(private, out=tmp_path / "run", config={"encoder": f"{own}{suffix}"}, **DP_RANDP)
+    whitened = {"encoder": f"{own}{suffix}", "encoder_options": {"whiten": 0.2}}
+    with pytest.raises(InputError, match="learned from the private images themselves"):
+        dpvision.train(private, out=tmp_path / "run", config=whitened, **DP_RANDP)
     assert not (tmp_path / "run").exists()
     dpvision.train(private, out=tmp_path / "run", config={"encoder": f"{other}{suffix}"}, **DP_RANDP)
 

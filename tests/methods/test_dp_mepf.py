@@ -369,6 +369,8 @@ def test_the_release_of_many_features_takes_little_memory() -> None:
     """303,104 features of 10 classes, as those of VGG-19: blocks of features and not all of them at once."""
 
     class Wide(torch.nn.Module):
+        concurrent = False
+
         def forward(self, x: Tensor) -> Tensor:
             return x.mean(dim=(1, 2, 3))[:, None].expand(-1, 303_104).contiguous()
 

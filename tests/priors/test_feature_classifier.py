@@ -69,7 +69,8 @@ def test_the_affine_head_makes_the_wide_resnet_of_the_paper() -> None:
     for parameter in network.head.parameters():
         torch.nn.init.normal_(parameter)
     assert sum(parameter.numel() for parameter in network.head.parameters()) == 3082
-    assert torch.equal(model(PIXELS), network.head(features_of(model, PIXELS)))
+    with torch.no_grad():  # as features are computed
+        assert torch.equal(model(PIXELS), network.head(features_of(model, PIXELS)))
 
     whole = build_network("wrn-16-4", in_channels=3, image_size=(16, 16), num_classes=10)
     head = dict(

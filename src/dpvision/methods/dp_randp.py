@@ -306,8 +306,8 @@ def _encoder(facts: PublicFacts, device: torch.device) -> tuple[str, dict[str, A
     if side < SMALLEST_FOR_PATCHES:
         return "scattering", {"J": 1, "cells": max(1, side // 2), "groups": 9}
     if channels == 1 or side < SMALLEST_FOR_PRIORS:
-        size, cells = (6, 3) if side >= SMALLEST_FOR_PRIORS else (side // 2, 2)
-        return "patches", {"size": size, "cells": cells, "whiten": WHITEN}
+        size, cells, centroids = (6, 3, 300) if side >= SMALLEST_FOR_PRIORS else (side // 2, 2, 150)
+        return "patches", {"size": size, "cells": cells, "centroids": centroids, "whiten": WHITEN}
     images = facts.num_examples * height * width / 32**2
     if device.type == "cuda" or images <= IMAGES_FOR_LARGE_PRIORS:
         return "wrn-16-4-long+wrn-16-4", {"parts": [{"whiten": WHITEN}, {"whiten": WHITEN}]}
