@@ -349,7 +349,7 @@ def test_a_prior_that_began_with_another_learned_from_its_images_too(private: Pa
 
 
 def test_a_data_set_with_a_ledger_is_not_public(private: Path, tmp_path: Path) -> None:
-    dpvision.train(private, out=tmp_path / "run", config={"steps": 2}, **DP_RANDP)
+    dpvision.train(private, out=tmp_path / "run", config={"steps": 2, "encoder": "pixels"}, **DP_RANDP)
     with pytest.raises(InputError, match="is a private data set, with the ledger"):
         train(SMALL, tmp_path / "prior.safetensors", public_images=private)
     assert list(tmp_path.glob("prior*")) == []
