@@ -13,6 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+Each = Callable[[Callable[[Tensor], Tensor], Iterable[Tensor]], Iterable[Tensor]]
+"""What calls a function with each of several batches, as ``map`` does."""
+
 
 def rows_at_a_time(device: torch.device) -> int:
     """Return how many rows keep the device busy; no more, for trials and blank rows cost as much."""
@@ -48,9 +51,6 @@ def by_row(
         return function(rows.to(device))[: len(some)]
 
     yield from each(filled, blocks(size))
-
-
-Each = Callable[[Callable[[Tensor], Tensor], Iterable[Tensor]], Iterable[Tensor]]
 
 
 def _in_threads(function: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> Iterator[Tensor]:

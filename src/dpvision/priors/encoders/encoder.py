@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -50,6 +53,14 @@ class Encoder(nn.Module):
 
     def train(self, mode: bool = True) -> Encoder:
         return super().train(False)
+
+    def digest(self) -> bytes:
+        """Return the SHA-256 of all that features follow from: the configuration and the weights."""
+        sha256 = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        for name, tensor in self.state_dict().items():
+            sha256.update(repr((name, tensor.dtype, tensor.shape)).encode())
+            sha256.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return sha256.digest()
 
     def fit(self, tell: Tell | None = None) -> None:
         """Learn what it needs from images of random processes, which are public, unless weights bring it.

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import OrderedDict
 
 from torch import Tensor
 
-from dpvision.networks.weights import safetensors_bytes
 from dpvision.priors.encoders.encoder import Encoder, Tell
 
 MOST_KEPT = 2  # each may have some hundred MB
 
-_kept: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+_kept: OrderedDict[bytes, dict[str, Tensor]] = OrderedDict()
 
 
 def fit_once(encoder: Encoder, tell: Tell | None = None) -> None:
     """Fit it (:meth:`Encoder.fit`), or take what one of the same config and weights was fitted to before."""
     if not encoder.images_to_fit:
         return
-    content = json.dumps(encoder.config, sort_keys=True).encode() + safetensors_bytes(encoder.state_dict())
-    key = hashlib.sha256(content).hexdigest()
+    key = encoder.digest()
     if key in _kept:
         encoder.load_state_dict(_kept[key])
         _kept.move_to_end(key)
