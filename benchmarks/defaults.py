@@ -14,12 +14,14 @@ training. Features are computed once for a set; every run counts the time that i
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 from unittest import mock
@@ -107,19 +109,29 @@ def sets(options: argparse.Namespace) -> Iterator[tuple[str, Images]]:
 
 
 class Features:
-    """Features of the images of a set, computed once for a choice of encoder."""
+    """Features of the images of a set, computed once for a choice of encoder; in a folder, if one is given,
+    also for later processes that run the same code.
+    """
 
-    def __init__(self, images: Images, facts: PublicFacts) -> None:
-        self.images, self.facts = images, facts
+    def __init__(self, images: Images, facts: PublicFacts, folder: Path | None = None) -> None:
+        self.images, self.facts, self.folder = images, facts, folder
         self.found: dict[str, tuple[Tensor, float]] = {}
 
     def of(self, config: EncoderSettings) -> tuple[Tensor, float]:
         """Features of all images, and the seconds that one image takes."""
         key = f"{config.encoder} {config.encoder_options} {config.mirror}"
         if key not in self.found:
-            started = perf_counter()
-            features = encoded(config.build_model(self.facts), self.images)
-            self.found[key] = features, (perf_counter() - started) / len(features)
+            named = hashlib.sha256(f"{self.images.source} {self.facts} {key}".encode()).hexdigest()[:16]
+            kept = self.folder / f"{named}.pt" if self.folder else None
+            if kept and kept.exists():
+                self.found[key] = tuple(torch.load(kept))
+            else:
+                started = perf_counter()
+                features = encoded(config.build_model(self.facts), self.images)
+                self.found[key] = features, (perf_counter() - started) / len(features)
+                if kept:
+                    kept.parent.mkdir(parents=True, exist_ok=True)
+                    torch.save(self.found[key], kept)
         return self.found[key]
 
 

@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--epsilon", nargs="+", type=float, help="instead of the recipe's")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each")
+    parser.add_argument("--features", type=Path, help="a folder that keeps features for the next call")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--held-out", type=int, default=0, help="so many training images to test on")
     which.add_argument("--test", action="store_true", help="the test images")
@@ -60,7 +61,7 @@ def main() -> None:
     images, count = split(options.data, options.test, options.held_out)
     assert images.labels is not None
     private, targets = images.subset(range(count)), images.labels[count:]
-    features = Features(images, PublicFacts(count, images.shape, images.class_names))
+    features = Features(images, PublicFacts(count, images.shape, images.class_names), options.features)
     for recipe in options.recipe:
         chosen = collect(recipe)
         overrides = with_settings(chosen.get("config", {}), options.settings)

@@ -8,7 +8,8 @@ move the gradients of all others a little.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from dpvision.gradients.capture import Pass
 from dpvision.gradients.dropout import Draws, dropout_drawn
 from dpvision.gradients.forward import CannotRun, RowsMoved, forward
 from dpvision.gradients.module_state import left_as_it_was
+from dpvision.gradients.per_example import ghost_is_cheaper
 from dpvision.gradients.trial import random_like
 from dpvision.privacy.by_example import ExampleKey
 
@@ -25,13 +27,19 @@ GIB = 1 << 30
 # time: so much, and so much for each byte of the weights.
 FIXED_BYTES = {"cpu": 4 << 20, "cuda": 4 * GIB}
 PER_BYTE_OF_WEIGHTS = 8
-MOST_EXAMPLES = 256
+MOST_IMAGES = 256
+MOST_ROWS = 2048  # of features: of fewer, half of the time would go to what a pass takes at any size
 ENOUGH_BYTES = GIB // 4
 """Bytes beyond which a chunk gains nothing on a CPU, and its tensors leave the caches."""
 
 
+def most_examples(shape: Sequence[int]) -> int:
+    """Return how many examples of a shape, ``[D]`` or ``[C, H, W]``, are held and worked on at a time."""
+    return MOST_ROWS if len(shape) == 1 else MOST_IMAGES
+
+
 def chunk_size(model: nn.Module, views: Tensor, expected_batch_size: float, memory_bytes: int) -> int:
-    """Return the number of examples in a chunk, a power of two up to `MOST_EXAMPLES`, from public numbers.
+    """Return the number of examples in a chunk, a power of two up to `most_examples`, from public numbers.
 
     A batch of E examples takes E/n + ½ chunks of n, for half of the last one is blank, and each takes a fixed
     cost beside that of its examples: least in all for n = √(2·E·fixed cost / cost of an example).
@@ -46,30 +54,37 @@ def chunk_size(model: nn.Module, views: Tensor, expected_batch_size: float, memo
     weights = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     fixed = FIXED_BYTES.get(kind, 4 * GIB) + PER_BYTE_OF_WEIGHTS * weights
     best = math.sqrt(2 * expected_batch_size * fixed / per_example)
-    largest = max(1.0, min(best, expected_batch_size, most / per_example, MOST_EXAMPLES))
+    largest = max(1.0, min(best, expected_batch_size, most / per_example, most_examples(views.shape[2:])))
     return 1 << int(math.log2(largest))
 
 
 def bytes_per_example(model: nn.Module, views: Tensor) -> int:
-    """Estimate the bytes that one example takes: its gradient (twice, while it is pulled back or summed) and
-    its views' activations. Those that lead to no gradient, as in a frozen encoder, are freed on the way:
-    there the largest counts, not all. Of ``views`` only the shape is used.
+    """Estimate the bytes that one example takes: its gradient (twice, while it is pulled back or summed), but
+    for linear layers' that is kept as factors, and its views' activations. Those that lead to no gradient, as
+    in a frozen encoder, are freed on the way: there the largest counts, not all. Of ``views`` only the shape
+    is used.
     """
-    gradient = sum(p.numel() for p in model.parameters() if p.requires_grad) * 4 * 2
+    gradient = sum(p.numel() for p in model.parameters() if p.requires_grad)
     kept = largest = 0
+    calls: Counter[nn.Linear] = Counter()  # one: its weight's gradient is kept as factors
 
     def count(module: nn.Module, args: tuple[object, ...], output: object) -> None:
         nonlocal kept, largest
         if isinstance(output, Tensor) and not any(module.children()):
             kept += output.numel() * output.requires_grad
             largest = max(largest, *(leaf.numel() for leaf in (*args, output) if isinstance(leaf, Tensor)))
+            if type(module) is nn.Linear and module.weight.requires_grad:
+                inputs, outputs = module.in_features, module.out_features
+                positions = views.shape[1] * output.numel() // outputs
+                calls[module] += 1 if ghost_is_cheaper(positions, inputs, outputs) else 2
 
     with left_as_it_was(model), dropout_drawn(model, None), torch.enable_grad():
         for module in model.modules():
             module.register_forward_hook(count)
         forward(model, torch.zeros_like(views[0, :1]))
+    gradient -= sum(layer.weight.numel() for layer, number in calls.items() if number == 1)
     # Saved, its gradient, and room for a layer's work.
-    return gradient + max(kept, largest) * 4 * 3 * views.shape[1]
+    return gradient * 4 * 2 + max(kept, largest) * 4 * 3 * views.shape[1]
 
 
 def blank(tensor: Tensor, count: int) -> Tensor:

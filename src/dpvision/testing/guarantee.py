@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from scipy.stats import chi2
 
+from dpvision.gradients.chunks import MOST_IMAGES
 from dpvision.images import Images
 from dpvision.privacy import GaussianSumMechanism, InputError, Mechanism, NeighboringRelation
 from dpvision.testing.neighbours import Neighbours, neighbours
 from dpvision.testing.recording import OURS, Release, Transcript, recorded
-from dpvision.training.trainer import EXAMPLES_AT_A_TIME
 
 Run = Callable[[Images, Path], Path]
 """A function that learns from images by releases of mechanisms, under a fixed seed, in a new folder. It
@@ -80,8 +80,8 @@ def check_guarantee(
         InputError: too few or too many images, or the example that differs was never part of a release, so
             that nothing was checked.
     """
-    if len(images) > EXAMPLES_AT_A_TIME:
-        raise InputError(f"check the guarantee on at most {EXAMPLES_AT_A_TIME} images, not {len(images)}")
+    if len(images) > MOST_IMAGES:
+        raise InputError(f"check the guarantee on at most {MOST_IMAGES} images, not {len(images)}")
     comparisons = []
     with tempfile.TemporaryDirectory() as folder:
         for data, pairs in groupby(neighbours(images, neighboring_relation, example), lambda pair: pair.data):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dpvision.gradients import ClippedGradient, ClippedSum
-from dpvision.gradients.chunks import MOST_EXAMPLES
+from dpvision.gradients.chunks import most_examples
 from dpvision.images import ImageSet
 from dpvision.privacy.by_example import ExampleKey, distinct_ids
 from dpvision.privacy.errors import InputError
@@ -26,9 +26,6 @@ from dpvision.training.optimization import OptimizerName, Schedule, make_optimiz
 from dpvision.training.optimizer_state import load_optimizer_state, optimizer_state
 from dpvision.training.saved_state import check_tensors, whole_number
 from dpvision.views import ViewPolicy, check_no_leak
-
-# Examples whose views are made and held at a time.
-EXAMPLES_AT_A_TIME = MOST_EXAMPLES
 
 
 @dataclass(frozen=True)
@@ -216,7 +213,7 @@ class PrivateTrainer:
             self.engine.sum(
                 *self.views(some.to(self.device), labels, ids, keys), dropout=keys.dropout.of(ids)
             )
-            for some, labels, ids in batch.blocks(EXAMPLES_AT_A_TIME)
+            for some, labels, ids in batch.blocks(most_examples(self._examples.shape))
         ]
         sums = parts[0].gradients
         for part in parts[1:]:
