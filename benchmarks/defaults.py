@@ -121,18 +121,27 @@ class Features:
         """Features of all images, and the seconds that one image takes."""
         key = f"{config.encoder} {config.encoder_options} {config.mirror}"
         if key not in self.found:
-            named = hashlib.sha256(f"{self.images.source} {self.facts} {key}".encode()).hexdigest()[:16]
-            kept = self.folder / f"{named}.pt" if self.folder else None
-            if kept and kept.exists():
-                self.found[key] = tuple(torch.load(kept))
-            else:
-                started = perf_counter()
-                features = encoded(config.build_model(self.facts), self.images)
-                self.found[key] = features, (perf_counter() - started) / len(features)
-                if kept:
-                    kept.parent.mkdir(parents=True, exist_ok=True)
-                    torch.save(self.found[key], kept)
+            self.found[key] = self._kept(key) or self._computed(key, config)
         return self.found[key]
+
+    def _computed(self, key: str, config: EncoderSettings) -> tuple[Tensor, float]:
+        started = perf_counter()
+        features = encoded(config.build_model(self.facts), self.images)
+        found = features, (perf_counter() - started) / len(features)
+        if self.folder:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            torch.save(found, self._file(key))
+        return found
+
+    def _kept(self, key: str) -> tuple[Tensor, float] | None:
+        file = self._file(key)
+        return tuple(torch.load(file)) if file and file.exists() else None
+
+    def _file(self, key: str) -> Path | None:
+        if self.folder is None:
+            return None
+        of_images = hashlib.sha256(self.images.pixels.numpy()).hexdigest()
+        return self.folder / f"{hashlib.sha256(f'{of_images} {key}'.encode()).hexdigest()[:16]}.pt"
 
 
 def trained(

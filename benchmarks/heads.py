@@ -19,28 +19,44 @@ from statistics import mean, stdev
 import torch
 import torch.nn.functional as F
 from defaults import Features, trained
+from torch import Tensor
 
 from dpvision.cli.options import collect, with_settings
 from dpvision.images import Images, open_images
 from dpvision.methods import find_method
+from dpvision.methods.features import EncoderSettings
 from dpvision.privacy import Budget, PublicFacts
 
 
-def joined(first: Images, second: Images) -> Images:
-    """The images of both, one after the other."""
-    assert first.labels is not None
-    assert second.labels is not None
-    pixels, labels = torch.cat([first.pixels, second.pixels]), torch.cat([first.labels, second.labels])
-    return Images(pixels, labels, first.class_names, first.source)
+class Chosen(Features):
+    """Features of images of one or more sets, one set after the other."""
+
+    def __init__(self, sets: Sequence[Images], indices: Sequence[Tensor], count: int, folder: Path | None):
+        facts = PublicFacts(count, sets[0].shape, sets[0].class_names)
+        super().__init__(sets[0], facts)
+        self.sets, self.indices = [Features(images, facts, folder) for images in sets], indices
+
+    def _computed(self, key: str, config: EncoderSettings) -> tuple[Tensor, float]:
+        found = [some.of(config) for some in self.sets]
+        chosen = [features[of] for (features, _), of in zip(found, self.indices, strict=True)]
+        return torch.cat(chosen), found[0][1]
 
 
-def split(data: str, test: bool, held_out: int) -> tuple[Images, int]:
-    """All images, and how many of them are learned from: the first."""
+def split(data: str, test: bool, held_out: int, folder: Path | None) -> tuple[Chosen, Images, Tensor]:
+    """Return features, of the images that are learned from and then of the others; these images, and the
+    labels of the others.
+    """
     images = open_images(data)
+    sets, indices, count = [images], [torch.arange(len(images))], len(images)
     if test:
-        return joined(images, open_images(data, split="test")), len(images)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    return images.subset(order.tolist()), len(images) - held_out
+        sets.append(open_images(data, split="test"))
+        indices.append(torch.arange(len(sets[1])))
+    else:
+        indices = [torch.randperm(len(images), generator=torch.Generator().manual_seed(0))]
+        count -= held_out
+    labels = torch.cat([torch.as_tensor(some.labels)[of] for some, of in zip(sets, indices, strict=True)])
+    private = images.subset(indices[0][:count].tolist())
+    return Chosen(sets, indices, count, folder), private, labels[count:]
 
 
 def main() -> None:
@@ -58,14 +74,11 @@ def main() -> None:
     which.add_argument("--test", action="store_true", help="the test images")
     options = parser.parse_args()
 
-    images, count = split(options.data, options.test, options.held_out)
-    assert images.labels is not None
-    private, targets = images.subset(range(count)), images.labels[count:]
-    features = Features(images, PublicFacts(count, images.shape, images.class_names), options.features)
+    features, private, targets = split(options.data, options.test, options.held_out, options.features)
     for recipe in options.recipe:
         chosen = collect(recipe)
         overrides = with_settings(chosen.get("config", {}), options.settings)
-        overrides["expected_batch_size"] = count  # all of them, as in the recipe
+        overrides["expected_batch_size"] = len(private)  # all of them, as in the recipe
         for epsilon in options.epsilon or [chosen["epsilon"]]:
             rows: list[Sequence[float]] = []
             for _ in range(options.seeds):

@@ -37,6 +37,35 @@ def test_tuning_benchmark_has_a_row_for_each_budget_and_number_of_trials() -> No
 
 
 @pytest.mark.slow
+def test_heads_benchmark_has_a_line_for_each_budget_and_computes_features_once(tmp_path: Path) -> None:
+    recipe, folder = tmp_path / "digits-head.toml", tmp_path / "features"
+    recipe.write_text(
+        'epsilon = 1\ndelta = 1e-5\nmethod = "dp-randp"\n[config]\nencoder = "pixels"\nsteps = 20\n'
+        "expected_batch_size = 1437\n"
+    )
+    options = ["bundled:digits", "--recipe", str(recipe), "--seeds", "2", "--features", str(folder)]
+    command = [sys.executable, str(ROOT / "benchmarks" / "heads.py"), *options, "--epsilon", "2", "20"]
+
+    def lines(*options: str) -> list[str]:
+        finished = subprocess.run(
+            [*command, *options], capture_output=True, text=True, check=True, timeout=600
+        )
+        return finished.stdout.splitlines()
+
+    first, second = lines("--held-out", "200")
+    assert first.startswith("digits-head")
+    assert "ε = 2:" in first
+    assert "ε = 20:" in second
+    assert "n = 200" in first
+    assert float(second.split("20:")[1].split()[0]) > float(first.split("2:")[1].split()[0]) > 30
+    (of_training,) = folder.iterdir()
+    written = of_training.stat().st_mtime_ns
+    assert "n = 360" in lines("--test")[0]
+    assert of_training.stat().st_mtime_ns == written
+    assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.slow
 def test_processes_benchmark_has_a_row_for_each(tmp_path: Path) -> None:
     options = ["bundled:digits", "--out", str(tmp_path), "--steps", "2", "--count", "256", "--json"]
     names = ["untrained", "fractals", "mixture"]

@@ -254,8 +254,10 @@ def test_an_interrupted_run_goes_on_as_it_would_have(images: Images, tmp_path: P
     config = {"steps": 6, "encoder": "pixels", "encoder_options": {"size": 4, "whiten": 0.2}}
     options = {"epsilon": 8.0, "delta": 1e-3, "method": "dp-randp", "seed": 3, "config": config}
     whole = dpvision.train(images, out=tmp_path / "whole", **options)
+    told = set()
 
     def interrupt(what: str, done: int, total: int, account: object) -> None:
+        told.add(what)
         if what in ("features", "looking at random processes"):
             return
         assert total == 6
@@ -264,6 +266,7 @@ def test_an_interrupted_run_goes_on_as_it_would_have(images: Images, tmp_path: P
 
     with pytest.raises(KeyboardInterrupt):
         dpvision.train(images, out=tmp_path / "cut", progress=interrupt, **options)
+    assert told == {"looking at random processes", "features", "Phase II"}
     resumed = dpvision.resume(tmp_path / "cut", data=images)
     assert resumed.epsilon == whole.epsilon
     for name, tensor in whole.model.state_dict().items():

@@ -211,7 +211,8 @@ class DPRandP:
         for number, part in enumerate(config.parts(session.facts.num_examples)):
             train = partial(descend, session, number, part.name)
             if part.on_features:
-                head, encode = features_of(model).head, partial(encoded, model)
+                head = features_of(model).head
+                encode = partial(encoded, model, tell=partial(session.tell, "features"))
                 train(head, part.settings, part.phases, Unchanged(), encode)
             else:
                 train(model, part.settings, part.phases, config.views(session.pool))
@@ -317,14 +318,19 @@ def _encoder(facts: PublicFacts, device: torch.device) -> tuple[str, dict[str, A
 
 def _on_features(part: Part, model: Classifier, num_examples: int) -> Estimate:
     features, encoding = trial_features(model)
-    count = len(features)
     settings = part.settings
     engine = clipped_gradient(model.network.get_submodule("head"), settings)
-    views, targets = features.unsqueeze(1), torch.zeros(count, dtype=torch.int64, device=features.device)
-    engine.sum(views, targets)  # the check of the head, the first memory
-    started = perf_counter()
-    engine.sum(views, targets).norms.sum().item()  # waits for the device
-    per_example = (perf_counter() - started) / count
+
+    def run(examples: int) -> float:
+        views = features[torch.arange(examples) % len(features)].unsqueeze(1)
+        targets = torch.zeros(examples, dtype=torch.int64, device=features.device)
+        started = perf_counter()
+        engine.sum(views, targets).norms.sum().item()  # waits for the device
+        return perf_counter() - started
+
+    run(1)  # the check of the head
+    run(engine.chunk)  # the first memory
+    per_example = run(engine.chunk) / engine.chunk
     encoded_images = num_examples + features_of(model).encoder.images_to_fit
     seconds = encoded_images * encoding + settings.steps * settings.expected_batch_size * per_example
     pixels = num_examples * math.prod(model.image_shape)
