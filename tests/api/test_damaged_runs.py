@@ -149,9 +149,10 @@ def test_a_run_that_stopped_before_its_ledger_was_begun_goes_on(
 
 def test_a_failing_ledger_leaves_no_run(images: Images, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for make in (dpvision.train, dpvision.synthesize):
+    ledger = tmp_path / "file" / "ledger"
+    for make, method in ((dpvision.train, "dp-randp"), (dpvision.synthesize, "dp-mepf")):
         with pytest.raises(InputError, match="cannot be written"):
-            make(images, epsilon=3.0, out=tmp_path / "run", ledger=tmp_path / "file" / "ledger")
+            make(images, method=method, config=JOBS[method], epsilon=3.0, out=tmp_path / "run", ledger=ledger)
         assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

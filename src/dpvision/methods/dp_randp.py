@@ -67,7 +67,8 @@ CLIP = 0.4
 LARGEST_RATE_OF_A_CLASS = 12.0
 SMALLEST_FOR_PRIORS = 16  # pixels; of smaller images, and of grey ones, patches are taken
 SMALLEST_FOR_PATCHES = 5  # pixels
-IMAGES_FOR_LARGE_PRIORS = 10_000  # of 32 × 32 pixels, whose features take minutes on a CPU
+# Of 32 × 32 pixels: features of so many take about six minutes on two cores, and about fifteen.
+MOST_FOR_TWO_PRIORS, MOST_FOR_LARGE_PRIOR = 10_000, 60_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,7 +302,8 @@ def _with_phase_iii(facts: PublicFacts, device: torch.device) -> DPRandPConfig:
 
 def _encoder(facts: PublicFacts, device: torch.device) -> tuple[str, dict[str, Any]]:
     """Choose an encoder and its options, whitened: priors for colour images, two large ones where there is a
-    GPU or there are few images; patches for grey images and small ones.
+    GPU or there are few images, one of them where there are not too many; patches for grey images and small
+    ones.
     """
     channels, height, width = facts.image_shape
     side = min(height, width)
@@ -311,9 +313,9 @@ def _encoder(facts: PublicFacts, device: torch.device) -> tuple[str, dict[str, A
         size, cells, centroids = (6, 3, 300) if side >= SMALLEST_FOR_PRIORS else (side // 2, 2, 150)
         return "patches", {"size": size, "cells": cells, "centroids": centroids, "whiten": WHITEN}
     images = facts.num_examples * height * width / 32**2
-    if device.type == "cuda" or images <= IMAGES_FOR_LARGE_PRIORS:
+    if device.type == "cuda" or images <= MOST_FOR_TWO_PRIORS:
         return "wrn-16-4-long+wrn-16-4", {"parts": [{"whiten": WHITEN}, {"whiten": WHITEN}]}
-    return PRIOR, {"whiten": WHITEN}
+    return "wrn-16-4-long" if images <= MOST_FOR_LARGE_PRIOR else PRIOR, {"whiten": WHITEN}
 
 
 def _on_features(part: Part, model: Classifier, num_examples: int) -> Estimate:

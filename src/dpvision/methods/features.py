@@ -25,7 +25,8 @@ from dpvision.privacy.facts import PublicFacts
 PRIOR = "wrn-10-4-small"
 """The bundled prior that these methods begin with."""
 
-TRIAL_IMAGES = 256
+TRIAL_SECONDS, MOST_TRIED = 0.25, 2048
+"""A trial of an encoder lasts so long, or has so many images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +83,15 @@ def features_of(model: Classifier) -> FeatureClassifier:
 
 
 def trial_features(model: Classifier) -> tuple[Tensor, float]:
-    """Return features of `TRIAL_IMAGES` random images, and the seconds that one image took."""
-    pixels = torch.randint(256, (TRIAL_IMAGES, *model.image_shape), dtype=torch.uint8)
-    started = perf_counter()
-    features = encoded(model, Images(pixels, None, (), "random images"))
-    tried = TRIAL_IMAGES + 2 * rows_at_a_time(features.device)  # with the two batches of `by_row`'s own trial
-    return features, (perf_counter() - started) / tried
+    """Return features of random images, as many as take some time, and the seconds that one image took."""
+    device = model.normalize.mean.device
+    at_a_time = rows_at_a_time(device)
+    count = at_a_time * (torch.get_num_threads() if device.type == "cpu" else 1)
+    while True:
+        pixels = torch.randint(256, (count, *model.image_shape), dtype=torch.uint8)
+        started = perf_counter()
+        features = encoded(model, Images(pixels, None, (), "random images"))
+        seconds = perf_counter() - started
+        if seconds >= TRIAL_SECONDS or count >= MOST_TRIED:
+            return features, seconds / (count + 2 * at_a_time)  # with the two batches of `by_row`'s own trial
+        count *= 4
