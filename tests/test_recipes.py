@@ -14,7 +14,11 @@ from dpvision.methods import Estimate, find_method
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 # What is public of the data sets that the recipes are for: N and the image shape.
-FACTS = {"fashion-mnist": (60_000, (1, 28, 28)), "cifar10": (50_000, (3, 32, 32))}
+FACTS = {
+    "mnist": (60_000, (1, 28, 28)),
+    "fashion-mnist": (60_000, (1, 28, 28)),
+    "cifar10": (50_000, (3, 32, 32)),
+}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
