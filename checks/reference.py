@@ -31,8 +31,9 @@ TIMED = {"dp-sgd": "3 minutes", "dp-mix-self": "15 minutes", "dp-mix-diff": "15 
 
 SETTINGS = """# Settings
 
-What `dpvision settings METHOD` prints, and what `--set KEY=VALUE`, a recipe's `[config]` and `config=` in
-Python take. A value is written as in TOML; `--set encoder_options.size=8` sets one entry of a table.
+What `--set KEY=VALUE`, a recipe's `[config]` and `config=` in Python take; `dpvision settings METHOD` prints
+the same but for defaults. A value is written as in TOML; `--set encoder_options.size=8` sets one entry of a
+table.
 
 Defaults follow from what is public: N, the images' shape and classes, ε and the device. The column has
 those for 50,000 colour images of 32 pixels in 10 classes, ε = 2, on a CPU; with `phase_iii=full` and

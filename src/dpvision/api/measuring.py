@@ -51,7 +51,7 @@ def evaluate_images(
             No guarantee covers what the figures say of them.
         split: the split of the spec; by default "test", or all of data without splits.
         encoder, encoder_options: whose features are compared, see `dpvision.priors.build_encoder`; by default
-            those of the bundled prior, averaged over all positions.
+            those of `wrn-10-4-small`, averaged over all positions.
         classifiers: the classifiers that learn from the synthetic images, by default those usual for images
             of this shape.
         resnet9: how that classifier is trained, if it is one of them.

@@ -10,7 +10,7 @@ from dpvision.cli.options import AsJson, checks
 from dpvision.cli.output import show
 from dpvision.methods.registry import AUTO, check_known, find_method, known_methods
 
-CHOICE = "Choose dp-randp, or dp-sgd where a setting of it is given or images are tiny; the default"
+CHOICE = "Choose dp-randp, or dp-sgd where a setting of it alone or of views is given, or images are tiny; the default"
 
 
 def methods(as_json: AsJson = False) -> None:
@@ -29,7 +29,8 @@ def settings(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="One of `dpvision methods`.")],
     as_json: AsJson = False,
 ) -> None:
-    """List a method's settings: name, type, default and what each does.
+    """List a method's settings: name, type and what each does. Defaults follow from what is public of the
+    images, ε and the device: `dpvision plan` prints them, and docs/reference/settings.md has an example.
 
     Example:
 
@@ -38,5 +39,5 @@ def settings(
     from dpvision.methods.documentation import documented_settings
 
     found = documented_settings(find_method(method).config_class)
-    rows = {one.name: f"{one.type}, {one.default}: {one.help}" for one in found}
+    rows = {one.name: f"{one.type}: {one.help}" for one in found}
     show({one.name: one.to_json() for one in found}, as_json, rows)

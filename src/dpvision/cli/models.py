@@ -33,7 +33,7 @@ def evaluate(
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="Of synthetic images: whose features to compare (default: the bundled prior's).",
+            help="Of synthetic images: whose features to compare (default: wrn-10-4-small's).",
             show_default=False,
         ),
     ] = None,

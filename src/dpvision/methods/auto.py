@@ -66,4 +66,4 @@ def choose_method(settings: Collection[str], image_shape: tuple[int, int, int] |
         return Choice(FROM_SCRATCH, f"{of_views[0]} is of views, and it learns from these")
     if image_shape and min(image_shape[1:]) < WideResNet.SMALLEST_SIDE:
         return Choice(FROM_SCRATCH, f"images of {image_shape[1]}×{image_shape[2]} are too small for a prior")
-    return Choice(ON_FEATURES, "it was the most accurate on most sets where the defaults were measured")
+    return Choice(ON_FEATURES, "it was the most accurate on most sets where defaults were measured")

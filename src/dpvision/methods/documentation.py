@@ -1,4 +1,4 @@
-"""Collect the documentation of methods and their settings from docstrings and defaults."""
+"""Collect the documentation of methods and their settings from docstrings."""
 
 from __future__ import annotations
 
@@ -15,22 +15,17 @@ from dpvision.privacy.values import in_words
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a method.
-
-    Attributes:
-        name, type: its name, and its type in words.
-        default: its default, in words; "chosen by the data" where it follows from public facts.
-        help: what it does.
+    """One setting of a method: its name, its type in words, and what it does. Its default is a matter of
+    :meth:`Method.default_config`, for it may follow from public facts.
     """
 
     name: str
     type: str
-    default: str
     help: str
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the name."""
-        return {"type": self.type, "default": self.default, "help": self.help}
+        return {"type": self.type, "help": self.help}
 
 
 def summary(method: Method) -> str:
@@ -44,17 +39,9 @@ def documented_settings(config_class: type) -> list[Setting]:
     helps = _helps(config_class)
     types = setting_types(config_class)
     return [
-        Setting(one.name, in_words(types[one.name]), _default(one), helps.get(one.name, ""))
+        Setting(one.name, in_words(types[one.name]), helps.get(one.name, ""))
         for one in sorted(dataclasses.fields(config_class), key=lambda one: list(helps).index(one.name))
     ]
-
-
-def _default(one: dataclasses.Field[Any]) -> str:
-    if one.default is not dataclasses.MISSING:
-        return f"default {one.default!r}"
-    if one.default_factory is not dataclasses.MISSING:
-        return f"default {one.default_factory()!r}"
-    return "chosen by the data"
 
 
 def _helps(config_class: type) -> dict[str, str]:

@@ -34,8 +34,8 @@ class EncoderSettings:
     """Settings that choose the features.
 
     Attributes:
-        encoder: names the frozen, public encoder that turns images into features; `dpvision prior list` has
-            those that come with the package.
+        encoder: names the frozen, public encoder that turns images into features; the package has
+            priors, that `dpvision prior list` lists, patches, scattering and pixels.
         encoder_options: are passed to the encoder, as :func:`dpvision.priors.build_encoder` lists them.
         mirror: adds the features of the mirrored image, so that left and right are alike to the head.
     """
