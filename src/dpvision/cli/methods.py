@@ -10,7 +10,10 @@ from dpvision.cli.options import AsJson, checks
 from dpvision.cli.output import show
 from dpvision.methods.registry import AUTO, check_known, find_method, known_methods
 
-CHOICE = "Choose dp-randp, or dp-sgd where a setting of it alone or of views is given, or images are tiny; the default"
+CHOICE = (
+    "Choose dp-randp, or dp-sgd where a setting of it alone or of views is given, or images are tiny; "
+    "the default"
+)
 
 
 def methods(as_json: AsJson = False) -> None:
