@@ -237,7 +237,6 @@ def test_settings_and_their_estimate() -> None:
     public = (facts(300, (3, 16, 16)), Budget(1.0, 1e-3), CPU)
     config = DPRidge().default_config(*public, {"encoder": "scattering"})
     assert (config.encoder, config.mirror) == ("scattering", True)
-    config = DPRidge().default_config(*public, {"encoder": "pixels"})
     assert DPRidge().estimate(config, public[0], CPU).seconds > 0
     with pytest.raises(InputError, match="no setting 'steps'"):
         DPRidge().default_config(*public, {"steps": 3})
