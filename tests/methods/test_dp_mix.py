@@ -190,7 +190,7 @@ def test_views_are_for_the_head_of_a_frozen_encoder_too(images: Images, pool: Pa
     for name in weights[0]:
         for other in weights[1:]:
             assert torch.equal(weights[0][name], other[name]) == ("head" not in name)
-    with pytest.raises(InputError, match="views need phase_ii = sampled or phase_iii = full"):
+    with pytest.raises(InputError, match="views need phase_ii = sampled or a Phase III"):
         dpvision.train(
             images,
             method="dp-randp",

@@ -129,6 +129,49 @@ def test_the_head_learns_first_then_everything(images: Images, tmp_path: Path, p
         assert not torch.equal(both[name], parameter)
 
 
+@pytest.mark.parametrize(
+    ("phase_iii", "learning", "card"),
+    [
+        ("top", ["stages.2."], "The head and the last third of the encoder's layers were trained"),
+        ("norms", [".norm."], "The head and the encoder's norms were trained"),
+    ],
+)
+def test_a_part_of_the_encoder_learns_and_the_rest_does_not(
+    images: Images, tmp_path: Path, phase_iii: str, learning: list[str], card: str
+) -> None:
+    """Also of an encoder inside a whitened one."""
+    config = {"encoder": "random-wrn-10-1", "encoder_options": {"whiten": 0.2}, "phase_iii": phase_iii}
+    config |= {"steps": 4, "phase_ii_share": 0.5}
+    options = {"epsilon": 8.0, "delta": 1e-3, "method": "dp-randp", "seed": 1, "config": config}
+    dpvision.train(images, out=tmp_path / "run", **options)
+    assert card in (tmp_path / "run" / "release" / "card.md").read_text()
+    learned = dpvision.load(tmp_path / "run" / "release").state_dict()
+    fresh = config_for(2, **config).build_model(facts_of(images))
+    moved = {name for name, p in fresh.named_parameters() if not torch.equal(learned[name], p)}
+    of_encoder = {name for name, _ in fresh.named_parameters() if not name.startswith("network.head.")}
+    assert moved - of_encoder == {"network.head.weight"}
+    assert moved & of_encoder == {n for n in of_encoder if any(part in n for part in learning)} != of_encoder
+
+
+@pytest.mark.parametrize(("phase_iii", "missing"), [("top", "layers"), ("norms", "GroupNorm or LayerNorm")])
+def test_an_encoder_without_such_a_part_is_refused_and_costs_nothing(
+    images: Images, tmp_path: Path, phase_iii: str, missing: str
+) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    config = {"encoder": "pixels", "phase_iii": phase_iii, "steps": 4}
+    with pytest.raises(InputError, match=f"pixels has no {missing} that could learn"):
+        dpvision.train(
+            images,
+            epsilon=8,
+            delta=1e-3,
+            method="dp-randp",
+            config=config,
+            out=tmp_path / "run",
+            ledger=ledger,
+        )
+    assert not ledger.exists() or '"event"' not in ledger.read_text()
+
+
 @pytest.mark.parametrize("phase_ii", PHASE_II)
 @pytest.mark.parametrize("cut", [2, 3, 4])
 def test_an_interruption_in_either_phase_changes_nothing(
@@ -326,7 +369,7 @@ def test_what_the_user_says_holds_and_what_does_not_exist_is_refused() -> None:
     assert config_for(100, steps=7, mirror=False).steps == 7
     with pytest.raises(InputError, match="no setting 'network'"):
         config_for(100, network="linear")
-    with pytest.raises(InputError, match="phase_iii must be full or none, not half"):
+    with pytest.raises(InputError, match="phase_iii must be full or top or norms or none, not half"):
         config_for(100, phase_iii="half")
     with pytest.raises(InputError, match="phase_ii must be features or sampled, not half"):
         config_for(100, phase_ii="half")
@@ -336,7 +379,7 @@ def test_what_the_user_says_holds_and_what_does_not_exist_is_refused() -> None:
     with pytest.raises(InputError, match="phase_iii_learning_rate must be above 0"):
         config_for(100, phase_iii_learning_rate=0.0)
     for views in ({"augmult": 4}, {"pad": 1}, {"flip": True}):
-        with pytest.raises(InputError, match="views need phase_ii = sampled or phase_iii = full"):
+        with pytest.raises(InputError, match="views need phase_ii = sampled or a Phase III"):
             config_for(100, **views)
         config_for(100, phase_iii="full", **views)
         config_for(100, phase_ii="sampled", **views)

@@ -69,8 +69,8 @@ PhaseIII = Annotated[
     str | None,
     typer.Option(
         "--phase-iii",
-        help="With dp-randp: full, all weights learn after the head; or none, the head alone (the same as "
-        "--set phase_iii=…).",
+        help="With dp-randp, what learns after the head: full, all weights; top, the last third of the "
+        "layers; norms, their scales and shifts; or none (the same as --set phase_iii=…).",
         show_default=False,
     ),
 ]

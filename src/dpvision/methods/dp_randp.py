@@ -12,13 +12,14 @@ expected batch size, the noise on the mean gradient is that of Phase III.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 from typing import Any, Literal, get_args
 
 import torch
+from torch import nn
 
 from dpvision.gradients import check_clipping_norm
 from dpvision.methods.classifiers import finished_classifier, learned_weights
@@ -46,7 +47,7 @@ from dpvision.training import Phase
 from dpvision.views import Unchanged
 
 PhaseII = Literal["features", "sampled"]
-PhaseIII = Literal["full", "none"]
+PhaseIII = Literal["full", "top", "norms", "none"]
 
 MOMENTUM = 0.9
 
@@ -82,7 +83,9 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
         phase_ii: gives the head "features", computed once, and before a Phase III all of them in every step;
             or "sampled", features of the views of a batch, computed in every step, with one average over both
             phases, as in the paper.
-        phase_iii: trains all weights in the end if "full"; with "none" the head alone ever learns.
+        phase_iii: trains, in the end, all weights if "full"; the head and the last third of the encoder's
+            layers if "top"; the head and the scales and shifts of the encoder's norms if "norms"; with
+            "none" the head alone ever learns.
         phase_ii_share: is the share of the steps that train the head alone, where a Phase III follows.
         phase_iii_learning_rate: scales the steps of Phase III, as learning_rate does those of Phase II.
 
@@ -107,15 +110,20 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
         check(0 < rate < math.inf, "phase_iii_learning_rate", "above 0 and finite", rate)
         if (self.phase_ii, self.phase_iii) == ("features", "none") and not self.views_are_images():
             raise InputError(
-                "views need phase_ii = sampled or phase_iii = full, for else features are computed once; "
+                "views need phase_ii = sampled or a Phase III, for else features are computed once; "
                 "mirror adds those of the mirrored image"
             )
 
     def head_options(self) -> dict[str, Any]:
         return {"head": self.head, "feature_norm": self.feature_norm}
 
-    def parts(self, num_examples: int) -> list[Part]:
-        """Return the parts that are trained, one after the other. A phase without steps is left out."""
+    def parts(self, num_examples: int, thawed: Collection[str] = ()) -> list[Part]:
+        """Return the parts that are trained, one after the other. A phase without steps is left out.
+
+        Args:
+            num_examples: N.
+            thawed: the names of the parameters that learn in Phase III, where parts are to be trained.
+        """
         if self.phase_iii == "none":
             on_features = self.phase_ii == "features"
             trains = None if on_features else _is_of_head
@@ -123,22 +131,22 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
             return [Part(self, phases, on_features=on_features, name="Phase II")]
         steps = round(self.phase_ii_share * self.steps)
         head = replace(self.phase(), steps=steps)
-        everything = replace(
+        body = replace(
             self.phase(),
             steps=self.steps - steps,
             learning_rate=self.phase_iii_learning_rate,
-            trains=lambda name: True,
+            trains=lambda name: name in thawed,
         )
         if self.phase_ii == "sampled":
-            phases = [phase for phase in (replace(head, trains=_is_of_head), everything) if phase.steps > 0]
+            phases = [phase for phase in (replace(head, trains=_is_of_head), body) if phase.steps > 0]
             return [Part(self, phases, name="Phases II and III")]
         parts = []
         if head.steps > 0:
             of_all = replace(self, steps=head.steps, expected_batch_size=num_examples)
             noise = num_examples / self.expected_batch_size
             parts.append(Part(of_all, [head], noise, on_features=True, name="Phase II"))
-        if everything.steps > 0:
-            parts.append(Part(replace(self, steps=everything.steps), [everything], name="Phase III"))
+        if body.steps > 0:
+            parts.append(Part(replace(self, steps=body.steps), [body], name="Phase III"))
         return parts
 
 
@@ -166,6 +174,37 @@ def _is_of_head(name: str) -> bool:
     return name.startswith(HEAD)
 
 
+def thawed(model: Classifier, phase_iii: PhaseIII) -> set[str]:
+    """Return the names of the parameters that learn in Phase III, or in the end: the head's, and some of the
+    encoder's. Layers are modules that have parameters of their own, in the order in which they are defined.
+
+    Raises:
+        InputError: the encoder has no layers or norms that could learn.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    if phase_iii == "full":
+        return set(names)
+    layers = [
+        (f"{name}.", module)
+        for name, module in model.named_modules()
+        if not _is_of_head(f"{name}.") and any(True for _ in module.parameters(recurse=False))
+    ]
+    if phase_iii == "top":
+        learning = [name for name, _ in layers[-max(1, len(layers) // 3) :]]
+    elif phase_iii == "norms":
+        learning = [name for name, module in layers if isinstance(module, nn.GroupNorm | nn.LayerNorm)]
+    else:
+        return set(filter(_is_of_head, names))
+    if not learning:
+        encoder = features_of(model).encoder.config["name"]
+        what = "layers" if phase_iii == "top" else "GroupNorm or LayerNorm"
+        raise InputError(
+            f"phase_iii = {phase_iii}: encoder {encoder} has no {what} that could learn; choose another "
+            f"encoder, or phase_iii = none"
+        )
+    return {name for name in names if _is_of_head(name) or name.startswith(tuple(learning))}
+
+
 class DPRandP:
     """Train a head on features that were learned from random processes, then, if asked for, all weights
     (Tang et al., arXiv 2306.06076).
@@ -181,7 +220,7 @@ class DPRandP:
     ) -> DPRandPConfig:
         """Choose the head alone, unless Phase III is asked for."""
         check_settings(self.config_class, overrides)
-        if overrides.get("phase_iii") == "full":
+        if overrides.get("phase_iii", "none") != "none":
             config = _with_phase_iii(facts, device)
         else:
             config = _head_alone(facts, budget, device, overrides)
@@ -201,7 +240,7 @@ class DPRandP:
         """Estimate what a run takes; see :class:`Method`."""
         model = config.build_model(facts, fit=False).to(device)
         seconds, memory = 0.0, 0
-        for part in config.parts(facts.num_examples):
+        for part in config.parts(facts.num_examples, thawed(model, config.phase_iii)):
             some = (_on_features if part.on_features else _on_views)(part, model, facts.num_examples)
             seconds, memory = seconds + some.seconds, max(memory, some.memory_bytes)
         return Estimate(seconds, memory)
@@ -209,7 +248,8 @@ class DPRandP:
     def learn(self, config: DPRandPConfig, session: Session) -> Learned:
         """Train the head, then, in a Phase III, all."""
         model = public_model(config, session)
-        for number, part in enumerate(config.parts(session.facts.num_examples)):
+        parts = config.parts(session.facts.num_examples, thawed(model, config.phase_iii))
+        for number, part in enumerate(parts):
             train = partial(descend, session, number, part.name)
             if part.on_features:
                 head = features_of(model).head
@@ -217,7 +257,7 @@ class DPRandP:
                 train(head, part.settings, part.phases, Unchanged(), encode)
             else:
                 train(model, part.settings, part.phases, config.views(session.pool))
-        return learned_weights(model, "" if config.phase_iii == "full" else HEAD)
+        return learned_weights(model, HEAD if config.phase_iii == "none" else "")
 
     def finish(
         self, config: DPRandPConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
