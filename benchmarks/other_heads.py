@@ -38,7 +38,6 @@ from dpvision.privacy import Budget
 from dpvision.training.optimization import Schedule, schedule_factor
 
 CPU = torch.device("cpu")
-HELD_OUT = 10_000
 FACTORS = (0.5, 1.0, 2.0, 4.0)
 STEPS_TO_CONVERGE = 300
 LONGEST = math.sqrt(2)
@@ -182,7 +181,8 @@ def from_ridge(how: Descent, data: Data, factors: Sequence[float], seeds: Sequen
     It is of the first 512 features, for its noise falls on their products; its scores become logits by a
     factor of 8.
     """
-    classes, few = int(data.labels.max()) + 1, 512
+    size, classes = data.features.shape[1], int(data.labels.max()) + 1
+    few = min(512, size)
     exact = sufficient_statistics(data.features[:, :few].float() * (1 - 1e-5), data.labels, classes)
     noise, starts = data.noise * math.sqrt(3) * SENSITIVITY, []
     for seed in seeds:
@@ -193,7 +193,7 @@ def from_ridge(how: Descent, data: Data, factors: Sequence[float], seeds: Sequen
         }
         scores, _ = ridge(released, len(data.labels), noise)
         logits = 8 * (scores - scores.mean(dim=0)).T.float()
-        starts.append(F.pad(logits, (0, 0, 0, data.features.shape[1] - few)))
+        starts.append(F.pad(logits, (0, 0, 0, size - few)))
     rest = replace(data, noise=data.noise * math.sqrt(3 / 2))
     return descend(how, rest, factors, seeds, torch.stack(starts))
 
@@ -264,15 +264,16 @@ def main() -> None:
     parser.add_argument("--epsilon", nargs="+", type=float, default=(0.5, 1.0, 2.0, 4.0, 8.0))
     parser.add_argument("--seeds", type=int, default=10, help="runs of each, at least 2")
     parser.add_argument("--only", nargs="*", default=(), help="names of ways beside the default")
+    parser.add_argument("--held-out", type=int, default=10_000, help="so many training images to test on")
     parser.add_argument("--features", type=Path, help="a folder that keeps features for the next call")
     parser.add_argument("--precision", default="auto", choices=get_args(Precision), help="of the steps")
     options = parser.parse_args()
 
     dtype = resolve_precision(options.precision, CPU) or torch.float32
-    kept, private, targets = split(options.data, False, HELD_OUT, options.features)
+    kept, private, targets = split(options.data, False, options.held_out, options.features)
     chosen = collect(options.recipe)["config"]
     encoder = {name: chosen[name] for name in ("encoder", "encoder_options", "mirror") if name in chosen}
-    half = HELD_OUT // 2
+    half = options.held_out // 2
     for epsilon in options.epsilon:
         budget = Budget(epsilon, 1e-5)
         config = DPRandP().default_config(kept.facts, budget, CPU, encoder)

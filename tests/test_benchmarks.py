@@ -66,6 +66,20 @@ def test_heads_benchmark_has_a_line_for_each_budget_and_computes_features_once(t
 
 
 @pytest.mark.slow
+def test_other_heads_benchmark_has_a_line_for_each_way_and_none_guesses(tmp_path: Path) -> None:
+    recipe = tmp_path / "digits.toml"
+    recipe.write_text('[config]\nencoder = "pixels"\n')
+    options = ["bundled:digits", "--recipe", str(recipe), "--held-out", "400", "--seeds", "2"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "other_heads.py"), *options, "--epsilon", "20"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+    lines = finished.stdout.splitlines()
+    assert len(lines) == 19
+    assert all(line.startswith("ε = 20 ") for line in lines)
+    accuracies = {line[7:40].strip(): float(line[40:].split()[0]) for line in lines}
+    assert min(accuracies.values()) > 85, accuracies
+
+
+@pytest.mark.slow
 def test_processes_benchmark_has_a_row_for_each(tmp_path: Path) -> None:
     options = ["bundled:digits", "--out", str(tmp_path), "--steps", "2", "--count", "256", "--json"]
     names = ["untrained", "fractals", "mixture"]
