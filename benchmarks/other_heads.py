@@ -227,7 +227,10 @@ def ways(config: DPRandPConfig) -> dict[str, Ways]:
         "half the steps": {"steps": many // 2, "rate": 2 * one},
         "no momentum, twice the steps": without_momentum,
         "momentum 0.97": {"momentum": 0.97, "rate": 0.3 * one},
-        "constant rate, averaged at 0.9": {"schedule": "constant", "average": 0.9, "rate": one / 2},
+        **{
+            f"constant rate, averaged at {decay}": {"schedule": "constant", "average": decay, "rate": one / 2}
+            for decay in (0.9, 0.95, 0.97)
+        },
         "cosine": {"schedule": "cosine"},
         "averaged at 0.9": {"average": 0.9},
         "not averaged": {"average": 0.0},

@@ -400,12 +400,13 @@ def test_the_noise_of_all_steps_moves_a_logit_by_about_one() -> None:
             noise = calibrated(DPRandP(), config, facts(n), budget).noise_multiplier
             weight = torch.zeros(config.steps, dtype=torch.float64)
             for step in range(config.steps):  # how far the noise of each step goes, in the end
-                rates = config.learning_rate * (1 - torch.arange(step, config.steps).double() / config.steps)
+                assert config.schedule == "constant"
+                rates = torch.full((config.steps - step,), config.learning_rate, dtype=torch.float64)
                 decay = config.momentum ** torch.arange(config.steps - step).double()
                 weight[step] = (rates * decay).sum()
             moved = float(weight.norm()) * noise * config.max_grad_norm / n
-            assert moved <= 1.05
-            assert moved >= 0.5 or config.learning_rate == 12 * 10, (n, budget, config.steps, moved)
+            assert moved <= 1.3
+            assert moved >= 0.6 or config.learning_rate == 12 * 10, (n, budget, config.steps, moved)
 
 
 def test_rates_grow_with_epsilon_and_not_above_what_classes_bear() -> None:
@@ -414,5 +415,5 @@ def test_rates_grow_with_epsilon_and_not_above_what_classes_bear() -> None:
         config = DPRandP().default_config(facts(50_000), Budget(epsilon, 1e-6), CPU, {})
         rates.append(config.learning_rate * config.steps)
         assert config.learning_rate <= 12 * 2
-        assert 100 <= config.steps <= 200
+        assert config.steps == 200
     assert rates == sorted(rates)

@@ -160,7 +160,7 @@ def _linear(facts: PublicFacts, images: float, steps: int | None) -> DPSGDConfig
     """
     norm = float(f"{math.sqrt(math.prod(facts.image_shape)):.3g}")
     steps, rate = _steps_and_rate(
-        way_for_noise(images, MOMENTUM) / norm**2,
+        way_for_noise(images, MOMENTUM, "linear") / norm**2,
         LARGEST_RATE_OF_A_CLASS * len(facts.class_names) / norm**2,
         MOST_STEPS,
         steps,
@@ -172,7 +172,7 @@ def _linear(facts: PublicFacts, images: float, steps: int | None) -> DPSGDConfig
 def _convolutional(network: str, facts: PublicFacts, images: float, steps: int | None) -> DPSGDConfig:
     """Choose settings of another network, by what was measured of tanh-cnn."""
     steps, rate = _steps_and_rate(
-        way_for_noise(images, MOMENTUM) / LOGIT_GRADIENT,
+        way_for_noise(images, MOMENTUM, "linear") / LOGIT_GRADIENT,
         LARGEST_RATE_OF_CONVOLUTIONS,
         MOST_STEPS_OF_CONVOLUTIONS,
         steps,

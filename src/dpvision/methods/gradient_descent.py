@@ -110,20 +110,23 @@ def images_over_noise(num_examples: int, budget: Budget) -> float:
     return num_examples / sigma
 
 
-def way_for_noise(images: float, momentum: float) -> float:
-    """Return the learning rate times the steps at which the noise of all steps moves a logit by about one.
+def way_for_noise(images: float, momentum: float, schedule: Schedule) -> float:
+    """Return the first learning rate times the steps at which the noise of all steps moves a logit by about
+    one.
 
     Args:
         images: N/σ of a single release, see :func:`images_over_noise`.
         momentum: of the steps.
+        schedule: of the learning rates, "constant" or "linear".
 
     Where C = 1, and the gradient of a logit has norm 1, as with features of norm 1, the noise of a step moves
     it by a normal number of standard deviation rate·σ/N/(1 − β), where β is the momentum. T steps need √T
-    times the σ₁ of a single release. Where rates fall linearly to zero, the deviations add up to
-    rate·T·σ₁/N/(√3·(1 − β)), whatever T is. With more noise the loss ends above that of guessing, on few
-    images or at a small ε; with less the model stays near its start.
+    times the σ₁ of a single release. Of rates that stay as they are, the deviations add up to
+    rate·T·σ₁/N/(1 − β), whatever T is; of rates that fall linearly to zero to a √3rd of it. With more noise
+    the loss ends above that of guessing, on few images or at a small ε; with less the model stays near its
+    start.
     """
-    return math.sqrt(3) * (1 - momentum) * images
+    return {"constant": 1.0, "linear": math.sqrt(3)}[schedule] * (1 - momentum) * images
 
 
 def check_batch(settings: GradientSettings, num_examples: int) -> None:
