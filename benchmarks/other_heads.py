@@ -77,8 +77,8 @@ class Descent:
     rate: float
     clip: float
     momentum: float = 0.9
-    schedule: Schedule = "linear"
-    average: float = 0.5
+    schedule: Schedule = "constant"
+    average: float = 0.9
     adam: bool = False
     kalman: float = 1.0
     correlated: float = 0.0
@@ -212,31 +212,31 @@ def projected(size: int, how: Descent, data: Data, factors: Sequence[float], see
 
 def ways(config: DPRandPConfig) -> dict[str, Ways]:
     """Return the ways by name; "default" first."""
-    default = Descent(config.steps, config.learning_rate, config.max_grad_norm)
+    default = Descent(
+        config.steps,
+        config.learning_rate,
+        config.max_grad_norm,
+        schedule=config.schedule,
+        average=config.ema_decay,
+    )
     one, many = default.rate, default.steps
-    without_momentum: dict[str, Any] = {
-        "momentum": 0.0,
-        "steps": 2 * many,
-        "rate": 3 * one,
-    }  # at larger rates the loss swings
+    without_momentum: dict[str, Any] = {"momentum": 0.0, "rate": 4 * one}  # larger rates make the loss swing
+    to_zero: dict[str, Any] = {"rate": math.sqrt(3) * one, "average": 0.5}
     changed: dict[str, dict[str, Any]] = {
         "default": {},
         "clipped at 1": {"clip": 1.0, "rate": 0.4 * one},
         "clipped at 0.2": {"clip": 0.2, "rate": 2 * one},
         "twice the steps": {"steps": 2 * many, "rate": one / 2},
         "half the steps": {"steps": many // 2, "rate": 2 * one},
-        "no momentum, twice the steps": without_momentum,
+        "no momentum": without_momentum,
         "momentum 0.97": {"momentum": 0.97, "rate": 0.3 * one},
-        **{
-            f"constant rate, averaged at {decay}": {"schedule": "constant", "average": decay, "rate": one / 2}
-            for decay in (0.9, 0.95, 0.97)
-        },
-        "cosine": {"schedule": "cosine"},
-        "averaged at 0.9": {"average": 0.9},
-        "not averaged": {"average": 0.0},
-        "Adam": {"adam": True, "momentum": 0.0, "rate": 0.2},
-        "DiSK, κ = 0.7, twice the steps": {**without_momentum, "kalman": 0.7},
-        "DiSK, κ = 0.3, twice the steps": {**without_momentum, "kalman": 0.3},
+        "rates to zero linearly": {"schedule": "linear", **to_zero},
+        "rates to zero by the cosine": {"schedule": "cosine", **to_zero},
+        "averaged at 0.95": {"average": 0.95},
+        "averaged at 0.5": {"average": 0.5},
+        "Adam": {"adam": True, "momentum": 0.0, "rate": 0.1},
+        "DiSK, κ = 0.7": {**without_momentum, "kalman": 0.7},
+        "DiSK, κ = 0.3": {**without_momentum, "kalman": 0.3},
         "correlated noise, c = 0.5": {"correlated": 0.5},
     }
     found: dict[str, Ways] = {

@@ -73,7 +73,7 @@ def test_other_heads_benchmark_has_a_line_for_each_way_and_none_guesses(tmp_path
     command = [sys.executable, str(ROOT / "benchmarks" / "other_heads.py"), *options, "--epsilon", "20"]
     finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
     lines = finished.stdout.splitlines()
-    assert len(lines) == 21
+    assert len(lines) == 19
     assert all(line.startswith("ε = 20 ") for line in lines)
     accuracies = {line[7:40].strip(): float(line[40:].split()[0]) for line in lines}
     assert min(accuracies.values()) > 85, accuracies
