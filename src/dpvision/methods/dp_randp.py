@@ -308,14 +308,15 @@ def _sampled(config: DPRandPConfig, facts: PublicFacts) -> DPRandPConfig:
     """
     batch = max(1, min(facts.num_examples // 8, 1024))
     steps = round(10 * facts.num_examples / batch)
+    # Rates that fall linearly begin √3 times as high, see `way_for_noise`; more noise was not tried here.
+    falling = math.sqrt(3) / NOISE_OF_A_LOGIT
     return replace(
         config,
         phase_ii="sampled",
         mirror=False,  # flip is a view
         steps=steps,
         expected_batch_size=batch,
-        # Rates that fall linearly begin √3 times as high: `way_for_noise`.
-        learning_rate=float(f"{math.sqrt(3) * config.learning_rate * config.steps / steps:.3g}"),
+        learning_rate=float(f"{falling * config.learning_rate * config.steps / steps:.3g}"),
         schedule="linear",
         ema_decay=0.98,
     )
