@@ -107,6 +107,7 @@ def prepare(name: str, views: Tensor, targets: Tensor, precision: str) -> Callab
     from opacus.grad_sample import GradSampleModule, GradSampleModuleFastGradientClipping
 
     network = without_standardization(network).to(device)
+    rows = views.flatten(0, 1)  # of images with channels last Opacus 1.6.0 computes wrong gradients
     if name == "opacus-hooks":
         sampled = GradSampleModule(network)
 
