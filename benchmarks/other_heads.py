@@ -35,6 +35,7 @@ from dpvision.methods.dp_ridge import SENSITIVITY, ridge, sufficient_statistics
 from dpvision.methods.gradient_descent import images_over_noise
 from dpvision.networks.precision import Precision, resolve_precision
 from dpvision.privacy import Budget
+from dpvision.training.ema import warm_decay
 from dpvision.training.optimization import Schedule, schedule_factor
 
 CPU = torch.device("cpu")
@@ -53,6 +54,11 @@ class Data:
     features: Tensor
     labels: Tensor
     noise: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """That of a head: ``[D, classes]``."""
+        return self.features.shape[1], int(self.labels.max()) + 1
 
 
 @dataclass(frozen=True)
@@ -76,9 +82,9 @@ class Descent:
     steps: int
     rate: float
     clip: float
-    momentum: float = 0.9
-    schedule: Schedule = "constant"
-    average: float = 0.9
+    momentum: float
+    schedule: Schedule
+    average: float
     adam: bool = False
     kalman: float = 1.0
     correlated: float = 0.0
@@ -101,29 +107,31 @@ def gradients(data: Data, weights: Tensor, clip: float = math.inf) -> Tensor:
     return total.reshape(size, runs, classes).permute(1, 0, 2)
 
 
-def normal(generators: Sequence[torch.Generator], size: int, classes: int) -> Tensor:
-    return torch.stack([torch.randn(size, classes, generator=some) for some in generators])
+def seeded(seeds: Sequence[int]) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def normal(generators: Sequence[torch.Generator], shape: tuple[int, int]) -> Tensor:
+    return torch.stack([torch.randn(shape, generator=some) for some in generators])
 
 
 def descend(
     how: Descent, data: Data, factors: Sequence[float], seeds: Sequence[int], start: Tensor | None = None
 ) -> Tensor:
     """Learn heads by `Descent`, each with its factor of the rate."""
-    count, size = data.features.shape
-    classes = int(data.labels.max()) + 1
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    generators = seeded(seeds)
     rates = how.rate * torch.tensor(factors).reshape(-1, 1, 1)
-    weights = torch.zeros(len(seeds), size, classes) if start is None else start.clone()
+    weights = torch.zeros(len(seeds), *data.shape) if start is None else start.clone()
     update, filtered, before = torch.zeros(3, *weights.shape)
     squares, averaged = torch.zeros_like(weights), weights.clone()
     row_sums = torch.cumsum(how.correlated ** torch.arange(how.steps), dim=0)  # of C
     scale = data.noise * how.clip * float(row_sums.norm())
     for step in range(how.steps):
         at = weights + (1 - how.kalman) / how.kalman * update
-        noise = normal(generators, size, classes)
+        noise = normal(generators, data.shape)
         noisy = gradients(data, at, how.clip) + scale * (noise - how.correlated * before)
         before = noise
-        filtered = (1 - how.kalman) * filtered + how.kalman * noisy / count
+        filtered = (1 - how.kalman) * filtered + how.kalman * noisy / len(data.labels)
         direction = filtered
         if how.adam:
             squares = 0.999 * squares + 0.001 * filtered**2
@@ -132,14 +140,13 @@ def descend(
         momentum = how.momentum if how.kalman == 1 else 0.0
         update = momentum * update - rates * schedule_factor(how.schedule, step, how.steps) * direction
         weights = weights + update
-        averaged.lerp_(weights, 1 - min(how.average, (1 + step) / (10 + step)))
+        averaged.lerp_(weights, 1 - warm_decay(how.average, step))
     return averaged
 
 
 def minimum(data: Data, decays: Tensor, tilt: Tensor | float = 0.0) -> Tensor:
     """Return heads that minimise mean loss + decay/2·‖w‖² + ⟨tilt, w⟩, by accelerated gradient descent."""
-    size, classes = data.features.shape[1], int(data.labels.max()) + 1
-    weights = torch.zeros(len(decays), size, classes)
+    weights = torch.zeros(len(decays), *data.shape)
     update, rate = torch.zeros_like(weights), 2.0  # the softmax halves a largest eigenvalue of at most one
     for step in range(STEPS_TO_CONVERGE):
         at = weights + step / (step + 3) * update
@@ -154,23 +161,19 @@ def perturbed(data: Data, factors: Sequence[float], seeds: Sequence[int]) -> Ten
     The term has the noise that a release of the gradient at the minimum needs. The proof has a further price,
     for the determinant of the Hessian, which is left out.
     """
-    size, classes = data.features.shape[1], int(data.labels.max()) + 1
-    noise = normal([torch.Generator().manual_seed(seed) for seed in seeds], size, classes)
-    tilt = data.noise * LONGEST / len(data.labels) * noise
-    return minimum(data, _decays(data, factors, size), tilt)
+    tilt = data.noise * LONGEST / len(data.labels) * normal(seeded(seeds), data.shape)
+    return minimum(data, _decays(data, factors), tilt)
 
 
 def perturbed_output(data: Data, factors: Sequence[float], seeds: Sequence[int]) -> Tensor:
     """Minimise the regularised loss and add noise: one image moves the minimum by √2/(decay·N)."""
-    size, classes = data.features.shape[1], int(data.labels.max()) + 1
-    decays = _decays(data, factors, size)
+    decays = _decays(data, factors)
     chosen, which = torch.unique(decays.flatten(), return_inverse=True)
     exact = minimum(data, chosen.reshape(-1, 1, 1))[which]
-    noise = normal([torch.Generator().manual_seed(seed) for seed in seeds], size, classes)
-    return exact + data.noise * LONGEST / (len(data.labels) * decays) * noise
+    return exact + data.noise * LONGEST / (len(data.labels) * decays) * normal(seeded(seeds), data.shape)
 
 
-def _decays(data: Data, factors: Sequence[float], size: int) -> Tensor:
+def _decays(data: Data, factors: Sequence[float]) -> Tensor:
     """Decays about which the noise of the linear term moves a logit by one: noise·√2/N/decay = 1."""
     return torch.tensor(factors).reshape(-1, 1, 1) * data.noise * LONGEST / len(data.labels)
 
@@ -181,7 +184,7 @@ def from_ridge(how: Descent, data: Data, factors: Sequence[float], seeds: Sequen
     It is of the first 512 features, for its noise falls on their products; its scores become logits by a
     factor of 8.
     """
-    size, classes = data.features.shape[1], int(data.labels.max()) + 1
+    size, classes = data.shape
     few = min(512, size)
     exact = sufficient_statistics(data.features[:, :few].float() * (1 - 1e-5), data.labels, classes)
     noise, starts = data.noise * math.sqrt(3) * SENSITIVITY, []
@@ -216,8 +219,9 @@ def ways(config: DPRandPConfig) -> dict[str, Ways]:
         config.steps,
         config.learning_rate,
         config.max_grad_norm,
-        schedule=config.schedule,
-        average=config.ema_decay,
+        config.momentum,
+        config.schedule,
+        config.ema_decay,
     )
     one, many = default.rate, default.steps
     without_momentum: dict[str, Any] = {"momentum": 0.0, "rate": 4 * one}  # larger rates make the loss swing

@@ -399,8 +399,8 @@ def test_the_noise_of_all_steps_moves_a_logit_by_about_one() -> None:
             config = DPRandP().default_config(facts(n, names=tuple("0123456789")), budget, CPU, steps)
             noise = calibrated(DPRandP(), config, facts(n), budget).noise_multiplier
             weight = torch.zeros(config.steps, dtype=torch.float64)
+            assert config.schedule == "constant"
             for step in range(config.steps):  # how far the noise of each step goes, in the end
-                assert config.schedule == "constant"
                 rates = torch.full((config.steps - step,), config.learning_rate, dtype=torch.float64)
                 decay = config.momentum ** torch.arange(config.steps - step).double()
                 weight[step] = (rates * decay).sum()

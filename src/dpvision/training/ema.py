@@ -8,12 +8,18 @@ import torch
 from torch import Tensor, nn
 
 
+def warm_decay(decay: float, step: int) -> float:
+    """Return the decay of ``step`` (from 0): at first a smaller one, so that the first, random weights are
+    soon forgotten.
+    """
+    return min(decay, (1 + step) / (10 + step))
+
+
 class ExponentialMovingAverage:
     """The average that is released: post-processing of noisy weights, so free of privacy cost (De et al.,
     arXiv 2204.13650, 3.3).
 
-    The decay warms up as min(decay, (1 + t) / (10 + t)) over the steps t = 0, 1, …, so that the first, random
-    weights are soon forgotten.
+    The decay warms up, see :func:`warm_decay`.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -23,7 +29,7 @@ class ExponentialMovingAverage:
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after step ``step`` (from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = warm_decay(self.decay, step)
         for name, parameter in model.named_parameters():
             self.weights[name].lerp_(parameter, 1 - decay)
 
