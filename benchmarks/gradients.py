@@ -1,28 +1,32 @@
-"""How fast clipped gradients are: WRN-16-4 on 32-pixel images, against plain SGD, Opacus and torch.func.
+"""How fast clipped gradients are, against plain SGD, Opacus and torch.func.
 
-    python benchmarks/gradients.py [--views 16] [--examples 8] [--rounds 5] [--precision auto] [--threads 2]
+    python benchmarks/gradients.py [--network wrn-16-4 vit-s] [--views 1 16] [--precision float32 bfloat16]
     python benchmarks/gradients.py --before ../other-checkout/src    # our engine of another commit, too
+    python benchmarks/gradients.py --json found.json                 # the table, and all of it as JSON
 
-Every contestant lives in a process of its own and is given the same views. They take turns, one batch each a
-round, so that a machine that slows down slows all; the table gives medians over the rounds, of views a second
-and of the ratio to plain SGD in the same round. Peak memory is what the process grew by once it had the views
-(its resident set; on a GPU, allocated memory).
+Every contestant lives in a process of its own and is given the same views and the same weights. They take
+turns, one batch each a round, so that a machine that slows down slows all; the table gives medians over the
+rounds, of views a second and of the ratios to plain and compiled SGD in the same round. Peak memory is what
+the process grew by once it had the views (its resident set; on a GPU, allocated memory). "error" is the
+distance of the clipped sum to that of the reference, which takes one example at a time in float32, over its
+length; ours clips to 10⁻⁴ less than the norm, and tf32 means float32 there. "of floor" is the share of the machine's measured rate of matrix products that the operations of
+forward and backward take.
 
 - ours: ``ClippedGradient`` (one gradient per example, of the mean loss over its K views).
 - before: the same of another checkout, where ``--before`` names its sources.
-- plain: forward and backward of the mean loss: what training without privacy pays.
+- plain, compiled: forward and backward of the mean loss: what training without privacy pays, without and with
+  ``torch.compile``.
 - opacus-hooks: Opacus has no views; every view is an example of its own there, and the gradients of each K
   are averaged (as users of views with Opacus do) and clipped. Weight-standardised convolutions, for which it
   has no rule, are plain convolutions, in its favour.
 - opacus-ghost: the same with ghost clipping, which cannot average: for K > 1 it clips every view by itself,
   and so computes something else, and less.
-- vmap: ``torch.func``: vmap of grad over examples, each with its K views.
+- vmap, vmap-compiled: ``torch.func``: vmap of grad over examples, each with its K views, clipped and summed.
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import multiprocessing
 import os
@@ -30,136 +34,72 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from benchmark_networks import NETWORKS, build
+from contestants import CONTESTANTS, MAX_GRAD_NORM, Sums, Task, losses, prepare, without_standardization
+from floor import bandwidth, matrix_rate, operations
+from torch import Tensor
 
-from dpvision.gradients import ClippedGradient, resolve_precision
-from dpvision.networks import WeightStandardizedConv2d, build_network
+from dpvision.gradients import reference_clipped_sum
 
-CONTESTANTS = ("ours", "plain", "opacus-hooks", "opacus-ghost", "vmap")
+PRECISIONS = ("float32", "tf32", "bfloat16")
 
-
-def losses(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits.float(), targets, reduction="none")
-
-
-def without_standardization(network: nn.Module) -> nn.Module:
-    """The same network with nn.Conv2d for every WeightStandardizedConv2d."""
-    for module in list(network.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, WeightStandardizedConv2d):
-                conv = nn.Conv2d(
-                    child.in_channels, child.out_channels, child.kernel_size, child.stride, child.padding
-                )
-                setattr(module, name, conv)
-    return network
+ROWS_BY_DEFAULT = {32: 128, 224: 16}
+"""B·K by the side of the images."""
 
 
-def prepare(name: str, views: Tensor, targets: Tensor, precision: str) -> Callable[[], object]:
-    """A function that computes one batch's gradient."""
-    device = views.device
-    network = build_network("wrn-16-4", in_channels=3, image_size=(32, 32), num_classes=10).to(device)
-    autocast = resolve_precision(precision, device)  # type: ignore[arg-type]
-    lower = torch.autocast(device.type, dtype=autocast, enabled=autocast is not None)
-    rows, labels = views.flatten(0, 1).contiguous(memory_format=torch.channels_last), targets.flatten()
-
-    if name in ("ours", "before"):
-        # The engine of an earlier commit is not told the size of batches.
-        sizes = {"expected_batch_size": len(views)}
-        sizes = sizes if sizes.keys() <= inspect.signature(ClippedGradient).parameters.keys() else {}
-        engine = ClippedGradient(network, losses, 1.0, precision=precision, **sizes)  # type: ignore[arg-type]
-        return lambda: engine.sum(views, targets)
-
-    if name == "plain":
-
-        def plain() -> None:
-            network.zero_grad()
-            with lower:
-                logits = network(rows)
-            losses(logits, labels).mean().backward()
-
-        return plain
-
-    if name == "vmap":
-        parameters = {key: value.detach() for key, value in network.named_parameters()}
-
-        def mean_loss(values: dict[str, Tensor], own: Tensor, own_targets: Tensor) -> Tensor:
-            with lower:
-                logits = torch.func.functional_call(network, values, (own,))
-            return losses(logits, own_targets).mean()
-
-        per_example = torch.func.vmap(torch.func.grad(mean_loss), in_dims=(None, 0, 0))
-
-        def by_vmap() -> None:
-            found = per_example(parameters, views, targets)
-            norms = torch.stack([g.flatten(1).norm(dim=1) for g in found.values()]).norm(dim=0)
-            factors = (1.0 / norms).clamp(max=1)
-            _ = {key: torch.einsum("b,b...->...", factors, g) for key, g in found.items()}
-
-        return by_vmap
-
-    from opacus.grad_sample import GradSampleModule, GradSampleModuleFastGradientClipping
-
-    network = without_standardization(network).to(device)
-    rows = views.flatten(0, 1)  # of images with channels last Opacus 1.6.0 computes wrong gradients
-    if name == "opacus-hooks":
-        sampled = GradSampleModule(network)
-
-        def hooks() -> None:
-            sampled.zero_grad()
-            with lower:
-                logits = sampled(rows)
-            losses(logits, labels).mean().backward()
-            gradients = [
-                p.grad_sample.unflatten(0, views.shape[:2]).mean(dim=1) for p in sampled.parameters()
-            ]
-            norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
-            factors = (1.0 / norms).clamp(max=1)
-            _ = [torch.einsum("b,b...->...", factors, g) for g in gradients]
-
-        return hooks
-
-    ghostly = GradSampleModuleFastGradientClipping(network, max_grad_norm=1.0, use_ghost_clipping=True)
-
-    def ghost() -> None:
-        ghostly.zero_grad()
-        with lower:
-            logits = ghostly(rows)
-        each = losses(logits, labels)
-        each.mean().backward(retain_graph=True)  # the first pass takes norms
-        factors = ghostly.get_clipping_coef()
-        ghostly.zero_grad()
-        ghostly.disable_hooks()
-        (factors * each).sum().backward()
-        ghostly.enable_hooks()
-
-    return ghost
+def task_of(options: argparse.Namespace) -> Task:
+    """Return the same task in every process."""
+    torch.manual_seed(0)
+    device, side = torch.device(options.device), NETWORKS[options.network]
+    shape = (options.examples, options.views, 3, side, side)
+    network = build(options.network).to(device)
+    views, targets = torch.rand(shape), torch.randint(10, shape[:2])
+    return Task(network, views.to(device), targets.to(device), options.precision)
 
 
 def serve(name: str, connection: Connection, options: argparse.Namespace) -> None:
     """In a process of its own: one batch for every message, answered with seconds and bytes of growth."""
     torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    torch.backends.cudnn.allow_tf32 = options.precision == "tf32"
+    torch.set_float32_matmul_precision("high" if options.precision == "tf32" else "highest")
     device = torch.device(options.device)
     try:
-        views = torch.rand(options.examples, options.views, 3, 32, 32, device=device)
-        targets = torch.randint(10, (options.examples, options.views), device=device)
+        task = task_of(options)
         before = memory(device)
-        step = prepare(name, views, targets, options.precision)
+        step = prepare(name, task)
         while connection.recv():
             wait(device)
             started = time.perf_counter()
             step()
             wait(device)
             connection.send({"seconds": time.perf_counter() - started, "bytes": memory(device) - before})
+        connection.send({"error_of_sum": error_of(name, step(), task_of(options))})
     except Exception as error:  # reported in the table; the others go on
-        connection.send({"error": f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"})
+        said = (str(error).splitlines() or [""])[0]
+        connection.send({"failed": f"{type(error).__name__}: {said[:80]}"})
+
+
+def error_of(name: str, found: Sums, task: Task) -> float | None:
+    """Return the distance of a clipped sum to the reference's, over its length; None where there is none."""
+    if found is None:
+        return None
+    network = without_standardization(task.network) if name.startswith("opacus") else task.network
+    exact = reference_clipped_sum(network, losses, task.views, task.targets, MAX_GRAD_NORM)
+    assert found.keys() == exact.keys()
+
+    def length(sums: list[Tensor]) -> float:
+        return float(torch.stack([some.double().norm() for some in sums]).norm())
+
+    return length([found[key] - exact[key] for key in exact]) / length(list(exact.values()))
 
 
 def memory(device: torch.device) -> int:
@@ -173,79 +113,150 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
+@contextmanager
+def contestants(options: argparse.Namespace) -> Iterator[dict[str, Connection]]:
+    """Start a process for each, and end it."""
+    context = multiprocessing.get_context("spawn")
+    lines: dict[str, Connection] = {}
+    processes = []
+    for name in ("before", *options.only) if options.before else options.only:
+        ours, theirs = context.Pipe()
+        # A spawned process imports everything anew, from where this says.
+        sources = {"PYTHONPATH": str(options.before.resolve())} if name == "before" else {}
+        with mock.patch.dict(os.environ, sources):
+            process = context.Process(target=serve, args=(name, theirs, options), daemon=True)
+            process.start()
+        processes.append(process)
+        lines[name] = ours
+    try:
+        yield lines
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure one network at one K and precision: a row for each contestant, and who failed."""
+    seconds: dict[str, list[float]] = {}
+    peak: dict[str, int] = {}
+    errors: dict[str, float | None] = {}
+    failed: dict[str, str] = {}
+    with contestants(options) as lines:
+
+        def ask(name: str, go_on: bool) -> dict[str, Any]:
+            lines[name].send(go_on)
+            answer: dict[str, Any] = lines[name].recv()
+            if "failed" in answer:
+                failed[name] = answer["failed"]
+            return answer
+
+        for number in range(options.rounds + 1):  # the first warms up, and compiles
+            for name in lines:
+                if name in failed:
+                    continue
+                answer = ask(name, True)
+                if name not in failed and number:
+                    peak[name] = answer["bytes"]
+                    seconds.setdefault(name, []).append(answer["seconds"])
+        for name in lines:
+            if name not in failed:
+                errors[name] = ask(name, False).get("error_of_sum")
+    views = options.examples * options.views
+    device = torch.device(options.device)
+    dtype = torch.bfloat16 if options.precision == "bfloat16" else torch.float32
+    task = task_of(options)
+    floor = matrix_rate(device, dtype) / operations(task.network, task.views)
+
+    def ratio(name: str, to: str) -> float | None:
+        if to not in seconds:
+            return None
+        return statistics.median(p / s for p, s in zip(seconds[to], seconds[name], strict=True))
+
+    rows = [
+        {
+            "name": name,
+            "views_per_second": views / statistics.median(found),
+            "of_plain": ratio(name, "plain"),
+            "of_compiled": ratio(name, "compiled"),
+            "of_floor": views / statistics.median(found) / floor,
+            "peak_mib": peak[name] / 2**20,
+            "error": errors.get(name),
+        }
+        for name, found in seconds.items()
+        if name not in failed
+    ]
+    of_task = {name: getattr(options, name) for name in ("network", "examples", "views", "precision")}
+    return {**of_task, "rows": rows, "failed": failed}
+
+
+def machine(options: argparse.Namespace) -> dict[str, Any]:
+    """Say what everything ran on, and what it can do at best."""
+    device = torch.device(options.device)
+    torch.set_num_threads(options.threads)
+    if device.type == "cuda":
+        hardware = torch.cuda.get_device_name(device)
+    else:
+        capability = torch.backends.cpu.get_cpu_capability()
+        hardware = f"{platform.machine()} {capability}, {options.threads} threads"
+    return {
+        "hardware": hardware,
+        "torch": torch.__version__,
+        "rounds": options.rounds,
+        "float32_operations": matrix_rate(device, torch.float32),
+        "bfloat16_operations": matrix_rate(device, torch.bfloat16),
+        "bytes": bandwidth(device),
+    }
+
+
+def shown(value: float | None, form: str) -> str:
+    return f"{'–':>9}" if value is None else f"{value:9{form}}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--views", type=int, default=16, help="K, the views per example")
-    parser.add_argument("--examples", type=int, help="B, by default 128 / K or 8, whichever is more")
+    parser.add_argument("--network", nargs="+", default=["wrn-16-4"], choices=NETWORKS)
+    parser.add_argument("--views", nargs="+", type=int, default=[16], help="K, the views per example")
+    parser.add_argument("--examples", type=int, help="B, by default so many that B·K is 128, or 16 at 224 px")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--precision", nargs="+", default=["float32"], choices=PRECISIONS)
+    parser.add_argument("--only", nargs="+", default=CONTESTANTS, choices=CONTESTANTS, metavar="NAME")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
         "--before", type=Path, metavar="SRC", help="sources of another commit, to compare with"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write all of it as JSON")
     options = parser.parse_args()
-    options.examples = options.examples or max(8, 128 // options.views)
 
-    context = multiprocessing.get_context("spawn")
-    lines: dict[str, Connection] = {}
-    for name in ("before", *CONTESTANTS) if options.before else CONTESTANTS:
-        ours, theirs = context.Pipe()
-        # A spawned process imports everything anew, from where this says.
-        sources = {"PYTHONPATH": str(options.before.resolve())} if name == "before" else {}
-        with mock.patch.dict(os.environ, sources):
-            context.Process(target=serve, args=(name, theirs, options), daemon=True).start()
-        lines[name] = ours
-
-    rounds: dict[str, list[float]] = {name: [] for name in lines}
-    peak: dict[str, int] = {}
-    failed: dict[str, str] = {}
-    for number in range(options.rounds + 1):  # the first warms up
-        for name, line in lines.items():
-            if name in failed:
-                continue
-            line.send(True)
-            answer = line.recv()
-            if "error" in answer:
-                failed[name] = answer["error"]
-                continue
-            peak[name] = answer["bytes"]
-            if number:
-                rounds[name].append(answer["seconds"])
-    for name, line in lines.items():
-        if name not in failed:
-            line.send(False)
-
-    batch = options.examples * options.views
-    precision = "bfloat16" if resolve_precision(options.precision, options.device) else "float32"
-    header = (
-        f"WRN-16-4, 32 px, B = {options.examples}, K = {options.views}, {precision}, {options.device}, "
-        f"{options.threads} threads, {options.rounds} rounds, torch {torch.__version__}, {platform.machine()}"
+    of_machine = machine(options)
+    found: dict[str, Any] = {"machine": of_machine, "tables": []}
+    print(
+        f"{of_machine['hardware']}, torch {torch.__version__}, {options.rounds} rounds; matrix products: "
+        f"{of_machine['float32_operations'] / 1e9:.0f} GFLOP/s in float32, "
+        f"{of_machine['bfloat16_operations'] / 1e9:.0f} in bfloat16; memory: "
+        f"{of_machine['bytes'] / 1e9:.1f} GB/s"
     )
-    rows = [
-        {
-            "name": name,
-            "views_per_second": batch / statistics.median(seconds),
-            "of_plain": statistics.median(p / s for p, s in zip(rounds["plain"], seconds, strict=True)),
-            "peak_mib": peak[name] / 2**20,
-        }
-        for name, seconds in rounds.items()
-        if name not in failed
-    ]
-    if options.json:
-        print(json.dumps({"setting": header, "rows": rows, "failed": failed}))
-        return
-    print(header)
-    print(f"{'':14} {'views/s':>9} {'of plain':>9} {'peak MiB':>9}")
-    for row in rows:
-        print(
-            f"{row['name']:14} {row['views_per_second']:9.1f} {row['of_plain']:9.2f} {row['peak_mib']:9.0f}"
-        )
-    for name, error in failed.items():
-        print(f"{name:14} failed: {error}")
+    examples = options.examples
+    for network, precision, views in product(options.network, options.precision, options.views):
+        rows = ROWS_BY_DEFAULT[NETWORKS[network]]
+        chosen = {"network": network, "precision": precision, "views": views}
+        chosen["examples"] = examples or max(1, rows // views)
+        table = measured(argparse.Namespace(**(vars(options) | chosen)))
+        found["tables"].append(table)
+        print(f"\n{network}, {NETWORKS[network]} px, B = {table['examples']}, K = {views}, {precision}")
+        heads = ("views/s", "of plain", "of comp.", "of floor", "peak MiB", "error")
+        print(f"{'':14}" + "".join(f" {head:>9}" for head in heads))
+        for row in table["rows"]:
+            forms = (".1f", ".2f", ".2f", ".3f", ".0f", ".1e")
+            values = [row[key] for key in row if key != "name"]
+            print(f"{row['name']:14}", *map(shown, values, forms), flush=True)
+        for name, error in table["failed"].items():
+            print(f"{name:14} failed: {error}", flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

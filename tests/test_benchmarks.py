@@ -14,15 +14,37 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-def test_gradients_benchmark_compares_all_contestants() -> None:
-    options = ["--examples", "1", "--views", "2", "--rounds", "1", "--precision", "float32", "--json"]
-    command = [sys.executable, str(ROOT / "benchmarks" / "gradients.py"), *options]
-    finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
-    found = json.loads(finished.stdout)
-    assert found["failed"] == {}
-    names = [row["name"] for row in found["rows"]]
-    assert names == ["ours", "plain", "opacus-hooks", "opacus-ghost", "vmap"]
-    assert all(row["views_per_second"] > 0 for row in found["rows"])
+def test_gradients_benchmark_compares_all_contestants(tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    options = ["--network", "tanh-cnn", "--views", "1", "2", "--examples", "2", "--rounds", "1"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "gradients.py"), *options, "--json", str(found)]
+    subprocess.run(command, capture_output=True, check=True, timeout=600)
+    of_one, of_two = json.loads(found.read_text())["tables"]
+    assert (of_one["views"], of_two["views"]) == (1, 2)
+    for table in (of_one, of_two):
+        assert table["failed"] == {}
+        rows = {row["name"]: row for row in table["rows"]}
+        assert [*rows] == [
+            *("ours", "plain", "compiled", "opacus-hooks", "opacus-ghost", "vmap", "vmap-compiled"),
+        ]
+        assert all(row["views_per_second"] > 0 for row in rows.values())
+        assert rows["ours"]["error"] < 3e-4  # of which 1e-4 is the margin for rounding
+        assert all(rows[name]["error"] < 1e-5 for name in ("opacus-hooks", "vmap", "vmap-compiled"))
+    # It clips every view by itself: with one view an example that is the same.
+    errors = [row["error"] for table in (of_one, of_two) for row in table["rows"] if "ghost" in row["name"]]
+    assert errors[0] < 1e-5
+    assert errors[1] is None
+
+
+@pytest.mark.slow
+def test_shares_of_a_step_come_to_one() -> None:
+    options = ["--network", "tanh-cnn", "--views", "2", "--examples", "2", "--json"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "step_shares.py"), *options]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    kinds = {row["kind"]: row["share"] for row in json.loads(finished.stdout)["kinds"]}
+    assert abs(sum(kinds.values()) - 1) < 1e-6
+    assert kinds["convolutions"] > 0
+    assert kinds["matrix products"] > 0
 
 
 @pytest.mark.slow
