@@ -9,8 +9,8 @@ turns, one batch each a round, so that a machine that slows down slows all; the 
 rounds, of views a second and of the ratios to plain and compiled SGD in the same round. Peak memory is what
 the process grew by once it had the views (its resident set; on a GPU, allocated memory). "error" is the
 distance of the clipped sum to that of the reference, which takes one example at a time in float32, over its
-length; ours clips to 10⁻⁴ less than the norm, and tf32 means float32 there. "of floor" is the share of the machine's measured rate of matrix products that the operations of
-forward and backward take.
+length; ours clips to 10⁻⁴ less than the norm, and tf32 means float32 there. "of floor" is the share of the
+machine's measured rate of matrix products that the operations of forward and backward take.
 
 - ours: ``ClippedGradient`` (one gradient per example, of the mean loss over its K views).
 - before: the same of another checkout, where ``--before`` names its sources.
