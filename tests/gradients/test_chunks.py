@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import dpvision.gradients.clipped as clipped_module
 from dpvision.gradients import ClippedGradient, clipped_gradient_sum, reference_clipped_sum
 from dpvision.gradients.capture import per_example_gradients
-from dpvision.gradients.chunks import chunk_size
+from dpvision.gradients.chunks import chunk_sizes
 from dpvision.networks import build_network
 from dpvision.privacy.errors import InputError
 
@@ -146,7 +146,7 @@ def test_gradients_in_factors_take_no_memory(tied: bool, examples: int) -> None:
     """Of a layer that is used twice they are formed: fewer examples fit."""
     layer = nn.Linear(512, 512, bias=False)
     model = nn.Sequential(layer, layer) if tied else nn.Sequential(layer)
-    assert chunk_size(model, torch.zeros(1, 1, 512), 10**6, memory_bytes=2**30) == examples
+    assert chunk_sizes(model, torch.zeros(1, 1, 512), 10**6, memory_bytes=2**30)[0] == examples
 
 
 def test_all_passes_have_one_shape() -> None:

@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dpvision.gradients import ClippedGradient, reference_clipped_sum, reference_gradients, rules
+from dpvision.gradients import ClippedGradient, group_norm, reference_clipped_sum, reference_gradients
 from dpvision.gradients.capture import per_example_gradients
 from dpvision.gradients.clipped import ROUNDING_MARGIN
-from dpvision.gradients.convolution import by_patches, one_by_one
+from dpvision.gradients.convolution import WAYS, by_patches, one_by_one
 from dpvision.gradients.per_example import Factored, Instantiated, PerExample
 from dpvision.gradients.proof import proved_ownership
+from dpvision.gradients.ways import Ways
 from dpvision.networks.weight_standardization import WeightStandardizedConv2d
 
 few = settings(max_examples=12, deadline=None, derandomize=True)
@@ -31,9 +32,16 @@ def loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 @contextmanager
 def path(name: str) -> Iterator[None]:
-    """Force how products are taken, and see to it that the rule does it: a replay is an error."""
+    """Force how gradients are computed, and see to it that the rule does it: a replay is an error."""
     largest = 10**12 if name == "by_patches" else 0
+
+    def forced(
+        self: Ways, key: object, ways: dict[str, Callable[[], object]], *_: object, **__: object
+    ) -> object:
+        return ways.get(name, next(iter(ways.values())))()
+
     with (
+        mock.patch.object(Ways, "fastest", forced),
         mock.patch("dpvision.gradients.rules.ghost_is_cheaper", return_value=name == "ghost"),
         mock.patch("dpvision.gradients.convolution.ghost_is_cheaper", return_value=name == "ghost"),
         mock.patch("dpvision.gradients.convolution.PATCHES_IN_CACHE", largest),
@@ -89,7 +97,7 @@ def convolutions(
     return arguments, draw(st.lists(st.integers(5, 7), min_size=dimensions, max_size=dimensions))
 
 
-@pytest.mark.parametrize("way", ["ghost", "one_by_one", "by_patches"])
+@pytest.mark.parametrize("way", ["ghost", *(way.__name__ for way in WAYS)])
 @given(drawn=convolutions(2, ("same", "valid")), **counts)
 @settings(few, max_examples=25)
 def test_conv2d(way: str, drawn: tuple[dict[str, object], list[int]], examples: int, per_view: int) -> None:
@@ -152,7 +160,7 @@ def test_transposed_convolution(
         check(layer, torch.randn(examples, per_view, layer.in_channels, *size).double())
 
 
-@pytest.mark.parametrize("way", ["one_by_one", "by_patches"])
+@pytest.mark.parametrize("way", [way.__name__ for way in WAYS])
 @given(drawn=convolutions(2, ("same", "valid")), at_floor=st.booleans(), **counts)
 @settings(few, max_examples=20)
 def test_weight_standardized_conv2d(
@@ -198,13 +206,14 @@ def test_linear(
     assert isinstance(found["0.weight"], Factored if way == "ghost" else Instantiated)
 
 
+@pytest.mark.parametrize("way", ["by_sums", "by_example"])
 @given(groups=st.integers(1, 3), size=st.lists(st.integers(2, 4), min_size=1, max_size=3), **counts)
 @few
-def test_group_norm(groups: int, size: list[int], examples: int, per_view: int) -> None:
+def test_group_norm(way: str, groups: int, size: list[int], examples: int, per_view: int) -> None:
     torch.manual_seed(0)
     layer = nn.GroupNorm(groups, 2 * groups)
     nn.init.uniform_(layer.weight)
-    with path("instantiated"):
+    with path(way):
         check(layer, torch.randn(examples, per_view, 2 * groups, *size).double())
 
 
@@ -213,7 +222,7 @@ def test_group_norm_in_pieces_that_cut_across_examples(
     views_at_a_time: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     views = torch.randn(4, 3, 4, 5, 5).double()
-    monkeypatch.setattr(rules, "NUMBERS_IN_CACHE", views_at_a_time * views[0, 0].numel())
+    monkeypatch.setattr(group_norm, "NUMBERS_IN_CACHE", views_at_a_time * views[0, 0].numel())
     layer = nn.GroupNorm(2, 4)
     nn.init.uniform_(layer.weight)
     with path("instantiated"):

@@ -42,12 +42,14 @@ class Remembers(nn.Module):
 
 
 class Offset(nn.Module):
+    """Joins two parameters, and is run again for their gradients."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.offset = nn.Parameter(torch.zeros(4))
+        self.left, self.right = nn.Parameter(torch.randn(2)), nn.Parameter(torch.randn(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.offset
+        return x + torch.cat([self.left, self.right])
 
 
 class ChangesTheInputOf(nn.Module):
@@ -70,10 +72,11 @@ class Noisy(nn.Module):
 class DropoutBesideParameters(nn.Module):
     def __init__(self, p: float) -> None:
         super().__init__()
-        self.token, self.drop = nn.Parameter(torch.randn(4)), nn.Dropout(p)
+        self.drop = nn.Dropout(p)
+        self.left, self.right = nn.Parameter(torch.randn(2)), nn.Parameter(torch.randn(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(x + self.token)
+        return self.drop(x + torch.cat([self.left, self.right]))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +148,7 @@ def test_random_numbers_in_the_forward_are_refused() -> None:
 
 
 def test_dropout_is_refused_only_where_a_module_is_run_again() -> None:
-    with pytest.raises(InputError, match=r"parameter '0.token'.*set p=0"):
+    with pytest.raises(InputError, match=r"parameter '0.left'.*set p=0"):
         run(nn.Sequential(DropoutBesideParameters(0.5), nn.Linear(4, 3)))
     run(nn.Sequential(DropoutBesideParameters(0.0), nn.Linear(4, 4), nn.Dropout(0.5), nn.Linear(4, 3)))
 

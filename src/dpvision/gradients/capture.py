@@ -8,16 +8,18 @@ gradients, and is left as it was when the pass ends (module_state.py).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from dpvision.gradients.broadcast import Broadcast
 from dpvision.gradients.dropout import Draws, dropout_drawn
 from dpvision.gradients.forward import Loss, RowsMoved, example_losses
+from dpvision.gradients.group_norm import FUSED, group_norm
 from dpvision.gradients.module_state import (
     detached,
     left_as_it_was,
@@ -28,6 +30,7 @@ from dpvision.gradients.ownership import Ownership, leaves_with_rows
 from dpvision.gradients.per_example import Instantiated, PerExample, widened
 from dpvision.gradients.replay import first_tensor, replayed_gradients
 from dpvision.gradients.rules import RULES
+from dpvision.gradients.ways import Ways
 from dpvision.privacy.errors import InputError
 
 
@@ -63,11 +66,13 @@ def per_example_gradients(
     targets: Tensor,
     autocast: torch.dtype | None = None,
     dropout: Draws | None = None,
+    ways: Ways | None = None,
 ) -> Pass:
     """Compute per-example gradients of every trainable parameter.
 
     views: ``[B, K, …]``; targets: ``[B, K, …]``. ``autocast``: the lower precision of forward and backward,
-        or None. ``dropout``: what dropout layers drop by, or None for no dropout.
+        or None. ``dropout``: what dropout layers drop by, or None for no dropout. ``ways``: those of the
+        layers, by default by their sizes.
 
     Raises:
         CannotRun: the network or the loss fails.
@@ -79,11 +84,16 @@ def per_example_gradients(
             return _by_autograd(model, loss, views, targets, autocast)
         trainable = {name: widened(p.detach()) for name, p in model.named_parameters() if p.requires_grad}
         found: dict[str, PerExample] = {}
-        with torch.enable_grad(), _hooks(model, ownership, views.shape[:2], found):
-            with with_tensors(model, detached(model)):
+        hooks = _hooks(model, ownership, views.shape[:2], found, ways or Ways())
+        values = detached(model)
+        parameters = {name: values[p] for name, p in model.named_parameters() if name in ownership.broadcast}
+        copies = Broadcast(parameters, views.shape[:2], ownership.broadcast)
+        with torch.enable_grad(), hooks:
+            with with_tensors(model, values), copies if parameters else nullcontext():
                 losses = example_losses(model, loss, views, targets, autocast)
             if losses.requires_grad:
                 losses.sum().backward()
+        found |= copies.gradients()
         nothing = {
             name: Instantiated(values.new_zeros(len(views), *values.shape))
             for name, values in trainable.items()
@@ -113,7 +123,7 @@ def _by_autograd(
 
 @contextmanager
 def _hooks(
-    model: nn.Module, ownership: Ownership, batch: torch.Size, found: dict[str, PerExample]
+    model: nn.Module, ownership: Ownership, batch: torch.Size, found: dict[str, PerExample], ways: Ways
 ) -> Iterator[None]:
     """Send the gradients of ``batch`` = [B, K] views to ``found``, as a backward pass has them, while this
     lasts. A module that is being replayed calls no hook.
@@ -122,7 +132,11 @@ def _hooks(
     with ExitStack() as stack:
         for path, rows in ownership.rows.items():
             module = model.get_submodule(path)
-            call = _OfCall(module, ownership, ownership.owners.get(path, {}), rows, batch, found, anchor)
+            owned = ownership.owners.get(path, {})
+            call = _OfCall(module, ownership, owned, rows, batch, found, ways, anchor)
+            if type(module) in FUSED and owned and "forward" not in vars(module):
+                call.fused = True
+                module.forward = call.run_fused  # until it is left as it was
             stack.callback(module.register_forward_hook(call, with_kwargs=True).remove)
         yield
 
@@ -133,7 +147,10 @@ def _device(model: nn.Module) -> torch.device:
 
 @dataclass
 class _OfCall:
-    """The forward hook of a module that owns parameters, or drops units: see :class:`Ownership`."""
+    """The forward hook of a module that owns parameters, or drops units: see :class:`Ownership`.
+
+    fused: whether the gradients come of a backward pass that is put in the place of the module's own.
+    """
 
     module: nn.Module
     ownership: Ownership
@@ -141,7 +158,21 @@ class _OfCall:
     rows: float
     batch: torch.Size
     found: dict[str, PerExample]
+    ways: Ways
     anchor: Tensor
+    fused: bool = False
+
+    def run_fused(self, input: Tensor) -> Tensor:
+        """Run in the place of the module's forward."""
+        if torch._C._functorch.maybe_current_level() is not None or not torch.is_grad_enabled():
+            return nn.GroupNorm.forward(cast(nn.GroupNorm, self.module), input)
+
+        def take(of_weight: Tensor, of_bias: Tensor) -> None:
+            found = {"weight": Instantiated(of_weight), "bias": Instantiated(of_bias)}
+            self._add({name: found[name] for name in self.owned})
+
+        layer = cast(nn.GroupNorm, self.module)
+        return group_norm(layer, input, self.anchor, self.batch[0], self.ways, take)
 
     def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if torch._C._functorch.maybe_current_level() is not None:  # a replay
@@ -149,6 +180,8 @@ class _OfCall:
         if self.batch[0] > 1:
             self._check_rows(args, kwargs, output)
         if not torch.is_grad_enabled() or not self.owned:  # the forward asks for no gradient of this call
+            return None
+        if self.fused:
             return None
         followed = first_tensor(output)
         anchored = followed if followed.requires_grad else _Anchor.apply(followed, self.anchor)
@@ -161,7 +194,12 @@ class _OfCall:
                     f"network: the input of a {type(self.module).__name__} layer is modified in place after "
                     "the layer has read it, so that its gradient is lost; set inplace=False where that is"
                 )
-            self._add(args, kwargs, gradient)
+            with self.ways.in_use():  # of this thread: on a GPU autograd has threads of its own
+                self._add(
+                    layer_gradients(
+                        self.module, self.owned, self.ownership, args, kwargs, gradient, self.batch[0]
+                    )
+                )
 
         anchored.register_hook(on_gradient)
         if anchored is followed:
@@ -178,10 +216,7 @@ class _OfCall:
                 "layer treat as many rows for each example"
             )
 
-    def _add(self, args: tuple[Any, ...], kwargs: dict[str, Any], gradient: Tensor) -> None:
-        computed = layer_gradients(
-            self.module, self.owned, self.ownership, args, kwargs, gradient, examples=self.batch[0]
-        )
+    def _add(self, computed: Mapping[str, PerExample]) -> None:
         for local, values in computed.items():
             name = self.owned[local]
             if name in self.found:

@@ -1,4 +1,5 @@
-"""Choose how many examples go through the network at a time, without any effect on their gradients.
+"""Choose how many examples go through the network at a time, without any effect on their gradients: by the
+time that it takes.
 
 All chunks have one shape: the last is filled up with blank examples, which count for nothing. A matrix
 product or a convolution may round otherwise for another shape, and then one example more in a batch would
@@ -8,6 +9,7 @@ move the gradients of all others a little.
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -20,6 +22,7 @@ from dpvision.gradients.forward import CannotRun, RowsMoved, forward
 from dpvision.gradients.module_state import left_as_it_was
 from dpvision.gradients.per_example import ghost_is_cheaper
 from dpvision.gradients.trial import random_like
+from dpvision.gradients.ways import SECONDS, Ways, consume
 from dpvision.privacy.by_example import ExampleKey
 
 GIB = 1 << 30
@@ -30,7 +33,9 @@ PER_BYTE_OF_WEIGHTS = 8
 MOST_IMAGES = 256
 MOST_ROWS = 2048  # of features: of fewer, half of the time would go to what a pass takes at any size
 ENOUGH_BYTES = GIB // 4
-"""Bytes beyond which a chunk gains nothing on a CPU, and its tensors leave the caches."""
+"""Bytes beyond which a chunk gains nothing on many CPUs, and its tensors leave the caches."""
+WORTH_TIMING = 0.02
+"""Seconds: where a pass takes less, no other size of chunks is tried, for the choice would be an accident."""
 
 
 def most_examples(shape: Sequence[int]) -> int:
@@ -38,8 +43,9 @@ def most_examples(shape: Sequence[int]) -> int:
     return MOST_ROWS if len(shape) == 1 else MOST_IMAGES
 
 
-def chunk_size(model: nn.Module, views: Tensor, expected_batch_size: float, memory_bytes: int) -> int:
-    """Return the number of examples in a chunk, a power of two up to `most_examples`, from public numbers.
+def chunk_sizes(model: nn.Module, views: Tensor, expected_batch_size: float, memory_bytes: int) -> list[int]:
+    """Return the numbers of examples that a chunk may have, powers of two up to `most_examples`, from public
+    numbers: first the one that its sizes speak for, then larger ones that the memory allows.
 
     A batch of E examples takes E/n + ½ chunks of n, for half of the last one is blank, and each takes a fixed
     cost beside that of its examples: least in all for n = √(2·E·fixed cost / cost of an example).
@@ -50,12 +56,58 @@ def chunk_size(model: nn.Module, views: Tensor, expected_batch_size: float, memo
         memory_bytes: bound on what a chunk takes.
     """
     kind, per_example = views.device.type, bytes_per_example(model, views)
-    most = memory_bytes if kind != "cpu" else min(memory_bytes, max(ENOUGH_BYTES, 2 * per_example))
+    largest = max(1.0, min(expected_batch_size, memory_bytes / per_example, most_examples(views.shape[2:])))
     weights = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     fixed = FIXED_BYTES.get(kind, 4 * GIB) + PER_BYTE_OF_WEIGHTS * weights
     best = math.sqrt(2 * expected_batch_size * fixed / per_example)
-    largest = max(1.0, min(best, expected_batch_size, most / per_example, most_examples(views.shape[2:])))
-    return 1 << int(math.log2(largest))
+    if kind == "cpu":
+        best = min(best, max(ENOUGH_BYTES / per_example, 2))
+    first, last = (int(math.log2(max(1.0, size))) for size in (min(best, largest), largest))
+    return [1 << power for power in range(first, last + 1)]
+
+
+def fastest(
+    run: Callable[[Ways, Tensor, Tensor], Pass],
+    sizes: Sequence[int],
+    views: Tensor,
+    targets: Tensor,
+    expected_batch_size: float,
+) -> tuple[int, Ways]:
+    """Return the one of ``sizes`` of chunks, in ascending order, with which a batch takes the least time, and
+    the ways that were fastest with it. Tried on random examples with the shapes of ``views`` and ``targets``.
+    """
+    deadline = time.perf_counter() + SECONDS
+    best, least = (sizes[0], Ways()), math.inf
+    for size in sizes:
+        started, ways = time.perf_counter(), Ways()
+        shape = (size, views.shape[1])
+        examples = random_like(views, shape, views.dtype), random_like(targets, shape, targets.dtype)
+        try:
+            with ways.timed_until(deadline):
+                run(ways, *examples)
+            seconds = min(_seconds(run, ways, *examples) for _ in range(2))
+        except (RowsMoved, CannotRun):  # a network with room for so many rows
+            break
+        of_batch = seconds * (expected_batch_size / size + 0.5)
+        if of_batch > least:
+            break
+        best, least = (size, ways), of_batch
+        # The next size takes twice as long as this one took.
+        remaining = deadline - time.perf_counter()
+        if seconds < WORTH_TIMING or remaining < 2 * (time.perf_counter() - started):
+            break
+    return best
+
+
+def _seconds(run: Callable[[Ways, Tensor, Tensor], Pass], ways: Ways, *examples: Tensor) -> float:
+    """Time a pass, the norms and the sum."""
+    started = time.perf_counter()
+    found = run(ways, *examples)
+    with torch.no_grad():
+        for gradient in found.gradients.values():
+            consume(gradient)
+        found.losses.sum().item()  # waits for the device
+    return time.perf_counter() - started
 
 
 def bytes_per_example(model: nn.Module, views: Tensor) -> int:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from dpvision.gradients.capture import Pass, per_example_gradients
-from dpvision.gradients.chunks import GIB, blank, chunk_size, is_the_same_everywhere
+from dpvision.gradients.chunks import GIB, blank, chunk_sizes, fastest, is_the_same_everywhere
 from dpvision.gradients.dropout import Draws, active_dropout
 from dpvision.gradients.forward import Loss
 from dpvision.gradients.ownership import Ownership
 from dpvision.gradients.proof import proved_ownership
 from dpvision.gradients.refusals import refuse_unusable
+from dpvision.gradients.ways import Engine, Ways
 from dpvision.networks.precision import Precision, full_precision, resolve_precision
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.noise import SecureRandom
@@ -97,12 +98,14 @@ class ClippedGradient:
         precision: Precision = "auto",
         expected_batch_size: float = 64,
         memory_bytes: int | None = None,
+        engine: Engine = "measured",
     ) -> None:
         check_clipping_norm(max_grad_norm)
         self.model, self.loss, self.max_grad_norm = model, loss, max_grad_norm
         self.precision, self.memory_bytes = precision, memory_bytes
-        self.expected_batch_size = expected_batch_size
+        self.expected_batch_size, self.engine = expected_batch_size, engine
         self._ownership = Ownership()
+        self.ways = Ways()
         self._proved_for: object = None
         self.chunk = 0
         """The number of examples that pass the network at a time (the last are filled up); 0 until known."""
@@ -156,7 +159,7 @@ class ClippedGradient:
             targets = torch.cat([targets, targets.new_zeros(missing, *targets.shape[1:])])
         if dropout is not None:
             dropout = dropout[torch.arange(first, first + self.chunk).clamp(max=first + count - 1)]
-        found = self._pass(self._ownership, views, targets, dropout)
+        found = self._pass(self._ownership, self.ways, views, targets, dropout)
         with torch.no_grad():
             squares = torch.stack([gradient.squared_norms() for gradient in found.gradients.values()])
             norms = squares.sum(dim=0).sqrt()[:count]
@@ -175,17 +178,33 @@ class ClippedGradient:
         )
         if self._proved_for == proved_for:
             return
-        ownership, chunk = proved_ownership(self.model, self.loss, views, targets), 1
+        ownership, sizes = proved_ownership(self.model, self.loss, views, targets), [1]
+        run = partial(self._pass, ownership)
         if not ownership.one_by_one:
             memory = self.memory_limit(views.device)
-            chunk = chunk_size(self.model, views, self.expected_batch_size, memory)
-        while not is_the_same_everywhere(partial(self._pass, ownership), views, targets, chunk):
-            chunk //= 2
-        self._ownership, self.chunk, self._proved_for = ownership, chunk, proved_for
+            sizes = chunk_sizes(self.model, views, self.expected_batch_size, memory)
+        chunk, ways = sizes[0], Ways()
+        if self.engine == "measured" and not ownership.one_by_one:
+            chunk, ways = fastest(run, sizes, views, targets, self.expected_batch_size)
+        while not is_the_same_everywhere(partial(run, ways), views, targets, chunk):
+            if ways.chosen:
+                ways = Ways()
+            else:
+                chunk //= 2
+        self._ownership, self.ways, self.chunk, self._proved_for = ownership, ways, chunk, proved_for
 
-    def _pass(self, ownership: Ownership, views: Tensor, targets: Tensor, dropout: Draws | None) -> Pass:
+    def _pass(
+        self,
+        ownership: Ownership,
+        ways: Ways,
+        views: Tensor,
+        targets: Tensor,
+        dropout: Draws | None = None,
+    ) -> Pass:
         autocast = resolve_precision(self.precision, views.device)
-        return per_example_gradients(self.model, self.loss, ownership, views, targets, autocast, dropout)
+        return per_example_gradients(
+            self.model, self.loss, ownership, views, targets, autocast, dropout, ways
+        )
 
     def memory_limit(self, device: torch.device) -> int:
         """Return the bytes that a chunk may take on ``device``."""

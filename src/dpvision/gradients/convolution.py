@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from dpvision.gradients.per_example import (
     ghost_is_cheaper,
     widened,
 )
+from dpvision.gradients.ways import consume, ways_in_use
 
 # Numbers: 2 MB of float32. Patches up to this size stay in a CPU's cache, where products with them beat the
 # library's convolutions on few images; beyond it the copying costs more than the convolution.
@@ -47,8 +50,27 @@ def convolution_gradient(
             shaped=lambda found: found.unflatten(-1, (*layer.kernel_size, -1)).movedim(-1, -3),
         )
     large = positions * inputs * layer.groups > PATCHES_IN_CACHE
-    method = one_by_one if large and x.device.type == "cpu" else by_patches
+    by_sizes = one_by_one if large and x.device.type == "cpu" else by_patches
+    settings = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    return ways_in_use().fastest(
+        ("conv2d", *settings, weight.shape, *map(_kind, (x, g)), examples, torch.get_num_threads()),
+        {
+            method.__name__: partial(_instantiated, method, layer, weight, x, g, examples)
+            for method in (by_sizes, *(other for other in WAYS if other is not by_sizes))
+            if method is not by_taps or set(layer.stride) == {1}
+        },
+        finish=consume,
+    )
+
+
+def _instantiated(
+    method: Callable[..., Tensor], layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int
+) -> Instantiated:
     return Instantiated(method(layer, weight, x, g, examples))
+
+
+def _kind(tensor: Tensor) -> tuple[object, ...]:
+    return (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
 
 
 def one_by_one(layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int) -> Tensor:
@@ -57,7 +79,7 @@ def one_by_one(layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int) 
     last = weight.movedim(1, -1).shape
     found = weight.new_empty((examples, *last), dtype=widened(g[:0]).dtype).movedim(-1, 2)
     for each, x_views, g_views in zip(found, x.chunk(examples), g.chunk(examples), strict=True):
-        each.copy_(_backward(layer, weight, x_views, g_views))
+        each.copy_(_backward(layer, weight, x_views, g_views, layer.groups))
     return found
 
 
@@ -78,6 +100,46 @@ def by_patches(layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int) 
         torch.matmul(b.mT, patches, out=some)
     # [B, C_out, C_in/groups, kH, kW], channels last in memory
     return widened(found).view(examples, outputs, *layer.kernel_size, inputs).movedim(-1, 2)
+
+
+def by_groups(layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int) -> Tensor:
+    """Make one library call in which every example is a group of channels of its own, its K views the
+    minibatch (2-D, not transposed). Most libraries have kernels of their own for many groups.
+    """
+    # [B·K, C, H, W] -> [K, B·C, H, W]
+    x, g = (t.unflatten(0, (examples, -1)).transpose(0, 1).flatten(1, 2) for t in (x, g))
+    weights = weight.expand(examples, *weight.shape).flatten(0, 1)
+    found = _backward(layer, weights, x, g, groups=examples * layer.groups)
+    return widened(found.unflatten(0, (examples, -1)))
+
+
+def by_taps(layer: Any, weight: Tensor, x: Tensor, g: Tensor, examples: int) -> Tensor:
+    """Multiply output gradients with the shifted input, in batches, for one weight of the kernel after the
+    other: no copies but the padding (2-D, not transposed, with stride 1).
+
+    Both are laid out in rows of the padded input's width. Then the input that a position sees at a tap is a
+    fixed number of pixels from it, and all the views of an example follow each other: what a position at the
+    edge sees of the next row or view is multiplied by the zeros to which its gradient is padded.
+    """
+    top, left, bottom, right = _padding(layer)
+    (kh, kw), (dh, dw) = layer.kernel_size, layer.dilation
+    groups, inputs, outputs = layer.groups, weight.shape[1], weight.shape[0]
+    x = F.pad(_as_nhwc(x), (0, 0, left, right, top, bottom))
+    height, width = x.shape[1:3]
+    g = F.pad(_as_nhwc(g), (0, 0, 0, width - g.shape[3], 0, height - g.shape[2]))
+    furthest = dh * (kh - 1) * width + dw * (kw - 1)
+    x = x.reshape(examples, -1, groups, inputs).movedim(2, 1)  # [B, groups, positions, C_in/groups]
+    g = g.reshape(examples, -1, groups, outputs // groups).movedim(2, 1)
+    seen = x.shape[2] - furthest  # the positions left out are padding
+    found = x.new_empty(examples, groups, outputs // groups, kh * kw, inputs)
+    for tap in range(kh * kw):
+        shift = tap // kw * dh * width + tap % kw * dw
+        found[:, :, :, tap] = g[:, :, :seen].mT @ x[:, :, shift : shift + seen]
+    return widened(found).view(examples, outputs, kh, kw, inputs).movedim(-1, 2)
+
+
+WAYS = (by_patches, one_by_one, by_groups, by_taps)
+"""Those of which the fastest is taken, all for 2-D, not transposed; the last for stride 1."""
 
 
 def unfolded(layer: Any, x: Tensor) -> Tensor:
@@ -112,7 +174,7 @@ def _padding(layer: Any) -> tuple[int, int, int, int]:
     return vertical, horizontal, vertical, horizontal
 
 
-def _backward(layer: Any, weight: Tensor, x: Tensor, g: Tensor) -> Tensor:
+def _backward(layer: Any, weight: Tensor, x: Tensor, g: Tensor, groups: int) -> Tensor:
     """Return the weight's gradient, summed over the rows of ``x`` and ``g``."""
     padding = layer.padding
     if isinstance(padding, str):  # only in two dimensions: see rules.convolution
@@ -128,7 +190,7 @@ def _backward(layer: Any, weight: Tensor, x: Tensor, g: Tensor) -> Tensor:
         layer.dilation,
         layer.transposed,
         layer.output_padding,
-        layer.groups,
+        groups,
         (False, True, False),
     )
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from dpvision.gradients.broadcast import Broadcast
 from dpvision.gradients.forward import forward
+from dpvision.gradients.group_norm import FUSED
+from dpvision.gradients.module_state import with_tensors
+from dpvision.gradients.rules import RULES
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,8 @@ class Ownership:
     used_once: names of the parameters that enter a pass once, whose gradients may stay factors.
     rows: module path → the number of rows that its calls have in their tensors, per row of the batch. Checked
         at every call of a pass over several examples.
+    broadcast: name of a parameter that is only broadcast over rows, of which each example is given a copy
+        (broadcast.py) → the number of these rows, per row of the batch. It has no owner.
     one_by_one: whether every example is taken by itself, by plain autograd, because the network decides by
         the values of a batch what it does with the rows. Nothing else is then needed.
     """
@@ -30,6 +37,7 @@ class Ownership:
     owners: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     used_once: frozenset[str] = frozenset()
     rows: Mapping[str, float] = field(default_factory=dict)
+    broadcast: Mapping[str, float] = field(default_factory=dict)
     one_by_one: bool = False
 
 
@@ -66,7 +74,12 @@ def assign_owners(model: nn.Module, rows: Tensor, dropping: list[str]) -> Owners
     if any(path not in splits for path in dropping if calls[path]):
         return Ownership(one_by_one=True)
 
-    names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    broadcast = _broadcast(model, rows)
+    names = {
+        parameter: name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and name not in broadcast
+    }
     owners: dict[str, dict[str, str]] = {}
     uses: Counter[str] = Counter()
     for path, module in model.named_modules():
@@ -81,8 +94,37 @@ def assign_owners(model: nn.Module, rows: Tensor, dropping: list[str]) -> Owners
             uses[names[parameter]] += calls[owner]
     used_once = frozenset(name for name, count in uses.items() if count == 1)
     return Ownership(
-        owners, used_once, {path: splits[path] for path in (*owners, *dropping) if path in splits}
+        owners, used_once, {path: splits[path] for path in (*owners, *dropping) if path in splits}, broadcast
     )
+
+
+def _broadcast(model: nn.Module, rows: Tensor) -> dict[str, float]:
+    """Find the parameters that no layer's rule knows and that are only broadcast over rows, and over how many
+    per row of the batch. Two numbers of rows are tried, as for calls.
+    """
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    parameters = {
+        names[parameter]: parameter
+        for module in model.modules()
+        if type(module) not in (*RULES, *FUSED)
+        for parameter in module.parameters(recurse=False)
+        if parameter.requires_grad
+    }
+    if not parameters:
+        return {}
+    met: dict[str, set[float]] = {name: set() for name in parameters}
+    for size in (len(rows), len(rows) - 1):
+        values: dict[Tensor, Tensor] = {p: p.detach() for p in parameters.values()}
+        mode = Broadcast(
+            {name: values[parameter] for name, parameter in parameters.items()}, torch.Size([size, 1])
+        )
+        with with_tensors(model, values), mode, torch.no_grad():
+            forward(model, rows[:size])
+        for name in parameters:
+            met[name] |= {math.nan} if name in mode.others else mode.met[name]
+    # One that is never used meets no rows, and has no gradient.
+    constant = {name: min(found, default=0.0) for name, found in met.items() if len(found) <= 1}
+    return {name: rows for name, rows in constant.items() if not math.isnan(rows)}
 
 
 def given_to_the_whole(ownership: Ownership, names: set[str]) -> Ownership:
@@ -93,7 +135,8 @@ def given_to_the_whole(ownership: Ownership, names: set[str]) -> Ownership:
     }
     owners[""] = owners.get("", {}) | {name: name for name in names}
     owners = {path: owned for path, owned in owners.items() if owned}
-    return Ownership(owners, ownership.used_once - names, {**ownership.rows, "": 1.0})
+    broadcast = {name: rows for name, rows in ownership.broadcast.items() if name not in names}
+    return Ownership(owners, ownership.used_once - names, {**ownership.rows, "": 1.0}, broadcast)
 
 
 def leaves_with_rows(args: Any, kwargs: Any, output: Any) -> list[Tensor]:

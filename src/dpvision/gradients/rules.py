@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,15 +24,11 @@ from dpvision.gradients.per_example import (
     Factored,
     Instantiated,
     PerExample,
-    equal_parts,
     ghost_is_cheaper,
     widened,
 )
 from dpvision.gradients.standardized import PulledBack
 from dpvision.networks.weight_standardization import WeightStandardizedConv2d
-
-# 1 MiB of float32: half of what a core's own cache holds on current processors.
-NUMBERS_IN_CACHE = 1 << 18
 
 FEW_WEIGHTS = 8
 """The number of weights up to which a standardised filter's gradients are formed, not bounded: most of such a
@@ -117,21 +112,6 @@ def _by_channel(tensor: Tensor, examples: int) -> Tensor:
     """Return ``[B·K, C, …]`` summed over views and positions: ``[B, C]``."""
     # With channels last in memory this is a view, and the sum runs along rows.
     return tensor.movedim(1, -1).reshape(examples, -1, tensor.shape[1]).sum(dim=1)
-
-
-@rule(nn.GroupNorm)
-def group_norm(
-    layer: nn.GroupNorm, x: Tensor, g: Tensor, examples: int, ghost: bool
-) -> Mapping[str, PerExample]:
-    # On a CPU, several passes over a few views, which stay in the cache, beat as many over all views.
-    views = equal_parts(len(x), NUMBERS_IN_CACHE // x[0].numel() if x.device.type == "cpu" else len(x))
-    by_view = []  # [2, b, C] each: of weight and bias
-    for some_x, some_g in zip(x.split(views), widened(g).split(views), strict=True):
-        normalized = F.group_norm(widened(some_x), layer.num_groups, eps=layer.eps)
-        of_weight = _by_channel(normalized.mul_(some_g), len(some_x))
-        by_view.append(torch.stack([of_weight, _by_channel(some_g, len(some_g))]))
-    weight, bias = torch.cat(by_view, dim=1).unflatten(1, (examples, -1)).sum(dim=2)
-    return {"weight": Instantiated(weight), "bias": Instantiated(bias)}
 
 
 @rule(nn.LayerNorm)

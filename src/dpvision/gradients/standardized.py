@@ -46,7 +46,7 @@ class PulledBack:
         self._factor = (self.gain * scale).double()  # [C_out]
         self._free = scale < SMALLEST_VARIANCE**-0.5
         by_channel = self._by_channel(self.gradients)  # [B, C_out, fan_in]
-        self.to_gain = torch.bmm(by_channel.transpose(0, 1), self._unit.unsqueeze(2)).squeeze(2).t()
+        self.to_gain = torch.linalg.vecdot(by_channel, self._unit)
         """``[B, C_out]``: unit·g, which is also the gradient of the gain."""
 
     @staticmethod
