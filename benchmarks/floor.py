@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -13,10 +14,17 @@ SECONDS = 0.5
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure operations a second (a multiplication and an addition are two) of a large matrix product."""
+    """Measure operations a second (a multiplication and an addition are two) of a large matrix product or a
+    large convolution, whichever has more: they may come of libraries that use the hardware unlike well.
+    """
     side = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return 2 * side**3 / _seconds(lambda: a @ b, device)
+    product = 2 * side**3 / _seconds(lambda: a @ b, device)
+    count, channels = (512, 256) if device.type == "cuda" else (64, 128)
+    images = torch.randn(count, channels, 32, 32, device=device).to(dtype, memory_format=torch.channels_last)
+    weight = torch.randn(channels, channels, 3, 3, device=device).to(images)
+    operations = 2 * 9 * channels * images.numel()
+    return max(product, operations / _seconds(lambda: F.conv2d(images, weight, padding=1), device))
 
 
 def bandwidth(device: torch.device) -> float:

@@ -9,14 +9,17 @@ from dpvision.gradients.clipped import (
 from dpvision.gradients.reference import reference_clipped_sum, reference_gradients
 from dpvision.gradients.refusals import refuse_cross_example_layers
 from dpvision.gradients.rules import RULES, rule
+from dpvision.gradients.ways import Engine, check_engine
 from dpvision.networks.precision import Precision, resolve_precision
 
 __all__ = [
     "RULES",
     "ClippedGradient",
     "ClippedSum",
+    "Engine",
     "Precision",
     "check_clipping_norm",
+    "check_engine",
     "clipped_gradient_sum",
     "reference_clipped_sum",
     "reference_gradients",

@@ -136,7 +136,7 @@ def bytes_per_example(model: nn.Module, views: Tensor) -> int:
         forward(model, torch.zeros_like(views[0, :1]))
     gradient -= sum(layer.weight.numel() for layer, number in calls.items() if number == 1)
     # Saved, its gradient, and room for a layer's work.
-    return gradient * 4 * 2 + max(kept, largest) * 4 * 3 * views.shape[1]
+    return gradient * 4 * 2 + max(kept, largest) * 4 * 2 * views.shape[1]
 
 
 def blank(tensor: Tensor, count: int) -> Tensor:

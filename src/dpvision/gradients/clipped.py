@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +17,7 @@ from dpvision.gradients.forward import Loss
 from dpvision.gradients.ownership import Ownership
 from dpvision.gradients.proof import proved_ownership
 from dpvision.gradients.refusals import refuse_unusable
-from dpvision.gradients.ways import Engine, Ways
+from dpvision.gradients.ways import Engine, Ways, check_engine
 from dpvision.networks.precision import Precision, full_precision, resolve_precision
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.noise import SecureRandom
@@ -28,6 +30,11 @@ of the sum, in float64. A batch of n examples, in chunks of c, goes through c + 
 with and without an example are together below 2·(c + n/c)·n·2⁻⁵³·C: 5·10⁻⁸·C for 4,096 examples, and for a
 million in chunks of eight 3·10⁻⁵·C. Where terms cancel, see `per_example.SMALLEST_SHARE`.
 """
+
+WORTH_SAYING = 1.0
+"""Seconds: what was chosen is told where it took longer."""
+
+logger = logging.getLogger("dpvision")
 
 CLIPPING_NORMS = (1e-10, 1e10)
 """The range of max_grad_norm: within it, squares are far from the ends of float32's range."""
@@ -80,8 +87,14 @@ class ClippedGradient:
         precision: the precision of forward and backward; norms, clipping and sums do not depend on it.
             "float32" is float32, also where a GPU would rather use TensorFloat-32.
         expected_batch_size: public. Chunks are chosen by it, for the last one of a batch is filled up.
-        memory_bytes: bound on what a chunk of examples may take; by default 1 GiB on a CPU, half of what is
+        memory_bytes: bound on what a chunk of examples may take; by default 2 GiB on a CPU, half of what is
             free on a GPU.
+        engine: "measured" tries, on random examples, several ways to compute each layer's gradients and
+            several sizes of chunks, and takes the fastest; "by-size" takes those that sizes speak for,
+            whatever the machine.
+
+    What sizes or measurements choose changes how sums are rounded, and nothing of the guarantee: it is chosen
+    before a private example is read, and what is said above is tried with it.
 
     The first call, and the first after parameters were frozen or unfrozen, a module was put into another mode
     or views have another shape, checks the model on random inputs: see
@@ -101,11 +114,13 @@ class ClippedGradient:
         engine: Engine = "measured",
     ) -> None:
         check_clipping_norm(max_grad_norm)
+        check_engine(engine)
         self.model, self.loss, self.max_grad_norm = model, loss, max_grad_norm
         self.precision, self.memory_bytes = precision, memory_bytes
         self.expected_batch_size, self.engine = expected_batch_size, engine
         self._ownership = Ownership()
         self.ways = Ways()
+        """How layers compute their gradients, where it is not by their sizes."""
         self._proved_for: object = None
         self.chunk = 0
         """The number of examples that pass the network at a time (the last are filled up); 0 until known."""
@@ -185,7 +200,11 @@ class ClippedGradient:
             sizes = chunk_sizes(self.model, views, self.expected_batch_size, memory)
         chunk, ways = sizes[0], Ways()
         if self.engine == "measured" and not ownership.one_by_one:
+            started = time.perf_counter()
             chunk, ways = fastest(run, sizes, views, targets, self.expected_batch_size)
+            seconds = time.perf_counter() - started
+            if seconds > WORTH_SAYING:
+                logger.info(f"engine: chunks of {chunk} examples, {ways}; tried in {seconds:.1f} s")
         while not is_the_same_everywhere(partial(run, ways), views, targets, chunk):
             if ways.chosen:
                 ways = Ways()
@@ -210,7 +229,7 @@ class ClippedGradient:
         """Return the bytes that a chunk may take on ``device``."""
         if self.memory_bytes is not None:
             return self.memory_bytes
-        return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else GIB
+        return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 2 * GIB
 
 
 def check_clipping_norm(max_grad_norm: float) -> None:
@@ -240,5 +259,6 @@ def clipped_gradient_sum(
         precision=precision,
         expected_batch_size=expected_batch_size,
         memory_bytes=memory_bytes,
+        engine="by-size",  # for one batch, trying takes longer than it saves
     )
     return engine.sum(views, targets)

@@ -11,21 +11,30 @@ choice is a public fact.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
 from dpvision.gradients.per_example import PerExample
+from dpvision.privacy.errors import InputError
 
 T = TypeVar("T")
 
 Engine = Literal["measured", "by-size"]
 """Who chooses the ways: what was measured at the start, or the sizes alone, the same on all machines."""
+
+
+def check_engine(engine: Engine) -> None:
+    """Raise InputError for another one."""
+    if engine not in get_args(Engine):
+        raise InputError(f"engine: must be {' or '.join(get_args(Engine))}, not {engine!r}")
+
 
 SECONDS = 15.0
 """The longest that ways and chunks are timed for a network; what is not timed by then goes by sizes."""
@@ -53,6 +62,10 @@ class Ways:
 
     chosen: dict[Hashable, str] = field(default_factory=dict)
     _deadline: float | None = None
+
+    def __str__(self) -> str:
+        counts = Counter(self.chosen.values())
+        return ", ".join(f"{name} ×{count}" for name, count in counts.most_common()) or "layers by size"
 
     @contextmanager
     def timed_until(self, deadline: float) -> Iterator[None]:
