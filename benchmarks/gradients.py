@@ -30,9 +30,9 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +48,7 @@ from contestants import CONTESTANTS, MAX_GRAD_NORM, Sums, Task, losses, prepare,
 from floor import bandwidth, matrix_rate, operations
 from torch import Tensor
 
+import dpvision
 from dpvision.cli.allocator import keep_freed_memory
 from dpvision.gradients import reference_clipped_sum
 
@@ -75,6 +76,8 @@ def serve(name: str, connection: Connection, options: argparse.Namespace) -> Non
     torch.set_float32_matmul_precision("high" if options.precision == "tf32" else "highest")
     device = torch.device(options.device)
     try:
+        if name == "before" and options.before.resolve() not in Path(dpvision.__file__).parents:
+            raise ImportError(f"dpvision comes of {dpvision.__file__}")
         task = task_of(options)
         forget_memory()
         before = memory(device)
@@ -131,9 +134,9 @@ def contestants(options: argparse.Namespace) -> Iterator[dict[str, Connection]]:
     processes = []
     for name in ("before", *options.only) if options.before else options.only:
         ours, theirs = context.Pipe()
-        # A spawned process imports everything anew, from where this says.
-        sources = {"PYTHONPATH": str(options.before.resolve())} if name == "before" else {}
-        with mock.patch.dict(os.environ, sources):
+        # A spawned process imports everything anew, from where its parent would.
+        sources = [str(options.before.resolve())] if name == "before" else []
+        with mock.patch.object(sys, "path", [*sources, *sys.path]):
             process = context.Process(target=serve, args=(name, theirs, options), daemon=True)
             process.start()
         processes.append(process)

@@ -55,8 +55,8 @@ class GradientSettings(ViewSettings):
         ema_decay: is the share of the averaged weights that a step keeps; their average is what is released.
         precision: sets the arithmetic of forward and backward: "float32", "bfloat16", or "auto", which takes
             bfloat16 where the hardware multiplies its matrices.
-        engine: chooses how each layer's gradients are computed and of how many examples at a time: "measured",
-            by what was fastest when it was tried at the start (15 seconds at most), or "by-size".
+        engine: chooses how the gradients of layers are computed, and of how many examples at a time:
+            "measured", by what was fastest when tried at the start (15 seconds at most), or "by-size".
 
     The others are those of :class:`ViewSettings`.
 
