@@ -44,7 +44,7 @@ from unittest import mock
 
 import torch
 from benchmark_networks import NETWORKS, build
-from contestants import CONTESTANTS, MAX_GRAD_NORM, Sums, Task, losses, prepare, without_standardization
+from contestants import CONTESTANTS, MAX_GRAD_NORM, Task, losses, prepare, without_standardization
 from floor import bandwidth, matrix_rate, operations
 from torch import Tensor
 
@@ -54,8 +54,8 @@ from dpvision.gradients import reference_clipped_sum
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
-ROWS_BY_DEFAULT = {32: 128, 224: 16}
-"""B·K by the side of the images."""
+ROWS_BY_DEFAULT = {"cpu": {32: 256, 224: 16}, "cuda": {32: 4096, 224: 256}}
+"""B·K by the kind of the device and the side of the images."""
 
 
 def task_of(options: argparse.Namespace) -> Task:
@@ -82,30 +82,34 @@ def serve(name: str, connection: Connection, options: argparse.Namespace) -> Non
         forget_memory()
         before = memory(device)
         step = prepare(name, task)
-        while connection.recv():
+        while (asked := connection.recv()) == "step":
             wait(device)
             started = time.perf_counter()
             step()
             wait(device)
             connection.send({"seconds": time.perf_counter() - started, "bytes": memory(device) - before})
-        connection.send({"error_of_sum": error_of(name, step(), task_of(options))})
+        found = step()  # compared with what was sent
+        connection.send({"error": None if found is None else distance(found, asked) / length(asked)})
     except Exception as error:  # reported in the table; the others go on
         said = (str(error).splitlines() or [""])[0]
         connection.send({"failed": f"{type(error).__name__}: {said[:80]}"})
 
 
-def error_of(name: str, found: Sums, task: Task) -> float | None:
-    """Return the distance of a clipped sum to the reference's, over its length; None where there is none."""
-    if found is None:
-        return None
-    network = without_standardization(task.network) if name.startswith("opacus") else task.network
+def exact_sum(options: argparse.Namespace, of_opacus: bool) -> dict[str, Tensor]:
+    """Return the reference's clipped sum, on a CPU: of the network, or of what Opacus has in its place."""
+    task = task_of(options)
+    network = without_standardization(task.network) if of_opacus else task.network
     exact = reference_clipped_sum(network, losses, task.views, task.targets, MAX_GRAD_NORM)
+    return {name: values.cpu() for name, values in exact.items()}
+
+
+def distance(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
     assert found.keys() == exact.keys()
+    return length({name: found[name].cpu() - exact[name] for name in exact})
 
-    def length(sums: list[Tensor]) -> float:
-        return float(torch.stack([some.double().norm() for some in sums]).norm())
 
-    return length([found[key] - exact[key] for key in exact]) / length(list(exact.values()))
+def length(sums: dict[str, Tensor]) -> float:
+    return float(torch.stack([some.double().norm() for some in sums.values()]).norm())
 
 
 def memory(device: torch.device) -> int:
@@ -157,8 +161,8 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     failed: dict[str, str] = {}
     with contestants(options) as lines:
 
-        def ask(name: str, go_on: bool) -> dict[str, Any]:
-            lines[name].send(go_on)
+        def ask(name: str, what: object) -> dict[str, Any]:
+            lines[name].send(what)
             answer: dict[str, Any] = lines[name].recv()
             if "failed" in answer:
                 failed[name] = answer["failed"]
@@ -168,17 +172,19 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
             for name in lines:
                 if name in failed:
                     continue
-                answer = ask(name, True)
+                answer = ask(name, "step")
                 if name not in failed and number:
                     peak[name] = answer["bytes"]
                     seconds.setdefault(name, []).append(answer["seconds"])
-        for name in lines:
-            if name not in failed:
-                errors[name] = ask(name, False).get("error_of_sum")
+        for of_opacus in (False, True):
+            names = [name for name in seconds.keys() - failed if name.startswith("opacus") == of_opacus]
+            exact = exact_sum(options, of_opacus) if names else None
+            for name in names:
+                errors[name] = ask(name, exact).get("error")
     views = options.examples * options.views
     device = torch.device(options.device)
     dtype = torch.bfloat16 if options.precision == "bfloat16" else torch.float32
-    task = task_of(options)
+    task = task_of(argparse.Namespace(**(vars(options) | {"examples": 1})))
     floor = matrix_rate(device, dtype) / operations(task.network, task.views)
 
     def ratio(name: str, to: str) -> float | None:
@@ -232,7 +238,11 @@ def main() -> None:
     )
     parser.add_argument("--network", nargs="+", default=["wrn-16-4"], choices=NETWORKS)
     parser.add_argument("--views", nargs="+", type=int, default=[16], help="K, the views per example")
-    parser.add_argument("--examples", type=int, help="B, by default so many that B·K is 128, or 16 at 224 px")
+    parser.add_argument(
+        "--examples",
+        type=int,
+        help="B, by default so many that B·K is 256 on a CPU, or 16 at 224 px; 4096 and 256 on a GPU",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", nargs="+", default=["float32"], choices=PRECISIONS)
     parser.add_argument("--only", nargs="+", default=CONTESTANTS, choices=CONTESTANTS, metavar="NAME")
@@ -254,7 +264,7 @@ def main() -> None:
     )
     examples = options.examples
     for network, precision, views in product(options.network, options.precision, options.views):
-        rows = ROWS_BY_DEFAULT[NETWORKS[network]]
+        rows = ROWS_BY_DEFAULT[torch.device(options.device).type][NETWORKS[network]]
         chosen = {"network": network, "precision": precision, "views": views}
         chosen["examples"] = examples or max(1, rows // views)
         table = measured(argparse.Namespace(**(vars(options) | chosen)))

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+
+def load_benchmark(name: str) -> Any:
+    """The module of a script, which is in no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.slow
@@ -212,3 +225,86 @@ def test_defaults_benchmark_has_a_row_for_each_method_and_epsilon() -> None:
         (method, epsilon) for method in ("dp-sgd", "dp-randp", "dp-ridge") for epsilon in (1, 50)
     ]
     assert all(row["images"] == 300 and row["accuracy"] > 0.5 for row in rows if row["epsilon"] == 50)
+
+
+@pytest.mark.slow
+def test_every_rule_is_right_on_this_machine_and_a_wrong_one_is_seen() -> None:
+    script = str(ROOT / "benchmarks" / "device_rules.py")
+    finished = subprocess.run([sys.executable, script, "--device", "cpu"], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout
+    # In float64 it stays right: there the network is tried before it is trained, and would be run again.
+    broken = (
+        "import runpy, sys, torch; from dpvision.gradients import group_norm; right = group_norm.by_sums\n"
+        "def by_sums(*given):\n    of_x, of_weight, of_bias = right(*given)\n"
+        "    return of_x, (1 + 0.3 * (of_weight.dtype == torch.float32)) * of_weight, of_bias\n"
+        "group_norm.by_sums = by_sums; sys.argv = ['', '--device', 'cpu']\n"
+        f"runpy.run_path({script!r}, run_name='__main__')"
+    )
+    finished = subprocess.run([sys.executable, "-c", broken], capture_output=True, text=True)
+    assert finished.returncode == 1
+    wrong = {line.split()[0] for line in finished.stdout.splitlines() if "WRONG" in line}
+    assert wrong == {"GroupNorm"}
+
+
+RECIPE = """epsilon = 2
+delta = 1e-5
+method = "dp-randp"
+[config]
+encoder = "patches"
+encoder_options = { size = 4, cells = 2, centroids = 20 }
+phase_ii = "sampled"
+phase_iii = "full"
+phase_ii_share = 0.5
+"""
+
+
+@pytest.mark.slow
+def test_the_gpu_report_goes_on_where_it_ended(tmp_path: Path) -> None:
+    recipe, out = tmp_path / "recipe.toml", tmp_path / "report"
+    recipe.write_text(RECIPE)
+    options = ["--data", "bundled:digits", "--recipe", str(recipe), "--device", "cpu", "--small"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu_report.py"), *options, "--out", str(out)]
+
+    def run(seconds: str) -> dict[str, Any]:
+        subprocess.run([*command, "--seconds", seconds], check=True, capture_output=True, timeout=300)
+        parts: dict[str, Any] = json.loads((out / "report.json").read_text())["parts"]
+        return parts
+
+    assert {found["status"] for found in run("2").values()} == {"cut off"}
+    parts = run("250")
+    assert {name: found["status"] for name, found in parts.items()} == dict.fromkeys(
+        ["rules", "clip search", "gradients of tanh-cnn", "shares of a step", "recipe"], "done"
+    )
+    assert parts["rules"]["seconds"] > 2  # both times
+    assert parts["recipe"]["result"]["seconds_by_phase"].keys() == {"Phase II", "Phase III"}
+    told = (out / "report.md").read_text()
+    assert "| recipe | done |" in told
+    assert f"test accuracy {parts['recipe']['result']['test_accuracy']:.2%}" in told
+    assert run("250") == parts
+
+
+def test_the_gpu_report_takes_up_a_run_that_it_cut_off(tmp_path: Path) -> None:
+    report = load_benchmark("gpu_report")
+    options = Namespace(
+        out=tmp_path, device="cpu", small=True, recipe=tmp_path / "recipe.toml", data="bundled:digits"
+    )
+    assert "train" in list(report.parts(options))[-1].command
+    (tmp_path / "recipe" / "private").mkdir(parents=True)
+    (tmp_path / "recipe" / "private" / "run.json").write_text("{}")
+    assert list(report.parts(options))[-1].command[-3:] == ["resume", str(tmp_path / "recipe"), "--json"]
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        ("import time; time.sleep(60)", "cut off"),
+        ("raise SystemExit('no such device')", "failed"),
+        ("print('{}'); raise SystemExit(1)", "failed"),
+        ("print('some line'); print('{}')", "done"),
+    ],
+)
+def test_the_gpu_report_says_how_a_part_ended(command: str, status: str) -> None:
+    report = load_benchmark("gpu_report")
+    found = report.work(report.Part("a part", [sys.executable, "-c", command]), seconds=2)
+    assert found["status"] == status
+    assert ("result" in found) == ("print" in command)
