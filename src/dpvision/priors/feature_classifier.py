@@ -15,7 +15,7 @@ from dpvision.images.decode import MAX_PIXELS
 from dpvision.images.indexed import indexed_if_any
 from dpvision.images.public import Overlaps
 from dpvision.networks import Classifier, build_classifier
-from dpvision.networks.by_row import by_row
+from dpvision.networks.by_row import by_row, gathered
 from dpvision.priors.encoders import Encoder, build_encoder, rebuild_encoder
 from dpvision.priors.phase_one.prior_file import learned_from
 from dpvision.priors.remembered import remembered
@@ -163,19 +163,14 @@ def encoded(model: Classifier, images: ImageSet, tell: Callable[[int, int], None
         raise InputError("only a classifier on the features of an encoder has features to compute")
     network, normalize = model.network, model.normalize
     device = normalize.mean.device
-    found, done = [], 0
-    for some in by_row(
+    parts = by_row(
         lambda rows: network.features(normalize(rows)),
         images.blocks,
         images.shape,
         device,
         concurrent=network.encoder.concurrent,
-    ):
-        found.append(some)
-        done += len(some)
-        if tell:
-            tell(done, len(images))
-    return torch.cat(found)
+    )
+    return gathered(parts, len(images), tell and (lambda done: tell(done, len(images))))
 
 
 def _classifier(encoder: Encoder, class_names: Sequence[str], **options: Any) -> Classifier:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dpvision.networks import Normalize
-from dpvision.networks.by_row import by_row
+from dpvision.networks.by_row import by_row, gathered
 from dpvision.priors.encoders.encoder import Encoder, Tell
 from dpvision.priors.encoders.process_images import process_images
 from dpvision.privacy.errors import InputError
@@ -78,24 +78,26 @@ class WhitenedEncoder(Encoder):
     @torch.no_grad()
     def fit(self, tell: Tell | None = None) -> None:
         """Fit the other encoder, then take mean and covariance of its features of images of processes."""
-        before, done = self.inner.images_to_fit, 0
+        before = self.inner.images_to_fit
         self.inner.fit(tell and (lambda done, _: tell(done, self.images_to_fit)))
         device, shape = self.mean.device, self.config["image_shape"]
-        normalize, found = Normalize().to(device), []
-        for some in by_row(
-            lambda rows: self.inner(normalize(rows)).float(),
+        normalize = Normalize().to(device)
+        parts = by_row(
+            lambda rows: self.inner(normalize(rows)),
             lambda count: torch.cat(list(process_images(shape, self.images, SEED))).split(count),
             shape,
             device,
             concurrent=self.concurrent,
-        ):
-            found.append(some)
-            done += len(some)
+        )
+
+        def told(done: int) -> None:
             if tell:
                 tell(before + done, self.images_to_fit)
-        features = torch.cat(found).double()
-        self.mean.copy_(features.mean(dim=0))
-        variances, directions = principal_directions(features - features.mean(dim=0))
+
+        features = gathered(parts, self.images, told, dtype=torch.float64)
+        mean = features.mean(dim=0)
+        self.mean.copy_(mean)
+        variances, directions = principal_directions(features.sub_(mean))
         floor = self.whiten * variances.sum() / self.out_features
         if not floor > 0:
             raise InputError(
