@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from math import prod
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from dpvision.api.options import PlanOptions, takes
@@ -59,7 +61,9 @@ class Forecast:
         num_examples: N, as it was declared.
         image_shape, num_classes: those of the data, (C, H, W) for the shape.
         test_examples: how many images the accuracy would be measured on.
-        seconds, memory_bytes: expected, of all but the writing of images.
+        seconds: expected, of all but the writing of images: reading them, learning, and the measurement of
+            the accuracy.
+        memory_bytes: expected, of the whole process on the CPU.
         allowed: whether the limits of the images' owners allow the run at present.
         epsilon_after: the ε that the worst image would have afterwards, over all ledgers: where a limit holds
             at its δ and relation, otherwise at those of the run. Private, like the three below.
@@ -107,11 +111,18 @@ def plan(data: Source, **options: Any) -> Forecast:
     given = PlanOptions.of(options, data)
     from dpvision.api.admission import admission_of  # here: it takes seconds to import
     from dpvision.api.run import prepare
+    from dpvision.methods.estimates import forget_peak, peak_bytes
 
+    started = perf_counter()
     config, sources = prepare(data, given)
     facts, (budget, stages) = config.facts, config.spending
-    expected = config.method.estimate(config.settings, facts, config.device)
     admission = admission_of(config, sources.images, given)
+    opening = perf_counter() - started
+    forget_peak()
+    expected = config.method.estimate(config.settings, facts, config.device)
+    # The images are counted by the estimate, and held here already.
+    held = peak_bytes() - facts.num_examples * prod(facts.image_shape)
+    test_examples = len(sources.test) if sources.test else 0
     config.tell_choice()
     return Forecast(
         method=config.method.name,
@@ -126,9 +137,9 @@ def plan(data: Source, **options: Any) -> Forecast:
         num_examples=facts.num_examples,
         image_shape=facts.image_shape,
         num_classes=len(facts.class_names),
-        test_examples=len(sources.test) if sources.test else 0,
-        seconds=expected.seconds,
-        memory_bytes=expected.memory_bytes,
+        test_examples=test_examples,
+        seconds=opening + expected.seconds + test_examples * expected.seconds_per_image,
+        memory_bytes=held + expected.memory_bytes,
         config=config.settings,
         tuning=_tuning(config) if given.searching else None,
         **asdict(admission),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Annotated, Any
 
 import typer
 
 from dpvision import api
 from dpvision.api.options import PlanOptions, TrainOptions, TuneOptions
+from dpvision.cli import STARTED
 from dpvision.cli.options import AsJson, SearchFor, checks, command, require, with_searches
 from dpvision.cli.output import duration, interruptible, show, work_bars
 from dpvision.images.files import read_json
@@ -76,7 +78,9 @@ def plan(found: dict[str, Any], as_json: bool, search: SearchFor = None) -> None
     with_searches(found, search)
     require(PlanOptions, found)
     by_default = "" if found.get("delta") else ", the largest power of ten that is at most 1/(10·N)"
+    starting = perf_counter() - STARTED  # which a run does as well
     forecast = api.plan(found.pop("data"), **found)
+    forecast = replace(forecast, seconds=starting + forecast.seconds)
     rows: dict[str, object] = {
         "method": forecast.method,
         "images": f"{forecast.num_examples} of {'×'.join(map(str, forecast.image_shape))}, "

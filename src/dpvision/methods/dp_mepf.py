@@ -140,7 +140,7 @@ class DPMEPF:
         while (passed := perf_counter() - started) < PROBE_SECONDS:
             fitting.step()
         seconds += config.steps * passed / (fitting.steps_done - 1)
-        return Estimate(seconds, _memory(config, facts, fitting))
+        return Estimate(seconds, facts.num_examples * math.prod(facts.image_shape))
 
     def learn(self, config: DPMEPFConfig, session: Session) -> Learned:
         """Release the embedding."""
@@ -278,14 +278,6 @@ def fit(fitting: GeneratorFitting, workplace: Workplace) -> None:
         if workplace.progress:
             workplace.progress("fitting the generator", fitting.steps_done, steps)
     fitting.finish()
-
-
-def _memory(config: DPMEPFConfig, facts: PublicFacts, fitting: GeneratorFitting) -> int:
-    """Return the bytes that a run takes: its images, and the most of what a fit holds."""
-    pixels = math.prod(facts.image_shape)
-    weights = sum(p.numel() for p in [*fitting.generator.parameters(), *fitting.encoder.parameters()])
-    features = fitting.encoder.out_features * (len(fitting.labels) + 4 * fitting.blocks)
-    return facts.num_examples * pixels + 4 * (6 * weights + 2 * features + 8 * len(fitting.labels) * pixels)
 
 
 def _by_shape(facts: PublicFacts, device: torch.device) -> DPMEPFConfig:

@@ -15,16 +15,29 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from time import perf_counter
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dpvision.gradients import check_clipping_norm
 from dpvision.methods.classifiers import finished_classifier, learned_weights
-from dpvision.methods.estimates import Estimate, seconds_per_step, training_memory
-from dpvision.methods.features import PRIOR, EncoderSettings, features_of, public_model, trial_features
+from dpvision.methods.estimates import (
+    Estimate,
+    seconds_per_example,
+    seconds_per_prediction,
+    seconds_per_release,
+    training_memory,
+    training_seconds,
+)
+from dpvision.methods.features import (
+    PRIOR,
+    EncoderSettings,
+    features_memory,
+    features_of,
+    public_model,
+    trial_features,
+)
 from dpvision.methods.gradient_descent import (
     GradientSettings,
     check_batch,
@@ -246,7 +259,7 @@ class DPRandP:
         for part in config.parts(facts.num_examples, thawed(model, config.phase_iii)):
             some = (_on_features if part.on_features else _on_views)(part, model, facts.num_examples)
             seconds, memory = seconds + some.seconds, max(memory, some.memory_bytes)
-        return Estimate(seconds, memory)
+        return Estimate(seconds, memory, some.seconds_per_image)
 
     def learn(self, config: DPRandPConfig, session: Session) -> Learned:
         """Train the head, then, in a Phase III, all."""
@@ -368,23 +381,19 @@ def _encoder(facts: PublicFacts, device: torch.device) -> tuple[str, dict[str, A
 
 def _on_features(part: Part, model: Classifier, num_examples: int) -> Estimate:
     features, encoding = trial_features(model)
-    settings = part.settings
-    engine = clipped_gradient(model.network.get_submodule("head"), settings)
+    settings, head = part.settings, model.network.get_submodule("head")
 
-    def run(examples: int) -> float:
-        views = features[torch.arange(examples) % len(features)].unsqueeze(1)
-        targets = torch.zeros(examples, dtype=torch.int64, device=features.device)
-        started = perf_counter()
-        engine.sum(views, targets).norms.sum().item()  # waits for the device
-        return perf_counter() - started
+    def views(examples: int) -> tuple[Tensor, Tensor]:
+        some = features[torch.arange(examples) % len(features)].unsqueeze(1)
+        return some, torch.zeros(examples, dtype=torch.int64, device=features.device)
 
-    run(1)  # the check of the head
-    run(engine.chunk)  # the first memory
-    per_example = run(engine.chunk) / engine.chunk
+    engine = clipped_gradient(head, settings)
+    per_example = seconds_per_example(engine, views, settings.expected_batch_size)
+    per_step = settings.expected_batch_size * per_example + seconds_per_release(head)
     encoded_images = num_examples + features_of(model).encoder.images_to_fit
-    seconds = encoded_images * encoding + settings.steps * settings.expected_batch_size * per_example
-    pixels = num_examples * math.prod(model.image_shape)
-    return Estimate(seconds, 2 * pixels + 2 * num_examples * features.shape[1] * features.element_size())
+    seconds = encoded_images * encoding + settings.steps * per_step
+    memory = features_memory(model, num_examples, features)
+    return Estimate(seconds, 2 * num_examples * math.prod(model.image_shape) + memory, encoding)
 
 
 def _on_views(part: Part, model: Classifier, num_examples: int) -> Estimate:
@@ -392,5 +401,6 @@ def _on_views(part: Part, model: Classifier, num_examples: int) -> Estimate:
     for phase in part.phases:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(phase.trains is None or phase.trains(name))
-        seconds += phase.steps * seconds_per_step(part.settings, model)
-    return Estimate(seconds, training_memory(part.settings, model, num_examples))
+        seconds += training_seconds(part.settings, model, phase.steps)
+    memory = training_memory(model, num_examples)
+    return Estimate(seconds, memory, seconds_per_prediction(model))

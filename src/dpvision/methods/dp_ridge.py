@@ -18,7 +18,14 @@ from torch import Tensor
 
 from dpvision.images import ImageSet
 from dpvision.methods.estimates import Estimate
-from dpvision.methods.features import PRIOR, EncoderSettings, features_of, public_model, trial_features
+from dpvision.methods.features import (
+    PRIOR,
+    EncoderSettings,
+    features_memory,
+    features_of,
+    public_model,
+    trial_features,
+)
 from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.session import Session
 from dpvision.methods.settings import with_overrides
@@ -84,7 +91,7 @@ class DPRidge:
         classes = len(facts.class_names)
         model = config.build_model(facts, fit=False).to(device)
         features, encoding = trial_features(model)
-        count, num_features = features.shape
+        count = len(features)
         started = perf_counter()
         statistics = sufficient_statistics(features, torch.arange(count, device=device) % classes, classes)
         summing = (perf_counter() - started) / count
@@ -93,7 +100,8 @@ class DPRidge:
         seconds = facts.num_examples * (encoding + summing) + perf_counter() - started
         seconds += features_of(model).encoder.images_to_fit * encoding
         pixels = facts.num_examples * math.prod(facts.image_shape)
-        return Estimate(seconds, pixels + 4 * facts.num_examples * num_features + 8 * 4 * num_features**2)
+        memory = pixels + features_memory(model, facts.num_examples, features)
+        return Estimate(seconds, memory, encoding)
 
     def learn(self, config: DPRidgeConfig, session: Session) -> Learned:
         """Release the statistics."""

@@ -13,7 +13,13 @@ import torch
 
 from dpvision.gradients import refuse_cross_example_layers
 from dpvision.methods.classifiers import finished_classifier, learned_weights
-from dpvision.methods.estimates import Estimate, seconds_per_step, training_memory
+from dpvision.methods.estimates import (
+    Estimate,
+    seconds_per_prediction,
+    seconds_per_step,
+    training_memory,
+    training_seconds,
+)
 from dpvision.methods.gradient_descent import (
     GradientSettings,
     check_batch,
@@ -108,8 +114,9 @@ class DPSGD:
     def estimate(self, config: DPSGDConfig, facts: PublicFacts, device: torch.device) -> Estimate:
         """Estimate what a run takes; see :class:`Method`."""
         model = config.build_model(facts).to(device)
-        seconds = config.steps * seconds_per_step(config, model)
-        return Estimate(seconds, training_memory(config, model, facts.num_examples))
+        seconds = training_seconds(config, model, config.steps)
+        memory = training_memory(model, facts.num_examples)
+        return Estimate(seconds, memory, seconds_per_prediction(model))
 
     def learn(self, config: DPSGDConfig, session: Session) -> Learned:
         """Train a new network; its averaged weights are what was learned."""

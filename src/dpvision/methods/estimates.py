@@ -2,67 +2,138 @@
 
 from __future__ import annotations
 
-import time
+import resource
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
 
 import torch
+from torch import Tensor
 
-from dpvision.gradients.chunks import bytes_per_example
+from dpvision.gradients import ClippedGradient
 from dpvision.methods.gradient_descent import GradientSettings, clipped_gradient
 from dpvision.networks import Classifier
-from dpvision.privacy.noise import SeededRandom
+from dpvision.networks.by_row import by_row, rows_at_a_time
+from dpvision.privacy.noise import SecureRandom, SeededRandom
 
 PROBE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The time and memory that training takes, estimated from a trial of a second or so.
+    """The time and memory that learning takes, estimated from a trial of some seconds.
 
     Attributes:
-        seconds: the time of training, start-up included.
-        memory_bytes: the memory of training, the images included.
+        seconds: the time of learning.
+        memory_bytes: the memory that it takes beside what the trial itself took: for the images, and for what
+            is kept of all of them.
+        seconds_per_image: the time that the model takes for an image, to evaluate it.
     """
 
     seconds: float
     memory_bytes: int
+    seconds_per_image: float = 0.0
+
+
+def training_seconds(settings: GradientSettings, model: Classifier, steps: int) -> float:
+    """Measure the time of ``steps`` steps, in seconds, that of the start included: checks of the network, and
+    the choice of how gradients are computed.
+    """
+    started = perf_counter()
+    per_step = seconds_per_step(settings, model)
+    of_trial = perf_counter() - started
+    # The trial has taken the start once, and the time of some steps.
+    return max(0.0, of_trial - per_step) + steps * (per_step + seconds_per_release(model))
 
 
 def seconds_per_step(settings: GradientSettings, model: Classifier) -> float:
     """Measure the time of views and clipped gradients of a full batch, in seconds, on part of one."""
     device = model.normalize.mean.device
-    engine = clipped_gradient(model, settings)
     policy = settings.stand_in_views(model.image_shape, len(model.class_names))
     generator = torch.Generator().manual_seed(0)
 
-    def run(examples: int) -> float:
-        pixels = torch.randint(
-            256, (examples, *model.image_shape), generator=generator, dtype=torch.uint8
-        ).to(device)
+    def views(examples: int) -> tuple[Tensor, Tensor]:
+        shape = (examples, *model.image_shape)
+        pixels = torch.randint(256, shape, generator=generator, dtype=torch.uint8).to(device)
         targets = torch.zeros(examples, dtype=torch.int64, device=device)
-        started = time.perf_counter()
-        draws = SeededRandom(0).by_example().of(torch.arange(examples))
-        sums = engine.sum(*policy(pixels, targets, draws))
-        sums.norms.sum().item()  # waits for the device
-        return time.perf_counter() - started
+        return policy(pixels, targets, SeededRandom(0).by_example().of(torch.arange(examples)))
 
-    run(1)  # the check of the network, the first memory
-    examples = min(engine.chunk, settings.expected_batch_size)
-    seconds = run(examples)
-    while seconds < PROBE_SECONDS / 4 and examples < settings.expected_batch_size:
-        examples = min(examples * 4, settings.expected_batch_size)
-        seconds = run(examples)
-    return seconds * settings.expected_batch_size / examples
-
-
-def training_memory(settings: GradientSettings, model: Classifier, num_examples: int) -> int:
-    """Return the bytes that training the whole model takes, its images included."""
-    device = model.normalize.mean.device
-    policy = settings.stand_in_views(model.image_shape, len(model.class_names))
-    views = torch.zeros(1, policy.views_per_example, *model.image_shape, device=device)
     engine = clipped_gradient(model, settings)
-    chunk = min(engine.memory_limit(device), settings.expected_batch_size * bytes_per_example(model, views))
+    per_example = seconds_per_example(engine, views, settings.expected_batch_size)
+    return settings.expected_batch_size * per_example
+
+
+def seconds_per_example(
+    engine: ClippedGradient, views: Callable[[int], tuple[Tensor, Tensor]], expected_batch_size: int
+) -> float:
+    """Measure the time of an example's views and clipped gradient in a batch, in seconds.
+
+    views: gives views ``[n, K, …]`` and targets of n examples.
+    """
+
+    def run(examples: int) -> float:
+        started = perf_counter()
+        engine.sum(*views(examples)).norms.sum().item()  # waits for the device
+        return perf_counter() - started
+
+    run(1)  # the check of the network
+    examples = min(engine.chunk, expected_batch_size)
+    run(examples)  # the first memory
+    seconds = run(examples)
+    while seconds < PROBE_SECONDS / 2 and examples < expected_batch_size:
+        examples = min(examples * 4, expected_batch_size)
+        seconds = run(examples)
+    return seconds / examples
+
+
+def seconds_per_release(model: torch.nn.Module) -> float:
+    """Measure the time of what a step does once, whatever the batch: noise for all that is trained, and the
+    steps of optimiser and average, which take about as many passes over the weights as there are in these.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    started = perf_counter()
+    for parameter in trained:
+        noisy = SecureRandom().normal(parameter.shape).to(parameter.device)
+        for _ in range(4):
+            noisy = noisy * 0.5 + parameter.detach()
+    return perf_counter() - started
+
+
+def seconds_per_prediction(model: Classifier) -> float:
+    """Measure the time of an image's prediction, in seconds."""
+    device = model.normalize.mean.device
+    count = 2 * rows_at_a_time(device)
+    pixels = torch.randint(256, (count, *model.image_shape), dtype=torch.uint8)
+    with torch.no_grad():
+        list(by_row(model, pixels.split, model.image_shape, device))  # the first memory
+        started = perf_counter()
+        list(by_row(model, pixels.split, model.image_shape, device))
+    # with the two batches of `by_row`'s own trial
+    return (perf_counter() - started) / (2 * count)
+
+
+def training_memory(model: Classifier, num_examples: int) -> int:
+    """Return the bytes that training the whole model takes beside a step: its images, twice while they are
+    read, and its weights' average, optimiser and noise.
+    """
     channels, height, width = model.image_shape
-    pixels = num_examples * channels * height * width
-    weights = 4 * sum(p.numel() for p in model.parameters())
-    return 2 * pixels + chunk + 6 * weights
+    return 2 * num_examples * channels * height * width + 6 * 4 * sum(p.numel() for p in model.parameters())
+
+
+def forget_peak() -> None:
+    """Let the memory that this process once held not count in `peak_bytes`, where the system can forget."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has held, in bytes."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+    except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

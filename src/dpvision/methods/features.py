@@ -82,6 +82,12 @@ def features_of(model: Classifier) -> FeatureClassifier:
     return model.network
 
 
+def features_memory(model: Classifier, num_examples: int, features: Tensor) -> int:
+    """Return the bytes that features like these take of all images, and the fit of their encoder."""
+    kept = num_examples * features.shape[1] * features.element_size()
+    return kept + features_of(model).encoder.bytes_to_fit
+
+
 def trial_features(model: Classifier) -> tuple[Tensor, float]:
     """Return features of random images, as many as take some time, and the seconds that one image took."""
     device = model.normalize.mean.device

@@ -171,7 +171,11 @@ class Tuned:
             for candidate in range(len(config.candidates))
         ]
         mean = sum(one.seconds for one in each) / len(each)
-        return Estimate(config.trials * mean, max(one.memory_bytes for one in each))
+        return Estimate(
+            config.trials * mean,
+            max(one.memory_bytes for one in each),
+            max(one.seconds_per_image for one in each),
+        )
 
     def learn(self, config: TunedConfig, session: Session) -> Learned:
         """Run the trials and keep the best."""

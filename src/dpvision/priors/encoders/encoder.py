@@ -36,10 +36,12 @@ class Encoder(nn.Module):
             encoder up to its weights, which the state_dict brings; it needs no prior's file and fetches none.
         provenance: JSON types: where the weights came from. Part of config.
         images_to_fit: how many images of random processes it looks at when it is fitted.
+        bytes_to_fit: the memory that this takes, nearly.
         concurrent: it may be called in several threads at a time. One with hooks may not.
     """
 
     images_to_fit = 0
+    bytes_to_fit = 0
     concurrent = False
 
     def __init__(self, out_features: int, config: dict[str, Any]) -> None:

@@ -63,6 +63,8 @@ class WhitenedEncoder(Encoder):
         affordable = min(MOST_IMAGES, MOST_PIXELS // (height * width))
         self.images = max(FEWEST_IMAGES, min(IMAGES_PER_FEATURE * size, affordable))
         self.images_to_fit = inner.images_to_fit + self.images
+        # In float64: the features, and of the smaller side's square four, for the eigenvectors take three.
+        self.bytes_to_fit = 8 * (self.images * size + 4 * min(self.images, size) ** 2)
         self.register_buffer("mean", torch.zeros(size))
         rank = min(size, MOST_DIRECTIONS, self.images - 1)
         self.register_buffer("directions", torch.zeros(size, rank))
