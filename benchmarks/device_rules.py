@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpvision.gradients import ClippedGradient, Precision, reference_clipped_sum, ways
+from dpvision.gradients import ClippedGradient, Precision, clipped, reference_clipped_sum, ways
 from dpvision.networks import WeightStandardizedConv2d
 
 EXAMPLES, VIEWS, SIDE, CHANNELS, CLASSES = 6, 3, 12, 8, 5
@@ -87,7 +87,11 @@ def forced(name: str) -> Iterator[None]:
     def chosen(candidates: Mapping[str, object], finish: object) -> dict[str, float]:
         return dict.fromkeys(candidates, 1.0) | {way: 0.0 for way in candidates if way == name}
 
-    with mock.patch.object(ways, "_timed", chosen), mock.patch.dict(ways._FOUND, clear=True):
+    with (
+        mock.patch.object(ways, "_timed", chosen),
+        mock.patch.dict(ways._FOUND, clear=True),
+        mock.patch.dict(clipped._CHOSEN, clear=True),
+    ):
         yield
 
 

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpvision.gradients import ClippedGradient, ClippedSum, ways
+from dpvision.gradients import ClippedGradient, ClippedSum, clipped, ways
 from dpvision.networks import build_network
 from dpvision.networks.precision import Precision
 
@@ -239,7 +239,11 @@ def ways_drawn(choose: random.Random) -> Iterator[None]:
     def drawn(candidates: Mapping[str, object], finish: object) -> dict[str, float]:
         return dict.fromkeys(candidates, 1.0) | {choose.choice([*candidates]): 0.0}
 
-    with mock.patch.object(ways, "_timed", drawn), mock.patch.dict(ways._FOUND, clear=True):
+    with (
+        mock.patch.object(ways, "_timed", drawn),
+        mock.patch.dict(ways._FOUND, clear=True),
+        mock.patch.dict(clipped._CHOSEN, clear=True),
+    ):
         yield
 
 

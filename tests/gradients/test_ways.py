@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpvision.gradients import ClippedGradient, reference_clipped_sum, ways
+from dpvision.gradients import ClippedGradient, clipped, reference_clipped_sum, ways
 from dpvision.gradients.capture import per_example_gradients
 from dpvision.gradients.per_example import Instantiated
 from dpvision.gradients.ways import Ways
@@ -26,7 +26,11 @@ def loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def _nothing_known() -> Iterator[None]:
-    with mock.patch.dict(ways._FOUND, clear=True), mock.patch.object(ways, "WORTH_TIMING", 0.0):
+    with (
+        mock.patch.dict(ways._FOUND, clear=True),
+        mock.patch.dict(clipped._CHOSEN, clear=True),
+        mock.patch.object(ways, "WORTH_TIMING", 0.0),
+    ):
         yield
 
 
@@ -108,6 +112,7 @@ def test_ways_are_timed_on_inputs_that_no_private_value_enters() -> None:
             return per_example_gradients(model, loss, ownership, views, *rest)
 
         ways._FOUND.clear()
+        clipped._CHOSEN.clear()
         with mock.patch("dpvision.gradients.clipped.per_example_gradients", spy):
             ClippedGradient(convolutions(), loss, C).sum(views, targets)
         shown.append(entered)
@@ -143,6 +148,7 @@ def test_whatever_is_chosen_one_example_changes_the_sum_by_at_most_c(precision: 
             return {name: 1.0 + (place - number) % len(candidates) for place, name in enumerate(candidates)}
 
         ways._FOUND.clear()
+        clipped._CHOSEN.clear()
         with mock.patch.object(ways, "_timed", timed):
             engine = ClippedGradient(convolutions(), loss, C, precision=precision, expected_batch_size=4)
             whole = engine.sum(views, targets)
@@ -156,6 +162,23 @@ def test_whatever_is_chosen_one_example_changes_the_sum_by_at_most_c(precision: 
             assert torch.equal(rest.norms, whole.norms[others])
             assert distance(whole.gradients, rest.gradients) <= C
     assert chosen == names
+
+
+def test_a_second_engine_of_an_equal_network_takes_the_same_and_tries_nothing() -> None:
+    first, second = (ClippedGradient(convolutions(), loss, C) for _ in range(2))
+    views, targets = batch()
+    one = first.sum(views, targets).gradients
+    with mock.patch("dpvision.gradients.clipped.fastest", side_effect=AssertionError("tried")):
+        other = second.sum(views, targets).gradients
+        for engine in (
+            ClippedGradient(convolutions(), loss, C, expected_batch_size=7),
+            ClippedGradient(convolutions(), loss, C, precision="bfloat16"),
+            ClippedGradient(nn.Sequential(*convolutions(), nn.Tanh()), loss, C),
+        ):
+            with pytest.raises(AssertionError, match="tried"):
+                engine.sum(views, targets)
+    assert (second.chunk, second.ways) == (first.chunk, first.ways)
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_by_size_nothing_is_timed() -> None:
