@@ -9,6 +9,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -308,3 +309,20 @@ def test_the_gpu_report_says_how_a_part_ended(command: str, status: str) -> None
     found = report.work(report.Part("a part", [sys.executable, "-c", command]), seconds=2)
     assert found["status"] == status
     assert ("result" in found) == ("print" in command)
+
+
+def test_the_chart_has_a_bar_for_each_contestant_as_long_as_its_ratio() -> None:
+    rows = [
+        {"name": name, "of_plain": ratio} for name, ratio in (("ours", 0.8), ("plain", 1.0), ("vmap", 0.2))
+    ]
+    chart = load_benchmark("gradients_chart")
+    table = {"network": "vit-s", "views": 4, "precision": "float32", "rows": rows}
+    drawn = ElementTree.fromstring(chart.chart([table, {**table, "views": 1}]))
+    space = "{http://www.w3.org/2000/svg}"
+    bars = [
+        bar for bar in drawn.iter(f"{space}rect") if bar.get("x") == str(chart.LEFT) and bar.get("y") != "14"
+    ]
+    lengths = [float(bar.get("width", "")) for bar in bars]
+    assert len(lengths) == 4
+    assert lengths[0] == pytest.approx(4 * lengths[1], rel=0.01)
+    assert {"vit-s, K = 4, float32", "0.80", "0.20"} <= {text.text for text in drawn.iter(f"{space}text")}
