@@ -162,8 +162,11 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     with contestants(options) as lines:
 
         def ask(name: str, what: object) -> dict[str, Any]:
-            lines[name].send(what)
-            answer: dict[str, Any] = lines[name].recv()
+            try:
+                lines[name].send(what)
+                answer: dict[str, Any] = lines[name].recv()
+            except (BrokenPipeError, EOFError):  # the system takes what needs too much memory
+                answer = {"failed": "its process was killed"}
             if "failed" in answer:
                 failed[name] = answer["failed"]
             return answer
