@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from unittest import mock
 
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 import dpvision.gradients.clipped as clipped_module
 from dpvision.gradients import ClippedGradient, clipped_gradient_sum, reference_clipped_sum
-from dpvision.gradients.capture import per_example_gradients
-from dpvision.gradients.chunks import chunk_sizes
+from dpvision.gradients.capture import Pass, per_example_gradients
+from dpvision.gradients.chunks import chunk_sizes, fastest
+from dpvision.gradients.ways import Ways
 from dpvision.networks import build_network
 from dpvision.privacy.errors import InputError
 
@@ -200,3 +202,29 @@ def test_a_module_keeps_nothing_of_a_batch() -> None:
     clipped_gradient_sum(model, loss, *batch(4, 8), C)
     assert not hasattr(model, "last")
     assert model.seen == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "best", "tried"),
+    [
+        ({1: 0.03, 2: 0.035, 4: 0.2, 8: 0.01}, 2, {1, 2, 4}),
+        ({1: 0.03, 2: 0.035, 4: 0.04, 8: 0.05}, 8, {1, 2, 4, 8}),
+        ({1: 0.001, 2: 0.0, 4: 0.0, 8: 0.0}, 1, {1}),  # too short to tell
+        ({1: 0.03, 2: None, 4: 0.01, 8: 0.01}, 1, {1, 2}),  # no memory for two
+    ],
+)
+def test_the_chunk_with_which_a_batch_takes_least_is_chosen(
+    seconds: dict[int, float | None], best: int, tried: set[int]
+) -> None:
+    seen = set()
+
+    def run(ways: Ways, views: Tensor, targets: Tensor) -> Pass:
+        seen.add(len(views))
+        wait = seconds[len(views)]
+        if wait is None:
+            raise RuntimeError("out of memory")
+        time.sleep(wait)
+        return Pass(torch.zeros(len(views)))
+
+    chunk, _ = fastest(run, [1, 2, 4, 8], *batch(1, 8), expected_batch_size=64)
+    assert (chunk, seen) == (best, tried)

@@ -1,5 +1,5 @@
-"""Choose how many examples go through the network at a time, without any effect on their gradients: by the
-time that it takes.
+"""Choose how many examples go through the network at a time, by the time that it takes: their gradients do
+not depend on it.
 
 All chunks have one shape: the last is filled up with blank examples, which count for nothing. A matrix
 product or a convolution may round otherwise for another shape, and then one example more in a batch would
@@ -86,7 +86,7 @@ def fastest(
             with ways.timed_until(deadline):
                 run(ways, *examples)
             seconds = min(_seconds(run, ways, *examples) for _ in range(2))
-        except (RowsMoved, CannotRun):  # a network with room for so many rows
+        except (RowsMoved, CannotRun, RuntimeError):  # a network, or a memory, with room for so many rows
             break
         of_batch = seconds * (expected_batch_size / size + 0.5)
         if of_batch > least:
