@@ -40,9 +40,9 @@ CASES: dict[str, tuple[str, str]] = {
         "--epsilon 8 --method dp-sgd --set network=wrn-16-4 --set augmult=4 --set steps=4 "
         "--set expected_batch_size=256 --set flip=true --set pad=4",
     ),
-    "CIFAR-10, dp-mix, tanh-cnn": (
+    "CIFAR-10, dp-mix-self, tanh-cnn": (
         "cifar10",
-        "--epsilon 8 --method dp-mix --set network=tanh-cnn --set steps=20 --set expected_batch_size=512",
+        "--epsilon 8 --method dp-mix-self --set network=tanh-cnn --set steps=20 --set expected_batch_size=512",
     ),
     "Fashion-MNIST, dp-mepf": (
         "fashion-mnist",
