@@ -63,10 +63,6 @@ class Broadcast(TorchFunctionMode):
         self._made_of = {id(p): _OfParameter(name, lambda p: p) for name, p in parameters.items()}
         self._kept: list[Tensor] = list(parameters.values())
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
-
     def gradients(self) -> dict[str, Instantiated]:
         """Return the gradients ``[B, *shape]`` after the backward pass, of those that have one."""
         return {
