@@ -42,7 +42,8 @@ CASES: dict[str, tuple[str, str]] = {
     ),
     "CIFAR-10, dp-mix-self, tanh-cnn": (
         "cifar10",
-        "--epsilon 8 --method dp-mix-self --set network=tanh-cnn --set steps=20 --set expected_batch_size=512",
+        "--epsilon 8 --method dp-mix-self --set network=tanh-cnn --set steps=20 "
+        "--set expected_batch_size=512",
     ),
     "Fashion-MNIST, dp-mepf": (
         "fashion-mnist",

@@ -11,13 +11,12 @@ import torch
 from dpvision.api.devices import resolve_device
 from dpvision.api.sources import Source, fitting_images
 from dpvision.evaluation import Accuracy, accuracy
+from dpvision.evaluation.accuracy import IMAGES_AT_A_TIME
 from dpvision.networks import Classifier, register_network
 from dpvision.networks.generators import Generator
 from dpvision.privacy.errors import InputError
 from dpvision.runs import load_release
 from dpvision.runs.places import find_release
-
-BATCH_SIZE = 1024
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def predict(run: str | os.PathLike[str], images: Source, split: str | None = Non
     device = resolve_device(None)
     model = load_classifier(run).to(device)
     found = fitting_images(images, split, model.image_shape, labelled=False)
-    logits = torch.cat([model(pixels.to(device)).cpu() for pixels in found.blocks(BATCH_SIZE)])
+    logits = torch.cat([model(pixels.to(device)).cpu() for pixels in found.blocks(IMAGES_AT_A_TIME)])
     probabilities, classes = logits.softmax(dim=1).max(dim=1)
     names = found.names or tuple(str(index) for index in range(len(found)))
     return [

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 from torch import Tensor
 
+from dpvision.evaluation.accuracy import IMAGES_AT_A_TIME
 from dpvision.evaluation.intervals import CONFIDENCE, proportion_interval
 from dpvision.images import ImageSet
 from dpvision.networks.classifier import Classifier
@@ -24,7 +25,6 @@ from dpvision.privacy.errors import InputError
 Array = NDArray[np.float64]
 
 FALSE_POSITIVE_RATES = (0.001, 0.01, 0.1)
-IMAGES_AT_A_TIME = 1024
 LEAST_SPREAD = 1e-3
 """Least standard deviation of confidences, in nats: less would say more than was measured."""
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dpvision.evaluation.membership import IMAGES_AT_A_TIME, log_probabilities
+from dpvision.evaluation.accuracy import IMAGES_AT_A_TIME
+from dpvision.evaluation.membership import log_probabilities
 from dpvision.images import ImageSet
 from dpvision.networks.classifier import Classifier
 from dpvision.privacy.errors import InputError
