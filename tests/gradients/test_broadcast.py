@@ -141,6 +141,15 @@ def test_other_rows_than_in_the_trial_are_noticed() -> None:
         per_example_gradients(model, loss, ownership, views, targets)
 
 
+def test_another_use_than_in_the_trial_is_noticed_and_not_left_out_of_the_gradient() -> None:
+    """Of the nine rows of three examples, the pieces have five and four."""
+    model = InPieces()
+    views, targets = torch.randn(3, 3, TOKENS, FEATURES), torch.zeros(3, 3).long()
+    ownership = proved_ownership(model, loss, views[:, :2], targets[:, :2])
+    with pytest.raises(RowsMoved, match="'row' is used in another way"):
+        per_example_gradients(model, loss, ownership, views, targets)
+
+
 def test_a_parameter_as_long_as_the_batch_is_not_taken_for_one_of_every_row() -> None:
     row = torch.randn(4, 1, FEATURES)
     mode = Broadcast({"row": row}, torch.Size([4, 1]))

@@ -114,6 +114,11 @@ class Broadcast(TorchFunctionMode):
         """Note what was made of one parameter alone, or that it was used in another way."""
         if meets_others or len(ours) > 1 or not isinstance(result, Tensor) or id(result) in self._made_of:
             self.others |= {made.name for made in ours.values()}
+            if self._rows is not None:  # no copy was made: its gradient would be lost
+                raise RowsMoved(
+                    f"network: parameter '{min(self.others)}' is used in another way than in the trial on "
+                    "random inputs, so that its gradient is lost; let it meet as many rows for each example"
+                )
             return
         (before,) = ours.values()
 
