@@ -108,12 +108,12 @@ def plan(data: Source, **options: Any) -> Forecast:
         InputError: as `dpvision.train`, but for the owner's limit, which is only reported, and for
             encoders that were learned from the private images.
     """
+    started = perf_counter()
     given = PlanOptions.of(options, data)
     from dpvision.api.admission import admission_of  # here: it takes seconds to import
     from dpvision.api.run import prepare
     from dpvision.methods.estimates import forget_peak, peak_bytes
 
-    started = perf_counter()
     config, sources = prepare(data, given)
     facts, (budget, stages) = config.facts, config.spending
     admission = admission_of(config, sources.images, given)

@@ -79,7 +79,7 @@ def per_example_gradients(
         InputError: a buffer of the network was changed.
         RowsMoved: of several examples, the rows of one cannot be told from those of another.
     """
-    with left_as_it_was(model), dropout_drawn(model, dropout), _unchanged_buffers(model):
+    with left_as_it_was(model), dropout_drawn(model, dropout), unchanged_buffers(model):
         if ownership.one_by_one:
             return _by_autograd(model, loss, views, targets, autocast)
         trainable = {name: widened(p.detach()) for name, p in model.named_parameters() if p.requires_grad}
@@ -225,7 +225,7 @@ class _OfCall:
 
 
 @contextmanager
-def _unchanged_buffers(model: nn.Module) -> Iterator[None]:
+def unchanged_buffers(model: nn.Module) -> Iterator[None]:
     """Raise InputError if the numbers in a buffer were changed meanwhile: they are private."""
     versions = {name: buffer._version for name, buffer in model.named_buffers()}
     yield

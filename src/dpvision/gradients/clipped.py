@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from dpvision.gradients.capture import Pass, per_example_gradients
 from dpvision.gradients.chunks import GIB, blank, chunk_sizes, fastest, is_the_same_everywhere
+from dpvision.gradients.compiled import CannotCompile, compiled_pass
 from dpvision.gradients.dropout import Draws, active_dropout
 from dpvision.gradients.forward import Loss
 from dpvision.gradients.ownership import Ownership
@@ -96,7 +98,8 @@ class ClippedGradient:
             free on a GPU.
         engine: "measured" tries, on random examples, several ways to compute each layer's gradients and
             several sizes of chunks, and takes the fastest; "by-size" takes those that sizes speak for,
-            whatever the machine.
+            whatever the machine; "compiled" takes ``torch.compile(vmap(grad))`` of the whole network where
+            it can be had, and tells where it cannot.
 
     What sizes or measurements choose changes how sums are rounded, and nothing of the guarantee: it is chosen
     before a private example is read, and what is said above is tried with it.
@@ -123,9 +126,9 @@ class ClippedGradient:
         self.model, self.loss, self.max_grad_norm = model, loss, max_grad_norm
         self.precision, self.memory_bytes = precision, memory_bytes
         self.expected_batch_size, self.engine = expected_batch_size, engine
-        self._ownership = Ownership()
         self.ways = Ways()
         """How layers compute their gradients, where it is not by their sizes."""
+        self._run: Callable[..., Pass] = partial(self._pass, Ownership(), Ways())
         self._proved_for: object = None
         self.chunk = 0
         """The number of examples that pass the network at a time (the last are filled up); 0 until known."""
@@ -179,7 +182,7 @@ class ClippedGradient:
             targets = torch.cat([targets, targets.new_zeros(missing, *targets.shape[1:])])
         if dropout is not None:
             dropout = dropout[torch.arange(first, first + self.chunk).clamp(max=first + count - 1)]
-        found = self._pass(self._ownership, self.ways, views, targets, dropout)
+        found = self._run(views, targets, dropout)
         with torch.no_grad():
             squares = torch.stack([gradient.squared_norms() for gradient in found.gradients.values()])
             norms = squares.sum(dim=0).sqrt()[:count]
@@ -217,7 +220,20 @@ class ClippedGradient:
             else:
                 chunk //= 2
         _CHOSEN[key] = chunk, ways
-        self._ownership, self.ways, self.chunk, self._proved_for = ownership, ways, chunk, proved_for
+        self._run, self.ways, self.chunk = partial(run, ways), ways, chunk
+        if self.engine == "compiled":
+            self._compile(views, targets)
+        self._proved_for = proved_for
+
+    def _compile(self, views: Tensor, targets: Tensor) -> None:
+        """Put one compiled program in the place of the layers' ways, if it can be."""
+        started, autocast = time.perf_counter(), resolve_precision(self.precision, views.device)
+        try:
+            self._run = compiled_pass(self.model, self.loss, autocast, self._run, views, targets, self.chunk)
+        except CannotCompile as reason:
+            logger.warning(f"engine: not compiled, layers by size instead: {reason}")
+        else:
+            logger.info(f"engine: compiled in {time.perf_counter() - started:.1f} s")
 
     def _told_apart_by(self, views: Tensor, targets: Tensor) -> tuple[object, ...]:
         """Return all that the time of a pass depends on."""

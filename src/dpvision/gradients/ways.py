@@ -26,14 +26,16 @@ from dpvision.privacy.errors import InputError
 
 T = TypeVar("T")
 
-Engine = Literal["measured", "by-size"]
-"""Who chooses the ways: what was measured at the start, or the sizes alone, the same on all machines."""
+Engine = Literal["measured", "by-size", "compiled"]
+"""Who chooses the ways: what was measured at the start, or the sizes alone, the same on all machines; or one
+compiled program for the whole network (compiled.py).
+"""
 
 
 def check_engine(engine: Engine) -> None:
     """Raise InputError for another one."""
     if engine not in get_args(Engine):
-        raise InputError(f"engine: must be {' or '.join(get_args(Engine))}, not {engine!r}")
+        raise InputError(f"engine: must be one of {', '.join(get_args(Engine))}, not {engine!r}")
 
 
 SECONDS = 15.0

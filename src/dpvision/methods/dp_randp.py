@@ -24,9 +24,9 @@ from dpvision.gradients import check_clipping_norm
 from dpvision.methods.classifiers import finished_classifier, learned_weights
 from dpvision.methods.estimates import (
     Estimate,
-    seconds_per_example,
     seconds_per_prediction,
     seconds_per_release,
+    start_and_example,
     training_memory,
     training_seconds,
 )
@@ -388,10 +388,10 @@ def _on_features(part: Part, model: Classifier, num_examples: int) -> Estimate:
         return some, torch.zeros(examples, dtype=torch.int64, device=features.device)
 
     engine = clipped_gradient(head, settings)
-    per_example = seconds_per_example(engine, views, settings.expected_batch_size)
+    start, per_example = start_and_example(engine, views, settings.expected_batch_size)
     per_step = settings.expected_batch_size * per_example + seconds_per_release(head)
     encoded_images = num_examples + features_of(model).encoder.images_to_fit
-    seconds = encoded_images * encoding + settings.steps * per_step
+    seconds = encoded_images * encoding + start + settings.steps * per_step
     memory = features_memory(model, num_examples, features)
     return Estimate(seconds, 2 * num_examples * math.prod(model.image_shape) + memory, encoding)
 

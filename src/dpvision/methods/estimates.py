@@ -42,15 +42,16 @@ def training_seconds(settings: GradientSettings, model: Classifier, steps: int) 
     """Measure the time of ``steps`` steps, in seconds, that of the start included: checks of the network, and
     the choice of how gradients are computed.
     """
-    started = perf_counter()
-    per_step = seconds_per_step(settings, model)
-    of_trial = perf_counter() - started
-    # The trial has taken the start once, and the time of some steps.
-    return max(0.0, of_trial - per_step) + steps * (per_step + seconds_per_release(model))
+    start, per_step = _start_and_step(settings, model)
+    return start + steps * (per_step + seconds_per_release(model))
 
 
 def seconds_per_step(settings: GradientSettings, model: Classifier) -> float:
     """Measure the time of views and clipped gradients of a full batch, in seconds, on part of one."""
+    return _start_and_step(settings, model)[1]
+
+
+def _start_and_step(settings: GradientSettings, model: Classifier) -> tuple[float, float]:
     device = model.normalize.mean.device
     policy = settings.stand_in_views(model.image_shape, len(model.class_names))
     generator = torch.Generator().manual_seed(0)
@@ -61,15 +62,17 @@ def seconds_per_step(settings: GradientSettings, model: Classifier) -> float:
         targets = torch.zeros(examples, dtype=torch.int64, device=device)
         return policy(pixels, targets, SeededRandom(0).by_example().of(torch.arange(examples)))
 
-    engine = clipped_gradient(model, settings)
-    per_example = seconds_per_example(engine, views, settings.expected_batch_size)
-    return settings.expected_batch_size * per_example
+    start, per_example = start_and_example(
+        clipped_gradient(model, settings), views, settings.expected_batch_size
+    )
+    return start, settings.expected_batch_size * per_example
 
 
-def seconds_per_example(
+def start_and_example(
     engine: ClippedGradient, views: Callable[[int], tuple[Tensor, Tensor]], expected_batch_size: int
-) -> float:
-    """Measure the time of an example's views and clipped gradient in a batch, in seconds.
+) -> tuple[float, float]:
+    """Measure the time of the first batch beyond its gradients, and that of an example's views and clipped
+    gradient in a batch, in seconds.
 
     views: gives views ``[n, K, …]`` and targets of n examples.
     """
@@ -79,14 +82,15 @@ def seconds_per_example(
         engine.sum(*views(examples)).norms.sum().item()  # waits for the device
         return perf_counter() - started
 
-    run(1)  # the check of the network
+    start = run(1)  # the check of the network, and a chunk
     examples = min(engine.chunk, expected_batch_size)
     run(examples)  # the first memory
     seconds = run(examples)
+    start -= min(start, seconds)
     while seconds < PROBE_SECONDS / 2 and examples < expected_batch_size:
         examples = min(examples * 4, expected_batch_size)
         seconds = run(examples)
-    return seconds / examples
+    return start, seconds / examples
 
 
 def seconds_per_release(model: torch.nn.Module) -> float:

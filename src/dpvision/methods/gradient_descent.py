@@ -56,8 +56,9 @@ class GradientSettings(ViewSettings):
         precision: sets the arithmetic of forward and backward: "float32", "bfloat16", or "auto", which takes
             bfloat16 where the hardware multiplies its matrices.
         engine: chooses how the gradients of layers are computed, and of how many examples at a time:
-            "measured", by what was fastest when tried at the start (15 seconds at most), or "by-size", with
-            which a seeded run of a large network is the same in another process to the last bit.
+            "measured", by what was fastest when tried at the start (15 seconds at most); "by-size", with
+            which a seeded run of a large network is the same in another process to the last bit; or
+            "compiled", by one compiled program, which takes a minute to make.
 
     The others are those of :class:`ViewSettings`.
 
