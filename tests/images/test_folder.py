@@ -50,9 +50,10 @@ def test_split_folders(tmp_path: Path) -> None:
         "train/dog/1.png",
         "Validation/dog/1.png",
         "test/dog/1.png",
-        "other/1.png",
     ]:
         save(tmp_path / name)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "licence.txt").write_text("no image")
     assert set(available_splits(tmp_path)) == {"train", "val", "test"}
     assert len(open_images(tmp_path)) == 2
     test = open_images(tmp_path, "test")
@@ -99,26 +100,53 @@ def test_many_images_keep_their_order(tmp_path: Path) -> None:
     assert open_images(tmp_path).pixels[:, 0, 0, 0].tolist() == list(range(200))
 
 
+@pytest.mark.parametrize("beside", ["other/1.png", "other/deep/er/1.JPG", "loose.png"])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_images_beside_the_splits_are_refused(tmp_path: Path, beside: str, labelled: bool) -> None:
+    for name in ["train/cat/1.png", "train/dog/1.png", "test/dog/1.png", beside]:
+        save(tmp_path / name)
+    named = beside.split("/")[0]
+    with pytest.raises(InputError, match=rf"images in {named} beside the folders test and train"):
+        open_images(tmp_path, labelled=labelled)
+
+
+def test_a_class_called_train_with_folders_is_refused_beside_others(tmp_path: Path) -> None:
+    for name in ["bus/0.png", "car/0.png", "train/steam/0.png", "train/diesel/0.png"]:
+        save(tmp_path / name)
+    with pytest.raises(InputError, match="images in bus, car beside the folder train"):
+        open_images(tmp_path)
+
+
+def test_a_test_split_without_labels_hinders_no_training(tmp_path: Path) -> None:
+    for name in ["train/cat/1.png", "train/dog/1.png", "test/1.png", "test/2.png"]:
+        save(tmp_path / name)
+    assert available_splits(tmp_path) == ("test", "train")
+    assert len(open_images(tmp_path)) == 2
+    test = open_images(tmp_path, "test", labelled=None)
+    assert (len(test), test.labels) == (2, None)
+
+
 def test_a_corrupt_image_among_good_ones_is_named(pets: Path) -> None:
     bad = pets / "dog" / "3.png"
     bad.write_bytes((pets / "dog" / "2.png").read_bytes()[:-30])
-    with pytest.raises(InputError, match=r"dog/3\.png cannot be read"):
+    with pytest.raises(InputError, match=r"dog/3\.png is not an image .*: it is a damaged PNG"):
         open_images(pets)
 
 
 def test_the_first_image_of_another_size_is_named(pets: Path) -> None:
     save(pets / "dog" / "2.png", size=(5, 3))
     save(pets / "dog" / "3.png", size=(6, 3))
-    with pytest.raises(
-        InputError, match=r"dog/2\.png is colour, 5 x 3 but .*cat/1\.PNG is .*4 x 3; pass size="
-    ):
+    named = r"3 shapes: 3 like .*cat/1\.PNG, colour, 4 x 3; 1 like .*dog/2\.png, .* 5 x 3; .*alike with size="
+    with pytest.raises(InputError, match=named):
         open_images(pets)
     assert open_images(pets, size=8).shape == (3, 8, 8)
 
 
 def test_grey_among_colour_asks_for_channels(pets: Path) -> None:
     save(pets / "dog" / "2.png", colour=False)
-    with pytest.raises(InputError, match=r"dog/2\.png is grey.*pass channels="):
+    with pytest.raises(
+        InputError, match=r"3 like .*cat/1\.PNG, colour.*1 like .*dog/2\.png, grey.*alike with channels="
+    ):
         open_images(pets)
     assert open_images(pets, channels=1).shape == (1, 3, 4)
     assert open_images(pets, channels=3).shape == (3, 3, 4)

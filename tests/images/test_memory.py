@@ -24,6 +24,7 @@ from PIL import Image, ImageFile
 from checks.fuzzing.watch import peak_bytes, reset_peak
 from dpvision.api.sources import training_reading
 from dpvision.images import Images, image_sizes, open_images
+from dpvision.images.choices import Choices
 
 MOST = 1.2
 """Times the pixels, at most."""
@@ -172,7 +173,7 @@ def test_looking_for_the_sizes_unpacks_no_pixels(
 @pytest.mark.parametrize("write", WRITERS)
 def test_a_run_decodes_every_image_once(write: Write, tmp_path: Path, unpacked: Counter[str]) -> None:
     path = write(tmp_path, 10)
-    reading, size = training_reading(path, None, None, keep_large=False)
+    reading, size = training_reading(path, Choices(), keep_large=False)
     assert size == 64
     images = reading.open()
     assert isinstance(images, Images)

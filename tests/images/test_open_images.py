@@ -75,24 +75,44 @@ def test_a_source_that_states_the_wrong_number_of_images(held: int) -> None:
 
 
 @pytest.mark.parametrize("slow_seconds", [-1.0, 1.0])  # with many threads, and with one
-def test_images_keep_their_order_and_the_first_bad_one_is_named(
+def test_images_keep_their_order_and_all_bad_ones_are_named(
     monkeypatch: pytest.MonkeyPatch, slow_seconds: float
 ) -> None:
     monkeypatch.setattr(stack_module, "SLOW_SECONDS", slow_seconds)
     monkeypatch.setattr(stack_module.os, "cpu_count", lambda: 4)
 
     def make(value: int, name: str) -> np.ndarray:
-        if value in (470, 650, 651):
+        if value in bad:
             raise InputError(name)
         return np.full((1, 2, 2), value % 256, dtype=np.uint8)
 
     def items(count: int) -> Iterator[tuple[str, int]]:
         return ((f"image {i}", i) for i in range(count))
 
-    pixels, _ = stack(items(450), 450, make, "here", Conversion())
+    bad: tuple[int, ...] = ()
+    pixels = stack(items(450), 450, make, "here", Conversion()).pixels
     assert pixels[:, 0, 0, 0].tolist() == [i % 256 for i in range(450)]
+    bad = (470,)
     with pytest.raises(InputError, match=r"^image 470$"):
         stack(items(900), 900, make, "here", Conversion())
+    bad = (0, 470, 650, 651)
+    with pytest.raises(
+        InputError, match=r"4 of the 900 images of here.*image 0; image 470; image 650; image 651;"
+    ):
+        stack(items(900), 900, make, "here", Conversion())
+    bad = tuple(range(12))
+    with pytest.raises(InputError, match=r"12 of the 900 images.* image 9; and 2 more;"):
+        stack(items(900), 900, make, "here", Conversion())
+    kept = [i for i in range(900) if i not in bad]
+    for conversion in (Conversion(), Conversion(channels=1, size=3)):
+        found = stack(items(900), 900, make, "here", conversion, skip_unreadable=True)
+        assert found.pixels[:, 0, 0, 0].tolist() == [i % 256 for i in kept]
+        assert found.kept.tolist() == kept
+        assert [one.name for one in found.left_out] == [f"image {i}" for i in bad]
+        assert found.stored is None or len(found.stored) == len(kept)
+    bad = tuple(range(5))
+    with pytest.raises(InputError, match="5 of the 5 images of here cannot be read"):
+        stack(items(5), 5, make, "here", Conversion(), skip_unreadable=True)
 
 
 @pytest.mark.filterwarnings("error")

@@ -81,7 +81,7 @@ def test_shards_of_splits_in_order(tmp_path: Path, inside: str, column: str) -> 
 
 def test_without_names_the_classes_of_all_splits_are_numbered(tmp_path: Path) -> None:
     save(tmp_path / "train.parquet", [1, 2], [0, 3], names=None)
-    save(tmp_path / "cifar-test.parquet", [3], [1], names=None)
+    save(tmp_path / "cifar-test.parquet", [3, 4], [1, 2], names=None)
     assert open_images(tmp_path, "test").class_names == ("0", "1", "2", "3")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from dpvision.api.sources import training_reading
 from dpvision.images import ImageSet
+from dpvision.images.choices import Choices
 from dpvision.images.indexed import indexed, standings
 from dpvision.privacy import Budget, InputError, Ledger, default_ledger_path
 from dpvision.privacy.books import ledgers_of_all
@@ -16,19 +17,19 @@ from dpvision.runs import RunDirectory
 from dpvision.runs.places import is_run
 
 
-def find_ledger(target: str, channels: int | None = None) -> Ledger:
+def find_ledger(target: str, choices: Choices | None = None) -> Ledger:
     """Return the ledger of a data set (begun now if there is none), of a run, or in a file; see
     `ledger_and_images`.
     """
-    return ledger_and_images(target, channels)[0]
+    return ledger_and_images(target, choices)[0]
 
 
-def ledger_and_images(target: str, channels: int | None = None) -> tuple[Ledger, ImageSet | None]:
+def ledger_and_images(target: str, choices: Choices | None = None) -> tuple[Ledger, ImageSet | None]:
     """Return the ledger that is named and, if that was by its data set, the images.
 
     Args:
         target: a spec for `open_images`, a run's directory, or the path of a ledger (.jsonl).
-        channels: as in `open_images`; needed only for data that mix grey and colour.
+        choices: those of the runs on these data; where files leave open how they are read.
 
     Raises:
         InputError: there is none, or the data cannot be read.
@@ -38,7 +39,7 @@ def ledger_and_images(target: str, channels: int | None = None) -> tuple[Ledger,
         return Ledger(path), None
     if is_run(path):
         return Ledger(RunDirectory.open(path).of_account("ledger")), None
-    reading, _ = training_reading(target, None, channels, keep_large=False)
+    reading, _ = training_reading(target, choices or Choices(), keep_large=False)
     images = reading.open()
     ledger = Ledger.for_dataset(default_ledger_path(images.digest), images.digest, len(images))
     return ledger, images

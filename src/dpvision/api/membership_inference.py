@@ -151,7 +151,7 @@ def _shadow_confidences(
     fields = _recorded(run).config
     if device is not None:
         fields = {**fields, "device": device}
-    config = RunConfig.from_json({**fields, "data": asdict(Reading(None)), "test": None})
+    config = RunConfig.from_json({**fields, "data": asdict(Reading()), "test": None})
     pool = config.opened(images, None, Overlaps(config.allow_overlap)).pool
     found = []
     for number, chosen in enumerate(inside):

@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from numbers import Integral
-from typing import Any, Self, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Self, TypeVar, get_type_hints
 
 from dpvision.images.places import check_exists
 from dpvision.methods.registry import AUTO, check_known
@@ -23,6 +23,9 @@ from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.values import fits, in_words
 from dpvision.runs.places import check_free
+
+if TYPE_CHECKING:
+    from dpvision.images.choices import Choices
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 FilePath = str | os.PathLike[str]
@@ -41,7 +44,52 @@ def option(help: str, default: Any = MISSING, **command_line: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class ReadOptions:
+    """Options of how images are read, where their files leave that open; see `open_images`."""
+
+    size: int | None = option(
+        "Make every image a square of this side; by default images that differ in size, or are larger than "
+        "64 pixels when no network and no library's encoder is named, are resized to 64 or 32.",
+        None,
+    )
+    channels: int | None = option("1 makes every image grey, 3 colour; by default they stay.", None)
+    resize: str = option(
+        "How an image becomes a square: crop (default) takes its middle, pad adds black beside it, stretch "
+        "changes its proportions.",
+        "crop",
+    )
+    value_range: str | Sequence[float] | None = option(
+        "Which values are black and white in images of more than 8 bits, such as 0:4095.",
+        None,
+        metavar="LOW:HIGH",
+    )
+    classes: str | int | Sequence[str] | Mapping[str, str] | None = option(
+        "The classes, where the data do not name them all: their names in order (normal,pneumonia), names by "
+        "label (1=normal,2=pneumonia), or how many there are, numbered from 0.",
+        None,
+    )
+    label_column: str | None = option(
+        "The column of a table that holds the labels; by default one with a usual name.", None, metavar="NAME"
+    )
+    split_column: str | None = option(
+        "The column of a table that says train, val or test; by default one with a usual name.",
+        None,
+        metavar="NAME",
+    )
+    skip_unreadable: bool = option(
+        "Leave out images that cannot be read, and say how many. Each decides alone, so the guarantee holds.",
+        False,
+    )
+
+    def choices(self) -> Choices:
+        """Return them in the form in which they are read by. InputError where one cannot be."""
+        from dpvision.images.choices import Choices  # here: it takes seconds to import
+
+        return Choices(**{one.name: getattr(self, one.name) for one in dataclasses.fields(ReadOptions)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(ReadOptions):
     """Options that every run on private images takes."""
 
     epsilon: float = option("The budget's ε; never exceeded.")
@@ -60,12 +108,6 @@ class RunOptions:
     config: Mapping[str, Any] | None = option(
         "Settings of the method in place of its defaults; see `dpvision settings METHOD`.", None
     )
-    size: int | None = option(
-        "Make every image a square of this side; by default images that differ in size, or are larger than "
-        "64 pixels when no network and no library's encoder is named, are resized to 64 or 32.",
-        None,
-    )
-    channels: int | None = option("1 makes every image grey, 3 colour; by default they stay.", None)
     seed: int | None = option("Makes the run reproducible and NOT PRIVATE; for tests only.", None)
     device: str | None = option("Such as cpu or cuda; by default a GPU where there is one.", None)
     num_examples: int | None = option(

@@ -41,6 +41,7 @@ from dpvision.api.publishing import (
 )
 from dpvision.api.sources import Reading, Source, fitting_reading, lasting, training_reading
 from dpvision.images import ImageSet, available_splits
+from dpvision.images.choices import Choices
 from dpvision.images.files import reading
 from dpvision.images.look_alikes import warn_of_indexed_look_alikes, warn_of_look_alikes
 from dpvision.images.public import USED_AS, Overlaps, refuse_data_with_ledger, refuse_private_images
@@ -102,9 +103,8 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
         check_settings(method.config_class, settings)
     device = resolve_device(options.device)
 
-    how, chosen_size = training_reading(
-        data, options.size, options.channels, keep_large=_takes_large(given[0])
-    )
+    choices = options.choices()
+    how, chosen_size = training_reading(data, choices, keep_large=_takes_large(given[0]))
     private = data if isinstance(data, ImageSet) else read_images(how, method.needs_labels)
     if method.needs_labels:
         private.check_classes()
@@ -118,7 +118,7 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
         method = Tuned(method, search)
     how_test, test_images, overlaps = None, None, Overlaps(options.allow_overlap)
     if method.makes == "a classifier":
-        how_test, test_images = _test_images(data, getattr(options, "test", None), private, overlaps)
+        how_test, test_images = _test_images(data, getattr(options, "test", None), private, overlaps, choices)
     if test_images is not None:
         refuse_private_images(test_images, private, "test images", overlaps)
         refuse_data_with_ledger(test_images, "test images", overlaps)
@@ -370,17 +370,17 @@ def _check_delta(delta: float, present: int) -> None:
 
 
 def _test_images(
-    data: Source, test: Source | None, images: ImageSet, overlaps: Overlaps
+    data: Source, test: Source | None, images: ImageSet, overlaps: Overlaps, choices: Choices
 ) -> tuple[Reading | None, ImageSet | None]:
     """Return the test images: those given, or else the test split that comes with the data, if any."""
     if test is None:
-        if isinstance(data, ImageSet) or "test" not in available_splits(data):
+        if isinstance(data, ImageSet) or "test" not in available_splits(data, **choices.given()):
             return None, None
         test = data
     if isinstance(test, ImageSet):
-        how, test_images = Reading(None), test
+        how, test_images = Reading(), test
     else:
-        how = fitting_reading(test, None, images.shape)
+        how = fitting_reading(test, None, images.shape, choices)
         if how.split == "train" and _same_place(data, test):
             refusal = (
                 f"{test} has no test split, and must not be tested on what it is trained on; give others"

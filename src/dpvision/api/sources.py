@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median_low
 from typing import Any
 
 from dpvision.images import ImageSet, available_splits, image_sizes, open_images
-from dpvision.privacy.errors import InputError
+from dpvision.images.choices import Choices
+from dpvision.privacy.errors import InputError, named_option
 
 logger = logging.getLogger("dpvision")
 
@@ -23,20 +24,25 @@ Source = str | os.PathLike[str] | ImageSet
 LARGEST_DEFAULT_SIDE = 64
 SMALL_SIDE = 32
 
+RESIZED = {
+    "crop": "is cropped to its middle square and resized to",
+    "pad": "is made a square with black beside it and resized to",
+    "stretch": "is stretched to",
+}
+"""What becomes of an image, in words."""
 
-@dataclass(frozen=True)
-class Reading:
+
+@dataclass(frozen=True, kw_only=True)
+class Reading(Choices):
     """A record of how a data set was read: `open_images`' arguments. No spec means images in memory."""
 
-    spec: str | None
+    spec: str | None = None
     split: str = "train"
-    size: int | None = None
-    channels: int | None = None
 
     def open(self, labelled: bool | None = True) -> ImageSet:
         """Read it (again); ``labelled`` as in `open_images`."""
         assert self.spec is not None
-        return open_images(self.spec, self.split, size=self.size, channels=self.channels, labelled=labelled)
+        return open_images(self.spec, self.split, labelled=labelled, **self.given())
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Reading:
@@ -44,16 +50,18 @@ class Reading:
 
         Raises:
             TypeError: they are the fields of something else.
+            InputError: one has a value that nothing can be read with.
         """
         reading = cls(**fields)
-        texts, numbers = (reading.spec or "", reading.split), (reading.size or 0, reading.channels or 0)
+        texts = (reading.spec or "", reading.split, reading.label_column or "", reading.split_column or "")
+        numbers = (reading.size or 0, reading.channels or 0)
         if not all(isinstance(t, str) for t in texts) or not all(isinstance(n, int) for n in numbers):
             raise TypeError(f"{fields} does not say how images are read")
         return reading
 
 
 def training_reading(
-    data: Source, size: int | None, channels: int | None, keep_large: bool, split: str = "train"
+    data: Source, choices: Choices, keep_large: bool, split: str = "train"
 ) -> tuple[Reading, int | None]:
     """Decide how to read the images to train on.
 
@@ -61,21 +69,24 @@ def training_reading(
 
     Args:
         data: a spec, or images in memory, which stay as they are.
-        size, channels: as in `open_images`; a size that is given is kept to.
+        choices: those of `open_images`; a size that is given is kept to.
         keep_large: whether images that agree in size keep it however large they are.
         split: the split of the spec to read.
 
     Raises:
-        InputError: the data cannot be read, or size or channels were given for images in memory.
+        InputError: the data cannot be read, or there are choices for images in memory.
     """
     if isinstance(data, ImageSet):
-        if size is not None or channels is not None:
-            raise InputError("size and channels are for reading; images in memory stay as they are")
-        return Reading(None), None
+        if choices != Choices():
+            raise InputError(
+                f"{', '.join(choices.given())}: for reading files; images in memory stay as they are"
+            )
+        return Reading(), None
     spec = lasting(data)
-    if size is not None:
-        return Reading(spec, split, size, channels), None
-    sizes = image_sizes(spec, split)
+    how = Reading(spec=spec, split=split, **choices.given())
+    if choices.size is not None:
+        return how, None
+    sizes = image_sizes(spec, split, **how.given())
     chosen = _choose_size(sizes, keep_large)
     if chosen is not None:
         smallest, largest = min(sizes), max(sizes)
@@ -83,15 +94,20 @@ def training_reading(
             _in_words(smallest) if smallest == largest else f"{_in_words(smallest)} to {_in_words(largest)}"
         )
         logger.info(
-            f"the images are {found} pixels: each is cropped to its middle square and resized to "
-            f"{chosen}×{chosen}; choose another with size"
+            f"the images are {found} pixels: each {RESIZED[choices.resize]} {chosen}×{chosen}; choose "
+            f"otherwise with {named_option('size')} and {named_option('resize')}"
         )
-    return Reading(spec, split, chosen, channels), chosen
+    return replace(how, size=chosen), chosen
 
 
-def fitting_reading(data: str | os.PathLike[str], split: str | None, shape: tuple[int, int, int]) -> Reading:
-    """Decide how to read images for a model that takes ``shape`` (C, H, W). If that is square, they are
-    resized to fit.
+def fitting_reading(
+    data: str | os.PathLike[str],
+    split: str | None,
+    shape: tuple[int, int, int],
+    choices: Choices | None = None,
+) -> Reading:
+    """Decide how to read images for a model that takes ``shape`` (C, H, W), by other ``choices`` than its
+    size and channels. If that is square, they are resized to fit.
 
     Without a split it is "test" where there is one, or else the data without splits.
 
@@ -100,21 +116,29 @@ def fitting_reading(data: str | os.PathLike[str], split: str | None, shape: tupl
     """
     spec = lasting(data)
     if split is None:
-        available = available_splits(spec)
+        available = available_splits(spec, **(choices or Choices()).given())
         split = "test" if "test" in available else available[0]
     channels, height, width = shape
-    return Reading(spec, split, height if height == width else None, channels)
+    others = (choices or Choices()).given() | {
+        "size": height if height == width else None,
+        "channels": channels,
+    }
+    return Reading(spec=spec, split=split, **others)
 
 
 def fitting_images(
-    data: Source, split: str | None, shape: tuple[int, int, int], labelled: bool = True
+    data: Source,
+    split: str | None,
+    shape: tuple[int, int, int],
+    labelled: bool = True,
+    choices: Choices | None = None,
 ) -> ImageSet:
     """Return images for a model that takes ``shape``: those in memory as they are, others read to fit.
 
     Raises:
         InputError: they cannot be read.
     """
-    return data if isinstance(data, ImageSet) else fitting_reading(data, split, shape).open(labelled)
+    return data if isinstance(data, ImageSet) else fitting_reading(data, split, shape, choices).open(labelled)
 
 
 def lasting(spec: str | os.PathLike[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from dpvision.cli.options import AsJson, Channels, Size, checks
+from dpvision.cli.options import AsJson, checks, reads_images
 from dpvision.cli.output import show, table
 from dpvision.images.places import check_exists
 from dpvision.privacy.errors import InputError
@@ -19,17 +19,17 @@ Relation = Annotated[str, typer.Option(help="Neighbouring relation: add_or_remov
 
 
 @checks(spec=check_exists)
+@reads_images
 def data(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="Images, as for train.")],
+    choices: Any,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
-    size: Size = None,
-    channels: Channels = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a data set holds: shape, classes, counts. Private: do not publish the output."""
     from dpvision.api.sources import training_reading
 
-    reading, _ = training_reading(spec, size, channels, keep_large=False, split=split)
+    reading, _ = training_reading(spec, choices, keep_large=False, split=split)
     images = reading.open()
     summary = images.summary()
     rows: dict[str, object] = {
@@ -48,10 +48,12 @@ def _check_target(target: str) -> None:
 
 
 @checks(target=_check_target)
+@reads_images
 def ledger(
     target: Annotated[
         str, typer.Argument(metavar="TARGET", help="Data as for train, a run's directory, or a ledger file.")
     ],
+    choices: Any,
     limit_epsilon: Annotated[
         float | None, typer.Option(help="Allow at most this ε in total, from now on.", show_default=False)
     ] = None,
@@ -66,7 +68,6 @@ def ledger(
             metavar="RUN", help="End an abandoned run (its directory or id): frees what it did not spend."
         ),
     ] = None,
-    channels: Channels = None,
     as_json: AsJson = False,
 ) -> None:
     """Show, limit or tidy what was spent on a data set. Private: do not publish the output.
@@ -89,7 +90,7 @@ def ledger(
     from dpvision.cli.ledgers import account_text
     from dpvision.privacy import Budget, default_delta
 
-    book, images = ledger_and_images(target, channels)
+    book, images = ledger_and_images(target, choices)
     if limit_epsilon is not None:
         delta = default_delta(book.num_examples) if limit_delta is None else limit_delta
         set_limit(book, images, Budget(limit_epsilon, delta, cast(Any, relation)))

@@ -11,7 +11,7 @@ import typer
 from dpvision.cli import accounting, auditing, methods, models, pool, prior, synthesis, training, verifying
 from dpvision.cli.allocator import keep_freed_memory
 from dpvision.cli.output import printable, show_messages
-from dpvision.privacy.errors import InputError
+from dpvision.privacy.errors import InputError, on_command_line
 
 HELP = """
 Learn from private images under one privacy budget.
@@ -81,7 +81,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command; its exit code. Bad input is one line on stderr and code 2."""
     show_messages()
     try:
-        return app(list(arguments), prog_name="dpvision", standalone_mode=False) or 0
+        with on_command_line():
+            return app(list(arguments), prog_name="dpvision", standalone_mode=False) or 0
     except Exception as error:
         message = _input_error(error)
         if message is None:

@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING
 from functools import wraps
 from pathlib import Path
@@ -18,6 +18,7 @@ import typer
 
 from dpvision.api.options import (
     PlanOptions,
+    ReadOptions,
     RunOptions,
     SynthesisOptions,
     TrainOptions,
@@ -86,13 +87,11 @@ PoolPath = Annotated[
 ]
 
 
-def help_of(options: type[RunOptions], name: str) -> str:
+def help_of(options: type[ReadOptions], name: str) -> str:
     """Return the help text of one of the options."""
     return described(options.__dataclass_fields__[name])
 
 
-Size = Annotated[int | None, typer.Option(help=help_of(RunOptions, "size"))]
-Channels = Annotated[int | None, typer.Option(help=help_of(RunOptions, "channels"))]
 Device = Annotated[str | None, typer.Option(help=help_of(RunOptions, "device"))]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or its release directory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
@@ -127,6 +126,31 @@ def checks(**of: Callable[[Any], object]) -> Callable[[Verb], Verb]:
         return run
 
     return made
+
+
+def reads_images(verb: Verb) -> Verb:
+    """Give a command, which takes them as ``choices``, the options of how images are read."""
+    hints = get_type_hints(verb, include_extras=True)
+    own = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+        for name, parameter in inspect.signature(verb).parameters.items()
+        if name != "choices"
+    ]
+    names = [one.name for one in dataclasses.fields(ReadOptions)]
+
+    @wraps(verb)
+    def run(**given: Any) -> None:
+        chosen = {name: value for name in names if _was_given(value := given.pop(name))}
+        verb(choices=ReadOptions(**chosen).choices(), **given)
+
+    _take(run, [*own, *(_option(one, ReadOptions) for one in dataclasses.fields(ReadOptions))])
+    return run
+
+
+def _take(run: Verb, parameters: Sequence[inspect.Parameter]) -> None:
+    """Let typer see these parameters of a command."""
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
 
 
 def command(options: type[RunOptions], *, is_run: bool = True) -> Callable[[Verb], Verb]:
@@ -173,8 +197,7 @@ def command(options: type[RunOptions], *, is_run: bool = True) -> Callable[[Verb
             _parameter("settings", Settings),
             _parameter("as_json", AsJson, False),
         ]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        _take(run, parameters)
         run.__name__, run.__doc__ = verb.__name__, verb.__doc__
         return run
 
@@ -208,7 +231,7 @@ def flag_of(options: type[RunOptions], name: str) -> str:
     return "DATA" if name == "data" else _flag(options.__dataclass_fields__[name])
 
 
-def _option(one: dataclasses.Field[Any], options: type[RunOptions]) -> inspect.Parameter:
+def _option(one: dataclasses.Field[Any], options: type[ReadOptions]) -> inspect.Parameter:
     """Return the parameter that typer makes an option of."""
     if one.type == "bool":
         return _parameter(one.name, Annotated[bool, typer.Option(_flag(one), help=described(one))], False)

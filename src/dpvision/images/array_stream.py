@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dpvision.images.decode import Conversion
+from dpvision.images.faults import Stacked
 from dpvision.images.files import reading
 from dpvision.images.stack import stack
 from dpvision.privacy.errors import InputError
@@ -125,19 +125,16 @@ class ImageArray:
         first, second, third = self.shape[1:]
         return (third, first, second) if self._channels_last else (first, second, third)
 
-    def read(self, stream: Stream, conversion: Conversion) -> tuple[Tensor, Tensor | None]:
-        """Read the values in a stream as images, uint8 [N, C, H, W].
-
-        Where they were converted, the `stored_digests` of the images before come with them, else None. Takes
-        no more memory than these and a few blocks, but for arrays in Fortran's order that are to be
-        converted: those are unpacked whole.
+    def read(self, stream: Stream, conversion: Conversion) -> Stacked:
+        """Read the values in a stream as images. Takes no more memory than these and a few blocks, but for
+        arrays in Fortran's order that are to be converted: those are unpacked whole.
 
         Raises:
             InputError: the stream is damaged, or has fewer values or more.
         """
         values = Values(stream, math.prod(self.shape), self.what)
-        if conversion.keeps(self.image_shape):
-            return torch.from_numpy(self._whole(values)), None
+        if conversion.keeps(self.image_shape) and conversion.value_range in (None, (0, 255)):
+            return Stacked(torch.from_numpy(self._whole(values)), None, torch.arange(len(self)))
         images = iter(self._whole(values)) if self.fortran else self._each(values)
         named = ((f"{self.what}, image {index}", image) for index, image in enumerate(images))
         return stack(named, len(self), lambda image, _: image, self.what, conversion)

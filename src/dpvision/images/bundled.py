@@ -7,10 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from dpvision.images.array_stream import ImageArray
-from dpvision.images.decode import Conversion
+from dpvision.images.choices import Choices
+from dpvision.images.class_list import numbered_labels
 from dpvision.images.images import Images
 from dpvision.images.places import BUNDLED
 
@@ -22,17 +22,17 @@ def recognises(path: Path) -> bool:
     return str(path) in BUNDLED
 
 
-def splits(path: Path) -> dict[str, int]:
+def splits(path: Path, choices: Choices) -> dict[str, int]:
     """Return the splits, each with its number of images."""
     return {"train": 1437, "test": 360}
 
 
-def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
+def sizes(path: Path, split: str, choices: Choices) -> Counter[tuple[int, int]]:
     """Count the images of a split by size (width, height)."""
-    return Counter({(8, 8): splits(path)[split]})
+    return Counter({(8, 8): splits(path, choices)[split]})
 
 
-def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Images:
+def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
     """Read scikit-learn's digits: 1,797 grey images of 8 x 8 in 17 levels (Alpaydin and Kaynak, UCI 1998).
 
     The split is fixed and stratified: of the images in the order of their classes every fifth is test.
@@ -45,11 +45,9 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
     is_test[by_class[::5]] = True
     chosen = is_test if split == "test" else ~is_test
     array = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)
-    pixels, stored = ImageArray(array.dtype, array.shape, DIGITS).read(io.BytesIO(array.data), conversion)
-    return Images(
-        pixels=pixels,
-        labels=torch.from_numpy(digits.target[chosen].astype(np.int64)) if labelled else None,
-        class_names=tuple(str(name) for name in digits.target_names) if labelled else (),
-        source=DIGITS,
-        stored=stored,
-    )
+    found = ImageArray(array.dtype, array.shape, DIGITS).read(io.BytesIO(array.data), choices.conversion)
+    if not labelled:
+        return Images(found.pixels, None, (), DIGITS, stored=found.stored)
+    numbers = {split: digits.target[chosen].astype(np.int64)}
+    labels, class_names = numbered_labels(numbers, split, choices.class_list, DIGITS)
+    return Images(found.pixels, labels, class_names, DIGITS, stored=found.stored)

@@ -30,6 +30,9 @@ MAX_NESTING = 32
 exhausts the stack of whoever goes through it.
 """
 
+MAX_CLASSES = 2**16
+"""Most classes that there may be: one stray label would make a classifier of any width."""
+
 SPLITS = ("train", "val", "test")
 
 SPLIT_WORDS = {

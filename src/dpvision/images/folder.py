@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import torch
-
-from dpvision.images.decode import Conversion, decode, encoded_size
-from dpvision.images.files import MAX_NESTING, SPLIT_WORDS, NoLabelsError, check_regular, reading
+from dpvision.images.choices import Choices
+from dpvision.images.class_list import named_labels
+from dpvision.images.decode import count_sizes, decode
+from dpvision.images.faults import listed
+from dpvision.images.files import MAX_NESTING, SPLIT_WORDS, NoLabelsError, reading
 from dpvision.images.images import Images
 from dpvision.images.series import RECORDS
 from dpvision.images.stack import stack
@@ -27,65 +28,92 @@ def recognises(path: Path) -> bool:
     return path.is_dir() or path.suffix.lower() in SUFFIXES
 
 
-def splits(path: Path) -> dict[str, Path]:
-    """Return the splits and their folders. Where no folder named as a split holds folders, all is train."""
+def splits(path: Path, choices: Choices) -> dict[str, Path]:
+    """Return the splits and their folders. Where no folder named as a split holds folders, all is train.
+
+    Raises:
+        InputError: there are two folders for a split, or images beside those of the splits.
+    """
     if path.is_file():
         return {"train": path}
     found: dict[str, Path] = {}
+    others, holds_folders = [], False
     for entry in _entries(path, path):
-        # A class may be called "train": then the folder holds images, and no class folders.
-        split = SPLIT_WORDS.get(entry.name.lower())
-        if split and entry.is_dir() and any(inner.is_dir() for inner in _entries(entry, path)):
-            if split in found:
-                raise InputError(
-                    f"{path} has both '{found[split].name}' and '{entry.name}' for {split}; remove one"
-                )
+        split = SPLIT_WORDS.get(entry.name.lower()) if entry.is_dir() else None
+        if split is None:
+            others.append(entry)
+        elif split in found:
+            raise InputError(
+                f"{path} has both '{found[split].name}' and '{entry.name}' for {split}; remove one"
+            )
+        else:
             found[split] = entry
-    return found or {"train": path}
+            holds_folders = holds_folders or any(inner.is_dir() for inner in _entries(entry, path))
+    if not holds_folders:  # a class may be called "train": then it holds images, and no class folders
+        return {"train": path}
+    beside = [entry.name for entry in others if _has_images(entry, path)]
+    if beside:
+        named = " and ".join(folder.name for folder in found.values())
+        raise InputError(
+            f"{path} has images in {', '.join(beside[:10])}{', …' if len(beside) > 10 else ''} beside the "
+            f"folder{'s' * (len(found) > 1)} {named}, which as splits hold folders; move them into "
+            f"these, or, if {named} is a class, move its images out of their folders or rename it"
+        )
+    return found
 
 
-def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Images:
+def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
     """Read one split, in the order of the file names.
 
     With labels, classes are the folders, in the order of their names; they may hold folders in turn. Without,
     it is all images in the folder, at any depth.
 
     Raises:
-        InputError: for a file that is no image, since to leave it out unsaid would change the data set; a
+        InputError: for files that are no images, since to leave them out unsaid would change the data set; a
             link that leaves the folder; a class folder without images; an image outside the class folders; a
             class that train does not have.
     """
-    folders = splits(path)
+    folders = splits(path, choices)
     folder = folders[split]
+    names: list[str] | None = None
     if folder.is_file():
         if labelled:
             raise NoLabelsError(f"{path} is a single image without a class; give a folder of class folders")
-        pixels, stored = stack([(str(path), path)], 1, decode, str(path), conversion, path.stat().st_size)
-        return Images(pixels, None, (), str(path), (path.name,), stored)
-    if labelled:
-        class_names = tuple(_class_folders(folders.get("train", folder), path))
-        files_of = {name: _image_files(sub, path) for name, sub in _class_folders(folder, path).items()}
-        _check_classes(files_of, class_names, folder)
+        files, folder = [folder], folder.parent
+    elif labelled:
+        own_names = tuple(_class_folders(folders.get("train", folder), path))
+        files_of = {name: _files(sub, path) for name, sub in _class_folders(folder, path).items()}
+        _check_classes(files_of, None if choices.classes else own_names, folder)
         files = [file for of_class in files_of.values() for file in of_class]
-        index = {name: i for i, name in enumerate(class_names)}
-        labels = torch.tensor([index[name] for name, of_class in files_of.items() for _ in of_class])
+        names = [name for name, of_class in files_of.items() for _ in of_class]
     else:
-        class_names, labels = (), None
-        files = _image_files(folder, path)
+        files = _files(folder, path)
         if not files:
             raise InputError(f"{folder} has no images in it; give a folder with some ({' '.join(SUFFIXES)})")
+    labels, class_names = (
+        named_labels(names, own_names, choices.class_list, str(folder)) if names else (None, ())
+    )
     named = ((str(file), file) for file in files)
     num_bytes = sum(file.stat().st_size for file in files)
-    pixels, stored = stack(named, len(files), decode, str(path), conversion, num_bytes)
-    names = tuple(file.relative_to(folder).as_posix() for file in files)
-    return Images(pixels, labels, class_names, str(path), names, stored)
+    found = stack(
+        named, len(files), decode, str(path), choices.conversion, num_bytes, choices.skip_unreadable
+    )
+    return Images(
+        found.pixels,
+        None if labels is None else labels[found.kept],
+        class_names,
+        str(path),
+        found.names([file.relative_to(folder).as_posix() for file in files]),
+        found.stored,
+        found.left_out,
+    )
 
 
-def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
-    """Count the images of a split by size (width, height), by their headers."""
-    folder = splits(path)[split]
-    files = [folder] if folder.is_file() else _image_files(folder, path)
-    return Counter(encoded_size(file, str(file)) for file in files)
+def sizes(path: Path, split: str, choices: Choices) -> Counter[tuple[int, int]]:
+    """Count the images of a split by size (width, height), by their headers, as far as these can be read."""
+    folder = splits(path, choices)[split]
+    files = [folder] if folder.is_file() else _files(folder, path)
+    return count_sizes((file, str(file)) for file in files)
 
 
 def _class_folders(folder: Path, root: Path) -> dict[str, Path]:
@@ -96,15 +124,20 @@ def _class_folders(folder: Path, root: Path) -> dict[str, Path]:
         raise NoLabelsError(
             f"{folder} has no class folders in it; put the images of each class into a folder of its own"
         )
-    for entry in entries:
-        if not entry.is_dir() and entry.suffix.lower() in SUFFIXES:
-            raise InputError(f"{entry} lies outside any class folder; move it into the folder of its class")
+    outside = [str(entry) for entry in entries if not entry.is_dir() and entry.suffix.lower() in SUFFIXES]
+    if outside:
+        verb = "lies" if len(outside) == 1 else "lie"
+        raise InputError(
+            f"{listed(outside)} {verb} outside any class folder; move each into the folder of its class"
+        )
     return classes
 
 
-def _check_classes(files_of: Mapping[str, Sequence[Path]], class_names: Sequence[str], folder: Path) -> None:
+def _check_classes(
+    files_of: Mapping[str, Sequence[Path]], class_names: Sequence[str] | None, folder: Path
+) -> None:
     for name, files in files_of.items():
-        if name not in class_names:
+        if class_names is not None and name not in class_names:
             raise InputError(
                 f"{folder / name} is a class that the train folder does not have; rename or remove it"
             )
@@ -112,20 +145,21 @@ def _check_classes(files_of: Mapping[str, Sequence[Path]], class_names: Sequence
             raise InputError(f"{folder / name} is a class folder without images; fill or remove it")
 
 
-def _image_files(folder: Path, root: Path) -> list[Path]:
-    """Return all images in a folder, at any depth, in the order of their names."""
+def _files(folder: Path, root: Path) -> list[Path]:
+    """Return all files in a folder, at any depth, in the order of their names. All should be images; which
+    are not, whoever decodes them says.
+    """
     files = []
     for entry in _entries(folder, root):
-        if entry.is_dir():
-            files += _image_files(entry, root)
-        elif entry.suffix.lower() not in SUFFIXES:
-            raise InputError(
-                f"{entry} is not an image that can be read ({' '.join(SUFFIXES)}); convert or remove it"
-            )
-        else:
-            check_regular(entry)
-            files.append(entry)
+        files += _files(entry, root) if entry.is_dir() else [entry]
     return files
+
+
+def _has_images(entry: Path, root: Path) -> bool:
+    """Say whether a file is called like an image, or a folder holds such a file at any depth."""
+    if entry.is_dir():
+        return any(_has_images(inner, root) for inner in _entries(entry, root))
+    return entry.suffix.lower() in SUFFIXES
 
 
 def _entries(folder: Path, root: Path) -> Iterator[Path]:

@@ -12,11 +12,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
 from dpvision.images.array_stream import ImageArray, Stream, Values
-from dpvision.images.arrays import check_same_length, labels_from_array, numbered_classes
-from dpvision.images.decode import Conversion
+from dpvision.images.arrays import check_same_length, labels_from_array
+from dpvision.images.choices import Choices
+from dpvision.images.class_list import numbered_labels
 from dpvision.images.files import SPLIT_WORDS, NoLabelsError, check_regular, check_unpacks, reading
 from dpvision.images.images import Images
 from dpvision.privacy.errors import InputError
@@ -32,7 +33,7 @@ def recognises(path: Path) -> bool:
     return path.is_dir() and bool(_files(path))
 
 
-def splits(path: Path) -> dict[str, Path]:
+def splits(path: Path, choices: Choices) -> dict[str, Path]:
     """Return the splits in the folder, each with its file of images."""
     found = {split: file for (split, kind), file in _files(path).items() if kind == "images"}
     if not found:
@@ -40,26 +41,27 @@ def splits(path: Path) -> dict[str, Path]:
     return found
 
 
-def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Images:
+def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
     """Read one split of the folder; classes are numbered."""
-    images_file = splits(path)[split]
+    images_file = splits(path, choices)[split]
     label_files = {s: file for (s, kind), file in _files(path).items() if kind == "labels"}
     if labelled and split not in label_files:
         raise NoLabelsError(
             f"{images_file} has no labels beside it; add {images_file.name.replace('images', 'labels')}"
         )
     with _opened(images_file, dimensions=3) as (shape, stream):
-        pixels, stored = ImageArray(BYTE, shape, str(images_file)).read(stream, conversion)
+        found = ImageArray(BYTE, shape, str(images_file)).read(stream, choices.conversion)
     if not labelled:
-        return Images(pixels, None, (), str(path), stored=stored)
+        return Images(found.pixels, None, (), str(path), stored=found.stored)
     labels = {s: _labels(file) for s, file in label_files.items()}
-    check_same_length(pixels, labels[split], f"{split} of {path}")
-    return Images(pixels, labels[split], numbered_classes(labels.values()), str(path), stored=stored)
+    check_same_length(found.pixels, labels[split], f"{split} of {path}")
+    of_images, class_names = numbered_labels(labels, split, choices.class_list, str(path))
+    return Images(found.pixels, of_images, class_names, str(path), stored=found.stored)
 
 
-def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
+def sizes(path: Path, split: str, choices: Choices) -> Counter[tuple[int, int]]:
     """Count the images of a split by size (width, height): in an array, all have the same."""
-    file = splits(path)[split]
+    file = splits(path, choices)[split]
     with _opened(file, dimensions=3) as (shape, _):
         _, height, width = ImageArray(BYTE, shape, str(file)).image_shape
         return Counter({(width, height): shape[0]})
@@ -76,7 +78,7 @@ def _files(path: Path) -> dict[tuple[str, str], Path]:
     return found
 
 
-def _labels(file: Path) -> Tensor:
+def _labels(file: Path) -> NDArray[np.int64]:
     """Read labels, int64 [N]."""
     with _opened(file, dimensions=1) as (shape, stream):
         labels = np.empty(shape, dtype=BYTE)

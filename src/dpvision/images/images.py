@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpvision.images.faults import Unreadable
 from dpvision.images.identity import DIGEST_BYTES, combine_digests
 from dpvision.images.image_set import ImageSet
 from dpvision.images.text import acts
@@ -30,6 +31,8 @@ class Images(ImageSet):
         pixels: uint8 [N, C, H, W], N at least 1, C 1 (grey) or 3 (RGB).
         stored: the `stored_digests` of the images as they were before reading changed their size or channels,
             uint8 [N, 64], or None if pixels are as they were.
+        left_out: the images that reading was asked to leave out, since they cannot be read; of a part, those
+            of the whole.
         labels, class_names, source, names: as for every :class:`ImageSet`.
         ids: likewise; by default 0 … N − 1.
 
@@ -43,6 +46,7 @@ class Images(ImageSet):
     source: str
     names: tuple[str, ...] | None = None
     stored: Tensor | None = None
+    left_out: tuple[Unreadable, ...] = ()
     ids: Tensor = None  # type: ignore[assignment]  # where none are given they are made below
 
     def __post_init__(self) -> None:

@@ -12,11 +12,12 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
-from torch import Tensor
+from numpy.typing import NDArray
 
 from dpvision.images.array_stream import ImageArray
-from dpvision.images.arrays import check_same_length, labels_from_array, numbered_classes
-from dpvision.images.decode import Conversion
+from dpvision.images.arrays import check_same_length, labels_from_array
+from dpvision.images.choices import Choices
+from dpvision.images.class_list import numbered_labels
 from dpvision.images.files import SPLITS, NoLabelsError, check_unpacks, reading
 from dpvision.images.images import Images
 from dpvision.privacy.errors import InputError
@@ -27,7 +28,7 @@ def recognises(path: Path) -> bool:
     return path.suffix.lower() == ".npz" and path.is_file()
 
 
-def splits(path: Path) -> dict[str, str]:
+def splits(path: Path, choices: Choices) -> dict[str, str]:
     """Return the splits in the archive, and what their arrays' names begin with: "train_" or, plain, ""."""
     names = _array_names(path)
     prefixes = {split: f"{split}_" for split in SPLITS if f"{split}_images" in names}
@@ -41,9 +42,9 @@ def splits(path: Path) -> dict[str, str]:
     return prefixes
 
 
-def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Images:
+def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
     """Read one split of the archive; classes are numbered. Nothing is ever unpickled."""
-    prefixes = splits(path)
+    prefixes = splits(path, choices)
     names = _array_names(path)
     images_name = f"{prefixes[split]}images"
     label_names = {s: f"{prefix}labels" for s, prefix in prefixes.items() if f"{prefix}labels" in names}
@@ -52,17 +53,18 @@ def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Imag
             f"{path} has '{images_name}' but no '{prefixes[split]}labels'; add the labels to the archive"
         )
     with _images(path, images_name) as (array, stream):
-        pixels, stored = array.read(stream, conversion)
+        found = array.read(stream, choices.conversion)
     if not labelled:
-        return Images(pixels, None, (), str(path), stored=stored)
+        return Images(found.pixels, None, (), str(path), stored=found.stored)
     labels = {s: _labels(path, name) for s, name in label_names.items()}
-    check_same_length(pixels, labels[split], f"{split} of {path}")
-    return Images(pixels, labels[split], numbered_classes(labels.values()), str(path), stored=stored)
+    check_same_length(found.pixels, labels[split], f"{split} of {path}")
+    of_images, class_names = numbered_labels(labels, split, choices.class_list, str(path))
+    return Images(found.pixels, of_images, class_names, str(path), stored=found.stored)
 
 
-def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
+def sizes(path: Path, split: str, choices: Choices) -> Counter[tuple[int, int]]:
     """Count the images of a split by size (width, height): in an array, all have the same."""
-    with _images(path, f"{splits(path)[split]}images") as (array, _):
+    with _images(path, f"{splits(path, choices)[split]}images") as (array, _):
         _, height, width = array.image_shape
         return Counter({(width, height): len(array)})
 
@@ -85,7 +87,7 @@ def _images(path: Path, name: str) -> Iterator[tuple[ImageArray, zipfile.ZipExtF
         yield ImageArray(dtype, shape, what, fortran), stream
 
 
-def _labels(path: Path, name: str) -> Tensor:
+def _labels(path: Path, name: str) -> NDArray[np.int64]:
     """Read labels, int64 [N]."""
     what = f"'{name}' in {path}"
     with reading(what), zipfile.ZipFile(path) as archive:

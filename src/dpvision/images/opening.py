@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dpvision.images import bundled, folder, idx, npz, parquet
-from dpvision.images.decode import Conversion
+from dpvision.images.choices import Choices
 from dpvision.images.files import NoLabelsError
 from dpvision.images.images import Images
 from dpvision.images.places import check_exists
@@ -24,13 +24,13 @@ class Reader(Protocol):
     def recognises(self, path: Path) -> bool:
         """Say whether what lies at path is of this format, by its name alone."""
 
-    def splits(self, path: Path) -> dict[str, Any]:
+    def splits(self, path: Path, choices: Choices) -> dict[str, Any]:
         """Return the splits at path, by name."""
 
-    def sizes(self, path: Path, split: str) -> Counter[tuple[int, int]]:
+    def sizes(self, path: Path, split: str, choices: Choices) -> Counter[tuple[int, int]]:
         """Count the images of one of these splits by size (width, height)."""
 
-    def read(self, path: Path, split: str, conversion: Conversion, labelled: bool) -> Images:
+    def read(self, path: Path, split: str, choices: Choices, labelled: bool) -> Images:
         """Read one of these splits."""
 
 
@@ -38,12 +38,7 @@ READERS: tuple[Reader, ...] = (npz, parquet, idx, bundled, folder)  # folder las
 
 
 def open_images(
-    spec: str | os.PathLike[str],
-    split: str = "train",
-    *,
-    size: int | None = None,
-    channels: int | None = None,
-    labelled: bool | None = True,
+    spec: str | os.PathLike[str], split: str = "train", *, labelled: bool | None = True, **choices: Any
 ) -> Images:
     """Read one split of a data set into memory.
 
@@ -58,14 +53,18 @@ def open_images(
             and labels; a folder of IDX files (train-images-idx3-ubyte, …, plain or gzip);
             a Parquet file, or a folder of them, in the Hugging Face image layout.
         split: "train", "val" or "test". Data without splits are all train.
-        size: makes every image a square of that side: the largest centred square, resized. By default sizes
-            stay, and must agree.
-        channels: 1 makes every image grey, 3 RGB. By default grey images keep 1 channel and colour images 3.
         labelled: False reads the images alone: from the same places, any folder of images, or one image. None
             reads labels where there are some.
+        choices: of :class:`~dpvision.images.choices.Choices`:
+            size=32 makes every image a square of that side, by resize="crop" (the largest centred square),
+            "pad" or "stretch"; by default sizes stay, and must agree. channels=1 makes every image grey, 3
+            RGB; by default grey images keep 1 channel and colour images 3. value_range="0:4095" says which
+            values of more than 8 bits are black and white. classes="normal,pneumonia" says which classes
+            there are. label_column, split_column name columns of a table. skip_unreadable=True leaves out
+            images that cannot be read, and tells how many.
 
     The names and the number of classes come from the data set (folder names, metadata, or the greatest label
-    of any split) and are taken as public.
+    of any split), or from ``classes``, and are taken as public.
 
     Raises:
         NoLabelsError: an InputError; there are images, but no labels.
@@ -74,36 +73,41 @@ def open_images(
     """
     if labelled is None:
         try:
-            return open_images(spec, split, size=size, channels=channels)
+            return open_images(spec, split, **choices)
         except NoLabelsError:
             labelled = False
-    conversion = Conversion(size, channels)
-    reader, path = _reader_of_split(spec, split)
+    chosen = Choices.of(choices)
+    reader, path = _reader_of_split(spec, split, chosen)
     with _without_warnings():
-        return reader.read(path, split, conversion, labelled)
+        return reader.read(path, split, chosen, labelled)
 
 
-def available_splits(spec: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Return the splits that open_images can read from spec, out of "train", "val" and "test".
+def available_splits(spec: str | os.PathLike[str], **choices: Any) -> tuple[str, ...]:
+    """Return the splits that open_images can read from spec, with the same choices, out of "train", "val" and
+    "test".
 
     Raises:
         InputError: as open_images, as far as it shows without reading images.
     """
     reader, path = _reader(spec)
-    return tuple(reader.splits(path))
+    return tuple(reader.splits(path, Choices.of(choices)))
 
 
-def image_sizes(spec: str | os.PathLike[str], split: str = "train") -> Counter[tuple[int, int]]:
+def image_sizes(
+    spec: str | os.PathLike[str], split: str = "train", **choices: Any
+) -> Counter[tuple[int, int]]:
     """Count the images of a split by size (width, height), as stored (and as kept if no size is asked for).
 
-    Reads headers, not pixels, where images have headers of their own. EXIF orientation is not looked at.
+    Reads headers, not pixels, where images have headers of their own; those that cannot be read do not count.
+    EXIF orientation is not looked at.
 
     Raises:
         InputError: as open_images, as far as it shows without decoding images.
     """
-    reader, path = _reader_of_split(spec, split)
+    chosen = Choices.of(choices)
+    reader, path = _reader_of_split(spec, split, chosen)
     with _without_warnings():
-        return reader.sizes(path, split)
+        return reader.sizes(path, split, chosen)
 
 
 @contextmanager
@@ -114,9 +118,9 @@ def _without_warnings() -> Iterator[None]:
         yield
 
 
-def _reader_of_split(spec: str | os.PathLike[str], split: str) -> tuple[Reader, Path]:
+def _reader_of_split(spec: str | os.PathLike[str], split: str, choices: Choices) -> tuple[Reader, Path]:
     reader, path = _reader(spec)
-    available = reader.splits(path)
+    available = reader.splits(path, choices)
     if split not in available:
         raise InputError(f"{spec} has no split '{split}' (it has: {', '.join(available)}); name one of these")
     return reader, path

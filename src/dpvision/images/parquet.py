@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from dpvision.images.arrays import labels_from_array, numbered_classes
-from dpvision.images.decode import Conversion, decode, encoded_size
+from dpvision.images.arrays import labels_from_array
+from dpvision.images.choices import Choices
+from dpvision.images.class_list import check_labelled, named_labels, numbered_labels
+from dpvision.images.decode import count_sizes, decode
 from dpvision.images.files import (
     FREE_BYTES,
     SPLIT_WORDS,
@@ -47,7 +51,7 @@ def recognises(path: Path) -> bool:
     return bool(_files(path))
 
 
-def splits(path: Path) -> dict[str, list[Path]]:
+def splits(path: Path, choices: Choices) -> dict[str, list[Path]]:
     """Return the splits by file name (train-00000-of-00004.parquet), each with its shards in order.
 
     One file whose name says no split is train.
@@ -75,33 +79,70 @@ def splits(path: Path) -> dict[str, list[Path]]:
     return found
 
 
-def read(path: Path, split: str, conversion: Conversion, labelled: bool) -> Images:
+def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
     """Read one split, all its shards in order. Without ClassLabel names the classes are numbered."""
-    shards = splits(path)
+    shards = splits(path, choices)
     count = sum(_open(file)[0].metadata.num_rows for file in shards[split])
     if count == 0:
         raise InputError(f"{path} has no rows in {split}; at least one image is needed")
     if count < 0:
         raise InputError(f"{path} states {count} rows in {split}; it is damaged: replace it")
-    labels = _labels(shards[split]) if labelled else None  # before anything is decoded, for there may be none
-    num_bytes = _stored(shards[split])
-    pixels, stored = stack(_encoded_images(shards[split]), count, decode, str(path), conversion, num_bytes)
-    if labels is None:
-        return Images(pixels, None, (), str(path), stored=stored)
+    # Before anything is decoded, for there may be none.
+    labels = _labelled(path, split, shards, choices) if labelled else None
+    found = stack(
+        _encoded_images(shards[split]),
+        count,
+        _decoded,
+        str(path),
+        choices.conversion,
+        _stored(shards[split]),
+        choices.skip_unreadable,
+    )
+    of_kept, class_names = (labels[0][found.kept], labels[1]) if labels else (None, ())
+    return Images(found.pixels, of_kept, class_names, str(path), stored=found.stored, left_out=found.left_out)
+
+
+def sizes(path: Path, split: str, choices: Choices) -> Counter[tuple[int, int]]:
+    """Count the images of a split by size (width, height), by their headers, as far as these can be read."""
+    images = _encoded_images(splits(path, choices)[split])
+    return count_sizes((encoded or b"", name) for name, encoded in images)
+
+
+def _decoded(encoded: bytes | None, name: str) -> NDArray[Any]:
+    if encoded is None:
+        raise InputError(f"{name} holds no image bytes; embed the image or remove the row")
+    return decode(encoded, name)
+
+
+def _labelled(
+    path: Path, split: str, shards: Mapping[str, Sequence[Path]], choices: Choices
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Return the labels of a split, int64 [N], and the names of the classes."""
+    of_split = _labels(shards[split])
     names = {_class_names(file) for files in shards.values() for file in files}
     if len(names) > 1:
         raise InputError(
             f"{path}: the shards' metadata name different classes; keep one data set in a folder"
         )
-    class_names = names.pop() or numbered_classes(
-        labels if name == split else _labels(files) for name, files in shards.items()
-    )
-    return Images(pixels, labels, class_names, str(path), stored=stored)
+    own_names = names.pop()
+    if own_names is None:
+        others = {name: _labels_if_any(files) for name, files in shards.items() if name != split}
+        labels = {split: of_split, **{name: found for name, found in others.items() if found is not None}}
+        return numbered_labels(labels, split, choices.class_list, str(path))
+    check_labelled(of_split, split, str(path))
+    if of_split.min() < 0 or of_split.max() >= len(own_names):
+        raise InputError(
+            f"{path}: labels must lie in 0..{len(own_names) - 1} (one per class that the metadata name), "
+            f"found {of_split.min()}..{of_split.max()}"
+        )
+    return named_labels([own_names[label] for label in of_split], own_names, choices.class_list, str(path))
 
 
-def sizes(path: Path, split: str) -> Counter[tuple[int, int]]:
-    """Count the images of a split by size (width, height), by their headers."""
-    return Counter(encoded_size(encoded, name) for name, encoded in _encoded_images(splits(path)[split]))
+def _labels_if_any(files: Sequence[Path]) -> NDArray[np.int64] | None:
+    try:
+        return _labels(files)
+    except NoLabelsError:
+        return None
 
 
 def _files(path: Path) -> list[Path]:
@@ -121,8 +162,10 @@ def _stored(files: Sequence[Path]) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _encoded_images(files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
-    """Yield the encoded images, each with the words "FILE, row i", a batch of rows at a time."""
+def _encoded_images(files: Sequence[Path]) -> Iterator[tuple[str, bytes | None]]:
+    """Yield the encoded images, None where there is none, each with the words "FILE, row i", a batch of rows
+    at a time.
+    """
     yielded, most = 0, most_unpacked(_stored(files))
     for file in files:
         parquet, schema = _open(file)
@@ -154,14 +197,11 @@ def _encoded_images(files: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
             if some is None:
                 break
             for encoded in some:
-                if not isinstance(encoded, bytes):
-                    raise InputError(
-                        f"{file}, row {row} holds no image bytes; embed the image or remove the row"
-                    )
-                yielded += len(encoded)
+                held = encoded if isinstance(encoded, bytes) else None
+                yielded += len(held or b"")
                 if yielded > most:
                     raise InputError(f"{file} holds the same bytes too often; it may be damaged: replace it")
-                yield f"{file}, row {row}", encoded
+                yield f"{file}, row {row}", held
                 row += 1
 
 
@@ -177,7 +217,7 @@ def _check_pages(file: Path, leaf: str) -> tuple[int, int]:
     return total, largest_dictionary
 
 
-def _labels(files: Sequence[Path]) -> Tensor:
+def _labels(files: Sequence[Path]) -> NDArray[np.int64]:
     """Read labels, int64 [N], over all the shards of a split."""
     of_files = []
     for file in files:
@@ -198,7 +238,7 @@ def _labels(files: Sequence[Path]) -> Tensor:
                 f"{file}: column '{LABEL_COLUMN}' has {column.null_count} empty entries; fill or remove them"
             )
         of_files.append(labels_from_array(column.to_numpy(), what))
-    return torch.cat(of_files)
+    return np.concatenate(of_files)
 
 
 def _class_names(file: Path) -> tuple[str, ...] | None:

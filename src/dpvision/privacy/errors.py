@@ -2,6 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_interface = {"command line": False}
+
+
+@contextmanager
+def on_command_line() -> Iterator[None]:
+    """Let messages name options as the command line has them while this lasts, in all threads."""
+    before, _interface["command line"] = _interface["command line"], True
+    try:
+        yield
+    finally:
+        _interface["command line"] = before
+
+
+def named_option(name: str, value: object = "…") -> str:
+    """Return how an option is given at the interface at hand: ``--value-range 0:4095`` or
+    ``value_range='0:4095'``; ``--skip-unreadable`` or ``skip_unreadable=True``.
+    """
+    if not _interface["command line"]:
+        return f"{name}={value}" if value == "…" else f"{name}={value!r}"
+    flag = f"--{name.replace('_', '-')}"
+    return flag if value is True else f"{flag} {value}"
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used.

@@ -1,0 +1,71 @@
+"""How a data set is read, where its files leave that open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from dpvision.images.class_list import Classes, classes_given
+from dpvision.images.decode import Conversion, Resize, value_range
+from dpvision.privacy.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """The choices of whoever reads a data set. By default none: what is left open is refused.
+
+    Attributes:
+        size, channels, resize, value_range: what becomes of every image; see `Conversion`. A range may be
+            given as a text, "0:4095".
+        classes: which classes there are: their number, where labels are numbers from 0; their names, in the
+            order of these numbers, or of the classes; or names by label. May be given as a text:
+            "10", "normal,pneumonia", "1=normal,2=pneumonia", "1..26".
+        label_column, split_column: the columns of a table with the labels and the splits; by default those
+            with the usual names.
+        skip_unreadable: leave out images that cannot be read. Each decides alone.
+
+    Raises:
+        InputError: for a value that nothing can be read with.
+    """
+
+    size: int | None = None
+    channels: int | None = None
+    resize: Resize = "crop"
+    value_range: str | Sequence[float] | None = None
+    classes: str | int | Sequence[str] | Mapping[str, str] | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    skip_unreadable: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value_range", value_range(self.value_range))
+        object.__setattr__(self, "classes", classes_given(self.classes))
+        self.conversion  # noqa: B018 (refuses what it cannot be)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Choices:
+        """Take the choices that were given. InputError where there is none of that name."""
+        known = [one.name for one in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise InputError(f"there is no option '{name}'; choose from {', '.join(known)}")
+        return cls(**given)
+
+    def given(self) -> dict[str, Any]:
+        """Return the choices that are not those by default, by name."""
+        return {
+            one.name: value for one in fields(Choices) if (value := getattr(self, one.name)) != one.default
+        }
+
+    @property
+    def conversion(self) -> Conversion:
+        """What becomes of every image."""
+        values: Any = self.value_range
+        return Conversion(self.size, self.channels, self.resize, values)
+
+    @property
+    def class_list(self) -> Classes:
+        """The classes as they were given, in their one form."""
+        found: Any = self.classes
+        return found
