@@ -68,6 +68,11 @@ class ReadOptions:
         "label (1=normal,2=pneumonia), or how many there are, numbered from 0.",
         None,
     )
+    path_column: str | None = option(
+        "The column of a table that names the image files; by default one with a usual name.",
+        None,
+        metavar="NAME",
+    )
     label_column: str | None = option(
         "The column of a table that holds the labels; by default one with a usual name.", None, metavar="NAME"
     )

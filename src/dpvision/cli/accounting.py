@@ -6,6 +6,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from dpvision.api.options import ReadOptions
 from dpvision.cli.options import AsJson, checks, reads_images
 from dpvision.cli.output import show, table
 from dpvision.images.places import check_exists
@@ -22,14 +23,14 @@ Relation = Annotated[str, typer.Option(help="Neighbouring relation: add_or_remov
 @reads_images
 def data(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="Images, as for train.")],
-    choices: Any,
+    choices: ReadOptions,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
     as_json: AsJson = False,
 ) -> None:
     """Show what a data set holds: shape, classes, counts. Private: do not publish the output."""
     from dpvision.api.sources import training_reading
 
-    reading, _ = training_reading(spec, choices, keep_large=False, split=split)
+    reading, _ = training_reading(spec, choices.choices(), keep_large=False, split=split)
     images = reading.open()
     summary = images.summary()
     rows: dict[str, object] = {
@@ -53,7 +54,7 @@ def ledger(
     target: Annotated[
         str, typer.Argument(metavar="TARGET", help="Data as for train, a run's directory, or a ledger file.")
     ],
-    choices: Any,
+    choices: ReadOptions,
     limit_epsilon: Annotated[
         float | None, typer.Option(help="Allow at most this ε in total, from now on.", show_default=False)
     ] = None,
@@ -90,7 +91,7 @@ def ledger(
     from dpvision.cli.ledgers import account_text
     from dpvision.privacy import Budget, default_delta
 
-    book, images = ledger_and_images(target, choices)
+    book, images = ledger_and_images(target, choices.choices())
     if limit_epsilon is not None:
         delta = default_delta(book.num_examples) if limit_delta is None else limit_delta
         set_limit(book, images, Budget(limit_epsilon, delta, cast(Any, relation)))

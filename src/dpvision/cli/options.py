@@ -129,7 +129,9 @@ def checks(**of: Callable[[Any], object]) -> Callable[[Verb], Verb]:
 
 
 def reads_images(verb: Verb) -> Verb:
-    """Give a command, which takes them as ``choices``, the options of how images are read."""
+    """Give a command, which takes them as ``choices``, the options of how images are read: those of
+    `ReadOptions`.
+    """
     hints = get_type_hints(verb, include_extras=True)
     own = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
@@ -141,7 +143,7 @@ def reads_images(verb: Verb) -> Verb:
     @wraps(verb)
     def run(**given: Any) -> None:
         chosen = {name: value for name in names if _was_given(value := given.pop(name))}
-        verb(choices=ReadOptions(**chosen).choices(), **given)
+        verb(choices=ReadOptions(**chosen), **given)
 
     _take(run, [*own, *(_option(one, ReadOptions) for one in dataclasses.fields(ReadOptions))])
     return run

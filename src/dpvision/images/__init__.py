@@ -11,8 +11,17 @@ if TYPE_CHECKING:
     from dpvision.images.image_set import ImageSet
     from dpvision.images.images import Images
     from dpvision.images.opening import available_splits, image_sizes, open_images
+    from dpvision.images.table import images_from_table
 
-__all__ = ["ImageSet", "Images", "NoLabelsError", "available_splits", "image_sizes", "open_images"]
+__all__ = [
+    "ImageSet",
+    "Images",
+    "NoLabelsError",
+    "available_splits",
+    "image_sizes",
+    "images_from_table",
+    "open_images",
+]
 
 _HOMES = {
     "ImageSet": "dpvision.images.image_set",
@@ -20,6 +29,7 @@ _HOMES = {
     "NoLabelsError": "dpvision.images.files",
     "available_splits": "dpvision.images.opening",
     "image_sizes": "dpvision.images.opening",
+    "images_from_table": "dpvision.images.table",
     "open_images": "dpvision.images.opening",
 }
 

@@ -21,8 +21,8 @@ class Choices:
         classes: which classes there are: their number, where labels are numbers from 0; their names, in the
             order of these numbers, or of the classes; or names by label. May be given as a text:
             "10", "normal,pneumonia", "1=normal,2=pneumonia", "1..26".
-        label_column, split_column: the columns of a table with the labels and the splits; by default those
-            with the usual names.
+        path_column, label_column, split_column: the columns of a table with the paths, labels and splits; by
+            default those with the usual names.
         skip_unreadable: leave out images that cannot be read. Each decides alone.
 
     Raises:
@@ -34,6 +34,7 @@ class Choices:
     resize: Resize = "crop"
     value_range: str | Sequence[float] | None = None
     classes: str | int | Sequence[str] | Mapping[str, str] | None = None
+    path_column: str | None = None
     label_column: str | None = None
     split_column: str | None = None
     skip_unreadable: bool = False

@@ -158,13 +158,13 @@ def decode(encoded: bytes | Path, name: str) -> NDArray[Any]:
                 f"{name} has {width} x {height} pixels, more than the {MAX_PIXELS} that are decoded; "
                 "scale it down"
             )
+        colour_of_16_bits = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
         with _IN_HAND.holding(width * height):
             ImageOps.exif_transpose(image, in_place=True)
             if image.mode in ("I", "F"):
                 return np.asarray(image, dtype=np.float64)[None]
             if image.mode.startswith("I;16"):
                 return np.asarray(image).astype(np.uint16)[None]
-            colour_of_16_bits = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
             pixels = _to_array(_to_grey_or_rgb(image))
             return pixels.astype(np.uint16) << 8 if colour_of_16_bits else pixels
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from dpvision.images import bundled, folder, idx, npz, parquet
+from dpvision.images import bundled, folder, idx, npz, parquet, table
 from dpvision.images.choices import Choices
 from dpvision.images.files import NoLabelsError
 from dpvision.images.images import Images
@@ -34,7 +34,7 @@ class Reader(Protocol):
         """Read one of these splits."""
 
 
-READERS: tuple[Reader, ...] = (npz, parquet, idx, bundled, folder)  # folder last: it takes any folder
+READERS: tuple[Reader, ...] = (npz, table, parquet, idx, bundled, folder)  # folder last: it takes any folder
 
 
 def open_images(
@@ -51,7 +51,8 @@ def open_images(
             a folder of class folders (PNG, JPEG, WebP, BMP, TIFF), or of train/ and test/ that hold class
             folders; a NumPy archive .npz with train_images and train_labels, test_…, val_…, or with images
             and labels; a folder of IDX files (train-images-idx3-ubyte, …, plain or gzip);
-            a Parquet file, or a folder of them, in the Hugging Face image layout.
+            a Parquet file, or a folder of them, in the Hugging Face image layout; a table (CSV, TSV, Parquet)
+            with a column of paths, and columns of labels and splits.
         split: "train", "val" or "test". Data without splits are all train.
         labelled: False reads the images alone: from the same places, any folder of images, or one image. None
             reads labels where there are some.
@@ -134,5 +135,5 @@ def _reader(spec: str | os.PathLike[str]) -> tuple[Reader, Path]:
             return reader, path
     raise InputError(
         f"{spec} is no data set that can be read; give a folder of class folders, of IDX files or of Parquet "
-        "files, or a .npz or .parquet file"
+        "files, or a .npz, .parquet or .csv file"
     )

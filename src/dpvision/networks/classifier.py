@@ -46,6 +46,9 @@ class Classifier(nn.Module):
             network that this package did not build.
     """
 
+    OVERSHOOT = 0.25
+    """How far from [0, 1] values may be: resizing that keeps edges sharp goes beyond them."""
+
     def __init__(
         self,
         network: nn.Module,
@@ -65,7 +68,7 @@ class Classifier(nn.Module):
         """Compute logits ``[B, num_classes]`` of images ``[B, C, H, W]``, uint8 or floating point in [0, 1].
 
         Raises:
-            InputError: for images of another shape or type.
+            InputError: for images of another shape or type, or, in evaluation, values far from [0, 1].
         """
         if tuple(x.shape[-3:]) != self.image_shape:
             raise InputError(
@@ -74,6 +77,13 @@ class Classifier(nn.Module):
             )
         if x.dtype != torch.uint8 and not x.is_floating_point():
             raise InputError(f"the classifier takes uint8 images, or floating point in [0, 1], not {x.dtype}")
+        if not self.training and x.is_floating_point() and x.numel():
+            low, high = x.aminmax()
+            if not (low >= -self.OVERSHOOT and high <= 1 + self.OVERSHOOT):
+                raise InputError(
+                    f"the classifier takes floating point in [0, 1], not {float(low):.4g} to "
+                    f"{float(high):.4g}; divide pixels of 0 to 255 by 255, or give them as uint8"
+                )
         return self.network(self.normalize(x))
 
 
