@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch._dynamo  # noqa: F401  (it makes a folder of its own where it is first imported)
 
 from checks.fuzzing.bundles import pack
 from checks.fuzzing.targets import TARGETS

@@ -327,7 +327,7 @@ def test_columns_of_other_types(columns: dict[str, pa.Array], check_refused: Che
     check_refused("parquet", [parquet(pa.table(columns))])
 
 
-@pytest.mark.parametrize("label", [[[0]], ["x" * 100], [0.5], [{"a": 1}], [True]])
+@pytest.mark.parametrize("label", [[[0]], [b"x" * 100], [0.5], [{"a": 1}], [True]])
 def test_labels_of_other_types(label: list[object], tmp_path: Path) -> None:
     columns = {"image": pa.array([{"bytes": PICTURE}]), "label": pa.array(label)}
     (tmp_path / "x.parquet").write_bytes(parquet(pa.table(columns)))

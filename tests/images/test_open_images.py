@@ -53,9 +53,9 @@ def test_what_does_not_exist(spec: str) -> None:
 
 
 def test_an_unknown_kind_of_file(tmp_path: Path) -> None:
-    (tmp_path / "data.csv").write_text("1,2")
-    with pytest.raises(InputError, match=r"data\.csv is no data set"):
-        open_images(tmp_path / "data.csv")
+    (tmp_path / "data.xlsx").write_text("1,2")
+    with pytest.raises(InputError, match=r"data\.xlsx is no data set"):
+        open_images(tmp_path / "data.xlsx")
 
 
 def test_unknown_split_and_options() -> None:

@@ -136,7 +136,8 @@ def test_rows_that_do_not_fit(
         ({"image": pa.array([b""]), "label": pa.array([0])}, "not a struct"),
         ({"image": pa.array([{"bytes": png(1)}])}, "no column 'label'"),
         ({"image": pa.array([{"bytes": png(1)}]), "label": pa.array([0.5])}, "not integers"),
-        ({"image": pa.array([{"bytes": png(1)}]), "label": pa.array(["ant"])}, "not integers"),
+        ({"image": pa.array([{"bytes": png(1)}]), "label": pa.array([b"ant"])}, "not integers or texts"),
+        ({"image": pa.array([{"bytes": png(1)}]), "label": pa.array([""])}, "1 empty entries"),
     ],
 )
 def test_columns_that_do_not_fit(tmp_path: Path, table: dict[str, pa.Array], message: str) -> None:
@@ -160,3 +161,94 @@ def test_metadata_that_is_no_json(tmp_path: Path) -> None:
     pq.write_table(table, path)
     with pytest.raises(InputError, match=r"metadata of .*x\.parquet cannot be read"):
         open_images(path)
+
+
+LAYOUTS = {
+    "plain_text": ["plain_text/train-00000-of-00002.parquet", "plain_text/train-00001-of-00002.parquet",
+                   "plain_text/test-00000-of-00001.parquet"],
+    "default": ["default/train/0000.parquet", "default/train/0001.parquet", "default/test/0000.parquet"],
+    "flat": ["train/0000.parquet", "train/0001.parquet", "test/0000.parquet"],
+    "data": ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet",
+             "data/test-00000-of-00001.parquet"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("inside", ["", "whole"])
+def test_layouts_of_the_hub(tmp_path: Path, layout: str, inside: str) -> None:
+    """The folder of a data set and that of its one configuration are the same."""
+    for i, name in enumerate(LAYOUTS[layout]):
+        save(tmp_path / name, [10 * i, 10 * i + 1], [0, 1])
+    (tmp_path / "README.md").write_text("a card")
+    (tmp_path / ".cache").mkdir()
+    for spec in (tmp_path, tmp_path / layout):
+        if layout == "flat" and spec != tmp_path:
+            continue
+        assert set(available_splits(spec)) == {"train", "test"}
+        assert [value for value, _ in content(open_images(spec))] == [0, 1, 10, 11]
+        assert [value for value, _ in content(open_images(spec, "test"))] == [20, 21]
+
+
+def test_a_missing_shard_of_a_folder_of_a_split(tmp_path: Path) -> None:
+    for i in (0, 2):
+        save(tmp_path / f"default/train/{i:04}.parquet", [i], [0])
+    with pytest.raises(InputError, match=r"not every shard of train exactly once"):
+        open_images(tmp_path)
+
+
+def test_several_configurations_are_refused(tmp_path: Path) -> None:
+    for name in ("fine", "coarse"):
+        save(tmp_path / name / "train-00000-of-00001.parquet", [1], [0])
+    with pytest.raises(InputError, match=r"several configurations \(coarse, fine\); give one of them"):
+        open_images(tmp_path)
+    assert len(open_images(tmp_path / "fine")) == 1
+
+
+def test_columns_of_labels_by_name(tmp_path: Path) -> None:
+    encoded = pa.array([{"bytes": png(i), "path": None} for i in range(3)], IMAGE_TYPE)
+    columns = {"image": encoded, "fine_label": [0, 1, 2], "coarse_label": [0, 1, 1]}
+    pq.write_table(pa.table(columns), tmp_path / "both.parquet")
+    with pytest.raises(InputError, match=r"several columns .*\(fine_label, coarse_label\).*'fine_label'"):
+        open_images(tmp_path / "both.parquet")
+    labels = open_images(tmp_path / "both.parquet", label_column="coarse_label").labels
+    assert labels is not None
+    assert labels.tolist() == [0, 1, 1]
+    with pytest.raises(InputError, match="no column 'age'"):
+        open_images(tmp_path / "both.parquet", label_column="age")
+    del columns["coarse_label"]
+    pq.write_table(pa.table(columns), tmp_path / "one.parquet")
+    assert len(open_images(tmp_path / "one.parquet").class_names) == 3
+
+
+def test_labels_that_are_texts_name_their_classes(tmp_path: Path) -> None:
+    for split, labels in {"train": ["dog", "cat", "dog"], "test": ["emu"]}.items():
+        encoded = pa.array([{"bytes": png(i), "path": None} for i in range(len(labels))], IMAGE_TYPE)
+        pq.write_table(pa.table({"image": encoded, "label": labels}), tmp_path / f"{split}.parquet")
+    images = open_images(tmp_path)
+    assert images.class_names == ("cat", "dog", "emu")
+    assert images.labels is not None
+    assert images.labels.tolist() == [1, 0, 1]
+    assert open_images(tmp_path, classes="emu,dog,cat").class_names == ("emu", "dog", "cat")
+
+
+def test_one_long_label_takes_no_memory_for_all(tmp_path: Path) -> None:
+    encoded = pa.array([{"bytes": png(1), "path": None}] * 2000, IMAGE_TYPE)
+    labels = ["x" * 2_000_000, *["a"] * 1999]  # 16 GB, if each were held as long
+    pq.write_table(pa.table({"image": encoded, "label": labels}), tmp_path / "x.parquet")
+    assert len(open_images(tmp_path / "x.parquet").class_names) == 2
+
+
+def test_what_save_to_disk_wrote_is_told(tmp_path: Path) -> None:
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "data-00000-of-00001.arrow").write_bytes(b"")
+    with pytest.raises(InputError, match=r"save_to_disk .* to_parquet"):
+        open_images(tmp_path)
+
+
+def test_archives_in_a_folder_are_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        np.savez(tmp_path / f"{name}.npz", images=np.zeros((2, 4, 4), np.uint8), labels=np.array([0, 1]))
+    with pytest.raises(InputError, match=r"a\.npz; .*b\.npz; give such a file itself"):
+        open_images(tmp_path)
+    assert len(open_images(tmp_path / "a.npz")) == 2

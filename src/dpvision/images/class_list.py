@@ -68,6 +68,8 @@ def named_labels(
     """
     if isinstance(given, int):
         raise InputError(f"{source}: its classes have names; give these for classes, and not a number")
+    if len(own_names) > MAX_CLASSES:
+        raise InputError(f"{source} has {len(own_names)} classes, more than {MAX_CLASSES}; join some")
     new_names = given if isinstance(given, dict) else {name: name for name in given or own_names}
     index = {name: i for i, name in enumerate(new_names)}
     _check_all_given(sorted(set(labels) - index.keys()), new_names, source)

@@ -49,6 +49,11 @@ def splits(path: Path, choices: Choices) -> dict[str, Path]:
         else:
             found[split] = entry
             holds_folders = holds_folders or any(inner.is_dir() for inner in _entries(entry, path))
+    if (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file():
+        raise InputError(
+            f"{path} was written by save_to_disk of Hugging Face's datasets; save it with to_parquet "
+            "instead, or open it in Python and give it to dpvision.images_from_dataset"
+        )
     if not holds_folders:  # a class may be called "train": then it holds images, and no class folders
         return {"train": path}
     beside = [entry.name for entry in others if _has_images(entry, path)]
@@ -120,6 +125,11 @@ def _class_folders(folder: Path, root: Path) -> dict[str, Path]:
     """Return the folders in a folder by name, in order; there must be some, and no images beside them."""
     entries = list(_entries(folder, root))
     classes = {entry.name: entry for entry in entries if entry.is_dir()}
+    archives = [str(entry) for entry in entries if entry.suffix.lower() in (".npz", ".csv", ".tsv")]
+    if archives and not classes:
+        raise NoLabelsError(
+            f"{folder} has no class folders in it, but {listed(archives)}; give such a file itself"
+        )
     if not classes:
         raise NoLabelsError(
             f"{folder} has no class folders in it; put the images of each class into a folder of its own"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,6 @@ from dpvision.images.class_list import check_labelled, named_labels, numbered_la
 from dpvision.images.decode import count_sizes, decode
 from dpvision.images.files import (
     FREE_BYTES,
-    SPLIT_WORDS,
     NoLabelsError,
     check_regular,
     check_unpacks,
@@ -30,13 +28,12 @@ from dpvision.images.files import (
 )
 from dpvision.images.images import Images
 from dpvision.images.parquet_pages import page_sizes
+from dpvision.images.shards import parquet_files, shards_by_split
 from dpvision.images.stack import stack
-from dpvision.privacy.errors import InputError
+from dpvision.privacy.errors import InputError, named_option
 
 IMAGE_COLUMNS = ("img", "image")
-LABEL_COLUMN = "label"
-
-FILE_NAME = re.compile(rf"(?:.*[-_.])?({'|'.join(SPLIT_WORDS)})(?:-(\d+)-of-(\d+).*)?\.parquet")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label", "class", "target")
 
 ROWS_AT_ONCE = 1024
 BYTES_AT_ONCE = 2**19
@@ -47,36 +44,13 @@ READ_BYTES = 2**18
 
 
 def recognises(path: Path) -> bool:
-    """Say whether path is a file called *.parquet, or a folder with some in it or in its folder "data"."""
-    return bool(_files(path))
+    """Say whether path is a file called *.parquet, or a folder with some, see `parquet_files`."""
+    return bool(parquet_files(path))
 
 
 def splits(path: Path, choices: Choices) -> dict[str, list[Path]]:
-    """Return the splits by file name (train-00000-of-00004.parquet), each with its shards in order.
-
-    One file whose name says no split is train.
-
-    Raises:
-        InputError: if it is unclear which split a file belongs to, or a shard is missing or there twice.
-    """
-    files = _files(path)
-    found: dict[str, list[Path]] = {}
-    numbers: dict[str, list[tuple[int, int]]] = {}  # of each shard: its own, and how many there should be
-    for file in files:
-        match = FILE_NAME.fullmatch(file.name)
-        if match is None and len(files) > 1:
-            raise InputError(f"{file} does not say its split; call it like train-00000-of-00004.parquet")
-        split = SPLIT_WORDS[match[1]] if match else "train"
-        found.setdefault(split, []).append(file)
-        numbers.setdefault(split, []).append((int(match[2]), int(match[3])) if match and match[2] else (0, 1))
-    if path.is_dir():  # of a file named by itself only that file is wanted
-        for split, shards in found.items():
-            if numbers[split] != [(i, len(shards)) for i in range(len(shards))]:
-                names = ", ".join(file.name for file in shards)
-                raise InputError(
-                    f"{path} has not every shard of {split} exactly once ({names}); complete the download"
-                )
-    return found
+    """Return the splits, each with its shards in order; see `shards_by_split`."""
+    return shards_by_split(path, parquet_files(path))
 
 
 def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
@@ -118,17 +92,19 @@ def _labelled(
     path: Path, split: str, shards: Mapping[str, Sequence[Path]], choices: Choices
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Return the labels of a split, int64 [N], and the names of the classes."""
-    of_split = _labels(shards[split])
-    names = {_class_names(file) for files in shards.values() for file in files}
+    column = _label_column(shards[split], choices)
+    names = {_class_names(file, column) for files in shards.values() for file in files}
     if len(names) > 1:
         raise InputError(
             f"{path}: the shards' metadata name different classes; keep one data set in a folder"
         )
-    own_names = names.pop()
+    own_names, of_split = names.pop(), _labels(shards[split], column)
+    if of_split.dtype == object:
+        every = {str(label) for files in shards.values() for label in _labels_if_any(files, column)}
+        return named_labels(of_split.tolist(), sorted(every), choices.class_list, str(path))
     if own_names is None:
-        others = {name: _labels_if_any(files) for name, files in shards.items() if name != split}
-        labels = {split: of_split, **{name: found for name, found in others.items() if found is not None}}
-        return numbered_labels(labels, split, choices.class_list, str(path))
+        labels = {name: _labels_if_any(files, column) for name, files in shards.items()}
+        return numbered_labels({**labels, split: of_split}, split, choices.class_list, str(path))
     check_labelled(of_split, split, str(path))
     if of_split.min() < 0 or of_split.max() >= len(own_names):
         raise InputError(
@@ -138,17 +114,31 @@ def _labelled(
     return named_labels([own_names[label] for label in of_split], own_names, choices.class_list, str(path))
 
 
-def _labels_if_any(files: Sequence[Path]) -> NDArray[np.int64] | None:
-    try:
-        return _labels(files)
-    except NoLabelsError:
-        return None
+def _label_column(files: Sequence[Path], choices: Choices) -> str:
+    """Return the name of the column of labels: the one that was named, or the one with a usual name."""
+    file, present = files[0], _open(files[0])[1].names
+    if choices.label_column is not None:
+        if choices.label_column not in present:
+            raise InputError(f"{file} has no column '{choices.label_column}' (it has {', '.join(present)})")
+        return choices.label_column
+    usual = [name for name in LABEL_COLUMNS if name in present]
+    if not usual:
+        raise NoLabelsError(
+            f"{file} has no column '{LABEL_COLUMNS[0]}' (it has {', '.join(present)}); name the column of "
+            f"labels, with {named_option('label_column')}"
+        )
+    if len(usual) > 1:
+        raise InputError(
+            f"{file} has several columns that may be the labels ({', '.join(usual)}); say which, with "
+            f"{named_option('label_column', usual[0])}"
+        )
+    return usual[0]
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
-    return [path] if path.suffix.lower() == ".parquet" else []
+def _labels_if_any(files: Sequence[Path], column: str) -> NDArray[Any]:
+    """Return the labels of another split, none where it has no such column."""
+    has = all(column in _open(file)[1].names for file in files)
+    return _labels(files, column) if has else np.empty(0, dtype=np.int64)
 
 
 def _open(file: Path) -> tuple[pq.ParquetFile, pa.Schema]:
@@ -217,36 +207,38 @@ def _check_pages(file: Path, leaf: str) -> tuple[int, int]:
     return total, largest_dictionary
 
 
-def _labels(files: Sequence[Path]) -> NDArray[np.int64]:
-    """Read labels, int64 [N], over all the shards of a split."""
+def _labels(files: Sequence[Path], column: str) -> NDArray[Any]:
+    """Read labels over all the shards of a split, int64 [N], or texts [N]."""
     of_files = []
     for file in files:
         parquet, schema = _open(file)
-        if LABEL_COLUMN not in schema.names:
-            raise NoLabelsError(f"{file} has no column '{LABEL_COLUMN}'; add or rename the column of labels")
-        what = f"column '{LABEL_COLUMN}' in {file}"
+        if column not in schema.names:
+            raise InputError(f"{file} has no column '{column}', as others have; complete it")
+        what = f"column '{column}' in {file}"
         with reading(str(file)):
-            kind = schema.field(LABEL_COLUMN).type
-        if not pa.types.is_integer(kind):  # texts could be of any length
-            raise InputError(f"{what} holds {kind}, not integers; number the classes from 0")
+            kind = schema.field(column).type
+        texts = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        if not (texts or pa.types.is_integer(kind)):
+            raise InputError(f"{what} holds {kind}, not integers or texts; number the classes from 0")
         check_unpacks(8 * parquet.metadata.num_rows, file.stat().st_size, f"{what} unpacked")
-        _check_pages(file, LABEL_COLUMN)
+        _check_pages(file, column)
         with reading(str(file)):
-            column = parquet.read(columns=[LABEL_COLUMN]).column(0)
-        if column.null_count:
-            raise InputError(
-                f"{file}: column '{LABEL_COLUMN}' has {column.null_count} empty entries; fill or remove them"
-            )
-        of_files.append(labels_from_array(column.to_numpy(), what))
+            values = parquet.read(columns=[column]).column(0)
+        missing = values.null_count + (values.to_pylist().count("") if texts else 0)
+        if missing:
+            raise InputError(f"{file}: column '{column}' has {missing} empty entries; fill or remove them")
+        # As objects: an array of texts would hold each as long as the longest.
+        as_texts = np.array(values.to_pylist() if texts else [], dtype=object)
+        of_files.append(as_texts if texts else labels_from_array(values.to_numpy(), what))
     return np.concatenate(of_files)
 
 
-def _class_names(file: Path) -> tuple[str, ...] | None:
+def _class_names(file: Path, column: str) -> tuple[str, ...] | None:
     """Return the ClassLabel names in the metadata that Hugging Face datasets writes, if there are any."""
     metadata = _open(file)[1].metadata or {}
     if b"huggingface" not in metadata:
         return None
     with reading(f"the metadata of {file}"):
         described = parse_json(metadata[b"huggingface"])
-        feature = described["info"]["features"].get(LABEL_COLUMN, {})
+        feature = described["info"]["features"].get(column, {})
         return tuple(str(name) for name in feature["names"]) if "names" in feature else None
