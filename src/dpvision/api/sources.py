@@ -23,6 +23,8 @@ Source = str | os.PathLike[str] | ImageSet
 LARGEST_DEFAULT_SIDE = 64
 SMALL_SIDE = 32
 
+MOST_SIZES_NAMED = 3
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -109,12 +111,34 @@ def fitting_reading(data: str | os.PathLike[str], split: str | None, shape: tupl
 def fitting_images(
     data: Source, split: str | None, shape: tuple[int, int, int], labelled: bool = True
 ) -> ImageSet:
-    """Return images for a model that takes ``shape``: those in memory as they are, others read to fit.
+    """Return images for a model that takes ``shape``: those in memory as they are, others read to fit. Says
+    how many are of another size than the model learned from.
 
     Raises:
         InputError: they cannot be read.
     """
-    return data if isinstance(data, ImageSet) else fitting_reading(data, split, shape).open(labelled)
+    if isinstance(data, ImageSet):
+        return data
+    reading = fitting_reading(data, split, shape)
+    images = reading.open(labelled)
+    if reading.size is not None:
+        assert reading.spec is not None
+        _tell_of_other_sizes(image_sizes(reading.spec, reading.split), reading.size)
+    return images
+
+
+def _tell_of_other_sizes(sizes: Counter[tuple[int, int]], side: int) -> None:
+    """Tell of images that were resized to squares of a side, of how many and of which sizes."""
+    others = Counter({size: count for size, count in sizes.items() if size != (side, side)})
+    if not others:
+        return
+    named = ", ".join(f"{_in_words(size)} ({count})" for size, count in others.most_common(MOST_SIZES_NAMED))
+    more = len(others) - MOST_SIZES_NAMED
+    logger.info(
+        f"{others.total()} of {sizes.total()} images are of another size than those that the model learned "
+        f"from, {_in_words((side, side))}: {named}{f' and {more} more sizes' if more > 0 else ''}; each is "
+        "cropped to its middle square and resized"
+    )
 
 
 def lasting(spec: str | os.PathLike[str]) -> str:

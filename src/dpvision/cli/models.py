@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 
 from dpvision import api
+from dpvision.cli.figures import NOT_COVERED, by_class, summary
 from dpvision.cli.options import AsJson, Run, checks, with_settings
-from dpvision.cli.output import printable, show, work_bars
+from dpvision.cli.output import printable, show, table, work_bars
 from dpvision.images.places import check_exists
 from dpvision.priors.phase_one.places import check_prior_files
 from dpvision.privacy.errors import InputError
@@ -30,6 +31,21 @@ def evaluate(
     run: Run,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled images, as for train.")],
     split: Split = None,
+    positive: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASS",
+            help="Of a classifier: the class of sensitivity and specificity (default: the second of two).",
+            show_default=False,
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Of a classifier: the least probability of that class that counts as it (default: 0.5).",
+            show_default=False,
+        ),
+    ] = None,
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -52,8 +68,10 @@ def evaluate(
 ) -> None:
     """Measure what a run released, on real images, with 95 % intervals.
 
-    Of a classifier, its accuracy. Of synthetic images, the accuracy of classifiers that learn from them, and
-    how far their features are from those of the real ones.
+    Of a classifier: accuracy beside that of always saying the commonest class, balanced accuracy, AUC,
+    calibration error, log loss, sensitivity and specificity; and of each class recall, precision,
+    specificity and AUC, with the confusion matrix. Of synthetic images: the accuracy of classifiers that
+    learn from them, and how far their features are from those of the real ones.
 
     The images are not covered by the run's guarantee: publish the figures only if they are not private.
     """
@@ -61,6 +79,8 @@ def evaluate(
     from dpvision.networks.generators import Generator
 
     if isinstance(api.load(run), Generator):
+        if positive is not None or threshold is not None:
+            raise InputError(f"{run} released images: --positive and --threshold are for classifiers")
         with work_bars() as progress:
             rows = api.evaluate_images(
                 run,
@@ -79,14 +99,9 @@ def evaluate(
         return
     if encoder or settings or neighbours:
         raise InputError(f"{run} released a classifier: --encoder, --set and --neighbours are for images")
-    accuracy = api.evaluate(run, data, split)
-    fields = {
-        "accuracy": accuracy.value,
-        "interval_95": list(accuracy.interval),
-        "correct": accuracy.correct,
-        "total": accuracy.total,
-    }
-    show(fields, as_json, f"accuracy {accuracy}")
+    report = api.evaluate(run, data, split, positive=positive, threshold=threshold)
+    parts = [table(summary(report)), by_class(report), "\n".join([*report.notes, NOT_COVERED])]
+    show(report.to_json(), as_json, "\n\n".join(parts))
 
 
 @checks(run=find_release, images=check_exists)
@@ -100,7 +115,7 @@ def predict(
     ] = None,
     split: Split = None,
 ) -> None:
-    """Classify images. Writes CSV: name, class, probability.
+    """Classify images. Writes CSV: name, class, probability, and the probability of each class.
 
     Examples:
 
@@ -111,8 +126,12 @@ def predict(
     predictions = api.predict(run, images, split)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "class", "probability"])
-    writer.writerows([p.name, p.class_name, f"{p.probability:.6f}"] for p in predictions)
+    classes = predictions[0].probabilities
+    # A class may be called "name": its column is not.
+    writer.writerow(["name", "class", "probability", *(f"p({name})" for name in classes)])
+    for one in predictions:
+        numbers = (one.probability, *one.probabilities.values())
+        writer.writerow([one.name, one.class_name, *(f"{number:.6f}" for number in numbers)])
     if out:
         write_atomically(out, text.getvalue().encode(errors="backslashreplace"))
     else:
