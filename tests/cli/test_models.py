@@ -90,7 +90,7 @@ def test_images_of_another_size_are_told_of(
     assert len(captured.out.splitlines()) == 1 + len(sizes)
     (line,) = captured.err.splitlines()
     assert line.startswith("5 of 6 images are of another size than those that the model learned from, 8×8:")
-    assert "20×30 (2), 9×9 (1), 10×10 (1) and 1 more sizes" in line
+    assert "20×30 (2), 9×9 (1), 10×10 (1) and others;" in line
 
 
 def test_many_classes_are_left_to_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,11 +133,11 @@ def _tell_of_other_sizes(sizes: Counter[tuple[int, int]], side: int) -> None:
     if not others:
         return
     named = ", ".join(f"{_in_words(size)} ({count})" for size, count in others.most_common(MOST_SIZES_NAMED))
-    more = len(others) - MOST_SIZES_NAMED
+    rest = " and others" if len(others) > MOST_SIZES_NAMED else ""
     logger.info(
         f"{others.total()} of {sizes.total()} images are of another size than those that the model learned "
-        f"from, {_in_words((side, side))}: {named}{f' and {more} more sizes' if more > 0 else ''}; each is "
-        "cropped to its middle square and resized"
+        f"from, {_in_words((side, side))}: {named}{rest}; each is cropped to its middle "
+        "square and resized"
     )
 
 
