@@ -113,6 +113,18 @@ def test_sensitivity_and_specificity_at_a_threshold(positive: str | None, thresh
     assert at.sensitivity.interval == pytest.approx(exact(int((taken & members).sum()), int(members.sum())))
 
 
+def test_an_image_at_the_threshold_is_positive() -> None:
+    at = classifier_report(np.log([[0.5, 0.5]]), np.array([1]), CLASSES[:2]).at_threshold
+    assert at is not None
+    assert at.sensitivity.value == 1
+
+
+def test_a_loss_is_not_negative() -> None:
+    report = classifier_report(np.log([[0.9, 0.1], [0.4, 0.6], [0.8, 0.2]]), np.zeros(3, int), CLASSES[:2])
+    assert report.log_loss.interval is not None
+    assert report.log_loss.interval[0] == 0
+
+
 def test_of_more_classes_one_is_positive_if_it_is_named() -> None:
     found, labels = made_up()
     assert classifier_report(found, labels, CLASSES).at_threshold is None
