@@ -14,8 +14,8 @@ MOST_CLASSES = 20
 
 NOT_COVERED = """\
 No guarantee covers these figures, which are exact: of private images publish none. A release has one of them,
-the accuracy on test images, which are refused where they are private. Figures of a class, at a threshold and
-in the confusion matrix may be of few images, and then tell of single ones."""
+the accuracy on test images, which are refused if they are known to be private. Figures of a class, at a
+threshold and in the confusion matrix may be of few images, and then tell of single ones."""
 
 
 def summary(report: ClassifierReport) -> dict[str, object]:

@@ -21,7 +21,7 @@ PUBLISHING: Mapping[str, Any] = {
     "tell_of_single_images": [*OF_FEW_IMAGES],
 }
 """Which figures may be published: of private images none, for they are exact. A release has the accuracy on
-test images, which are refused where they are private.
+test images, which are refused if they are known to be private.
 """
 
 
