@@ -28,7 +28,13 @@ if TYPE_CHECKING:
         tune,
         verify,
     )
-    from dpvision.images import Images, open_images
+    from dpvision.images import (
+        Images,
+        images_from_arrays,
+        images_from_dataset,
+        images_from_table,
+        open_images,
+    )
     from dpvision.networks import register_network
     from dpvision.privacy import Budget, InputError
 
@@ -42,6 +48,9 @@ __all__ = [
     "audit",
     "evaluate",
     "evaluate_images",
+    "images_from_arrays",
+    "images_from_dataset",
+    "images_from_table",
     "load",
     "membership",
     "open_images",
@@ -65,6 +74,9 @@ _HOMES = {
     "evaluate_images": "dpvision.api",
     "load": "dpvision.api",
     "membership": "dpvision.api",
+    "images_from_arrays": "dpvision.images",
+    "images_from_dataset": "dpvision.images",
+    "images_from_table": "dpvision.images",
     "open_images": "dpvision.images",
     "plan": "dpvision.api",
     "predict": "dpvision.api",

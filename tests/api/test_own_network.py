@@ -58,7 +58,7 @@ def test_it_goes_all_the_way(
     assert result.epsilon == expected.epsilon
     card = json.loads((result.release / "card.json").read_text())
     assert (card["model"]["network"], card["config"]["network"]) == (name, name)
-    assert dpvision.evaluate(result.release, test) == result.test_accuracy
+    assert dpvision.evaluate(result.release, test) == result.test_report
     found = dpvision.audit(images, seed=0, canaries=100, canary_kind="images", **given)
     assert not found.refuted
 

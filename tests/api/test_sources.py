@@ -89,7 +89,7 @@ def test_a_size_that_was_chosen_is_announced_recorded_and_on_the_card(tmp_path: 
     new = write_images(tmp_path / "new", [(50, 33)], classes=("dog",))
     (prediction,) = dpvision.predict(tmp_path / "run", new)
     assert prediction.name == "dog/0.png"
-    assert dpvision.evaluate(tmp_path / "run", new).total == 1
+    assert dpvision.evaluate(tmp_path / "run", new).accuracy.total == 1
 
 
 def test_the_test_split_of_the_data_is_used_if_there_is_one(tmp_path: Path) -> None:

@@ -61,8 +61,10 @@ def test_a_run_from_beginning_to_end(images: Images, tmp_path: Path) -> None:
     assert result.test_accuracy is not None
     assert result.test_accuracy.value > 0.8
     assert result.release == tmp_path / "run" / "release"
-    assert dpvision.evaluate(tmp_path / "run", test) == result.test_accuracy
-    assert dpvision.evaluate(result.release, test) == result.test_accuracy
+    assert dpvision.evaluate(tmp_path / "run", test) == result.test_report
+    assert dpvision.evaluate(result.release, test) == result.test_report
+    assert result.test_report is not None
+    assert result.test_report.accuracy == result.test_accuracy
 
     (run,) = ledger_of(images).summary()["runs"]
     assert not run["open"]
@@ -170,7 +172,10 @@ def test_load_gives_a_ready_module(images: Images, tmp_path: Path) -> None:
     assert [p.class_name for p in predictions[:7]] == [
         images.class_names[index] for index in model(pixels).argmax(dim=1)
     ]
-    assert all(0.5 <= p.probability <= 1 for p in predictions)
+    expected = model(pixels).softmax(dim=1)
+    for prediction, row in zip(predictions, expected.tolist(), strict=False):
+        assert prediction.probabilities == pytest.approx(dict(zip(images.class_names, row, strict=True)))
+        assert prediction.probability == max(prediction.probabilities.values()) >= 0.5
 
 
 def test_an_interrupted_run_ends_as_if_it_had_not_been(images: Images, tmp_path: Path) -> None:

@@ -207,3 +207,25 @@ def test_other_commands(
 @pytest.mark.parametrize("command", ["verify", "resume", "ledger"])
 def test_names_that_no_file_can_have(command: str, check_sentence: CheckSentence) -> None:
     check_sentence([command, "a" * 5000 + (".jsonl" if command == "ledger" else "")], "")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--positive", "emu"], "there is no class 'emu' to be positive; choose from 0, 1"),
+        (["--threshold", "0.5"], "needs the positive class"),
+        (["--positive", "3", "--threshold", "2"], "threshold must be from 0 to 1, not 2"),
+        (["--neighbours"], "are for images"),
+    ],
+)
+def test_figures_that_cannot_be_measured(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    check_sentence: CheckSentence,
+) -> None:
+    out = str(tmp_path / "run")
+    assert run(["train", "bundled:digits", "--epsilon", "2", "--out", out, *FAST]) == 0
+    capsys.readouterr()
+    check_sentence(["evaluate", out, "bundled:digits", *options], message)

@@ -54,9 +54,10 @@ def test_from_data_to_predictions(tmp_path: Path, capsys: pytest.CaptureFixture[
 
     assert run(["evaluate", str(out), DIGITS, "--json"]) == 0
     evaluated = last_line(capsys)
-    assert evaluated["accuracy"] == trained["test_accuracy"]
-    assert evaluated["interval_95"] == trained["test_interval_95"]
-    assert evaluated["total"] == 360
+    assert evaluated == trained["test"]
+    assert evaluated["accuracy"]["value"] == trained["test_accuracy"]
+    assert evaluated["accuracy"]["interval_95"] == trained["test_interval_95"]
+    assert evaluated["total"] == evaluated["accuracy"]["total"] == 360
 
     assert run(["predict", str(out), DIGITS, "--out", str(tmp_path / "p.csv")]) == 0
     assert run(["predict", str(out), DIGITS]) == 0
@@ -65,7 +66,11 @@ def test_from_data_to_predictions(tmp_path: Path, capsys: pytest.CaptureFixture[
     rows = list(csv.DictReader(io.StringIO(text)))
     test = dpvision.open_images(DIGITS, "test")
     right = sum(row["class"] == test.class_names[label] for row, label in zip(rows, test.labels, strict=True))
-    assert right == evaluated["correct"]
+    assert right == evaluated["accuracy"]["correct"]
+    for row in rows:
+        of_class = {name: float(row[f"p({name})"]) for name in test.class_names}
+        assert sum(of_class.values()) == pytest.approx(1, abs=1e-5)
+        assert of_class[row["class"]] == float(row["probability"]) == max(of_class.values())
 
     assert run(["resume", str(out), "--json"]) == 0
     assert last_line(capsys) == trained

@@ -121,7 +121,7 @@ def test_all_that_users_call_takes_them(images: Images, on_disk: OnDisk, tmp_pat
     expected = dpvision.train(images, test=others, out=tmp_path / "other", seed=1, **options)
     assert found.test_accuracy == expected.test_accuracy
     assert (found.release / "card.json").read_bytes() != b""
-    assert dpvision.evaluate(tmp_path / "run", on_disk) == accuracy(found.model, images)
+    assert dpvision.evaluate(tmp_path / "run", on_disk).accuracy == accuracy(found.model, images)
     assert len(dpvision.predict(tmp_path / "run", test)) == 20
     assert dpvision.membership(tmp_path / "run", on_disk, test).members == COUNT
     audited = dpvision.audit(on_disk, canary_kind="images", canaries=20, seed=0, **options)

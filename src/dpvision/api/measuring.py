@@ -15,6 +15,7 @@ from dpvision.evaluation import Row, evaluate_synthetic, nearest_neighbours, nei
 from dpvision.evaluation.downstream import ClassifierName
 from dpvision.evaluation.resnet9_training import ResNet9Training
 from dpvision.images import ImageSet, open_images
+from dpvision.images.choices import Choices
 from dpvision.images.files import reading
 from dpvision.networks import WideResNet
 from dpvision.networks.generators import Generator
@@ -42,6 +43,7 @@ def evaluate_images(
     seed: int = 0,
     device: str | None = None,
     progress: Progress | None = None,
+    **choices: Any,
 ) -> list[Row]:
     """Measure the synthetic images that a run released, see `dpvision.evaluation.evaluate_synthetic`.
 
@@ -57,6 +59,7 @@ def evaluate_images(
         resnet9: how that classifier is trained, if it is one of them.
         neighbours: also write RUN/private/neighbours.png, the private images that are nearest to some of the
             synthetic ones. Never publish it.
+        choices: those of `open_images`, but for the size and channels, which are those of the run.
         seed, device, progress: as in `evaluate_synthetic` and `dpvision.train`.
 
     Raises:
@@ -70,7 +73,9 @@ def evaluate_images(
     chosen = resolve_device(device)
     built = _encoder(shape, encoder, encoder_options)
     synthetic = _released_images(place, generator)
-    test = fitting_images(data, split, shape, labelled=bool(synthetic.class_names))
+    test = fitting_images(
+        data, split, shape, labelled=bool(synthetic.class_names), choices=Choices.of(choices)
+    )
     encoders = () if built is None else (built,)
     rows = evaluate_synthetic(
         synthetic,

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from dpvision.api.config import RunConfig
 from dpvision.api.options import FinishOptions
-from dpvision.evaluation import Accuracy, accuracy
+from dpvision.api.sources import Reading
+from dpvision.evaluation import Accuracy, ClassifierReport, evaluate_classifier
 from dpvision.images import Images, ImageSet
 from dpvision.images.files import reading
 from dpvision.images.write import image_files
@@ -66,6 +67,8 @@ class Result:
     Attributes:
         epsilon, delta: what was spent.
         test_accuracy: the accuracy on the test images, if there were any.
+        test_report: all figures on the test images. The release has the accuracy alone; None also of runs of
+            earlier versions.
         release: the directory that may be published.
         model: the released classifier, ready for use.
     """
@@ -73,6 +76,7 @@ class Result:
     epsilon: float
     delta: float
     test_accuracy: Accuracy | None
+    test_report: ClassifierReport | None
     release: Path
     model: Classifier
 
@@ -100,7 +104,7 @@ def release_files(
     learned: Learned,
     how: OfLearning | None,
     finished: Finished,
-    test: ImageSet | None,
+    test: Accuracy | None,
     started: float,
 ) -> dict[str, bytes]:
     """Return the files of a release, by name.
@@ -110,7 +114,7 @@ def release_files(
         learned: with the run's guarantee among its facts.
         how: it was learned; None where another run did that.
         finished: what was made of it.
-        test: images to measure a classifier's accuracy on.
+        test: a classifier's accuracy on the test images, if there are any.
         started: when the making began, on the clock of ``time.monotonic``.
     """
     cost, model, more = learned.facts[GUARANTEE], finished.model, finished.card
@@ -121,9 +125,10 @@ def release_files(
             method=config.method.name,
             config=config.settings,
             model=model,
+            fitting=(config.data or Reading()).fitting(),
             pool=how.pool,
             training_seconds=how.seconds,
-            test=accuracy(model, test) if test else None,
+            test=test,
             more=more,
         )
         files = classifier_files(model)
@@ -161,7 +166,30 @@ def published(run: RunDirectory) -> Result | Synthesis:
             return Synthesis(epsilon, delta, int(card["images"]["count"]), run.release_path, model)
         test = card["test"]
         on_test = Accuracy(test["correct"], test["total"]) if test else None
-        return Result(epsilon, delta, on_test, run.release_path, model)
+    return Result(epsilon, delta, on_test, _read_report(run), run.release_path, model)
+
+
+def measured(run: RunDirectory, model: Classifier | Generator, test: ImageSet | None) -> Accuracy | None:
+    """Measure a classifier on the test images, if there are any. Returns the accuracy, which is all that the
+    release has of it; every other figure is written to RUN/private.
+    """
+    if test is None or not isinstance(model, Classifier):
+        return None
+    report = evaluate_classifier(model, test)
+    write_atomically(run.test_path, json_bytes(report.to_json()))
+    return report.accuracy
+
+
+def _read_report(run: RunDirectory) -> ClassifierReport | None:
+    """Read what `measured` wrote, if it did.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    if not run.test_path.exists():
+        return None
+    with reading(str(run.test_path)):
+        return ClassifierReport.from_json(read_json(run.test_path))
 
 
 def write_preview(folder: Path, pixels: Tensor, step: int) -> None:

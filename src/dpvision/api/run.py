@@ -35,6 +35,7 @@ from dpvision.api.publishing import (
     OfLearning,
     Result,
     Synthesis,
+    measured,
     published,
     release_files,
     write_preview,
@@ -305,7 +306,8 @@ class Run:
             partial(write_preview, directory.path / "samples"),
         )
         finished = config.finish(learned, workplace)
-        directory.release(release_files(config, learned, how, finished, test, started))
+        accuracy = measured(directory, finished.model, test)
+        directory.release(release_files(config, learned, how, finished, accuracy, started))
         return published(directory)
 
 

@@ -30,6 +30,7 @@ RESIZED = {
     "stretch": "is stretched to",
 }
 """What becomes of an image, in words."""
+MOST_SIZES_NAMED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,10 @@ class Reading(Choices):
         """Read it (again); ``labelled`` as in `open_images`."""
         assert self.spec is not None
         return open_images(self.spec, self.split, labelled=labelled, **self.given())
+
+    def fitting(self) -> dict[str, Any]:
+        """Return the choices, as JSON types, by which other images are to be read for a model of these."""
+        return {"resize": self.resize, "value_range": self.value_range and list(self.value_range)}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Reading:
@@ -134,12 +139,34 @@ def fitting_images(
     labelled: bool = True,
     choices: Choices | None = None,
 ) -> ImageSet:
-    """Return images for a model that takes ``shape``: those in memory as they are, others read to fit.
+    """Return images for a model that takes ``shape``: those in memory as they are, others read to fit. Says
+    how many are of another size than the model learned from.
 
     Raises:
         InputError: they cannot be read.
     """
-    return data if isinstance(data, ImageSet) else fitting_reading(data, split, shape, choices).open(labelled)
+    if isinstance(data, ImageSet):
+        return data
+    reading = fitting_reading(data, split, shape, choices)
+    images = reading.open(labelled)
+    if reading.size is not None:
+        assert reading.spec is not None
+        sizes = image_sizes(reading.spec, reading.split, **reading.given())
+        _tell_of_other_sizes(sizes, reading.size, RESIZED[reading.resize])
+    return images
+
+
+def _tell_of_other_sizes(sizes: Counter[tuple[int, int]], side: int, resized: str) -> None:
+    """Tell of images that were resized to squares of a side, of how many and of which sizes."""
+    others = Counter({size: count for size, count in sizes.items() if size != (side, side)})
+    if not others:
+        return
+    named = ", ".join(f"{_in_words(size)} ({count})" for size, count in others.most_common(MOST_SIZES_NAMED))
+    rest = " and others" if len(others) > MOST_SIZES_NAMED else ""
+    logger.info(
+        f"{others.total()} of {sizes.total()} images are of another size than those that the model learned "
+        f"from, {_in_words((side, side))}: {named}{rest}; each {resized} that"
+    )
 
 
 def lasting(spec: str | os.PathLike[str]) -> str:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from dpvision.api.devices import resolve_device
-from dpvision.api.sources import Source, fitting_images
-from dpvision.evaluation import Accuracy, accuracy
+from dpvision.api.sources import Reading, Source, fitting_images
+from dpvision.evaluation import ClassifierReport, evaluate_classifier
 from dpvision.evaluation.accuracy import IMAGES_AT_A_TIME
+from dpvision.evaluation.classification import class_at_threshold
+from dpvision.evaluation.probabilities import log_probabilities
+from dpvision.images import Images
+from dpvision.images.choices import Choices
 from dpvision.networks import Classifier, register_network
 from dpvision.networks.generators import Generator
 from dpvision.privacy.errors import InputError
 from dpvision.runs import load_release
+from dpvision.runs.files import read_json
 from dpvision.runs.places import find_release
 
 
@@ -25,13 +30,21 @@ class Prediction:
 
     Attributes:
         name: the image's file name, or its number.
-        class_name: the likeliest class.
-        probability: the probability of that class, according to the classifier.
+        class_name: the likeliest class; None for an image that cannot be read.
+        probabilities: the probability of each class by its name, according to the classifier; empty for an
+            image that cannot be read.
+        error: why it cannot be read, else None.
     """
 
     name: str
-    class_name: str
-    probability: float
+    class_name: str | None
+    probabilities: Mapping[str, float]
+    error: str | None = None
+
+    @property
+    def probability(self) -> float:
+        """The probability of the likeliest class; NaN for an image that cannot be read."""
+        return max(self.probabilities.values(), default=math.nan)
 
 
 def load(path: str | os.PathLike[str], network: Any = None) -> Classifier | Generator:
@@ -64,41 +77,71 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
     return model
 
 
-def evaluate(run: str | os.PathLike[str], data: Source, split: str | None = None) -> Accuracy:
-    """Return the accuracy of a run's classifier on labelled images. They are not covered by the run's
-    guarantee.
+def evaluate(
+    run: str | os.PathLike[str],
+    data: Source,
+    split: str | None = None,
+    *,
+    positive: str | None = None,
+    threshold: float | None = None,
+    **choices: Any,
+) -> ClassifierReport:
+    """Measure a run's classifier on labelled images: every figure, with its 95 % interval. The images are not
+    covered by the run's guarantee.
 
     Args:
         run: a run's directory or release directory.
         data: a spec for `open_images` or an `ImageSet`. Files are read to fit the classifier.
         split: the split of the spec; by default "test", or all of data without splits.
+        positive: the class whose sensitivity and specificity at a threshold are measured. By default the
+            second of two classes, and none of more.
+        threshold: its least probability, 0.5 by default.
+        choices: those of `open_images`; by default images are made to fit as those learned from were.
 
     Raises:
-        InputError: the run or the images cannot be used, or an image is of a class that the run did not know.
+        InputError: the run or the images cannot be used, an image is of a class that the run did not know, or
+            positive or threshold are wrong.
     """
     model = load_classifier(run).to(resolve_device(None))
-    return accuracy(model, fitting_images(data, split, model.image_shape))
+    class_at_threshold(model.class_names, positive, threshold)  # refused before the images are read
+    images = fitting_images(data, split, model.image_shape, choices=_choices(run, choices))
+    return evaluate_classifier(model, images, positive=positive, threshold=threshold)
 
 
-@torch.inference_mode()
-def predict(run: str | os.PathLike[str], images: Source, split: str | None = None) -> list[Prediction]:
-    """Return the class of every image, according to a run's classifier.
+def predict(
+    run: str | os.PathLike[str], images: Source, split: str | None = None, **choices: Any
+) -> list[Prediction]:
+    """Return the class of every image, according to a run's classifier. Last come those that cannot be read.
 
     Args:
         run: a run's directory or release directory.
         images: a spec for `open_images` or an `ImageSet`; labels are not needed. Files are read to fit.
         split: the split of the spec; by default "test", or all of data without splits.
+        choices: as for :func:`evaluate`.
 
     Raises:
-        InputError: the run or the images cannot be used.
+        InputError: the run or the images cannot be used, or no image can be read.
     """
-    device = resolve_device(None)
-    model = load_classifier(run).to(device)
-    found = fitting_images(images, split, model.image_shape, labelled=False)
-    logits = torch.cat([model(pixels.to(device)).cpu() for pixels in found.blocks(IMAGES_AT_A_TIME)])
-    probabilities, classes = logits.softmax(dim=1).max(dim=1)
+    model = load_classifier(run).to(resolve_device(None))
+    chosen = _choices(run, {**choices, "skip_unreadable": True})
+    found = fitting_images(images, split, model.image_shape, labelled=False, choices=chosen)
+    rows = log_probabilities(model, found.blocks(IMAGES_AT_A_TIME)).exp()
     names = found.names or tuple(str(index) for index in range(len(found)))
-    return [
-        Prediction(name, model.class_names[index], probability)
-        for name, index, probability in zip(names, classes.tolist(), probabilities.tolist(), strict=True)
+    predicted = [
+        Prediction(name, model.class_names[index], dict(zip(model.class_names, row, strict=True)))
+        for name, index, row in zip(names, rows.argmax(dim=1).tolist(), rows.tolist(), strict=True)
     ]
+    left_out = found.left_out if isinstance(found, Images) else ()
+    return [*predicted, *(Prediction(one.name, None, {}, one.reason) for one in left_out)]
+
+
+def _choices(run: str | os.PathLike[str], given: Mapping[str, Any]) -> Choices:
+    """Return the choices given, and else those by which the images were read that a run learned from."""
+    for name in ("size", "channels"):
+        if name in given:
+            raise InputError(f"{name} is the model's here: leave it out")
+    card = find_release(run) / "card.json"
+    model = read_json(card).get("model") if card.exists() else None
+    model = model if isinstance(model, dict) else {}
+    recorded = {name: model[name] for name in Reading().fitting() if name in model}
+    return Choices.of({**recorded, **given})

@@ -11,8 +11,10 @@ from typing import Annotated
 import typer
 
 from dpvision import api
-from dpvision.cli.options import AsJson, Run, checks, with_settings
-from dpvision.cli.output import printable, show, work_bars
+from dpvision.api.options import ReadOptions
+from dpvision.cli.figures import NOT_COVERED, by_class, summary
+from dpvision.cli.options import AsJson, Run, checks, reads_images_for_a_model, with_settings
+from dpvision.cli.output import printable, show, table, work_bars
 from dpvision.images.places import check_exists
 from dpvision.priors.phase_one.places import check_prior_files
 from dpvision.privacy.errors import InputError
@@ -26,10 +28,27 @@ Split = Annotated[
 
 
 @checks(run=find_release, data=check_exists, encoder=check_prior_files)
+@reads_images_for_a_model
 def evaluate(
     run: Run,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled images, as for train.")],
+    choices: ReadOptions,
     split: Split = None,
+    positive: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASS",
+            help="Of a classifier: the class of sensitivity and specificity (default: the second of two).",
+            show_default=False,
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Of a classifier: the least probability of that class that counts as it (default: 0.5).",
+            show_default=False,
+        ),
+    ] = None,
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -52,8 +71,10 @@ def evaluate(
 ) -> None:
     """Measure what a run released, on real images, with 95 % intervals.
 
-    Of a classifier, its accuracy. Of synthetic images, the accuracy of classifiers that learn from them, and
-    how far their features are from those of the real ones.
+    Of a classifier: accuracy beside that of always saying the commonest class, balanced accuracy, AUC,
+    calibration error, log loss, sensitivity and specificity; and of each class recall, precision,
+    specificity and AUC, with the confusion matrix. Of synthetic images: the accuracy of classifiers that
+    learn from them, and how far their features are from those of the real ones.
 
     The images are not covered by the run's guarantee: publish the figures only if they are not private.
     """
@@ -61,6 +82,8 @@ def evaluate(
     from dpvision.networks.generators import Generator
 
     if isinstance(api.load(run), Generator):
+        if positive is not None or threshold is not None:
+            raise InputError(f"{run} released images: --positive and --threshold are for classifiers")
         with work_bars() as progress:
             rows = api.evaluate_images(
                 run,
@@ -70,6 +93,7 @@ def evaluate(
                 encoder_options=encoder_options,
                 neighbours=neighbours,
                 progress=progress,
+                **choices.choices().given(),
             )
         text = "\n".join(
             f"{row.name:36}  {row.value:9.4f}  ({row.low:.4f} to {row.high:.4f})\n    {row.how}"
@@ -79,28 +103,28 @@ def evaluate(
         return
     if encoder or settings or neighbours:
         raise InputError(f"{run} released a classifier: --encoder, --set and --neighbours are for images")
-    accuracy = api.evaluate(run, data, split)
-    fields = {
-        "accuracy": accuracy.value,
-        "interval_95": list(accuracy.interval),
-        "correct": accuracy.correct,
-        "total": accuracy.total,
-    }
-    show(fields, as_json, f"accuracy {accuracy}")
+    read_by = choices.choices().given()
+    report = api.evaluate(run, data, split, positive=positive, threshold=threshold, **read_by)
+    parts = [table(summary(report)), by_class(report), "\n".join([*report.notes, NOT_COVERED])]
+    show(report.to_json(), as_json, "\n\n".join(parts))
 
 
 @checks(run=find_release, images=check_exists)
+@reads_images_for_a_model
 def predict(
     run: Run,
     images: Annotated[
         str, typer.Argument(metavar="IMAGES", help="A folder of images, one image, or data as for train.")
     ],
+    choices: ReadOptions,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Where to write (default: stdout).")
     ] = None,
     split: Split = None,
 ) -> None:
-    """Classify images. Writes CSV: name, class, probability.
+    """Classify images. Writes CSV: name, class, probability, the probability of each class, and error.
+
+    Images that cannot be read come last, with the error; then the exit code is 1.
 
     Examples:
 
@@ -108,12 +132,19 @@ def predict(
 
         dpvision predict runs/photos cat.jpg
     """
-    predictions = api.predict(run, images, split)
+    predictions = api.predict(run, images, split, **choices.choices().given())
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "class", "probability"])
-    writer.writerows([p.name, p.class_name, f"{p.probability:.6f}"] for p in predictions)
+    classes = predictions[0].probabilities
+    # A class may be called "name": its column is not.
+    writer.writerow(["name", "class", "probability", *(f"p({name})" for name in classes), "error"])
+    for one in predictions:
+        numbers = [f"{number:.6f}" for number in (one.probability, *one.probabilities.values())]
+        empty = [""] * (1 + len(classes))
+        writer.writerow([one.name, one.class_name or "", *(empty if one.error else numbers), one.error or ""])
     if out:
         write_atomically(out, text.getvalue().encode(errors="backslashreplace"))
     else:
         typer.echo(printable(text.getvalue()), nl=False)
+    if any(one.error for one in predictions):
+        raise typer.Exit(1)

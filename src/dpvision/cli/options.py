@@ -128,9 +128,9 @@ def checks(**of: Callable[[Any], object]) -> Callable[[Verb], Verb]:
     return made
 
 
-def reads_images(verb: Verb) -> Verb:
+def reads_images(verb: Verb, without: Sequence[str] = ()) -> Verb:
     """Give a command, which takes them as ``choices``, the options of how images are read: those of
-    `ReadOptions`.
+    `ReadOptions`, without some.
     """
     hints = get_type_hints(verb, include_extras=True)
     own = [
@@ -138,15 +138,20 @@ def reads_images(verb: Verb) -> Verb:
         for name, parameter in inspect.signature(verb).parameters.items()
         if name != "choices"
     ]
-    names = [one.name for one in dataclasses.fields(ReadOptions)]
+    shared = [one for one in dataclasses.fields(ReadOptions) if one.name not in without]
 
     @wraps(verb)
     def run(**given: Any) -> None:
-        chosen = {name: value for name in names if _was_given(value := given.pop(name))}
+        chosen = {one.name: value for one in shared if _was_given(value := given.pop(one.name))}
         verb(choices=ReadOptions(**chosen), **given)
 
-    _take(run, [*own, *(_option(one, ReadOptions) for one in dataclasses.fields(ReadOptions))])
+    _take(run, [*own, *(_option(one, ReadOptions) for one in shared)])
     return run
+
+
+def reads_images_for_a_model(verb: Verb) -> Verb:
+    """Give a command likewise the options of images that a model says the size and channels of."""
+    return reads_images(verb, without=("size", "channels"))
 
 
 def _take(run: Verb, parameters: Sequence[inspect.Parameter]) -> None:

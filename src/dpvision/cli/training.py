@@ -12,6 +12,7 @@ import typer
 from dpvision import api
 from dpvision.api.options import PlanOptions, TrainOptions, TuneOptions
 from dpvision.cli import STARTED
+from dpvision.cli.figures import summary
 from dpvision.cli.options import AsJson, SearchFor, checks, command, require, with_searches
 from dpvision.cli.output import duration, interruptible, show, work_bars
 from dpvision.images.files import read_json
@@ -167,7 +168,8 @@ def show_result(result: api.Result | api.Synthesis, as_json: bool) -> None:
         fields["test_accuracy"] = test.value if test else None
         fields["test_interval_95"] = list(test.interval) if test else None
         fields["test_total"] = test.total if test else None
-        rows["test accuracy"] = test or "not measured: there are no test images"
+        fields["test"] = result.test_report.to_json() if result.test_report else None
+        rows |= _of_test(result)
     rows |= _tuned_settings(result)
     used = limit_used(result.release.parent)
     fields["epsilon_counted"] = used.epsilon if used else None
@@ -177,6 +179,19 @@ def show_result(result: api.Result | api.Synthesis, as_json: bool) -> None:
     fields["release"] = str(result.release)
     rows["release"] = f"{result.release} (card: {result.release / 'card.md'})"
     show(fields, as_json, rows)
+
+
+def _of_test(result: api.Result) -> dict[str, object]:
+    """Say how good a classifier is on the test images."""
+    rows: dict[str, object] = {
+        "test accuracy": result.test_accuracy or "not measured: there are no test images"
+    }
+    if result.test_report:
+        rows |= {name: value for name, value in summary(result.test_report).items() if name != "accuracy"}
+        rows["all, by class"] = (
+            f"{result.release.parent / 'private' / 'test.json'}; the accuracy is on the card"
+        )
+    return rows
 
 
 def _tuned_settings(result: api.Result | api.Synthesis) -> dict[str, object]:

@@ -1,6 +1,8 @@
 """Evaluation: how good a classifier or a set of synthetic images is, and how sure that figure is."""
 
 from dpvision.evaluation.accuracy import Accuracy, accuracy
+from dpvision.evaluation.classification import evaluate_classifier
+from dpvision.evaluation.classifier_report import ClassifierReport, Measured
 from dpvision.evaluation.downstream import ClassifierName, default_classifiers, train_and_test
 from dpvision.evaluation.features import image_features
 from dpvision.evaluation.frechet import frechet_distance
@@ -14,12 +16,15 @@ from dpvision.evaluation.synthetic import Row, evaluate_synthetic
 __all__ = [
     "Accuracy",
     "ClassifierName",
+    "ClassifierReport",
     "Figure",
+    "Measured",
     "PrecisionRecall",
     "ResNet9Training",
     "Row",
     "accuracy",
     "default_classifiers",
+    "evaluate_classifier",
     "evaluate_synthetic",
     "frechet_distance",
     "image_features",

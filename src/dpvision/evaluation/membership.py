@@ -7,17 +7,17 @@ which also says why they are judged by the true-positive rate at a low false-pos
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata
-from torch import Tensor
+from scipy.stats import norm
 
 from dpvision.evaluation.accuracy import IMAGES_AT_A_TIME
 from dpvision.evaluation.intervals import CONFIDENCE, proportion_interval
+from dpvision.evaluation.probabilities import log_probabilities
+from dpvision.evaluation.roc import placements
 from dpvision.images import ImageSet
 from dpvision.networks.classifier import Classifier
 from dpvision.privacy.errors import InputError
@@ -66,22 +66,6 @@ class Attack:
     low: float
     high: float
     rates: tuple[Rate, ...]
-
-
-@torch.inference_mode()
-def log_probabilities(model: Classifier, blocks: Iterable[Tensor]) -> Tensor:
-    """Compute the log-probabilities of the classes for N images, in blocks ``[n, C, H, W]``.
-
-    Returns float64 ``[N, classes]`` on the CPU.
-    """
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    try:
-        logits = torch.cat([model(some.to(device)).cpu() for some in blocks])
-    finally:
-        model.train(was_training)
-    return logits.double().log_softmax(dim=1)
 
 
 def confidences(model: Classifier, images: ImageSet) -> Array:
@@ -169,11 +153,8 @@ def _rate(members: Array, others: Array, at_most: float, epsilon: float, delta: 
 
 def _auc(members: Array, others: Array) -> tuple[float, float, float]:
     """Compute the area under the ROC curve and its interval, by ranks."""
-    ranks = rankdata(np.concatenate([members, others]))
     m, n = len(members), len(others)
-    # Of each member, the share of others below it; of each other, the share of members above it.
-    above = (ranks[:m] - rankdata(members)) / n
-    below = 1 - (ranks[m:] - rankdata(others)) / m
+    above, below = placements(members, others)
     area = float(above.mean())
     variance = above.var(ddof=1) / m + below.var(ddof=1) / n if min(m, n) > 1 else 0.25
     half = float(norm.ppf((1 + CONFIDENCE) / 2) * math.sqrt(variance))

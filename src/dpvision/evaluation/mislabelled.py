@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dpvision.evaluation.accuracy import IMAGES_AT_A_TIME
-from dpvision.evaluation.membership import log_probabilities
+from dpvision.evaluation.probabilities import log_probabilities
 from dpvision.images import ImageSet
 from dpvision.networks.classifier import Classifier
 from dpvision.privacy.errors import InputError

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dpvision.images.files import NoLabelsError
     from dpvision.images.image_set import ImageSet
     from dpvision.images.images import Images
+    from dpvision.images.in_memory import images_from_arrays, images_from_dataset
     from dpvision.images.opening import available_splits, image_sizes, open_images
     from dpvision.images.table import images_from_table
 
@@ -19,6 +20,8 @@ __all__ = [
     "NoLabelsError",
     "available_splits",
     "image_sizes",
+    "images_from_arrays",
+    "images_from_dataset",
     "images_from_table",
     "open_images",
 ]
@@ -29,6 +32,8 @@ _HOMES = {
     "NoLabelsError": "dpvision.images.files",
     "available_splits": "dpvision.images.opening",
     "image_sizes": "dpvision.images.opening",
+    "images_from_arrays": "dpvision.images.in_memory",
+    "images_from_dataset": "dpvision.images.in_memory",
     "images_from_table": "dpvision.images.table",
     "open_images": "dpvision.images.opening",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -32,8 +32,8 @@ class Choices:
     size: int | None = None
     channels: int | None = None
     resize: Resize = "crop"
-    value_range: str | Sequence[float] | None = None
-    classes: str | int | Sequence[str] | Mapping[str, str] | None = None
+    value_range: Any = None
+    classes: Any = None
     path_column: str | None = None
     label_column: str | None = None
     split_column: str | None = None

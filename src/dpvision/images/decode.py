@@ -160,13 +160,18 @@ def decode(encoded: bytes | Path, name: str) -> NDArray[Any]:
             )
         colour_of_16_bits = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
         with _IN_HAND.holding(width * height):
-            ImageOps.exif_transpose(image, in_place=True)
-            if image.mode in ("I", "F"):
-                return np.asarray(image, dtype=np.float64)[None]
-            if image.mode.startswith("I;16"):
-                return np.asarray(image).astype(np.uint16)[None]
-            pixels = _to_array(_to_grey_or_rgb(image))
-            return pixels.astype(np.uint16) << 8 if colour_of_16_bits else pixels
+            values = values_of(image)
+            return values.astype(np.uint16) << 8 if colour_of_16_bits else values
+
+
+def values_of(image: Image.Image) -> NDArray[Any]:
+    """Return the values [C, H, W] of an image that Pillow has opened; see `decode`."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F"):
+        return np.asarray(image, dtype=np.float64)[None]
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)[None]
+    return _to_array(_to_grey_or_rgb(image))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -51,6 +51,12 @@ class Stacked:
     def names(self, of_all: Sequence[str]) -> tuple[str, ...]:
         """Return those of the items' names whose images are there."""
         return tuple(of_all[index] for index in self.kept.tolist())
+
+    def left_out_of(self, of_all: Sequence[str]) -> tuple[Unreadable, ...]:
+        """Return those that were left out under the items' names."""
+        kept = set(self.kept.tolist())
+        names = (name for index, name in enumerate(of_all) if index not in kept)
+        return tuple(replace(one, name=name) for one, name in zip(self.left_out, names, strict=True))
 
 
 class Faults:

@@ -103,14 +103,15 @@ def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
     found = stack(
         named, len(files), decode, str(path), choices.conversion, num_bytes, choices.skip_unreadable
     )
+    short_names = [file.relative_to(folder).as_posix() for file in files]
     return Images(
         found.pixels,
         None if labels is None else labels[found.kept],
         class_names,
         str(path),
-        found.names([file.relative_to(folder).as_posix() for file in files]),
+        found.names(short_names),
         found.stored,
-        found.left_out,
+        found.left_out_of(short_names),
     )
 
 

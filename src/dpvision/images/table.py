@@ -121,7 +121,7 @@ def _read(columns: Columns, root: Path, split: str, choices: Choices, labelled: 
         columns.source,
         found.names(listing.names),
         found.stored,
-        found.left_out,
+        found.left_out_of(listing.names),
     )
 
 

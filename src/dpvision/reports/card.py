@@ -28,6 +28,7 @@ def release_card(
     method: str,
     config: Any,
     model: Classifier,
+    fitting: Mapping[str, Any],
     pool: Mapping[str, Any] | None,
     training_seconds: float,
     test: Accuracy | None,
@@ -39,6 +40,7 @@ def release_card(
         guarantee: the guarantee of the run, see :func:`guarantee`.
         method, config: those of the training.
         model: what is released.
+        fitting: how images are made to fit it: the choices "resize" and "value_range" of `Choices`.
         pool: public images that the private ones were mixed with, as the card has them.
         training_seconds: rounded to one digit, for its last ones depend on the sizes of the batches.
         test: the accuracy on the test images.
@@ -63,6 +65,7 @@ def release_card(
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "image_shape": list(model.image_shape),
             "class_names": list(model.class_names),
+            **fitting,
         },
         "pool": pool,
         "training_seconds": _one_digit(training_seconds),

@@ -158,6 +158,11 @@ class RunDirectory:
         return self.private_path / "learned.safetensors"
 
     @property
+    def test_path(self) -> Path:
+        """The file of all figures on the test images, of which the release has the accuracy alone."""
+        return self.private_path / "test.json"
+
+    @property
     def release_path(self) -> Path:
         """The folder RUN/release, which exists once the run is complete."""
         return self.path / "release"

@@ -1,0 +1,227 @@
+"""Images that a Python program has at hand: arrays, and data sets of PyTorch and Hugging Face."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from dpvision.images.arrays import labels_from_array
+from dpvision.images.choices import Choices
+from dpvision.images.class_list import named_labels, numbered_labels
+from dpvision.images.decode import values_of
+from dpvision.images.images import Images
+from dpvision.images.stack import stack
+from dpvision.privacy.errors import InputError
+
+Layout = Literal["NHWC", "NCHW"]
+
+
+def images_from_arrays(
+    pixels: Any, labels: Any = None, *, layout: Layout | None = None, **choices: Any
+) -> Images:
+    """Make a set of images of arrays or tensors.
+
+    >>> images = images_from_arrays(torch.zeros(3, 1, 8, 8), ["cat", "dog", "cat"])
+    >>> images, images.class_names
+    (<Images: 3 of 1×8×8, 2 classes>, ('cat', 'dog'))
+
+    Args:
+        pixels: ``[N, H, W]``, ``[N, H, W, C]`` or ``[N, C, H, W]`` with C 1 or 3; uint8, or floating point in
+            [0, 1], or other numbers with a ``value_range``.
+        labels: ``[N]``, whole numbers or names; None for images without labels.
+        layout: where the channels are; needed only where both places may be.
+        choices: as in `open_images`; ``classes`` orders or names the classes.
+
+    Raises:
+        InputError: shapes, types or values do not fit.
+    """
+    chosen, source = Choices.of(choices), "the arrays"
+    array = _as_array(pixels)
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.ndim == 4:
+        array = _channels_first(array, layout)
+    if array.ndim != 4 or array.shape[1] not in (1, 3):
+        raise InputError(
+            f"{source} have the shape {list(array.shape)}; images must be [N, H, W], [N, H, W, C] or "
+            "[N, C, H, W] with C 1 or 3"
+        )
+    ranged = chosen.value_range is not None
+    of_images, class_names = (None, ()) if labels is None else _labels(labels, len(array), chosen, source)
+    named = ((f"image {index}", image) for index, image in enumerate(array))
+    found = stack(
+        named, len(array), lambda image, name: _values(image, ranged, name), source, chosen.conversion
+    )
+    return Images(found.pixels, of_images, class_names, source, stored=found.stored)
+
+
+def images_from_dataset(dataset: Any, *, labelled: bool = True, **choices: Any) -> Images:
+    """Make a set of images of a map-style data set of PyTorch or of Hugging Face's `datasets`.
+
+    Args:
+        dataset: has ``len(dataset)`` and items. Those of PyTorch are pairs of an image and a label, or images
+            alone; ``dataset.classes`` names the classes, if it is there. Those of Hugging Face are
+            dictionaries, of which the column with images is taken, and ``label_column`` or the one that names
+            classes. An image is Pillow's, or an array as for `images_from_arrays`. Random transforms of a
+            data set are drawn once: leave them to the views of a method.
+        labelled: whether to take the labels.
+        choices: as in `open_images`.
+
+    Raises:
+        InputError: it has no length, or an item that is no image; what `open_images` refuses.
+    """
+    chosen, source = Choices.of(choices), f"the {type(dataset).__name__}"
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise InputError(f"{source} has no length or no items; give a map-style data set")
+    if len(dataset) == 0:
+        raise InputError(f"{source} holds no images; at least one is needed")
+    columns = _columns(dataset, chosen, labelled, source) if hasattr(dataset, "column_names") else None
+    labels: list[Any] = []
+
+    def items() -> Any:
+        for index in range(len(dataset)):
+            item = dataset[index]
+            if columns:
+                image, label = item[columns[0]], item[columns[1]] if columns[1] else None
+            else:
+                image, label = item if isinstance(item, tuple | list) and len(item) == 2 else (item, None)
+            labels.append(label)
+            yield f"{source}, item {index}", image
+
+    found = stack(
+        items(),
+        len(dataset),
+        lambda image, name: _of_item(image, chosen.value_range is not None, name),
+        source,
+        chosen.conversion,
+        skip_unreadable=chosen.skip_unreadable,
+    )
+    of_images, class_names = None, tuple[str, ...]()
+    if labelled:
+        if any(label is None for label in labels):
+            raise InputError(f"{source} has items without a label; give labelled=False for images alone")
+        own_names = _own_names(dataset, columns)
+        if own_names and all(isinstance(label, int) for label in labels):
+            labels = _named(labels, own_names, source)
+        every, class_names = _labels(labels, len(labels), chosen, source, own_names)
+        of_images = every[found.kept]
+    return Images(found.pixels, of_images, class_names, source, stored=found.stored, left_out=found.left_out)
+
+
+def _columns(dataset: Any, choices: Choices, labelled: bool, source: str) -> tuple[str, str | None]:
+    """Return the columns of a Hugging Face data set with the images and the labels."""
+    kinds = {name: type(feature).__name__ for name, feature in dataset.features.items()}
+    images = [name for name, kind in kinds.items() if kind == "Image"]
+    if len(images) != 1:
+        raise InputError(f"{source} has {len(images)} columns of images; leave one (remove_columns)")
+    if not labelled:
+        return images[0], None
+    if choices.label_column is not None:
+        if choices.label_column not in kinds:
+            raise InputError(f"{source} has no column '{choices.label_column}' (it has {', '.join(kinds)})")
+        return images[0], choices.label_column
+    named = [name for name, kind in kinds.items() if kind == "ClassLabel"]
+    if len(named) != 1:
+        raise InputError(
+            f"{source} has {len(named)} columns that name classes; say which holds the labels: label_column="
+        )
+    return images[0], named[0]
+
+
+def _own_names(dataset: Any, columns: tuple[str, str | None] | None) -> Sequence[str]:
+    """Return the names of the classes that a data set knows, if any."""
+    if columns is None:
+        return tuple(getattr(dataset, "classes", ()))
+    return tuple(getattr(dataset.features[columns[1]], "names", ()))
+
+
+def _named(labels: Sequence[int], own_names: Sequence[str], source: str) -> list[str]:
+    if not all(0 <= label < len(own_names) for label in labels):
+        raise InputError(
+            f"{source} has labels in {min(labels)}..{max(labels)}, and names {len(own_names)} classes; mend "
+            "the one or the other"
+        )
+    return [own_names[label] for label in labels]
+
+
+def _labels(
+    labels: Any, count: int, choices: Choices, source: str, own_names: Sequence[str] = ()
+) -> tuple[Tensor, tuple[str, ...]]:
+    array = _as_array(labels)
+    if len(array) != count:
+        raise InputError(f"{source}: {count} images need as many labels, got {len(array)}")
+    if array.dtype.kind in "OUS":
+        names = [str(label) for label in array.tolist()]
+        return named_labels(names, own_names or sorted(set(names)), choices.class_list, source)
+    numbers = {"train": labels_from_array(array, f"the labels of {source}")}
+    return numbered_labels(numbers, "train", choices.class_list, source)
+
+
+def _as_array(values: Any) -> NDArray[Any]:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return np.asarray(values)
+
+
+def _channels_first(array: NDArray[Any], layout: Layout | None) -> NDArray[Any]:
+    first, last = array.shape[1] in (1, 3), array.shape[3] in (1, 3)
+    if layout is None and first and last:
+        raise InputError(
+            f"the arrays have the shape {list(array.shape)}, in which channels may be first or last; say "
+            "which: layout='NHWC' or 'NCHW'"
+        )
+    if layout not in (None, "NHWC", "NCHW"):
+        raise InputError(f"layout must be 'NHWC' or 'NCHW', not {layout!r}")
+    last = last if layout is None else layout == "NHWC"
+    return array.transpose(0, 3, 1, 2) if last else array
+
+
+def _values(array: NDArray[Any], has_range: bool, name: str) -> NDArray[Any]:
+    """Return an image [C, H, W], or several, in the numbers that `Conversion` takes.
+
+    Numbers in [0, 1] become uint8 here, before it is seen what an image is known by: it is the same image as
+    in a file.
+
+    Raises:
+        InputError: they are neither uint8 nor in [0, 1], and no range was given.
+    """
+    if array.dtype == np.uint8 or (array.dtype == np.uint16 and len(array) == 1 and has_range):
+        return array
+    if has_range:
+        return array.astype(np.float64)
+    if array.dtype.kind != "f":
+        raise InputError(
+            f"{name} holds {array.dtype}, whose range is unknown; say it with value_range=(0, 4095) or as it "
+            "is, or give uint8, or floating point in [0, 1]"
+        )
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= 1):
+        raise InputError(
+            f"{name} holds floating point from {low:.4g} to {high:.4g}, not in [0, 1]; divide pixels of 0 "
+            "to 255 by 255, or say the range with value_range="
+        )
+    return np.rint(array.astype(np.float64) * 255).astype(np.uint8)
+
+
+def _of_item(image: Any, has_range: bool, name: str) -> NDArray[Any]:
+    """Return the values [C, H, W] of an image that a data set gave."""
+    if isinstance(image, Image.Image):
+        return values_of(image)
+    array = _as_array(image)
+    if array.ndim == 2:
+        array = array[None]
+    elif array.ndim == 3 and array.shape[0] not in (1, 3):
+        array = array.transpose(2, 0, 1)
+    if array.ndim != 3 or array.shape[0] not in (1, 3):
+        raise InputError(
+            f"{name} is no image (a {type(image).__name__} of shape {list(np.shape(array))}); give Pillow "
+            "images or arrays [H, W], [H, W, C] or [C, H, W]"
+        )
+    return _values(array, has_range, name)
