@@ -336,3 +336,21 @@ def test_images_print_without_pixels_or_names(tmp_path: Path) -> None:
     images: Images = open_images(folder_with(tmp_path, [picture(77), picture(78)]))
     assert "77" not in repr(images)
     assert "000.png" not in repr(images)
+
+
+def frames(count: int, form: str) -> bytes:
+    out = io.BytesIO()
+    pages = [Image.new("L", (4, 4), 10 * i) for i in range(count)]
+    pages[0].save(out, form, save_all=True, append_images=pages[1:])
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("reader", ENCODING)
+@pytest.mark.parametrize("form", ["TIFF", "PNG", "WEBP"])
+def test_several_frames_are_refused_or_the_first_as_asked(tmp_path: Path, reader: str, form: str) -> None:
+    spec = ENCODING[reader](tmp_path, [frames(3, form), frames(1, form), frames(2, form)])
+    with pytest.raises(InputError, match=r"2 of the 3 .* several frames or pages; .* first_frame=True"):
+        open_images(spec)
+    found = open_images(spec, first_frame=True, channels=1)
+    assert len(found) == 3
+    assert found.pixels.max() < 5

@@ -81,6 +81,9 @@ class ReadOptions:
         None,
         metavar="NAME",
     )
+    first_frame: bool = option(
+        "Take the first frame or page of image files with several, which else are refused.", False
+    )
     skip_unreadable: bool = option(
         "Leave out images that cannot be read, and say how many. Each decides alone, so the guarantee holds.",
         False,

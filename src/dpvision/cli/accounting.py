@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
@@ -25,19 +26,47 @@ def data(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="Images, as for train.")],
     choices: ReadOptions,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
+    to: Annotated[
+        tuple[str, Path] | None,
+        typer.Option(
+            metavar="FORMAT OUT",
+            help="Write all splits anew to OUT: as parquet, npz or a folder. Sizes stay, but for --size.",
+            show_default=False,
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Draw the first images of each class.", show_default=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a data set holds: shape, classes, counts. Private: do not publish the output."""
+    """Show what a data set holds: shape, classes, counts; convert it, or draw a sheet. Private: do not
+    publish what comes out.
+
+    Examples:
+
+        dpvision data photos/
+
+        dpvision data list.csv --to parquet photos-parquet
+
+        dpvision data photos/ --sheet photos.png
+    """
+    from dpvision.api.converting import convert, draw_sheet
     from dpvision.api.sources import training_reading
 
-    reading, _ = training_reading(spec, choices.choices(), keep_large=False, split=split)
-    images = reading.open()
+    read_by = choices.choices()
+    if to is not None:
+        convert(spec, cast(Any, to[0]), to[1], read_by)
+    reading, _ = training_reading(spec, read_by, keep_large=to is not None, split=split)
+    images = reading.open(labelled=None)
+    if sheet is not None:
+        draw_sheet(cast(Any, images), sheet)
     summary = images.summary()
     rows: dict[str, object] = {
         "source": images.source,
         "images": f"{len(images)} of {'×'.join(map(str, images.shape))} (channels, height, width)",
         "classes": len(images.class_names),
-        **{f"  {name}": count for name, count in summary["class_counts"].items()},
+        **{f"  {name}": count for name, count in (summary["class_counts"] or {}).items()},
     }
     show(summary, as_json, f"{summary['notice']}\n{table(rows)}")
 

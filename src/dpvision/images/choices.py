@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from dpvision.images.class_list import Classes, classes_given
-from dpvision.images.decode import Conversion, Resize, value_range
+from dpvision.images.decode import Conversion, Resize, decode, value_range
 from dpvision.privacy.errors import InputError
 
 
@@ -23,6 +26,7 @@ class Choices:
             "10", "normal,pneumonia", "1=normal,2=pneumonia", "1..26".
         path_column, label_column, split_column: the columns of a table with the paths, labels and splits; by
             default those with the usual names.
+        first_frame: take the first frame or page of files with several, which else are refused.
         skip_unreadable: leave out images that cannot be read. Each decides alone.
 
     Raises:
@@ -37,6 +41,7 @@ class Choices:
     path_column: str | None = None
     label_column: str | None = None
     split_column: str | None = None
+    first_frame: bool = False
     skip_unreadable: bool = False
 
     def __post_init__(self) -> None:
@@ -64,6 +69,10 @@ class Choices:
         """What becomes of every image."""
         values: Any = self.value_range
         return Conversion(self.size, self.channels, self.resize, values)
+
+    def decode(self, encoded: bytes | Path, name: str) -> NDArray[Any]:
+        """Decode an image; see `decode`."""
+        return decode(encoded, name, self.first_frame)
 
     @property
     def class_list(self) -> Classes:

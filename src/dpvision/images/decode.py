@@ -140,16 +140,17 @@ def high_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     return (values >> 8).astype(np.uint8) if values.dtype == np.uint16 else values
 
 
-def decode(encoded: bytes | Path, name: str) -> NDArray[Any]:
+def decode(encoded: bytes | Path, name: str, first_frame: bool = False) -> NDArray[Any]:
     """Decode an image, given as bytes or as a path, to its values [C, H, W]: uint8; uint16 where it has 16
     bits; float64 where it has 32. name is for messages.
 
-    The first frame of several; turned upright by its EXIF orientation; transparent parts over white; of 16
-    bits of a colour only the high 8, which is all that Pillow reads of them; palette, CMYK and the like to
-    RGB. Colour profiles are ignored.
+    Of several frames the first, if that is asked for; turned upright by its EXIF orientation; transparent
+    parts over white; of 16 bits of a colour only the high 8, which is all that Pillow reads of them; palette,
+    CMYK and the like to RGB. Colour profiles are ignored.
 
     Raises:
-        InputError: for anything but a whole PNG, JPEG, WebP, BMP or TIFF image of at most MAX_PIXELS.
+        InputError: for anything but a whole PNG, JPEG, WebP, BMP or TIFF image of at most MAX_PIXELS, and for
+            one with several frames.
     """
     with _opened(encoded, name) as image:
         width, height = image.size
@@ -158,15 +159,33 @@ def decode(encoded: bytes | Path, name: str) -> NDArray[Any]:
                 f"{name} has {width} x {height} pixels, more than the {MAX_PIXELS} that are decoded; "
                 "scale it down"
             )
-        colour_of_16_bits = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+        if not first_frame and _has_more_frames(image):
+            raise InputError(
+                f"{name} has several frames or pages; take the first of each file, with "
+                f"{named_option('first_frame', True)}, or save them one by one"
+            )
+        of_16_bits = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
         with _IN_HAND.holding(width * height):
+            ImageOps.exif_transpose(image, in_place=True)
             values = values_of(image)
-            return values.astype(np.uint16) << 8 if colour_of_16_bits else values
+            return values.astype(np.uint16) << 8 if of_16_bits and len(values) == 3 else values
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    """Say whether there are several frames. Of a JPEG others are previews and maps that cameras add."""
+    if image.format in ("JPEG", "MPO"):
+        return False
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    finally:
+        image.seek(0)
+    return True
 
 
 def values_of(image: Image.Image) -> NDArray[Any]:
-    """Return the values [C, H, W] of an image that Pillow has opened; see `decode`."""
-    image = ImageOps.exif_transpose(image)
+    """Return the values [C, H, W] of an image that is upright; see `decode`."""
     if image.mode in ("I", "F"):
         return np.asarray(image, dtype=np.float64)[None]
     if image.mode.startswith("I;16"):

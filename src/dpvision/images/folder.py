@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dpvision.images.choices import Choices
 from dpvision.images.class_list import named_labels
-from dpvision.images.decode import count_sizes, decode
+from dpvision.images.decode import count_sizes
 from dpvision.images.faults import listed
 from dpvision.images.files import MAX_NESTING, SPLIT_WORDS, NoLabelsError, reading
 from dpvision.images.images import Images
@@ -101,7 +101,7 @@ def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
     named = ((str(file), file) for file in files)
     num_bytes = sum(file.stat().st_size for file in files)
     found = stack(
-        named, len(files), decode, str(path), choices.conversion, num_bytes, choices.skip_unreadable
+        named, len(files), choices.decode, str(path), choices.conversion, num_bytes, choices.skip_unreadable
     )
     short_names = [file.relative_to(folder).as_posix() for file in files]
     return Images(

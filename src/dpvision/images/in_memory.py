@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from dpvision.images.arrays import labels_from_array
@@ -213,7 +213,7 @@ def _values(array: NDArray[Any], has_range: bool, name: str) -> NDArray[Any]:
 def _of_item(image: Any, has_range: bool, name: str) -> NDArray[Any]:
     """Return the values [C, H, W] of an image that a data set gave."""
     if isinstance(image, Image.Image):
-        return values_of(image)
+        return values_of(ImageOps.exif_transpose(image))
     array = _as_array(image)
     if array.ndim == 2:
         array = array[None]

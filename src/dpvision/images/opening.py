@@ -61,7 +61,8 @@ def open_images(
             "pad" or "stretch"; by default sizes stay, and must agree. channels=1 makes every image grey, 3
             RGB; by default grey images keep 1 channel and colour images 3. value_range="0:4095" says which
             values of more than 8 bits are black and white. classes="normal,pneumonia" says which classes
-            there are. label_column, split_column name columns of a table. skip_unreadable=True leaves out
+            there are. label_column, split_column name columns of a table. first_frame=True
+            takes the first of several frames. skip_unreadable=True leaves out
             images that cannot be read, and tells how many.
 
     The names and the number of classes come from the data set (folder names, metadata, or the greatest label

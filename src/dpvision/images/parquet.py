@@ -16,7 +16,7 @@ from torch import Tensor
 from dpvision.images.arrays import labels_from_array
 from dpvision.images.choices import Choices
 from dpvision.images.class_list import check_labelled, named_labels, numbered_labels
-from dpvision.images.decode import count_sizes, decode
+from dpvision.images.decode import count_sizes
 from dpvision.images.files import (
     FREE_BYTES,
     NoLabelsError,
@@ -66,7 +66,7 @@ def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
     found = stack(
         _encoded_images(shards[split]),
         count,
-        _decoded,
+        lambda encoded, name: _decoded(encoded, name, choices),
         str(path),
         choices.conversion,
         _stored(shards[split]),
@@ -82,10 +82,10 @@ def sizes(path: Path, split: str, choices: Choices) -> Counter[tuple[int, int]]:
     return count_sizes((encoded or b"", name) for name, encoded in images)
 
 
-def _decoded(encoded: bytes | None, name: str) -> NDArray[Any]:
+def _decoded(encoded: bytes | None, name: str, choices: Choices) -> NDArray[Any]:
     if encoded is None:
         raise InputError(f"{name} holds no image bytes; embed the image or remove the row")
-    return decode(encoded, name)
+    return choices.decode(encoded, name)
 
 
 def _labelled(

@@ -18,7 +18,7 @@ from torch import Tensor
 from dpvision.images.choices import Choices
 from dpvision.images.class_list import named_labels, numbered_labels
 from dpvision.images.columns import FIRST_ROW, Columns, columns_of, numbered_rows, read_columns
-from dpvision.images.decode import count_sizes, decode
+from dpvision.images.decode import count_sizes
 from dpvision.images.files import SPLIT_WORDS, NoLabelsError, reading
 from dpvision.images.images import Images
 from dpvision.images.stack import stack
@@ -108,7 +108,7 @@ def _read(columns: Columns, root: Path, split: str, choices: Choices, labelled: 
     found = stack(
         named,
         len(listing.files),
-        decode,
+        choices.decode,
         columns.source,
         choices.conversion,
         num_bytes,

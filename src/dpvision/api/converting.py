@@ -1,0 +1,121 @@
+"""Convert a data set to another format, or draw a sheet of it. What comes out is as private as the images."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from dpvision.api.sources import lasting
+from dpvision.images import Images, available_splits, open_images
+from dpvision.images.choices import Choices
+from dpvision.images.write import check_formats, image_files
+from dpvision.privacy.errors import InputError
+from dpvision.reports.grid import image_grid
+from dpvision.runs.files import write_atomically, writing
+from dpvision.runs.places import check_free
+
+Target = Literal["parquet", "npz", "folder"]
+
+OF_A_CLASS = 8
+"""Images of each class on a sheet, and the most of its columns."""
+
+
+def convert(spec: str | os.PathLike[str], to: Target, out: str | os.PathLike[str], choices: Choices) -> None:
+    """Write all splits of a data set in another format: a folder of Parquet files, a folder of class folders,
+    or one .npz file, whose classes are numbers. Only the owner may read them.
+
+    Raises:
+        InputError: the data cannot be read, there is something at ``out``, or it cannot be written.
+    """
+    if to not in get_args(Target):
+        raise InputError(
+            f"there is no format '{to}' to convert to; choose from {', '.join(get_args(Target))}"
+        )
+    out = Path(out)
+    if to == "npz" and out.suffix.lower() != ".npz":
+        raise InputError(f"{out} must be called *.npz, or it would not be known again")
+    check_free(out)
+    if out.exists() and to == "npz":
+        raise InputError(f"{out} is a folder; name a new file")
+    read_by = choices.given()
+    splits = {
+        split: open_images(spec, split, labelled=None, **read_by)
+        for split in available_splits(lasting(spec), **read_by)
+    }
+    if to == "npz":
+        write_atomically(out, _npz(splits))
+        return
+    _write_folder(out, _parquet(splits) if to == "parquet" else _folders(splits))
+
+
+def draw_sheet(images: Images, out: str | os.PathLike[str]) -> None:
+    """Draw the first images of each class, a class to a row, as a PNG that only the owner may read.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    if images.labels is None:
+        some = torch.arange(min(len(images), OF_A_CLASS**2))
+        write_atomically(Path(out), image_grid(images.take(some), OF_A_CLASS))
+        return
+    rows = []
+    for label in range(len(images.class_names)):
+        found = images.take((images.labels == label).nonzero().squeeze(1)[:OF_A_CLASS])
+        white = torch.full((OF_A_CLASS - len(found), *images.shape), 255, dtype=torch.uint8)
+        rows.append(torch.cat([found, white]))
+    write_atomically(Path(out), image_grid(torch.cat(rows), OF_A_CLASS))
+
+
+def _npz(splits: Mapping[str, Images]) -> bytes:
+    arrays = {}
+    for split, images in splits.items():
+        arrays[f"{split}_images"] = images.pixels.permute(0, 2, 3, 1).numpy()
+        if images.labels is not None:
+            arrays[f"{split}_labels"] = images.labels.numpy()
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    return content.getvalue()
+
+
+def _parquet(splits: Mapping[str, Images]) -> dict[str, bytes]:
+    return {
+        f"data/{split}-00000-of-00001.parquet": image_files(images, "parquet")["images.parquet"]
+        for split, images in splits.items()
+    }
+
+
+def _folders(splits: Mapping[str, Images]) -> dict[str, bytes]:
+    """Return the files of class folders, below folders of splits where there are several."""
+    for images in splits.values():
+        check_formats(["png"], images.class_names)
+    return {
+        name if len(splits) == 1 else f"{split}/{name}": content
+        for split, images in splits.items()
+        for name, content in image_files(images, "png").items()
+    }
+
+
+def _write_folder(out: Path, files: Mapping[str, bytes]) -> None:
+    """Write all files of a folder, or none."""
+    partial = out.with_name(f".{out.name}.partial")
+    with writing(out):
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(mode=0o700, parents=True)
+            for name, content in files.items():
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                (partial / name).write_bytes(content)
+            with suppress(FileNotFoundError):
+                out.rmdir()
+            partial.rename(out)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
