@@ -39,6 +39,7 @@ EXTRAS = {
     "datasets",
     "huggingface_hub",
     "torch_fidelity",
+    "pydicom",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 DRAWING = Path(__file__).parents[1] / "docs" / "house.md"

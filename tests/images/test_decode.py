@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image, ImageOps
 
-from dpvision.images.decode import MAX_PIXELS, Conversion, encoded_size
+from dpvision.images.conversion import MAX_PIXELS, Conversion
 from dpvision.images.decode import decode as decode_image
+from dpvision.images.decode import encoded_size
 from dpvision.privacy.errors import InputError
 
 LOSSLESS = {"PNG": {}, "BMP": {}, "TIFF": {}, "WEBP": {"lossless": True}}

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from dpvision.images import available_splits, open_images
 from dpvision.images import stack as stack_module
-from dpvision.images.decode import Conversion
+from dpvision.images.conversion import Conversion
 from dpvision.images.files import reading
 from dpvision.images.stack import stack
 from dpvision.privacy.errors import InputError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 from collections.abc import Mapping
@@ -10,13 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 
 from dpvision.api.sources import lasting
 from dpvision.images import Images, available_splits, open_images
 from dpvision.images.choices import Choices
-from dpvision.images.write import check_formats, image_files
+from dpvision.images.write import check_formats, image_files, npz_of
 from dpvision.privacy.errors import InputError
 from dpvision.reports.grid import image_grid
 from dpvision.runs.files import write_atomically, writing
@@ -51,7 +49,7 @@ def convert(spec: str | os.PathLike[str], to: Target, out: str | os.PathLike[str
         for split in available_splits(lasting(spec), **read_by)
     }
     if to == "npz":
-        write_atomically(out, _npz(splits))
+        write_atomically(out, npz_of(splits))
         return
     _write_folder(out, _parquet(splits) if to == "parquet" else _folders(splits))
 
@@ -72,17 +70,6 @@ def draw_sheet(images: Images, out: str | os.PathLike[str]) -> None:
         white = torch.full((OF_A_CLASS - len(found), *images.shape), 255, dtype=torch.uint8)
         rows.append(torch.cat([found, white]))
     write_atomically(Path(out), image_grid(torch.cat(rows), OF_A_CLASS))
-
-
-def _npz(splits: Mapping[str, Images]) -> bytes:
-    arrays = {}
-    for split, images in splits.items():
-        arrays[f"{split}_images"] = images.pixels.permute(0, 2, 3, 1).numpy()
-        if images.labels is not None:
-            arrays[f"{split}_labels"] = images.labels.numpy()
-    content = io.BytesIO()
-    np.savez_compressed(content, allow_pickle=False, **arrays)
-    return content.getvalue()
 
 
 def _parquet(splits: Mapping[str, Images]) -> dict[str, bytes]:

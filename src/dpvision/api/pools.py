@@ -14,7 +14,7 @@ from typing import Any
 from dpvision.api.devices import resolve_device
 from dpvision.api.priors import fair_batch_size
 from dpvision.images import image_sizes
-from dpvision.images.decode import Conversion
+from dpvision.images.conversion import Conversion
 from dpvision.images.folder import check_folder_name
 from dpvision.images.series import COMMAND, POOL_RECORD, Series
 from dpvision.priors.processes.write import write_series

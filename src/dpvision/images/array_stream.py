@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dpvision.images.decode import Conversion
+from dpvision.images.conversion import Conversion
 from dpvision.images.faults import Stacked
 from dpvision.images.files import reading
 from dpvision.images.stack import stack

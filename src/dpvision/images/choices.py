@@ -10,7 +10,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from dpvision.images.class_list import Classes, classes_given
-from dpvision.images.decode import Conversion, Resize, decode, value_range
+from dpvision.images.conversion import Conversion, Deep, Resize, value_range
+from dpvision.images.decode import decode
 from dpvision.privacy.errors import InputError
 
 
@@ -70,7 +71,7 @@ class Choices:
         values: Any = self.value_range
         return Conversion(self.size, self.channels, self.resize, values)
 
-    def decode(self, encoded: bytes | Path, name: str) -> NDArray[Any]:
+    def decode(self, encoded: bytes | Path, name: str) -> NDArray[Any] | Deep:
         """Decode an image; see `decode`."""
         return decode(encoded, name, self.first_frame)
 

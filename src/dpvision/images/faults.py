@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dpvision.images.conversion import Deep
 from dpvision.privacy.errors import InputError, named_option
 
 MOST_NAMED = 10
@@ -74,8 +75,8 @@ class Faults:
         self._with_shape: dict[tuple[int, ...], str] = {}
 
     def of(
-        self, index: int, name: str, item: Item, make: Callable[[Item, str], NDArray[Any]]
-    ) -> NDArray[Any] | None:
+        self, index: int, name: str, item: Item, make: Callable[[Item, str], NDArray[Any] | Deep]
+    ) -> NDArray[Any] | Deep | None:
         """Make an image, or note why it cannot be made."""
         try:
             return make(item, name)

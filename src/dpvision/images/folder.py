@@ -17,7 +17,7 @@ from dpvision.images.series import RECORDS
 from dpvision.images.stack import stack
 from dpvision.privacy.errors import InputError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".dcm")
 
 CLUTTER = ("Thumbs.db", "desktop.ini", "__MACOSX", *RECORDS)  # beside all names that begin with a dot
 LONGEST_NAME = 255  # bytes, on all common file systems

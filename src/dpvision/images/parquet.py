@@ -16,6 +16,7 @@ from torch import Tensor
 from dpvision.images.arrays import labels_from_array
 from dpvision.images.choices import Choices
 from dpvision.images.class_list import check_labelled, named_labels, numbered_labels
+from dpvision.images.conversion import Deep
 from dpvision.images.decode import count_sizes
 from dpvision.images.files import (
     FREE_BYTES,
@@ -82,7 +83,7 @@ def sizes(path: Path, split: str, choices: Choices) -> Counter[tuple[int, int]]:
     return count_sizes((encoded or b"", name) for name, encoded in images)
 
 
-def _decoded(encoded: bytes | None, name: str, choices: Choices) -> NDArray[Any]:
+def _decoded(encoded: bytes | None, name: str, choices: Choices) -> NDArray[Any] | Deep:
     if encoded is None:
         raise InputError(f"{name} holds no image bytes; embed the image or remove the row")
     return choices.decode(encoded, name)

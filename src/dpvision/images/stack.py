@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dpvision.images.decode import Conversion, high_bits
+from dpvision.images.conversion import Conversion, Deep, known_by
 from dpvision.images.faults import Faults, Stacked, in_words
 from dpvision.images.files import check_expands, check_fits_memory
 from dpvision.images.identity import DIGEST_BYTES, stored_digests
@@ -39,7 +39,7 @@ Item = TypeVar("Item")
 def stack(
     items: Iterable[tuple[str, Item]],
     count: int,
-    make: Callable[[Item, str], NDArray[Any]],
+    make: Callable[[Item, str], NDArray[Any] | Deep],
     source: str,
     conversion: Conversion,
     stored: int | None = None,
@@ -76,16 +76,16 @@ def stack(
     converts = conversion != Conversion()
     digests = np.empty((count if converts else 0, 2 * DIGEST_BYTES), dtype=np.uint8)
 
-    def converted(index: int, name: str, values: NDArray[Any]) -> NDArray[np.uint8]:
-        if values.dtype == np.uint16:
+    def converted(index: int, name: str, values: NDArray[Any] | Deep) -> NDArray[np.uint8]:
+        if not isinstance(values, Deep) and values.dtype == np.uint16:
             brightest.append(int(values.max()))
         if converts:
-            digests[index] = np.frombuffer(stored_digests(high_bits(values)), dtype=np.uint8)
+            digests[index] = np.frombuffer(stored_digests(known_by(values)), dtype=np.uint8)
         pixels = conversion.convert(values, name)
         faults.saw(name, pixels.shape)
         return pixels
 
-    first_made = one[2]
+    first_size = known_by(one[2]).size
     first = converted(*one)
     what = f"{source}: {count} images of {in_words(first.shape)}"
     check_fits_memory(count * first.size, what)
@@ -106,7 +106,7 @@ def stack(
                 out[index] = pixels
         return (time.thread_time() - began) / len(task)
 
-    at_once = max(1, min(IMAGES_PER_TASK, BYTES_PER_TASK // first_made.size))
+    at_once = max(1, min(IMAGES_PER_TASK, BYTES_PER_TASK // first_size))
     cores = os.cpu_count() or 1
     most_pending, held = 1, one[0] + 1
     pending: deque[Future[float]] = deque()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -41,6 +41,11 @@ def image_files(images: Images, format: Format) -> dict[str, bytes]:
     return writers[format](images)
 
 
+def npz_of(splits: Mapping[str, Images]) -> bytes:
+    """Return a .npz file with the images and labels of several splits: train_images, train_labels, …"""
+    return _archive({f"{split}_": images for split, images in splits.items()})
+
+
 def _png(images: Images) -> dict[str, bytes]:
     numbers: Counter[str] = Counter()
     files = {}
@@ -52,12 +57,19 @@ def _png(images: Images) -> dict[str, bytes]:
 
 
 def _npz(images: Images) -> dict[str, bytes]:
-    arrays = {"images": images.pixels.permute(0, 2, 3, 1).numpy()}
-    if images.labels is not None:
-        arrays["labels"] = images.labels.numpy()
+    return {"images.npz": _archive({"": images})}
+
+
+def _archive(images_of: Mapping[str, Images]) -> bytes:
+    """Return a .npz file of images, by what the names of their arrays begin with."""
+    arrays = {}
+    for prefix, images in images_of.items():
+        arrays[f"{prefix}images"] = images.pixels.permute(0, 2, 3, 1).numpy()
+        if images.labels is not None:
+            arrays[f"{prefix}labels"] = images.labels.numpy()
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **arrays)
-    return {"images.npz": content.getvalue()}
+    return content.getvalue()
 
 
 def _parquet(images: Images) -> dict[str, bytes]:

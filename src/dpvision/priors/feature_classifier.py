@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpvision.images import ImageSet
-from dpvision.images.decode import MAX_PIXELS
+from dpvision.images.conversion import MAX_PIXELS
 from dpvision.images.indexed import indexed_if_any
 from dpvision.images.public import Overlaps
 from dpvision.networks import Classifier, build_classifier
