@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from dpvision.images import bundled, folder, idx, npz, parquet, table
+from dpvision.images import bundled, cifar, folder, idx, npz, parquet, table
 from dpvision.images.choices import Choices
 from dpvision.images.files import NoLabelsError
 from dpvision.images.images import Images
@@ -34,7 +34,15 @@ class Reader(Protocol):
         """Read one of these splits."""
 
 
-READERS: tuple[Reader, ...] = (npz, table, parquet, idx, bundled, folder)  # folder last: it takes any folder
+READERS: tuple[Reader, ...] = (
+    npz,
+    table,
+    parquet,
+    idx,
+    cifar,
+    bundled,
+    folder,
+)  # folder last: it takes any folder
 
 
 def open_images(
@@ -52,7 +60,8 @@ def open_images(
             folders; a NumPy archive .npz with train_images and train_labels, test_…, val_…, or with images
             and labels; a folder of IDX files (train-images-idx3-ubyte, …, plain or gzip);
             a Parquet file, or a folder of them, in the Hugging Face image layout; a table (CSV, TSV, Parquet)
-            with a column of paths, and columns of labels and splits.
+            with a column of paths, and columns of labels and splits; the folder of CIFAR-10 or CIFAR-100,
+            binary or pickled.
         split: "train", "val" or "test". Data without splits are all train.
         labelled: False reads the images alone: from the same places, any folder of images, or one image. None
             reads labels where there are some.
