@@ -180,7 +180,7 @@ def test_an_image_that_claims_too_many_pixels_is_refused_before_it_is_decoded(si
 
 def test_other_formats_are_refused() -> None:
     for image_format, kind in {"GIF": "a GIF", "PPM": "a file of an unknown kind", "PDF": "a PDF"}.items():
-        with pytest.raises(InputError, match=rf"picture is not an image that can be read .*: it is {kind}; "):
+        with pytest.raises(InputError, match=rf"picture is not an image that can be read: it is {kind}; "):
             decode(encode(Image.fromarray(gradient), image_format))
 
 

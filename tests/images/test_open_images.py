@@ -97,7 +97,7 @@ def test_images_keep_their_order_and_all_bad_ones_are_named(
         stack(items(900), 900, make, "here", Conversion())
     bad = (0, 470, 650, 651)
     with pytest.raises(
-        InputError, match=r"4 of the 900 images of here.*image 0; image 470; image 650; image 651;"
+        InputError, match=r"4 of the 900 images of here.*image 0; image 470; image 650; image 651; "
     ):
         stack(items(900), 900, make, "here", Conversion())
     bad = tuple(range(12))

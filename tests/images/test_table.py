@@ -149,6 +149,23 @@ def test_rows_that_do_not_fit_are_named(place: Path, rows: list[str], message: s
         open_images(place / "x.csv")
 
 
+def test_all_that_is_wrong_is_told_at_once(place: Path) -> None:
+    rows = [
+        *AS_ROWS,
+        "no.png,cat,train",
+        "./a.png,cat,train",
+        "sub/b.png,,train",
+        ",cat,train",
+        "x.png,a,later",
+    ]
+    (place / "x.csv").write_bytes(csv_of(*rows))
+    with pytest.raises(InputError) as refusal:
+        open_images(place / "x.csv")
+    for said in ("row 5 names", "rows 2, 3, 6, 7 name the same", "row 7 has no label", "row 8 has no path",
+                 "row 9 has no split"):  # fmt: skip
+        assert said in str(refusal.value)
+
+
 def test_missing_files_can_be_left_out(place: Path) -> None:
     (place / "x.csv").write_bytes(csv_of(AS_ROWS[0], "no.png,cat,train", *AS_ROWS[1:]))
     images = open_images(place / "x.csv", skip_unreadable=True)

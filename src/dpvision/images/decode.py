@@ -95,8 +95,8 @@ def _opened(encoded: bytes | Path, name: str) -> Iterator[Image.Image]:
             )
         except UnidentifiedImageError as error:
             raise InputError(
-                f"{name} is not an image that can be read ({', '.join(FORMATS)}): it is {kind_of(encoded)}; "
-                "convert or remove it"
+                f"{name} is not an image that can be read: it is {kind_of(encoded)}; convert it to one of "
+                f"{', '.join(FORMATS)}, or remove it"
             ) from error
         with image:
             yield image

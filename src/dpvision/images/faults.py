@@ -94,17 +94,21 @@ class Faults:
         found = [self._unreadable[index].reason for index in sorted(self._unreadable)]
         if not found:
             return
+        # What each is advised by itself is said once for all.
+        parts = [reason.partition("; ") for reason in found]
+        short, advice = [part[0] for part in parts], list(dict.fromkeys(part[2] for part in parts if part[2]))
         if skip_unreadable and self._shapes:
             logger.warning(
                 f"left out {len(found)} of the {self.count} images of {self.source}, which cannot be read "
-                f"(private: do not publish): {listed(found)}"
+                f"(private: do not publish): {listed(short)}"
             )
             return
         if len(found) == 1 and not skip_unreadable:
             raise InputError(found[0])
+        said = "; ".join([listed(short), *advice[:MOST_NAMED]])
         raise InputError(
-            f"{len(found)} of the {self.count} images of {self.source} cannot be read: {listed(found)}; mend "
-            f"them, or leave them out with {named_option('skip_unreadable', True)}"
+            f"{len(found)} of the {self.count} images of {self.source} cannot be read: {said}; or leave them out "
+            f"with {named_option('skip_unreadable', True)}"
         )
 
     def check_shapes(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,20 @@ def recognises(path: Path) -> bool:
 
 def splits(path: Path, choices: Choices) -> dict[str, list[int]]:
     """Return the splits, each with the indices of its rows; without a column of them all is train."""
-    return _splits(read_columns(path), choices)
+    columns = read_columns(path)
+    wrong = _WrongRows(columns.source)
+    found = _by_split(columns, choices, wrong)
+    if not found:
+        wrong.check()
+    return found
 
 
 def sizes(path: Path, split: str, choices: Choices) -> Counter[tuple[int, int]]:
     """Count the images of a split by size (width, height), by their headers, as far as these can be read."""
-    listing = _listing(read_columns(path), path.parent, split, choices)
+    columns = read_columns(path)
+    wrong = _WrongRows(columns.source)  # which whoever reads the images tells, all of it
+    by_split = _by_split(columns, choices, wrong)
+    listing = _listing(columns, path.parent, split, choices, by_split, wrong)
     return count_sizes((file, str(file)) for file in listing.files)
 
 
@@ -101,8 +109,12 @@ class _Listing:
 
 
 def _read(columns: Columns, root: Path, split: str, choices: Choices, labelled: bool) -> Images:
-    listing = _listing(columns, root, split, choices)
-    labels, class_names = _labels(columns, split, choices) if labelled else (None, ())
+    wrong = _WrongRows(columns.source)
+    by_split = _by_split(columns, choices, wrong)
+    listing = _listing(columns, root, split, choices, by_split, wrong)
+    cells = _label_cells(columns, split, choices, by_split, wrong) if labelled else None
+    wrong.check()
+    labels, class_names = _labels(cells, split, choices, columns.source) if cells else (None, ())
     num_bytes = sum(file.stat().st_size for file in listing.files if _exists(file))
     named = ((str(file), file) for file in listing.files)
     found = stack(
@@ -125,70 +137,116 @@ def _read(columns: Columns, root: Path, split: str, choices: Choices, labelled: 
     )
 
 
-def _splits(columns: Columns, choices: Choices) -> dict[str, list[int]]:
+class _WrongRows:
+    """What is wrong with the rows of a table, all of which is told at once."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._said: list[str] = []
+
+    def add(self, indices: Iterable[int], said: Callable[[Sequence[int]], str]) -> None:
+        """Note that these rows, if there are any, are wrong, with what is said of their numbers."""
+        if rows := [index + FIRST_ROW for index in sorted(indices)]:
+            self._said.append(said(rows))
+
+    def check(self) -> None:
+        """Raise InputError if any is wrong."""
+        if self._said:
+            raise InputError(f"{self._source}: {'; '.join(self._said)}")
+
+
+def _by_split(columns: Columns, choices: Choices, wrong: _WrongRows) -> dict[str, list[int]]:
+    """Return the indices of the rows of each split; those that are blank, or wrong, are in none."""
     paths = columns.cells[columns.needed("path", choices.path_column)]
     column = columns.find("split", choices.split_column)
-    of_rows = (
-        [SPLIT_WORDS.get(cell.lower()) for cell in columns.cells[column]]
-        if column
-        else ["train"] * len(paths)
-    )
-    blank = _blank(columns)
-    _refuse_rows(
-        columns,
-        [i for i, split in enumerate(of_rows) if split is None and not blank(i)],
+    words = columns.cells[column] if column else ["train"] * len(paths)
+    splits = [SPLIT_WORDS.get(word.lower()) for word in words]
+    cells = list(columns.cells.values())
+    filled = [i for i in range(len(paths)) if any(column[i] for column in cells)]
+    wrong.add(
+        (i for i in filled if splits[i] is None),
         lambda rows: (
-            f"{numbered_rows(rows)} no split in '{column}' that is known; say train, val or test, or "
-            f"name another column, with {named_option('split_column')}"
+            f"{numbered_rows(rows)} no split in '{column}' that is known (say train, val or test, or name "
+            f"another column, with {named_option('split_column')})"
         ),
     )
-    _refuse_rows(
-        columns,
-        [i for i, path in enumerate(paths) if not path and not blank(i)],
-        lambda rows: f"{numbered_rows(rows)} no path; mend or remove {_them(rows)}",
-    )
+    wrong.add((i for i in filled if not paths[i]), lambda rows: f"{numbered_rows(rows)} no path")
     found = defaultdict(list)
-    for i, split in enumerate(of_rows):
-        if not blank(i):
-            found[str(split)].append(i)
-    if not found:
+    for i in filled:
+        if paths[i] and splits[i] is not None:
+            found[str(splits[i])].append(i)
+    if not filled:
         raise InputError(f"{columns.source} has no rows; at least one image is needed")
     return dict(found)
 
 
-def _blank(columns: Columns) -> Callable[[int], bool]:
-    cells = list(columns.cells.values())
-    return lambda i: not any(column[i] for column in cells)
-
-
-def _listing(columns: Columns, root: Path, split: str, choices: Choices) -> _Listing:
+def _listing(
+    columns: Columns,
+    root: Path,
+    split: str,
+    choices: Choices,
+    by_split: Mapping[str, Sequence[int]],
+    wrong: _WrongRows,
+) -> _Listing:
     """Return the rows of a split. Files that are missing (unless these are left out) or named twice are
-    refused, those of other splits too.
+    wrong, those of other splits too.
     """
-    by_split = _splits(columns, choices)
-    if split not in by_split:
-        raise InputError(f"{columns.source} has no split '{split}' (it has: {', '.join(by_split)}); name one")
     cells = columns.cells[columns.needed("path", choices.path_column)]
     files = {i: _file(root, cells[i]) for rows in by_split.values() for i in rows}
-    _refuse_rows(
-        columns,
-        [] if choices.skip_unreadable else sorted(i for i in files if not _exists(files[i])),
+    wrong.add(
+        (i for i in files if not choices.skip_unreadable and not _exists(files[i])),
         lambda rows: (
             f"{numbered_rows(rows, 'name')} files that are not there "
-            f"({', '.join(cells[i - FIRST_ROW] for i in rows[:3])}{', …' * (len(rows) > 3)}); mend the "
-            f"paths, which are relative to {root.absolute()}, or remove {_them(rows)}"
+            f"({', '.join(cells[i - FIRST_ROW] for i in rows[:3])}{', …' * (len(rows) > 3)}); paths are "
+            f"relative to {root.absolute()}"
         ),
     )
     named: defaultdict[str, list[int]] = defaultdict(list)
     for i in sorted(files):
         named[os.path.realpath(files[i])].append(i)
-    _refuse_rows(
-        columns,
-        sorted(i for rows in named.values() if len(rows) > 1 for i in rows),
-        lambda rows: f"{numbered_rows(rows, 'name')} the same files more than once; leave one row for each",
+    wrong.add(
+        (i for rows in named.values() if len(rows) > 1 for i in rows),
+        lambda rows: f"{numbered_rows(rows, 'name')} the same files more than once (leave one row for each)",
     )
+    if split not in by_split:
+        wrong.check()
+        raise InputError(f"{columns.source} has no split '{split}' (it has: {', '.join(by_split)}); name one")
     rows = by_split[split]
     return _Listing(rows, [cells[i] for i in rows], [files[i] for i in rows])
+
+
+def _label_cells(
+    columns: Columns,
+    split: str,
+    choices: Choices,
+    by_split: Mapping[str, Sequence[int]],
+    wrong: _WrongRows,
+) -> dict[str, list[str]]:
+    """Return the labels of each split, as texts; those that are empty are wrong in the split that is read."""
+    column = columns.find("label", choices.label_column)
+    if column is None:
+        columns_said = ", ".join(list(columns.cells)[:20])
+        raise NoLabelsError(
+            f"{columns.source} has no column of labels with a usual name (it has {columns_said}); name it, "
+            f"with {named_option('label_column')}"
+        )
+    cells = columns.cells[column]
+    empty = [i for i in by_split[split] if not cells[i]]
+    if len(empty) == len(by_split[split]):
+        raise NoLabelsError(f"{columns.source} has no labels of {split} in '{column}'; fill the column")
+    wrong.add(empty, lambda rows: f"{numbered_rows(rows)} no label in '{column}'")
+    return {name: [cells[i] for i in rows if cells[i]] for name, rows in by_split.items()}
+
+
+def _labels(
+    labels: Mapping[str, Sequence[str]], split: str, choices: Choices, source: str
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Return the labels of a split, int64 [N], and the names of the classes."""
+    every = [label for of_split in labels.values() for label in of_split]
+    if all(re.fullmatch(r"-?\d{1,9}", label) for label in every):
+        numbers = {name: np.array(of_split, dtype=np.int64) for name, of_split in labels.items()}
+        return numbered_labels(numbers, split, choices.class_list, source)
+    return named_labels(labels[split], sorted(set(every)), choices.class_list, source)
 
 
 def _file(root: Path, cell: str) -> Path:
@@ -202,41 +260,3 @@ def _file(root: Path, cell: str) -> Path:
 def _exists(file: Path) -> bool:
     with reading(str(file)):
         return file.exists()
-
-
-def _labels(columns: Columns, split: str, choices: Choices) -> tuple[Tensor, tuple[str, ...]]:
-    """Return the labels of a split, int64 [N], and the names of the classes."""
-    column = columns.find("label", choices.label_column)
-    if column is None:
-        columns_said = ", ".join(list(columns.cells)[:20])
-        raise NoLabelsError(
-            f"{columns.source} has no column of labels with a usual name (it has {columns_said}); name it, "
-            f"with {named_option('label_column')}"
-        )
-    by_split, cells = _splits(columns, choices), columns.cells[column]
-    empty = [i for i in by_split[split] if not cells[i]]
-    if len(empty) == len(by_split[split]):
-        raise NoLabelsError(f"{columns.source} has no labels of {split} in '{column}'; fill the column")
-    _refuse_rows(
-        columns,
-        empty,
-        lambda rows: f"{numbered_rows(rows)} no label in '{column}'; fill or remove {_them(rows)}",
-    )
-    labels = {name: [cells[i] for i in rows if cells[i]] for name, rows in by_split.items()}
-    every = [label for of_split in labels.values() for label in of_split]
-    if all(re.fullmatch(r"-?\d{1,9}", label) for label in every):
-        numbers = {name: np.array(of_split, dtype=np.int64) for name, of_split in labels.items()}
-        return numbered_labels(numbers, split, choices.class_list, columns.source)
-    return named_labels(labels[split], sorted(set(every)), choices.class_list, columns.source)
-
-
-def _refuse_rows(columns: Columns, wrong: Sequence[int], said: Callable[[Sequence[int]], str]) -> None:
-    """Raise InputError where there are rows that are wrong, of these indices, with what is said of their
-    numbers.
-    """
-    if wrong:
-        raise InputError(f"{columns.source}: {said([i + FIRST_ROW for i in wrong])}")
-
-
-def _them(rows: Sequence[int]) -> str:
-    return "it" if len(rows) == 1 else "them"
