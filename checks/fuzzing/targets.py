@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
 import os
+import pickle
 import re
 import struct
 from collections.abc import Callable, Sequence
@@ -203,6 +205,52 @@ def _parquet_files() -> list[list[bytes]]:
     ):
         stream = io.BytesIO()
         pq.write_table(table, stream, **options)
+        made.append([stream.getvalue()])
+    return made
+
+
+def _tables() -> list[list[bytes]]:
+    picture = image_files(small_images(), "png")["ant/000000.png"]
+    rows = [["path", "label", "split"], ["a.png", "cat, dog", "train"], ["b.png", "", "test"]]
+    texts = []
+    for delimiter, encoding in ((",", "utf-8-sig"), (";", "utf-8"), ("\t", "utf-16")):
+        text = io.StringIO()
+        csv.writer(text, delimiter=delimiter).writerows(rows)
+        texts.append(text.getvalue().encode(encoding))
+    return [[text, picture, picture] for text in texts]
+
+
+def _cifar_archives() -> list[list[bytes]]:
+    pixels = np.arange(2 * 3072, dtype=np.uint32).astype(np.uint8).reshape(2, 3072)
+    labels = {"data": pixels, "fine_labels": [0, 1], "coarse_labels": [1, 0], "filenames": ["a", "b"]}
+    names = {"fine_label_names": ["ant", "bee"], "coarse_label_names": ["insect", "beast"]}
+    return [[pickle.dumps(labels, protocol), pickle.dumps(names, protocol)] for protocol in (0, 2, 3, 4)]
+
+
+def _cifar_binaries() -> list[list[bytes]]:
+    return [[bytes(range(2)) + bytes(3072) + bytes(3074), b"ant\nbee\n"]]
+
+
+def _dicoms() -> list[list[bytes]]:
+    import pydicom
+
+    made = []
+    for bits, interpretation in ((8, "MONOCHROME2"), (16, "MONOCHROME1"), (8, "RGB")):
+        dataset = pydicom.Dataset()
+        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+        dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+        dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+        dataset.Rows, dataset.Columns, dataset.NumberOfFrames = 4, 6, 1
+        dataset.SamplesPerPixel = 3 if interpretation == "RGB" else 1
+        dataset.PhotometricInterpretation, dataset.PlanarConfiguration = interpretation, 0
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, bits, bits - 1
+        dataset.PixelRepresentation = 0
+        dataset.WindowCenter, dataset.WindowWidth = [100, 40], [200, 80]
+        dataset.RescaleSlope, dataset.RescaleIntercept = "2", "-10"
+        dataset.PixelData = bytes(range(24)) * (dataset.SamplesPerPixel * bits // 8)
+        stream = io.BytesIO()
+        dataset.save_as(stream, enforce_file_format=True)
         made.append([stream.getvalue()])
     return made
 
@@ -553,6 +601,23 @@ TARGETS = {
             lambda folder: _read_all(folder / "data.parquet"),
             of_images=True,
         ),
+        Target(
+            *("table", ("raw", "png", "png"), _tables, _named("list.csv", "a.png", "b.png")),
+            lambda folder: _read_all(folder / "list.csv"),
+            of_images=True,
+        ),
+        Target(
+            *("cifar", ("raw", "raw"), _cifar_archives, _named("data/train", "data/meta")),
+            lambda folder: _read_all(folder / "data"),
+            of_images=True,
+        ),
+        Target(
+            *("cifar.bin", ("raw", "raw"), _cifar_binaries),
+            _named("data/train.bin", "data/fine_label_names.txt"),
+            lambda folder: _read_all(folder / "data"),
+            of_images=True,
+        ),
+        _image("dcm", "raw", _dicoms),
         Target(
             *("pool", ("json", "png"), _pool_files, _named("pool.json", "000000.png"), _read_pool),
             of_images=True,

@@ -24,8 +24,9 @@ Look at what a run would take, without spending anything; train; classify new im
 
     dpvision predict run new-photos
 
-The folder photos holds one folder of images per class. Also taken: .npz, IDX (MNIST's files), Parquet in
-Hugging Face's image layout, and bundled:digits. Publish run/release and nothing else.
+The folder photos holds one folder of images per class. Also taken: a table of paths and labels (.csv), .npz,
+IDX (MNIST's files), CIFAR's archives, Parquet in Hugging Face's image layouts, and bundled:digits. Publish
+run/release and nothing else.
 """
 
 app = typer.Typer(

@@ -107,8 +107,8 @@ class Faults:
             raise InputError(found[0])
         said = "; ".join([listed(short), *advice[:MOST_NAMED]])
         raise InputError(
-            f"{len(found)} of the {self.count} images of {self.source} cannot be read: {said}; or leave them out "
-            f"with {named_option('skip_unreadable', True)}"
+            f"{len(found)} of the {self.count} images of {self.source} cannot be read: {said}; or leave them "
+            f"out with {named_option('skip_unreadable', True)}"
         )
 
     def check_shapes(self) -> None:
