@@ -151,6 +151,9 @@ def test_no_code_of_a_pickle_is_run(tmp_path: Path) -> None:
         pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [0, "x"]}),
         pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [0, [1]]}),
         pickle.dumps({"labels": [0, 1]}),
+        b"\x80\x04}r\xff\xff\xff\x7f.",  # an object under the number 2^31
+        b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b".",  # so many bytes
+        b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b".",
     ],
 )
 def test_pickles_of_something_else(tmp_path: Path, content: bytes) -> None:

@@ -139,6 +139,7 @@ def test_columns_may_be_named(place: Path) -> None:
         ([AS_ROWS[0], "sub/b.png,dog,later", AS_ROWS[2]], "row 3 has no split in 'split' that is known"),
         ([AS_ROWS[0], "sub/b.png,dog", AS_ROWS[2]], "row 3 has not the 3 cells"),
         ([AS_ROWS[0], "sub/b.png,dog,train,1", AS_ROWS[2]], "row 3 has not the 3 cells"),
+        (["a.png,cat,train", "b\0.png,cat,train"], "row 3 names files that are not there"),
         ([], "no rows"),
         ([f"x{i}.png,cat,train" for i in range(13)], "and 3 more name files"),
     ],

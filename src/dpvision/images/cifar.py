@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -219,11 +219,16 @@ def unpickled(file: Path) -> dict[str, Any]:
         return {_text(name): _plain(value) for name, value in found.items()}
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
     """Admits arrays of bytes alone, of no more bytes than the file has.
 
+    Python's own, and not the one in C: that makes room for as many objects, or bytes, as an opcode states.
     Python 2 wrote these files: its texts are read as bytes.
     """
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]
+    }
 
     def __init__(self, file: io.BytesIO, most: int) -> None:
         super().__init__(file, encoding="bytes")

@@ -48,7 +48,8 @@ def decode(encoded: bytes | Path, name: str, first_frame: bool = False) -> NDArr
     """
     dataset = _dataset(encoded, name)
     width, height = _size(dataset, name)
-    frames = int(dataset.get("NumberOfFrames") or 1)
+    with reading(name):
+        frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1 and not first_frame:
         raise InputError(
             f"{name} has {frames} frames; take the first of each file, with "

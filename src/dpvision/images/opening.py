@@ -123,9 +123,9 @@ def image_sizes(
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Silence Pillow's warnings: what it warns of is either harmless or refused here, in one sentence."""
+    """Silence the decoders' warnings: what they warn of is either harmless or refused here, in a sentence."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.filterwarnings("ignore", module=r"(PIL|pydicom)\.")
         yield
 
 

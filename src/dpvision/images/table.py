@@ -203,7 +203,7 @@ def _listing(
     )
     named: defaultdict[str, list[int]] = defaultdict(list)
     for i in sorted(files):
-        named[os.path.realpath(files[i])].append(i)
+        named[os.path.realpath(files[i]) if _exists(files[i]) else str(files[i])].append(i)
     wrong.add(
         (i for rows in named.values() if len(rows) > 1 for i in rows),
         lambda rows: f"{numbered_rows(rows, 'name')} the same files more than once (leave one row for each)",
