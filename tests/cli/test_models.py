@@ -69,7 +69,7 @@ def test_predict_has_a_column_for_each_class_whatever_its_name(
     captured = capsys.readouterr()
     assert captured.err == ""
     rows = list(csv.DictReader(io.StringIO(captured.out)))
-    assert list(rows[0]) == ["name", "class", "probability", "p(=1+1, ok)", "p(name)"]
+    assert list(rows[0]) == ["name", "class", "probability", "p(=1+1, ok)", "p(name)", "error"]
     for row in rows:
         first, second = float(row["p(=1+1, ok)"]), float(row["p(name)"])
         assert first + second == pytest.approx(1, abs=1e-5)
@@ -106,3 +106,46 @@ def test_many_classes_are_left_to_json(tmp_path: Path, capsys: pytest.CaptureFix
     assert run(["evaluate", out, str(tmp_path / "test.npz"), "--json"]) == 0
     found = last_line(capsys)
     assert (len(found["by_class"]), len(found["confusion"])) == (21, 21)
+
+
+def test_predict_goes_on_past_bad_files(
+    binary_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = two_kinds(tmp_path / "new", 2) / "name"
+    (new / "bad.png").write_bytes(b"GIF89a")
+    out = tmp_path / "out.csv"
+    assert run(["predict", str(binary_run), str(new), "--out", str(out)]) == 1
+    rows = list(csv.DictReader(out.open()))
+    assert [row["name"] for row in rows] == ["0.png", "1.png", "bad.png"]
+    assert "it is a GIF" in rows[2]["error"]
+    assert rows[2]["class"] == rows[2]["probability"] == ""
+    assert [row["error"] for row in rows[:2]] == ["", ""]
+    assert all(row["class"] for row in rows[:2])
+    (new / "bad.png").unlink()
+    assert run(["predict", str(binary_run), str(new), "--out", str(out)]) == 0
+    assert [row["class"] for row in csv.DictReader(out.open())] == [row["class"] for row in rows[:2]]
+
+
+def test_images_are_read_as_those_learned_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model of images that were padded is shown padded ones, unless one says otherwise."""
+    data, new = tmp_path / "data", tmp_path / "new"
+    random = np.random.default_rng(0)
+    for name, column in (("left", 0), ("right", 15)):  # told apart by what a crop cuts away
+        for index in range(20):
+            pixels = random.integers(0, 60, size=(8, 16), dtype=np.uint8)
+            pixels[:, column] = 255
+            for folder in (data, new):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(folder / name / f"{index}.png")
+    out = str(tmp_path / "run")
+    read = ["--size", "16", "--resize", "pad"]
+    assert run(["train", str(data), "--epsilon", "500", "--out", out, *read, *FAST]) == 0
+    card = json.loads((tmp_path / "run" / "release" / "card.json").read_text())
+    assert (card["model"]["resize"], card["model"]["value_range"]) == ("pad", None)
+    capsys.readouterr()
+    accuracies = {}
+    for how in ([], ["--resize", "crop"]):
+        assert run(["evaluate", str(tmp_path / "run" / "release"), str(new), "--json", *how]) == 0
+        accuracies[bool(how)] = last_line(capsys)["accuracy"]["value"]
+    assert accuracies[False] > 0.95
+    assert accuracies[True] < 0.8

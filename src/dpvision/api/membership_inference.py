@@ -16,7 +16,7 @@ from dpvision.api.config import RunConfig, Sources
 from dpvision.api.devices import resolve_device
 from dpvision.api.options import check_shadow_models
 from dpvision.api.sources import Reading, Source, fitting_reading
-from dpvision.api.using import load_classifier
+from dpvision.api.using import choices_of, load_classifier
 from dpvision.evaluation.membership import Attack, attacks, centred_by_class, confidences, lira_scores
 from dpvision.images import ImageSet, available_splits
 from dpvision.images.joined import Joined
@@ -114,7 +114,7 @@ def _images(
     elif given is not None:
         # Of data with splits, what a run learns from is "train".
         split = "train" if option == "members" and "train" in available_splits(given) else None
-        images = fitting_reading(given, split, model.image_shape).open()
+        images = fitting_reading(given, split, model.image_shape, choices_of(run, {})).open()
     else:
         reading = _recorded(run).config[recorded]
         if reading is None or reading["spec"] is None:

@@ -104,7 +104,7 @@ def evaluate(
     """
     model = load_classifier(run).to(resolve_device(None))
     class_at_threshold(model.class_names, positive, threshold)  # refused before the images are read
-    images = fitting_images(data, split, model.image_shape, choices=_choices(run, choices))
+    images = fitting_images(data, split, model.image_shape, choices=choices_of(run, choices))
     return evaluate_classifier(model, images, positive=positive, threshold=threshold)
 
 
@@ -123,7 +123,7 @@ def predict(
         InputError: the run or the images cannot be used, or no image can be read.
     """
     model = load_classifier(run).to(resolve_device(None))
-    chosen = _choices(run, {**choices, "skip_unreadable": True})
+    chosen = choices_of(run, {**choices, "skip_unreadable": True})
     found = fitting_images(images, split, model.image_shape, labelled=False, choices=chosen)
     rows = log_probabilities(model, found.blocks(IMAGES_AT_A_TIME)).exp()
     names = found.names or tuple(str(index) for index in range(len(found)))
@@ -135,7 +135,7 @@ def predict(
     return [*predicted, *(Prediction(one.name, None, {}, one.reason) for one in left_out)]
 
 
-def _choices(run: str | os.PathLike[str], given: Mapping[str, Any]) -> Choices:
+def choices_of(run: str | os.PathLike[str], given: Mapping[str, Any]) -> Choices:
     """Return the choices given, and else those by which the images were read that a run learned from."""
     for name in ("size", "channels"):
         if name in given:

@@ -24,7 +24,7 @@ Relation = Annotated[str, typer.Option(help="Neighbouring relation: add_or_remov
 @reads_images
 def data(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="Images, as for train.")],
-    choices: ReadOptions,
+    choices: dict[str, Any],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
     to: Annotated[
         tuple[str, Path] | None,
@@ -54,7 +54,7 @@ def data(
     from dpvision.api.converting import convert, draw_sheet
     from dpvision.api.sources import training_reading
 
-    read_by = choices.choices()
+    read_by = ReadOptions(**choices).choices()
     if to is not None:
         convert(spec, cast(Any, to[0]), to[1], read_by)
     reading, _ = training_reading(spec, read_by, keep_large=to is not None, split=split)
@@ -83,7 +83,7 @@ def ledger(
     target: Annotated[
         str, typer.Argument(metavar="TARGET", help="Data as for train, a run's directory, or a ledger file.")
     ],
-    choices: ReadOptions,
+    choices: dict[str, Any],
     limit_epsilon: Annotated[
         float | None, typer.Option(help="Allow at most this ε in total, from now on.", show_default=False)
     ] = None,
@@ -120,7 +120,7 @@ def ledger(
     from dpvision.cli.ledgers import account_text
     from dpvision.privacy import Budget, default_delta
 
-    book, images = ledger_and_images(target, choices.choices())
+    book, images = ledger_and_images(target, ReadOptions(**choices).choices())
     if limit_epsilon is not None:
         delta = default_delta(book.num_examples) if limit_delta is None else limit_delta
         set_limit(book, images, Budget(limit_epsilon, delta, cast(Any, relation)))

@@ -6,12 +6,11 @@ import csv
 import io
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dpvision import api
-from dpvision.api.options import ReadOptions
 from dpvision.cli.figures import NOT_COVERED, by_class, summary
 from dpvision.cli.options import AsJson, Run, checks, reads_images_for_a_model, with_settings
 from dpvision.cli.output import printable, show, table, work_bars
@@ -32,7 +31,7 @@ Split = Annotated[
 def evaluate(
     run: Run,
     data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled images, as for train.")],
-    choices: ReadOptions,
+    choices: dict[str, Any],
     split: Split = None,
     positive: Annotated[
         str | None,
@@ -93,7 +92,7 @@ def evaluate(
                 encoder_options=encoder_options,
                 neighbours=neighbours,
                 progress=progress,
-                **choices.choices().given(),
+                **choices,
             )
         text = "\n".join(
             f"{row.name:36}  {row.value:9.4f}  ({row.low:.4f} to {row.high:.4f})\n    {row.how}"
@@ -103,8 +102,7 @@ def evaluate(
         return
     if encoder or settings or neighbours:
         raise InputError(f"{run} released a classifier: --encoder, --set and --neighbours are for images")
-    read_by = choices.choices().given()
-    report = api.evaluate(run, data, split, positive=positive, threshold=threshold, **read_by)
+    report = api.evaluate(run, data, split, positive=positive, threshold=threshold, **choices)
     parts = [table(summary(report)), by_class(report), "\n".join([*report.notes, NOT_COVERED])]
     show(report.to_json(), as_json, "\n\n".join(parts))
 
@@ -116,7 +114,7 @@ def predict(
     images: Annotated[
         str, typer.Argument(metavar="IMAGES", help="A folder of images, one image, or data as for train.")
     ],
-    choices: ReadOptions,
+    choices: dict[str, Any],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Where to write (default: stdout).")
     ] = None,
@@ -132,7 +130,7 @@ def predict(
 
         dpvision predict runs/photos cat.jpg
     """
-    predictions = api.predict(run, images, split, **choices.choices().given())
+    predictions = api.predict(run, images, split, **choices)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     classes = predictions[0].probabilities

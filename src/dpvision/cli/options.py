@@ -130,8 +130,8 @@ def checks(**of: Callable[[Any], object]) -> Callable[[Verb], Verb]:
 
 
 def reads_images(verb: Verb, without: Sequence[str] = ()) -> Verb:
-    """Give a command, which takes them as ``choices``, the options of how images are read: those of
-    `ReadOptions`, without some.
+    """Give a command the options of how images are read, those of `ReadOptions` without some. It takes those
+    that were given as ``choices``, by name.
     """
     hints = get_type_hints(verb, include_extras=True)
     own = [
@@ -144,7 +144,7 @@ def reads_images(verb: Verb, without: Sequence[str] = ()) -> Verb:
     @wraps(verb)
     def run(**given: Any) -> None:
         chosen = {one.name: value for one in shared if _was_given(value := given.pop(one.name))}
-        verb(choices=ReadOptions(**chosen), **given)
+        verb(choices=chosen, **given)
 
     _take(run, [*own, *(_option(one, ReadOptions) for one in shared)])
     return run
