@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 from numpy.typing import NDArray
 
@@ -13,6 +14,8 @@ from dpvision.images.class_list import Classes, classes_given
 from dpvision.images.conversion import Conversion, Deep, Resize, value_range
 from dpvision.images.decode import decode
 from dpvision.privacy.errors import InputError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,3 +83,18 @@ class Choices:
         """The classes as they were given, in their one form."""
         found: Any = self.classes
         return found
+
+
+def takes_choices(function: Function) -> Function:
+    """Give a function of ``**choices`` the signature of these choices, for whoever asks for its help."""
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    hints = get_type_hints(Choices)
+    named = [
+        inspect.Parameter(
+            one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=hints[one.name]
+        )
+        for one in fields(Choices)
+    ]
+    function.__signature__ = signature.replace(parameters=[*own, *named])  # type: ignore[attr-defined]
+    return function

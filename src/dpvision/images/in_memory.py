@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from dpvision.images.arrays import labels_from_array
-from dpvision.images.choices import Choices
+from dpvision.images.choices import Choices, takes_choices
 from dpvision.images.class_list import named_labels, numbered_labels
 from dpvision.images.decode import values_of
 from dpvision.images.images import Images
@@ -22,6 +22,7 @@ from dpvision.privacy.errors import InputError
 Layout = Literal["NHWC", "NCHW"]
 
 
+@takes_choices
 def images_from_arrays(
     pixels: Any, labels: Any = None, *, layout: Layout | None = None, **choices: Any
 ) -> Images:
@@ -61,6 +62,7 @@ def images_from_arrays(
     return Images(found.pixels, of_images, class_names, source, stored=found.stored)
 
 
+@takes_choices
 def images_from_dataset(dataset: Any, *, labelled: bool = True, **choices: Any) -> Images:
     """Make a set of images of a map-style data set of PyTorch or of Hugging Face's `datasets`.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dpvision.images import bundled, cifar, folder, idx, npz, parquet, table
-from dpvision.images.choices import Choices
+from dpvision.images.choices import Choices, takes_choices
 from dpvision.images.files import NoLabelsError
 from dpvision.images.images import Images
 from dpvision.images.places import check_exists
@@ -45,6 +45,7 @@ READERS: tuple[Reader, ...] = (
 )  # folder last: it takes any folder
 
 
+@takes_choices
 def open_images(
     spec: str | os.PathLike[str], split: str = "train", *, labelled: bool | None = True, **choices: Any
 ) -> Images:
@@ -93,6 +94,7 @@ def open_images(
         return reader.read(path, split, chosen, labelled)
 
 
+@takes_choices
 def available_splits(spec: str | os.PathLike[str], **choices: Any) -> tuple[str, ...]:
     """Return the splits that open_images can read from spec, with the same choices, out of "train", "val" and
     "test".
@@ -104,6 +106,7 @@ def available_splits(spec: str | os.PathLike[str], **choices: Any) -> tuple[str,
     return tuple(reader.splits(path, Choices.of(choices)))
 
 
+@takes_choices
 def image_sizes(
     spec: str | os.PathLike[str], split: str = "train", **choices: Any
 ) -> Counter[tuple[int, int]]:

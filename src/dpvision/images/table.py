@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from dpvision.images.choices import Choices
+from dpvision.images.choices import Choices, takes_choices
 from dpvision.images.class_list import named_labels, numbered_labels
 from dpvision.images.columns import FIRST_ROW, Columns, columns_of, numbered_rows, read_columns
 from dpvision.images.decode import count_sizes
@@ -67,6 +67,7 @@ def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
     return _read(read_columns(path), path.parent, split, choices, labelled)
 
 
+@takes_choices
 def images_from_table(
     table: Any,
     split: str = "train",
