@@ -177,7 +177,7 @@ def test_an_exhausted_budget(
         (["resume", "{folder}"], "no run directory"),
         (["evaluate", "{folder}", "bundled:digits"], "missing"),
         (["predict", "{folder}", "bundled:digits"], "missing"),
-        (["data", "{folder}"], "no class folders"),
+        (["data", "{folder}"], "no images in it"),
         (["data", "bundled:digits", "--split", "val"], "no split 'val'"),
         (["ledger", "{folder}/no.jsonl"], "no ledger"),
         (["ledger", "bundled:letters"], "does not exist"),

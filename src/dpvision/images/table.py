@@ -78,9 +78,9 @@ def images_from_table(
 ) -> Images:
     """Read the images that a table names.
 
-    >>> images_from_table({"path": ["a.png", "a.png"], "label": ["cat", "dog"]})
+    >>> images_from_table({"path": ["a.png", ""], "label": ["cat", "dog"]}, skip_unreadable=True)
     Traceback (most recent call last):
-    dpvision.privacy.errors.InputError: the table: rows 2, 3 name files that are not there (a.png, a.png); ...
+    dpvision.privacy.errors.InputError: the table: row 3 has no path
 
     Args:
         table: the path of a CSV, TSV or Parquet file, or a data frame, an Arrow table or a mapping of
