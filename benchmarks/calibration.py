@@ -3,14 +3,15 @@
     python benchmarks/calibration.py --cifar10 cifar10 --fashion fashion-mnist --features kept
 
 The sets are parts of training splits: of 2 to 100 classes, of 300 to 12,700 images, balanced and 1 to 3; the
-100 classes are made of ten as in ``benchmarks/defaults.py``. Four ways are judged on images of the same
+100 classes are made of ten as in ``benchmarks/defaults.py``. Five ways are judged on images of the same
 training split that were left out:
 
 - before: the defaults with ``calibration_share=0``;
 - free: the same, the logits divided by √(1 + π/8·v), where v is the variance that the noise of the steps
   gives a logit (MacKay 1992), which needs no budget;
 - after: the defaults;
-- best: the heads of "after" with the scale that fits the left-out images best, for comparison.
+- best: the heads of "after" with the scale that fits the left-out images best, for comparison;
+- shifted: these with the scale and the intercepts that fit the left-out images best.
 
 Each line has the means over runs that differ in their noise alone: accuracy, the mean of the classes'
 accuracies, the area under the ROC curve (of two classes), the calibration error (15 bins of equal width), the
@@ -117,6 +118,7 @@ def _few(facts: PublicFacts) -> PublicFacts:
 def sets(options: argparse.Namespace) -> Iterator[tuple[str, Part]]:
     """Names and parts."""
     everything = list(range(10))
+    yield "digits", Pool(open_images("bundled:digits"), None).part(everything, [170] * 10, 1200)
     if options.fashion:
         counts = [1475, *5 * [1100], 4425, *3 * [1100]]
         pool = Pool(some(open_images(options.fashion), everything, counts), options.features)
@@ -162,6 +164,21 @@ def figures(logits: Tensor, labels: Tensor, divided_by: float) -> Figures:
         confidence=float(confidence.mean()),
         divided_by=divided_by,
     )
+
+
+def shifts(logits: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+    """The scale and the intercepts ``[classes]`` that fit best."""
+    scale, intercepts = torch.ones(1, requires_grad=True), torch.zeros(logits.shape[1], requires_grad=True)
+    optimizer = torch.optim.LBFGS([scale, intercepts], max_iter=100)
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        found = F.cross_entropy(logits * scale + intercepts, labels)
+        found.backward()
+        return found
+
+    optimizer.step(loss)
+    return scale.item(), intercepts.detach()
 
 
 def scale_learned(config: DPRandPConfig, part: Part, head: nn.Linear, deviation: float, seed: int) -> float:
@@ -215,6 +232,9 @@ def judged(part: Part, epsilon: float, seeds: Sequence[int]) -> dict[str, list[F
             best = min(SCALES.tolist(), key=lambda by: float(F.cross_entropy(logits / by, targets)))
             for one, by in (("after", divided_by), ("best", best)):
                 found.setdefault(one, []).append(figures(logits, targets, by))
+            scale, intercepts = shifts(logits, targets)
+            shifted = figures(logits + intercepts / scale, targets, 1 / scale)
+            found.setdefault("shifted", []).append(shifted)
     return found
 
 

@@ -92,10 +92,23 @@ def test_it_is_about_what_a_head_says_that_has_not_seen_the_image(count: int, si
 
 
 def test_less_is_left_of_an_images_own_steps_where_others_take_it_back() -> None:
-    assert calibration.kept(descent(1), 10_000) == pytest.approx(calibration.KEPT, rel=0.01)
-    shares = [calibration.kept(descent(200, learning_rate=12.0), size) for size in (10, 100, 1000, 10_000)]
-    assert shares == sorted(shares)
-    assert shares[0] < 0.01
+    ways = torch.tensor([0.01, 1.0, 100.0, 10_000.0])
+    shares = calibration.kept(ways, 2).tolist()
+    assert shares[0] == pytest.approx(calibration.KEPT, rel=0.01)
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] < 0.001
+    assert bool((calibration.kept(ways, 100) > calibration.kept(ways, 2)).all())
+
+
+@pytest.mark.parametrize("length", [0.25, 4.0])
+def test_the_length_of_features_changes_nothing_where_rate_and_clipping_follow_it(length: float) -> None:
+    features, labels = some_features(50)
+    head = nn.Linear(30, 3, bias=False)
+    found = left_out_logits(head, features, labels, descent(), 50)
+    scaled = nn.Linear(30, 3, bias=False)
+    scaled.weight = nn.Parameter(head.weight / length)
+    settings = descent(learning_rate=1.0 / length**2, max_grad_norm=0.4 * length)
+    assert torch.allclose(found, left_out_logits(scaled, length * features, labels, settings, 50), atol=1e-5)
 
 
 def test_the_way_is_that_of_the_optimiser() -> None:
