@@ -229,6 +229,21 @@ def test_defaults_benchmark_has_a_row_for_each_method_and_epsilon() -> None:
 
 
 @pytest.mark.slow
+def test_what_calibration_brings_is_printed_for_every_way() -> None:
+    options = ["--only", "digits", "--epsilon", "0.2", "2", "--seeds", "2", "--json"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "calibration.py"), *options]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    rows = [json.loads(line) for line in finished.stdout.splitlines()]
+    assert [row["way"] for row in rows] == 2 * ["before", "free", "after", "best", "shifted"]
+    for before, free, after, best, shifted in (rows[:5], rows[5:]):
+        assert before["divided_by"] == 1 < free["divided_by"]
+        assert before["accuracy"] == free["accuracy"] > 0.1
+        assert after["accuracy"] == best["accuracy"] > 0.1
+        assert shifted["loss"] <= best["loss"] <= after["loss"] < 1.02 * before["loss"]
+        assert all(len(row["runs"]) == 2 for row in (before, after))
+
+
+@pytest.mark.slow
 def test_every_rule_is_right_on_this_machine_and_a_wrong_one_is_seen() -> None:
     script = str(ROOT / "benchmarks" / "device_rules.py")
     finished = subprocess.run([sys.executable, script, "--device", "cpu"], capture_output=True, text=True)

@@ -42,7 +42,8 @@ def test_recipes_can_be_planned(recipe: Path, monkeypatch: pytest.MonkeyPatch) -
     assert 0.99 * options["epsilon"] <= plan.epsilon <= options["epsilon"]
     assert plan.delta == options["delta"] == 1e-5
     if options["method"] != "dp-mepf":
-        assert [stage.count for stage in plan.stages] == [plan.config.steps]
+        calibration = [50] if getattr(plan.config, "calibration_share", 0) else []
+        assert [stage.count for stage in plan.stages] == [plan.config.steps, *calibration]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

@@ -7,6 +7,9 @@ and the head learns; in Phase III, if there is one, both do. The two have one ac
 A head can learn from features that are computed once. Every example then enters every step of Phase II, which
 costs little time and is free of the sampling noise of batches. With noise that is larger by N over the
 expected batch size, the noise on the mean gradient is that of Phase III.
+
+Where the head alone learns, a small share of the budget then calibrates it: see
+:mod:`dpvision.methods.calibration`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from dpvision.gradients import check_clipping_norm
+from dpvision.images import ImageSet
+from dpvision.methods import calibration
+from dpvision.methods.calibration import LeftOut, Scale, logits_and_squares
 from dpvision.methods.classifiers import finished_classifier, learned_weights
 from dpvision.methods.estimates import (
     Estimate,
@@ -53,6 +59,7 @@ from dpvision.methods.settings import check, check_settings, with_overrides
 from dpvision.methods.stages import Stage
 from dpvision.networks import Classifier
 from dpvision.priors.feature_classifier import Head, encoded
+from dpvision.priors.remembered import features_remembered
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
@@ -61,6 +68,7 @@ from dpvision.views import Unchanged
 
 PhaseII = Literal["features", "sampled"]
 PhaseIII = Literal["full", "top", "norms", "none"]
+On = Literal["views", "features", "logits"]
 
 MOMENTUM = 0.9
 
@@ -82,6 +90,7 @@ CLIP = 0.4
 # Larger steps of all images make the loss of K classes swing: steps with momentum β settle below a
 # rate of 2(1 + β)·K/λ, where λ, the largest eigenvalue of the features' second moment, was 0.3 to 0.6.
 LARGEST_RATE_OF_A_CLASS = 12.0
+CALIBRATION_SHARE = 0.02  # with 5 %, 300 images lost up to a point of accuracy to the head's larger noise
 SMALLEST_FOR_PRIORS = 16  # pixels; of smaller images, and of grey ones, patches are taken
 SMALLEST_FOR_PATCHES = 5  # pixels
 # Of 32 × 32 pixels: features of so many take about six minutes on two cores, and about fifteen.
@@ -104,6 +113,10 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
             "none" the head alone ever learns.
         phase_ii_share: is the share of the steps that train the head alone, where a Phase III follows.
         phase_iii_learning_rate: scales the steps of Phase III, as learning_rate does those of Phase II.
+        calibration_share: is the share of the budget, in terms of 1/σ², that finds the scale of the logits at
+            which probabilities come true, once a linear head has learned from features by SGD and nothing
+            else learns; 0 leaves the logits as they are.
+        calibration_learning_rate: scales the steps of that scale's logarithm.
 
     The others are those of :class:`EncoderSettings` and :class:`GradientSettings`.
     """
@@ -114,6 +127,8 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
     phase_iii: PhaseIII = "none"
     phase_ii_share: float = 1 / 3
     phase_iii_learning_rate: float = 0.4
+    calibration_share: float = 0.0
+    calibration_learning_rate: float = calibration.LARGEST_RATE
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -124,6 +139,14 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
         )
         check(0 <= self.phase_ii_share <= 1, "phase_ii_share", "between 0 and 1", self.phase_ii_share)
         check(0 < rate < math.inf, "phase_iii_learning_rate", "above 0 and finite", rate)
+        share, rate = self.calibration_share, self.calibration_learning_rate
+        check(0 <= share < 1, "calibration_share", "at least 0 and below 1", share)
+        check(0 < rate < math.inf, "calibration_learning_rate", "above 0 and finite", rate)
+        if share and not self.has_a_scale():
+            raise InputError(
+                "calibration_share: only a linear head that learns by SGD from features, without a Phase "
+                "III, is calibrated; leave calibration_share out, or set it to 0"
+            )
         if (self.phase_ii, self.phase_iii) == ("features", "none") and not self.views_are_images():
             raise InputError(
                 "views need phase_ii = sampled or a Phase III, for else features are computed once; "
@@ -132,6 +155,11 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
 
     def head_options(self) -> dict[str, Any]:
         return {"head": self.head, "feature_norm": self.feature_norm}
+
+    def has_a_scale(self) -> bool:
+        """Say whether the head can be calibrated: what an image has added to its logits must be known."""
+        alone = (self.phase_ii, self.phase_iii) == ("features", "none")
+        return alone and self.head != "affine" and self.optimizer == "sgd"
 
     def parts(self, num_examples: int, thawed: Collection[str] = ()) -> list[Part]:
         """Return the parts that are trained, one after the other. A phase without steps is left out.
@@ -144,7 +172,8 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
             on_features = self.phase_ii == "features"
             trains = None if on_features else _is_of_head
             phases = [replace(self.phase(), trains=trains)]
-            return [Part(self, phases, on_features=on_features, name="Phase II")]
+            parts = [Part(self, phases, on="features" if on_features else "views", name="Phase II")]
+            return parts + self._calibration(num_examples)
         steps = round(self.phase_ii_share * self.steps)
         head = replace(self.phase(), steps=steps)
         body = replace(
@@ -160,10 +189,40 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
         if head.steps > 0:
             of_all = replace(self, steps=head.steps, expected_batch_size=num_examples)
             noise = num_examples / self.expected_batch_size
-            parts.append(Part(of_all, [head], noise, on_features=True, name="Phase II"))
+            parts.append(Part(of_all, [head], noise, on="features", name="Phase II"))
         if body.steps > 0:
             parts.append(Part(replace(self, steps=body.steps), [body], name="Phase III"))
         return parts
+
+    def _calibration(self, num_examples: int) -> list[Part]:
+        """Return the part that learns the scale of the logits, if there is one."""
+        if not self.calibration_share:
+            return []
+        settings = replace(
+            self,
+            steps=calibration.STEPS,
+            expected_batch_size=num_examples,
+            max_grad_norm=calibration.CLIP,
+            learning_rate=self.calibration_learning_rate,
+            momentum=0.0,
+            schedule="constant",
+            ema_decay=0.9,
+            precision="float32",
+            engine="by-size",  # of one number there is nothing to measure
+        )
+        # T steps with sample rate q and noise σ count as T·q²/σ², exactly so for q = 1.
+        of_head = self.steps * (self.expected_batch_size / num_examples) ** 2
+        noise = math.sqrt((1 / self.calibration_share - 1) * calibration.STEPS / of_head)
+        return [
+            Part(
+                settings,
+                [settings.phase()],
+                noise,
+                on="logits",
+                name="calibration",
+                of=" of the logits' scale",
+            )
+        ]
 
 
 @dataclass(frozen=True)
@@ -174,15 +233,18 @@ class Part:
         settings: their steps together, and their expected batch size.
         phases: one after the other.
         noise: as a multiple of the run's noise multiplier.
-        on_features: whether the head alone is trained, on features that are computed once.
+        on: what is trained on: "features" that are computed once, for the head alone; their "logits", for the
+            scale of these; or "views" of images.
         name: the name of the phases, for who watches.
+        of: says what the gradients are of, for the release card, where it is not the weights.
     """
 
     settings: DPRandPConfig
     phases: list[Phase]
     noise: float = 1.0
-    on_features: bool = False
+    on: On = "views"
     name: str = "training"
+    of: str = ""
 
 
 def _is_of_head(name: str) -> bool:
@@ -242,13 +304,13 @@ class DPRandP:
             config = _head_alone(facts, budget, device, overrides)
             if overrides.get("phase_ii") == "sampled":
                 config = _sampled(config, facts)
-        return with_overrides(config, overrides)
+        return _calibrated(with_overrides(config, overrides), facts, budget, overrides)
 
     def stages(self, config: DPRandPConfig, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
         """Return one stage for each part."""
         check_batch(config, facts.num_examples)
         return tuple(
-            stage(part.settings, facts.num_examples, part.noise * noise_multiplier)
+            stage(part.settings, facts.num_examples, part.noise * noise_multiplier, part.of)
             for part in config.parts(facts.num_examples)
         )
 
@@ -257,22 +319,36 @@ class DPRandP:
         model = config.build_model(facts, fit=False).to(device)
         seconds, memory = 0.0, 0
         for part in config.parts(facts.num_examples, thawed(model, config.phase_iii)):
-            some = (_on_features if part.on_features else _on_views)(part, model, facts.num_examples)
+            if part.on == "logits":
+                seconds += part.settings.steps * seconds_per_release(Scale())
+                continue
+            some = (_on_features if part.on == "features" else _on_views)(part, model, facts.num_examples)
             seconds, memory = seconds + some.seconds, max(memory, some.memory_bytes)
         return Estimate(seconds, memory, some.seconds_per_image)
 
     def learn(self, config: DPRandPConfig, session: Session) -> Learned:
-        """Train the head, then, in a Phase III, all."""
+        """Train the head, then, in a Phase III, all, or else the scale of the head's logits."""
         model = public_model(config, session)
-        parts = config.parts(session.facts.num_examples, thawed(model, config.phase_iii))
-        for number, part in enumerate(parts):
-            train = partial(descend, session, number, part.name)
-            if part.on_features:
-                head = features_of(model).head
-                encode = partial(encoded, model, tell=partial(session.tell, "features"))
-                train(head, part.settings, part.phases, Unchanged(), encode)
-            else:
-                train(model, part.settings, part.phases, config.views(session.pool))
+        head, num_examples = features_of(model).head, session.facts.num_examples
+        encode = partial(encoded, model, tell=partial(session.tell, "features"))
+
+        def said(images: ImageSet) -> Tensor:
+            assert isinstance(head, nn.Linear)
+            return logits_and_squares(head, encode(images))
+
+        with features_remembered():
+            for number, part in enumerate(config.parts(num_examples, thawed(model, config.phase_iii))):
+                train = partial(descend, session, number, part.name)
+                if part.on == "features":
+                    train(head, part.settings, part.phases, Unchanged(), encode)
+                elif part.on == "logits":
+                    assert isinstance(head, nn.Linear)
+                    scale = Scale().to(session.device)
+                    left_out = LeftOut(config, head.in_features, num_examples)
+                    train(scale, part.settings, part.phases, left_out, said)
+                    scale.apply_to(head)
+                else:
+                    train(model, part.settings, part.phases, config.views(session.pool))
         return learned_weights(model, HEAD if config.phase_iii == "none" else "")
 
     def finish(
@@ -313,6 +389,20 @@ def _head_alone(
         schedule="constant",
         ema_decay=0.9,
     )
+
+
+def _calibrated(
+    config: DPRandPConfig, facts: PublicFacts, budget: Budget, overrides: Mapping[str, Any]
+) -> DPRandPConfig:
+    """Choose how the head is calibrated, if it can be, and as far as ``overrides`` leave it open."""
+    if not config.has_a_scale():
+        return config
+    share = overrides.get("calibration_share", CALIBRATION_SHARE)
+    if not share:
+        return config
+    rate = calibration.learning_rate(images_over_noise(facts.num_examples, budget), share)
+    chosen = {"calibration_share": share, "calibration_learning_rate": float(f"{rate:.3g}")}
+    return replace(config, **chosen | dict(overrides))
 
 
 def _sampled(config: DPRandPConfig, facts: PublicFacts) -> DPRandPConfig:

@@ -152,11 +152,11 @@ def check_batch(settings: GradientSettings, num_examples: int) -> None:
         )
 
 
-def stage(settings: GradientSettings, num_examples: int, noise_multiplier: float) -> Stage:
-    """Return a stage with one noisy gradient sum for each step."""
+def stage(settings: GradientSettings, num_examples: int, noise_multiplier: float, of: str = "") -> Stage:
+    """Return a stage with one noisy gradient sum for each step; ``of`` says what of, if not of weights."""
     sampler = PoissonSampler(num_examples, settings.expected_batch_size / num_examples)
     mechanism = GaussianSumMechanism(noise_multiplier, settings.max_grad_norm, sampler)
-    return Stage("the sum of clipped gradients", mechanism, settings.steps)
+    return Stage("the sum of clipped gradients" + of, mechanism, settings.steps)
 
 
 def descend(

@@ -28,9 +28,10 @@ class Encode(Protocol):
 @contextmanager
 def features_remembered() -> Iterator[None]:
     """While this lasts, compute the features of one set of images and one encoder once. Those of the last
-    are kept.
+    are kept, also where another such context lasts longer.
     """
-    token = _known.set([])
+    known = _known.get()
+    token = _known.set([] if known is None else known)
     try:
         yield
     finally:
