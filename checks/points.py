@@ -14,6 +14,7 @@ import io
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -171,10 +172,17 @@ def _watch_noise(folder: Path, places: _Places, log: Path) -> None:
         source.bytes = watched(source.bytes)  # type: ignore[method-assign]
 
 
+def _ledgers(folder: Path) -> list[Path]:
+    """Return the ledgers in a folder, of which other processes may remove parts meanwhile."""
+    while True:
+        with suppress(FileNotFoundError):
+            return sorted(folder.rglob("ledgers/*.jsonl"))
+
+
 def spends(folder: Path) -> list[dict[str, Any]]:
     """All releases that the ledgers below ``folder`` hold, read without the code that is checked."""
     found = []
-    for ledger in sorted(folder.rglob("ledgers/*.jsonl")):
+    for ledger in _ledgers(folder):
         whole, _, _ = ledger.read_bytes().rpartition(b"\n")
         entries = [json.loads(line) for line in whole.splitlines()]
         found += [entry for entry in entries if entry["kind"] == "spend"]

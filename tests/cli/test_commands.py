@@ -249,7 +249,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_phase_iii_is_a_setting_with_an_option_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     wide = ["encoder=random-wrn-10-1", "steps=10", "expected_batch_size=8", "phase_ii_share=0.3"]
     options = ["--method", "dp-randp", *(part for setting in wide for part in ("--set", setting)), "--json"]
-    for phase_iii, counts in (("full", [3, 7]), ("none", [10])):
+    for phase_iii, counts in (("full", [3, 7]), ("none", [10, 50])):
         assert run(["plan", DIGITS, "--epsilon", "2", "--phase-iii", phase_iii, *options]) == 0
         plan = last_line(capsys)
         assert plan["config"]["phase_iii"] == phase_iii
