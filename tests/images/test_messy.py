@@ -147,7 +147,8 @@ def test_some_labels_of_minus_one_are_refused(tmp_path: Path, reader: str) -> No
 
 
 @pytest.mark.parametrize(
-    "classes", ["", ",", "a,a", "a,", "0", "-1", "a=1,a=2", "1=x,2=x", "70000", 0, True, [], ["a", 1], {}]
+    "classes",
+    ["", ",", "a,a", "a,", "0", "-1", "a=1,a=2", "1=x,2=x", "70000", "a\nb", 0, True, [], ["a", 1]],
 )
 def test_classes_that_are_none(tmp_path: Path, classes: object) -> None:
     with pytest.raises(InputError, match="classes"):

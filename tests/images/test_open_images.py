@@ -74,6 +74,17 @@ def test_a_source_that_states_the_wrong_number_of_images(held: int) -> None:
         stack(items, 3, lambda value, _: np.full((1, 2, 2), value, dtype=np.uint8), "here", Conversion())
 
 
+def test_more_images_than_stated_of_which_the_first_are_bad() -> None:
+    def make(value: int, name: str) -> np.ndarray:
+        if value < 3:
+            raise InputError(name)
+        return np.zeros((1, 2, 2), dtype=np.uint8)
+
+    for skip in (False, True):
+        with pytest.raises(InputError, match="more than the 3 images it states"):
+            stack(((f"image {i}", i) for i in range(5)), 3, make, "here", Conversion(), skip_unreadable=skip)
+
+
 @pytest.mark.parametrize("slow_seconds", [-1.0, 1.0])  # with many threads, and with one
 def test_images_keep_their_order_and_all_bad_ones_are_named(
     monkeypatch: pytest.MonkeyPatch, slow_seconds: float

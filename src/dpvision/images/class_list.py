@@ -32,7 +32,10 @@ def classes_given(given: Any) -> Classes:
         first, last = map(int, ends.groups())
         given = {str(label): str(label) for label in range(first, min(last, first + MAX_CLASSES) + 1)}
     elif isinstance(given, str):
-        given = next(csv.reader([given], skipinitialspace=True), [])
+        try:
+            given = next(csv.reader([given], skipinitialspace=True), [])
+        except csv.Error as error:
+            raise InputError(f"classes must be names with commas between them ({error})") from error
         if len(given) == 1 and given[0].isascii() and given[0].isdigit():
             given = int(given[0])
         elif given and all("=" in one for one in given):

@@ -73,6 +73,8 @@ def stack(
     if one is None:
         faults.check_readable(skip_unreadable)
         raise InputError(f"{source} holds no images and not the {count} it states; replace it")
+    if one[0] >= count:
+        raise InputError(f"{source} holds more than the {count} images it states; replace it")
     converts = conversion != Conversion()
     digests = np.empty((count if converts else 0, 2 * DIGEST_BYTES), dtype=np.uint8)
 
