@@ -24,6 +24,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 import dpvision
+from checks.fuzzing.dicom_files import encoded
 from dpvision.api.options import TrainOptions
 from dpvision.api.pools import describe_pool
 from dpvision.api.refitting import open_embedding
@@ -232,27 +233,11 @@ def _cifar_binaries() -> list[list[bytes]]:
 
 
 def _dicoms() -> list[list[bytes]]:
-    import pydicom
-
-    made = []
-    for bits, interpretation in ((8, "MONOCHROME2"), (16, "MONOCHROME1"), (8, "RGB")):
-        dataset = pydicom.Dataset()
-        dataset.file_meta = pydicom.dataset.FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
-        dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
-        dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
-        dataset.Rows, dataset.Columns, dataset.NumberOfFrames = 4, 6, 1
-        dataset.SamplesPerPixel = 3 if interpretation == "RGB" else 1
-        dataset.PhotometricInterpretation, dataset.PlanarConfiguration = interpretation, 0
-        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, bits, bits - 1
-        dataset.PixelRepresentation = 0
-        dataset.WindowCenter, dataset.WindowWidth = [100, 40], [200, 80]
-        dataset.RescaleSlope, dataset.RescaleIntercept = "2", "-10"
-        dataset.PixelData = bytes(range(24)) * (dataset.SamplesPerPixel * bits // 8)
-        stream = io.BytesIO()
-        dataset.save_as(stream, enforce_file_format=True)
-        made.append([stream.getvalue()])
-    return made
+    window = {"WindowCenter": [100, 40], "WindowWidth": [200, 80]}
+    values = {"RescaleSlope": "2", "RescaleIntercept": "-10", "PhotometricInterpretation": "MONOCHROME1"}
+    grey = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    colour = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
+    return [[encoded(**window, **values)], [encoded(grey, **window)], [encoded(colour)]]
 
 
 def _pool_files() -> list[list[bytes]]:

@@ -61,6 +61,7 @@ def test_a_run_releases_images_generator_and_embedding(images: Images, tmp_path:
     card = json.loads((result.release / "card.json").read_text())
     assert card["epsilon"] == result.epsilon
     assert [m["count"] for m in card["mechanisms"]] == [1]
+    assert (card["generator"]["resize"], card["generator"]["value_range"]) == ("crop", None)
     assert "90 images" not in (result.release / "card.md").read_text()
     grid = Image.open(result.release / "samples.png")
     assert grid.width == 10 * (8 + 2) + 2
@@ -336,5 +337,7 @@ def test_figures_of_what_was_released(images: Images, tmp_path: Path) -> None:
     assert all(row.low <= row.value <= row.high for row in rows)
     with pytest.raises(InputError, match="does not say where its private images are"):
         dpvision.evaluate_images(tmp_path / "run", test, classifiers=["logistic"], neighbours=True)
+    with pytest.raises(InputError, match="size is the model's"):
+        dpvision.evaluate_images(result.release, test, size=8)
     with pytest.raises(InputError, match="released a generator of images"):
         dpvision.evaluate(tmp_path / "run", test)

@@ -81,6 +81,12 @@ def test_a_data_set_that_cannot_be_read_leaves_nothing(tmp_path: Path) -> None:
     assert len(open_images(tmp_path / "out", "test")) == SPLITS["test"]
 
 
+def test_nothing_is_written_where_the_split_to_show_is_not_there(tmp_path: Path) -> None:
+    data = two_splits(tmp_path / "data")
+    assert run(["data", str(data), "--split", "val", "--to", "folder", str(tmp_path / "out")]) == 2
+    assert {entry.name for entry in tmp_path.iterdir()} == {"data"}
+
+
 def test_a_sheet_has_a_row_for_each_class(tmp_path: Path) -> None:
     data, sheet = two_splits(tmp_path / "data"), tmp_path / "sheet.png"
     assert run(["data", str(data), "--sheet", str(sheet)]) == 0

@@ -124,6 +124,13 @@ def test_data_sets_of_pairs() -> None:
     pixels_are(images_from_dataset(list(PIXELS), labelled=False))
 
 
+def test_labels_of_any_whole_type_are_indices_of_the_names() -> None:
+    forms: list[Any] = [int, np.int64, torch.tensor]
+    for form in forms:
+        labels = [form(label) for label in LABELS]
+        assert images_from_dataset(Pairs(list(PIXELS), labels)).class_names == ("ant", "bee", "cow")
+
+
 def test_items_that_are_no_images_are_told_together_or_left_out() -> None:
     mixed = Pairs([PIXELS[0], "x", PIXELS[2], None, PIXELS[4], PIXELS[5]], LABELS)
     with pytest.raises(InputError, match=r"2 of the 6 images .*item 1 .*item 3 "):

@@ -252,3 +252,17 @@ def test_archives_in_a_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.npz; .*b\.npz; give such a file itself"):
         open_images(tmp_path)
     assert len(open_images(tmp_path / "a.npz")) == 2
+
+
+def test_a_column_called_label_goes_before_others(tmp_path: Path) -> None:
+    encoded = pa.array([{"bytes": png(i), "path": None} for i in range(2)], IMAGE_TYPE)
+    pq.write_table(pa.table({"image": encoded, "class": [1, 0], "label": [0, 1]}), tmp_path / "x.parquet")
+    labels = open_images(tmp_path / "x.parquet").labels
+    assert labels is not None
+    assert labels.tolist() == [0, 1]
+
+
+def test_two_classes_of_one_name_are_not_joined(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.parquet", [1, 2, 3], [0, 1, 2], names=["ant", "bee", "ant"])
+    with pytest.raises(InputError, match="two classes have the same name"):
+        open_images(path)

@@ -6,14 +6,14 @@ import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
-from dpvision.api.sources import lasting
-from dpvision.images import Images, available_splits, open_images
-from dpvision.images.choices import Choices
+from dpvision.api.sources import Reading
+from dpvision.images import Images, ImageSet, available_splits
 from dpvision.images.write import check_formats, image_files, npz_of
 from dpvision.privacy.errors import InputError
 from dpvision.reports.grid import image_grid
@@ -26,13 +26,8 @@ OF_A_CLASS = 8
 """Images of each class on a sheet, and the most of its columns."""
 
 
-def convert(spec: str | os.PathLike[str], to: Target, out: str | os.PathLike[str], choices: Choices) -> None:
-    """Write all splits of a data set in another format: a folder of Parquet files, a folder of class folders,
-    or one .npz file, whose classes are numbers. Only the owner may read them.
-
-    Raises:
-        InputError: the data cannot be read, there is something at ``out``, or it cannot be written.
-    """
+def check_target(to: Target, out: str | os.PathLike[str]) -> None:
+    """Raise InputError unless a data set can be written to ``out`` in this format: before it is read."""
     if to not in get_args(Target):
         raise InputError(
             f"there is no format '{to}' to convert to; choose from {', '.join(get_args(Target))}"
@@ -43,18 +38,33 @@ def convert(spec: str | os.PathLike[str], to: Target, out: str | os.PathLike[str
     check_free(out)
     if out.exists() and to == "npz":
         raise InputError(f"{out} is a folder; name a new file")
-    read_by = choices.given()
-    splits = {
-        split: open_images(spec, split, labelled=None, **read_by)
-        for split in available_splits(lasting(spec), **read_by)
+
+
+def convert(how: Reading, images: ImageSet, to: Target, out: str | os.PathLike[str]) -> None:
+    """Write all splits of a data set in another format: a folder of Parquet files, a folder of class folders,
+    or one .npz file, whose classes are numbers. Only the owner may read them.
+
+    Args:
+        how: how one split was read; so are the others.
+        images: the images of that split.
+        to, out: as for :func:`check_target`.
+
+    Raises:
+        InputError: another split cannot be read, or ``out`` cannot be written.
+    """
+    check_target(to, out)
+    assert how.spec is not None
+    splits: dict[str, Any] = {
+        split: images if split == how.split else replace(how, split=split).open(labelled=None)
+        for split in available_splits(how.spec, **how.given())
     }
     if to == "npz":
-        write_atomically(out, npz_of(splits))
-        return
-    _write_folder(out, _parquet(splits) if to == "parquet" else _folders(splits))
+        write_atomically(Path(out), npz_of(splits))
+    else:
+        _write_folder(Path(out), _parquet(splits) if to == "parquet" else _folders(splits))
 
 
-def draw_sheet(images: Images, out: str | os.PathLike[str]) -> None:
+def draw_sheet(images: ImageSet, out: str | os.PathLike[str]) -> None:
     """Draw the first images of each class, a class to a row, as a PNG that only the owner may read.
 
     Raises:

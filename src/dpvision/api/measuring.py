@@ -10,12 +10,11 @@ from typing import Any
 
 from dpvision.api.devices import resolve_device
 from dpvision.api.sources import Reading, Source, fitting_images
-from dpvision.api.using import load
+from dpvision.api.using import choices_of, load
 from dpvision.evaluation import Row, evaluate_synthetic, nearest_neighbours, neighbours_sheet
 from dpvision.evaluation.downstream import ClassifierName
 from dpvision.evaluation.resnet9_training import ResNet9Training
 from dpvision.images import ImageSet, open_images
-from dpvision.images.choices import Choices
 from dpvision.images.files import reading
 from dpvision.networks import WideResNet
 from dpvision.networks.generators import Generator
@@ -59,7 +58,7 @@ def evaluate_images(
         resnet9: how that classifier is trained, if it is one of them.
         neighbours: also write RUN/private/neighbours.png, the private images that are nearest to some of the
             synthetic ones. Never publish it.
-        choices: those of `open_images`, but for the size and channels, which are those of the run.
+        choices: as for `dpvision.evaluate`.
         seed, device, progress: as in `evaluate_synthetic` and `dpvision.train`.
 
     Raises:
@@ -74,7 +73,7 @@ def evaluate_images(
     built = _encoder(shape, encoder, encoder_options)
     synthetic = _released_images(place, generator)
     test = fitting_images(
-        data, split, shape, labelled=bool(synthetic.class_names), choices=Choices.of(choices)
+        data, split, shape, labelled=bool(synthetic.class_names), choices=choices_of(run, choices)
     )
     encoders = () if built is None else (built,)
     rows = evaluate_synthetic(

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dpvision.api.config import RunConfig
 from dpvision.api.options import FinishOptions
-from dpvision.api.sources import Reading
 from dpvision.evaluation import Accuracy, ClassifierReport, evaluate_classifier
 from dpvision.images import Images, ImageSet
 from dpvision.images.files import reading
@@ -118,6 +117,7 @@ def release_files(
         started: when the making began, on the clock of ``time.monotonic``.
     """
     cost, model, more = learned.facts[GUARANTEE], finished.model, finished.card
+    fitting = config.data.fitting() if config.data else {}
     if isinstance(model, Classifier):
         assert how is not None, "a run that makes a classifier learns itself"
         card = release_card(
@@ -125,7 +125,7 @@ def release_files(
             method=config.method.name,
             config=config.settings,
             model=model,
-            fitting=(config.data or Reading()).fitting(),
+            fitting=fitting,
             pool=how.pool,
             training_seconds=how.seconds,
             test=test,
@@ -140,6 +140,7 @@ def release_files(
             method=config.method.name,
             config=config.settings,
             generator=model,
+            fitting=fitting,
             images=asdict(config.images),
             seconds=round(time.monotonic() - started, 1),
             more=more,

@@ -141,7 +141,8 @@ def choices_of(run: str | os.PathLike[str], given: Mapping[str, Any]) -> Choices
         if name in given:
             raise InputError(f"{name} is the model's here: leave it out")
     card = find_release(run) / "card.json"
-    model = read_json(card).get("model") if card.exists() else None
+    found = read_json(card) if card.exists() else {}
+    model = found.get("model") or found.get("generator")
     model = model if isinstance(model, dict) else {}
     recorded = {name: model[name] for name in Reading().fitting() if name in model}
     return Choices.of({**recorded, **given})

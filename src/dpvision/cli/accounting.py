@@ -51,16 +51,18 @@ def data(
 
         dpvision data photos/ --sheet photos.png
     """
-    from dpvision.api.converting import convert, draw_sheet
+    from dpvision.api.converting import check_target, convert, draw_sheet
     from dpvision.api.sources import training_reading
 
     read_by = ReadOptions(**choices).choices()
     if to is not None:
-        convert(spec, cast(Any, to[0]), to[1], read_by)
+        check_target(cast(Any, to[0]), to[1])
     reading, _ = training_reading(spec, read_by, keep_large=to is not None, split=split)
     images = reading.open(labelled=None)
+    if to is not None:
+        convert(reading, images, cast(Any, to[0]), to[1])
     if sheet is not None:
-        draw_sheet(cast(Any, images), sheet)
+        draw_sheet(images, sheet)
     summary = images.summary()
     rows: dict[str, object] = {
         "source": images.source,

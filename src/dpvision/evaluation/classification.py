@@ -13,6 +13,7 @@ from dpvision.evaluation.intervals import bounded_interval, skewed_mean_interval
 from dpvision.evaluation.probabilities import log_probabilities
 from dpvision.evaluation.roc import area, area_interval
 from dpvision.images import ImageSet
+from dpvision.images.text import listing
 from dpvision.networks.classifier import Classifier
 from dpvision.privacy.errors import InputError
 
@@ -124,8 +125,7 @@ def class_at_threshold(
             f"a threshold for one of {len(class_names)} classes needs the positive class; name it"
         )
     if positive is not None and positive not in class_names:
-        known = ", ".join(class_names[:10]) + (", …" if len(class_names) > 10 else "")
-        raise InputError(f"there is no class '{positive}' to be positive; choose from {known}")
+        raise InputError(f"there is no class '{positive}' to be positive; choose from {listing(class_names)}")
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"threshold must be from 0 to 1, not {threshold:g}")
     return None if positive is None else (positive, THRESHOLD if threshold is None else threshold)

@@ -49,5 +49,5 @@ def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
     if not labelled:
         return Images(found.pixels, None, (), DIGITS, stored=found.stored)
     numbers = {split: digits.target[chosen].astype(np.int64)}
-    labels, class_names = numbered_labels(numbers, split, choices.class_list, DIGITS)
+    labels, class_names = numbered_labels(numbers, split, choices.classes, DIGITS)
     return Images(found.pixels, labels, class_names, DIGITS, stored=found.stored)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from numpy.typing import NDArray
 
-from dpvision.images.class_list import Classes, classes_given
+from dpvision.images.class_list import classes_given
 from dpvision.images.conversion import Conversion, Deep, Resize, value_range
 from dpvision.images.decode import decode
 from dpvision.privacy.errors import InputError
@@ -71,18 +71,11 @@ class Choices:
     @property
     def conversion(self) -> Conversion:
         """What becomes of every image."""
-        values: Any = self.value_range
-        return Conversion(self.size, self.channels, self.resize, values)
+        return Conversion(self.size, self.channels, self.resize, self.value_range)
 
     def decode(self, encoded: bytes | Path, name: str) -> NDArray[Any] | Deep:
         """Decode an image; see `decode`."""
         return decode(encoded, name, self.first_frame)
-
-    @property
-    def class_list(self) -> Classes:
-        """The classes as they were given, in their one form."""
-        found: Any = self.classes
-        return found
 
 
 def takes_choices(function: Function) -> Function:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from dpvision.images.array_stream import ImageArray
 from dpvision.images.arrays import labels_from_array
 from dpvision.images.choices import Choices
-from dpvision.images.class_list import named_labels, numbered_labels
+from dpvision.images.class_list import indexed_labels, numbered_labels
 from dpvision.images.files import check_regular, reading
 from dpvision.images.images import Images
 from dpvision.privacy.errors import InputError, named_option
@@ -115,14 +115,9 @@ def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
         return Images(found.pixels, None, (), str(path), stored=found.stored)
     names = _class_names(path, _column(_of(path), path, choices))
     if names is None:
-        of_images, class_names = numbered_labels({split: labels}, split, choices.class_list, str(path))
+        of_images, class_names = numbered_labels({split: labels}, split, choices.classes, str(path))
     else:
-        if len(labels) and labels.max() >= len(names):
-            raise InputError(
-                f"{path} has a label of {labels.max()}, and names {len(names)} classes; replace it"
-            )
-        own = [names[label] for label in labels]
-        of_images, class_names = named_labels(own, names, choices.class_list, str(path))
+        of_images, class_names = indexed_labels(labels, split, names, choices.classes, str(path))
     return Images(found.pixels, of_images, class_names, str(path), stored=found.stored)
 
 

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpvision.images.faults import listed
 from dpvision.images.files import MAX_CLASSES, NoLabelsError
+from dpvision.images.images import check_class_names
+from dpvision.images.text import listing
 from dpvision.privacy.errors import InputError, named_option
 
 Classes = int | tuple[str, ...] | dict[str, str] | None
@@ -73,6 +74,7 @@ def named_labels(
         raise InputError(f"{source}: its classes have names; give these for classes, and not a number")
     if len(own_names) > MAX_CLASSES:
         raise InputError(f"{source} has {len(own_names)} classes, more than {MAX_CLASSES}; join some")
+    check_class_names(own_names, source)
     new_names = given if isinstance(given, dict) else {name: name for name in given or own_names}
     index = {name: i for i, name in enumerate(new_names)}
     _check_all_given(sorted(set(labels) - index.keys()), new_names, source)
@@ -96,6 +98,23 @@ def check_labelled(labels: NDArray[np.int64], split: str, source: str) -> NDArra
             "label these images or leave them out"
         )
     return labels
+
+
+def indexed_labels(
+    labels: NDArray[np.int64], split: str, own_names: Sequence[str], given: Classes, source: str
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Return likewise the labels of a split that are indices of own_names.
+
+    Raises:
+        NoLabelsError, InputError: as :func:`check_labelled` and :func:`named_labels`, or one is no index.
+    """
+    check_labelled(labels, split, source)
+    if len(labels) and (labels.min() < 0 or labels.max() >= len(own_names)):
+        raise InputError(
+            f"{source}: labels must lie in 0..{len(own_names) - 1} (one per class that it names), found "
+            f"{labels.min()}..{labels.max()}"
+        )
+    return named_labels([own_names[label] for label in labels], own_names, given, source)
 
 
 def numbered_labels(
@@ -140,31 +159,27 @@ def _names_of_numbers(present: NDArray[np.int64], given: Classes, source: str) -
             )
         gaps = [str(label) for label in sorted(set(range(greatest + 1)) - set(present.tolist()))]
         if gaps:
-            first = ", ".join(gaps[:10]) + (", …" if len(gaps) > 10 else "")
             all_of_them = named_option("classes", greatest + 1)
             raise InputError(
-                f"{source} has labels in {least}..{greatest}, but no image of any split has label {first}; "
-                f"say which classes there are: {all_of_them} if these are classes too, or "
+                f"{source} has labels in {least}..{greatest}, but no image of any split has label "
+                f"{listing(gaps)}; say which classes there are: {all_of_them} if these are classes too, or "
                 f"{named_option('classes', _by_label(present.tolist()))}"
             )
         given = greatest + 1
-    return {str(i): str(i) if isinstance(given, int) else given[i] for i in range(_number(given))}
+    names = map(str, range(given)) if isinstance(given, int) else given
+    return {str(number): name for number, name in enumerate(names)}
 
 
 def _by_label(labels: Sequence[int]) -> str:
     """Return the classes of these labels, as one gives them."""
     if labels[-1] - labels[0] == len(labels) - 1:
         return f"{labels[0]}..{labels[-1]}"
-    return ",".join(f"{label}={label}" for label in labels[:10]) + (",…" if len(labels) > 10 else "")
-
-
-def _number(given: int | tuple[str, ...]) -> int:
-    return given if isinstance(given, int) else len(given)
+    return listing([f"{label}={label}" for label in labels], ",")
 
 
 def _check_all_given(others: Sequence[str], names: Mapping[str, str], source: str) -> None:
     if others:
         raise InputError(
-            f"{source} has images with the labels {listed(others).replace('; ', ', ')}, which are not among "
-            f"the classes given ({listed(list(names)).replace('; ', ', ')}); give all classes"
+            f"{source} has images with the labels {listing(others)}, which are not among the classes given "
+            f"({listing(list(names))}); give all classes"
         )

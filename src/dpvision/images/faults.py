@@ -129,17 +129,13 @@ class Faults:
         kept = torch.ones(self.count, dtype=torch.bool)
         kept[list(self._unreadable)] = False
         kept = kept.nonzero().squeeze(1)
-        if not self._unreadable:
-            return Stacked(
-                torch.from_numpy(pixels), None if stored is None else torch.from_numpy(stored), kept
-            )
         left_out = tuple(self._unreadable[index] for index in sorted(self._unreadable))
-        return Stacked(
-            torch.from_numpy(pixels)[kept],
-            None if stored is None else torch.from_numpy(stored)[kept],
-            kept,
-            left_out,
-        )
+
+        def of_kept(array: NDArray[np.uint8]) -> Tensor:
+            whole = torch.from_numpy(array)
+            return whole[kept] if left_out else whole  # which would be a copy
+
+        return Stacked(of_kept(pixels), None if stored is None else of_kept(stored), kept, left_out)
 
 
 def listed(found: Sequence[str]) -> str:

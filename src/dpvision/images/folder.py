@@ -15,6 +15,7 @@ from dpvision.images.files import MAX_NESTING, SPLIT_WORDS, NoLabelsError, readi
 from dpvision.images.images import Images
 from dpvision.images.series import RECORDS
 from dpvision.images.stack import stack
+from dpvision.images.text import listing
 from dpvision.privacy.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".dcm")
@@ -60,7 +61,7 @@ def splits(path: Path, choices: Choices) -> dict[str, Path]:
     if beside:
         named = " and ".join(folder.name for folder in found.values())
         raise InputError(
-            f"{path} has images in {', '.join(beside[:10])}{', …' if len(beside) > 10 else ''} beside the "
+            f"{path} has images in {listing(beside)} beside the "
             f"folder{'s' * (len(found) > 1)} {named}, which as splits hold folders; move them into "
             f"these, or, if {named} is a class, move its images out of their folders or rename it"
         )
@@ -96,7 +97,7 @@ def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
         if not files:
             raise InputError(f"{folder} has no images in it; give a folder with some ({' '.join(SUFFIXES)})")
     labels, class_names = (
-        named_labels(names, own_names, choices.class_list, str(folder)) if names else (None, ())
+        named_labels(names, own_names, choices.classes, str(folder)) if names else (None, ())
     )
     named = ((str(file), file) for file in files)
     num_bytes = sum(file.stat().st_size for file in files)

@@ -55,7 +55,7 @@ def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
         return Images(found.pixels, None, (), str(path), stored=found.stored)
     labels = {s: _labels(file) for s, file in label_files.items()}
     check_same_length(found.pixels, labels[split], f"{split} of {path}")
-    of_images, class_names = numbered_labels(labels, split, choices.class_list, str(path))
+    of_images, class_names = numbered_labels(labels, split, choices.classes, str(path))
     return Images(found.pixels, of_images, class_names, str(path), stored=found.stored)
 
 

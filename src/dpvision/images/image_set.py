@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dpvision.images.identity import DIGEST_BYTES, digest_of, identity_of
 from dpvision.images.sketch import sketches_of
+from dpvision.images.text import listing
 from dpvision.privacy.errors import InputError
 
 IMAGES_IN_BLOCK = 256
@@ -124,7 +125,7 @@ class ImageSet(ABC):
         if missing:
             raise InputError(
                 f"{self.source} has images of class '{missing[0]}', which is not among the known classes "
-                f"({_listing(class_names)}); rename or remove it"
+                f"({listing(class_names)}); rename or remove it"
             )
         # A class without images may be unknown: its entry (-1) is never looked up.
         new_index = torch.tensor([index.get(name, -1) for name in self.class_names], dtype=torch.int64)
@@ -210,7 +211,3 @@ class Chosen(ImageSet):
     @cached_property
     def sketches(self) -> Tensor:
         return self._images.sketches[self._indices]
-
-
-def _listing(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dpvision.images.arrays import labels_from_array
 from dpvision.images.choices import Choices, takes_choices
-from dpvision.images.class_list import named_labels, numbered_labels
+from dpvision.images.class_list import indexed_labels, named_labels, numbered_labels
 from dpvision.images.decode import values_of
 from dpvision.images.images import Images
 from dpvision.images.stack import stack
@@ -109,8 +109,6 @@ def images_from_dataset(dataset: Any, *, labelled: bool = True, **choices: Any) 
         if any(label is None for label in labels):
             raise InputError(f"{source} has items without a label; give labelled=False for images alone")
         own_names = _own_names(dataset, columns)
-        if own_names and all(isinstance(label, int) for label in labels):
-            labels = _named(labels, own_names, source)
         every, class_names = _labels(labels, len(labels), chosen, source, own_names)
         of_images = every[found.kept]
     return Images(found.pixels, of_images, class_names, source, stored=found.stored, left_out=found.left_out)
@@ -143,15 +141,6 @@ def _own_names(dataset: Any, columns: tuple[str, str | None] | None) -> Sequence
     return tuple(getattr(dataset.features[columns[1]], "names", ()))
 
 
-def _named(labels: Sequence[int], own_names: Sequence[str], source: str) -> list[str]:
-    if not all(0 <= label < len(own_names) for label in labels):
-        raise InputError(
-            f"{source} has labels in {min(labels)}..{max(labels)}, and names {len(own_names)} classes; mend "
-            "the one or the other"
-        )
-    return [own_names[label] for label in labels]
-
-
 def _labels(
     labels: Any, count: int, choices: Choices, source: str, own_names: Sequence[str] = ()
 ) -> tuple[Tensor, tuple[str, ...]]:
@@ -160,9 +149,11 @@ def _labels(
         raise InputError(f"{source}: {count} images need as many labels, got {len(array)}")
     if array.dtype.kind in "OUS":
         names = [str(label) for label in array.tolist()]
-        return named_labels(names, own_names or sorted(set(names)), choices.class_list, source)
-    numbers = {"train": labels_from_array(array, f"the labels of {source}")}
-    return numbered_labels(numbers, "train", choices.class_list, source)
+        return named_labels(names, own_names or sorted(set(names)), choices.classes, source)
+    numbers = labels_from_array(array, f"the labels of {source}")
+    if own_names:
+        return indexed_labels(numbers, "train", own_names, choices.classes, source)
+    return numbered_labels({"train": numbers}, "train", choices.classes, source)
 
 
 def _as_array(values: Any) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dpvision.images.arrays import labels_from_array
 from dpvision.images.choices import Choices
-from dpvision.images.class_list import check_labelled, named_labels, numbered_labels
+from dpvision.images.class_list import indexed_labels, named_labels, numbered_labels
 from dpvision.images.conversion import Deep
 from dpvision.images.decode import count_sizes
 from dpvision.images.files import (
@@ -102,17 +102,11 @@ def _labelled(
     own_names, of_split = names.pop(), _labels(shards[split], column)
     if of_split.dtype == object:
         every = {str(label) for files in shards.values() for label in _labels_if_any(files, column)}
-        return named_labels(of_split.tolist(), sorted(every), choices.class_list, str(path))
+        return named_labels(of_split.tolist(), sorted(every), choices.classes, str(path))
     if own_names is None:
         labels = {name: _labels_if_any(files, column) for name, files in shards.items()}
-        return numbered_labels({**labels, split: of_split}, split, choices.class_list, str(path))
-    check_labelled(of_split, split, str(path))
-    if of_split.min() < 0 or of_split.max() >= len(own_names):
-        raise InputError(
-            f"{path}: labels must lie in 0..{len(own_names) - 1} (one per class that the metadata name), "
-            f"found {of_split.min()}..{of_split.max()}"
-        )
-    return named_labels([own_names[label] for label in of_split], own_names, choices.class_list, str(path))
+        return numbered_labels({**labels, split: of_split}, split, choices.classes, str(path))
+    return indexed_labels(of_split, split, own_names, choices.classes, str(path))
 
 
 def _label_column(files: Sequence[Path], choices: Choices) -> str:
@@ -122,7 +116,8 @@ def _label_column(files: Sequence[Path], choices: Choices) -> str:
         if choices.label_column not in present:
             raise InputError(f"{file} has no column '{choices.label_column}' (it has {', '.join(present)})")
         return choices.label_column
-    usual = [name for name in LABEL_COLUMNS if name in present]
+    # What has always been taken goes before all others.
+    usual = LABEL_COLUMNS[:1] if LABEL_COLUMNS[0] in present else [n for n in LABEL_COLUMNS if n in present]
     if not usual:
         raise NoLabelsError(
             f"{file} has no column '{LABEL_COLUMNS[0]}' (it has {', '.join(present)}); name the column of "

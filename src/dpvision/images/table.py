@@ -246,8 +246,8 @@ def _labels(
     every = [label for of_split in labels.values() for label in of_split]
     if all(re.fullmatch(r"-?\d{1,9}", label) for label in every):
         numbers = {name: np.array(of_split, dtype=np.int64) for name, of_split in labels.items()}
-        return numbered_labels(numbers, split, choices.class_list, source)
-    return named_labels(labels[split], sorted(set(every)), choices.class_list, source)
+        return numbered_labels(numbers, split, choices.classes, source)
+    return named_labels(labels[split], sorted(set(every)), choices.classes, source)
 
 
 def _file(root: Path, cell: str) -> Path:

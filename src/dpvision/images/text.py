@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 
 def acts(character: str) -> bool:
@@ -20,3 +21,8 @@ def written_out(text: str, keep: str = "") -> str:
         else character
         for character in text
     )
+
+
+def listing(names: Sequence[str], between: str = ", ", most: int = 10) -> str:
+    """Return the first of some names, and dots if there are more."""
+    return between.join(names[:most]) + (f"{between}…" if len(names) > most else "")

@@ -16,6 +16,7 @@ def synthesis_card(
     method: str,
     config: Any,
     generator: Generator,
+    fitting: Mapping[str, Any],
     images: Mapping[str, Any],
     seconds: float,
     more: Mapping[str, Any],
@@ -26,6 +27,7 @@ def synthesis_card(
         guarantee: the guarantee of what was released, and so of all that is made of it.
         method, config: those of the run.
         generator: what was made of it.
+        fitting: how images are made to fit it: the choices "resize" and "value_range" of `Choices`.
         images: how many there are, in which formats, and how their classes were chosen.
         seconds: the seconds of the making, which reads no private image.
         more: what the method has to say.
@@ -38,6 +40,7 @@ def synthesis_card(
         "generator": {
             "parameters": sum(parameter.numel() for parameter in generator.parameters()),
             **generator.config,
+            **fitting,
             **more.get("generator", {}),
             "noisy_class_proportions": dict(zip(generator.class_names, proportions, strict=False)),
         },
