@@ -76,9 +76,9 @@ def test_sets_put_together(images: Images, on_disk: OnDisk) -> None:
 
 @pytest.mark.parametrize("at", [0, 300, 600])
 def test_one_more(images: Images, on_disk: OnDisk, at: int) -> None:
-    one = torch.full((3, 4, 5), 9, dtype=torch.uint8)
-    more = with_one_more(on_disk, one, 2, at)
-    pixels = torch.cat([images.pixels[:at], one[None], images.pixels[at:]])
+    one = torch.full((1, 3, 4, 5), 9, dtype=torch.uint8)
+    more = with_one_more(on_disk, one, torch.tensor([2]), at)
+    pixels = torch.cat([images.pixels[:at], one, images.pixels[at:]])
     labels = torch.cat([images.labels[:at], torch.tensor([2]), images.labels[at:]])  # type: ignore[index]
     assert_same(more, Images(pixels, labels, images.class_names, "more"))
 

@@ -46,6 +46,7 @@ from dpvision.images.choices import Choices
 from dpvision.images.files import reading
 from dpvision.images.look_alikes import warn_of_indexed_look_alikes, warn_of_look_alikes
 from dpvision.images.public import USED_AS, Overlaps, refuse_data_with_ledger, refuse_private_images
+from dpvision.images.units import refuse_units_of_both
 from dpvision.methods import (
     Learned,
     Makes,
@@ -109,8 +110,13 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
     private = data if isinstance(data, ImageSet) else read_images(how, method.needs_labels)
     if method.needs_labels:
         private.check_classes()
-    declared = len(private) if options.num_examples is None else options.num_examples
-    facts = PublicFacts(declared, private.shape, private.class_names if private.labels is not None else ())
+    declared = private.num_protected if options.num_examples is None else options.num_examples
+    facts = PublicFacts(
+        declared,
+        private.shape,
+        private.class_names if private.labels is not None else (),
+        "image" if private.units is None else "unit",
+    )
     because = None
     if automatic:
         choice = choose_method(given[0], facts.image_shape)
@@ -121,13 +127,14 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
     if method.makes == "a classifier":
         how_test, test_images = _test_images(data, getattr(options, "test", None), private, overlaps, choices)
     if test_images is not None:
+        refuse_units_of_both(private, test_images)
         refuse_private_images(test_images, private, "test images", overlaps)
         refuse_data_with_ledger(test_images, "test images", overlaps)
         then = "the accuracy on the card would be exact on them"
         warn_of_look_alikes(test_images, private, "test images", then)
     if options.delta is None:
         budget = replace(budget, delta=default_delta(declared))
-    _check_delta(budget.delta, len(private))
+    _check_delta(budget.delta, private.num_protected)
     settings = method.default_config(facts, budget, device, overrides)
     pool = open_pool_of(settings, private, overlaps)
     if pool is not None:

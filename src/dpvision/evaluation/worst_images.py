@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dpvision.images import Images, ImageSet
 from dpvision.images.joined import with_one_more
-from dpvision.training import Batch, PrivateTrainer, StepKeys
+from dpvision.training import Batch, PrivateTrainer, StepKeys, UnitBatch
 from dpvision.views import Pool
 
 Place = Literal["first", "middle", "last"]
@@ -25,6 +25,9 @@ PLACES: tuple[Place, ...] = get_args(Place)
 
 GREYS = (64, 128, 131, 192, 203)
 """Grey values of plain images. All terms of a norm are then alike, where a float32 sum may be off by most."""
+
+TIMES = 3
+"""The number of images of a unit whose images are all the same."""
 
 Sums = Mapping[str, Tensor]
 
@@ -36,7 +39,7 @@ class Contribution:
     Attributes:
         share: the L2 distance of the sums with and without it, as a share of the sensitivity.
         image: what the image showed.
-        label: its class, as an index.
+        label: its class, as an index; of a unit the class of the first, the others follow in turn.
         place: its position in the batch.
         step: the step of the run, from 0.
     """
@@ -73,7 +76,8 @@ class WorstImages:
     """Adds worst-case images to the batches of a run, one at a time, and only to look what that changes: they
     are not trained on. It is an :class:`dpvision.training.OnBatch`.
 
-    Every image is tried on every batch that is looked at; labels and places change by turns.
+    Every image is tried on every batch that is looked at; labels and places change by turns. Where there are
+    units, it is tried as a unit of one image, of several alike, and of all of them.
 
     Args:
         images: the private ones.
@@ -84,13 +88,20 @@ class WorstImages:
     def __init__(self, images: ImageSet, pool: Pool | None = None, every: int = 1) -> None:
         self.largest: Contribution | None = None
         """The image that changed a sum the most so far; None before the first."""
-        self._worst, self._num_classes = worst_images(images, pool), len(images.class_names)
+        self._num_classes = len(images.class_names)
+        found = worst_images(images, pool)
+        self._worst = {name: one[None] for name, one in found.items()}
+        if images.units is not None:
+            self._worst |= {
+                f"{name}, {TIMES} times": one.repeat(TIMES, 1, 1, 1) for name, one in found.items()
+            }
+            self._worst["all of these, of one unit"] = torch.stack(list(found.values()))
         self._every, self._batches = every, count()
 
     def __call__(
         self,
         trainer: PrivateTrainer,
-        batch: Batch,
+        batch: Batch | UnitBatch,
         keys: StepKeys,
         encode: Callable[[ImageSet], Tensor] | None = None,
     ) -> None:
@@ -101,9 +112,10 @@ class WorstImages:
         taken = set(batch.ids.tolist())
         own_id = next(number for number in count() if number not in taken)
 
-        def with_one(pixels: Tensor, label: int, at: int) -> Sums:
-            example = encode(Images(pixels[None], None, (), "a worst-case image"))[0] if encode else pixels
-            return trainer.clipped_sum(batch.with_one(example, label, own_id, at), keys).gradients
+        def with_one(pixels: Tensor, labels: Tensor, at: int) -> Sums:
+            images = Images(pixels, None, (), "worst-case images")
+            examples = encode(images) if encode else pixels
+            return trainer.clipped_sum(batch.with_one(examples, labels, own_id, at), keys).gradients
 
         without = trainer.clipped_sum(batch, keys).gradients
         self._compare(without, with_one, len(batch), trainer.mechanism.sensitivity, step)
@@ -113,27 +125,28 @@ class WorstImages:
     ) -> None:
         """Look at a method that releases ``sums_of(images)`` once."""
 
-        def with_one(pixels: Tensor, label: int, at: int) -> Sums:
-            return sums_of(with_one_more(images, pixels, label, at))
+        def with_one(pixels: Tensor, labels: Tensor, at: int) -> Sums:
+            return sums_of(with_one_more(images, pixels, labels, at))
 
         self._compare(sums_of(images), with_one, len(images), sensitivity, step=0)
 
     def _compare(
         self,
         without: Sums,
-        with_one: Callable[[Tensor, int, int], Sums],
+        with_one: Callable[[Tensor, Tensor, int], Sums],
         size: int,
         sensitivity: float,
         step: int,
     ) -> None:
-        """Note what changes a sum of ``size`` examples the most, of what ``with_one`` makes of an image, its
-        label and its place.
+        """Note what changes a sum of ``size`` examples the most, of what ``with_one`` makes of an image, or
+        those of a unit, of their labels and their place.
         """
         for number, (image, pixels) in enumerate(self._worst.items()):
             turn = step // self._every + number
             label, place = turn % self._num_classes, PLACES[turn % len(PLACES)]
             at = {"first": 0, "middle": size // 2, "last": size}[place]
-            share = _distance(with_one(pixels, label, at), without) / sensitivity
+            labels = (label + torch.arange(len(pixels))) % self._num_classes
+            share = _distance(with_one(pixels, labels, at), without) / sensitivity
             if self.largest is None or share > self.largest.share:
                 self.largest = Contribution(share, image, label, place, step)
 

@@ -104,8 +104,8 @@ class ClippedGradient:
     What sizes or measurements choose changes how sums are rounded, and nothing of the guarantee: it is chosen
     before a private example is read, and what is said above is tried with it.
 
-    The first call, and the first after parameters were frozen or unfrozen, a module was put into another mode
-    or views have another shape, checks the model on random inputs: see
+    The first call, and the first with other parameters frozen, a module in another mode or views of another
+    shape, checks the model on random inputs: see
     :func:`dpvision.gradients.proof.proved_ownership`, also for the errors. The module is left as it was, also
     by an error.
     """
@@ -129,7 +129,7 @@ class ClippedGradient:
         self.ways = Ways()
         """How layers compute their gradients, where it is not by their sizes."""
         self._run: Callable[..., Pass] = partial(self._pass, Ownership(), Ways())
-        self._proved_for: object = None
+        self._proved: dict[object, tuple[Callable[..., Pass], Ways, int]] = {}
         self.chunk = 0
         """The number of examples that pass the network at a time (the last are filled up); 0 until known."""
 
@@ -193,14 +193,19 @@ class ClippedGradient:
         return norms.to(found.losses.dtype), found.losses[:count]
 
     def _prepare(self, views: Tensor, targets: Tensor) -> None:
-        """Find owners and a size of chunks, unless it was done for a model and shapes like these."""
+        """Take the owners, ways and size of chunks that were found for a model and shapes like these."""
         proved_for = (
-            [(name, p.requires_grad, p.dtype, p.device) for name, p in self.model.named_parameters()],
-            [module.training for module in self.model.modules()],
-            [(tensor.shape[1:], tensor.dtype, tensor.device) for tensor in (views, targets)],
+            *((name, p.requires_grad, p.dtype, p.device) for name, p in self.model.named_parameters()),
+            *(module.training for module in self.model.modules()),
+            *((tensor.shape[1:], tensor.dtype, tensor.device) for tensor in (views, targets)),
         )
-        if self._proved_for == proved_for:
-            return
+        if proved_for not in self._proved:
+            self._prove(views, targets)
+            self._proved[proved_for] = self._run, self.ways, self.chunk
+        self._run, self.ways, self.chunk = self._proved[proved_for]
+
+    def _prove(self, views: Tensor, targets: Tensor) -> None:
+        """Find owners, ways and a size of chunks for a model and shapes like these."""
         ownership, sizes = proved_ownership(self.model, self.loss, views, targets), [1]
         run = partial(self._pass, ownership)
         if not ownership.one_by_one:
@@ -223,7 +228,6 @@ class ClippedGradient:
         self._run, self.ways, self.chunk = partial(run, ways), ways, chunk
         if self.engine == "compiled":
             self._compile(views, targets)
-        self._proved_for = proved_for
 
     def _compile(self, views: Tensor, targets: Tensor) -> None:
         """Put one compiled program in the place of the layers' ways, if it can be."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from dpvision.images.identity import DIGEST_BYTES, digest_of, identity_of
 from dpvision.images.sketch import sketches_of
 from dpvision.images.text import listing
+from dpvision.images.units import Units
 from dpvision.privacy.errors import InputError
 
 IMAGES_IN_BLOCK = 256
@@ -34,6 +35,8 @@ class ImageSet(ABC):
         ids: int64 [N], distinct: whose random draws an image gets in training, see
             :mod:`dpvision.privacy.by_example`. They are no part of the data set's identity and are written
             nowhere.
+        units: whose image each is, where a guarantee is to protect all images of one unit together; None
+            where each is protected by itself.
     """
 
     labels: Tensor | None
@@ -41,6 +44,7 @@ class ImageSet(ABC):
     source: str
     names: tuple[str, ...] | None
     ids: Tensor
+    units: Units | None = None
 
     @property
     @abstractmethod
@@ -58,10 +62,16 @@ class ImageSet(ABC):
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def num_protected(self) -> int:
+        """The number of units, or of images where each is protected by itself."""
+        return len(self) if self.units is None else len(self.units)
+
     def __repr__(self) -> str:
         """Say how many images there are and of which shape: no pixel, and no name, for both are private."""
         shape = "×".join(map(str, self.shape))
-        return f"<{type(self).__name__}: {len(self)} of {shape}, {len(self.class_names)} classes>"
+        units = "" if self.units is None else f" of {len(self.units)} units"
+        return f"<{type(self).__name__}: {len(self)} of {shape}{units}, {len(self.class_names)} classes>"
 
     def blocks(self, size: int = IMAGES_IN_BLOCK) -> Iterator[Tensor]:
         """Yield all images in their order, uint8 [n, C, H, W] with n = size, or fewer in the last block."""
@@ -70,12 +80,15 @@ class ImageSet(ABC):
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256 (hex) of the images as stored and of the labels: the data set's identity, whatever size
-        and channels it is read with. Private, as the pixels are.
+        """The SHA-256 (hex) of the images as stored, of the labels and of the units: the data set's identity,
+        whatever size and channels it is read with. Private, as the pixels are.
         """
         sha256 = hashlib.sha256(repr((len(self), self.pixel_digest, self.labels is not None)).encode())
         if self.labels is not None:
             sha256.update(self.labels.cpu().contiguous().numpy().astype("<i8").data)
+        if self.units is not None:
+            sha256.update(b"units" + b"".join(self.units.digests))
+            sha256.update(self.units.of_image.numpy().astype("<i8").data)
         return sha256.hexdigest()
 
     @cached_property
@@ -108,6 +121,7 @@ class ImageSet(ABC):
             labels=None if self.labels is None else self.labels[chosen],
             names=None if self.names is None else tuple(self.names[i] for i in chosen.tolist()),
             ids=ids if len(ids.unique()) == len(ids) else torch.arange(len(ids)),
+            units=None if self.units is None else self.units.subset(chosen),
         )
 
     def with_classes(self, class_names: Sequence[str]) -> ImageSet:
@@ -135,9 +149,24 @@ class ImageSet(ABC):
         """Return the same images with other labels of the same classes, int64 [N]."""
         return self._derived(None, labels=labels)
 
+    def with_units(self, units: Units | Sequence[object] | Tensor | None) -> ImageSet:
+        """Return the same images as those of units: given as such, or by the name of each image's unit, [N]
+        texts or numbers. None makes each image one of its own.
+
+        Raises:
+            InputError: there are not as many names as images, or an image has none.
+        """
+        if units is not None and not isinstance(units, Units):
+            names = units.tolist() if hasattr(units, "tolist") else list(units)
+            if len(names) != len(self):
+                raise InputError(f"{self.source}: {len(self)} images need as many units, got {len(names)}")
+            units = Units.named(names, self.source)
+        return self._derived(None, units=units)
+
     def _derived(self, indices: Tensor | None, **changed: Any) -> ImageSet:
         """Return the images at ``indices``, or all, with other values of some attributes."""
-        same = {name: getattr(self, name) for name in ("labels", "class_names", "source", "names", "ids")}
+        kept = ("labels", "class_names", "source", "names", "ids", "units")
+        same = {name: getattr(self, name) for name in kept}
         return Chosen(self, torch.arange(len(self)) if indices is None else indices, **{**same, **changed})
 
     def check_classes(self) -> None:
@@ -170,6 +199,7 @@ class ImageSet(ABC):
             "notice": "private: do not publish",
             "source": self.source,
             "num_examples": len(self),
+            **({} if self.units is None else {"num_units": len(self.units)}),
             "shape": list(self.shape),
             "class_names": list(self.class_names),
             "class_counts": counts,
@@ -188,9 +218,10 @@ class Chosen(ImageSet):
         source: str,
         names: tuple[str, ...] | None,
         ids: Tensor,
+        units: Units | None,
     ) -> None:
         self.labels, self.class_names, self.source = labels, class_names, source
-        self.names, self.ids = names, ids
+        self.names, self.ids, self.units = names, ids, units
         self._images, self._indices = images, indices
 
     @property

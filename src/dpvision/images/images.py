@@ -14,6 +14,7 @@ from dpvision.images.faults import Unreadable
 from dpvision.images.identity import DIGEST_BYTES, combine_digests
 from dpvision.images.image_set import ImageSet
 from dpvision.images.text import acts
+from dpvision.images.units import Units
 from dpvision.privacy.by_example import distinct_ids
 from dpvision.privacy.errors import InputError
 
@@ -33,7 +34,7 @@ class Images(ImageSet):
             uint8 [N, 64], or None if pixels are as they were.
         left_out: the images that reading was asked to leave out, since they cannot be read; of a part, those
             of the whole.
-        labels, class_names, source, names: as for every :class:`ImageSet`.
+        labels, class_names, source, names, units: as for every :class:`ImageSet`.
         ids: likewise; by default 0 … N − 1.
 
     Raises:
@@ -48,6 +49,7 @@ class Images(ImageSet):
     stored: Tensor | None = None
     left_out: tuple[Unreadable, ...] = ()
     ids: Tensor = None  # type: ignore[assignment]  # where none are given they are made below
+    units: Units | None = None
 
     def __post_init__(self) -> None:
         pixels, labels = self.pixels, self.labels
@@ -72,6 +74,10 @@ class Images(ImageSet):
                 )
         if self.names is not None and len(self.names) != len(self):
             raise InputError(f"{self.source}: {len(self)} images need as many names, got {len(self.names)}")
+        if self.units is not None and len(self.units.of_image) != len(self):
+            raise InputError(
+                f"{self.source}: {len(self)} images need as many units, got {len(self.units.of_image)}"
+            )
         object.__setattr__(self, "ids", distinct_ids(self.ids, len(self), self.source))
 
     @property

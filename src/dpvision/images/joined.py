@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -10,13 +11,15 @@ from torch import Tensor
 
 from dpvision.images.image_set import ImageSet
 from dpvision.images.images import Images
+from dpvision.images.units import Units
 
 
 class Joined(ImageSet):
-    """The images of several sets, one set after another. Their ids are new, and they have no names.
+    """The images of several sets, one set after another. Their ids are new, and they have no names. Units of
+    one name are one unit.
 
     Args:
-        parts: at least one, of the same shape and classes; all with labels, or none.
+        parts: at least one, of the same shape and classes; all with labels, or none; all with units, or none.
     """
 
     def __init__(self, parts: Sequence[ImageSet]) -> None:
@@ -26,6 +29,8 @@ class Joined(ImageSet):
         self.class_names, self.names = first.class_names, None
         self.source = " and ".join(dict.fromkeys(part.source for part in parts))
         self.ids = torch.arange(sum(map(len, parts)))
+        named = [part.units.of_images for part in parts if part.units is not None]
+        self.units = Units.named([name for some in named for name in some], self.source) if named else None
         self._parts = parts
 
     @property
@@ -55,9 +60,16 @@ class Joined(ImageSet):
         return taken
 
 
-def with_one_more(images: ImageSet, pixels: Tensor, label: int, at: int) -> ImageSet:
-    """Return a set with one more image, uint8 [C, H, W], at the place ``at``, from 0. Ids are new."""
-    labels = None if images.labels is None else torch.tensor([label])
-    one = Images(pixels[None], labels, images.class_names, images.source)
+ONE_MORE = "one more"
+"""The name of the unit that `with_one_more` adds."""
+
+
+def with_one_more(images: ImageSet, pixels: Tensor, labels: Tensor, at: int) -> ImageSet:
+    """Return a set with images ``[n, C, H, W]``, labelled ``[n]``, from the place ``at`` on, from 0. Where
+    there are units they are one more unit. Ids are new.
+    """
+    one = Images(pixels, None if images.labels is None else labels, images.class_names, images.source)
+    if images.units is not None:
+        one = replace(one, units=Units.named([ONE_MORE] * len(one), images.source))
     before, after = ([images.subset(some)] if some else [] for some in (range(at), range(at, len(images))))
     return Joined([*before, one, *after])

@@ -71,9 +71,20 @@ def logits_and_squares(head: nn.Linear, features: Tensor) -> Tensor:
     return torch.cat(list(by_row(of_rows, features.split, features.shape[1:], features.device)))
 
 
+@torch.no_grad()
+def logits_and_features(head: nn.Linear, features: Tensor) -> Tensor:
+    """Compute the logits of features ``[N, D]``, each followed by its features and, where there is an
+    intercept, by a one: ``[N, classes + D (+ 1)]``. A row depends on its own features alone.
+    """
+    logits = logits_and_squares(head, features)[:, :-1]
+    return torch.cat(
+        [logits, features.float(), features.new_ones(len(features), head.bias is not None)], dim=1
+    )
+
+
 class LeftOut:
     """A view policy that makes of :func:`logits_and_squares` about the logits of a head that has not seen the
-    image.
+    image; or of :func:`logits_and_features`, that has not seen the unit.
 
     Guarantee: as of every :class:`ViewPolicy`. ``tests/methods/test_calibration.py`` shows it.
 
@@ -84,6 +95,7 @@ class LeftOut:
     """
 
     views_per_example = 1
+    images_of_a_unit = None
 
     def __init__(self, settings: GradientSettings, num_features: int, num_examples: int) -> None:
         self.clip, self.way = settings.max_grad_norm, way(settings)
@@ -95,9 +107,37 @@ class LeftOut:
         residuals = logits.softmax(dim=1) - F.one_hot(targets, logits.shape[1])
         norms = residuals.norm(dim=1, keepdim=True) * squares.sqrt()
         gradients = squares * residuals * (self.clip / norms.clamp(min=self.clip))
-        share = kept(self.way * squares / self.num_features, logits.shape[1])
-        own = share * self.way / self.num_examples * gradients
-        return (logits + own).unsqueeze(1), targets.unsqueeze(1)
+        return (logits + self._own(squares, gradients)).unsqueeze(1), targets.unsqueeze(1)
+
+    def of_units(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
+        """Return the logits ``[B, M, classes]`` of rows of :func:`logits_and_features`, about as if the head
+        had not seen the unit, and their targets as they are.
+        """
+        num_classes = targets.shape[2]
+        logits = pixels[..., :num_classes].float()
+        counts = targets.sum(dim=2, keepdim=True)  # 0 of rows that fill up
+        residuals = (counts * logits.softmax(dim=2) - targets) / targets.shape[1]
+        own = [self._of_unit(*unit) for unit in zip(pixels[..., num_classes:], residuals, strict=True)]
+        return logits + torch.stack(own) if own else logits, targets
+
+    def _of_unit(self, features: Tensor, residuals: Tensor) -> Tensor:
+        """Return what a unit has added to its logits, ``[M, classes]``. Units go one by one, for
+        a product of many matrices may round each by how many there are.
+
+        Args:
+            features: ``[M, D]``, with that of the intercept.
+            residuals: ``[M, classes]``, of the mean over the unit's images.
+        """
+        features, residuals = features.double(), residuals.double()
+        products = features @ features.T  # [M, M]
+        norm = float((products * (residuals @ residuals.T)).sum().clamp(min=0).sqrt())
+        gradients = products @ residuals * (self.clip / max(norm, self.clip))
+        return self._own(products.diagonal()[:, None], gradients).float()
+
+    def _own(self, squares: Tensor, gradients: Tensor) -> Tensor:
+        """Return what is still in logits of the steps' clipped gradients along features of these squares."""
+        share = kept(self.way * squares / self.num_features, gradients.shape[1])
+        return share * self.way / self.num_examples * gradients
 
 
 def kept(way_of_a_direction: Tensor, classes: int) -> Tensor:

@@ -202,7 +202,7 @@ def embedding_sums(
     normalize = Normalize().to(device)
     sums = {name: total.to(device) for name, total in mechanism.zero().items()}
     at_a_time = max(1, min(rows_at_a_time(device), NUMBERS_AT_A_TIME // mechanism.num_features))
-    done = 0
+    done, shares = 0, None if images.units is None else images.units.shares
     features_of = by_row(
         lambda some: encoder(normalize(some)),
         images.blocks,
@@ -214,7 +214,7 @@ def embedding_sums(
     for features in features_of:
         some = slice(done, done + len(features))
         labels = None if mechanism.num_classes is None or images.labels is None else images.labels[some]
-        mechanism.add(sums, features, labels)
+        mechanism.add(sums, features, labels, None if shares is None else shares[some])
         done += len(features)
         if tell:
             tell(done, len(images))

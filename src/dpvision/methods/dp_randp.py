@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from dpvision.gradients import check_clipping_norm
 from dpvision.images import ImageSet
 from dpvision.methods import calibration
-from dpvision.methods.calibration import LeftOut, Scale, logits_and_squares
+from dpvision.methods.calibration import LeftOut, Scale, logits_and_features, logits_and_squares
 from dpvision.methods.classifiers import finished_classifier, learned_weights
 from dpvision.methods.estimates import (
     Estimate,
@@ -334,7 +334,8 @@ class DPRandP:
 
         def said(images: ImageSet) -> Tensor:
             assert isinstance(head, nn.Linear)
-            return logits_and_squares(head, encode(images))
+            say = logits_and_squares if images.units is None else logits_and_features
+            return say(head, encode(images))
 
         with features_remembered():
             for number, part in enumerate(config.parts(num_examples, thawed(model, config.phase_iii))):

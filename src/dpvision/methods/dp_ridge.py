@@ -43,12 +43,17 @@ SENSITIVITY = math.sqrt(2 + COUNT_WEIGHT**2)
 """The L2 sensitivity of all of :func:`sufficient_statistics` together. An example (x, y) with ‖x‖ ≤ 1 and y
 one-hot adds [xxᵀ; x⊗y; b·y]. The upper triangle that is released has the norm of the whole matrix, ‖xxᵀ‖ =
 ‖x‖². So the squared norm is at most 1 + 1 + b².
+
+A unit of several examples adds the mean of what they would add, which is no longer than the longest of these.
 """
 
 REPLACE_ONE_RATIO = math.sqrt(2)
 """The sensitivity to a replaced example over SENSITIVITY. For an example of another class, ‖xxᵀ − x′x′ᵀ‖² is
 at most 2, as are the class sums, and the counts add 2b². For one of the same class, with c = x·x′, it is at
 most 2 − 2c² + 2 − 2c ≤ 4 + 1/2. Both are at most 2·(2 + b²) for b ≥ 1/2.
+
+A replaced unit moves from one mean to another, which are no further apart than the furthest of what any two
+examples add: the distance of two points is convex in each.
 """
 
 ROUNDING_MARGIN = 1e-5
@@ -111,7 +116,8 @@ class DPRidge:
         def sums_of(images: ImageSet) -> dict[str, Tensor]:
             assert images.labels is not None  # a method that needs labels gets them
             features = encoded(model, images, partial(session.tell, "features"))
-            return sufficient_statistics(features, images.labels.to(features.device), classes)
+            shares = None if images.units is None else images.units.shares
+            return sufficient_statistics(features, images.labels.to(features.device), classes, shares)
 
         blank = _blank(features_of(model).encoder.out_features, classes)
         noise = session.stages.noise_multiplier * SENSITIVITY
@@ -131,13 +137,21 @@ class DPRidge:
         return Finished(model.to(workplace.device))
 
 
-def sufficient_statistics(features: Tensor, labels: Tensor, num_classes: int) -> dict[str, Tensor]:
+def sufficient_statistics(
+    features: Tensor, labels: Tensor, num_classes: int, shares: Tensor | None = None
+) -> dict[str, Tensor]:
     """Compute all that ridge regression needs of features ``[N, D]``, ‖x‖ ≤ 1, and labels ``[N]``.
 
     Guarantee: one example more moves all of it by at most `SENSITIVITY` in L2 norm, another in its place by
     `REPLACE_ONE_RATIO` times as much, if the features of an example depend on that example alone and are no
-    longer than one, rounding included up to `ROUNDING_MARGIN`. ``tests/methods/test_dp_ridge.py`` tries to
-    move it further.
+    longer than one, rounding included up to `ROUNDING_MARGIN`; so does one unit more, or another, of any
+    number of examples, if ``shares`` are those of :class:`dpvision.images.Units`.
+    ``tests/methods/test_dp_ridge.py`` tries to move it further.
+
+    Args:
+        features, labels: see above.
+        num_classes: K.
+        shares: float64 ``[N]``, what each counts; by default 1.
 
     Returns:
         float64, for rounding of the sums depends on all examples: "moment", the upper triangle of Σ xxᵀ
@@ -148,11 +162,14 @@ def sufficient_statistics(features: Tensor, labels: Tensor, num_classes: int) ->
     moment = features.new_zeros(num_features, num_features, dtype=torch.float64)
     sums = features.new_zeros(num_classes, num_features, dtype=torch.float64)
     one_hot = F.one_hot(labels, num_classes).double()
+    if shares is not None:
+        one_hot *= shares.to(one_hot.device)[:, None]
     for some, classes in zip(
         features.split(EXAMPLES_AT_A_TIME), one_hot.split(EXAMPLES_AT_A_TIME), strict=True
     ):
         some = some.double() * (1 - ROUNDING_MARGIN)
-        moment.addmm_(some.T, some)
+        weighted = some if shares is None else classes.sum(dim=1, keepdim=True) * some
+        moment.addmm_(weighted.T, some)
         sums.addmm_(classes.T, some)
     triangle = moment[upper_triangle(moment)]
     return {

@@ -230,11 +230,13 @@ class Session:
             images.labels,
             policy=policy,
             engine=engine,
-            mechanism=stage.mechanism.over(len(images)),
+            mechanism=stage.mechanism.over(images.num_protected),
             phases=phases,
             ema_decay=ema_decay,
             random=random,
             ids=images.ids,
+            units=images.units,
+            num_classes=len(images.class_names),
             on_batch=on_batch,
         )
         if self._state and self._state_of == number:

@@ -211,7 +211,7 @@ class Tuned:
         assert isinstance(model, Classifier)
 
         def sums_of(images: ImageSet) -> dict[str, Tensor]:
-            return {"score": torch.tensor(float(images_right(model, images)), dtype=torch.float64)}
+            return {"score": torch.tensor(images_right(model, images), dtype=torch.float64)}
 
         return trial.release(len(trial.stages.stages) - 1, sums_of, {"score": torch.zeros(())})["score"]
 
@@ -235,12 +235,19 @@ class Tuned:
         return replace(made, card={**made.card, **card, "tuning": tuning})
 
 
+ROUNDING_MARGIN = 1e-6
+"""The share by which shares are shrunk: those of a unit may add up to more than one by a rounding error, and
+so may the sums with and without it differ.
+"""
+
+
 @torch.no_grad()
-def images_right(model: Classifier, images: ImageSet) -> int:
-    """Count the images that a classifier gives their own label.
+def images_right(model: Classifier, images: ImageSet) -> float:
+    """Count the images that a classifier gives their own label; each of a unit's counts its share in it.
 
     Guarantee: one image more or less, or another in its place, changes the number by at most one: what the
-    classifier says of an image does not depend on the others. ``tests/methods/test_tuned.py`` shows it.
+    classifier says of an image does not depend on the others. So does one unit.
+    ``tests/methods/test_tuned.py`` shows it.
     """
     assert images.labels is not None  # a method that needs labels gets them
     model.eval()
@@ -251,4 +258,7 @@ def images_right(model: Classifier, images: ImageSet) -> int:
     else:
         logits = by_row(model, images.blocks, images.shape, device)
     predicted = torch.cat([some.argmax(dim=1).cpu() for some in logits])
-    return int((predicted == images.labels.cpu()).sum())
+    right = (predicted == images.labels.cpu()).double()
+    if images.units is None:
+        return float(right.sum())
+    return (1 - ROUNDING_MARGIN) * float((right * images.units.shares).sum())

@@ -7,8 +7,8 @@ from typing import Any, Literal, get_args
 
 from dpvision.privacy.errors import InputError
 
-Unit = Literal["image"]
-"""The unit that the guarantee protects."""
+Unit = Literal["image", "unit"]
+"""What the guarantee protects: each image, or all images of a unit (a patient, say) together."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class PublicFacts:
     'image'
 
     Attributes:
-        num_examples: N, the number of units, as it was declared.
+        num_examples: N, the number of images or units that are protected, as it was declared.
         image_shape: (C, H, W) of every image.
         class_names: the names of all classes, in the order of their indices; empty without labels.
         unit: what the guarantee protects.

@@ -42,7 +42,10 @@ class MeanEmbedding:
 
     Guarantee: one image's presence moves the sums by at most `sensitivity`, its content by at most
     `replace_one_ratio` times that, in L2 norm over all of them, whatever its features are; rounding included
-    up to `ROUNDING_MARGIN`. ``tests/privacy/test_mean_embedding.py`` tries to move them further.
+    up to `ROUNDING_MARGIN`. So does one unit, of any number of images, that adds the mean of what they would
+    add: a mean is no longer than the longest, and two means are no further apart than the furthest of what
+    any two images add, for norms are convex.
+    ``tests/privacy/test_mean_embedding.py`` tries to move them further.
 
     Attributes:
         num_features: D.
@@ -106,13 +109,20 @@ class MeanEmbedding:
             sums["counts"] = torch.zeros(blocks, dtype=torch.float64)
         return sums
 
-    def add(self, sums: Mapping[str, Tensor], features: Tensor, labels: Tensor | None) -> None:
+    def add(
+        self,
+        sums: Mapping[str, Tensor],
+        features: Tensor,
+        labels: Tensor | None,
+        shares: Tensor | None = None,
+    ) -> None:
         """Add images to the sums, in place.
 
         Args:
             sums: what `zero` made, on any device.
             features: float ``[B, D]``, read as float32.
             labels: int64 ``[B]``, or None where `num_classes` is.
+            shares: float64 ``[B]``, what each counts, of units their `Units.shares`; by default 1.
 
         Raises:
             InputError: features are not finite.
@@ -127,6 +137,8 @@ class MeanEmbedding:
             )
         blocks = torch.zeros(len(features), dtype=torch.int64) if labels is None else labels
         one_hot = F.one_hot(blocks.to(device), len(sums["first"])).to(torch.float64)  # [B, K]
+        if shares is not None:
+            one_hot *= shares.to(device)[:, None]
         lengths = {"first": 1 - ROUNDING_MARGIN, "second": (1 - ROUNDING_MARGIN) * self.second_moment_weight}
         # What an image's powers are multiplied by on their way into each class's sum, [K, B].
         factors = {

@@ -1,6 +1,6 @@
 """The DP-SGD loop: sample → views → clipped sum → mechanism → optimiser → average."""
 
-from dpvision.training.batch import Batch, Examples, Rows
+from dpvision.training.batch import Batch, Examples, Rows, UnitBatch
 from dpvision.training.ema import ExponentialMovingAverage
 from dpvision.training.optimization import OptimizerName, Schedule, make_optimizer, schedule_factor
 from dpvision.training.optimizer_state import load_optimizer_state, optimizer_state
@@ -19,6 +19,7 @@ __all__ = [
     "Schedule",
     "StepKeys",
     "StepStatistics",
+    "UnitBatch",
     "check_tensors",
     "load_optimizer_state",
     "make_optimizer",

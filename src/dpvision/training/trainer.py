@@ -16,16 +16,17 @@ from torch import Tensor, nn
 from dpvision.gradients import ClippedGradient, ClippedSum
 from dpvision.gradients.chunks import most_examples
 from dpvision.images import ImageSet
+from dpvision.images.units import Units
 from dpvision.privacy.by_example import ExampleKey, distinct_ids
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.mechanisms import Mechanism, Recorder, Stateful
 from dpvision.privacy.noise import RandomSource
-from dpvision.training.batch import Batch, Examples
+from dpvision.training.batch import Batch, Examples, UnitBatch
 from dpvision.training.ema import ExponentialMovingAverage
 from dpvision.training.optimization import OptimizerName, Schedule, make_optimizer, schedule_factor
 from dpvision.training.optimizer_state import load_optimizer_state, optimizer_state
 from dpvision.training.saved_state import check_tensors, whole_number
-from dpvision.views import ViewPolicy, check_no_leak
+from dpvision.views import UnitPolicy, ViewPolicy, check_no_leak, check_no_leak_of_units
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,13 @@ class Phase:
 
 @dataclass(frozen=True)
 class StepKeys:
-    """The keys from which examples draw in one step: for their views, and for the network's dropout."""
+    """The keys from which examples draw in one step: for their views, for the network's dropout, and, of
+    units, for which of their images these are.
+    """
 
     views: ExampleKey
     dropout: ExampleKey
+    images: ExampleKey
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class OnBatch(Protocol):
     def __call__(
         self,
         trainer: PrivateTrainer,
-        batch: Batch,
+        batch: Batch | UnitBatch,
         keys: StepKeys,
         encode: Callable[[ImageSet], Tensor] | None = None,
     ) -> None: ...
@@ -89,7 +93,7 @@ class PrivateTrainer:
     Args:
         model: maps ``[N, C, H, W]`` to logits.
         examples: the private data: images, or :class:`Rows` of features: as many as the mechanism's sampler
-            draws from. They stay where they are, and are taken some at a time.
+            draws from, or of as many units. They stay where they are, and are taken some at a time.
         labels: int64 ``[N]``.
         policy: what an example becomes. It is checked for leaks between examples.
         engine: computes clipped sums of ``model``'s gradients; its clipping norm is the mechanism's
@@ -99,7 +103,10 @@ class PrivateTrainer:
         ema_decay: the decay of the weights that are released.
         random: where batches, views and noise come from.
         ids: int64 ``[N]``, distinct: whose draws an example gets, see :mod:`dpvision.privacy.by_example`. By
-            default 0 … N − 1.
+            default 0 … N − 1. Units have their own.
+        units: of the examples, where the images of one become one gradient; by default each is by itself. The
+            policy must be a :class:`dpvision.views.UnitPolicy`.
+        num_classes: K, public: for targets of units, whose images may be of several classes.
         on_batch: see `OnBatch`.
 
     Raises:
@@ -120,21 +127,29 @@ class PrivateTrainer:
         ema_decay: float,
         random: RandomSource,
         ids: Tensor | None = None,
+        units: Units | None = None,
+        num_classes: int = 0,
         on_batch: OnBatch | None = None,
     ) -> None:
         if len(labels) != len(examples):
             raise InputError(f"{len(examples)} examples need as many labels, not {len(labels)}")
-        if mechanism.sampler.num_present != len(examples):
+        what, count = ("examples", len(examples)) if units is None else ("units", len(units))
+        if mechanism.sampler.num_present != count:
             raise InputError(
-                f"there are {len(examples)} examples, but {mechanism.sampler.num_present} were declared; "
+                f"there are {count} {what}, but {mechanism.sampler.num_present} were declared; "
                 "give the sampler as many (its `over`)"
             )
         if engine.model is not model or engine.max_grad_norm != mechanism.sensitivity:
             raise InputError(
                 "the clipping norm of the gradients must be the sensitivity of the mechanism, on one model"
             )
-        check_no_leak(policy, examples.shape)
-        self._ids = distinct_ids(ids, len(examples), "training")
+        self._of_units: UnitPolicy | None = None
+        if units is None:
+            check_no_leak(policy, examples.shape)
+        else:
+            self._of_units = check_no_leak_of_units(policy, examples.shape, num_classes)
+        self._ids = distinct_ids(ids, len(examples), "training") if units is None else units.ids
+        self._units, self._num_classes = units, num_classes
         self.model, self.policy = model, policy
         self.engine, self.mechanism, self.phases, self.random = engine, mechanism, tuple(phases), random
         self.on_batch = on_batch
@@ -190,8 +205,11 @@ class PrivateTrainer:
         self.optimizer = make_optimizer(phase.optimizer, trained, phase.learning_rate, phase.momentum)
         self._phase = phase
 
-    def batch(self, indices: Tensor) -> Batch:
-        """Return the batch of the examples at ``indices`` ``[B]``, in increasing order."""
+    def batch(self, indices: Tensor) -> Batch | UnitBatch:
+        """Return the batch of the examples, or units, at ``indices`` ``[B]``, in increasing order."""
+        if self._units is not None and self._of_units is not None:
+            images = self._of_units.images_of_a_unit
+            return UnitBatch(self._examples, self._labels, self._units, indices, self._num_classes, images)
         labels = self._labels[indices.to(self.device)]
         return Batch(self._examples, indices, labels, self._ids[indices])
 
@@ -200,20 +218,21 @@ class PrivateTrainer:
         return StepKeys(
             views=self.random.at("views", step).by_example(),
             dropout=self.random.at("dropout", step).by_example(),
+            images=self.random.at("images", step).by_example(),
         )
 
-    def clipped_sum(self, batch: Batch, keys: StepKeys) -> ClippedSum:
+    def clipped_sum(self, batch: Batch | UnitBatch, keys: StepKeys) -> ClippedSum:
         """Compute the clipped gradient sum of a batch, which may be empty, in a step with these keys, some
         examples at a time.
 
-        What an example adds depends on it, its label, its id, the keys and the weights: one more changes the
-        sum by what that one adds, and by nothing else.
+        What an example (a unit, where there are any) adds depends on it, its label, its id, the keys and the
+        weights: one more changes the sum by what that one adds, and by nothing else.
         """
         parts = [
             self.engine.sum(
                 *self.views(some.to(self.device), labels, ids, keys), dropout=keys.dropout.of(ids)
             )
-            for some, labels, ids in batch.blocks(most_examples(self._examples.shape))
+            for some, labels, ids in batch.blocks(most_examples(self._examples.shape), keys.images)
         ]
         sums = parts[0].gradients
         for part in parts[1:]:
@@ -227,8 +246,9 @@ class PrivateTrainer:
         )
 
     def views(self, examples: Tensor, labels: Tensor, ids: Tensor, keys: StepKeys) -> tuple[Tensor, Tensor]:
-        """Return views and targets of examples, see :class:`ViewPolicy`."""
-        return self.policy(examples, labels, keys.views.of(ids))
+        """Return views and targets of examples, see :class:`ViewPolicy`; or of units, see `UnitPolicy`."""
+        make = self.policy if self._of_units is None else self._of_units.of_units
+        return make(examples, labels, keys.views.of(ids))
 
     def _statistics(self, clipped: ClippedSum, step: int) -> StepStatistics:
         norms, losses = clipped.norms, clipped.losses

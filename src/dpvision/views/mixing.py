@@ -81,23 +81,48 @@ class DPMix:
         Every example takes the next numbers that are its own: for its views, for the choice of public images
         and their views, and for its mixtures.
         """
-        B, K = len(pixels), self.augmentation.augmult
-        per_view = self.augmentation.numbers_per_view
-        sizes = [self.members * per_view, self.k_diff, 3 * self.k_self]
-        uniform = draws.uniform(sum(sizes)).to(pixels.device)
-        augmenting, choosing, mixing = uniform.split(sizes, dim=1)
-        augmenting = augmenting.view(B, self.members, per_view)
-        pairs = Pairs.draw(mixing.view(B, self.k_self, 3), self.members, self.alpha)
-        views = self.augmentation.make(pixels, augmenting[:, :K])  # [B, K, C, H, W]
+        K, numbers = self.augmentation.augmult, self._numbers(draws, pixels.device)
+        views = self.augmentation.make(pixels, numbers.augmenting[:, :K])  # [B, K, C, H, W]
         if self.pool is None:
-            kept = [views, pairs.mix(views)] if self.base_in_mean else [pairs.mix(views)]
+            kept = [views, numbers.pairs.mix(views)] if self.base_in_mean else [numbers.pairs.mix(views)]
             return torch.cat(kept, dim=1), targets[:, None].repeat(1, self.views_per_example)
-        num_classes = self.pool.targets.shape[1]
-        labels = F.one_hot(targets, num_classes).float()[:, None].expand(B, K, num_classes)
-        public, public_labels = self._draw(self.pool, choosing, augmenting[:, K:])
+        labels = F.one_hot(targets, self.pool.targets.shape[1]).float()[:, None].expand(-1, K, -1)
+        return self._mixed(views, labels, numbers)
+
+    @property
+    def images_of_a_unit(self) -> int:
+        """One image for each view of the private ones."""
+        return self.augmentation.images_of_a_unit
+
+    def of_units(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
+        """Make views of images ``[B, K_base, C, H, W]``, which are mixed within their unit; see
+        :class:`dpvision.views.policy.UnitPolicy`.
+        """
+        numbers = self._numbers(draws, pixels.device)
+        views = self.augmentation.make_each(pixels, numbers.augmenting[:, : pixels.shape[1]])
+        return self._mixed(views, targets.float(), numbers)
+
+    def _numbers(self, draws: ExampleDraws, device: torch.device) -> _Numbers:
+        """Draw all numbers that views take, on ``device``."""
+        B, per_view = len(draws), self.augmentation.numbers_per_view
+        sizes = [self.members * per_view, self.k_diff, 3 * self.k_self]
+        augmenting, choosing, mixing = draws.uniform(sum(sizes)).to(device).split(sizes, dim=1)
+        pairs = Pairs.draw(mixing.view(B, self.k_self, 3), self.members, self.alpha)
+        return _Numbers(augmenting.view(B, self.members, per_view), choosing, pairs)
+
+    def _mixed(self, views: Tensor, labels: Tensor, numbers: _Numbers) -> tuple[Tensor, Tensor]:
+        """Return what the gradient is the mean over, of the private views ``[B, K_base, …]`` and their labels
+        ``[B, K_base, num_classes]``, with public ones drawn.
+        """
+        public, public_labels = views[:, :0], labels[:, :0]
+        if self.pool is not None:
+            public, public_labels = self._draw(
+                self.pool, numbers.choosing, numbers.augmenting[:, views.shape[1] :]
+            )
+        mix = numbers.pairs.mix
         return (
-            self._kept(views, public, pairs.mix(torch.cat([views, public], dim=1))),
-            self._kept(labels, public_labels, pairs.mix(torch.cat([labels, public_labels], dim=1))),
+            self._kept(views, public, mix(torch.cat([views, public], dim=1))),
+            self._kept(labels, public_labels, mix(torch.cat([labels, public_labels], dim=1))),
         )
 
     def _draw(self, pool: Pool, choosing: Tensor, augmenting: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,6 +142,17 @@ class DPMix:
         kept = [base] if self.base_in_mean else []
         kept += [public] if self.pool_in_mean else []
         return torch.cat([*kept, mixed], dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Numbers:
+    """All that is drawn for B examples: ``augmenting`` ``[B, members, numbers_per_view]``, ``choosing``
+    ``[B, k_diff]`` of public images, and the pairs that are mixed.
+    """
+
+    augmenting: Tensor
+    choosing: Tensor
+    pairs: Pairs
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -37,4 +37,29 @@ class ViewPolicy(Protocol):
         Returns:
             views: float32 ``[B, K, C, H, W]`` in [0, 1], on the pixels' device.
             targets: ``[B, K]`` class indices, or ``[B, K, num_classes]`` probabilities.
+        """
+
+
+@runtime_checkable
+class UnitPolicy(ViewPolicy, Protocol):
+    """A view policy that also makes views of units, whose images become one gradient.
+
+    Guarantee: as of every :class:`ViewPolicy`, of units in place of examples.
+    """
+
+    @property
+    def images_of_a_unit(self) -> int | None:
+        """The number M of images that are drawn from each unit for its views; None where it takes all."""
+
+    def of_units(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
+        """Make the views of a batch of units.
+
+        Args:
+            pixels: uint8 ``[B, M, C, H, W]``, the images that were taken of each unit. B may be 0.
+            targets: ``[B, M, num_classes]``: one-hot rows, times what the image counts where all are taken.
+            draws: the draws of these units, in their order.
+
+        Returns:
+            views: float32 ``[B, K, C, H, W]`` in [0, 1], on the pixels' device.
+            targets: ``[B, K, num_classes]``.
         """

@@ -3,7 +3,7 @@ al., arXiv 1901.09335, call the number of them the augmentation multiplicity).""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -67,6 +67,11 @@ class SelfAugmentation:
         return self.augmult
 
     @property
+    def images_of_a_unit(self) -> int:
+        """One image for each view."""
+        return self.augmult
+
+    @property
     def numbers_per_view(self) -> int:
         """The number of uniform numbers that a view takes."""
         return sum(self._numbers())
@@ -80,6 +85,21 @@ class SelfAugmentation:
         uniform = draws.uniform(self.augmult * self.numbers_per_view).to(pixels.device)
         uniform = uniform.view(len(pixels), self.augmult, self.numbers_per_view)
         return self.make(pixels, uniform), targets[:, None].repeat(1, self.augmult)
+
+    def of_units(self, pixels: Tensor, targets: Tensor, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
+        """Make a view of each image ``[B, K, C, H, W]``; see :class:`dpvision.views.policy.UnitPolicy`."""
+        uniform = draws.uniform(self.augmult * self.numbers_per_view).to(pixels.device)
+        return self.make_each(pixels, uniform.view(*pixels.shape[:2], self.numbers_per_view)), targets
+
+    def make_each(self, pixels: Tensor, uniform: Tensor) -> Tensor:
+        """Return a view of each image ``[B, K, C, H, W]`` for its numbers ``[B, K, numbers_per_view]``."""
+        single = replace(self, include_original=False).make(
+            pixels.flatten(0, 1), uniform.flatten(0, 1)[:, None]
+        )
+        views = single.view(pixels.shape)
+        if self.include_original:
+            views[:, 0] = pixels[:, 0].float() / 255
+        return views
 
     def make(self, pixels: Tensor, uniform: Tensor) -> Tensor:
         """Return the views ``[B, K, C, H, W]`` of images uint8 ``[B, C, H, W]`` for numbers

@@ -1,0 +1,122 @@
+"""Whose images are whose: units, such as patients, whose images a guarantee protects together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dpvision.privacy.by_example import distinct_ids
+from dpvision.privacy.errors import InputError
+
+if TYPE_CHECKING:
+    from dpvision.images.image_set import ImageSet
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Units:
+    """The unit of each of N images: U units, each of at least one image.
+
+    >>> units = Units.named(["ann", "bob", "ann"], "a clinic")
+    >>> len(units), units.of_image, units.sizes
+    (2, tensor([0, 1, 0]), tensor([2, 1]))
+
+    Attributes:
+        of_image: int64 [N], the index of each image's unit.
+        names: of the units, [U], distinct. Private.
+        ids: int64 [U], distinct: whose random draws a unit gets in training, see
+            :mod:`dpvision.privacy.by_example`; by default 0 … U − 1. They are written nowhere.
+    """
+
+    of_image: Tensor
+    names: tuple[str, ...]
+    ids: Tensor = None  # type: ignore[assignment]  # where none are given they are made below
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) != len(self.names):
+            raise InputError("two units have one name; give each its own")
+        if self.of_image.dtype != torch.int64 or not torch.equal(
+            self.of_image.unique(), torch.arange(len(self.names))
+        ):
+            raise InputError(f"{len(self.names)} units need indices 0 to {len(self.names) - 1}, all of them")
+        object.__setattr__(self, "ids", distinct_ids(self.ids, len(self.names), "units"))
+
+    @classmethod
+    def named(cls, names: Sequence[object], source: str) -> Units:
+        """Make units of the name of each image's unit, in the order in which they first appear.
+
+        Args:
+            names: [N], texts or numbers; numbers are known by how they are written.
+            source: what they are of, for messages.
+
+        Raises:
+            InputError: an image has no unit.
+        """
+        texts = ["" if name is None else str(name).strip() for name in names]
+        if missing := texts.count(""):
+            raise InputError(
+                f"{source}: {missing} of {len(texts)} images have no unit; give each one, or one of its own"
+            )
+        index = {name: number for number, name in enumerate(dict.fromkeys(texts))}
+        return cls(torch.tensor([index[text] for text in texts]), tuple(index))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def of_images(self) -> list[str]:
+        """The name of each image's unit, [N]. Private."""
+        return [self.names[unit] for unit in self.of_image.tolist()]
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """The number of images of each unit, int64 [U]. Private."""
+        return torch.bincount(self.of_image, minlength=len(self))
+
+    @property
+    def shares(self) -> Tensor:
+        """The share that each image has in its unit, float64 [N]: those of a unit are alike, and add up to
+        one.
+        """
+        return self.sizes.double().reciprocal()[self.of_image]
+
+    @cached_property
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """The images, sorted by unit, in their order within each; and where each unit begins among them."""
+        return self.of_image.argsort(stable=True), self.sizes.cumsum(0) - self.sizes
+
+    def images_at(self, units: Tensor, positions: Tensor) -> Tensor:
+        """Return the indices ``[B, M]`` of images at ``positions`` ``[B, M]`` of units ``[B]``, from 0."""
+        images, first = self._places
+        return images[first[units][:, None] + positions]
+
+    def subset(self, images: Tensor) -> Units:
+        """Return the units of some images, by their indices ``[n]``, in this order."""
+        kept, of_image = self.of_image[images].unique(return_inverse=True)
+        return Units(of_image, tuple(self.names[unit] for unit in kept.tolist()), self.ids[kept])
+
+    @property
+    def digests(self) -> list[bytes]:
+        """What each unit is known by, whichever data set it comes in: the SHA-256 of its name. Private."""
+        return [
+            hashlib.sha256(b"unit " + name.encode(errors="surrogatepass")).digest() for name in self.names
+        ]
+
+
+def refuse_units_of_both(private: ImageSet, test: ImageSet) -> None:
+    """Raise InputError where units have images to train on and test images: what is told of those would not
+    be what is to be expected of others.
+    """
+    if private.units is None or test.units is None:
+        return
+    both = len(set(private.units.names) & set(test.units.names))
+    if both:
+        raise InputError(
+            f"{both} of the {len(test.units)} units of the test images have images among those to train on, "
+            "so the test would not be independent; leave them in one of the two"
+        )
