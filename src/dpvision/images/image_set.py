@@ -67,6 +67,11 @@ class ImageSet(ABC):
         """The number of units, or of images where each is protected by itself."""
         return len(self) if self.units is None else len(self.units)
 
+    @property
+    def protected_ids(self) -> Tensor:
+        """The ids of the units, or of the images where each is protected by itself."""
+        return self.ids if self.units is None else self.units.ids
+
     def __repr__(self) -> str:
         """Say how many images there are and of which shape: no pixel, and no name, for both are private."""
         shape = "×".join(map(str, self.shape))

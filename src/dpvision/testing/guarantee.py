@@ -72,7 +72,7 @@ def check_guarantee(
             public.
         images: from three to 256, real ones or random.
         neighboring_relation: the relation of the neighbours.
-        example: the index of the image by which they differ, any of them.
+        example: the index of the image by which they differ, any of them; or by whose unit.
         mechanisms: the classes of the mechanisms by which it releases.
 
     Raises:
@@ -200,7 +200,8 @@ def _differing_batches(pair: Neighbours, first: Transcript, second: Transcript) 
     """Yield, in words, in which batches examples that are in both data sets are not as they were."""
     if len(first.batches) != len(second.batches):
         yield f"there were {len(second.batches)} batches in place of {len(first.batches)}"
-    changed, present = int(pair.data.ids[pair.index]), set(pair.neighbour.ids.tolist())
+    changed = int(pair.data.protected_ids[pair.index])
+    present = set(pair.neighbour.protected_ids.tolist())
     for number, (before, after) in enumerate(zip(first.batches, second.batches, strict=False), start=1):
         if before.keys() & present != after.keys():
             yield f"batch {number}: it differs by other examples than the one"

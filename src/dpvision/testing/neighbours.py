@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,14 +13,14 @@ from dpvision.privacy import InputError, NeighboringRelation
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """Two data sets that differ by one example.
+    """Two data sets that differ by one example: an image, or where there are units a unit.
 
     Attributes:
         name: what they differ by, in words.
         data: D.
         neighbour: D′, which lacks that example, or has another one in its place. All others have the same ids
             in both.
-        index: the index of the example in D.
+        index: the index of the example in D, among the images or the units.
     """
 
     name: str
@@ -33,54 +32,83 @@ class Neighbours:
 def neighbours(
     images: Images, neighboring_relation: NeighboringRelation, example: int = -1
 ) -> list[Neighbours]:
-    """Return neighbours of these images, and of those left when a class loses all images but one.
+    """Return neighbours of these images, and of those left when a class loses all images but those of one.
 
     Args:
-        images: at least three.
+        images: at least three, or of at least three units.
         neighboring_relation: the relation in which they are neighbours.
-        example: the index of the example that leaves, or changes. Negative ones count from the end.
+        example: the index of the image that leaves, or changes, or whose unit does. Negative ones count from
+            the end.
 
     Raises:
-        InputError: there are fewer images, or not that one.
+        InputError: there are fewer images or units, or not that one.
     """
-    count = len(images)
-    if count < 3:
-        raise InputError(f"{images.source} has {count} images; neighbours need at least three")
+    count, protected = len(images), images.num_protected
+    if protected < 3:
+        what = "images" if images.units is None else "units"
+        raise InputError(f"{images.source} has {protected} {what}; neighbours need at least three")
     if not -count <= example < count:
         raise InputError(f"{images.source} has {count} images, and none at index {example}")
-    index, labels = example % count, images.labels
+    example %= count
+    is_of = torch.arange(count) == example
+    if images.units is not None:
+        is_of = images.units.of_image == images.units.of_image[example]
     if neighboring_relation == "add_or_remove_one":
-        pairs = [_without("one image less", images, index)]
-        if labels is not None:
-            kept = labels != labels[index]
-            before = int(kept[:index].sum())
-            kept[index] = True
-            if kept.sum() >= 3:
-                only = images.subset(kept.nonzero().squeeze(1))
-                pairs.append(_without("a class without its only image", only, before))
-        return pairs
-    inverted = 255 - images.take(torch.tensor([index]))[0]
+        return _left(images, is_of)
+    return _replaced(images, is_of)
+
+
+def _left(images: Images, is_of: Tensor) -> list[Neighbours]:
+    """Return pairs without the images that ``is_of``, ``[N]``, says are of one example."""
+    what = "image" if images.units is None else "unit"
+    pairs, labels = [_without(f"one {what} less", images, is_of)], images.labels
+    if labels is not None:
+        kept = is_of | ~torch.isin(labels, labels[is_of])
+        only = images.subset(kept.nonzero().squeeze(1))
+        if only.num_protected >= 3:
+            pairs.append(_without(f"a class without its only {what}", only, is_of[kept]))
+    return pairs
+
+
+def _without(name: str, data: Images, is_of: Tensor) -> Neighbours:
+    return Neighbours(name, data, data.subset((~is_of).nonzero().squeeze(1)), _index(data, is_of))
+
+
+def _replaced(images: Images, is_of: Tensor) -> list[Neighbours]:
+    """Return pairs with other images, labels or numbers of images in the place of those of one example."""
+    own = is_of.nonzero().squeeze(1)
+    inverted = 255 - images.take(own)
     changes: dict[str, dict[str, Tensor]] = {
         "another image": {"pixels": inverted},
         "a black image": {"pixels": torch.zeros_like(inverted)},
     }
-    if labels is not None:
-        label = (labels[index] + 1) % len(images.class_names)
+    if images.labels is not None:
+        labels = (images.labels[own] + 1) % len(images.class_names)
         changes |= {
-            "another label": {"labels": label},
-            "another image and label": {"pixels": inverted, "labels": label},
+            "another label": {"labels": labels},
+            "another image and label": {"pixels": inverted, "labels": labels},
         }
-    return [
-        Neighbours(name, images, replace(images, **_changed(images, index, change)), index)
+    others = {
+        name: replace(
+            images, **{what: getattr(images, what).index_copy(0, own, new) for what, new in change.items()}
+        )
         for name, change in changes.items()
-    ]
+    }
+    if images.units is not None:
+        one_of_them = (~is_of).index_fill(0, own[:1], True)
+        others["one of its images alone"] = images.subset(one_of_them.nonzero().squeeze(1))
+        others["its images twice"] = images.subset(torch.cat([torch.arange(len(images)), own]))
+        others["images more"] = _with_more(images, own, inverted)
+    return [Neighbours(name, images, other, _index(images, is_of)) for name, other in others.items()]
 
 
-def _without(name: str, data: Images, index: int) -> Neighbours:
-    others = torch.arange(len(data)) != index
-    return Neighbours(name, data, data.subset(others.nonzero().squeeze(1)), index)
+def _with_more(images: Images, own: Tensor, pixels: Tensor) -> Images:
+    """Return the images with others, of the same labels and unit as those at ``own``."""
+    more = images.subset(torch.cat([torch.arange(len(images)), own]))
+    return replace(more, pixels=torch.cat([*images.blocks(), pixels]))
 
 
-def _changed(data: Images, index: int, change: dict[str, Tensor]) -> dict[str, Any]:
-    """Return the tensors of the data, with others for one example."""
-    return {name: getattr(data, name).index_put((torch.tensor(index),), one) for name, one in change.items()}
+def _index(images: Images, is_of: Tensor) -> int:
+    """Return the index of the example, among the images or the units."""
+    first = int(is_of.nonzero()[0])
+    return first if images.units is None else int(images.units.of_image[first])

@@ -17,7 +17,7 @@ from torch import Tensor
 from dpvision.gradients import ClippedSum
 from dpvision.privacy import Event, GaussianSumMechanism, RandomSource
 from dpvision.privacy.mechanisms import Mechanism, Recorder
-from dpvision.training import Batch, PrivateTrainer, StepKeys
+from dpvision.training import Batch, PrivateTrainer, StepKeys, UnitBatch
 
 OURS = (GaussianSumMechanism,)
 """The mechanisms of dpvision's own methods."""
@@ -62,14 +62,14 @@ class Transcript:
 
     Attributes:
         releases: the releases, in their order.
-        batches: whose views were made, call by call: by the id of each example, a digest of its views and
+        batches: whose views were made, sum by sum: by the id of each example, a digest of its views and
             targets.
         norms: the norms of the gradients that were summed, by sum: by the id of each example, the norm and
             the loss.
     """
 
     releases: list[Release] = field(default_factory=list)
-    batches: list[Mapping[int, bytes]] = field(default_factory=list)
+    batches: list[dict[int, bytes]] = field(default_factory=list)
     norms: list[Mapping[int, tuple[float, float]]] = field(default_factory=list)
 
 
@@ -120,10 +120,11 @@ def recorded(
     ) -> tuple[Tensor, Tensor]:
         made, targets = views(trainer, examples, labels, ids, keys)
         digests = (_digest(*one) for one in zip(made.cpu(), targets.cpu(), strict=True))
-        transcript.batches.append(dict(zip(ids.tolist(), digests, strict=True)))
+        transcript.batches[-1] |= dict(zip(ids.tolist(), digests, strict=True))
         return made, targets
 
-    def watched_sum(trainer: PrivateTrainer, batch: Batch, keys: StepKeys) -> ClippedSum:
+    def watched_sum(trainer: PrivateTrainer, batch: Batch | UnitBatch, keys: StepKeys) -> ClippedSum:
+        transcript.batches.append({})  # whose views are made some at a time
         found = clipped_sum(trainer, batch, keys)
         figures = zip(found.norms.tolist(), found.losses.tolist(), strict=True)
         transcript.norms.append(dict(zip(batch.ids.tolist(), figures, strict=True)))

@@ -146,9 +146,9 @@ def largest_contribution(
         seed: the seed of the views.
     """
     worst = WorstImages(images, getattr(policy, "pool", None))
-    trainer = _trainer(network, images, FullBatch(len(images)), policy, max_grad_norm, seed=seed)
+    trainer = _trainer(network, images, FullBatch(images.num_protected), policy, max_grad_norm, seed=seed)
     for step in range(steps):
-        worst(trainer, trainer.batch(torch.arange(len(images))), trainer.keys(step))
+        worst(trainer, trainer.batch(torch.arange(images.num_protected)), trainer.keys(step))
     assert worst.largest is not None
     return worst.largest
 
@@ -213,11 +213,13 @@ def _trainer(
             precision="float32",
             expected_batch_size=sampler.expected_batch_size,
         ),
-        mechanism=GaussianSumMechanism(noise_multiplier, max_grad_norm, sampler.over(len(images))),
+        mechanism=GaussianSumMechanism(noise_multiplier, max_grad_norm, sampler.over(images.num_protected)),
         phases=[Phase(steps, "sgd", learning_rate)],
         ema_decay=0.5,
         random=SeededRandom(seed),
         ids=images.ids,
+        units=images.units,
+        num_classes=len(images.class_names),
     )
 
 

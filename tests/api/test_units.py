@@ -1,0 +1,93 @@
+"""Runs on units: what is counted, what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import dpvision
+from dpvision.images import Images
+from dpvision.privacy import InputError, Ledger
+
+CONFIG = {"network": "linear", "steps": 4, "expected_batch_size": 10, "learning_rate": 0.5}
+
+
+@pytest.fixture
+def of_units(images: Images) -> Images:
+    """The images, as those of fifty units."""
+    found = images.with_units(torch.arange(len(images)) % 50)
+    assert isinstance(found, Images)
+    return found
+
+
+def test_units_are_counted_and_not_images(of_units: Images, tmp_path: Path) -> None:
+    result = dpvision.train(
+        of_units,
+        method="dp-sgd",
+        epsilon=3.0,
+        config=CONFIG,
+        out=tmp_path / "run",
+        ledger=tmp_path / "ledger",
+    )
+    card = json.loads((result.release / "card.json").read_text())
+    assert card["num_examples"] == 50
+    assert card["mechanisms"][0]["sample_rate"] == 10 / 50
+    assert result.delta == 1e-3  # at most 1/(10 · 50)
+    assert Ledger(tmp_path / "ledger").num_examples == 50
+
+
+def test_delta_is_held_against_units(of_units: Images, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="delta"):
+        dpvision.train(
+            of_units, epsilon=3.0, delta=1 / 50, num_examples=10, config=CONFIG, out=tmp_path / "run"
+        )
+
+
+def test_a_unit_in_both_splits_is_refused(of_units: Images, tmp_path: Path) -> None:
+    test = replace(of_units, pixels=of_units.pixels ^ 1).subset(range(60, 70))
+    with pytest.raises(InputError, match="10 of the 10 units of the test images"):
+        dpvision.train(of_units, epsilon=3.0, config=CONFIG, out=tmp_path / "run", test=test)
+    assert not (tmp_path / "run").exists()
+
+
+def test_views_of_single_images_alone_are_refused_for_units(of_units: Images, tmp_path: Path) -> None:
+    from dpvision.testing import training_run
+
+    class OfOne:
+        views_per_example = 1
+
+        def __call__(
+            self, pixels: torch.Tensor, targets: torch.Tensor, draws: object
+        ) -> tuple[torch.Tensor, ...]:
+            return pixels[:, None].float(), targets[:, None]
+
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(len(of_units.class_names)))
+    network(torch.zeros(1, *of_units.shape))
+    run = training_run(network, num_examples=50, policy=OfOne())  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="view policy OfOne makes views of single images"):
+        run(of_units, tmp_path)
+
+
+def test_a_run_on_units_goes_on_where_it_was(of_units: Images, tmp_path: Path) -> None:
+    def stop(what: str, done: int, total: int, account: object = None) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    given = {"method": "dp-sgd", "epsilon": 3.0, "config": CONFIG, "seed": 1}
+    whole = dpvision.train(of_units, **given, out=tmp_path / "whole", ledger=tmp_path / "one")  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        dpvision.train(of_units, **given, out=tmp_path / "run", ledger=tmp_path / "two", progress=stop)  # type: ignore[arg-type]
+    other = of_units.with_units(torch.arange(len(of_units)) % 40)
+    with pytest.raises(InputError, match="have changed"):
+        dpvision.resume(tmp_path / "run", data=other)
+    resumed = dpvision.resume(tmp_path / "run", data=of_units)
+    assert all(
+        one.equal(other)
+        for one, other in zip(
+            whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True
+        )
+    )
