@@ -160,6 +160,62 @@ def test_worst_images_keep_the_bound_of_every_method_and_come_near_it(
     assert found.tallies == audit(few, method, pool, config=config).tallies
 
 
+@pytest.fixture(scope="session")
+def of_units(digits: Images) -> Images:
+    """Digits of units of 1 to 9 images."""
+    names = torch.repeat_interleave(torch.arange(300), 1 + torch.arange(300) % 9)[: len(digits)]
+    found = digits.with_units(names)
+    assert isinstance(found, Images)
+    return found
+
+
+@pytest.mark.parametrize("canary_kind", ["gradient", "images"])
+@pytest.mark.parametrize("method", METHOD_SETTINGS)
+def test_units_keep_the_bound_of_every_method(
+    of_units: Images, pool: Path, method: str, canary_kind: str
+) -> None:
+    """Worst-case units are of one image, of several alike and of several that differ."""
+    few = of_units.subset(torch.arange(100))
+    config = settings_of(method, pool)
+    if "steps" in config and method != "dp-mepf":
+        config = config | {"expected_batch_size": 10, "steps": 3}
+    found = audit(few, method, pool, canary_kind=canary_kind, config=config)
+    assert not found.refuted
+    assert found.epsilon_lower_bound < found.epsilon
+    if canary_kind == "images":
+        assert found.largest_contribution is not None
+        assert 0.8 < found.largest_contribution.share <= 1
+
+
+def test_units_that_are_clipped_image_by_image_are_refuted(
+    of_units: Images, pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = clipped.ClippedGradient.sum
+
+    def by_image(engine: Any, views: torch.Tensor, targets: torch.Tensor, dropout: Any = None) -> Any:
+        return whole(engine, *(tensor.flatten(0, 1)[:, None] for tensor in (views, targets)))
+
+    monkeypatch.setattr(clipped.ClippedGradient, "sum", by_image)
+    config = settings_of("dp-mix-self", pool) | {"expected_batch_size": 10, "steps": 3}
+    few = of_units.subset(torch.arange(100))
+    found = audit(few, "dp-mix-self", pool, canary_kind="images", config=config)
+    assert found.refuted
+    assert found.largest_contribution.share > 1.5
+
+
+def test_mislabelled_units_are_audited(of_units: Images, pool: Path) -> None:
+    found = audit(
+        of_units,
+        "dp-sgd",
+        pool,
+        canary_kind="mislabelled",
+        canaries=None,
+        config=STEPS | {"expected_batch_size": 100},
+    )
+    assert found.canaries == 28  # a tenth of the units
+    assert not found.refuted
+
+
 def test_a_fault_that_gradient_canaries_cannot_see_is_refuted(
     digits: Images, pool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,27 @@ def test_nothing_is_spent(images: Images, tmp_path: Path) -> None:
     assert len(Ledger(default_ledger_path(images.digest)).summary()["runs"]) == 1
 
 
+def test_units_are_attacked_as_a_whole(tmp_path: Path) -> None:
+    """By a classifier that protects nobody: ten images tell more than one."""
+    digits = dpvision.open_images("bundled:digits")
+    random = np.random.default_rng(0)
+    labels = digits.labels[random.permutation(len(digits))]  # type: ignore[index]
+    shuffled = Images(digits.pixels, labels, digits.class_names, "shuffled digits")
+    of_units = shuffled.with_units(np.arange(1437) // 10)
+    half, rest = of_units.subset(range(700)), of_units.subset(range(700, 1437))
+    config = RIDGE | {"encoder_options": {"products": True}}
+    dpvision.train(half, epsilon=1e5, method="dp-ridge", config=config, out=tmp_path / "run")
+    found = dpvision.membership(tmp_path / "run", half, rest, shadow_models=4)
+    assert (found.members, found.non_members) == (70, 74)
+    single = dpvision.membership(tmp_path / "run", half.with_units(None), rest.with_units(None))
+    assert found.attacks[0].auc > max(0.95, single.attacks[0].auc)
+    assert found.attacks[2].auc > 0.9
+    with pytest.raises(InputError, match="both have units"):
+        dpvision.membership(tmp_path / "run", half, rest.with_units(None))
+    with pytest.raises(InputError, match="of the 74 units"):
+        dpvision.membership(tmp_path / "run", half, rest.with_units(np.arange(737) // 10))
+
+
 def test_every_image_is_in_half_of_the_shadow_models() -> None:
     inside = membership_inference._halves(6, 500)
     assert (inside.sum(axis=0) == 3).all()

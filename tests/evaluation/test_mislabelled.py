@@ -63,3 +63,29 @@ def test_there_must_be_as_many_images() -> None:
     with pytest.raises(InputError, match="there are 10 images; 11 of them cannot be mislabelled"):
         MislabelledImages.of(images(10, 3), 11, SeededRandom(0))
     assert len(MislabelledImages.of(images(10, 3), 10, SeededRandom(0)).chosen) == 10
+
+
+def test_all_images_of_a_unit_share_a_coin() -> None:
+    of_units = images(250, 4).with_units(torch.arange(250) % 100)
+    found = MislabelledImages.of(of_units, 40, SeededRandom(2))
+    units, given, right = of_units.units, found.images.labels, of_units.labels
+    assert units is not None
+    assert given is not None
+    assert right is not None
+    changed = units.of_image[given != right].unique()
+    assert len(changed) == 40 == len(found.included)
+    for canary, is_in in enumerate(found.included.tolist()):
+        own = found.canary == canary
+        assert len(units.of_image[found.chosen[own]].unique()) == 1
+        assert given[found.chosen[own]].equal(found.labels[own, int(is_in)])
+        assert int(own.sum()) == int(units.sizes[units.of_image[found.chosen[own][0]]])
+    network: Any = ByHeart(given)
+    model = Classifier(network, tuple("abcd"), (1, 1, 1), None)
+    model.normalize = nn.Identity()  # type: ignore[assignment]
+    expected = torch.where(found.included, 3.0, -3.0).double()
+    assert torch.allclose(found.scores(model), expected, atol=1e-5)
+
+
+def test_no_more_units_than_there_are_can_be_canaries() -> None:
+    with pytest.raises(InputError, match="there are 10 units; 11"):
+        MislabelledImages.of(images(50, 3).with_units(torch.arange(50) % 10), 11, SeededRandom(0))

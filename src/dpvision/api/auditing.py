@@ -109,7 +109,7 @@ def audit(data: Source, *, progress: Progress | None = None, **options: Any) -> 
         )
     random = random_source(given.seed)
     coins = random.at("canaries", 0)
-    count = given.canaries if given.canaries is not None else _default_count(kind, len(images))
+    count = given.canaries if given.canaries is not None else _default_count(kind, images.num_protected)
     check_canaries(count)
     worst = None
     if kind == "images":
@@ -192,6 +192,6 @@ def _learn(
             session.account.close()
 
 
-def _default_count(canary_kind: str, num_images: int) -> int:
+def _default_count(canary_kind: str, num_examples: int) -> int:
     """Choose a number of canaries: wrong labels must be few beside right ones; vectors disturb nobody."""
-    return CANARIES if canary_kind != "mislabelled" else min(CANARIES, int(MISLABELLED_SHARE * num_images))
+    return CANARIES if canary_kind != "mislabelled" else min(CANARIES, int(MISLABELLED_SHARE * num_examples))

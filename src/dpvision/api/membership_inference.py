@@ -17,10 +17,18 @@ from dpvision.api.devices import resolve_device
 from dpvision.api.options import check_shadow_models
 from dpvision.api.sources import Reading, Source, fitting_reading
 from dpvision.api.using import choices_of, load_classifier
-from dpvision.evaluation.membership import Attack, attacks, centred_by_class, confidences, lira_scores
+from dpvision.evaluation.membership import (
+    Attack,
+    attacks,
+    centred_by_class,
+    confidences,
+    lira_scores,
+    mean_of_groups,
+)
 from dpvision.images import ImageSet, available_splits
 from dpvision.images.joined import Joined
 from dpvision.images.public import Overlaps
+from dpvision.images.units import refuse_units_of_both
 from dpvision.methods import at_noise
 from dpvision.networks import Classifier
 from dpvision.privacy import Account, InputError, SecureRandom
@@ -39,7 +47,7 @@ class Membership:
     Attributes:
         notice: says that none of this may be published.
         epsilon, delta: what the release claims.
-        members, non_members: the number of images of each kind.
+        members, non_members: the number of images, or units, of each kind.
         shadow_models: the number of models that were trained for the scores that need them.
         attacks: the results, one for each kind of score.
     """
@@ -67,7 +75,9 @@ def membership(
 
     Without shadow models there are two scores of an image, from the released classifier alone: "confidence",
     log p/(1 − p) of its label's probability p, and the same "by class", less the median of the image's class.
-    With shadow models there is online LiRA, too (Carlini et al., arXiv 2112.03570, Algorithm 1).
+    With shadow models there is online LiRA, too (Carlini et al., arXiv 2112.03570, Algorithm 1). Where the
+    images are of units, units are attacked: by the mean of these scores over their images, and by the sum of
+    LiRA's.
 
     Args:
         run: a run's directory, or its release directory with ``members`` and ``non_members``.
@@ -85,23 +95,40 @@ def membership(
     model = load_classifier(run).to(resolve_device(device))
     learned_from = _images(run, members, "data", "members", model)
     others = _images(run, non_members, "test", "non_members", model)
+    if (learned_from.units is None) != (others.units is None):
+        raise InputError(
+            "members and non-members must both have units, or neither: a unit is not attacked as an image is"
+        )
+    refuse_units_of_both(learned_from, others)
     both = Joined([learned_from, others])
     assert both.labels is not None
+    unit = np.arange(len(both)) if both.units is None else both.units.of_image.numpy()
     own = confidences(model, both)
-    scores = {"confidence": own, "confidence by class": centred_by_class(own, both.labels.numpy())}
+    by_class = centred_by_class(own, both.labels.numpy())
+    scores = {
+        "confidence": mean_of_groups(own, unit),
+        "confidence by class": mean_of_groups(by_class, unit),
+    }
     if shadow_models:
-        inside = _halves(shadow_models, len(both))
+        inside = _halves(shadow_models, both.num_protected)[:, unit]
         shadow = _shadow_confidences(Path(run), both, inside, device, progress)
-        scores[f"online LiRA, {shadow_models} shadow models"] = lira_scores(own, shadow, inside)
+        ratios = lira_scores(own, shadow, inside)
+        # The logarithms of likelihood ratios, which add up.
+        scores[f"online LiRA, {shadow_models} shadow models"] = np.bincount(unit, ratios).astype(np.float64)
     card = read_json(find_release(run) / "card.json")
     return Membership(
         notice=NOTICE,
         epsilon=card["epsilon"],
         delta=card["delta"],
-        members=len(learned_from),
-        non_members=len(others),
+        members=learned_from.num_protected,
+        non_members=others.num_protected,
         shadow_models=shadow_models,
-        attacks=attacks(scores, np.arange(len(both)) < len(learned_from), card["epsilon"], card["delta"]),
+        attacks=attacks(
+            scores,
+            np.arange(both.num_protected) < learned_from.num_protected,
+            card["epsilon"],
+            card["delta"],
+        ),
     )
 
 
@@ -133,7 +160,9 @@ def _recorded(run: str | os.PathLike[str]) -> RunDirectory:
 
 
 def _halves(models: int, count: int) -> NDArray[np.bool_]:
-    """Choose the images that each shadow model learns from, ``[S, N]``: each by half of them, at random."""
+    """Choose the images, or units, that each shadow model learns from, ``[S, N]``: each by half of them, at
+    random.
+    """
     places = np.random.default_rng().random((models, count)).argsort(axis=0).argsort(axis=0)
     return np.asarray(places < models // 2)
 
@@ -165,8 +194,8 @@ def _shadow_confidences(
 def _shadow_classifier(config: RunConfig, images: ImageSet, pool: Pool | None) -> Classifier:
     """Train as the run was, with its noise, on these images and an account that nothing keeps."""
     budget, calibrated = config.spending
-    settings = _scaled(config.settings, len(images) / config.facts.num_examples)
-    facts = replace(config.facts, num_examples=len(images))
+    settings = _scaled(config.settings, images.num_protected / config.facts.num_examples)
+    facts = replace(config.facts, num_examples=images.num_protected)
     stages = at_noise(calibrated.noise_multiplier, partial(config.method.stages, settings, facts), budget)
     shadow = replace(config, settings=settings, facts=facts, stages=stages)
 

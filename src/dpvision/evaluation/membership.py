@@ -88,6 +88,11 @@ def centred_by_class(scores: Array, labels: NDArray[np.int64]) -> Array:
     return centred
 
 
+def mean_of_groups(scores: Array, groups: NDArray[np.int64]) -> Array:
+    """Return the mean score ``[m]`` of each group, of scores ``[n]`` and their groups ``[n]``, 0 … m − 1."""
+    return np.asarray(np.bincount(groups, scores) / np.bincount(groups))
+
+
 def lira_scores(target: Array, shadow: Array, inside: NDArray[np.bool_]) -> Array:
     """Compute the scores of online LiRA (Algorithm 1 of the paper): of each image, the likelihood ratio of
     its confidence under models that learned from it against those that did not, each normal with a mean of

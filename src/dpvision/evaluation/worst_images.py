@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from dpvision.images import Images, ImageSet
-from dpvision.images.joined import with_one_more
+from dpvision.images.joined import ONE_MORE, with_one_more
+from dpvision.images.units import Units
 from dpvision.training import Batch, PrivateTrainer, StepKeys, UnitBatch
 from dpvision.views import Pool
 
@@ -113,7 +114,8 @@ class WorstImages:
         own_id = next(number for number in count() if number not in taken)
 
         def with_one(pixels: Tensor, labels: Tensor, at: int) -> Sums:
-            images = Images(pixels, None, (), "worst-case images")
+            units = Units.named([ONE_MORE] * len(pixels), "") if isinstance(batch, UnitBatch) else None
+            images = Images(pixels, None, (), "worst-case images", units=units)
             examples = encode(images) if encode else pixels
             return trainer.clipped_sum(batch.with_one(examples, labels, own_id, at), keys).gradients
 

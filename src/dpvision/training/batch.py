@@ -150,9 +150,7 @@ class UnitBatch:
         others, place = self.units.subset(images), 0 if at == 0 else len(images)
         taken = self.examples.take(images)
         of_image = _inserted(others.of_image, torch.full((len(examples),), len(others)), place)
-        units = Units(
-            of_image, (*others.names, "\0one more"), torch.cat([others.ids, torch.tensor([own_id])])
-        )
+        units = Units(of_image, (*others.names, ""), torch.cat([others.ids, torch.tensor([own_id])]))
         return UnitBatch(
             Rows(_inserted(taken, examples.to(taken), place)),
             _inserted(self.labels[images.to(self.labels.device)], labels.to(self.labels), place),
