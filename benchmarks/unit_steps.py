@@ -3,8 +3,7 @@
     python benchmarks/unit_steps.py
 
 Steps by turns of a trainer of random images, and of the same images as units of one each: of a head on
-features, all of them in every step, and of WRN-16-4 with K = 16 views, a batch of 32 on average. Each line
-has the median seconds of a step of both, and their ratio.
+features, and of WRN-16-4 with K = 16 views, all images in every step. Each line has the median seconds of a step of both, and their ratio.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from dpvision.privacy import (
     Budget,
     FullBatch,
     GaussianSumMechanism,
-    PoissonSampler,
     SecureRandom,
 )
 from dpvision.privacy.sampling import Sampler
@@ -78,7 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(options.features, 2048, generator=generator)
-    pixels = torch.randint(256, (2048, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    pixels = torch.randint(256, (32, 3, 32, 32), dtype=torch.uint8, generator=generator)
     for name in ("head on features", "wrn-16-4, K = 16"):
         steppers, count = [], len(rows) if name.startswith("head") else len(pixels)
         labels = torch.randint(CLASSES, (count,), generator=generator)
@@ -89,7 +87,7 @@ def main() -> None:
                 names = tuple(map(str, range(CLASSES)))
                 model = build_classifier("wrn-16-4", image_shape=(3, 32, 32), class_names=names)
                 images = Images(pixels, labels, names, "random images")
-                case = (model, images, labels, SelfAugmentation(16), PoissonSampler(count, 32 / count))
+                case = (model, images, labels, SelfAugmentation(16), FullBatch(count))
             steppers.append(stepper(*case, units, options.steps + 2))
         seconds: list[list[float]] = [[], []]
         for _ in range(options.steps + 2):

@@ -2,8 +2,8 @@
 
     python benchmarks/units.py --cifar10 cifar10 --fashion fashion-mnist --features kept
 
-Parts of the training splits are grouped at random into units of 1, 2, 5 and 10 images, within the classes (a
-unit has images of one) and across them. Each grouping is learned from by a method's defaults at ε = 1, 3 and 8
+Parts of the training splits are grouped at random into units of 1, 2, 5 and 10 images, within the classes
+(of one each) and across them. Each grouping is learned from by a method's defaults at ε = 1, 3 and 8
 (δ = 1e-5) in two ways that make the same promise to a unit:
 
 - units: with the units;
