@@ -3,7 +3,8 @@
     python benchmarks/unit_steps.py
 
 Steps by turns of a trainer of random images, and of the same images as units of one each: of a head on
-features, and of WRN-16-4 with K = 16 views, all images in every step. Each line has the median seconds of a step of both, and their ratio.
+features, and of WRN-16-4 with K = 16 views, all images in every step. Each line has the median seconds of a
+step of both, and their ratio.
 """
 
 from __future__ import annotations
