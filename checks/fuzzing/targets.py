@@ -210,6 +210,31 @@ def _parquet_files() -> list[list[bytes]]:
     return made
 
 
+_SAVED = ("data/data-00000-of-00001.arrow", "data/state.json", "data/dataset_info.json")
+
+
+def _saved_files() -> list[list[bytes]]:
+    """As save_to_disk of Hugging Face's datasets writes them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(pa.BufferReader(_parquet_files()[0][0]))
+    state = json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}], "_split": "train"})
+    names = {"features": {"label": {"names": list(CLASSES), "_type": "ClassLabel"}}}
+    made = []
+    for compression, new, info in (
+        (None, pa.ipc.new_stream, names),
+        (None, pa.ipc.new_file, {}),
+        ("zstd", pa.ipc.new_stream, {}),
+    ):
+        stream = io.BytesIO()
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        with new(stream, table.schema, options=options) as writer:
+            writer.write_table(table, max_chunksize=4)
+        made.append([stream.getvalue(), state.encode(), json.dumps(info).encode()])
+    return made
+
+
 def _tables() -> list[list[bytes]]:
     picture = image_files(small_images(), "png")["ant/000000.png"]
     rows = [["path", "label", "split"], ["a.png", "cat, dog", "train"], ["b.png", "", "test"]]
@@ -584,6 +609,11 @@ TARGETS = {
         Target(
             *("parquet", ("parquet",), _parquet_files, _named("data.parquet")),
             lambda folder: _read_all(folder / "data.parquet"),
+            of_images=True,
+        ),
+        Target(
+            *("saved", ("arrow", "json", "json"), _saved_files, _named(*_SAVED)),
+            lambda folder: _read_all(folder / "data"),
             of_images=True,
         ),
         Target(

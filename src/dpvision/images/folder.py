@@ -50,11 +50,6 @@ def splits(path: Path, choices: Choices) -> dict[str, Path]:
         else:
             found[split] = entry
             holds_folders = holds_folders or any(inner.is_dir() for inner in _entries(entry, path))
-    if (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file():
-        raise InputError(
-            f"{path} was written by save_to_disk of Hugging Face's datasets; save it with to_parquet "
-            "instead, or open it in Python and give it to dpvision.images_from_dataset"
-        )
     if not holds_folders:  # a class may be called "train": then it holds images, and no class folders
         return {"train": path}
     beside = [entry.name for entry in others if _has_images(entry, path)]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from dpvision.images import bundled, cifar, folder, idx, npz, parquet, table
+from dpvision.images import bundled, cifar, folder, idx, npz, parquet, saved, table
 from dpvision.images.choices import Choices, takes_choices
 from dpvision.images.files import NoLabelsError
 from dpvision.images.images import Images
@@ -38,6 +38,7 @@ READERS: tuple[Reader, ...] = (
     npz,
     table,
     parquet,
+    saved,
     idx,
     cifar,
     bundled,
@@ -60,9 +61,9 @@ def open_images(
             a folder of class folders (PNG, JPEG, WebP, BMP, TIFF), or of train/ and test/ that hold class
             folders; a NumPy archive .npz with train_images and train_labels, test_…, val_…, or with images
             and labels; a folder of IDX files (train-images-idx3-ubyte, …, plain or gzip);
-            a Parquet file, or a folder of them, in the Hugging Face image layout; a table (CSV, TSV, Parquet)
-            with a column of paths, and columns of labels and splits; the folder of CIFAR-10 or CIFAR-100,
-            binary or pickled.
+            a Parquet file, or a folder of them, in the Hugging Face image layout, or a folder that its
+            ``datasets`` wrote by ``save_to_disk``; a table (CSV, TSV, Parquet) with a column of paths, and
+            columns of labels and splits; the folder of CIFAR-10 or CIFAR-100, binary or pickled.
         split: "train", "val" or "test". Data without splits are all train.
         labelled: False reads the images alone: from the same places, any folder of images, or one image. None
             reads labels where there are some.
