@@ -24,6 +24,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 import dpvision
+from checks.fuzzing import dicom_files
 from checks.fuzzing.dicom_files import encoded
 from dpvision.api.options import TrainOptions
 from dpvision.api.pools import describe_pool
@@ -262,7 +263,20 @@ def _dicoms() -> list[list[bytes]]:
     values = {"RescaleSlope": "2", "RescaleIntercept": "-10", "PhotometricInterpretation": "MONOCHROME1"}
     grey = np.arange(24, dtype=np.uint8).reshape(4, 6)
     colour = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
-    return [[encoded(**window, **values)], [encoded(grey, **window)], [encoded(colour)]]
+    ybr = {"PhotometricInterpretation": "YBR_FULL_422"}
+    jpeg_2000 = dicom_files.frame_of(grey, "JPEG2000", no_jp2=True)
+    made = [
+        encoded(**window, **values),
+        encoded(grey, **window),
+        encoded(colour),
+        encoded(VOILUTSequence=dicom_files.table(range(4096), 0, 12)),
+        dicom_files.run_lengths(dicom_files.STORED, **window),
+        dicom_files.compressed(jpeg_2000, dicom_files.JPEG_2000, grey),
+        dicom_files.compressed(
+            dicom_files.frame_of(colour, "JPEG"), dicom_files.JPEG_BASELINE, colour, **ybr
+        ),
+    ]
+    return [[one] for one in made]
 
 
 def _pool_files() -> list[list[bytes]]:

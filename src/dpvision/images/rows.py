@@ -99,6 +99,7 @@ def _image_column(file: RowFile) -> str:
 
 
 def _is_binary(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind  # blocks are of its values
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
