@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from functools import cached_property
 from pathlib import Path
 
-from dpvision.images.choices import Choices
-from dpvision.images.images import Images
 from dpvision.images.parquet_rows import ParquetRows
 from dpvision.images.row_file import RowFile
-from dpvision.images.rows import read_rows, row_sizes
+from dpvision.images.rows import RowFiles
 from dpvision.images.shards import parquet_files, shards_by_split
 
 
-def recognises(path: Path) -> bool:
-    """Say whether path is a file called *.parquet, or a folder with some, see `parquet_files`."""
-    return bool(parquet_files(path))
+class Parquet(RowFiles):
+    """A Parquet file, or a folder of them."""
 
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        """Say whether path is a file called *.parquet, or a folder with some, see `parquet_files`."""
+        return bool(parquet_files(path))
 
-def splits(path: Path, choices: Choices) -> dict[str, list[RowFile]]:
-    """Return the splits, each with its shards in order; see `shards_by_split`."""
-    shards = shards_by_split(path, parquet_files(path))
-    return {split: [ParquetRows(file) for file in files] for split, files in shards.items()}
-
-
-def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
-    """Read one split, all its shards in order. Without ClassLabel names the classes are numbered."""
-    return read_rows(str(path), split, splits(path, choices), choices, labelled)
-
-
-def sizes(path: Path, split: str, choices: Choices) -> Counter[tuple[int, int]]:
-    """Count the images of a split by size (width, height), by their headers, as far as these can be read."""
-    return row_sizes(splits(path, choices)[split])
+    @cached_property
+    def splits(self) -> dict[str, list[RowFile]]:
+        """The splits, each with its shards in order; see `shards_by_split`."""
+        shards = shards_by_split(self.path, parquet_files(self.path))
+        return {split: [ParquetRows(file) for file in files] for split, files in shards.items()}

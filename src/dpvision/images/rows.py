@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from dpvision.images.arrays import labels_from_array
 from dpvision.images.choices import Choices
 from dpvision.images.class_list import indexed_labels, named_labels, numbered_labels
 from dpvision.images.conversion import Deep
+from dpvision.images.data_set import DataSet
 from dpvision.images.decode import count_sizes
 from dpvision.images.files import NoLabelsError, check_unpacks, reading
 from dpvision.images.images import Images
@@ -25,52 +27,75 @@ from dpvision.privacy.errors import InputError, named_option
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label", "class", "target")
 
-Splits = Mapping[str, Sequence[RowFile]]
-"""The files of each split, in their order."""
 
+class RowFiles(DataSet):
+    """A data set in files of rows."""
 
-def read_rows(source: str, split: str, splits: Splits, choices: Choices, labelled: bool) -> Images:
-    """Read one split, all its files in order. Without ClassLabel names the classes are numbered.
+    @property
+    @abstractmethod
+    def splits(self) -> Mapping[str, Sequence[RowFile]]:
+        """The splits, each with its files in order."""
 
-    Args:
-        source: the data set, for messages.
-    """
-    files = splits[split]
-    count = sum(file.num_rows for file in files)
-    if count == 0:
-        raise InputError(f"{source} has no rows in {split}; at least one image is needed")
-    if count < 0:
-        raise InputError(f"{source} states {count} rows in {split}; it is damaged: replace it")
-    # Before anything is decoded, for there may be none.
-    labels = _labelled(source, split, splits, choices) if labelled else None
-    if labels and len(labels[0]) != count:
-        raise InputError(
-            f"{source} has {len(labels[0])} labels in {split}, of {count} rows; it is damaged: replace it"
+    def sizes(self, split: str) -> Counter[tuple[int, int]]:
+        """Count the images of a split by size (width, height), by headers, as far as these can be read."""
+        return count_sizes((encoded or b"", name) for name, encoded in _encoded_images(self.splits[split]))
+
+    def read(self, split: str, labelled: bool) -> Images:
+        """Read one split, all its files in order. Without ClassLabel names the classes are numbered."""
+        files, source, choices = self.splits[split], str(self.path), self.choices
+        count = sum(file.num_rows for file in files)
+        if count == 0:
+            raise InputError(f"{source} has no rows in {split}; at least one image is needed")
+        if count < 0:
+            raise InputError(f"{source} states {count} rows in {split}; it is damaged: replace it")
+        # Before anything is decoded, for there may be none.
+        labels = self._labelled(split) if labelled else None
+        if labels and len(labels[0]) != count:
+            raise InputError(
+                f"{source} has {len(labels[0])} labels in {split}, of {count} rows; it is damaged: replace it"
+            )
+        found = stack(
+            _encoded_images(files),
+            count,
+            self._decoded,
+            source,
+            choices.conversion,
+            sum(file.stored for file in files),
+            choices.skip_unreadable,
         )
-    found = stack(
-        _encoded_images(files),
-        count,
-        lambda encoded, name: _decoded(encoded, name, choices),
-        source,
-        choices.conversion,
-        sum(file.stored for file in files),
-        choices.skip_unreadable,
-    )
-    of_kept, class_names = (labels[0][found.kept], labels[1]) if labels else (None, ())
-    return Images(found.pixels, of_kept, class_names, source, stored=found.stored, left_out=found.left_out)
-
-
-def row_sizes(files: Sequence[RowFile]) -> Counter[tuple[int, int]]:
-    """Count images by size (width, height), by their headers, as far as these can be read."""
-    return count_sizes((encoded or b"", name) for name, encoded in _encoded_images(files))
-
-
-def _decoded(encoded: bytes | None, name: str, choices: Choices) -> NDArray[Any] | Deep:
-    if encoded is None:
-        raise InputError(
-            f"{name} holds no image bytes; embed the image, as new versions of datasets do, or remove the row"
+        of_kept, class_names = (labels[0][found.kept], labels[1]) if labels else (None, ())
+        return Images(
+            found.pixels, of_kept, class_names, source, stored=found.stored, left_out=found.left_out
         )
-    return choices.decode(encoded, name)
+
+    def _decoded(self, encoded: bytes | None, name: str) -> NDArray[Any] | Deep:
+        if encoded is None:
+            raise InputError(
+                f"{name} holds no image bytes; embed the image, as new versions of datasets do, or "
+                "remove the row"
+            )
+        return self.choices.decode(encoded, name)
+
+    def _labelled(self, split: str) -> tuple[Tensor, tuple[str, ...]]:
+        """Return the labels of a split, int64 [N], and the names of the classes."""
+        source, classes = str(self.path), self.choices.classes
+        column = _label_column(self.splits[split], self.choices)
+        names = {file.class_names(column) for files in self.splits.values() for file in files}
+        if len(names) > 1:
+            raise InputError(
+                f"{source}: the shards' metadata name different classes; keep one data set in a folder"
+            )
+        own_names, of_split = names.pop(), _labels(self.splits[split], column)
+        if of_split.dtype != object and own_names is not None:
+            return indexed_labels(of_split, split, own_names, classes, source)
+        labels = {
+            name: of_split if name == split else _labels_if_any(files, column)
+            for name, files in self.splits.items()
+        }
+        if of_split.dtype == object:
+            every = {str(label) for of_one in labels.values() for label in of_one}
+            return named_labels(of_split.tolist(), sorted(every), classes, source)
+        return numbered_labels(labels, split, classes, source)
 
 
 def _encoded_images(files: Sequence[RowFile]) -> Iterator[tuple[str, bytes | None]]:
@@ -101,24 +126,6 @@ def _image_column(file: RowFile) -> str:
 def _is_binary(kind: pa.DataType) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind  # blocks are of its values
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def _labelled(source: str, split: str, splits: Splits, choices: Choices) -> tuple[Tensor, tuple[str, ...]]:
-    """Return the labels of a split, int64 [N], and the names of the classes."""
-    column = _label_column(splits[split], choices)
-    names = {file.class_names(column) for files in splits.values() for file in files}
-    if len(names) > 1:
-        raise InputError(
-            f"{source}: the shards' metadata name different classes; keep one data set in a folder"
-        )
-    own_names, of_split = names.pop(), _labels(splits[split], column)
-    if of_split.dtype == object:
-        every = {str(label) for files in splits.values() for label in _labels_if_any(files, column)}
-        return named_labels(of_split.tolist(), sorted(every), choices.classes, source)
-    if own_names is None:
-        labels = {name: _labels_if_any(files, column) for name, files in splits.items()}
-        return numbered_labels({**labels, split: of_split}, split, choices.classes, source)
-    return indexed_labels(of_split, split, own_names, choices.classes, source)
 
 
 def _label_column(files: Sequence[RowFile], choices: Choices) -> str:

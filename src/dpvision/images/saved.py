@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from dpvision.images.arrow_rows import ArrowRows
-from dpvision.images.choices import Choices
 from dpvision.images.files import SPLIT_WORDS, read_json
-from dpvision.images.images import Images
 from dpvision.images.row_file import RowFile
-from dpvision.images.rows import read_rows, row_sizes
+from dpvision.images.rows import RowFiles
 from dpvision.images.text import listing
 from dpvision.privacy.errors import InputError
 
@@ -26,42 +24,36 @@ INDICES = ("_indices_files", "_indices_data_files")
 LONGEST_NAME = 255  # bytes, on all common file systems
 
 
-def recognises(path: Path) -> bool:
-    """Say whether path is a folder with one of the files that tell what is in it."""
-    return any((path / name).is_file() for name in (OF_SPLITS, OF_COLUMNS))
+class Saved(RowFiles):
+    """A folder that `datasets` wrote."""
 
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        """Say whether path is a folder with one of the files that tell what is in it."""
+        return any((path / name).is_file() for name in (OF_SPLITS, OF_COLUMNS))
 
-def splits(path: Path, choices: Choices) -> dict[str, list[RowFile]]:
-    """Return the splits, each with its files in order. A Dataset that does not say its split is train.
+    @cached_property
+    def splits(self) -> dict[str, list[RowFile]]:
+        """The splits, each with its files in order. A Dataset that does not say its split is train.
 
-    Raises:
-        InputError: a file is missing or there twice, or it is not the rows of these files that are meant; a
-            split is none that is known.
-    """
-    if not (path / OF_SPLITS).is_file():
-        state = _state(path)
-        return {SPLIT_WORDS.get(str(state.get("_split")), "train"): _files(path, state)}
-    names = _names(read_json(path / OF_SPLITS).get("splits"), path / OF_SPLITS)
-    found: dict[str, list[RowFile]] = {}
-    for name in names:
-        split = SPLIT_WORDS.get(name)
-        if split is None or split in found:
-            raise InputError(
-                f"{path} has the splits {listing(names)}, which are not each one of train, val and test; "
-                f"give the folder of one, such as {path / names[0]}"
-            )
-        found[split] = _files(path / name, _state(path / name))
-    return found
-
-
-def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
-    """Read one split, all its files in order. Without ClassLabel names the classes are numbered."""
-    return read_rows(str(path), split, splits(path, choices), choices, labelled)
-
-
-def sizes(path: Path, split: str, choices: Choices) -> Counter[tuple[int, int]]:
-    """Count the images of a split by size (width, height), by their headers, as far as these can be read."""
-    return row_sizes(splits(path, choices)[split])
+        Raises:
+            InputError: a file is missing or there twice, or it is not the rows of these files that are meant;
+                a split is none that is known.
+        """
+        if not (self.path / OF_SPLITS).is_file():
+            state = _state(self.path)
+            return {SPLIT_WORDS.get(str(state.get("_split")), "train"): _files(self.path, state)}
+        names = _names(read_json(self.path / OF_SPLITS).get("splits"), self.path / OF_SPLITS)
+        found: dict[str, list[RowFile]] = {}
+        for name in names:
+            split = SPLIT_WORDS.get(name)
+            if split is None or split in found:
+                raise InputError(
+                    f"{self.path} has the splits {listing(names)}, which are not each one of train, val and "
+                    f"test; give the folder of one, such as {self.path / names[0]}"
+                )
+            found[split] = _files(self.path / name, _state(self.path / name))
+        return found
 
 
 def _state(folder: Path) -> dict[str, Any]:
