@@ -75,7 +75,6 @@ def test_a_dict_of_splits(tmp_path: Path) -> None:
     assert content(open_images(tmp_path)) == [(1, "ant"), (2, "bee"), (3, "cow"), (4, "bee")]
     assert content(open_images(tmp_path, "test", size=6)) == [(5, "cow")]
     assert image_sizes(tmp_path) == {(5, 4): 4}
-    assert available_splits(tmp_path / "test") == ("test",)
 
 
 def test_images_are_known_as_those_of_parquet_are(tmp_path: Path) -> None:
@@ -99,8 +98,8 @@ def test_a_shard_without_rows(tmp_path: Path) -> None:
         open_images(saved(tmp_path / "none", [([], no_labels)]))
 
 
-@pytest.mark.parametrize("split", [None, "train[:80%]", "all"])
-def test_a_data_set_of_no_split_is_train(tmp_path: Path, split: str | None) -> None:
+@pytest.mark.parametrize("split", [None, "train[:80%]", "test"])
+def test_a_data_set_by_itself_is_train(tmp_path: Path, split: str | None) -> None:
     assert available_splits(saved(tmp_path / "x", [([1], [0])], split=split)) == ("train",)
 
 

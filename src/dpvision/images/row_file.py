@@ -53,9 +53,8 @@ class RowFile(ABC):
 
     def class_names(self, column: str) -> tuple[str, ...] | None:
         """Return the names of the classes that a column has the numbers of, if they are said (ClassLabel)."""
-        features = self.features
         with reading(f"the metadata of {self.path}"):
-            feature = features.get(column, {})
+            feature = self.features.get(column, {})
             return tuple(str(name) for name in feature["names"]) if "names" in feature else None
 
     def kind(self, column: str) -> tuple[pa.DataType, str]:

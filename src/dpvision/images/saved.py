@@ -34,15 +34,14 @@ class Saved(RowFiles):
 
     @cached_property
     def splits(self) -> dict[str, list[RowFile]]:
-        """The splits, each with its files in order. A Dataset that does not say its split is train.
+        """The splits, each with its files in order. A Dataset by itself is train, whatever it was a part of.
 
         Raises:
             InputError: a file is missing or there twice, or it is not the rows of these files that are meant;
                 a split is none that is known.
         """
         if not (self.path / OF_SPLITS).is_file():
-            state = _state(self.path)
-            return {SPLIT_WORDS.get(str(state.get("_split")), "train"): _files(self.path, state)}
+            return {"train": _files(self.path)}
         names = _names(read_json(self.path / OF_SPLITS).get("splits"), self.path / OF_SPLITS)
         found: dict[str, list[RowFile]] = {}
         for name in names:
@@ -52,21 +51,18 @@ class Saved(RowFiles):
                     f"{self.path} has the splits {listing(names)}, which are not each one of train, val and "
                     f"test; give the folder of one, such as {self.path / names[0]}"
                 )
-            found[split] = _files(self.path / name, _state(self.path / name))
+            found[split] = _files(self.path / name)
         return found
 
 
-def _state(folder: Path) -> dict[str, Any]:
+def _files(folder: Path) -> list[RowFile]:
+    """Return the files of a Dataset, in the order that its state tells."""
     if not (folder / OF_ROWS).is_file():
         raise InputError(
             f"{folder} has no {OF_ROWS}: save_to_disk of datasets did not write it, or not to its end; load "
             "it there and save it again"
         )
-    return read_json(folder / OF_ROWS)
-
-
-def _files(folder: Path, state: dict[str, Any]) -> list[RowFile]:
-    """Return the files of a Dataset, in the order that its state tells."""
+    state = read_json(folder / OF_ROWS)
     if any(state.get(name) for name in INDICES) or (folder / "indices.arrow").exists():
         raise InputError(
             f"{folder} is a selection of the rows that its files hold; load it with datasets and save "
