@@ -32,8 +32,8 @@ Data = Annotated[
     typer.Argument(
         metavar="DATA",
         help="The private images: a folder of class folders (or of train/ and test/ with class folders), "
-        "a .csv, .tsv or .parquet with a column of paths, Parquet with images, .npz, a folder of IDX files "
-        "or of CIFAR's, or bundled:digits.",
+        "a .csv, .tsv or .parquet with a column of paths, Parquet with images, what datasets saved, .npz, "
+        "a folder of IDX files or of CIFAR's, or bundled:digits.",
         show_default=False,
     ),
 ]

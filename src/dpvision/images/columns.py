@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from dpvision.images.files import check_regular, check_unpacks, reading
-from dpvision.images.parquet_pages import page_sizes
+from dpvision.images.files import check_regular, reading
+from dpvision.images.parquet_rows import ParquetRows
+from dpvision.images.row_file import blocks_of_all
 from dpvision.privacy.errors import InputError, named_option
 
 MOST_BYTES = 2**28
@@ -146,16 +145,14 @@ def _delimiter(path: Path, text: str) -> str:
 
 
 def _of_parquet(path: Path) -> Columns:
-    with reading(str(path)):
-        file = pq.ParquetFile(path)
-        names = file.schema_arrow.names
-    for name in names:
-        with reading(str(path)):
-            total, _ = page_sizes(path, name)
-        check_unpacks(total, path.stat().st_size, f"'{name}' in {path} unpacked")
-    with reading(str(path)):
-        table = file.read()
-    return columns_of(table, str(path))
+    file = ParquetRows(path)
+    values: dict[str, list[Any]] = {name: [] for name in file.names}
+    if len(values) < len(file.names):
+        raise InputError(f"{path} has two columns of the same name; rename one")
+    for _, name, block in blocks_of_all((file, name) for name in values):
+        with reading(str(path)):  # texts may be none
+            values[name] += block.to_pylist()
+    return columns_of(values, str(path))
 
 
 def _text(value: Any) -> str:
