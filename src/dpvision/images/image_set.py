@@ -204,7 +204,7 @@ class ImageSet(ABC):
             "notice": "private: do not publish",
             "source": self.source,
             "num_examples": len(self),
-            **({} if self.units is None else {"num_units": len(self.units)}),
+            **({} if self.units is None else self.units.summary()),
             "shape": list(self.shape),
             "class_names": list(self.class_names),
             "class_counts": counts,

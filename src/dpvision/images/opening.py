@@ -15,6 +15,7 @@ from dpvision.images.choices import Choices, takes_choices
 from dpvision.images.files import NoLabelsError
 from dpvision.images.images import Images
 from dpvision.images.places import check_exists
+from dpvision.images.whose import with_told_units
 from dpvision.privacy.errors import InputError
 
 
@@ -71,9 +72,15 @@ def open_images(
             "pad" or "stretch"; by default sizes stay, and must agree. channels=1 makes every image grey, 3
             RGB; by default grey images keep 1 channel and colour images 3. value_range="0:4095" says which
             values of more than 8 bits are black and white. classes="normal,pneumonia" says which classes
-            there are. label_column, split_column name columns of a table. first_frame=True
-            takes the first of several frames. skip_unreadable=True leaves out
-            images that cannot be read, and tells how many.
+            there are. path_column, label_column, split_column, unit_column name columns of
+            a table. unit="image" protects each image by itself, whatever the data say of units;
+            unit="dicom-patient" all images of a patient together, by the headers of DICOM files.
+            first_frame=True takes the first of several frames. skip_unreadable=True leaves out images that
+            cannot be read, and tells how many.
+
+    Images have units, such as patients, where the data say whose they are: in a column called patient,
+    subject, participant, person, user or unit, with or without _id; in a table units.csv, with columns path
+    and unit, beside the class folders or in the folder of a split; in arrays train_units, … of an archive.
 
     The names and the number of classes come from the data set (folder names, metadata, or the greatest label
     of any split), or from ``classes``, and are taken as public.
@@ -91,7 +98,8 @@ def open_images(
     chosen = Choices.of(choices)
     reader, path = _reader_of_split(spec, split, chosen)
     with _without_warnings():
-        return reader.read(path, split, chosen, labelled)
+        images = reader.read(path, split, chosen, labelled)
+    return with_told_units(images, chosen, f"{split} of {spec}")
 
 
 @takes_choices

@@ -16,6 +16,7 @@ from torch import Tensor
 from dpvision.images.arrays import labels_from_array
 from dpvision.images.choices import Choices
 from dpvision.images.class_list import indexed_labels, named_labels, numbered_labels
+from dpvision.images.columns import numbered_rows
 from dpvision.images.conversion import Deep
 from dpvision.images.decode import count_sizes
 from dpvision.images.files import (
@@ -31,6 +32,8 @@ from dpvision.images.images import Images
 from dpvision.images.parquet_pages import page_sizes
 from dpvision.images.shards import parquet_files, shards_by_split
 from dpvision.images.stack import stack
+from dpvision.images.units import BYTES_OF_A_NAME, Units, unit_name
+from dpvision.images.whose import Whose, unit_column
 from dpvision.privacy.errors import InputError, named_option
 
 IMAGE_COLUMNS = ("img", "image")
@@ -64,6 +67,11 @@ def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
         raise InputError(f"{path} states {count} rows in {split}; it is damaged: replace it")
     # Before anything is decoded, for there may be none.
     labels = _labelled(path, split, shards, choices) if labelled else None
+    whose = _whose(shards[split], choices)
+    if whose and len(whose.names) != count:
+        raise InputError(
+            f"{path} has {len(whose.names)} units in {split}, of {count} rows; it is damaged: replace it"
+        )
     found = stack(
         _encoded_images(shards[split]),
         count,
@@ -74,7 +82,15 @@ def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
         choices.skip_unreadable,
     )
     of_kept, class_names = (labels[0][found.kept], labels[1]) if labels else (None, ())
-    return Images(found.pixels, of_kept, class_names, str(path), stored=found.stored, left_out=found.left_out)
+    return Images(
+        found.pixels,
+        of_kept,
+        class_names,
+        str(path),
+        stored=found.stored,
+        left_out=found.left_out,
+        units=Units.named(found.names(whose.names), str(path), whose.origin) if whose else None,
+    )
 
 
 def sizes(path: Path, split: str, choices: Choices) -> Counter[tuple[int, int]]:
@@ -129,6 +145,31 @@ def _label_column(files: Sequence[Path], choices: Choices) -> str:
             f"{named_option('label_column', usual[0])}"
         )
     return usual[0]
+
+
+def _whose(files: Sequence[Path], choices: Choices) -> Whose | None:
+    """Return whose the images of a split are, if a column says so. InputError where one has no unit."""
+    column = unit_column(_open(files[0])[1].names, choices, str(files[0]))
+    if column is None:
+        return None
+    names: list[str] = []
+    for file in files:
+        what = f"column '{column}' in {file}"
+        kind = _kind(file, column)
+        texts = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (_is_text(texts) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            raise InputError(f"{what} holds {kind}; name units by texts or whole numbers")
+        values = _values(file, column, BYTES_OF_A_NAME)
+        with reading(str(file)):  # texts may be none
+            of_file = [unit_name(value, what) for value in values.to_pylist()]
+        empty = [row for row, name in enumerate(of_file) if not name]
+        if empty:
+            raise InputError(
+                f"{file}: {numbered_rows(empty)} no unit in '{column}'; fill it, or protect each image by "
+                f"itself, with {named_option('unit', 'image')}"
+            )
+        names += of_file
+    return Whose(names, f"column '{column}'")
 
 
 def _labels_if_any(files: Sequence[Path], column: str) -> NDArray[Any]:
@@ -207,19 +248,11 @@ def _labels(files: Sequence[Path], column: str) -> NDArray[Any]:
     """Read labels over all the shards of a split, int64 [N], or texts [N]."""
     of_files = []
     for file in files:
-        parquet, schema = _open(file)
-        if column not in schema.names:
-            raise InputError(f"{file} has no column '{column}', as others have; complete it")
-        what = f"column '{column}' in {file}"
-        with reading(str(file)):
-            kind = schema.field(column).type
-        texts = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        what, kind = f"column '{column}' in {file}", _kind(file, column)
+        texts = _is_text(kind)
         if not (texts or pa.types.is_integer(kind)):
             raise InputError(f"{what} holds {kind}, not integers or texts; number the classes from 0")
-        check_unpacks(8 * parquet.metadata.num_rows, file.stat().st_size, f"{what} unpacked")
-        _check_pages(file, column)
-        with reading(str(file)):
-            values = parquet.read(columns=[column]).column(0)
+        values = _values(file, column, 8)
         missing = values.null_count + (values.to_pylist().count("") if texts else 0)
         if missing:
             raise InputError(f"{file}: column '{column}' has {missing} empty entries; fill or remove them")
@@ -227,6 +260,30 @@ def _labels(files: Sequence[Path], column: str) -> NDArray[Any]:
         as_texts = np.array(values.to_pylist() if texts else [], dtype=object)
         of_files.append(as_texts if texts else labels_from_array(values.to_numpy(), what))
     return np.concatenate(of_files)
+
+
+def _kind(file: Path, column: str) -> pa.DataType:
+    """Return the type of a column that all shards of a split have."""
+    schema = _open(file)[1]
+    if column not in schema.names:
+        raise InputError(f"{file} has no column '{column}', as others have; complete it")
+    with reading(str(file)):
+        return schema.field(column).type
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _values(file: Path, column: str, least: int) -> pa.ChunkedArray:
+    """Read a column whose values become at least so many bytes each."""
+    parquet, _ = _open(file)
+    check_unpacks(
+        least * parquet.metadata.num_rows, file.stat().st_size, f"column '{column}' in {file} unpacked"
+    )
+    _check_pages(file, column)
+    with reading(str(file)):
+        return parquet.read(columns=[column]).column(0)
 
 
 def _class_names(file: Path, column: str) -> tuple[str, ...] | None:

@@ -22,6 +22,7 @@ from dpvision.images.decode import count_sizes
 from dpvision.images.files import SPLIT_WORDS, NoLabelsError, reading
 from dpvision.images.images import Images
 from dpvision.images.stack import stack
+from dpvision.images.whose import DICOM_PATIENT, Whose, patients_of, unit_column, with_told_units
 from dpvision.privacy.errors import InputError, named_option
 
 SUFFIXES = (".csv", ".tsv")
@@ -88,16 +89,19 @@ def images_from_table(
         split: as in `open_images`.
         root: what the paths are relative to; by default the folder of the file, or the working directory.
         labelled: whether there are labels.
-        choices: as in `open_images`; ``path_column``, ``label_column`` and ``split_column`` name columns.
+        choices: as in `open_images`; ``path_column``, ``label_column``, ``split_column`` and ``unit_column``
+            name columns.
 
     Raises:
         InputError: as `open_images`.
     """
     chosen = Choices.of(choices)
     if isinstance(table, str | os.PathLike):
-        columns = read_columns(Path(table))
-        return _read(columns, Path(root or Path(table).parent), split, chosen, labelled)
-    return _read(columns_of(table, "the table"), Path(root or "."), split, chosen, labelled)
+        columns, place = read_columns(Path(table)), Path(table).parent
+    else:
+        columns, place = columns_of(table, "the table"), Path()
+    images = _read(columns, Path(root or place), split, chosen, labelled)
+    return with_told_units(images, chosen, f"{split} of {columns.source}")
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ def _read(columns: Columns, root: Path, split: str, choices: Choices, labelled: 
     by_split = _by_split(columns, choices, wrong)
     listing = _listing(columns, root, split, choices, by_split, wrong)
     cells = _label_cells(columns, split, choices, by_split, wrong) if labelled else None
+    whose = _whose(columns, listing, choices, wrong)
     wrong.check()
     labels, class_names = _labels(cells, split, choices, columns.source) if cells else (None, ())
     num_bytes = sum(file.stat().st_size for file in listing.files if _exists(file))
@@ -135,6 +140,7 @@ def _read(columns: Columns, root: Path, split: str, choices: Choices, labelled: 
         found.names(listing.names),
         found.stored,
         found.left_out_of(listing.names),
+        units=whose.units(found, listing.names, columns.source) if whose else None,
     )
 
 
@@ -237,6 +243,24 @@ def _label_cells(
         raise NoLabelsError(f"{columns.source} has no labels of {split} in '{column}'; fill the column")
     wrong.add(empty, lambda rows: f"{numbered_rows(rows)} no label in '{column}'")
     return {name: [cells[i] for i in rows if cells[i]] for name, rows in by_split.items()}
+
+
+def _whose(columns: Columns, listing: _Listing, choices: Choices, wrong: _WrongRows) -> Whose | None:
+    """Return whose the images of a split are, if that is said. Rows without a unit are wrong."""
+    if choices.unit == DICOM_PATIENT:
+        return patients_of(listing.files)
+    column = unit_column(list(columns.cells), choices, columns.source)
+    if column is None:
+        return None
+    units = columns.cells[column]
+    wrong.add(
+        (i for i in listing.rows if not units[i]),
+        lambda rows: (
+            f"{numbered_rows(rows)} no unit in '{column}' (fill it, or protect each image by itself, with "
+            f"{named_option('unit', 'image')})"
+        ),
+    )
+    return Whose([units[i] for i in listing.rows], f"column '{column}'")
 
 
 def _labels(
