@@ -17,7 +17,7 @@ from dpvision.images.class_list import indexed_labels, named_labels, numbered_la
 from dpvision.images.decode import values_of
 from dpvision.images.images import Images
 from dpvision.images.stack import stack
-from dpvision.images.units import Units, unit_name
+from dpvision.images.units import Units, names_given, unit_name
 from dpvision.images.whose import Whose, unit_column, with_told_units
 from dpvision.privacy.errors import InputError
 
@@ -70,7 +70,7 @@ def images_from_arrays(
         class_names,
         source,
         stored=found.stored,
-        units=None if units is None else Units.named(_given(units, len(array), source), source),
+        units=None if units is None else Units.named(names_given(units, len(array), source), source),
     )
     return with_told_units(images, chosen, source) if units is None else images
 
@@ -155,15 +155,6 @@ def _check_given_once(units: Any, choices: Choices, source: str) -> None:
         raise InputError(f"{source}: units are given, and unit or unit_column too; leave one out")
 
 
-def _given(units: Any, count: int, source: str) -> list[Any]:
-    """Return the units that were given for so many images."""
-    array = units if isinstance(units, list | tuple) else _as_array(units).tolist()
-    if not isinstance(array, list | tuple) or len(array) != count:
-        number = len(array) if isinstance(array, list | tuple) else "one"
-        raise InputError(f"{source}: {count} images need as many units, got {number}")
-    return list(array)
-
-
 def _whose(
     dataset: Any, units: Any, choices: Choices, source: str
 ) -> tuple[Callable[[int, Any], Any], str] | None:
@@ -171,7 +162,7 @@ def _whose(
     if callable(units):
         return lambda _, item: units(item), "the function given"
     if units is not None:
-        given = _given(units, len(dataset), source)
+        given = names_given(units, len(dataset), source)
         return lambda index, _: given[index], Units.origin
     if not hasattr(dataset, "column_names"):
         return None

@@ -129,6 +129,20 @@ class Units:
         ]
 
 
+def names_given(units: Any, count: int, source: str) -> list[Any]:
+    """Return the names of the units of so many images, given as a sequence, an array or a tensor [N].
+
+    Raises:
+        InputError: there are not as many.
+    """
+    names = units.tolist() if hasattr(units, "tolist") else list(units)
+    if not isinstance(names, list):
+        raise InputError(f"{source}: {count} images need as many units, got a single one")
+    if len(names) != count:
+        raise InputError(f"{source}: {count} images need as many units, got {len(names)}")
+    return names
+
+
 def unit_name(value: object, source: str) -> str:
     """Return the name of a unit as a text, "" for none (an empty text, None, NaN).
 

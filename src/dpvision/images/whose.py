@@ -74,20 +74,16 @@ def with_told_units(images: Images, choices: Choices, what: str) -> Images:
     Raises:
         InputError: units were asked for, and there are none: each image would be protected by itself.
     """
-    asked = choices.unit_column is not None or choices.unit == DICOM_PATIENT
-    if images.units is None and asked:
-        by = (
-            f"a column '{choices.unit_column}'"
-            if choices.unit_column is not None
-            else "the headers of DICOM files"
-        )
+    asked = "unit_column" if choices.unit_column is not None else "unit"
+    is_asked = choices.unit_column is not None or choices.unit == DICOM_PATIENT
+    if images.units is None and is_asked:
         raise InputError(
-            f"{what} cannot say by {by} whose images are whose; give a table, Parquet, or a folder with "
-            f"units.csv, or leave out {named_option('unit_column' if choices.unit_column else 'unit')}"
+            f"{what} has neither columns nor DICOM files that would say whose images are whose; leave out "
+            f"{named_option(asked, getattr(choices, asked))}, or list the units in a table"
         )
-    if images.units is not None and not asked:
+    if images.units is not None and not is_asked:
         logger.info(
-            f"units: {images.units.origin} of {what}, {len(images.units):,} units: all images of one are "
-            f"protected together; {named_option('unit', 'image')} protects each by itself"
+            f"units: {images.units.origin}, {len(images.units):,} units in {what}; "
+            f"{named_option('unit', 'image')} protects each image by itself"
         )
     return images
