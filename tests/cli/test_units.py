@@ -230,3 +230,19 @@ def test_an_interrupted_run_reads_its_units_again(tmp_path: Path) -> None:
         dpvision.resume(out)
     data.write_text(whole)
     assert dpvision.resume(out).release.exists()
+
+
+def test_members_that_are_named_are_read_as_the_run_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(manifest(tmp_path))
+    named = ["--members", data, "--non-members", data, "--json"]
+    for unit, members, others in ((None, 20, 4), ("image", 60, 12)):
+        out = tmp_path / f"run-{unit}"
+        chosen = ["--unit", unit] if unit else []
+        assert run(["train", data, *BUDGET, *LINEAR, *chosen, "--out", str(out)]) == 0
+        for more in ([], named[:2], named[2:4]):
+            assert run(["membership", str(out), *more, "--json"]) == 0
+            found = last_json(capsys.readouterr().out)
+            assert (found["members"], found["non_members"]) == (members, others)
+    assert run(["membership", str(out / "release"), *named]) == 0
