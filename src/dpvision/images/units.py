@@ -147,7 +147,7 @@ def unit_name(value: object, source: str) -> str:
     """Return the name of a unit as a text, "" for none (an empty text, None, NaN).
 
     Numbers are known by how they are written, those of columns with gaps without their ".0", lest one unit
-    become two. Spaces and NUL around a name, which only fill it up, do not count.
+    become two. Spaces around a name, and NUL, do not count: some formats fill names up with them.
 
     Raises:
         InputError: it is neither a text nor a whole number, or too long. The message does not show it.
