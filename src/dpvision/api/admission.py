@@ -51,7 +51,7 @@ def admission_of(config: RunConfig, images: ImageSet, given: PlanOptions) -> Adm
     usual = default_ledger_path(images.digest)
     own = next((Ledger(path) for path in (Path(given.ledger or usual), usual) if os.path.exists(path)), None)
     if own is not None:
-        own.check_is_of(images.digest, len(images))
+        own.check_is_of(images.digest, images.num_protected)
     found = standings(ledgers_of_all(own) if own else [], images)
     after = outcome(found, stages.events)
     if after is None:

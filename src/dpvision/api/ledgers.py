@@ -41,7 +41,7 @@ def ledger_and_images(target: str, choices: Choices | None = None) -> tuple[Ledg
         return Ledger(RunDirectory.open(path).of_account("ledger")), None
     reading, _ = training_reading(target, choices or Choices(), keep_large=False)
     images = reading.open()
-    ledger = Ledger.for_dataset(default_ledger_path(images.digest), images.digest, len(images))
+    ledger = Ledger.for_dataset(default_ledger_path(images.digest), images.digest, images.num_protected)
     return ledger, images
 
 

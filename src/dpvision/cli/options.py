@@ -151,8 +151,10 @@ def reads_images(verb: Verb, without: Sequence[str] = ()) -> Verb:
 
 
 def reads_images_for_a_model(verb: Verb) -> Verb:
-    """Give a command likewise the options of images that a model says the size and channels of."""
-    return reads_images(verb, without=("size", "channels"))
+    """Give a command likewise the options of images that a model says the size and channels of, and of which
+    nothing is learned.
+    """
+    return reads_images(verb, without=("size", "channels", "unit", "unit_column"))
 
 
 def _take(run: Verb, parameters: Sequence[inspect.Parameter]) -> None:

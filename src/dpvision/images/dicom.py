@@ -1,12 +1,14 @@
 """Decode DICOM files by pydicom, an extra. Of a file's header only what says how its pixels look is used, and
-none of it is kept.
+none of it is kept, but for the patient's id where that was asked for.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,16 @@ def _values(dataset: Any, array: NDArray[Any]) -> NDArray[np.uint8] | Deep:
 def encoded_size(encoded: bytes | Path, name: str) -> tuple[int, int]:
     """Return the (width, height) that the header of a DICOM file states."""
     return _size(_dataset(encoded, name), name)
+
+
+def patient_of(file: Path) -> str:
+    """Return the patient's id in the header of a DICOM file: private, and never shown. It is "" where there
+    is none, or no header that can be read, of which whoever decodes the file tells.
+    """
+    with suppress(InputError), warnings.catch_warnings(action="ignore"), reading(str(file)):
+        if is_one(file):
+            return str(_dataset(file, str(file)).get("PatientID") or "")
+    return ""
 
 
 def _dataset(encoded: bytes | Path, name: str) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from dpvision.images.choices import Choices
 from dpvision.images.class_list import named_labels
 from dpvision.images.data_set import DataSet
 from dpvision.images.decode import count_sizes
@@ -17,6 +18,8 @@ from dpvision.images.images import Images
 from dpvision.images.series import RECORDS
 from dpvision.images.stack import stack
 from dpvision.images.text import listing
+from dpvision.images.units_file import UNITS_FILE, is_units_file, read_units_file
+from dpvision.images.whose import DICOM_PATIENT, Whose, patients_of
 from dpvision.privacy.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".dcm")
@@ -94,7 +97,7 @@ class Folder(DataSet):
             files = [file for of_class in files_of.values() for file in of_class]
             names = [name for name, of_class in files_of.items() for _ in of_class]
         else:
-            files = _files(folder, path)
+            files = _all_images(folder, path)
             if not files:
                 raise InputError(
                     f"{folder} has no images in it; give a folder with some ({' '.join(SUFFIXES)})"
@@ -102,6 +105,8 @@ class Folder(DataSet):
         labels, class_names = (
             named_labels(names, own_names, choices.classes, str(folder)) if names else (None, ())
         )
+        short_names = [file.relative_to(folder).as_posix() for file in files]
+        whose = _whose(files, short_names, folder, path, choices)
         named = ((str(file), file) for file in files)
         num_bytes = sum(file.stat().st_size for file in files)
         found = stack(
@@ -113,7 +118,6 @@ class Folder(DataSet):
             num_bytes,
             choices.skip_unreadable,
         )
-        short_names = [file.relative_to(folder).as_posix() for file in files]
         return Images(
             found.pixels,
             None if labels is None else labels[found.kept],
@@ -122,20 +126,54 @@ class Folder(DataSet):
             found.names(short_names),
             found.stored,
             found.left_out_of(short_names),
+            units=whose.units(found, short_names, str(path)) if whose else None,
         )
 
     def sizes(self, split: str) -> Counter[tuple[int, int]]:
         """Count the images of a split by size (width, height), by headers, as far as these can be read."""
         folder = self.splits[split]
-        files = [folder] if folder.is_file() else _files(folder, self.path)
+        files = [folder] if folder.is_file() else _all_images(folder, self.path)
         return count_sizes((file, str(file)) for file in files)
+
+
+def _whose(
+    files: Sequence[Path], names: Sequence[str], folder: Path, root: Path, choices: Choices
+) -> Whose | None:
+    """Return whose the images of a split are, if that is said."""
+    if choices.unit == DICOM_PATIENT:
+        return patients_of(files)
+    tables = [] if choices.unit or root.is_file() else _units_files(folder, root)
+    if not tables:
+        return None
+    if len(tables) > 1:
+        raise InputError(f"{listed([str(table) for table in tables])} are both there; keep one")
+    whose = read_units_file(tables[0], files, choices)
+    if not choices.skip_unreadable:  # else only those that can be read need one
+        whose.check(names, str(folder))
+    return whose
+
+
+def _units_files(folder: Path, root: Path) -> list[Path]:
+    """Return the tables of units of a split: one may lie in its folder, or in that of the data set."""
+    places = dict.fromkeys((root, folder))
+    return [entry for place in places for entry in _entries(place, root) if is_units_file(entry)]
+
+
+def _all_images(folder: Path, root: Path) -> list[Path]:
+    """Return all files of a split, as `_files`, but for a table of units."""
+    tables = _units_files(folder, root)
+    return [file for file in _files(folder, root) if file not in tables]
 
 
 def _class_folders(folder: Path, root: Path) -> dict[str, Path]:
     """Return the folders in a folder by name, in order; there must be some, and no images beside them."""
     entries = list(_entries(folder, root))
     classes = {entry.name: entry for entry in entries if entry.is_dir()}
-    archives = [str(entry) for entry in entries if entry.suffix.lower() in (".npz", ".csv", ".tsv")]
+    archives = [
+        str(entry)
+        for entry in entries
+        if entry.suffix.lower() in (".npz", ".csv", ".tsv") and not is_units_file(entry)
+    ]
     if archives and not classes:
         raise NoLabelsError(
             f"{folder} has no class folders in it, but {listed(archives)}; give such a file itself"
@@ -203,6 +241,6 @@ def _entries(folder: Path, root: Path) -> Iterator[Path]:
 
 def check_folder_name(class_name: str) -> None:
     """Raise InputError unless the images of a class can lie in a folder of its name, and be found again."""
-    unusable = not class_name or class_name.startswith(".") or class_name in CLUTTER
+    unusable = not class_name or class_name.startswith(".") or class_name in (*CLUTTER, UNITS_FILE)
     if unusable or any(c in class_name for c in "/\\\0") or len(os.fsencode(class_name)) > LONGEST_NAME:
         raise InputError(f"the class name {class_name!r} cannot be the name of a folder of images; change it")

@@ -14,7 +14,7 @@ from torch import Tensor
 from dpvision.images.identity import DIGEST_BYTES, digest_of, identity_of
 from dpvision.images.sketch import sketches_of
 from dpvision.images.text import listing
-from dpvision.images.units import Units
+from dpvision.images.units import Units, names_given
 from dpvision.privacy.errors import InputError
 
 IMAGES_IN_BLOCK = 256
@@ -162,10 +162,7 @@ class ImageSet(ABC):
             InputError: there are not as many names as images, or an image has none.
         """
         if units is not None and not isinstance(units, Units):
-            names = units.tolist() if hasattr(units, "tolist") else list(units)
-            if len(names) != len(self):
-                raise InputError(f"{self.source}: {len(self)} images need as many units, got {len(names)}")
-            units = Units.named(names, self.source)
+            units = Units.named(names_given(units, len(self), self.source), self.source)
         return self._derived(None, units=units)
 
     def _derived(self, indices: Tensor | None, **changed: Any) -> ImageSet:
@@ -204,7 +201,7 @@ class ImageSet(ABC):
             "notice": "private: do not publish",
             "source": self.source,
             "num_examples": len(self),
-            **({} if self.units is None else {"num_units": len(self.units)}),
+            **({} if self.units is None else self.units.summary()),
             "shape": list(self.shape),
             "class_names": list(self.class_names),
             "class_counts": counts,

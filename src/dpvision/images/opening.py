@@ -23,6 +23,7 @@ from dpvision.images.parquet import Parquet
 from dpvision.images.places import check_exists
 from dpvision.images.saved import Saved
 from dpvision.images.table import TableFile
+from dpvision.images.whose import with_told_units
 from dpvision.privacy.errors import InputError
 
 READERS: tuple[type[DataSet], ...] = (
@@ -63,12 +64,18 @@ def open_images(
             "pad" or "stretch"; by default sizes stay, and must agree. channels=1 makes every image grey, 3
             RGB; by default grey images keep 1 channel and colour images 3. value_range="0:4095" says which
             values of more than 8 bits are black and white. classes="normal,pneumonia" says which classes
-            there are. label_column, split_column name columns of a table. first_frame=True
-            takes the first of several frames. skip_unreadable=True leaves out
-            images that cannot be read, and tells how many.
+            there are. path_column, label_column, split_column, unit_column name columns of
+            a table. unit="image" protects each image by itself, whatever the data say of units;
+            unit="dicom-patient" all images of a patient together, by the headers of DICOM files.
+            first_frame=True takes the first of several frames. skip_unreadable=True leaves out images that
+            cannot be read, and tells how many.
 
     The names and the number of classes come from the data set (folder names, metadata, or the greatest label
     of any split), or from ``classes``, and are taken as public.
+
+    Images have units, such as patients, where the data say whose they are: in a column called patient,
+    subject, participant, person, user or unit, with or without _id; in a table units.csv, with columns path
+    and unit, beside the class folders or in the folder of a split; in arrays train_units, … of an archive.
 
     Raises:
         NoLabelsError: an InputError; there are images, but no labels.
@@ -80,9 +87,11 @@ def open_images(
             return open_images(spec, split, **choices)
         except NoLabelsError:
             labelled = False
-    data_set = _with_split(spec, split, Choices.of(choices))
+    chosen = Choices.of(choices)
+    data_set = _with_split(spec, split, chosen)
     with _without_warnings():
-        return data_set.read(split, labelled)
+        images = data_set.read(split, labelled)
+    return with_told_units(images, chosen, f"{split} of {spec}")
 
 
 @takes_choices

@@ -1,4 +1,4 @@
-"""Read the images and labels of files of rows."""
+"""Read the images, labels and units of files of rows."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from dpvision.images.arrays import labels_from_array
 from dpvision.images.choices import Choices
 from dpvision.images.class_list import indexed_labels, named_labels, numbered_labels
+from dpvision.images.columns import numbered_rows
 from dpvision.images.conversion import Deep
 from dpvision.images.data_set import DataSet
 from dpvision.images.decode import count_sizes
@@ -22,6 +23,8 @@ from dpvision.images.files import NoLabelsError, check_unpacks, reading
 from dpvision.images.images import Images
 from dpvision.images.row_file import RowFile, blocks_of_all
 from dpvision.images.stack import stack
+from dpvision.images.units import BYTES_OF_A_NAME, Units, unit_name
+from dpvision.images.whose import Whose, unit_column
 from dpvision.privacy.errors import InputError, named_option
 
 IMAGE_COLUMNS = ("img", "image")
@@ -54,6 +57,11 @@ class RowFiles(DataSet):
             raise InputError(
                 f"{source} has {len(labels[0])} labels in {split}, of {count} rows; it is damaged: replace it"
             )
+        whose = _whose(files, choices)
+        if whose and len(whose.names) != count:
+            raise InputError(
+                f"{source} has {len(whose.names)} units in {split}, of {count} rows; it is damaged: replace it"
+            )
         found = stack(
             _encoded_images(files),
             count,
@@ -65,7 +73,13 @@ class RowFiles(DataSet):
         )
         of_kept, class_names = (labels[0][found.kept], labels[1]) if labels else (None, ())
         return Images(
-            found.pixels, of_kept, class_names, source, stored=found.stored, left_out=found.left_out
+            found.pixels,
+            of_kept,
+            class_names,
+            source,
+            stored=found.stored,
+            left_out=found.left_out,
+            units=Units.named(found.names(whose.names), source, whose.origin) if whose else None,
         )
 
     def _decoded(self, encoded: bytes | None, name: str) -> NDArray[Any] | Deep:
@@ -150,6 +164,43 @@ def _label_column(files: Sequence[RowFile], choices: Choices) -> str:
     return usual[0]
 
 
+def _whose(files: Sequence[RowFile], choices: Choices) -> Whose | None:
+    """Return whose the images of a split are, if a column says so. InputError where one has no unit."""
+    column = unit_column(files[0].names, choices, str(files[0].path))
+    if column is None:
+        return None
+    for file in files:
+        _check_holds_units(file, column)
+    names: dict[RowFile, list[str]] = {file: [] for file in files}
+    for file, _, block in blocks_of_all((file, column) for file in files):
+        with reading(str(file.path)):  # texts may be none
+            names[file] += [
+                unit_name(value, f"column '{column}' in {file.path}") for value in block.to_pylist()
+            ]
+    for file, of_file in names.items():
+        if empty := [row for row, name in enumerate(of_file) if not name]:
+            raise InputError(
+                f"{file.path}: {numbered_rows(empty)} no unit in '{column}'; fill it, or protect each image "
+                f"by itself, with {named_option('unit', 'image')}"
+            )
+    return Whose([name for of_file in names.values() for name in of_file], f"column '{column}'")
+
+
+def _check_holds_units(file: RowFile, column: str) -> None:
+    if column not in file.names:
+        raise InputError(f"{file.path} has no column '{column}', as others have; complete it")
+    kind, in_words = file.kind(column)
+    what = f"column '{column}' in {file.path}"
+    texts = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (_is_text(texts) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise InputError(f"{what} holds {in_words}; name units by texts or whole numbers")
+    check_unpacks(BYTES_OF_A_NAME * file.num_rows, file.stored, f"{what} unpacked")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
 def _labels_if_any(files: Sequence[RowFile], column: str) -> NDArray[Any]:
     """Return the labels of another split, none where it has no such column."""
     has = all(column in file.names for file in files)
@@ -184,6 +235,6 @@ def _labels(files: Sequence[RowFile], column: str) -> NDArray[Any]:
 def _check_holds_labels(file: RowFile, column: str) -> None:
     kind, in_words = file.kind(column)
     what = f"column '{column}' in {file.path}"
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
+    if not (_is_text(kind) or pa.types.is_integer(kind)):
         raise InputError(f"{what} holds {in_words}, not integers or texts; number the classes from 0")
     check_unpacks(8 * file.num_rows, file.stored, f"{what} unpacked")

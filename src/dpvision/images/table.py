@@ -23,6 +23,7 @@ from dpvision.images.decode import count_sizes
 from dpvision.images.files import SPLIT_WORDS, NoLabelsError, reading
 from dpvision.images.images import Images
 from dpvision.images.stack import stack
+from dpvision.images.whose import DICOM_PATIENT, Whose, patients_of, unit_column, with_told_units
 from dpvision.privacy.errors import InputError, named_option
 
 SUFFIXES = (".csv", ".tsv")
@@ -79,16 +80,19 @@ def images_from_table(
         split: as in `open_images`.
         root: what the paths are relative to; by default the folder of the file, or the working directory.
         labelled: whether there are labels.
-        choices: as in `open_images`; ``path_column``, ``label_column`` and ``split_column`` name columns.
+        choices: as in `open_images`; ``path_column``, ``label_column``, ``split_column`` and ``unit_column``
+            name columns.
 
     Raises:
         InputError: as `open_images`.
     """
     chosen = Choices.of(choices)
     if isinstance(table, str | os.PathLike):
-        path = Path(table)
-        return Table(read_columns(path), Path(root or path.parent), chosen).read(split, labelled)
-    return Table(columns_of(table, "the table"), Path(root or "."), chosen).read(split, labelled)
+        columns, place = read_columns(Path(table)), Path(table).parent
+    else:
+        columns, place = columns_of(table, "the table"), Path()
+    images = Table(columns, Path(root or place), chosen).read(split, labelled)
+    return with_told_units(images, chosen, f"{split} of {columns.source}")
 
 
 class Table:
@@ -154,6 +158,7 @@ class Table:
         source, choices = self.columns.source, self.choices
         names, files = self._listing(split)
         cells = self._label_cells(split) if labelled else None
+        whose = self._whose(split)
         self._check()
         labels, class_names = self._labels(cells, split) if cells else (None, ())
         found = stack(
@@ -173,6 +178,7 @@ class Table:
             found.names(names),
             found.stored,
             found.left_out_of(names),
+            units=whose.units(found, names, source) if whose else None,
         )
 
     @cached_property
@@ -228,6 +234,23 @@ class Table:
             raise NoLabelsError(f"{columns.source} has no labels of {split} in '{column}'; fill the column")
         self._note(empty, lambda rows: f"{numbered_rows(rows)} no label in '{column}'")
         return {name: [cells[i] for i in rows if cells[i]] for name, rows in self.splits.items()}
+
+    def _whose(self, split: str) -> Whose | None:
+        """Return whose the images of a split are, if that is said. Rows without a unit are wrong."""
+        if self.choices.unit == DICOM_PATIENT:
+            return patients_of(self._listing(split)[1])
+        column = unit_column(list(self.columns.cells), self.choices, self.columns.source)
+        if column is None:
+            return None
+        units, rows = self.columns.cells[column], self.splits[split]
+        self._note(
+            (i for i in rows if not units[i]),
+            lambda rows: (
+                f"{numbered_rows(rows)} no unit in '{column}' (fill it, or protect each image by itself, "
+                f"with {named_option('unit', 'image')})"
+            ),
+        )
+        return Whose([units[i] for i in rows], f"column '{column}'")
 
     def _labels(self, cells: Mapping[str, Sequence[str]], split: str) -> tuple[Tensor, tuple[str, ...]]:
         """Return the labels of a split, int64 [N], and the names of the classes."""
