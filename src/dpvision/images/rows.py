@@ -60,7 +60,8 @@ class RowFiles(DataSet):
         whose = _whose(files, choices)
         if whose and len(whose.names) != count:
             raise InputError(
-                f"{source} has {len(whose.names)} units in {split}, of {count} rows; it is damaged: replace it"
+                f"{source} has {len(whose.names)} units in {split}, of {count} rows; it is damaged: "
+                "replace it"
             )
         found = stack(
             _encoded_images(files),
