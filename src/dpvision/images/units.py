@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from dpvision.privacy.errors import InputError
 if TYPE_CHECKING:
     from dpvision.images.image_set import ImageSet
 
+logger = logging.getLogger("dpvision")
 
 LONGEST_NAME = 2**10
 """Most characters of a unit's name. What is longer is no name, and an array has room for its longest."""
@@ -176,7 +178,12 @@ def refuse_units_of_both(private: ImageSet, test: ImageSet) -> None:
     """Raise InputError where units have images to train on and test images: what is told of those would not
     be what is to be expected of others.
     """
-    if private.units is None or test.units is None:
+    if private.units is None:
+        return
+    if test.units is None:
+        logger.warning(
+            "nothing says whose the test images are, so it cannot be told whether somebody is in both"
+        )
         return
     both = len(set(private.units.names) & set(test.units.names))
     if both:
