@@ -40,6 +40,29 @@ def test_units_are_counted_and_not_images(of_units: Images, tmp_path: Path) -> N
     assert Ledger(tmp_path / "ledger").num_examples == 50
 
 
+@pytest.mark.parametrize("relation", ["add_or_remove_one", "replace_one"])
+def test_all_that_is_said_is_said_of_units(relation: str, of_units: Images, tmp_path: Path) -> None:
+    given = {"epsilon": 3.0, "config": CONFIG, "neighboring_relation": relation}
+    release = dpvision.train(of_units, **given, out=tmp_path / "run").release  # type: ignore[arg-type]
+    text = (release / "card.md").read_text() + (release / "guarantee.json").read_text()
+    for said in ("of one unit: ", "every unit enters", "number of units: 50", "one unit moves a sum"):
+        assert said in text
+    for said in ("one image", "every image enters", "number of training images", "training images N"):
+        assert said not in text
+
+
+def test_of_images_it_is_said_what_a_person_with_several_has(images: Images, tmp_path: Path) -> None:
+    release = dpvision.train(images, epsilon=0.5, config=CONFIG, out=tmp_path / "run").release
+    text, card = (release / "card.md").read_text(), json.loads((release / "card.json").read_text())
+    two, five, ten = card["groups"]
+    assert 2 * card["epsilon"] <= two["epsilon"] < five["epsilon"]
+    assert (two["images"], five["images"], ten["images"]) == (2, 5, 10)
+    assert "One image is protected, not one person" in text
+    assert f"| 2 | {two['epsilon']:.3g} |" in text
+    release = dpvision.train(images, epsilon=30, config=CONFIG, out=tmp_path / "other").release
+    assert "| 10 | no useful bound |" in (release / "card.md").read_text()
+
+
 def test_delta_is_held_against_units(of_units: Images, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="delta"):
         dpvision.train(

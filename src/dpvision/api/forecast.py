@@ -41,8 +41,8 @@ class CandidateForecast:
 
 @dataclass(frozen=True)
 class TuningForecast:
-    """A tuning: the expected number of trials, the standard deviation of a score's noise, in images, and the
-    candidates.
+    """A tuning: the expected number of trials, the standard deviation of a score's noise, in images or
+    units, and the candidates.
     """
 
     trials: float
@@ -59,6 +59,7 @@ class Forecast:
         epsilon, delta, neighboring_relation: what it would spend.
         noise_multiplier, stages: how the run releases.
         num_examples: N, as it was declared.
+        unit: what is protected, and counted by N: "image" or "unit".
         image_shape, num_classes: those of the data, (C, H, W) for the shape.
         test_examples: how many images the accuracy would be measured on.
         seconds: expected, of all but the writing of images: reading them, learning, and the measurement of
@@ -82,6 +83,7 @@ class Forecast:
     noise_multiplier: float
     stages: tuple[StageForecast, ...]
     num_examples: int
+    unit: str
     image_shape: tuple[int, int, int]
     num_classes: int
     test_examples: int
@@ -135,6 +137,7 @@ def plan(data: Source, **options: Any) -> Forecast:
             for stage in stages.stages
         ),
         num_examples=facts.num_examples,
+        unit=facts.unit,
         image_shape=facts.image_shape,
         num_classes=len(facts.class_names),
         test_examples=test_examples,
