@@ -66,9 +66,10 @@ class Forecast:
             the accuracy.
         memory_bytes: expected, of the whole process on the CPU.
         allowed: whether the limits of the images' owners allow the run at present.
-        epsilon_after: the ε that the worst image would have afterwards, over all ledgers: where a limit holds
-            at its δ and relation, otherwise at those of the run. Private, like the three below.
-        images_after: how many images would have it.
+        epsilon_after: the ε that the worst image or unit would have afterwards, over all ledgers: where a
+            limit holds at its δ and relation, otherwise at those of the run. Private, like the four below.
+        images_after: how many images or units would have it.
+        after_of: whether these are units: where a limit holds for them the run may protect the other.
         epsilon_limit: the limit that would be used up, or exceeded, the most; None without a limit.
         epsilon_fits: the largest ε with which the run would be allowed, with the same method and what was
             given of its settings; 0 where none is, None without a limit.
@@ -92,6 +93,7 @@ class Forecast:
     allowed: bool
     epsilon_after: float
     images_after: int
+    after_of: str
     epsilon_limit: float | None
     epsilon_fits: float | None
     config: Any

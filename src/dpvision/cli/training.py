@@ -137,7 +137,8 @@ def _of_limit(forecast: api.Forecast) -> dict[str, object]:
     if forecast.allowed:
         said = f"ε {after:.4g} of {limit:g}, allowed"
     else:
-        said = f"NOT allowed: would bring {forecast.images_after} images to ε {after:.4g} of {limit:g}"
+        whom = f"{forecast.images_after} {forecast.after_of}s"
+        said = f"NOT allowed: would bring {whom} to ε {after:.4g} of {limit:g}"
     largest = f"--epsilon {round_down(fits):g}" if fits else "nothing"
     return {"after this run": said, "still fits": f"{largest}, by this method and these settings"}
 
