@@ -91,3 +91,14 @@ def test_what_says_nothing_is_infinite() -> None:
     assert found[10] == math.inf
     assert group_epsilons([gaussian_event(2e-3)], DELTA) == dict.fromkeys(SIZES, math.inf)
     assert group_epsilons([], DELTA) == dict.fromkeys(SIZES, 0.0)
+
+
+def test_replaced_in_samples_it_is_near_the_integral() -> None:
+    """Three images of one release, by the hockey-stick divergence of opposite mixtures."""
+    sigma, q, size = 3.0, 0.2, 3
+    x = np.arange(-60, 60, 1e-4)
+    weights = [math.comb(size, j) * q**j * (1 - q) ** (size - j) for j in range(size + 1)]
+    one, other = (sum(w * norm.pdf(x, s * j, sigma) for j, w in enumerate(weights)) for s in (1, -1))
+    exact = brentq(lambda eps: np.maximum(one - math.exp(eps) * other, 0).sum() * 1e-4 - DELTA, 1e-3, 50)
+    found = group_epsilons([gaussian_event(sigma, q)], DELTA, "replace_one", [size])[size]
+    assert exact <= found <= 1.6 * exact

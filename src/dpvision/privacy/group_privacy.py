@@ -3,34 +3,17 @@
 Data sets that differ by k images (by their presence, or by their content) are joined by a chain of k + 1,
 each a neighbour of the next. So:
 
-**Of anything.** If δ₁(ε₁) is the least δ that holds with ε₁ for neighbours, then k images have ε = k·ε₁ at
-δ = δ₁(ε₁)·(1 + e^{ε₁} + … + e^{(k−1)·ε₁}), by applying it k times. Of all ε₁ with which that is not above the
-δ that is asked for, the least is taken.
+**Of anything.** If δ₁(ε₁) is the least δ that holds with ε₁ for neighbours, then k images have ε = k·ε₁ at δ
+= δ₁(ε₁)·(1 + e^{ε₁} + … + e^{(k−1)·ε₁}), by applying it k times. Of all ε₁ with which that is not above the δ
+that is asked for, the least is taken.
 
 **Of Gaussian noise on a sum over all examples.** The sums are at most k times as far apart: noise of
 multiplier σ is, for k images, noise of multiplier σ/k.
 
-**Of Gaussian noise on a sum over a Poisson sample**, where k images join or leave. The number J of those that
-are drawn is binomial, of k draws of probability q. Given the others that are drawn, and up to a shift,
-neighbours' outputs are
-
-    P = Σ_S w_S·N(v_S, σ²I)   against   Q = N(0, σ²I),   ‖v_S‖ ≤ |S|,
-
-over the sets S of images that are drawn, whose probabilities w_S add up to P[J = j] over those of j images.
-In either order the pair is dominated by the one in one dimension with v_S = |S|, a mixture of Gaussians at
-0 … k (Ganesh, arXiv 2401.10294).
-
-*Proof.* Hockey-stick divergences of P against Q, and of Q against P, are E[φ(B)] with φ convex and
-
-    B = dP/dQ = Σ_S w_S·e^{X_S},   X_S = (⟨v_S, Z⟩ − ‖v_S‖²/2)/σ²,   Z from N(0, σ²I).
-
-The exponents are jointly normal with covariance ⟨v_S, v_T⟩/σ² and mean minus half their variances, so that
-E[φ(B)] grows with every entry of the covariance: the integration by parts in
-`dpvision.privacy.sampled_gaussian`. No entry exceeds |S|·|T|/σ², which all of them have at v_S = |S|, and the
-segment between the two matrices stays positive semi-definite and increases in every entry. ∎
-
-It is attained, so that nothing better holds. Where all events are of these two kinds, the bound is their
-composition; else, and where images are replaced in samples, it is the first.
+**Of Gaussian noise on a sum over a Poisson sample** the worst pairs of distributions are known:
+`dpvision.privacy.sampled_group` has them and the proof. Where images join or leave, the composition of these
+pairs is computed, and nothing better holds but for the grid. Where they are replaced, Rényi divergences are
+composed; likewise of selections, by `dpvision.privacy.roles`. Of that and the first the smaller counts.
 """
 
 from __future__ import annotations
@@ -50,6 +33,7 @@ from dpvision.privacy.budget import NeighboringRelation
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.events import Event, GaussianEvent, GaussianSumEvent, merge_events
 from dpvision.privacy.events.gaussian import loss_at_ten_deviations
+from dpvision.privacy.roles import Role
 
 SIZES = (2, 5, 10)
 """The numbers of images of one person that a card has a bound for."""
@@ -105,7 +89,8 @@ def _bound(
     sums = [cast("GaussianSumEvent", event) for event in events if type(event) in get_args(GaussianSumEvent)]
     if len(sums) == len(events) and neighboring_relation == "add_or_remove_one":
         return _by_mixtures(sums, size, delta)
-    return _by_chain(events, size, delta, neighboring_relation)
+    by_divergences = epsilon(Role(size).cost(events), delta, neighboring_relation)
+    return min(by_divergences, _by_chain(events, size, delta, neighboring_relation))
 
 
 def _by_mixtures(events: Sequence[GaussianSumEvent], size: int, delta: float) -> float:

@@ -10,22 +10,21 @@ need not agree: other runs on the same images may protect the others. By what a 
 - **A unit, by a run that knows its images by other units.** k images are in at most k of these, each of which
   changes, joins or leaves: a group of k, each of them at the larger cost.
 
-**Groups.** Of Gaussian noise on a sum over all, a group of k is noise of multiplier σ/k (see
-`group_privacy`). Over a Poisson sample of rate q, it costs at most what one example costs at multiplier σ/k
-and rate 1 − (1−q)^k.
+**Groups.** Of Gaussian noise on a sum over all, a group of k is noise of multiplier σ/k. Over a Poisson
+sample of rate q, `sampled_group` has the divergences of the worst pairs. For larger groups, and in the trials
+of a selection, whose bound holds with whatever a trial costs, one example does in place of the group: at
+multiplier σ/k and rate 1 − (1−q)^k.
 
-*Proof.* Given the others, neighbours' outputs are P = Σ_S w_S·N(u_S, σ²I) and Q = Σ_S w_S·N(v_S, σ²I) over
-the sets S of the group that are drawn, with norms of u_S and v_S at most |S| ≤ k; where S is empty they are
-0. Let r = 1 − (1−q)^k be the probability that it is not. The pair (P, Q) is the mean, with weights w_S/r over
-all other S, of the pairs
+*Proof.* Let r = 1 − (1−q)^k be the probability that the set S of those that are drawn is not empty. With u_S
+and v_S of norm at most |S| ≤ k, as there, the pair of distributions is the mean, with weights w_S/r over all
+other S, of the pairs
 
     (1−r)·N(0, σ²I) + r·N(u_S, σ²I)   against   (1−r)·N(0, σ²I) + r·N(v_S, σ²I).
 
 Hockey-stick divergences are jointly convex, so that none exceeds the largest of these pairs: those of one
 example at rate r whose vector has norm k at most. `sampled_gaussian` has the worst, for both relations. ∎
 
-Of a selection, its bound holds with trials that cost a group what they do. Of events of other kinds nothing
-is known, and what is not known is infinite.
+Of events of other kinds nothing is known, and what is not known is infinite.
 """
 
 from __future__ import annotations
@@ -40,6 +39,7 @@ import numpy as np
 from dpvision.privacy.budget import NeighboringRelation
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.events import Event, GaussianEvent, PoissonGaussianEvent, SelectionEvent
+from dpvision.privacy.sampled_group import renyi_bound_of_group
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,9 @@ class Role:
             return tuple(events)
         return tuple(CostToOther(one.single, self.size, self.mixed, count=one.count) for one in events)
 
+
+_LARGEST_GROUP = 10
+"""The largest group whose divergences are computed: of larger ones they take longer, and are large."""
 
 PROTECTED = Role()
 """What a run protects."""
@@ -102,11 +105,14 @@ class CostToOther(Event):
         self, orders: Sequence[float], neighboring_relation: NeighboringRelation
     ) -> np.ndarray:
         """Compute the bound of the module for each order; ∞ where nothing is known."""
+        relation = "replace_one" if self.mixed else neighboring_relation
+        if type(self.event) is PoissonGaussianEvent and self.size <= _LARGEST_GROUP:
+            sigma, rate = self.event.noise_multiplier, self.event.sample_rate
+            return self.count * renyi_bound_of_group(sigma, rate, self.size, tuple(orders), relation)
         try:
             one = of_group(self.event, self.size)
         except InputError:  # of an unknown kind, or hardly any noise is left
             return np.full(len(orders), np.inf)
-        relation = "replace_one" if self.mixed else neighboring_relation
         return self.count * one.renyi_divergences(orders, relation)
 
     @property
