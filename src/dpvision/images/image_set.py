@@ -16,6 +16,7 @@ from dpvision.images.sketch import sketches_of
 from dpvision.images.text import listing
 from dpvision.images.units import Units, names_given
 from dpvision.privacy.errors import InputError
+from dpvision.privacy.facts import Unit
 
 IMAGES_IN_BLOCK = 256
 """The number of images in a block, by default, where something goes through all images."""
@@ -66,6 +67,11 @@ class ImageSet(ABC):
     def num_protected(self) -> int:
         """The number of units, or of images where each is protected by itself."""
         return len(self) if self.units is None else len(self.units)
+
+    @property
+    def protects(self) -> Unit:
+        """What a run on these images protects: each image, or each unit."""
+        return "image" if self.units is None else "unit"
 
     @property
     def protected_ids(self) -> Tensor:
