@@ -173,3 +173,20 @@ def test_an_index_from_before_there_were_units(machine: Machine) -> None:
     machine.limit("first", FIRST, ONE)
     with pytest.raises(BudgetExceeded):
         machine.open("first", FIRST)
+
+
+def test_a_ledger_from_before_there_were_units_is_of_images(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(Path(__file__).with_name("ledger-before-kinds.jsonl").read_bytes())
+    ledger = Ledger(path)
+    assert ledger.unit == ledger.summary()["unit"] == "image"
+    ledger.check_is_of(ledger.digest, ledger.num_examples)
+
+
+def test_a_run_on_units_is_taken_up(machine: Machine) -> None:
+    """Its own reservation does not count against it, and still does against others."""
+    machine.limit("first", FIRST, ONE)
+    machine.open("first", FIRST).record(EVENT)
+    assert machine.open("first", FIRST).left(EVENT) == 0
+    with pytest.raises(BudgetExceeded, match="bring 2 of the units"):
+        machine.open("others", OTHERS)

@@ -20,12 +20,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import cast, get_args
 
 import numpy as np
 from dp_accounting import NeighboringRelation as Relation
 from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
 from dp_accounting.pld import PLDAccountant
+from numpy.typing import NDArray
 from scipy.stats import binom
 
 from dpvision.privacy.accounting import epsilon, privacy_profile, renyi_profile, rounding_slack
@@ -120,9 +122,19 @@ def _by_chain(
     least = epsilon(events, delta, neighboring_relation)
     if not 0 < least <= LARGEST / size:
         return size * least
-    epsilons = np.geomspace(least, LARGEST / size, _EPSILONS)
+    epsilons, deltas = _profile(events, least, neighboring_relation)
+    enough = deltas * np.expm1(size * epsilons) / np.expm1(epsilons) <= delta
+    enough &= size * epsilons <= LARGEST
+    return size * float(epsilons[enough.argmax()]) if enough.any() else math.inf
+
+
+@lru_cache(maxsize=16)
+def _profile(
+    events: tuple[Event, ...], least: float, neighboring_relation: NeighboringRelation
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return values of ε₁ from the least on, as far as they are of use for two examples, and a δ of each."""
+    epsilons = np.geomspace(least, LARGEST / 2, _EPSILONS)
     deltas = renyi_profile(events, epsilons, neighboring_relation)
     if all(event.has_pair for event in events):
         deltas = np.minimum(deltas, privacy_profile(events, epsilons, neighboring_relation))
-    enough = deltas * np.expm1(size * epsilons) / np.expm1(epsilons) <= delta
-    return size * float(epsilons[enough.argmax()]) if enough.any() else math.inf
+    return epsilons, deltas
