@@ -174,7 +174,7 @@ class Session:
         account, mechanism = self.opened_account(), self.stages.stages[number].mechanism
         if account.left(mechanism.cost(1)) == 0:
             raise InputError(
-                "the one release of this run was paid for but lost with an interrupted process; "
+                "a release that this run needs was paid for but lost with an interrupted process; "
                 "start a new run, within what the budget leaves"
             )
         self._reserve(blank)
