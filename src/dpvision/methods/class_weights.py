@@ -12,7 +12,7 @@ Guarantee:
     more or less changes one count by 1. Another in its place takes 1 from one count and gives it to another,
     √2 in L2 norm. A unit counts in each class the share of its images that are of it: these shares are not
     negative and add up to one, so that their L2 norm is at most 1, and those of two units are at most √2
-    apart. ``tests/methods/test_class_weights.py`` tries to move the counts further, and
+    apart. ``tests/methods/test_sums_of_units.py`` tries to move the counts further, and
     ``tests/testing/test_methods.py`` and ``test_units.py`` replay such runs on neighbours.
 """
 
@@ -76,37 +76,46 @@ def with_counts_learned(settings: CountSettings, session: Session, number: int, 
     """
     if settings.class_weight != BALANCED:
         return learned
-    blank = {"counts": torch.zeros(len(session.facts.class_names))}
-    released = session.release(number, class_counts, blank)
+    num_classes = len(session.facts.class_names)
+
+    def sums_of(images: ImageSet) -> dict[str, Tensor]:
+        assert images.labels is not None  # a method that needs labels gets them
+        shares = None if images.units is None else images.units.shares
+        return {"counts": class_counts(images.labels, num_classes, shares)}
+
+    released = session.release(number, sums_of, {"counts": torch.zeros(num_classes)})
     mechanism = session.stages.stages[number].mechanism
     assert isinstance(mechanism, GaussianSumMechanism)
     counts = {"noisy": released["counts"].tolist(), "noise": mechanism.standard_deviation}
     return replace(learned, facts={**learned.facts, "class_counts": counts})
 
 
-def class_counts(images: ImageSet) -> dict[str, Tensor]:
-    """Count the images of each class, ``[num_classes]`` in float64; each of a unit's counts its share in it.
+def class_counts(labels: Tensor, num_classes: int, shares: Tensor | None = None) -> Tensor:
+    """Count the images of each class, float64 ``[num_classes]``.
 
-    Guarantee: one image, or unit, more moves the counts by at most `SENSITIVITY` in L2 norm, another in its
-    place by `REPLACE_ONE_RATIO` times as much.
+    Guarantee: one image more moves the counts by at most `SENSITIVITY` in L2 norm, another in its place by
+    `REPLACE_ONE_RATIO` times as much; so does one unit more, or another, of any number of images, if
+    ``shares`` are those of :class:`dpvision.images.Units`. ``tests/methods/test_sums_of_units.py`` tries to
+    move them further.
+
+    Args:
+        labels: int64 ``[N]``.
+        num_classes: K.
+        shares: float64 ``[N]``, what each counts; by default 1, whose sums are exact.
     """
-    assert images.labels is not None  # a method that needs labels gets them
-    labels = images.labels.cpu()
-    shares = torch.ones(len(labels), dtype=torch.float64)
-    if images.units is not None:
-        shares = (1 - ROUNDING_MARGIN) * images.units.shares
-    # Not by bincount, which sums in float64 one after the other: rounding would grow with N, not with log N.
-    return {
-        "counts": torch.stack([shares[labels == label].sum() for label in range(len(images.class_names))])
-    }
+    counted = torch.ones(len(labels), dtype=torch.float64)
+    if shares is not None:
+        counted = (1 - ROUNDING_MARGIN) * shares.cpu()
+    # Sums by pairs, whose rounding grows with log N; bincount's would with N.
+    of_class = [counted[labels.cpu() == label].sum() for label in range(num_classes)]
+    return torch.stack(of_class)
 
 
-def shares_of(noisy_counts: Tensor, noise: float) -> Tensor:
-    """Estimate the classes' shares from noisy counts, all above zero: with `SMOOTHING` times the noise's
-    standard deviation more in each, they are the nearer to equal ones the more noise there is.
+def smoothed(noisy_counts: Tensor, noise: float) -> Tensor:
+    """Estimate the counts of the classes from noisy ones, all above zero, with `SMOOTHING` times the noise's
+    standard deviation more in each: the more noise there is, the nearer to equal ones are their shares.
     """
-    counts = noisy_counts.double().clamp(min=0) + SMOOTHING * noise
-    return counts / counts.sum()
+    return noisy_counts.double().clamp(min=0) + SMOOTHING * noise
 
 
 def weigh(settings: CountSettings, learned: Learned, finished: Finished) -> Finished:
@@ -115,37 +124,36 @@ def weigh(settings: CountSettings, learned: Learned, finished: Finished) -> Fini
     assert isinstance(model, Classifier)
     if settings.class_weight == NONE:
         return finished
-    shares = None
-    if settings.class_weight == BALANCED:
-        counts = learned.facts["class_counts"]
-        shares = shares_of(torch.tensor(counts["noisy"]), counts["noise"])
-    weights = weights_of(settings, model.class_names, shares)
+    found = learned.facts.get("class_counts")
+    counts = smoothed(torch.tensor(found["noisy"]), found["noise"]) if found else None
+    weights = weights_of(settings, model.class_names, counts)
     model.shift(weights.log().tolist())
-    return replace(finished, card={**finished.card, **card_of(model.class_names, weights, shares)})
+    return replace(finished, card={**finished.card, **card_of(settings, model.class_names, counts)})
 
 
-def weights_of(settings: ClassWeightSettings, class_names: Sequence[str], shares: Tensor | None) -> Tensor:
+def weights_of(settings: ClassWeightSettings, class_names: Sequence[str], counts: Tensor | None) -> Tensor:
     """Return the weight of each class, float64 ``[num_classes]``: those of the settings, or those with which
-    all classes have the same share.
+    all classes count the same.
 
     Args:
-        shares: of the classes, `shares_of`, where the weights are to balance them.
+        counts: of the classes, `smoothed`, where weights are to balance them.
     """
     if isinstance(settings.class_weight, Mapping):
         return torch.tensor([settings.class_weight[name] for name in class_names], dtype=torch.float64)
-    assert shares is not None, "nothing else takes weights"
-    return 1 / (len(class_names) * shares)
+    assert counts is not None, "nothing else weighs classes"
+    return counts.mean() / counts
 
 
-def card_of(class_names: Sequence[str], weights: Tensor, shares: Tensor | None) -> dict[str, Any]:
+def card_of(
+    settings: ClassWeightSettings, class_names: Sequence[str], counts: Tensor | None
+) -> dict[str, Any]:
     """Return what the card says of weights: all of it is public, or follows from noisy counts."""
 
     def by_class(numbers: Tensor) -> dict[str, float]:
         return {name: float(f"{one:.4g}") for name, one in zip(class_names, numbers.tolist(), strict=True)}
 
-    return {
-        "class_weight": {
-            "weights": by_class(weights),
-            "noisy_shares": None if shares is None else by_class(shares),
-        }
-    }
+    shares = None
+    if counts is not None and settings.class_weight == BALANCED:
+        shares = by_class(counts / counts.sum())
+    weights = weights_of(settings, class_names, counts)
+    return {"class_weight": {"weights": by_class(weights), "noisy_shares": shares}}
