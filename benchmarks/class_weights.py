@@ -2,9 +2,9 @@
 
     python benchmarks/class_weights.py --cifar10 cifar10 --fashion fashion-mnist --features kept
 
-The sets are parts of training splits: two classes, 1 to 3 and 1 to 9; ten whose counts fall to a seventh; and
-ten that are equal. Four ways are judged on images of the same training split that were left out, whose classes
-have the same shares:
+The sets are parts of training splits: two classes, 1 to 3 and 1 to 9; ten whose counts fall to a seventh or
+an eighth; and ten that are equal. Four ways are judged on images of the same training split that were left
+out, whose classes have the same shares:
 
 - before: the defaults;
 - balanced: the same with ``class_weight=balanced``, whose noisy counts are paid for;
@@ -13,8 +13,8 @@ have the same shares:
 
 Each line has the means over runs that differ in their noise alone: accuracy, the mean of the classes'
 accuracies with the standard deviation over the runs, the least of the classes' accuracies, and the negative
-log-likelihood. Noise is that of the budget, but comes from an ordinary generator, and all runs make their steps
-at once: these are simulations, as those of ``benchmarks/calibration.py``, and not private runs.
+log-likelihood. Noise is that of the budget, but comes from an ordinary generator, and all runs make their
+steps at once: these are simulations, as those of ``benchmarks/calibration.py``, and not private runs.
 """
 
 from __future__ import annotations
