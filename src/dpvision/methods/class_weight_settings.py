@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,8 +13,11 @@ from dpvision.privacy.values import fits
 NONE: Literal["none"] = "none"
 BALANCED: Literal["balanced"] = "balanced"
 
+LEAST, MOST = 1e-9, 1e9
+"""Of weights. Beyond these they would be mistakes, and their products might not be finite."""
+
+# With 1 and 5 % the mean of the classes' accuracies was 0.1 points lower, the mean over four sets and two ε.
 COUNT_SHARE = 0.02
-"""Chosen by ``benchmarks/class_weights.py``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +39,8 @@ class ClassWeightSettings:
             check(named, "class_weight", f"{NONE}, {BALANCED} or a weight for each class", self.class_weight)
             return
         for name, weight in self.class_weight.items():
-            number = fits(weight, float) and 0 < weight < math.inf
-            check(number, f"class_weight of {name}", "a number above 0 and finite", weight)
+            number = fits(weight, float) and LEAST <= weight <= MOST
+            check(number, f"class_weight of {name}", f"a number from {LEAST:g} to {MOST:g}", weight)
 
     def check_class_names(self, class_names: Sequence[str]) -> None:
         """Raise InputError where public weights are of other classes than these."""

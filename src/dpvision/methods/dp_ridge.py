@@ -215,7 +215,7 @@ def ridge(
         noisy: :func:`sufficient_statistics` with noise.
         num_examples: N, declared public.
         noise: its standard deviation.
-        class_weights: ``[num_classes]``, by which images of a class count; by default all count the same.
+        class_weights: ``[num_classes]``, how many times each image of a class counts; by default once.
     """
     sums, counts = noisy["sums"].double(), noisy["counts"].double() / COUNT_WEIGHT
     num_features = sums.shape[1]
