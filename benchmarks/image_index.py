@@ -56,7 +56,7 @@ def main() -> None:
             ledger = Ledger.for_dataset(
                 Path(folder) / f"{run}.jsonl", run.encode().hex().ljust(64, "0"), count
             )
-            with index.admitting(run, ledger, PLAN, images.identities, images.fingerprints):
+            with index.admitting(run, ledger, PLAN, images):
                 ledger.open_run(run, PLAN)
             seconds = process_time() - started
             size = (Path(folder) / "images" / "index.sqlite").stat().st_size

@@ -52,10 +52,10 @@ nothing was spent and nothing is left behind. `--json` prints one JSON object as
 
 DATA is a folder with one folder of images per class, or with `train/` and `test/` that hold class folders;
 a table of paths and labels (`.csv`, `.tsv`, `.parquet`); an `.npz` archive (MedMNIST's layout, or `images`
-and `labels`); a folder of IDX files (MNIST) or of CIFAR's archives; Parquet in Hugging Face's image layouts;
-or `bundled:digits`: see [your files](../guide/your-files.md). Images that differ in size, or
-are larger than 64 pixels, are resized unless `--size` or a network says otherwise; the command says so. Test
-images are found in the data or named with `--test`.
+and `labels`); a folder of IDX files (MNIST) or of CIFAR's archives; Parquet in Hugging Face's image layouts,
+or what `datasets` saved; or `bundled:digits`: see [your files](../guide/your-files.md). Images that differ in
+size, or are larger than 64 pixels, are resized unless `--size` or a network says otherwise; the command says
+so. Test images are found in the data or named with `--test`.
 
 `--config FILE.toml` reads options from a recipe, such as those in `recipes/`. Options on the command line
 win. Settings of a method are in the table `[config]`, or are given by `--set`: [settings.md](settings.md)

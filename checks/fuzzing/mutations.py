@@ -405,6 +405,18 @@ def parquet(data: bytes, random: random.Random) -> bytes:
     return body + bytes(content) + len(content).to_bytes(4, "little") + b"PAR1"
 
 
+def arrow(data: bytes, random: random.Random) -> bytes:
+    """Lengths, places and kinds, which are numbers of two, four or eight bytes, each at a multiple of its
+    size."""
+    content = bytearray(data)
+    for _ in range(random.choice((1, 1, 2, 4))):
+        size = random.choice((2, 4, 4, 8, 8))
+        at = size * random.randrange(len(content) // size + 1)
+        number = random.choice((any_number(random), random.randrange(64)))
+        content[at : at + size] = (number % 2 ** (8 * size)).to_bytes(size, "little")
+    return bytes(content) if random.random() < 0.9 else raw(bytes(content), random)
+
+
 TOML_WORDS = (
     *(
         b"[config]\n",
@@ -468,6 +480,7 @@ MUTATIONS: dict[str, Mutation] = {
     "png": png,
     "tiff": tiff,
     "parquet": parquet,
+    "arrow": arrow,
     "toml": toml,
 }
 """By the kinds of files that targets name."""

@@ -24,6 +24,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 import dpvision
+from checks.fuzzing import dicom_files
 from checks.fuzzing.dicom_files import encoded
 from dpvision.api.options import TrainOptions
 from dpvision.api.pools import describe_pool
@@ -210,6 +211,31 @@ def _parquet_files() -> list[list[bytes]]:
     return made
 
 
+_SAVED = ("data/data-00000-of-00001.arrow", "data/state.json", "data/dataset_info.json")
+
+
+def _saved_files() -> list[list[bytes]]:
+    """As save_to_disk of Hugging Face's datasets writes them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(pa.BufferReader(_parquet_files()[0][0]))
+    state = json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}], "_split": "train"})
+    names = {"features": {"label": {"names": list(CLASSES), "_type": "ClassLabel"}}}
+    made = []
+    for compression, new, info in (
+        (None, pa.ipc.new_stream, names),
+        (None, pa.ipc.new_file, {}),
+        ("zstd", pa.ipc.new_stream, {}),
+    ):
+        stream = io.BytesIO()
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        with new(stream, table.schema, options=options) as writer:
+            writer.write_table(table, max_chunksize=4)
+        made.append([stream.getvalue(), state.encode(), json.dumps(info).encode()])
+    return made
+
+
 def _tables() -> list[list[bytes]]:
     picture = image_files(small_images(), "png")["ant/000000.png"]
     rows = [["path", "label", "split"], ["a.png", "cat, dog", "train"], ["b.png", "", "test"]]
@@ -237,7 +263,20 @@ def _dicoms() -> list[list[bytes]]:
     values = {"RescaleSlope": "2", "RescaleIntercept": "-10", "PhotometricInterpretation": "MONOCHROME1"}
     grey = np.arange(24, dtype=np.uint8).reshape(4, 6)
     colour = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
-    return [[encoded(**window, **values)], [encoded(grey, **window)], [encoded(colour)]]
+    ybr = {"PhotometricInterpretation": "YBR_FULL_422"}
+    jpeg_2000 = dicom_files.frame_of(grey, "JPEG2000", no_jp2=True)
+    made = [
+        encoded(**window, **values),
+        encoded(grey, **window),
+        encoded(colour),
+        encoded(VOILUTSequence=dicom_files.table(range(4096), 0, 12)),
+        dicom_files.run_lengths(dicom_files.STORED, **window),
+        dicom_files.compressed(jpeg_2000, dicom_files.JPEG_2000, grey),
+        dicom_files.compressed(
+            dicom_files.frame_of(colour, "JPEG"), dicom_files.JPEG_BASELINE, colour, **ybr
+        ),
+    ]
+    return [[one] for one in made]
 
 
 def _pool_files() -> list[list[bytes]]:
@@ -584,6 +623,11 @@ TARGETS = {
         Target(
             *("parquet", ("parquet",), _parquet_files, _named("data.parquet")),
             lambda folder: _read_all(folder / "data.parquet"),
+            of_images=True,
+        ),
+        Target(
+            *("saved", ("arrow", "json", "json"), _saved_files, _named(*_SAVED)),
+            lambda folder: _read_all(folder / "data"),
             of_images=True,
         ),
         Target(

@@ -120,7 +120,7 @@ class Job:
         ledger = Ledger.for_dataset(home / self.data.ledger, self.data.digest, len(identities))
         if self.kind == "limit":
             ledger.set_limit(limit_of(self.planned))
-            index.cover(ledger, identities)
+            index.cover(ledger, IndexedImages(index, identities))
             yield "covered"
             return
         account = Account(

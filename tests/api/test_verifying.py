@@ -106,6 +106,21 @@ def test_every_event_that_was_spent_is_stated(method: str, options: dict[str, An
     assert Ledger(default_ledger_path(images.digest)).summary()["epsilon_spent"] > 0
 
 
+def test_what_was_learned_of_units(tmp_path: Path) -> None:
+    config = {"steps": 2, "batch_size": 20, "latent_size": 3}
+    images = some_images().with_units(torch.arange(120) % 40)
+    dpvision.train(images, epsilon=3, out=tmp_path / "run", config=CONFIG)
+    first = dpvision.synthesize(images, epsilon=3, out=tmp_path / "first", count=6, config=config)
+    dpvision.synthesize_from(
+        first.release / "embedding.safetensors", out=tmp_path / "again", count=4, config=config
+    )
+    for name in ("run", "first", "again"):
+        found = dpvision.verify(tmp_path / name)
+        assert failing(found) == []
+        assert found.unit == json.loads((tmp_path / name / "release" / "guarantee.json").read_text())["unit"]
+        assert found.unit == "unit"
+
+
 def test_synthetic_images_and_those_fitted_anew(tmp_path: Path) -> None:
     config = {"steps": 2, "batch_size": 20, "latent_size": 3}
     first = dpvision.synthesize(
@@ -251,14 +266,25 @@ def test_a_card_in_other_words(release: Path) -> None:
         (lambda fields: fields.update(neighbours="data sets that differ in ALL images"), "card"),
         (lambda fields: fields.update(noise="a fixed seed"), "card"),
         (lambda fields: fields["mechanisms"][0].update(rounds=7), "card"),
+        (lambda fields: fields.update(groups=[]), "card"),
+        (lambda fields: fields["groups"][1].update(epsilon=fields["epsilon"]), "card"),
+        (lambda fields: fields.update(unit="unit"), "card"),
         (lambda fields: fields["accountant"].update(epsilon_by_rdp=0.001), "epsilon by RDP, no less"),
     ],
-    ids=["another relation", "a seed", "a fact more", "another bound"],
+    ids=[
+        "another relation",
+        "a seed",
+        "a fact more",
+        "no groups",
+        "a group that has less",
+        "of units",
+        "another bound",
+    ],
 )
 def test_words_and_facts_that_do_not_follow(
     release: Path, change: Callable[[dict[str, Any]], object], fails: str
 ) -> None:
-    both = {"neighbours", "noise", "mechanisms", "accountant"}
+    both = {"neighbours", "noise", "mechanisms", "groups", "accountant"}
 
     def change_what_is_there(fields: dict[str, Any]) -> None:
         if both <= fields.keys() or fails != "card":

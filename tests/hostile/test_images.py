@@ -21,8 +21,8 @@ from PIL import Image, PngImagePlugin
 
 from dpvision.images import available_splits, image_sizes, open_images
 from dpvision.images import files as files_module
-from dpvision.images.decode import BYTES_PER_PIXEL, PixelsInHand
 from dpvision.images.files import MAX_NESTING
+from dpvision.images.in_hand import BYTES_PER_PIXEL, PixelsInHand
 from dpvision.privacy.errors import InputError
 from dpvision.views.pool import pool_provenance
 

@@ -238,14 +238,6 @@ def test_one_long_label_takes_no_memory_for_all(tmp_path: Path) -> None:
     assert len(open_images(tmp_path / "x.parquet").class_names) == 2
 
 
-def test_what_save_to_disk_wrote_is_told(tmp_path: Path) -> None:
-    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train"]}')
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "data-00000-of-00001.arrow").write_bytes(b"")
-    with pytest.raises(InputError, match=r"save_to_disk .* to_parquet"):
-        open_images(tmp_path)
-
-
 def test_archives_in_a_folder_are_named(tmp_path: Path) -> None:
     for name in ("a", "b"):
         np.savez(tmp_path / f"{name}.npz", images=np.zeros((2, 4, 4), np.uint8), labels=np.array([0, 1]))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dpvision.images import Images
 from dpvision.methods import calibration
-from dpvision.methods.calibration import LeftOut, Scale, logits_and_squares, way
+from dpvision.methods.calibration import LeftOut, Scale, logits_and_features, logits_and_squares, way
 from dpvision.methods.dp_randp import CALIBRATION_SHARE, DPRandP, DPRandPConfig
 from dpvision.methods.gradient_descent import GradientSettings, images_over_noise
 from dpvision.privacy import Budget, InputError, PublicFacts, SeededRandom
@@ -248,3 +248,64 @@ def test_features_are_computed_once_for_both_stages(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Images, "blocks", lambda self, count: seen.append(count) or blocks(self, count))
     learned(DPRandP(), config, images, BUDGET)
     assert len(seen) == 1
+
+
+def left_out_of_units(
+    head: nn.Linear, features: Tensor, labels: Tensor, settings: GradientSettings, count: int
+) -> Tensor:
+    """Of units of features ``[B, M, D]`` and labels ``[B, M]``: ``[B, M, classes]``."""
+    draws = SeededRandom(0).by_example().of(torch.arange(len(features)))
+    rows = logits_and_features(head, features.flatten(0, 1)).unflatten(0, features.shape[:2])
+    targets = F.one_hot(labels, head.out_features).float()
+    return LeftOut(settings, head.in_features, count).of_units(rows, targets, draws)[0]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_a_unit_of_images_that_are_alike_is_left_out_as_one_is(bias: bool, times: int) -> None:
+    features, labels = some_features(50)
+    head = nn.Linear(30, 3, bias=bias)
+    alone = left_out_logits(head, features, labels, descent(), 50)
+    units = features[:, None].repeat(1, times, 1), labels[:, None].repeat(1, times)
+    found = left_out_of_units(head, *units, descent(), 50)
+    assert torch.allclose(found, alone[:, None].expand_as(found), atol=1e-5)
+
+
+def test_what_is_said_of_a_unit_depends_on_no_other() -> None:
+    features, labels = some_features(60)
+    head = nn.Linear(30, 3)
+    units = features.view(20, 3, 30), labels.view(20, 3)
+    found = left_out_of_units(head, *units, descent(), 20)
+    for kept in (torch.arange(20) != 0, torch.arange(20) > 12, torch.arange(20) == 7):
+        again = left_out_of_units(head, *(part[kept] for part in units), descent(), 20)
+        assert torch.equal(again, found[kept])
+
+
+def test_rows_that_fill_a_unit_up_change_nothing() -> None:
+    features, labels = some_features(60)
+    head = nn.Linear(30, 3)
+    units, own = features.view(20, 3, 30), F.one_hot(labels.view(20, 3), 3).float()
+    draws = SeededRandom(0).by_example().of(torch.arange(20))
+    policy = LeftOut(descent(), 30, 20)
+    rows = logits_and_features(head, features).unflatten(0, (20, 3))
+    filled = torch.cat([rows, rows[:, -1:]], dim=1)
+    targets = torch.cat([own * 4 / 3, torch.zeros(20, 1, 3)], dim=1)
+    expected = left_out_of_units(head, units, labels.view(20, 3), descent(), 20)
+    assert torch.allclose(policy.of_units(filled, targets, draws)[0][:, :3], expected, atol=1e-5)
+
+
+def test_it_is_about_what_a_head_says_that_has_not_seen_the_unit() -> None:
+    """Of units whose three images are nearly alike."""
+    features, labels = some_features(60, 300)
+    noise = 0.02 * torch.randn(60, 3, 300, generator=torch.Generator().manual_seed(2))
+    units = F.normalize(features[:, None] + noise, dim=2)
+    settings = descent(learning_rate=0.5)
+    head = descended(features, labels, settings, 60)
+    without = torch.stack(
+        [
+            descended(features[kept], labels[kept], settings, 60)(units[~kept]).squeeze(0)
+            for kept in (torch.arange(60) != index for index in range(60))
+        ]
+    ).detach()
+    found = left_out_of_units(head, units, labels[:, None].repeat(1, 3), settings, 60)
+    assert (found - without).square().mean() < 0.5 * (head(units) - without).square().mean()

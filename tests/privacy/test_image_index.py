@@ -66,6 +66,9 @@ class Machine:
         account.open()
         return account
 
+    def cover(self, ledger: Ledger, digests: Sequence[bytes]) -> None:
+        self.index.cover(ledger, IndexedImages(self.index, self.index.identities(digests)))
+
     def cells(self, numbers: Sequence[int]) -> set[Cell]:
         return set(self.index.cells(self.index.identities(digests(numbers))))
 
@@ -117,8 +120,8 @@ def test_a_limit_covers_images_that_no_run_has_touched(machine: Machine) -> None
     ledger = machine.ledger("a")
     ledger.set_limit(LIMIT)
     identities = machine.index.identities(digests(range(10)))
-    machine.index.cover(ledger, identities)
-    machine.index.cover(ledger, identities)
+    machine.index.cover(ledger, IndexedImages(machine.index, identities))
+    machine.index.cover(ledger, IndexedImages(machine.index, identities))
     with pytest.raises(BudgetExceeded):
         machine.open("first", "b", range(9, 12), count=1000)
     machine.open("second", "b", range(10, 12), count=1000)
@@ -188,7 +191,7 @@ def test_a_ledger_from_before_the_index_is_taken_over(machine: Machine, by: str)
     else:
         images = machine.account("none", "a", range(10)).images
         assert images is not None
-        machine.index.cover(ledger, images.identities)
+        machine.index.cover(ledger, images)
     assert {"old"} <= next(iter(machine.cells([9]))).runs
     machine.ledger("b").set_limit(Budget(epsilon([EVENT.times(100)], 1e-5) * 1.001, 1e-5))
     with pytest.raises(BudgetExceeded, match="bring 1 of the images"):
@@ -319,7 +322,7 @@ def test_a_run_that_was_killed_before_it_was_open_counts_for_nothing(machine: Ma
 def test_a_run_that_was_killed_before_it_was_open_is_checked_when_it_is_taken_up(machine: Machine) -> None:
     ledger = machine.ledger("owner")
     ledger.set_limit(Budget(epsilon([EVENT], 1e-5) * 1.001, 1e-5))
-    machine.index.cover(ledger, machine.index.identities(digests(range(10))))
+    machine.cover(ledger, digests(range(10)))
     run_in_processes(1, die_while_opening, machine.folder, expected=-signal.SIGKILL)
     other = machine.open("next", "b", range(10))
     with pytest.raises(BudgetExceeded):
@@ -353,7 +356,7 @@ def try_to_open(folder: Path, number: int) -> None:
 def test_of_runs_that_open_at_once_on_some_of_the_same_images_one_is_admitted(machine: Machine) -> None:
     ledger = machine.ledger("owner")
     ledger.set_limit(Budget(epsilon([EVENT], 1e-5) * 1.001, 1e-5))
-    machine.index.cover(ledger, machine.index.identities(digests(range(100))))
+    machine.cover(ledger, digests(range(100)))
     run_in_processes(RACERS, try_to_open, machine.folder)
     assert len(list(machine.folder.glob("refused *"))) == RACERS - 1
 

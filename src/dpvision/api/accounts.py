@@ -52,7 +52,7 @@ def make_account(
     Raises:
         InputError: the ledger is of another data set, or damaged.
     """
-    ledger = Ledger.for_dataset(record["ledger"], record["digest"], images.num_protected)
+    ledger = Ledger.for_dataset(record["ledger"], record["digest"], images.num_protected, images.protects)
     about = About(str(folder.absolute()) if folder else None, method, len(images))
     return Account(budget, ledger, record["run_id"], stages.events, indexed(images), about)
 

@@ -18,6 +18,7 @@ from dpvision.methods import calibrate
 from dpvision.methods.stages import Stage, at_noise
 from dpvision.privacy import Event, InputError, Ledger, default_ledger_path
 from dpvision.privacy.books import ledgers_of_all
+from dpvision.privacy.facts import Unit
 from dpvision.privacy.standing import Standing, least_noise, outcome, round_down, worst
 
 _CANDIDATES = 20
@@ -31,6 +32,7 @@ class Admission:
     allowed: bool
     epsilon_after: float
     images_after: int
+    after_of: Unit
     epsilon_limit: float | None = None
     epsilon_fits: float | None = None
 
@@ -51,17 +53,18 @@ def admission_of(config: RunConfig, images: ImageSet, given: PlanOptions) -> Adm
     usual = default_ledger_path(images.digest)
     own = next((Ledger(path) for path in (Path(given.ledger or usual), usual) if os.path.exists(path)), None)
     if own is not None:
-        own.check_is_of(images.digest, len(images))
+        own.check_is_of(images.digest, images.num_protected, images.protects)
     found = standings(ledgers_of_all(own) if own else [], images)
     after = outcome(found, stages.events)
     if after is None:
         epsilon, standing = worst(found, budget, stages.events)
-        return Admission(True, epsilon, standing.images)
+        return Admission(True, epsilon, standing.images, standing.unit)
     overrides = dict(given.config or {})
     if given.network is not None:
         overrides["network"] = config.settings.network  # by its name
     fits = largest_epsilon(config, overrides, found)
-    return Admission(after.is_allowed, after.epsilon, after.images, after.limit.budget.epsilon, fits)
+    limit = after.limit.budget.epsilon
+    return Admission(after.is_allowed, after.epsilon, after.images, after.standing.unit, limit, fits)
 
 
 def largest_epsilon(config: RunConfig, overrides: Mapping[str, Any], found: Sequence[Standing]) -> float:

@@ -41,8 +41,8 @@ class CandidateForecast:
 
 @dataclass(frozen=True)
 class TuningForecast:
-    """A tuning: the expected number of trials, the standard deviation of a score's noise, in images, and the
-    candidates.
+    """A tuning: the expected number of trials, the standard deviation of a score's noise, in images or
+    units, and the candidates.
     """
 
     trials: float
@@ -59,15 +59,17 @@ class Forecast:
         epsilon, delta, neighboring_relation: what it would spend.
         noise_multiplier, stages: how the run releases.
         num_examples: N, as it was declared.
+        unit: what is protected, and counted by N: "image" or "unit".
         image_shape, num_classes: those of the data, (C, H, W) for the shape.
         test_examples: how many images the accuracy would be measured on.
         seconds: expected, of all but the writing of images: reading them, learning, and the measurement of
             the accuracy.
         memory_bytes: expected, of the whole process on the CPU.
         allowed: whether the limits of the images' owners allow the run at present.
-        epsilon_after: the ε that the worst image would have afterwards, over all ledgers: where a limit holds
-            at its δ and relation, otherwise at those of the run. Private, like the three below.
-        images_after: how many images would have it.
+        epsilon_after: the ε that the worst image or unit would have afterwards, over all ledgers: where a
+            limit holds at its δ and relation, otherwise at those of the run. Private, like the four below.
+        images_after: how many images or units would have it.
+        after_of: whether these are units: where a limit holds for them the run may protect the other.
         epsilon_limit: the limit that would be used up, or exceeded, the most; None without a limit.
         epsilon_fits: the largest ε with which the run would be allowed, with the same method and what was
             given of its settings; 0 where none is, None without a limit.
@@ -82,6 +84,7 @@ class Forecast:
     noise_multiplier: float
     stages: tuple[StageForecast, ...]
     num_examples: int
+    unit: str
     image_shape: tuple[int, int, int]
     num_classes: int
     test_examples: int
@@ -90,6 +93,7 @@ class Forecast:
     allowed: bool
     epsilon_after: float
     images_after: int
+    after_of: str
     epsilon_limit: float | None
     epsilon_fits: float | None
     config: Any
@@ -135,6 +139,7 @@ def plan(data: Source, **options: Any) -> Forecast:
             for stage in stages.stages
         ),
         num_examples=facts.num_examples,
+        unit=facts.unit,
         image_shape=facts.image_shape,
         num_classes=len(facts.class_names),
         test_examples=test_examples,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,8 @@ def ledger_and_images(target: str, choices: Choices | None = None) -> tuple[Ledg
         return Ledger(RunDirectory.open(path).of_account("ledger")), None
     reading, _ = training_reading(target, choices or Choices(), keep_large=False)
     images = reading.open()
-    ledger = Ledger.for_dataset(default_ledger_path(images.digest), images.digest, len(images))
-    return ledger, images
+    path = default_ledger_path(images.digest)
+    return Ledger.for_dataset(path, images.digest, images.num_protected, images.protects), images
 
 
 def account_of(ledger: Ledger, images: ImageSet | None = None, run: str | None = None) -> dict[str, Any]:
@@ -55,18 +56,22 @@ def account_of(ledger: Ledger, images: ImageSet | None = None, run: str | None =
 
     Returns:
         `Ledger.summary`, with ``this`` of each run, whether it is ``run``; ``worst_image``, the ε that
-        counts for the images on which the most was spent over all ledgers, how many they are, and how many
-        runs in ledgers of other data sets are among what counts; and ``epsilon_fits``, see `largest_fit`,
-        null without a limit.
+        counts for the images or units on which the most was spent over all ledgers (null where nothing bounds
+        it), how many they are, and how many runs in ledgers of other data sets are among what counts; and
+        ``epsilon_fits``, see `largest_fit`, null without a limit.
     """
     this = RunDirectory.open(run).of_account("run_id") if run is not None and is_run(run) else None
     at, found = ledger.stated_at, standings(ledgers_of_all(ledger), images)
-    epsilon, standing = worst(found, at)
+    epsilon, standing = worst([one for one in found if one.unit == ledger.unit], at)
     summary = ledger.summary()
     summary["runs"] = [{**one, "this": one["run"] == this} for one in summary["runs"]]
     limited = any(one.limits for one in found)
     return summary | {
-        "worst_image": {"epsilon": epsilon, "images": standing.images, "runs_elsewhere": standing.elsewhere},
+        "worst_image": {
+            "epsilon": epsilon if epsilon < math.inf else None,
+            "images": standing.images,
+            "runs_elsewhere": standing.elsewhere,
+        },
         "epsilon_fits": largest_fit(found, at) if limited else None,
     }
 
@@ -90,7 +95,7 @@ def set_limit(ledger: Ledger, images: ImageSet | None, limit: Budget) -> None:
     ledger.set_limit(limit)
     if images is not None:
         known = indexed(images)
-        known.index.cover(ledger, known.identities, known.fingerprints)
+        known.index.cover(ledger, known)
 
 
 def close_run(ledger: Ledger, run: str) -> None:

@@ -141,7 +141,8 @@ def _images(
     elif given is not None:
         # Of data with splits, what a run learns from is "train".
         split = "train" if option == "members" and "train" in available_splits(given) else None
-        images = fitting_reading(given, split, model.image_shape, choices_of(run, {})).open()
+        choices = replace(choices_of(run, {}), **_whose(run))
+        images = fitting_reading(given, split, model.image_shape, choices).open()
     else:
         reading = _recorded(run).config[recorded]
         if reading is None or reading["spec"] is None:
@@ -150,6 +151,13 @@ def _images(
         if recorded == "data":
             check_unchanged(_recorded(run), images)
     return images.with_classes(model.class_names)
+
+
+def _whose(run: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the choices by which the run found out whose images are whose; of a release alone, none."""
+    names, known = ("unit", "unit_column"), (Path(run) / "private").is_dir()
+    recorded = (_recorded(run).config["data"] if known else None) or {}
+    return {name: recorded.get(name) for name in names}
 
 
 def _recorded(run: str | os.PathLike[str]) -> RunDirectory:

@@ -81,6 +81,18 @@ class ReadOptions:
         None,
         metavar="NAME",
     )
+    unit_column: str | None = option(
+        "The column that says whose image each is, such as a patient's: all images of one are protected "
+        "together; by default one with a usual name (patient, subject, participant, person, user, unit, also "
+        "with _id).",
+        None,
+        metavar="NAME",
+    )
+    unit: str | None = option(
+        "What is protected: image, each by itself, whatever the data say of units; or dicom-patient, all "
+        "images of a patient, by the headers of DICOM files. By default what the data say.",
+        None,
+    )
     first_frame: bool = option(
         "Take the first frame or page of image files with several, which else are refused.", False
     )

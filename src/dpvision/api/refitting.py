@@ -20,6 +20,7 @@ from dpvision.methods.embedding import Embedding
 from dpvision.priors.encoders.released import ENCODER, load_encoder
 from dpvision.privacy import Budget, InputError, PublicFacts
 from dpvision.reports import card_markdown
+from dpvision.reports.guarantee_file import unit_of
 from dpvision.runs import Progress
 from dpvision.runs.places import check_embedding, check_free
 
@@ -64,9 +65,10 @@ def synthesize_from(
             f"{name} is part of what was released in {embedding} and stays as it is; leave it out"
         )
     names = ("num_examples", "image_shape", "class_names")
-    facts = PublicFacts.from_json({**{name: learned.facts[name] for name in names}, "unit": "image"})
-    chosen = resolve_device(device)
     spent = learned.facts[GUARANTEE]
+    public = {name: learned.facts[name] for name in names}
+    facts = PublicFacts.from_json({**public, "unit": unit_of(spent)})
+    chosen = resolve_device(device)
     budget = Budget(spent["target_epsilon"], spent["delta"], spent["neighboring_relation"])
     run = Run.begin(
         RunConfig(

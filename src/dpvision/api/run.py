@@ -44,6 +44,7 @@ from dpvision.api.sources import Reading, Source, fitting_reading, lasting, trai
 from dpvision.images import ImageSet, available_splits
 from dpvision.images.choices import Choices
 from dpvision.images.files import reading
+from dpvision.images.indexed import warn_of_other_kind
 from dpvision.images.look_alikes import warn_of_indexed_look_alikes, warn_of_look_alikes
 from dpvision.images.public import USED_AS, Overlaps, refuse_data_with_ledger, refuse_private_images
 from dpvision.images.units import refuse_units_of_both
@@ -115,7 +116,7 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
         declared,
         private.shape,
         private.class_names if private.labels is not None else (),
-        "image" if private.units is None else "unit",
+        private.protects,
     )
     because = None
     if automatic:
@@ -134,7 +135,7 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
         warn_of_look_alikes(test_images, private, "test images", then)
     if options.delta is None:
         budget = replace(budget, delta=default_delta(declared))
-    _check_delta(budget.delta, private.num_protected)
+    _check_delta(budget.delta, private)
     settings = method.default_config(facts, budget, device, overrides)
     pool = open_pool_of(settings, private, overlaps)
     if pool is not None:
@@ -221,6 +222,7 @@ class Run:
             record = {name: directory.of_account(name) for name in ("run_id", "digest", "ledger")}
             account = make_account(record, images, budget, stages, config.method.name, directory.path)
             if is_new and account.images:
+                warn_of_other_kind(images, account.images)
                 then = "what was spent on those is not composed with this run"
                 warn_of_indexed_look_alikes(images, account.images, "images", then)
             account.open()
@@ -367,14 +369,15 @@ def _takes_large(overrides: Mapping[str, Any]) -> bool:
     return "network" in overrides or scales_images(str(overrides.get("encoder", "")))
 
 
-def _check_delta(delta: float, present: int) -> None:
-    """Raise InputError for a δ with which one of the images that there are, however many were declared, could
-    be published whole.
+def _check_delta(delta: float, images: ImageSet) -> None:
+    """Raise InputError for a δ with which one of the images or units that there are, however many were
+    declared, could be published whole.
     """
+    present = images.num_protected
     if delta >= 1 / present:
         raise InputError(
-            f"delta {delta:g} is not below 1/N for the {present} images there are; give a smaller one, or "
-            "declare a num_examples that is nearer to that"
+            f"delta {delta:g} is not below 1/N for the {present} {images.protects}s there are; give a "
+            "smaller one, or declare a num_examples that is nearer to that"
         )
 
 

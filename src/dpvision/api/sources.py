@@ -58,7 +58,7 @@ class Reading(Choices):
             InputError: one has a value that nothing can be read with.
         """
         reading = cls(**fields)
-        columns = (reading.path_column, reading.label_column, reading.split_column)
+        columns = (reading.path_column, reading.label_column, reading.split_column, reading.unit_column)
         texts = (reading.spec or "", reading.split, *(column or "" for column in columns))
         numbers = (reading.size or 0, reading.channels or 0)
         if not all(isinstance(t, str) for t in texts) or not all(isinstance(n, int) for n in numbers):

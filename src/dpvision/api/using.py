@@ -136,13 +136,18 @@ def predict(
 
 
 def choices_of(run: str | os.PathLike[str], given: Mapping[str, Any]) -> Choices:
-    """Return the choices given, and else those by which the images were read that a run learned from."""
+    """Return the choices given, and else those by which the images were read that a run learned from. Whose
+    images are whose counts for nothing here, and is not read.
+    """
     for name in ("size", "channels"):
         if name in given:
             raise InputError(f"{name} is the model's here: leave it out")
+    for name in ("unit", "unit_column"):
+        if name in given:
+            raise InputError(f"{name} is for images to learn from: leave it out")
     card = find_release(run) / "card.json"
     found = read_json(card) if card.exists() else {}
     model = found.get("model") or found.get("generator")
     model = model if isinstance(model, dict) else {}
     recorded = {name: model[name] for name in Reading().fitting() if name in model}
-    return Choices.of({**recorded, **given})
+    return Choices.of({**recorded, "unit": "image", **given})

@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from dpvision.images.files import parse_json, read_json, read_text_file, reading
 from dpvision.privacy.errors import InputError
+from dpvision.privacy.facts import Unit
 from dpvision.privacy.values import fits
 from dpvision.reports.guarantee_file import (
     FIELDS,
@@ -25,6 +26,7 @@ from dpvision.reports.guarantee_file import (
     in_words,
     not_private_because,
     sentences,
+    unit_of,
 )
 from dpvision.reports.markdown import card_markdown, card_template
 from dpvision.runs.digests import digests
@@ -78,6 +80,7 @@ class Verification:
     Attributes:
         release: the directory of the release.
         epsilon, delta, neighboring_relation: as the release states them.
+        unit: what is protected, "image" or "unit", likewise.
         checks: all that was checked.
         epsilons: ε at that δ, by each way in which it was computed anew; None where it is not known.
         sha256: the SHA-256 of guarantee.json; None where there is none. Nothing in the release guards that
@@ -89,6 +92,7 @@ class Verification:
     epsilon: float
     delta: float
     neighboring_relation: str
+    unit: str
     checks: tuple[Check, ...]
     epsilons: Mapping[str, float | None]
     sha256: str | None
@@ -136,6 +140,7 @@ def verify(release: str | os.PathLike[str]) -> Verification:
         stated["epsilon"],
         stated["delta"],
         stated["neighboring_relation"],
+        stated["unit"],
         checks,
         epsilons,
         hashlib.sha256(content).hexdigest(),
@@ -164,6 +169,7 @@ def _without_file(folder: Path, card: Mapping[str, Any] | None, unreadable: str)
         stated = {
             **{name: card[name] for name in (*STATED, "accountant")},
             "not_private_because": not_private_because(card),
+            "unit": unit_of(card),
             "events": events_of(card),
         }
     _check_promise(path, stated)
@@ -173,6 +179,7 @@ def _without_file(folder: Path, card: Mapping[str, Any] | None, unreadable: str)
         stated["epsilon"],
         stated["delta"],
         stated["neighboring_relation"],
+        stated["unit"],
         (no_file, *_of_promise(stated), *of_epsilon),
         epsilons,
         None,
@@ -215,7 +222,7 @@ def _check_promise(path: Path, fields: Mapping[str, Any]) -> None:
             )
     if not fields["num_examples"] or not 0 < fields["delta"] < 1:
         raise InputError(f"{path}: 'num_examples' must be at least 1, and 'delta' between 0 and 1")
-    if fields.get("unit", "image") != "image":
+    if fields.get("unit", "image") not in get_args(Unit):
         raise InputError(f"{path}: 'unit' is none that is known")
     if fields["neighboring_relation"] not in ("add_or_remove_one", "replace_one"):
         raise InputError(f"{path}: 'neighboring_relation' is none that is known")
@@ -281,12 +288,15 @@ def _of_card(
             for name, value in (
                 ("events", events_of(card)),
                 ("not_private_because", not_private_because(card)),
+                ("unit", unit_of(card)),
                 *_sentences_of(card).items(),
             )
             if value != stated[name]
         ]
         if not _mechanisms_agree(card, stated["events"]):
             differ.append("mechanisms")
+        if not _groups_agree(card):
+            differ.append("groups")
         differ += [name for name, words in _words_of(card).items() if card[name] != words]
         text = _text_of(card)
     except Exception as error:  # a card of other types, which draws any
@@ -320,7 +330,7 @@ def _words_of(card: Mapping[str, Any]) -> dict[str, str]:
     """Return how this version puts relation and noise of such a card; nothing of another version's."""
     if not _is_of_this_version(card):
         return {}
-    return in_words(card["neighboring_relation"], not_private_because(card))
+    return in_words(card["neighboring_relation"], unit_of(card), not_private_because(card))
 
 
 def _text_of(card: Mapping[str, Any]) -> str | None:
@@ -352,6 +362,26 @@ def _facts_agree(mechanisms: list[dict[str, Any]], events: list[dict[str, Any]])
         return len(mechanisms) == len(events)
     told = [{**one, "sensitivity": each["sensitivity"]} for one, each in zip(facts, events, strict=True)]
     return [{name: one[name] for name in one if name != "name"} for one in mechanisms] == told
+
+
+def _groups_agree(card: Mapping[str, Any]) -> bool:
+    """Say whether no ε of a person with several images is below what it is by the events, nor one missing. A
+    card that was written before it had them has none.
+    """
+    from dpvision.privacy.events import Event, UnknownEvent  # here: it takes seconds to import
+    from dpvision.privacy.group_privacy import SIZES, group_epsilons
+
+    if "groups" not in card or unit_of(card) != "image":
+        return not card.get("groups")
+    told = {one["images"]: math.inf if one["epsilon"] is None else one["epsilon"] for one in card["groups"]}
+    try:
+        events = [Event.from_json(one["event"]) for one in card["events"]]
+    except UnknownEvent:
+        return True  # which is told of ε
+    found = group_epsilons(events, card["delta"], card["neighboring_relation"])
+    return told.keys() == set(SIZES) and all(
+        told[size] >= (1 - _PLD_TOLERANCE) * bound for size, bound in found.items() if bound < math.inf
+    )
 
 
 # The promise ---------------------------------------------------------------------------------------------

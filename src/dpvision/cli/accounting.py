@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -67,10 +68,22 @@ def data(
     rows: dict[str, object] = {
         "source": images.source,
         "images": f"{len(images)} of {'×'.join(map(str, images.shape))} (channels, height, width)",
+        **_of_units(summary),
         "classes": len(images.class_names),
         **{f"  {name}": count for name, count in (summary["class_counts"] or {}).items()},
     }
     show(summary, as_json, f"{summary['notice']}\n{table(rows)}")
+
+
+def _of_units(summary: Mapping[str, Any]) -> dict[str, object]:
+    """Say how many units there are, and how many images they have, if there are any."""
+    if "num_units" not in summary:
+        return {}
+    found = summary["images_per_unit"]
+    return {
+        "units": f"{summary['num_units']:,}, by {summary['units_from']}",
+        "  images of each": f"{found['min']} to {found['max']}, median {found['median']:g}",
+    }
 
 
 def _check_target(target: str) -> None:

@@ -15,15 +15,15 @@ _THIS, _UNKNOWN = "→", "–"
 def account_text(account: Mapping[str, Any]) -> str:
     """Write what :func:`dpvision.api.ledgers.account_of` returns: the whole, then a line for each run."""
     worst, fits = account["worst_image"], account["epsilon_fits"]
-    elsewhere = worst["runs_elsewhere"]
+    elsewhere, most, unit = worst["runs_elsewhere"], worst["epsilon"], account["unit"]
     rows = [
         ["ledger", account["path"]],
-        ["images", str(account["num_examples"])],
+        [f"{unit}s", str(account["num_examples"])],
         ["spent", f"ε {account['epsilon_spent']:.4g} at {_at(account)}"],
         ["with reservations", f"ε {account['epsilon_counted']:.4g}"],
         [
-            "worst image",
-            f"ε {worst['epsilon']:.4g}, {_count(worst['images'], 'image')}"
+            f"worst {unit}",
+            f"{'no bound' if most is None else f'ε {most:.4g}'}, {_count(worst['images'], unit)}"
             + (f", with {_count(elsewhere, 'run')} in other ledgers" if elsewhere else ""),
         ],
         *_limits(account["limits"]),

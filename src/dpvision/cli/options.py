@@ -32,8 +32,8 @@ Data = Annotated[
     typer.Argument(
         metavar="DATA",
         help="The private images: a folder of class folders (or of train/ and test/ with class folders), "
-        "a .csv, .tsv or .parquet with a column of paths, Parquet with images, .npz, a folder of IDX files "
-        "or of CIFAR's, or bundled:digits.",
+        "a .csv, .tsv or .parquet with a column of paths, Parquet with images, what datasets saved, .npz, "
+        "a folder of IDX files or of CIFAR's, or bundled:digits.",
         show_default=False,
     ),
 ]
@@ -151,8 +151,10 @@ def reads_images(verb: Verb, without: Sequence[str] = ()) -> Verb:
 
 
 def reads_images_for_a_model(verb: Verb) -> Verb:
-    """Give a command likewise the options of images that a model says the size and channels of."""
-    return reads_images(verb, without=("size", "channels"))
+    """Give a command likewise the options of images that a model says the size and channels of, and of which
+    nothing is learned.
+    """
+    return reads_images(verb, without=("size", "channels", "unit", "unit_column"))
 
 
 def _take(run: Verb, parameters: Sequence[inspect.Parameter]) -> None:

@@ -155,4 +155,4 @@ def _classes_of(data: str) -> tuple[str, ...]:
     from dpvision.images import available_splits, open_images
 
     # Images of any shapes can be read together at one, and no pixel matters.
-    return open_images(data, available_splits(data)[0], size=1, channels=3).class_names
+    return open_images(data, available_splits(data)[0], size=1, channels=3, unit="image").class_names

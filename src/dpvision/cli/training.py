@@ -84,8 +84,9 @@ def plan(found: dict[str, Any], as_json: bool, search: SearchFor = None) -> None
     forecast = replace(forecast, seconds=starting + forecast.seconds)
     rows: dict[str, object] = {
         "method": forecast.method,
-        "images": f"{forecast.num_examples} of {'×'.join(map(str, forecast.image_shape))}, "
-        f"{forecast.num_classes} classes; {forecast.test_examples} to test on",
+        f"{forecast.unit}s": f"{forecast.num_examples}{', of images' if forecast.unit == 'unit' else ''} of "
+        f"{'×'.join(map(str, forecast.image_shape))}, {forecast.num_classes} classes; "
+        f"{forecast.test_examples} to test on",
         "epsilon": f"{forecast.epsilon:.6g} ({forecast.neighboring_relation})",
         "delta": f"{forecast.delta:g}{by_default}",
         **(_of_tuning(forecast) if forecast.tuning else _of_releases(forecast)),
@@ -115,7 +116,8 @@ def _of_tuning(forecast: api.Forecast) -> dict[str, object]:
     assert tuning is not None
     return {
         "trials": f"{tuning.trials:g} on average, of {len(tuning.candidates)} candidates; at least one",
-        "score": f"training images that are right, with noise of standard deviation {tuning.score_noise:.4g}",
+        "score": f"training {forecast.unit}s that are right, with noise of standard deviation "
+        f"{tuning.score_noise:.4g}",
         **{
             f"  {', '.join(f'{name}={value}' for name, value in one.settings.items())}": (
                 f"noise multiplier {one.noise_multiplier:.4g}; train alone {one.alone:.4g}"
@@ -135,7 +137,8 @@ def _of_limit(forecast: api.Forecast) -> dict[str, object]:
     if forecast.allowed:
         said = f"ε {after:.4g} of {limit:g}, allowed"
     else:
-        said = f"NOT allowed: would bring {forecast.images_after} images to ε {after:.4g} of {limit:g}"
+        whom = f"{forecast.images_after} {forecast.after_of}s"
+        said = f"NOT allowed: would bring {whom} to ε {after:.4g} of {limit:g}"
     largest = f"--epsilon {round_down(fits):g}" if fits else "nothing"
     return {"after this run": said, "still fits": f"{largest}, by this method and these settings"}
 

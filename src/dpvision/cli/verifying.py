@@ -43,7 +43,8 @@ def _text(found: api.Verification) -> str:
         if value is not None or name == "integral"
     }
     rows: dict[str, object] = {
-        "stated": f"epsilon {found.epsilon:.6g} at delta {found.delta:g} ({found.neighboring_relation})",
+        "stated": f"epsilon {found.epsilon:.6g} at delta {found.delta:g} ({found.neighboring_relation}, "
+        f"of one {found.unit})",
         **{f"epsilon by {name}": value for name, value in ways.items()},
         **{check.name: f"{'ok   ' if check.holds else 'FAILS'}  {check.found}" for check in found.checks},
         "SHA-256 of guarantee.json": found.sha256 or "there is none",

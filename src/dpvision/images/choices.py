@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from numpy.typing import NDArray
 
@@ -16,6 +16,7 @@ from dpvision.images.decode import decode
 from dpvision.privacy.errors import InputError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+UnitChoice = Literal["image", "dicom-patient"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,9 @@ class Choices:
             "10", "normal,pneumonia", "1=normal,2=pneumonia", "1..26".
         path_column, label_column, split_column: the columns of a table with the paths, labels and splits; by
             default those with the usual names.
+        unit_column: the column that says whose image each is; by default one with a usual name.
+        unit: "image", for each image to be protected by itself whatever the data say; "dicom-patient", for
+            all images of a patient to be protected together, by the headers of DICOM files.
         first_frame: take the first frame or page of files with several, which else are refused.
         skip_unreadable: leave out images that cannot be read. Each decides alone.
 
@@ -45,6 +49,8 @@ class Choices:
     path_column: str | None = None
     label_column: str | None = None
     split_column: str | None = None
+    unit_column: str | None = None
+    unit: UnitChoice | None = None
     first_frame: bool = False
     skip_unreadable: bool = False
 
@@ -52,6 +58,10 @@ class Choices:
         object.__setattr__(self, "value_range", value_range(self.value_range))
         object.__setattr__(self, "classes", classes_given(self.classes))
         self.conversion  # noqa: B018 (refuses what it cannot be)
+        if self.unit not in (None, *get_args(UnitChoice)):
+            raise InputError(f"unit must be {' or '.join(get_args(UnitChoice))}, not {self.unit!r}")
+        if self.unit is not None and self.unit_column is not None:
+            raise InputError("unit and unit_column are both given; leave one out")
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Choices:

@@ -11,6 +11,7 @@ import pickle
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 
 from dpvision.images.array_stream import ImageArray
 from dpvision.images.arrays import labels_from_array
-from dpvision.images.choices import Choices
 from dpvision.images.class_list import indexed_labels, numbered_labels
+from dpvision.images.data_set import DataSet
 from dpvision.images.files import check_regular, reading
 from dpvision.images.images import Images
 from dpvision.privacy.errors import InputError, named_option
@@ -77,83 +78,98 @@ KINDS = (
 )  # fmt: skip
 
 
-def recognises(path: Path) -> bool:
-    """Say whether path is a folder with the files of one of the archives."""
-    return path.is_dir() and _kind(path) is not None
+class Cifar(DataSet):
+    """The folder of one of the archives."""
 
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        """Say whether path is a folder with the files of one of the archives."""
+        return path.is_dir() and _kind(path) is not None
 
-def splits(path: Path, choices: Choices) -> dict[str, list[Path]]:
-    """Return the splits, each with its files.
+    @cached_property
+    def splits(self) -> dict[str, list[Path]]:
+        """The splits, each with its files.
 
-    Raises:
-        InputError: a batch of a split is missing.
-    """
-    kind = _of(path)
-    found = {}
-    for split, names in kind.files.items():
-        present = [path / name for name in names if (path / name).is_file()]
-        if present and len(present) < len(names):
-            missing = ", ".join(name for name in names if not (path / name).is_file())
-            raise InputError(f"{path} lacks {missing} of {split}; complete the download")
-        if present:
-            found[split] = present
-    return found
+        Raises:
+            InputError: a batch of a split is missing.
+        """
+        found = {}
+        for split, names in self._of.files.items():
+            present = [self.path / name for name in names if (self.path / name).is_file()]
+            if present and len(present) < len(names):
+                missing = ", ".join(name for name in names if not (self.path / name).is_file())
+                raise InputError(f"{self.path} lacks {missing} of {split}; complete the download")
+            if present:
+                found[split] = present
+        return found
 
+    def sizes(self, split: str) -> Counter[tuple[int, int]]:
+        """Count the images of a split by size (width, height): all have the same."""
+        pixels, _ = self._read(split)
+        return Counter({(SIDE, SIDE): len(pixels)})
 
-def sizes(path: Path, split: str, choices: Choices) -> Counter[tuple[int, int]]:
-    """Count the images of a split by size (width, height): all have the same."""
-    pixels, _ = _read(path, split, choices)
-    return Counter({(SIDE, SIDE): len(pixels)})
+    def read(self, split: str, labelled: bool) -> Images:
+        """Read one split; CIFAR-100 with its fine labels, unless ``label_column`` says coarse_labels."""
+        pixels, labels = self._read(split)
+        source, classes = str(self.path), self.choices.classes
+        array = ImageArray(pixels.dtype, pixels.shape, source)
+        found = array.read(io.BytesIO(pixels.tobytes()), self.choices.conversion)
+        if not labelled:
+            return Images(found.pixels, None, (), source, stored=found.stored)
+        names = self._class_names()
+        if names is None:
+            of_images, class_names = numbered_labels({split: labels}, split, classes, source)
+        else:
+            of_images, class_names = indexed_labels(labels, split, names, classes, source)
+        return Images(found.pixels, of_images, class_names, source, stored=found.stored)
 
+    @cached_property
+    def _of(self) -> Kind:
+        kind = _kind(self.path)
+        assert kind is not None, "this reader was chosen by it"
+        return kind
 
-def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
-    """Read one split; of CIFAR-100 with its 100 fine labels, unless ``label_column`` says coarse_labels."""
-    pixels, labels = _read(path, split, choices)
-    array = ImageArray(pixels.dtype, pixels.shape, str(path))
-    found = array.read(io.BytesIO(pixels.tobytes()), choices.conversion)
-    if not labelled:
-        return Images(found.pixels, None, (), str(path), stored=found.stored)
-    names = _class_names(path, _column(_of(path), path, choices))
-    if names is None:
-        of_images, class_names = numbered_labels({split: labels}, split, choices.classes, str(path))
-    else:
-        of_images, class_names = indexed_labels(labels, split, names, choices.classes, str(path))
-    return Images(found.pixels, of_images, class_names, str(path), stored=found.stored)
+    @cached_property
+    def _column(self) -> int:
+        """The place of the column of labels."""
+        columns, named = list(self._of.columns), self.choices.label_column
+        if named is None:
+            return 0
+        if named not in columns:
+            raise InputError(
+                f"{self.path} has no column '{named}'; give {named_option('label_column', columns[0])}"
+            )
+        return columns.index(named)
+
+    def _read(self, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return the images [N, 3, 32, 32] and labels [N] of a split."""
+        kind = self._of
+        column = kind.columns[self._column]
+        parts = [
+            (_of_binary if kind.binary else _of_pickle)(file, kind, column) for file in self.splits[split]
+        ]
+        pixels, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return pixels.reshape(-1, COLOURS, SIDE, SIDE), labels
+
+    def _class_names(self) -> tuple[str, ...] | None:
+        """Return the names of the classes; None where their file was not downloaded."""
+        kind = self._of
+        file = self.path / kind.names[self._column]
+        if not file.is_file():
+            return None
+        if kind.binary:
+            with reading(str(file)):
+                return tuple(line for line in _content(file).decode().splitlines() if line)
+        key = kind.keys[self._column]
+        names = unpickled(file).get(key)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InputError(f"{file} does not name the classes under '{key}'; replace it")
+        return tuple(names)
 
 
 def _kind(path: Path) -> Kind | None:
     """Return the archive whose first file is there. Names like "train" are those of folders too."""
     return next((k for k in KINDS if any((path / names[0]).is_file() for names in k.files.values())), None)
-
-
-def _of(path: Path) -> Kind:
-    kind = _kind(path)
-    assert kind is not None, "this reader was chosen by it"
-    return kind
-
-
-def _column(kind: Kind, path: Path, choices: Choices) -> int:
-    """Return the place of the column of labels."""
-    if choices.label_column is None:
-        return 0
-    if choices.label_column not in kind.columns:
-        raise InputError(
-            f"{path} has no column '{choices.label_column}'; give "
-            f"{named_option('label_column', kind.columns[0])}"
-        )
-    return list(kind.columns).index(choices.label_column)
-
-
-def _read(path: Path, split: str, choices: Choices) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return the images [N, 3, 32, 32] and labels [N] of a split."""
-    kind = _of(path)
-    column = kind.columns[_column(kind, path, choices)]
-    parts = [
-        (_of_binary if kind.binary else _of_pickle)(file, kind, column)
-        for file in splits(path, choices)[split]
-    ]
-    pixels, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return pixels.reshape(-1, COLOURS, SIDE, SIDE), labels
 
 
 def _content(file: Path) -> bytes:
@@ -183,21 +199,6 @@ def _of_pickle(file: Path, kind: Kind, column: str) -> tuple[NDArray[np.uint8], 
     with reading(str(file)):
         array = np.array(labels)
     return pixels, labels_from_array(array, f"'{column}' in {file}")
-
-
-def _class_names(path: Path, column: int) -> tuple[str, ...] | None:
-    """Return the names of the classes; None where their file was not downloaded."""
-    kind = _of(path)
-    file = path / kind.names[column]
-    if not file.is_file():
-        return None
-    if kind.binary:
-        with reading(str(file)):
-            return tuple(line for line in _content(file).decode().splitlines() if line)
-    names = unpickled(file).get(kind.keys[column])
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{file} does not name the classes under '{kind.keys[column]}'; replace it")
-    return tuple(names)
 
 
 def unpickled(file: Path) -> dict[str, Any]:

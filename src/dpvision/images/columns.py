@@ -6,15 +6,14 @@ import csv
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from dpvision.images.files import check_regular, check_unpacks, reading
-from dpvision.images.parquet_pages import page_sizes
+from dpvision.images.files import check_regular, reading
+from dpvision.images.parquet_rows import ParquetRows
+from dpvision.images.row_file import blocks_of_all
 from dpvision.privacy.errors import InputError, named_option
 
 MOST_BYTES = 2**28
@@ -30,6 +29,11 @@ USUAL_NAMES = {
     ),
     "label": ("label", "labels", "class", "class_name", "target", "category", "diagnosis", "finding_labels"),
     "split": ("split", "subset", "partition"),
+    "unit": tuple(
+        f"{whose}{end}"
+        for whose in ("patient", "subject", "participant", "person", "user", "unit")
+        for end in ("", "_id", "id")
+    ),
 }
 """The names that columns have as a rule, in lower case, with _ for what is no letter or digit."""
 
@@ -47,38 +51,42 @@ class Columns:
     source: str
 
     def find(self, what: str, named: str | None) -> str | None:
-        """Return the name of the column of "path", "label" or "split": the one named, else the one with a
-        usual name; None where there is none.
-
-        Raises:
-            InputError: there is no such column, or there are several with usual names.
-        """
-        if named is not None:
-            if named not in self.cells:
-                raise InputError(f"{self.source} has no column '{named}' (it has {self._listed()}); name one")
-            return named
-        usual = [
-            name for name in self.cells if re.sub(r"\W+", "_", name.strip().lower()) in USUAL_NAMES[what]
-        ]
-        if len(usual) > 1:
-            raise InputError(
-                f"{self.source} has several columns that may be the {what} ({', '.join(usual)}); say which, "
-                f"with {named_option(f'{what}_column', usual[0])}"
-            )
-        return usual[0] if usual else None
+        """Return the name of the column of "path", "label", "split" or "unit"; see :func:`find_column`."""
+        return find_column(list(self.cells), what, named, self.source)
 
     def needed(self, what: str, named: str | None) -> str:
-        """Return likewise the name of a column that there must be."""
+        """Return likewise the name of a column that there must be. InputError where there is none."""
         found = self.find(what, named)
         if found is None:
             raise InputError(
-                f"{self.source} has no column of the {what} with a usual name (it has {self._listed()}); "
-                f"name it, with {named_option(f'{what}_column')}"
+                f"{self.source} has no column of the {what} with a usual name (it has "
+                f"{_listed(self.cells)}); name it, with {named_option(f'{what}_column')}"
             )
         return found
 
-    def _listed(self) -> str:
-        return ", ".join(list(self.cells)[:20]) or "none"
+
+def find_column(names: Sequence[str], what: str, named: str | None, source: str) -> str | None:
+    """Return which of the columns is that of "path", "label", "split" or "unit": the one named, else the one
+    with a usual name; None where there is none.
+
+    Raises:
+        InputError: there is no such column, or there are several with usual names.
+    """
+    if named is not None:
+        if named not in names:
+            raise InputError(f"{source} has no column '{named}' (it has {_listed(names)}); name one")
+        return named
+    usual = [name for name in names if re.sub(r"\W+", "_", name.strip().lower()) in USUAL_NAMES[what]]
+    if len(usual) > 1:
+        raise InputError(
+            f"{source} has several columns that may be the {what} ({', '.join(usual)}); say which, with "
+            f"{named_option(f'{what}_column', usual[0])}"
+        )
+    return usual[0] if usual else None
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(list(names)[:20]) or "none"
 
 
 def columns_of(table: Any, source: str) -> Columns:
@@ -146,16 +154,14 @@ def _delimiter(path: Path, text: str) -> str:
 
 
 def _of_parquet(path: Path) -> Columns:
-    with reading(str(path)):
-        file = pq.ParquetFile(path)
-        names = file.schema_arrow.names
-    for name in names:
-        with reading(str(path)):
-            total, _ = page_sizes(path, name)
-        check_unpacks(total, path.stat().st_size, f"'{name}' in {path} unpacked")
-    with reading(str(path)):
-        table = file.read()
-    return columns_of(table, str(path))
+    file = ParquetRows(path)
+    values: dict[str, list[Any]] = {name: [] for name in file.names}
+    if len(values) < len(file.names):
+        raise InputError(f"{path} has two columns of the same name; rename one")
+    for _, name, block in blocks_of_all((file, name) for name in values):
+        with reading(str(path)):  # texts may be none
+            values[name] += block.to_pylist()
+    return columns_of(values, str(path))
 
 
 def _text(value: Any) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,11 @@ from dpvision.privacy.errors import InputError, named_option
 
 MAX_PIXELS = 2**26
 """The largest image that is decoded, in pixels (8192 x 8192). A file of a few kB can claim any size."""
+
+STRIP_PIXELS = 2**18
+"""Pixels whose values are converted at a time."""
+
+Values = TypeVar("Values", bound=np.generic)
 
 Resize = Literal["crop", "pad", "stretch"]
 
@@ -151,8 +156,25 @@ def value_range(given: str | Sequence[float] | None) -> tuple[float, float] | No
 
 
 def scaled(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    """Return values from low to high as 0 to 255; those beyond are 0 and 255."""
-    return np.rint(((values.astype(np.float64) - low) * (255 / (high - low))).clip(0, 255)).astype(np.uint8)
+    """Return values [..., H, W] from low to high as 0 to 255; those beyond are 0 and 255."""
+
+    def of_strip(strip: NDArray[Any]) -> NDArray[np.float64]:
+        return np.rint(((strip.astype(np.float64) - low) * (255 / (high - low))).clip(0, 255))
+
+    return by_strips(of_strip, values, np.empty(values.shape, dtype=np.uint8))
+
+
+def by_strips(
+    make: Callable[[NDArray[Any]], NDArray[Any]], values: NDArray[Any], out: NDArray[Values]
+) -> NDArray[Values]:
+    """Fill ``out`` [..., H, W] with what is made of values of this shape, and return it. It is made of some
+    rows at a time: on the way a value may take many times its memory.
+    """
+    at_once = max(1, STRIP_PIXELS // values.shape[-1])
+    for start in range(0, values.shape[-2], at_once):
+        rows = slice(start, start + at_once)
+        out[..., rows, :] = make(values[..., rows, :])
+    return out
 
 
 def known_by(values: NDArray[Any] | Deep) -> NDArray[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,14 +15,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dpvision.images import dicom
 from dpvision.images.conversion import MAX_PIXELS, Deep, to_array
-from dpvision.images.files import check_regular, physical_memory, reading
+from dpvision.images.files import check_regular, reading
+from dpvision.images.in_hand import IN_HAND
 from dpvision.images.kinds import kind_of
 from dpvision.privacy.errors import InputError, named_option
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # Pillow reads many more, some by calling other programs
-
-BYTES_PER_PIXEL = 16
-"""Largest memory that decoding takes per pixel, in bytes, with the copies that Pillow makes on the way."""
 
 GREY_MODES = ("1", "L", "LA", "La")  # in Pillow's names
 
@@ -55,7 +52,7 @@ def decode(encoded: bytes | Path, name: str, first_frame: bool = False) -> NDArr
                 f"{named_option('first_frame', True)}, or save them one by one"
             )
         of_16_bits = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
-        with _IN_HAND.holding(width * height):
+        with IN_HAND.holding(width * height):
             ImageOps.exif_transpose(image, in_place=True)
             values = values_of(image)
             return values.astype(np.uint16) << 8 if of_16_bits and len(values) == 3 else values
@@ -100,36 +97,6 @@ def _opened(encoded: bytes | Path, name: str) -> Iterator[Image.Image]:
             ) from error
         with image:
             yield image
-
-
-class PixelsInHand:
-    """Lets several threads decode at once as long as their images are not too large together.
-
-    Args:
-        most: pixels of all of them. A larger image has to be alone.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._held = 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def holding(self, pixels: int) -> Iterator[None]:
-        """Wait until there is room for so many more pixels, and hold it until the end of the block."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._held == 0 or self._held + pixels <= self._most)
-            self._held += pixels
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._held -= pixels
-                self._changed.notify_all()
-
-
-_IN_HAND = PixelsInHand(max(MAX_PIXELS, physical_memory() // 8 // BYTES_PER_PIXEL))
-"""Bound on the pixels that all threads hold: small files can all claim the most. A GiB, or 1/8 of memory."""
 
 
 def encoded_size(encoded: bytes | Path, name: str) -> tuple[int, int]:

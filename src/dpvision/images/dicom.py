@@ -1,20 +1,24 @@
 """Decode DICOM files by pydicom, an extra. Of a file's header only what says how its pixels look is used, and
-none of it is kept.
+none of it is kept, but for the patient's id where that was asked for.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dpvision.images.conversion import MAX_PIXELS, Deep, scaled
+from dpvision.images import dicom_frame
+from dpvision.images.conversion import MAX_PIXELS, Deep, by_strips, scaled
 from dpvision.images.files import check_regular, reading
+from dpvision.images.in_hand import IN_HAND
 from dpvision.privacy.errors import InputError, named_option
 
 PREAMBLE = 128
@@ -39,12 +43,12 @@ def decode(encoded: bytes | Path, name: str, first_frame: bool = False) -> NDArr
     """Decode a DICOM file to values [C, H, W]: uint8 of colour, or of grey with 8 bits; else `Deep`.
 
     Grey values are those of the modality (its slope and intercept applied, say Hounsfield units); the first
-    window of the file says which of them to show (DICOM PS3.3, C.11.2.1), and the photometric interpretation
-    whether low ones are bright.
+    window of the file says which of them to show (DICOM PS3.3, C.11.2.1), or, where there is none, its first
+    table; and the photometric interpretation whether low ones are bright.
 
     Raises:
-        InputError: it is damaged, compressed in a way that pydicom has no decoder for, or has several frames
-            and the first was not asked for; pydicom is not installed.
+        InputError: it is damaged, takes a decoder that is missing, or has several frames and the first was
+            not asked for; pydicom is not installed.
     """
     dataset = _dataset(encoded, name)
     width, height = _size(dataset, name)
@@ -55,26 +59,38 @@ def decode(encoded: bytes | Path, name: str, first_frame: bool = False) -> NDArr
             f"{name} has {frames} frames; take the first of each file, with "
             f"{named_option('first_frame', True)}, or save them one by one"
         )
-    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
-    from pydicom.pixels.utils import pixel_array
+    with IN_HAND.holding(width * height):
+        array = dicom_frame.first_frame(dataset, (width, height), name)
+        with reading(name):
+            return _values(dataset, array)
 
-    with reading(name):
-        array = pixel_array(dataset, index=0 if frames > 1 else None)
-        palette = dataset.PhotometricInterpretation == "PALETTE COLOR"
-        if palette:
-            array = apply_color_lut(array, dataset)
-        if array.shape[:2] != (height, width):
-            raise InputError(f"{name} has other pixels than its header says; it is damaged: replace it")
-        if array.ndim == 3:
-            channels_first = array.transpose(2, 0, 1)
-            return (channels_first >> 8 if array.dtype == np.uint16 else channels_first).astype(np.uint8)
-        values = np.asarray(apply_modality_lut(array, dataset), dtype=np.float64)[None]
-        return _shown(dataset, array, values)
+
+def _values(dataset: Any, array: NDArray[Any]) -> NDArray[np.uint8] | Deep:
+    """Return the values [C, H, W] of the pixels of a frame, as `decode` does."""
+    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        array = apply_color_lut(array, dataset)
+    if array.ndim == 3:
+        channels_first = array.transpose(2, 0, 1)
+        return (channels_first >> 8 if array.dtype == np.uint16 else channels_first).astype(np.uint8)
+    values = by_strips(lambda strip: apply_modality_lut(strip, dataset), array, np.empty(array.shape))[None]
+    return _shown(dataset, array, values)
 
 
 def encoded_size(encoded: bytes | Path, name: str) -> tuple[int, int]:
     """Return the (width, height) that the header of a DICOM file states."""
     return _size(_dataset(encoded, name), name)
+
+
+def patient_of(file: Path) -> str:
+    """Return the patient's id in the header of a DICOM file: private, and never shown. It is "" where there
+    is none, or no header that can be read, of which whoever decodes the file tells.
+    """
+    with suppress(InputError), warnings.catch_warnings(action="ignore"), reading(str(file)):
+        if is_one(file):
+            return str(_dataset(file, str(file)).get("PatientID") or "")
+    return ""
 
 
 def _dataset(encoded: bytes | Path, name: str) -> Any:
@@ -110,22 +126,24 @@ def _size(dataset: Any, name: str) -> tuple[int, int]:
 
 
 def _shown(dataset: Any, stored: NDArray[Any], values: NDArray[np.float64]) -> NDArray[np.uint8] | Deep:
-    """Return what a grey image shows: by its window, or, of 8 bits, as it is."""
+    """Return what a grey image shows: by its window or its table, or, of 8 bits, as it is."""
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
     center, width = (_first(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
-    has_window = center is not None and width is not None and width >= 1
+    table = dataset.get("VOILUTSequence")
+    says_what = True
     few_bits = int(dataset.BitsStored) <= 8 and not int(dataset.PixelRepresentation)
-    if has_window:
-        assert center is not None
-        assert width is not None
+    if center is not None and width is not None and width >= 1:
         shown = _through_window(values, center, width, str(dataset.get("VOILUTFunction", "LINEAR")))
+    elif table:
+        little_endian = dataset.file_meta.TransferSyntaxUID.is_little_endian
+        shown = _through_table(values, table[0], little_endian)
     elif few_bits:
-        shown = stored[None].astype(np.uint8)
+        says_what, shown = False, stored[None].astype(np.uint8)
     else:
         low, high = values.min(), values.max()
-        shown = scaled(values, low, high if high > low else low + 1)
+        says_what, shown = False, scaled(values, low, high if high > low else low + 1)
     shown = 255 - shown if inverted else shown
-    return shown if few_bits and not has_window else Deep(values, shown, has_window, inverted)
+    return shown if few_bits and not says_what else Deep(values, shown, says_what, inverted)
 
 
 def _first(value: Any) -> float | None:
@@ -142,8 +160,30 @@ def _through_window(
 ) -> NDArray[np.uint8]:
     """Return what a window shows, as 0 to 255: DICOM PS3.3, C.11.2.1.2 and C.11.2.1.3."""
     if function == "SIGMOID":
-        return np.rint(255 / (1 + np.exp(-4 * (values - center) / width))).astype(np.uint8)
+        return by_strips(
+            lambda strip: np.rint(255 / (1 + np.exp(-4 * (strip - center) / width))),
+            values,
+            np.empty(values.shape, dtype=np.uint8),
+        )
     if function == "LINEAR_EXACT" or width == 1:
         return scaled(values, center - width / 2, center + width / 2)
     middle, half = center - 0.5, (width - 1) / 2
     return scaled(values, middle - half, middle + half)
+
+
+def _through_table(values: NDArray[np.float64], table: Any, little_endian: bool) -> NDArray[np.uint8]:
+    """Return what a table of a VOI LUT Sequence shows, as 0 to 255: DICOM PS3.3, C.11.2.1.1. (That of pydicom
+    3.0 counts the entries of a table of 8 bits modulo 256.)
+    """
+    count, first, bits = table.LUTDescriptor
+    data = table.LUTData
+    words = "<u2" if little_endian else ">u2"
+    entries = np.frombuffer(data, dtype=words) if isinstance(data, bytes) else np.asarray(data)
+    if not 8 <= bits <= 16 or len(entries) != (count or 2**16):
+        raise ValueError("its table has other entries than it says")
+    levels = scaled(entries[None], 0, 2**bits - 1)[0]
+    return by_strips(
+        lambda strip: levels[np.rint(strip - first).clip(0, len(levels) - 1).astype(np.int64)],
+        values,
+        np.empty(values.shape, dtype=np.uint8),
+    )

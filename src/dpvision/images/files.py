@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from dpvision.privacy.errors import InputError
@@ -59,17 +60,28 @@ def reading(what: str) -> Iterator[None]:
     few changed bytes draw OSError, SyntaxError, struct.error, IndexError and more from Pillow alone.
 
     Raises:
-        InputError: in place of any other exception.
+        InputError: in place of any other exception, but for mistakes of the program, which no input makes.
     """
     try:
         yield
     except InputError:
         raise
     except Exception as error:
+        if _is_mistake(error):
+            raise
         reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         raise InputError(
             f"{what} cannot be read ({reason}); it may be damaged: replace or remove it"
         ) from error
+
+
+def _is_mistake(error: Exception) -> bool:
+    """Say whether an error is there whatever the input is: a name that nothing has, or that no module has.
+    Attributes of other objects may be missing for the type of a value that was read.
+    """
+    if isinstance(error, AttributeError):
+        return isinstance(error.obj, ModuleType)
+    return type(error) is NameError  # a local variable that is unbound may have followed from the input
 
 
 def check_fits_memory(num_bytes: int, what: str) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from dpvision.images.choices import Choices
 from dpvision.images.class_list import named_labels
+from dpvision.images.data_set import DataSet
 from dpvision.images.decode import count_sizes
 from dpvision.images.faults import listed
 from dpvision.images.files import MAX_NESTING, SPLIT_WORDS, NoLabelsError, reading
@@ -16,6 +18,8 @@ from dpvision.images.images import Images
 from dpvision.images.series import RECORDS
 from dpvision.images.stack import stack
 from dpvision.images.text import listing
+from dpvision.images.units_file import UNITS_FILE, is_units_file, read_units_file
+from dpvision.images.whose import DICOM_PATIENT, Whose, patients_of
 from dpvision.privacy.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".dcm")
@@ -24,110 +28,152 @@ CLUTTER = ("Thumbs.db", "desktop.ini", "__MACOSX", *RECORDS)  # beside all names
 LONGEST_NAME = 255  # bytes, on all common file systems
 
 
-def recognises(path: Path) -> bool:
-    """Say whether path is a folder, or one image."""
-    return path.is_dir() or path.suffix.lower() in SUFFIXES
+class Folder(DataSet):
+    """A folder of images, or one image."""
 
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        """Say whether path is a folder, or one image."""
+        return path.is_dir() or path.suffix.lower() in SUFFIXES
 
-def splits(path: Path, choices: Choices) -> dict[str, Path]:
-    """Return the splits and their folders. Where no folder named as a split holds folders, all is train.
+    @cached_property
+    def splits(self) -> dict[str, Path]:
+        """The splits and their folders. Where no folder named as a split holds folders, all is train.
 
-    Raises:
-        InputError: there are two folders for a split, or images beside those of the splits.
-    """
-    if path.is_file():
-        return {"train": path}
-    found: dict[str, Path] = {}
-    others, holds_folders = [], False
-    for entry in _entries(path, path):
-        split = SPLIT_WORDS.get(entry.name.lower()) if entry.is_dir() else None
-        if split is None:
-            others.append(entry)
-        elif split in found:
+        Raises:
+            InputError: there are two folders for a split, or images beside those of the splits.
+        """
+        path = self.path
+        if path.is_file():
+            return {"train": path}
+        found: dict[str, Path] = {}
+        others, holds_folders = [], False
+        for entry in _entries(path, path):
+            split = SPLIT_WORDS.get(entry.name.lower()) if entry.is_dir() else None
+            if split is None:
+                others.append(entry)
+            elif split in found:
+                raise InputError(
+                    f"{path} has both '{found[split].name}' and '{entry.name}' for {split}; remove one"
+                )
+            else:
+                found[split] = entry
+                holds_folders = holds_folders or any(inner.is_dir() for inner in _entries(entry, path))
+        if not holds_folders:  # a class may be called "train": then it holds images, and no class folders
+            return {"train": path}
+        beside = [entry.name for entry in others if _has_images(entry, path)]
+        if beside:
+            named = " and ".join(folder.name for folder in found.values())
             raise InputError(
-                f"{path} has both '{found[split].name}' and '{entry.name}' for {split}; remove one"
+                f"{path} has images in {listing(beside)} beside the "
+                f"folder{'s' * (len(found) > 1)} {named}, which as splits hold folders; move them into "
+                f"these, or, if {named} is a class, move its images out of their folders or rename it"
             )
+        return found
+
+    def read(self, split: str, labelled: bool) -> Images:
+        """Read one split, in the order of the file names.
+
+        With labels, classes are the folders, in the order of their names; they may hold folders in turn.
+        Without, it is all images in the folder, at any depth.
+
+        Raises:
+            InputError: for files that are no images, since to leave them out unsaid would change the data
+                set; a link that leaves the folder; a class folder without images; an image outside the class
+                folders; a class that train does not have.
+        """
+        path, choices, folder = self.path, self.choices, self.splits[split]
+        names: list[str] | None = None
+        if folder.is_file():
+            if labelled:
+                raise NoLabelsError(
+                    f"{path} is a single image without a class; give a folder of class folders"
+                )
+            files, folder = [folder], folder.parent
+        elif labelled:
+            own_names = tuple(_class_folders(self.splits.get("train", folder), path))
+            files_of = {name: _files(sub, path) for name, sub in _class_folders(folder, path).items()}
+            _check_classes(files_of, None if choices.classes else own_names, folder)
+            files = [file for of_class in files_of.values() for file in of_class]
+            names = [name for name, of_class in files_of.items() for _ in of_class]
         else:
-            found[split] = entry
-            holds_folders = holds_folders or any(inner.is_dir() for inner in _entries(entry, path))
-    if (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file():
-        raise InputError(
-            f"{path} was written by save_to_disk of Hugging Face's datasets; save it with to_parquet "
-            "instead, or open it in Python and give it to dpvision.images_from_dataset"
+            files = _all_images(folder, path)
+            if not files:
+                raise InputError(
+                    f"{folder} has no images in it; give a folder with some ({' '.join(SUFFIXES)})"
+                )
+        labels, class_names = (
+            named_labels(names, own_names, choices.classes, str(folder)) if names else (None, ())
         )
-    if not holds_folders:  # a class may be called "train": then it holds images, and no class folders
-        return {"train": path}
-    beside = [entry.name for entry in others if _has_images(entry, path)]
-    if beside:
-        named = " and ".join(folder.name for folder in found.values())
-        raise InputError(
-            f"{path} has images in {listing(beside)} beside the "
-            f"folder{'s' * (len(found) > 1)} {named}, which as splits hold folders; move them into "
-            f"these, or, if {named} is a class, move its images out of their folders or rename it"
+        short_names = [file.relative_to(folder).as_posix() for file in files]
+        whose = _whose(files, short_names, folder, path, choices)
+        named = ((str(file), file) for file in files)
+        num_bytes = sum(file.stat().st_size for file in files)
+        found = stack(
+            named,
+            len(files),
+            choices.decode,
+            str(path),
+            choices.conversion,
+            num_bytes,
+            choices.skip_unreadable,
         )
-    return found
+        return Images(
+            found.pixels,
+            None if labels is None else labels[found.kept],
+            class_names,
+            str(path),
+            found.names(short_names),
+            found.stored,
+            found.left_out_of(short_names),
+            units=whose.units(found, short_names, str(path)) if whose else None,
+        )
+
+    def sizes(self, split: str) -> Counter[tuple[int, int]]:
+        """Count the images of a split by size (width, height), by headers, as far as these can be read."""
+        folder = self.splits[split]
+        files = [folder] if folder.is_file() else _all_images(folder, self.path)
+        return count_sizes((file, str(file)) for file in files)
 
 
-def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
-    """Read one split, in the order of the file names.
-
-    With labels, classes are the folders, in the order of their names; they may hold folders in turn. Without,
-    it is all images in the folder, at any depth.
-
-    Raises:
-        InputError: for files that are no images, since to leave them out unsaid would change the data set; a
-            link that leaves the folder; a class folder without images; an image outside the class folders; a
-            class that train does not have.
-    """
-    folders = splits(path, choices)
-    folder = folders[split]
-    names: list[str] | None = None
-    if folder.is_file():
-        if labelled:
-            raise NoLabelsError(f"{path} is a single image without a class; give a folder of class folders")
-        files, folder = [folder], folder.parent
-    elif labelled:
-        own_names = tuple(_class_folders(folders.get("train", folder), path))
-        files_of = {name: _files(sub, path) for name, sub in _class_folders(folder, path).items()}
-        _check_classes(files_of, None if choices.classes else own_names, folder)
-        files = [file for of_class in files_of.values() for file in of_class]
-        names = [name for name, of_class in files_of.items() for _ in of_class]
-    else:
-        files = _files(folder, path)
-        if not files:
-            raise InputError(f"{folder} has no images in it; give a folder with some ({' '.join(SUFFIXES)})")
-    labels, class_names = (
-        named_labels(names, own_names, choices.classes, str(folder)) if names else (None, ())
-    )
-    named = ((str(file), file) for file in files)
-    num_bytes = sum(file.stat().st_size for file in files)
-    found = stack(
-        named, len(files), choices.decode, str(path), choices.conversion, num_bytes, choices.skip_unreadable
-    )
-    short_names = [file.relative_to(folder).as_posix() for file in files]
-    return Images(
-        found.pixels,
-        None if labels is None else labels[found.kept],
-        class_names,
-        str(path),
-        found.names(short_names),
-        found.stored,
-        found.left_out_of(short_names),
-    )
+def _whose(
+    files: Sequence[Path], names: Sequence[str], folder: Path, root: Path, choices: Choices
+) -> Whose | None:
+    """Return whose the images of a split are, if that is said."""
+    if choices.unit == DICOM_PATIENT:
+        return patients_of(files)
+    tables = [] if choices.unit or root.is_file() else _units_files(folder, root)
+    if not tables:
+        return None
+    if len(tables) > 1:
+        raise InputError(f"{listed([str(table) for table in tables])} are both there; keep one")
+    whose = read_units_file(tables[0], files, choices)
+    if not choices.skip_unreadable:  # else only those that can be read need one
+        whose.check(names, str(folder))
+    return whose
 
 
-def sizes(path: Path, split: str, choices: Choices) -> Counter[tuple[int, int]]:
-    """Count the images of a split by size (width, height), by their headers, as far as these can be read."""
-    folder = splits(path, choices)[split]
-    files = [folder] if folder.is_file() else _files(folder, path)
-    return count_sizes((file, str(file)) for file in files)
+def _units_files(folder: Path, root: Path) -> list[Path]:
+    """Return the tables of units of a split: one may lie in its folder, or in that of the data set."""
+    places = dict.fromkeys((root, folder))
+    return [entry for place in places for entry in _entries(place, root) if is_units_file(entry)]
+
+
+def _all_images(folder: Path, root: Path) -> list[Path]:
+    """Return all files of a split, as `_files`, but for a table of units."""
+    tables = _units_files(folder, root)
+    return [file for file in _files(folder, root) if file not in tables]
 
 
 def _class_folders(folder: Path, root: Path) -> dict[str, Path]:
     """Return the folders in a folder by name, in order; there must be some, and no images beside them."""
     entries = list(_entries(folder, root))
     classes = {entry.name: entry for entry in entries if entry.is_dir()}
-    archives = [str(entry) for entry in entries if entry.suffix.lower() in (".npz", ".csv", ".tsv")]
+    archives = [
+        str(entry)
+        for entry in entries
+        if entry.suffix.lower() in (".npz", ".csv", ".tsv") and not is_units_file(entry)
+    ]
     if archives and not classes:
         raise NoLabelsError(
             f"{folder} has no class folders in it, but {listed(archives)}; give such a file itself"
@@ -195,6 +241,6 @@ def _entries(folder: Path, root: Path) -> Iterator[Path]:
 
 def check_folder_name(class_name: str) -> None:
     """Raise InputError unless the images of a class can lie in a folder of its name, and be found again."""
-    unusable = not class_name or class_name.startswith(".") or class_name in CLUTTER
+    unusable = not class_name or class_name.startswith(".") or class_name in (*CLUTTER, UNITS_FILE)
     if unusable or any(c in class_name for c in "/\\\0") or len(os.fsencode(class_name)) > LONGEST_NAME:
         raise InputError(f"the class name {class_name!r} cannot be the name of a folder of images; change it")

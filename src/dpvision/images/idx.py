@@ -9,6 +9,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 
 from dpvision.images.array_stream import ImageArray, Stream, Values
 from dpvision.images.arrays import check_same_length, labels_from_array
-from dpvision.images.choices import Choices
 from dpvision.images.class_list import numbered_labels
+from dpvision.images.data_set import DataSet
 from dpvision.images.files import SPLIT_WORDS, NoLabelsError, check_regular, check_unpacks, reading
 from dpvision.images.images import Images
 from dpvision.privacy.errors import InputError
@@ -28,43 +29,47 @@ UNSIGNED_BYTE = 0x08  # the type code in the third byte of the magic number
 BYTE = np.dtype(np.uint8)
 
 
-def recognises(path: Path) -> bool:
-    """Say whether path is a folder with files called train-images-idx3-ubyte, t10k-labels-idx1-ubyte.gz, …"""
-    return path.is_dir() and bool(_files(path))
+class Idx(DataSet):
+    """A folder of IDX files; classes are numbered."""
 
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        """Say whether path is a folder with files like train-images-idx3-ubyte, t10k-labels-idx1-ubyte.gz."""
+        return path.is_dir() and bool(_files(path))
 
-def splits(path: Path, choices: Choices) -> dict[str, Path]:
-    """Return the splits in the folder, each with its file of images."""
-    found = {split: file for (split, kind), file in _files(path).items() if kind == "images"}
-    if not found:
-        raise InputError(f"{path} has IDX labels but no images; add train-images-idx3-ubyte to the folder")
-    return found
+    @cached_property
+    def splits(self) -> dict[str, Path]:
+        """The splits in the folder, each with its file of images."""
+        found = {split: file for (split, kind), file in _files(self.path).items() if kind == "images"}
+        if not found:
+            raise InputError(
+                f"{self.path} has IDX labels but no images; add train-images-idx3-ubyte to the folder"
+            )
+        return found
 
+    def read(self, split: str, labelled: bool) -> Images:
+        """Read one split of the folder."""
+        images_file, source = self.splits[split], str(self.path)
+        label_files = {s: file for (s, kind), file in _files(self.path).items() if kind == "labels"}
+        if labelled and split not in label_files:
+            raise NoLabelsError(
+                f"{images_file} has no labels beside it; add {images_file.name.replace('images', 'labels')}"
+            )
+        with _opened(images_file, dimensions=3) as (shape, stream):
+            found = ImageArray(BYTE, shape, str(images_file)).read(stream, self.choices.conversion)
+        if not labelled:
+            return Images(found.pixels, None, (), source, stored=found.stored)
+        labels = {s: _labels(file) for s, file in label_files.items()}
+        check_same_length(found.pixels, labels[split], f"{split} of {source}")
+        of_images, class_names = numbered_labels(labels, split, self.choices.classes, source)
+        return Images(found.pixels, of_images, class_names, source, stored=found.stored)
 
-def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
-    """Read one split of the folder; classes are numbered."""
-    images_file = splits(path, choices)[split]
-    label_files = {s: file for (s, kind), file in _files(path).items() if kind == "labels"}
-    if labelled and split not in label_files:
-        raise NoLabelsError(
-            f"{images_file} has no labels beside it; add {images_file.name.replace('images', 'labels')}"
-        )
-    with _opened(images_file, dimensions=3) as (shape, stream):
-        found = ImageArray(BYTE, shape, str(images_file)).read(stream, choices.conversion)
-    if not labelled:
-        return Images(found.pixels, None, (), str(path), stored=found.stored)
-    labels = {s: _labels(file) for s, file in label_files.items()}
-    check_same_length(found.pixels, labels[split], f"{split} of {path}")
-    of_images, class_names = numbered_labels(labels, split, choices.classes, str(path))
-    return Images(found.pixels, of_images, class_names, str(path), stored=found.stored)
-
-
-def sizes(path: Path, split: str, choices: Choices) -> Counter[tuple[int, int]]:
-    """Count the images of a split by size (width, height): in an array, all have the same."""
-    file = splits(path, choices)[split]
-    with _opened(file, dimensions=3) as (shape, _):
-        _, height, width = ImageArray(BYTE, shape, str(file)).image_shape
-        return Counter({(width, height): shape[0]})
+    def sizes(self, split: str) -> Counter[tuple[int, int]]:
+        """Count the images of a split by size (width, height): in an array, all have the same."""
+        file = self.splits[split]
+        with _opened(file, dimensions=3) as (shape, _):
+            _, height, width = ImageArray(BYTE, shape, str(file)).image_shape
+            return Counter({(width, height): shape[0]})
 
 
 def _files(path: Path) -> dict[tuple[str, str], Path]:

@@ -14,8 +14,9 @@ from torch import Tensor
 from dpvision.images.identity import DIGEST_BYTES, digest_of, identity_of
 from dpvision.images.sketch import sketches_of
 from dpvision.images.text import listing
-from dpvision.images.units import Units
+from dpvision.images.units import Units, names_given
 from dpvision.privacy.errors import InputError
+from dpvision.privacy.facts import Unit
 
 IMAGES_IN_BLOCK = 256
 """The number of images in a block, by default, where something goes through all images."""
@@ -66,6 +67,11 @@ class ImageSet(ABC):
     def num_protected(self) -> int:
         """The number of units, or of images where each is protected by itself."""
         return len(self) if self.units is None else len(self.units)
+
+    @property
+    def protects(self) -> Unit:
+        """What a run on these images protects: each image, or each unit."""
+        return "image" if self.units is None else "unit"
 
     @property
     def protected_ids(self) -> Tensor:
@@ -162,10 +168,7 @@ class ImageSet(ABC):
             InputError: there are not as many names as images, or an image has none.
         """
         if units is not None and not isinstance(units, Units):
-            names = units.tolist() if hasattr(units, "tolist") else list(units)
-            if len(names) != len(self):
-                raise InputError(f"{self.source}: {len(self)} images need as many units, got {len(names)}")
-            units = Units.named(names, self.source)
+            units = Units.named(names_given(units, len(self), self.source), self.source)
         return self._derived(None, units=units)
 
     def _derived(self, indices: Tensor | None, **changed: Any) -> ImageSet:
@@ -204,7 +207,7 @@ class ImageSet(ABC):
             "notice": "private: do not publish",
             "source": self.source,
             "num_examples": len(self),
-            **({} if self.units is None else {"num_units": len(self.units)}),
+            **({} if self.units is None else self.units.summary()),
             "shape": list(self.shape),
             "class_names": list(self.class_names),
             "class_counts": counts,

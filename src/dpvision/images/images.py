@@ -146,4 +146,4 @@ def rows(tensor: Tensor, chosen: Tensor) -> Tensor:
     inside = 0 <= first <= len(tensor) - count
     if inside and torch.equal(chosen.cpu(), torch.arange(first, first + count)):
         return tensor[first : first + count]
-    return tensor[chosen.to(tensor.device)]
+    return tensor.index_select(0, chosen.to(tensor.device))  # several times as fast as by brackets

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,8 @@ from dpvision.images.class_list import indexed_labels, named_labels, numbered_la
 from dpvision.images.decode import values_of
 from dpvision.images.images import Images
 from dpvision.images.stack import stack
+from dpvision.images.units import Units, names_given, unit_name
+from dpvision.images.whose import Whose, unit_column, with_told_units
 from dpvision.privacy.errors import InputError
 
 Layout = Literal["NHWC", "NCHW"]
@@ -24,7 +26,7 @@ Layout = Literal["NHWC", "NCHW"]
 
 @takes_choices
 def images_from_arrays(
-    pixels: Any, labels: Any = None, *, layout: Layout | None = None, **choices: Any
+    pixels: Any, labels: Any = None, *, layout: Layout | None = None, units: Any = None, **choices: Any
 ) -> Images:
     """Make a set of images of arrays or tensors.
 
@@ -37,12 +39,15 @@ def images_from_arrays(
             [0, 1], or other numbers with a ``value_range``.
         labels: ``[N]``, whole numbers or names; None for images without labels.
         layout: where the channels are; needed only where both places may be.
+        units: ``[N]``, whole numbers or texts, whose image each is, such as a patient's: all images of one
+            are protected together. None where each is protected by itself.
         choices: as in `open_images`; ``classes`` orders or names the classes.
 
     Raises:
         InputError: shapes, types or values do not fit.
     """
     chosen, source = Choices.of(choices), "the arrays"
+    _check_given_once(units, chosen, source)
     array = _as_array(pixels)
     if array.ndim == 3:
         array = array[:, None]
@@ -59,11 +64,25 @@ def images_from_arrays(
     found = stack(
         named, len(array), lambda image, name: _values(image, ranged, name), source, chosen.conversion
     )
-    return Images(found.pixels, of_images, class_names, source, stored=found.stored)
+    images = Images(
+        found.pixels,
+        of_images,
+        class_names,
+        source,
+        stored=found.stored,
+        units=None if units is None else Units.named(names_given(units, len(array), source), source),
+    )
+    return with_told_units(images, chosen, source) if units is None else images
 
 
 @takes_choices
-def images_from_dataset(dataset: Any, *, labelled: bool = True, **choices: Any) -> Images:
+def images_from_dataset(
+    dataset: Any,
+    *,
+    labelled: bool = True,
+    units: Callable[[Any], Any] | Sequence[Any] | Tensor | None = None,
+    **choices: Any,
+) -> Images:
     """Make a set of images of a map-style data set of PyTorch or of Hugging Face's `datasets`.
 
     Args:
@@ -73,22 +92,29 @@ def images_from_dataset(dataset: Any, *, labelled: bool = True, **choices: Any) 
             classes. An image is Pillow's, or an array as for `images_from_arrays`. Random transforms of a
             data set are drawn once: leave them to the views of a method.
         labelled: whether to take the labels.
+        units: whose image each is, in the order of the items, or a function that says it of an item. Of
+            Hugging Face, ``unit_column`` or a column with a usual name says it otherwise; see `open_images`.
         choices: as in `open_images`.
 
     Raises:
         InputError: it has no length, or an item that is no image; what `open_images` refuses.
     """
     chosen, source = Choices.of(choices), f"the {type(dataset).__name__}"
+    _check_given_once(units, chosen, source)
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise InputError(f"{source} has no length or no items; give a map-style data set")
     if len(dataset) == 0:
         raise InputError(f"{source} holds no images; at least one is needed")
     columns = _columns(dataset, chosen, labelled, source) if hasattr(dataset, "column_names") else None
+    whose = _whose(dataset, units, chosen, source)
     labels: list[Any] = []
+    unit_names: list[str] = []
 
     def items() -> Any:
         for index in range(len(dataset)):
             item = dataset[index]
+            if whose:
+                unit_names.append(unit_name(whose[0](index, item), source))
             if columns:
                 image, label = item[columns[0]], item[columns[1]] if columns[1] else None
             else:
@@ -111,7 +137,37 @@ def images_from_dataset(dataset: Any, *, labelled: bool = True, **choices: Any) 
         own_names = _own_names(dataset, columns)
         every, class_names = _labels(labels, len(labels), chosen, source, own_names)
         of_images = every[found.kept]
-    return Images(found.pixels, of_images, class_names, source, stored=found.stored, left_out=found.left_out)
+    numbers = [f"item {index}" for index in range(len(dataset))]
+    images = Images(
+        found.pixels,
+        of_images,
+        class_names,
+        source,
+        stored=found.stored,
+        left_out=found.left_out,
+        units=Whose(unit_names, whose[1]).units(found, numbers, source) if whose else None,
+    )
+    return with_told_units(images, chosen, source) if units is None else images
+
+
+def _check_given_once(units: Any, choices: Choices, source: str) -> None:
+    if units is not None and (choices.unit is not None or choices.unit_column is not None):
+        raise InputError(f"{source}: units are given, and unit or unit_column too; leave one out")
+
+
+def _whose(
+    dataset: Any, units: Any, choices: Choices, source: str
+) -> tuple[Callable[[int, Any], Any], str] | None:
+    """Return what says whose an item is, by its index and itself, and its origin; None: nothing does."""
+    if callable(units):
+        return lambda _, item: units(item), "the function given"
+    if units is not None:
+        given = names_given(units, len(dataset), source)
+        return lambda index, _: given[index], Units.origin
+    if not hasattr(dataset, "column_names"):
+        return None
+    column = unit_column(list(dataset.features), choices, source)
+    return None if column is None else (lambda _, item: item[column], f"column '{column}'")
 
 
 def _columns(dataset: Any, choices: Choices, labelled: bool, source: str) -> tuple[str, str | None]:

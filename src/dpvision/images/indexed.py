@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from dpvision.images.image_set import ImageSet
@@ -9,14 +10,22 @@ from dpvision.privacy import Ledger
 from dpvision.privacy.image_index import ImageIndex, IndexedImages, default_index_folder
 from dpvision.privacy.standing import Standing
 
+logger = logging.getLogger("dpvision")
+
 
 def indexed(images: ImageSet) -> IndexedImages:
-    """Return the index that all runs of this machine share, with the identities and fingerprints of these
-    images in it.
+    """Return the index that all runs of this machine share, with what these images and units are known by in
+    it.
     """
     index = ImageIndex(default_index_folder())
     fingerprints = index.fingerprints(images.sketches.numpy())
-    return IndexedImages(index, index.identities(_digests(images)), fingerprints)
+    units = _digests_of_units(images)
+    return IndexedImages(
+        index,
+        index.identities(_digests(images)),
+        fingerprints,
+        None if units is None else index.identities_of_units(units),
+    )
 
 
 def indexed_if_any(images: ImageSet) -> IndexedImages | None:
@@ -25,10 +34,37 @@ def indexed_if_any(images: ImageSet) -> IndexedImages | None:
 
 
 def standings(of_all: Sequence[Ledger], images: ImageSet | None) -> list[Standing]:
-    """Say what counts for these images by that index and their ledgers; see `ImageIndex.standings`."""
+    """Say what counts for these images and units by that index and their ledgers; see
+    `ImageIndex.standings`.
+    """
     index = ImageIndex(default_index_folder())
-    return index.standings(of_all, None if images is None else _digests(images))
+    if images is None:
+        return index.standings(of_all, None)
+    return index.standings(of_all, _digests(images), _digests_of_units(images))
+
+
+def warn_of_other_kind(images: ImageSet, known: IndexedImages) -> None:
+    """Tell the operator where earlier runs on these images protect something else than a run on them will."""
+    count = known.index.count_of_other_kind(known)
+    if not count:
+        return
+    if images.units is None:
+        but = "units of several images, and this run protects images: a unit with k of them pays for k"
+    else:
+        but = "images, and this run protects units: a unit with k of them has paid for k"
+    logger.warning(
+        f"earlier runs have learned from {count} of the {len(images)} images of {images.source}; those "
+        f"protect {but} (this is private: do not publish it)"
+    )
 
 
 def _digests(images: ImageSet) -> list[bytes]:
     return [one.tobytes() for one in images.identities.numpy()]
+
+
+def _digests_of_units(images: ImageSet) -> list[bytes] | None:
+    """Return what each image's unit is known by, [N]; None where images are protected."""
+    if images.units is None:
+        return None
+    digests = images.units.digests
+    return [digests[unit] for unit in images.units.of_image.tolist()]

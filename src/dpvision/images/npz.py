@@ -1,4 +1,6 @@
-"""NumPy archives: MedMNIST's train_images, train_labels, val_…, test_…; plain images and labels are train."""
+"""NumPy archives: MedMNIST's train_images, train_labels, val_…, test_…; plain images and labels are train.
+Arrays train_units, … or units say whose images are whose.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,62 +19,70 @@ from numpy.typing import NDArray
 
 from dpvision.images.array_stream import ImageArray
 from dpvision.images.arrays import check_same_length, labels_from_array
-from dpvision.images.choices import Choices
 from dpvision.images.class_list import numbered_labels
+from dpvision.images.data_set import DataSet
 from dpvision.images.files import SPLITS, NoLabelsError, check_unpacks, reading
 from dpvision.images.images import Images
+from dpvision.images.units import BYTES_OF_A_NAME, Units
 from dpvision.privacy.errors import InputError
 
 
-def recognises(path: Path) -> bool:
-    """Say whether path is a file called *.npz."""
-    return path.suffix.lower() == ".npz" and path.is_file()
+class Npz(DataSet):
+    """An archive of arrays; classes are numbered. Nothing is ever unpickled."""
 
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        """Say whether path is a file called *.npz."""
+        return path.suffix.lower() == ".npz" and path.is_file()
 
-def splits(path: Path, choices: Choices) -> dict[str, str]:
-    """Return the splits in the archive, and what their arrays' names begin with: "train_" or, plain, ""."""
-    names = _array_names(path)
-    prefixes = {split: f"{split}_" for split in SPLITS if f"{split}_images" in names}
-    if "images" in names:
-        prefixes.setdefault("train", "")
-    if not prefixes:
-        found = ", ".join(sorted(names)[:10]) or "nothing"
-        raise InputError(
-            f"{path} has no array 'images' or 'train_images' (it has {found}); save the images as that"
-        )
-    return prefixes
+    @cached_property
+    def splits(self) -> dict[str, str]:
+        """The splits in the archive, and what their arrays' names begin with: "train_" or, plain, ""."""
+        names = self._array_names
+        prefixes = {split: f"{split}_" for split in SPLITS if f"{split}_images" in names}
+        if "images" in names:
+            prefixes.setdefault("train", "")
+        if not prefixes:
+            found = ", ".join(sorted(names)[:10]) or "nothing"
+            raise InputError(
+                f"{self.path} has no array 'images' or 'train_images' (it has {found}); save the "
+                "images as that"
+            )
+        return prefixes
 
+    def read(self, split: str, labelled: bool) -> Images:
+        """Read one split of the archive."""
+        prefixes, source = self.splits, str(self.path)
+        images_name = f"{prefixes[split]}images"
+        label_names = {s: f"{prefix}labels" for s, prefix in prefixes.items()}
+        label_names = {s: name for s, name in label_names.items() if name in self._array_names}
+        if labelled and split not in label_names:
+            raise NoLabelsError(
+                f"{source} has '{images_name}' but no '{prefixes[split]}labels'; add the labels to the "
+                "archive"
+            )
+        units_name, choices = f"{prefixes[split]}units", self.choices
+        says = units_name in self._array_names and choices.unit is None and choices.unit_column is None
+        units = _units(self.path, units_name) if says else None
+        with _images(self.path, images_name) as (array, stream):
+            found = array.read(stream, choices.conversion)
+        if not labelled:
+            return Images(found.pixels, None, (), source, stored=found.stored, units=units)
+        labels = {s: _labels(self.path, name) for s, name in label_names.items()}
+        check_same_length(found.pixels, labels[split], f"{split} of {source}")
+        of_images, class_names = numbered_labels(labels, split, choices.classes, source)
+        return Images(found.pixels, of_images, class_names, source, stored=found.stored, units=units)
 
-def read(path: Path, split: str, choices: Choices, labelled: bool) -> Images:
-    """Read one split of the archive; classes are numbered. Nothing is ever unpickled."""
-    prefixes = splits(path, choices)
-    names = _array_names(path)
-    images_name = f"{prefixes[split]}images"
-    label_names = {s: f"{prefix}labels" for s, prefix in prefixes.items() if f"{prefix}labels" in names}
-    if labelled and split not in label_names:
-        raise NoLabelsError(
-            f"{path} has '{images_name}' but no '{prefixes[split]}labels'; add the labels to the archive"
-        )
-    with _images(path, images_name) as (array, stream):
-        found = array.read(stream, choices.conversion)
-    if not labelled:
-        return Images(found.pixels, None, (), str(path), stored=found.stored)
-    labels = {s: _labels(path, name) for s, name in label_names.items()}
-    check_same_length(found.pixels, labels[split], f"{split} of {path}")
-    of_images, class_names = numbered_labels(labels, split, choices.classes, str(path))
-    return Images(found.pixels, of_images, class_names, str(path), stored=found.stored)
+    def sizes(self, split: str) -> Counter[tuple[int, int]]:
+        """Count the images of a split by size (width, height): in an array, all have the same."""
+        with _images(self.path, f"{self.splits[split]}images") as (array, _):
+            _, height, width = array.image_shape
+            return Counter({(width, height): len(array)})
 
-
-def sizes(path: Path, split: str, choices: Choices) -> Counter[tuple[int, int]]:
-    """Count the images of a split by size (width, height): in an array, all have the same."""
-    with _images(path, f"{splits(path, choices)[split]}images") as (array, _):
-        _, height, width = array.image_shape
-        return Counter({(width, height): len(array)})
-
-
-def _array_names(path: Path) -> set[str]:
-    with reading(str(path)), zipfile.ZipFile(path) as archive:
-        return {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
+    @cached_property
+    def _array_names(self) -> set[str]:
+        with reading(str(self.path)), zipfile.ZipFile(self.path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
 
 
 @contextmanager
@@ -89,14 +100,31 @@ def _images(path: Path, name: str) -> Iterator[tuple[ImageArray, zipfile.ZipExtF
 
 def _labels(path: Path, name: str) -> NDArray[np.int64]:
     """Read labels, int64 [N]."""
+    array, what = _values(path, name, 8)
+    return labels_from_array(array, what)
+
+
+def _units(path: Path, name: str) -> Units:
+    """Read the units of N images, an array [N] of numbers or texts."""
+    array, what = _values(path, name, BYTES_OF_A_NAME)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise InputError(
+            f"{what} has shape {list(array.shape)}; there must be one unit per image, of shape [N]"
+        )
+    return Units.named(array.tolist(), what, f"array '{name}'")
+
+
+def _values(path: Path, name: str, least: int) -> tuple[NDArray[Any], str]:
+    """Read an array whose values become at least so many bytes each; return it, and its name in words."""
     what = f"'{name}' in {path}"
     with reading(what), zipfile.ZipFile(path) as archive:
         with archive.open(f"{name}.npy") as stream:
             shape, _, dtype = _header(stream, what)
-        _check(shape, dtype, max(dtype.itemsize, 8), path, what)  # they become eight bytes each
+        _check(shape, dtype, max(dtype.itemsize, least), path, what)
         with archive.open(f"{name}.npy") as stream:
-            array = npy.read_array(stream, allow_pickle=False)  # zipfile compares the checksum
-    return labels_from_array(array, what)
+            return npy.read_array(stream, allow_pickle=False), what  # zipfile compares the checksum
 
 
 def _header(stream: IO[bytes] | zipfile.ZipExtFile, what: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -112,7 +140,7 @@ def _check(shape: tuple[int, ...], dtype: np.dtype[Any], itemsize: int, path: Pa
     if dtype.hasobject:
         raise InputError(
             f"{what} holds Python objects, which are never unpickled; save it as one array of "
-            "images of one size (uint8) or of labels (integers)"
+            "images of one size (uint8), of labels (integers) or of units (integers or texts)"
         )
     if min(shape, default=0) < 0:  # so that a product is no bound
         raise InputError(f"{what} has the shape {list(shape)}; it is damaged: replace it")

@@ -8,40 +8,33 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from dpvision.images import bundled, cifar, folder, idx, npz, parquet, table
+from dpvision.images.bundled import Bundled
 from dpvision.images.choices import Choices, takes_choices
+from dpvision.images.cifar import Cifar
+from dpvision.images.data_set import DataSet
 from dpvision.images.files import NoLabelsError
+from dpvision.images.folder import Folder
+from dpvision.images.idx import Idx
 from dpvision.images.images import Images
+from dpvision.images.npz import Npz
+from dpvision.images.parquet import Parquet
 from dpvision.images.places import check_exists
+from dpvision.images.saved import Saved
+from dpvision.images.table import TableFile
+from dpvision.images.whose import with_told_units
 from dpvision.privacy.errors import InputError
 
-
-class Reader(Protocol):
-    """The functions that the module of a format offers."""
-
-    def recognises(self, path: Path) -> bool:
-        """Say whether what lies at path is of this format, by its name alone."""
-
-    def splits(self, path: Path, choices: Choices) -> dict[str, Any]:
-        """Return the splits at path, by name."""
-
-    def sizes(self, path: Path, split: str, choices: Choices) -> Counter[tuple[int, int]]:
-        """Count the images of one of these splits by size (width, height)."""
-
-    def read(self, path: Path, split: str, choices: Choices, labelled: bool) -> Images:
-        """Read one of these splits."""
-
-
-READERS: tuple[Reader, ...] = (
-    npz,
-    table,
-    parquet,
-    idx,
-    cifar,
-    bundled,
-    folder,
+READERS: tuple[type[DataSet], ...] = (
+    Npz,
+    TableFile,
+    Parquet,
+    Saved,
+    Idx,
+    Cifar,
+    Bundled,
+    Folder,
 )  # folder last: it takes any folder
 
 
@@ -60,9 +53,9 @@ def open_images(
             a folder of class folders (PNG, JPEG, WebP, BMP, TIFF), or of train/ and test/ that hold class
             folders; a NumPy archive .npz with train_images and train_labels, test_…, val_…, or with images
             and labels; a folder of IDX files (train-images-idx3-ubyte, …, plain or gzip);
-            a Parquet file, or a folder of them, in the Hugging Face image layout; a table (CSV, TSV, Parquet)
-            with a column of paths, and columns of labels and splits; the folder of CIFAR-10 or CIFAR-100,
-            binary or pickled.
+            a Parquet file, or a folder of them, in the Hugging Face image layout, or a folder that its
+            ``datasets`` wrote by ``save_to_disk``; a table (CSV, TSV, Parquet) with a column of paths, and
+            columns of labels and splits; the folder of CIFAR-10 or CIFAR-100, binary or pickled.
         split: "train", "val" or "test". Data without splits are all train.
         labelled: False reads the images alone: from the same places, any folder of images, or one image. None
             reads labels where there are some.
@@ -71,12 +64,18 @@ def open_images(
             "pad" or "stretch"; by default sizes stay, and must agree. channels=1 makes every image grey, 3
             RGB; by default grey images keep 1 channel and colour images 3. value_range="0:4095" says which
             values of more than 8 bits are black and white. classes="normal,pneumonia" says which classes
-            there are. label_column, split_column name columns of a table. first_frame=True
-            takes the first of several frames. skip_unreadable=True leaves out
-            images that cannot be read, and tells how many.
+            there are. path_column, label_column, split_column, unit_column name columns of
+            a table. unit="image" protects each image by itself, whatever the data say of units;
+            unit="dicom-patient" all images of a patient together, by the headers of DICOM files.
+            first_frame=True takes the first of several frames. skip_unreadable=True leaves out images that
+            cannot be read, and tells how many.
 
     The names and the number of classes come from the data set (folder names, metadata, or the greatest label
     of any split), or from ``classes``, and are taken as public.
+
+    Images have units, such as patients, where the data say whose they are: in a column called patient,
+    subject, participant, person, user or unit, with or without _id; in a table units.csv, with columns path
+    and unit, beside the class folders or in the folder of a split; in arrays train_units, … of an archive.
 
     Raises:
         NoLabelsError: an InputError; there are images, but no labels.
@@ -89,9 +88,10 @@ def open_images(
         except NoLabelsError:
             labelled = False
     chosen = Choices.of(choices)
-    reader, path = _reader_of_split(spec, split, chosen)
+    data_set = _with_split(spec, split, chosen)
     with _without_warnings():
-        return reader.read(path, split, chosen, labelled)
+        images = data_set.read(split, labelled)
+    return with_told_units(images, chosen, f"{split} of {spec}")
 
 
 @takes_choices
@@ -102,8 +102,7 @@ def available_splits(spec: str | os.PathLike[str], **choices: Any) -> tuple[str,
     Raises:
         InputError: as open_images, as far as it shows without reading images.
     """
-    reader, path = _reader(spec)
-    return tuple(reader.splits(path, Choices.of(choices)))
+    return tuple(_data_set(spec, Choices.of(choices)).splits)
 
 
 @takes_choices
@@ -118,10 +117,9 @@ def image_sizes(
     Raises:
         InputError: as open_images, as far as it shows without decoding images.
     """
-    chosen = Choices.of(choices)
-    reader, path = _reader_of_split(spec, split, chosen)
+    data_set = _with_split(spec, split, Choices.of(choices))
     with _without_warnings():
-        return reader.sizes(path, split, chosen)
+        return data_set.sizes(split)
 
 
 @contextmanager
@@ -132,20 +130,21 @@ def _without_warnings() -> Iterator[None]:
         yield
 
 
-def _reader_of_split(spec: str | os.PathLike[str], split: str, choices: Choices) -> tuple[Reader, Path]:
-    reader, path = _reader(spec)
-    available = reader.splits(path, choices)
-    if split not in available:
-        raise InputError(f"{spec} has no split '{split}' (it has: {', '.join(available)}); name one of these")
-    return reader, path
+def _with_split(spec: str | os.PathLike[str], split: str, choices: Choices) -> DataSet:
+    data_set = _data_set(spec, choices)
+    if split not in data_set.splits:
+        available = ", ".join(data_set.splits)
+        raise InputError(f"{spec} has no split '{split}' (it has: {available}); name one of these")
+    return data_set
 
 
-def _reader(spec: str | os.PathLike[str]) -> tuple[Reader, Path]:
+def _data_set(spec: str | os.PathLike[str], choices: Choices) -> DataSet:
+    """Return the data set, which parses what it is asked for once."""
     check_exists(spec)
     path = Path(spec)
     for reader in READERS:
         if reader.recognises(path):
-            return reader, path
+            return reader(path, choices)
     raise InputError(
         f"{spec} is no data set that can be read; give a folder of class folders, of IDX files or of Parquet "
         "files, or a .npz, .parquet or .csv file"

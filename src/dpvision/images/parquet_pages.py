@@ -21,19 +21,20 @@ LONGEST = 2**24  # bytes of a text; pyarrow's own bound on the header of a page
 DEEPEST = 12  # structures and lists in each other; a footer has eight
 
 
-def page_sizes(path: Path, leaf: str) -> tuple[int, int]:
+def page_sizes(path: Path, column: str) -> tuple[int, int]:
     """Return the bytes that all pages of a column unpack to, and those of its largest dictionary.
 
     Args:
         path: the path of the file.
-        leaf: a leaf of the schema, such as "image.bytes".
+        column: its name, or that of a part of it, such as "image.bytes". Whatever else pyarrow would read
+            under that name counts too.
 
     Raises:
         ValueError, KeyError, …: footer or pages are damaged, or pages are said to be in another file.
     """
     total, largest_dictionary = 0, 0
     with path.open("rb") as file:
-        for start, end in _chunks(file, leaf.encode().split(b".")):
+        for start, end in _chunks(file, column.encode()):
             while start < end:
                 file.seek(start)
                 header = _structure(file, DEEPEST)
@@ -47,7 +48,7 @@ def page_sizes(path: Path, leaf: str) -> tuple[int, int]:
     return total, largest_dictionary
 
 
-def _chunks(file: IO[bytes], path_in_schema: list[bytes]) -> list[tuple[int, int]]:
+def _chunks(file: IO[bytes], name: bytes) -> list[tuple[int, int]]:
     """Return where in the file the pages of a column begin and end, in bytes, in every group of rows."""
     file.seek(-8, io.SEEK_END)
     length = int.from_bytes(file.read(4), "little")
@@ -59,7 +60,7 @@ def _chunks(file: IO[bytes], path_in_schema: list[bytes]) -> list[tuple[int, int
             if 1 in chunk:
                 raise ValueError("its columns are in another file")
             column = chunk[3]
-            if column[3] == path_in_schema:
+            if (b".".join(column[3]) + b".").startswith(name + b"."):
                 start = column[9]
                 if 0 < column.get(11, 0) < start:  # the dictionary
                     start = column[11]

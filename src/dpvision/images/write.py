@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from dpvision.images.encode import encode_png
 from dpvision.images.folder import check_folder_name
 from dpvision.images.images import Images
+from dpvision.images.units_file import UNITS_FILE, units_file
 from dpvision.privacy.errors import InputError
 
 Format = Literal["png", "npz", "parquet"]
@@ -35,7 +36,8 @@ def check_formats(formats: Sequence[str], class_names: Sequence[str]) -> None:
 
 def image_files(images: Images, format: Format) -> dict[str, bytes]:
     """Return the files of a data set, by their names: ``<class>/000000.png`` and so on, with as many folders
-    as classes; or ``images.npz``, whose classes are numbers; or ``images.parquet``, as Hugging Face's.
+    as classes; or ``images.npz``, whose classes are numbers; or ``images.parquet``, as Hugging Face's. Units
+    are in ``units.csv``, an array or a column of its own.
     """
     writers: dict[str, Callable[[Images], dict[str, bytes]]] = {"png": _png, "npz": _npz, "parquet": _parquet}
     return writers[format](images)
@@ -53,6 +55,11 @@ def _png(images: Images) -> dict[str, bytes]:
         folder = "" if images.labels is None else f"{images.class_names[images.labels[index]]}/"
         files[f"{folder}{numbers[folder]:06d}.png"] = encode_png(pixels)
         numbers[folder] += 1
+    if images.units is not None:
+        # "./" keeps a space that a class's name begins with.
+        files[UNITS_FILE] = units_file(
+            [(f"./{name}", unit) for name, unit in zip(files, images.units.of_images, strict=True)]
+        )
     return files
 
 
@@ -67,6 +74,8 @@ def _archive(images_of: Mapping[str, Images]) -> bytes:
         arrays[f"{prefix}images"] = images.pixels.permute(0, 2, 3, 1).numpy()
         if images.labels is not None:
             arrays[f"{prefix}labels"] = images.labels.numpy()
+        if images.units is not None:
+            arrays[f"{prefix}units"] = np.array(images.units.of_images, dtype=np.str_)
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **arrays)
     return content.getvalue()
@@ -79,6 +88,9 @@ def _parquet(images: Images) -> dict[str, bytes]:
     if images.labels is not None:
         columns["label"] = pa.array(images.labels.numpy())
         features["label"] = {"names": list(images.class_names), "_type": "ClassLabel"}  # type: ignore[dict-item]
+    if images.units is not None:
+        columns["unit"] = pa.array(images.units.of_images, pa.string())
+        features["unit"] = {"dtype": "string", "_type": "Value"}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     content = io.BytesIO()
     pq.write_table(pa.table(columns).replace_schema_metadata(metadata), content)

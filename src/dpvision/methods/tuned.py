@@ -155,7 +155,7 @@ class Tuned:
         score = GaussianSumMechanism(score_noise, 1.0, FullBatch(facts.num_examples), replace_one_ratio=1.0)
         return (
             *self.method.stages(settings, facts, noise),
-            Stage("the number of training images that it has right", score, 1),
+            Stage(f"the number of training {facts.unit}s that it has right", score, 1),
         )
 
     def settings_of(self, config: TunedConfig, candidate: int) -> Any:

@@ -82,7 +82,7 @@ class Account:
         if self.images is None:
             return nullcontext()
         known, planned = self.images, self._reservation.reserved
-        return known.index.admitting(self.run_id, ledger, planned, known.identities, known.fingerprints)
+        return known.index.admitting(self.run_id, ledger, planned, known)
 
     def record(self, event: Event) -> None:
         """Count a release that is about to happen; durable when this returns.

@@ -5,18 +5,41 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dpvision.privacy.events import Event, merge_events
+from dpvision.privacy.facts import Unit
 from dpvision.privacy.ledger import Ledger, default_ledger_path
+from dpvision.privacy.roles import PROTECTED, Role
 from dpvision.privacy.standing import Limit, Standing
 
 
 @dataclass(frozen=True)
+class Touched:
+    """Images, or units, to which each run has been the same.
+
+    Attributes:
+        size: how many there are.
+        roles: what each of them is to every run that has touched it, by the run's id.
+        unit: whether they are units.
+        own: what each of them is to a run on the data set.
+    """
+
+    size: int
+    roles: frozenset[tuple[str, Role]]
+    unit: Unit = "image"
+    own: Role = PROTECTED
+
+    def of(self, size: int) -> Touched:
+        """Return so many like these."""
+        return replace(self, size=size)
+
+
+@dataclass(frozen=True)
 class Cell:
-    """Images that exactly the same runs have touched.
+    """Images, or units, that exactly the same runs have touched.
 
     Attributes:
         size: how many images of those that were asked for.
@@ -37,30 +60,38 @@ def ledgers_of_all(own: Ledger) -> list[Ledger]:
 
 
 def standings(
-    database: sqlite3.Connection, of_all: Sequence[Ledger], cells: Sequence[Cell]
+    database: sqlite3.Connection, of_all: Sequence[Ledger], touched: Sequence[Touched], unit: Unit
 ) -> list[Standing]:
-    """Say what counts for the images of each cell, and which limits hold for them.
+    """Say what counts for images and units, and which limits hold for them.
 
     Args:
         database: the index.
-        of_all: the ledgers whose runs are on all the images.
-        cells: the images.
+        of_all: the ledgers whose runs are on the whole data set.
+        touched: the images and units.
+        unit: what a run on the data set protects.
 
     Returns:
-        One for all images on which the same was spent and for which the same limits hold.
+        One for all on which the same was spent and for which the same limits hold. Of what the run does not
+        protect, only those for which one does.
     """
     books = _Books(database)
     counted_of_all = {run: events for ledger in of_all for run, events in ledger.counted().items()}
     images: Counter[Standing] = Counter()
-    for cell in cells:
-        elsewhere = [books.counted(run) for run in cell.runs - counted_of_all.keys()]
-        events = merge_events(one for events in [*counted_of_all.values(), *elsewhere] for one in events)
+    for one in touched:
+        elsewhere = [(role, books.counted(run)) for run, role in one.roles if run not in counted_of_all]
+        costs = [one.own.cost(events) for events in counted_of_all.values()]
+        costs += [role.cost(events) for role, events in elsewhere]
+        own = list(of_all) if one.own.is_own else []
+        others = books.of([run for run, role in one.roles if role.is_own], of_all)
         limits = [
             Limit(ledger.limit, ledger.path, ledger in of_all)
-            for ledger in [*of_all, *books.of(cell, of_all)]
-            if ledger.limit is not None
+            for ledger in [*own, *others]
+            if ledger.limit is not None and ledger.unit == one.unit
         ]
-        images[Standing(0, events, tuple(limits), sum(map(bool, elsewhere)))] += cell.size
+        if limits or one.unit == unit:
+            merged = merge_events(event for events in costs for event in events)
+            count = sum(bool(events) for _, events in elsewhere)
+            images[Standing(0, merged, tuple(limits), count, one.unit, one.own)] += one.size
     return [replace(one, images=count) for one, count in images.items()]
 
 
@@ -71,9 +102,9 @@ class _Books:
         self._database = database
         self._read: dict[Path, tuple[Ledger, dict[str, tuple[Event, ...]]] | None] = {}
 
-    def of(self, cell: Cell, others_than: Sequence[Ledger]) -> list[Ledger]:
-        """Return the ledgers of a cell's runs that are still there, without these."""
-        paths = {_ledger_of(self._database, run) for run in cell.runs}
+    def of(self, runs: Iterable[str], others_than: Sequence[Ledger]) -> list[Ledger]:
+        """Return the ledgers of runs that are still there, without these."""
+        paths = {_ledger_of(self._database, run) for run in runs}
         paths -= {ledger.path.absolute() for ledger in others_than}
         found = (self._at(path) for path in sorted(paths))
         return [ledger for ledger, _ in filter(None, found)]

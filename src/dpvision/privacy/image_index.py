@@ -9,8 +9,12 @@ Identities are digests under a key, which lies beside the index and never leaves
 index alone cannot ask it for an image. Fingerprints, by which changed copies are warned of, are under it too;
 what they tell without it is in ``docs/guarantee/ledger.md``.
 
-The images that exactly the same runs have touched make a *cell*. A new run splits the cells that it touches
-in part. There are few of them, so that what is kept of an image is its identity and the number of its cell.
+A run that protects units, all images of a patient, say, is entered with the identity of each unit too, and
+with which image is whose: the limits of owners hold for images or for units, see `dpvision.privacy.roles`.
+
+The images, or units, that exactly the same runs have touched make a *cell*. A new run splits the cells that
+it touches in part. There are few of them, so that what is kept of an image is its identity and the number of
+its cell.
 
 Guarantee: a run is in the index, durably, before it is open in its ledger, hence before it releases anything;
 no two runs are admitted at a time. A process that is killed leaves a run that the index knows and the ledger
@@ -37,12 +41,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dpvision.privacy.books import Cell, ledgers_of_all, standings, stored
+from dpvision.privacy import known_units
+from dpvision.privacy.books import Cell, Touched, ledgers_of_all, standings, stored
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.events import Event, merge_events, written
+from dpvision.privacy.facts import Unit
 from dpvision.privacy.fingerprint import FINGERPRINT_BYTES, Fingerprints, fingerprints_of
 from dpvision.privacy.ledger import Ledger, default_ledger_path, sync_folder
 from dpvision.privacy.owner_only import for_the_owner
+from dpvision.privacy.roles import Role
 from dpvision.privacy.standing import Standing, check_limits
 
 KEY_BYTES = 32
@@ -52,7 +59,7 @@ IDENTITY_BYTES = 16
 _PUBLIC = "public "
 """The beginning of what stands in the place of a run where images were taken for public ones."""
 
-_TABLES = """
+_TABLES = f"""
 CREATE TABLE IF NOT EXISTS images (
     identity BLOB PRIMARY KEY, cell INTEGER NOT NULL, fingerprint BLOB
 ) WITHOUT ROWID;
@@ -61,8 +68,12 @@ CREATE TABLE IF NOT EXISTS members (cell INTEGER, run TEXT, PRIMARY KEY (cell, r
 CREATE TABLE IF NOT EXISTS runs (
     run TEXT PRIMARY KEY, ledger TEXT NOT NULL, events TEXT NOT NULL, opened INTEGER NOT NULL DEFAULT 0
 );
+{known_units.TABLES.format(place="")}
 """
-_BATCH = "CREATE TEMP TABLE batch (identity BLOB PRIMARY KEY, fingerprint BLOB) WITHOUT ROWID;"
+_BATCH = f"""
+CREATE TEMP TABLE batch (identity BLOB PRIMARY KEY, fingerprint BLOB) WITHOUT ROWID;
+{known_units.BATCH}
+"""
 
 
 def default_index_folder() -> Path:
@@ -72,11 +83,19 @@ def default_index_folder() -> Path:
 
 @dataclass(frozen=True, repr=False)
 class IndexedImages:
-    """The images of one run: the index, their identities in it and, where they are known, fingerprints."""
+    """The images of one run, as the index knows them.
+
+    Attributes:
+        index: the index.
+        identities: of the images, [N].
+        fingerprints: of the images, where they are known.
+        units: the identity of each image's unit, [N]; None where images are protected.
+    """
 
     index: ImageIndex
     identities: Sequence[bytes]
     fingerprints: Fingerprints | None = None
+    units: Sequence[bytes] | None = None
 
 
 class ImageIndex:
@@ -104,6 +123,15 @@ class ImageIndex:
             key = self._key()
         return [hashlib.blake2b(one, key=key, digest_size=IDENTITY_BYTES).digest() for one in digests]
 
+    def identities_of_units(self, digests: Iterable[bytes]) -> list[bytes]:
+        """Return the same of units, which are never those of images. Takes no lock."""
+        with _usable(self.folder):
+            key = self._key()
+        return [
+            hashlib.blake2b(one, key=key, digest_size=IDENTITY_BYTES, person=b"unit").digest()
+            for one in digests
+        ]
+
     def fingerprints(self, sketches: NDArray[np.float16]) -> Fingerprints:
         """Return the fingerprints, under this index's key, of images with these sketches. Takes no lock."""
         with _usable(self.folder):
@@ -111,41 +139,34 @@ class ImageIndex:
 
     @contextlib.contextmanager
     def admitting(
-        self,
-        run: str,
-        ledger: Ledger,
-        planned: Sequence[Event],
-        identities: Sequence[bytes],
-        fingerprints: Fingerprints | None = None,
+        self, run: str, ledger: Ledger, planned: Sequence[Event], images: IndexedImages
     ) -> Iterator[None]:
         """Enter a run on these images, unless it is there; while the block opens it in its ledger, no other
         is admitted. One that its ledger has already, also from before there was an index, is not checked.
 
         Raises:
-            BudgetExceeded: with what other runs have spent on one of the images, or may still, the plan
-                exceeds the limit of an owner. Nothing was written.
+            BudgetExceeded: with what other runs have spent on one of the images or units, or may still, the
+                plan exceeds the limit of an owner. Nothing was written.
         """
         with self._opened() as database:
             is_known, is_open, of_all = _has(database, run), run in ledger.counted(), ledgers_of_all(ledger)
             if not (is_known and is_open):
-                _fill_batch(database, identities, fingerprints)
+                _fill_batch(database, images.identities, images.fingerprints, images.units)
                 _take_over(database, of_all, besides=run)
             if not is_open:  # also of one that was killed before it was, for others may have its place by now
-                check_limits(standings(database, of_all, _all_cells(database)), planned)
+                check_limits(_standings_of_batch(database, of_all), planned)
             if not is_known:
                 _enter_batch(database, run, ledger.path, planned)
             yield
             with database:
                 database.execute("UPDATE runs SET opened = 1 WHERE run = ?", (run,))
 
-    def cover(
-        self, ledger: Ledger, identities: Sequence[bytes], fingerprints: Fingerprints | None = None
-    ) -> None:
-        """Let a ledger's limit hold for these images, though no run has touched them yet."""
+    def cover(self, ledger: Ledger, images: IndexedImages) -> None:
+        """Let a ledger's limit hold for these images or units, though no run has touched them yet."""
         with self._opened() as database:
             name = f"limit {ledger.path.absolute()}"
             if not _has(database, name):
-                _fill_batch(database, identities, fingerprints)
+                _fill_batch(database, images.identities, images.fingerprints, images.units)
                 _take_over(database, ledgers_of_all(ledger))
                 _enter_batch(database, name, ledger.path, ())
 
@@ -196,20 +217,42 @@ class ImageIndex:
             _fill_batch(database, identities)
             return _touched(database)
 
-    def standings(self, of_all: Sequence[Ledger], digests: Sequence[bytes] | None) -> list[Standing]:
-        """Say what counts for images, and which limits hold for them. Reads the index that there is, if there
-        is one, and makes none.
+    def count_of_other_kind(self, images: IndexedImages) -> int:
+        """Return how many of these images were learned from, or may be, by runs that do not protect what a
+        run on these does: units in place of images, or images in place of units.
+        """
+        with self._opened() as database:
+            _fill_batch(database, images.identities)
+            found = database.execute(
+                "SELECT COUNT(*) FROM batch JOIN images USING (identity) WHERE EXISTS ("
+                "SELECT 1 FROM members JOIN runs USING (run) WHERE members.cell = images.cell "
+                "AND events <> '[]' AND (run IN (SELECT run FROM unit_runs)) <> ?)",
+                (images.units is not None,),
+            )
+            return int(found.fetchone()[0])
+
+    def standings(
+        self,
+        of_all: Sequence[Ledger],
+        digests: Sequence[bytes] | None,
+        units: Sequence[bytes] | None = None,
+    ) -> list[Standing]:
+        """Say what counts for images and units, and which limits hold for them: see `books.standings`. Reads
+        the index that there is, if there is one, and makes none.
 
         Args:
-            of_all: the ledgers whose runs are on all the images; see `ledgers_of_all`.
-            digests: as for `identities`; None for the images that runs of these ledgers have touched.
+            of_all: the ledgers whose runs are on the whole data set; see `ledgers_of_all`.
+            digests: as for `identities`; None for what runs of these ledgers have touched and protect.
+            units: the digest of each image's unit, [N]; None where images are protected.
         """
         path = self.folder / "index.sqlite"
         with _usable(self.folder), contextlib.ExitStack() as stack:
             if not self.exists:
-                count = of_all[0].num_examples if digests is None else len(set(digests))
+                unit = of_all[0].unit if digests is None else "image" if units is None else "unit"
+                one_of_each = set((units or digests) or ())
+                count = of_all[0].num_examples if digests is None else len(one_of_each)
                 empty = stack.enter_context(contextlib.closing(sqlite3.connect(":memory:")))
-                return standings(empty, of_all, [Cell(count, frozenset())])
+                return standings(empty, of_all, [Touched(count, frozenset(), unit)], unit)
             self._key()
             if (self.folder / "lock").exists():
                 fcntl.flock(stack.enter_context(open(self.folder / "lock", "rb")), fcntl.LOCK_SH)
@@ -217,11 +260,14 @@ class ImageIndex:
                 f"{path.absolute().as_uri()}?mode=rw"  # a write that was cut off is undone before it is read
             )
             database = stack.enter_context(contextlib.closing(sqlite3.connect(uri, uri=True)))
-            if digests is None:
-                return standings(database, of_all, _cells_of(database, of_all))
             database.executescript(_BATCH)
-            _fill_batch(database, self.identities(digests))
-            return standings(database, of_all, _all_cells(database))
+            if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'unit_runs'").fetchone():
+                database.executescript(known_units.TABLES.format(place="temp."))  # it knows of none
+            if digests is None:
+                return _standings_of(database, of_all)
+            named = None if units is None else self.identities_of_units(units)
+            _fill_batch(database, self.identities(digests), units=named)
+            return _standings_of_batch(database, of_all)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
@@ -273,9 +319,12 @@ def _add_fingerprints(database: sqlite3.Connection) -> None:
 
 
 def _fill_batch(
-    database: sqlite3.Connection, identities: Sequence[bytes], fingerprints: Fingerprints | None = None
+    database: sqlite3.Connection,
+    identities: Sequence[bytes],
+    fingerprints: Fingerprints | None = None,
+    units: Sequence[bytes] | None = None,
 ) -> None:
-    """Make these images the ``batch`` that the functions below work on."""
+    """Make these images the ``batch``, and their units those ``named``, that the functions below work on."""
     prints: Iterable[bytes | None] = itertools.repeat(None)
     if fingerprints is not None:
         size, joined, none = FINGERPRINT_BYTES, fingerprints.tobytes(), bytes(FINGERPRINT_BYTES)
@@ -284,11 +333,42 @@ def _fill_batch(
     database.execute("DELETE FROM batch")
     rows = sorted(zip(identities, prints, strict=False), key=itemgetter(0))
     database.executemany("INSERT OR IGNORE INTO batch VALUES (?, ?)", rows)
+    known_units.fill_units(database, identities, units)
 
 
-def _count_batch(database: sqlite3.Connection) -> int:
-    (count,) = database.execute("SELECT COUNT(*) FROM batch").fetchone()
+def _count(database: sqlite3.Connection, batch: str = "batch") -> int:
+    (count,) = database.execute(f"SELECT COUNT(*) FROM {batch}").fetchone()
     return int(count)
+
+
+def _standings_of_batch(database: sqlite3.Connection, of_all: Sequence[Ledger]) -> list[Standing]:
+    """Say what counts for the images in ``batch``, the units ``named`` and those that the images are of."""
+    unit: Unit = "unit" if _count(database, "named") else "image"
+    on_units, images = known_units.runs_on_units(database), []
+    own = Role(mixed=unit == "unit")
+    for cell in _all_cells(database):
+        roles = frozenset((run, Role(mixed=run in on_units)) for run in cell.runs)
+        images.append(Touched(cell.size, roles, "image", own))
+    return standings(database, of_all, [*images, *known_units.touched_units(database)], unit)
+
+
+def _standings_of(database: sqlite3.Connection, ledgers: Sequence[Ledger]) -> list[Standing]:
+    """Say what counts for all that the runs of these ledgers protect. Where the index knows nothing of that,
+    it is one for all that the data set has.
+    """
+    unit = ledgers[0].unit
+    paths = [stored(database, ledger.path) for ledger in ledgers]
+    if unit == "unit":
+        known_units.name_units_of(database, paths)
+        touched = known_units.touched_units(database)
+    else:
+        on_units = known_units.runs_on_units(database)
+        touched = [
+            Touched(cell.size, frozenset((run, Role(mixed=run in on_units)) for run in cell.runs))
+            for cell in _cells_of(database, paths)
+        ]
+    nobody = Touched(ledgers[0].num_examples, frozenset(), unit)
+    return standings(database, ledgers, touched or [nobody], unit)
 
 
 def _touched(database: sqlite3.Connection) -> list[Cell]:
@@ -299,28 +379,24 @@ def _touched(database: sqlite3.Connection) -> list[Cell]:
 def _all_cells(database: sqlite3.Connection) -> list[Cell]:
     """Return the cells of the images in ``batch``, with one of those that no run has touched."""
     cells = _touched(database)
-    untouched = _count_batch(database) - sum(cell.size for cell in cells)
+    untouched = _count(database) - sum(cell.size for cell in cells)
     return [*cells, Cell(untouched, frozenset())] if untouched else cells
 
 
-def _cells_of(database: sqlite3.Connection, ledgers: Sequence[Ledger]) -> list[Cell]:
-    """Return the cells of all images that the runs of these ledgers have touched. Where the index knows no
-    such image, it is one of all that the data set has.
-    """
-    paths = [stored(database, ledger.path) for ledger in ledgers]
+def _cells_of(database: sqlite3.Connection, paths: Sequence[str]) -> list[Cell]:
+    """Return the cells of all images that the runs of ledgers at these paths have touched."""
     found = database.execute(
         "SELECT DISTINCT cell, size FROM runs JOIN members USING (run) JOIN cells USING (cell) "
         f"WHERE ledger IN ({','.join('?' * len(paths))}) AND size > 0 ORDER BY cell",
         paths,
     ).fetchall()
-    cells = [Cell(size, _members(database, cell)) for cell, size in found]
-    return cells or [Cell(ledgers[0].num_examples, frozenset())]
+    return [Cell(size, _members(database, cell)) for cell, size in found]
 
 
-def _cells_of_batch(database: sqlite3.Connection) -> list[tuple[int, int]]:
+def _cells_of_batch(database: sqlite3.Connection, batch: str = "batch") -> list[tuple[int, int]]:
     """Return the cells of the images in ``batch``, and how many of these each has."""
     return database.execute(
-        "SELECT cell, COUNT(*) FROM batch JOIN images USING (identity) GROUP BY cell ORDER BY cell"
+        f"SELECT cell, COUNT(*) FROM {batch} JOIN images USING (identity) GROUP BY cell ORDER BY cell"
     ).fetchall()
 
 
@@ -331,7 +407,7 @@ def _members(database: sqlite3.Connection, cell: int) -> frozenset[str]:
 def _enter_batch(
     database: sqlite3.Connection, run: str, ledger: Path, events: Sequence[Event], opened: bool = False
 ) -> None:
-    """Add a run on the images in ``batch``, in one transaction."""
+    """Add a run on the images in ``batch``, of the units ``named``, in one transaction."""
     with database:
         database.execute(
             "INSERT INTO runs (run, ledger, events, opened) VALUES (?, ?, ?, ?)",
@@ -343,17 +419,24 @@ def _enter_batch(
             "WHERE fingerprint IS NULL "
             "AND identity IN (SELECT identity FROM batch WHERE fingerprint IS NOT NULL)"
         )
-        for cell, touched in _cells_of_batch(database):
-            (size,) = database.execute("SELECT size FROM cells WHERE cell = ?", (cell,)).fetchone()
-            if touched < size:
-                cell = _split(database, cell, touched)
-            database.execute("INSERT INTO members VALUES (?, ?)", (cell, run))
-        known, count = sum(size for _, size in _cells_of_batch(database)), _count_batch(database)
-        if known < count:
-            cell = _new_cell(database, count - known, {run})
-            database.execute(
-                "INSERT OR IGNORE INTO images SELECT identity, ?, fingerprint FROM batch", (cell,)
-            )
+        _add_to_cells(database, run, "batch")
+        _add_to_cells(database, run, "named")
+        known_units.remember(database, run)
+
+
+def _add_to_cells(database: sqlite3.Connection, run: str, batch: str) -> None:
+    """Let a run touch what is in ``batch``, of one kind: so are its cells, then."""
+    for cell, touched in _cells_of_batch(database, batch):
+        (size,) = database.execute("SELECT size FROM cells WHERE cell = ?", (cell,)).fetchone()
+        if touched < size:
+            cell = _split(database, cell, touched, batch)
+        database.execute("INSERT INTO members VALUES (?, ?)", (cell, run))
+    known, count = sum(size for _, size in _cells_of_batch(database, batch)), _count(database, batch)
+    if known < count:
+        cell = _new_cell(database, count - known, {run})
+        database.execute(
+            f"INSERT OR IGNORE INTO images SELECT identity, ?, fingerprint FROM {batch}", (cell,)
+        )
 
 
 def _take_over(database: sqlite3.Connection, of_all: Sequence[Ledger], besides: str = "") -> None:
@@ -366,12 +449,13 @@ def _take_over(database: sqlite3.Connection, of_all: Sequence[Ledger], besides: 
                 _enter_batch(database, run, ledger.path, events, opened=True)
 
 
-def _split(database: sqlite3.Connection, cell: int, touched: int) -> int:
+def _split(database: sqlite3.Connection, cell: int, touched: int, batch: str) -> int:
     """Move the images of a cell that are in ``batch`` into a new one with the same runs; return that."""
     new = _new_cell(database, touched, _members(database, cell))
     database.execute("UPDATE cells SET size = size - ? WHERE cell = ?", (touched, cell))
     database.execute(
-        "UPDATE images SET cell = ? WHERE cell = ? AND identity IN (SELECT identity FROM batch)", (new, cell)
+        f"UPDATE images SET cell = ? WHERE cell = ? AND identity IN (SELECT identity FROM {batch})",
+        (new, cell),
     )
     return new
 

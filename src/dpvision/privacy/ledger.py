@@ -4,7 +4,7 @@ An append-only file of JSON lines. Each line holds the SHA-256 of the line befor
 edit anywhere is noticed. Every change happens under an exclusive lock and is on disk before the call returns.
 The lines, by ``kind``:
 
-    dataset   the first line: the data set's digest and its public number of examples
+    dataset   the first line: the data set's digest, its public number of examples, and if these are units
     limit     what the data set's owner allows in total; the last one counts
     open      a run begins and reserves all it plans to release; what the run is, for people
     spend     a run is about to release something
@@ -31,12 +31,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, get_type_hints
+from typing import IO, Any, get_args, get_type_hints
 
 from dpvision.privacy.accounting import epsilon
 from dpvision.privacy.budget import Budget, default_delta
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.events import Event, UnknownEvent, merge_events, written
+from dpvision.privacy.facts import Unit
 from dpvision.privacy.reservation import Reservation
 from dpvision.privacy.standing import Limit, Standing, check_limits
 from dpvision.privacy.values import fits
@@ -116,13 +117,14 @@ class Ledger:
             pass
 
     @classmethod
-    def for_dataset(cls, path: Path | str, digest: str, num_examples: int) -> Ledger:
+    def for_dataset(cls, path: Path | str, digest: str, num_examples: int, unit: Unit = "image") -> Ledger:
         """Open the ledger at ``path`` for the data set with this digest; begun now if there is none.
 
         Args:
             path: the file; missing folders are made.
             digest: identifies the data set (SHA-256, hex).
             num_examples: N, public.
+            unit: what N counts, and the runs protect.
 
         Raises:
             InputError: the ledger at this path is another data set's, or the path cannot be written.
@@ -140,20 +142,24 @@ class Ledger:
         ledger._forget()
         with ledger._locked() as file:
             if ledger._dataset is None:
-                ledger._append(file, kind="dataset", digest=digest, num_examples=num_examples)
+                of_units = {} if unit == "image" else {"unit": unit}
+                ledger._append(file, kind="dataset", digest=digest, num_examples=num_examples, **of_units)
                 try:
                     sync_folder(path.parent)
                 except OSError as error:
                     raise _unusable(path, error) from error
-        ledger.check_is_of(digest, num_examples)
+        ledger.check_is_of(digest, num_examples, unit)
         return ledger
 
-    def check_is_of(self, digest: str, num_examples: int) -> None:
-        """Raise InputError unless this is the ledger of the data set with this digest and number."""
-        if (self.digest, self.num_examples) != (digest, num_examples):
+    def check_is_of(self, digest: str, num_examples: int, unit: Unit = "image") -> None:
+        """Raise InputError unless this is the ledger of the data set with this digest, and so many units or
+        images.
+        """
+        if (self.digest, self.num_examples, self.unit) != (digest, num_examples, unit):
             raise InputError(
-                f"the ledger {self.path} belongs to another data set ({self.num_examples} examples, digest "
-                f"{self.digest[:12]}…, not {num_examples} and {digest[:12]}…); name another file."
+                f"the ledger {self.path} belongs to another data set ({self.num_examples} {self.unit}s, "
+                f"digest {self.digest[:12]}…, not {num_examples} {unit}s and {digest[:12]}…); "
+                "name another file."
             )
 
     @property
@@ -165,6 +171,12 @@ class Ledger:
     def num_examples(self) -> int:
         """The number of examples N of that data set."""
         return int(self._header["num_examples"])
+
+    @property
+    def unit(self) -> Unit:
+        """What its runs protect, and its limit holds for."""
+        found: Unit = self._header.get("unit", "image")
+        return found
 
     @property
     def limit(self) -> Budget | None:
@@ -272,6 +284,7 @@ class Ledger:
                 "path": str(self.path),
                 "digest": self.digest,
                 "num_examples": self.num_examples,
+                "unit": self.unit,
                 "delta": at.delta,
                 "neighboring_relation": at.neighboring_relation,
                 "epsilon_limit": self.limit.epsilon if self.limit else None,
@@ -301,7 +314,7 @@ class Ledger:
         if self.limit is not None:
             counted = merge_events(event for run in self._runs.values() for event in run.counted)
             limits = (Limit(self.limit, self.path),)
-            check_limits([Standing(self.num_examples, counted, limits)], planned)
+            check_limits([Standing(self.num_examples, counted, limits, unit=self.unit)], planned)
 
     def _open_run(self, run_id: str) -> LedgerRun:
         run = self._runs.get(run_id)
@@ -387,6 +400,8 @@ class Ledger:
             case "dataset":
                 if not (isinstance(entry["digest"], str) and default_delta(entry["num_examples"])):
                     raise ValueError("it names no data set")
+                if entry.get("unit", "image") not in get_args(Unit):
+                    raise ValueError("its unit is none that is known")
                 self._dataset = entry
             case "limit":
                 limit = Budget(entry["epsilon"], entry["delta"], entry["neighboring_relation"])

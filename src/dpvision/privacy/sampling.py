@@ -15,7 +15,7 @@ from dpvision.privacy.noise import RandomSource
 class Sampler(Protocol):
     """Draws batches of examples and states the event that a Gaussian sum over one of them amounts to.
 
-    ``in_words`` says for a release card who enters a batch.
+    ``in_words`` says for a release card who enters a batch; ``{unit}`` in it stands for what is protected.
     """
 
     in_words: ClassVar[str]
@@ -105,7 +105,7 @@ class PoissonSampler(_OverExamples):
     """
 
     in_words: ClassVar[str] = (
-        "Poisson: every image enters every batch independently, at the mechanism's sample rate"
+        "Poisson: every {unit} enters every batch independently, at the mechanism's sample rate"
     )
 
     sample_rate: float
@@ -154,7 +154,7 @@ class FullBatch(_OverExamples):
     ``tests/privacy/test_sampling.py::test_samplers_describe_themselves_exactly`` shows it.
     """
 
-    in_words: ClassVar[str] = "none: every image enters every release"
+    in_words: ClassVar[str] = "none: every {unit} enters every release"
 
     @property
     def sample_rate(self) -> float:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from dpvision.privacy.accounting import epsilon, noise_beside
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import BudgetExceeded
 from dpvision.privacy.events import Event, gaussian_event
+from dpvision.privacy.facts import Unit
+from dpvision.privacy.roles import PROTECTED, Role
 
 
 @dataclass(frozen=True)
@@ -30,23 +33,28 @@ class Limit:
 
 @dataclass(frozen=True)
 class Standing:
-    """Images on which the same was spent and for which the same limits hold.
+    """Images, or units, on which the same was spent and for which the same limits hold.
 
     Attributes:
-        images: how many there are.
+        images: how many there are, of images or units.
         counted: all that counts for each of them: what closed runs spent and open ones reserved, merged.
         limits: the limits of all their owners.
         elsewhere: how many of the runs that count are in ledgers of other data sets.
+        unit: whether they are units.
+        role: what each of them is to a run on all of them.
     """
 
     images: int
     counted: tuple[Event, ...]
     limits: tuple[Limit, ...] = ()
     elsewhere: int = 0
+    unit: Unit = "image"
+    role: Role = PROTECTED
 
     def epsilon(self, at: Budget, planned: Sequence[Event] = ()) -> float:
         """Compute the ε of what counts, and of what is planned besides, at a budget's δ and relation."""
-        return epsilon([*self.counted, *planned], at.delta, at.neighboring_relation)
+        events = [*self.counted, *self.role.cost(planned)]
+        return epsilon(events, at.delta, at.neighboring_relation)
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ def check_limits(standings: Sequence[Standing], planned: Sequence[Event]) -> Non
     if found.limit.of_all and not found.standing.elsewhere:
         whom, whose = "the data set", "its"
     else:
-        whom = f"{found.images} of the images, some of them as parts of other data sets,"
+        whom = f"{found.images} of the {found.standing.unit}s, some of them as parts of other data sets,"
         whose = "their"
     fits = round_down(largest_fit(standings, limit))
     rest = (
@@ -115,7 +123,7 @@ def check_limits(standings: Sequence[Standing], planned: Sequence[Event]) -> Non
 
 
 def largest_fit(standings: Sequence[Standing], at: Budget) -> float:
-    """Compute the largest ε that one further run may have so that every limit holds for every image.
+    """Compute the largest ε that one further run may have so that every limit holds for every image and unit.
 
     It is that of a run of one Gaussian release: compositions do not add up, so how much of a method fits
     depends on the method (`least_noise` knows it), by little.
@@ -152,7 +160,7 @@ def least_noise(standings: Sequence[Standing], stages: Callable[[float], Sequenc
     for standing, limit in limited:
         fits = noise > 0 and standing.epsilon(limit.budget, stages(noise)) <= limit.budget.epsilon
         if not fits:
-            noise = max(noise, noise_beside(standing.counted, stages, limit.budget))
+            noise = max(noise, noise_beside(standing.counted, partial(_cost, standing, stages), limit.budget))
         if noise == math.inf:
             break
     return noise
@@ -170,6 +178,12 @@ def round_down(epsilon: float, digits: int = 4) -> float:
         return 0.0
     unit = 10.0 ** (digits - 1 - math.floor(math.log10(epsilon)))
     return math.floor(epsilon * unit) / unit
+
+
+def _cost(
+    standing: Standing, stages: Callable[[float], Sequence[Event]], noise_multiplier: float
+) -> Sequence[Event]:
+    return standing.role.cost(stages(noise_multiplier))
 
 
 def _limited(standings: Sequence[Standing]) -> list[tuple[Standing, Limit]]:

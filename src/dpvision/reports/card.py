@@ -6,6 +6,7 @@ of the private images does.
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from dpvision.evaluation import Accuracy
 from dpvision.methods import Calibrated
 from dpvision.networks import Classifier
 from dpvision.privacy import Account, Event, PublicFacts, RandomSource
+from dpvision.privacy.group_privacy import group_epsilons
 from dpvision.reports.guarantee_file import FIXED_SEED, in_words
 
 _BY_PLD = "privacy loss distributions (PLD)"
@@ -97,14 +99,17 @@ def guarantee(
     """
     broken_by = [*([] if random.is_private else [FIXED_SEED]), *overlaps]
     budget = account.budget
-    samplers = dict.fromkeys(stage.mechanism.sampler.in_words for stage in stages.stages)
+    samplers = dict.fromkeys(
+        stage.mechanism.sampler.in_words.format(unit=facts.unit) for stage in stages.stages
+    )
     return {
         "is_private": not broken_by,
         "not_private_because": broken_by,
         "epsilon": account.epsilon_spent("pld"),
         "delta": budget.delta,
         "neighboring_relation": budget.neighboring_relation,
-        **in_words(budget.neighboring_relation, broken_by),
+        "unit": facts.unit,
+        **in_words(budget.neighboring_relation, facts.unit, broken_by),
         "target_epsilon": budget.epsilon,
         "accountant": {
             "epsilon_by": _BY_PLD if all(event.has_pair for event in account.spent) else _BY_RDP,
@@ -123,11 +128,12 @@ def guarantee(
             {"name": ", and ".join(releases), "sensitivity": sensitivity, "event": event.to_json()}
             for event, sensitivity, releases in _mechanisms(account, stages)
         ],
+        "groups": _groups(account) if facts.unit == "image" else [],
         "num_examples": facts.num_examples,
         "sampler": "; ".join(samplers),
         "lost_steps": lost_steps,
         "taken_as_public": [
-            f"number of training images: {facts.num_examples}",
+            f"number of {'training images' if facts.unit == 'image' else 'units'}: {facts.num_examples}",
             f"image shape (channels, height, width): {list(facts.image_shape)}",
             *([f"class names: {', '.join(facts.class_names)}"] if facts.class_names else []),
         ],
@@ -137,6 +143,16 @@ def guarantee(
             else [f"sizes of the images, from which the size {chosen_size} was chosen"]
         ),
     }
+
+
+def _groups(account: Account) -> list[dict[str, Any]]:
+    """Return the ε of a person with several images; None where it says nothing any more."""
+    budget = account.budget
+    found = group_epsilons(account.spent, budget.delta, budget.neighboring_relation)
+    return [
+        {"images": size, "epsilon": epsilon if epsilon < math.inf else None}
+        for size, epsilon in found.items()
+    ]
 
 
 def versions() -> dict[str, str]:

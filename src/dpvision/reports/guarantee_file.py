@@ -26,8 +26,16 @@ FIXED_SEED = "the noise came from a fixed seed; whoever knows or guesses it can 
 """A reason why a run is not private."""
 
 _NEIGHBOURS = {
-    "add_or_remove_one": "data sets that differ by the presence of one image",
-    "replace_one": "data sets that differ by the content of one image",
+    "image": {
+        "add_or_remove_one": "data sets that differ by the presence of one image",
+        "replace_one": "data sets that differ by the content of one image",
+    },
+    "unit": {
+        "add_or_remove_one": "data sets that differ by the presence of one unit: of all images of one "
+        "person, say, any images and however many",
+        "replace_one": "data sets that differ by the content of one unit: by all images of one person, say, "
+        "any images and however many",
+    },
 }
 _RANDOM_NOISE = (
     "AES-256 in counter mode, keyed by the operating system's entropy; added exactly, then rounded, so that "
@@ -48,7 +56,7 @@ def guarantee_file(card: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes
             "format": FORMAT,
             **{name: card[name] for name in STATED},
             "not_private_because": not_private_because(card),
-            "unit": "image",
+            "unit": unit_of(card),
             "accountant": card["accountant"],
             "events": events_of(card),
             "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
@@ -57,15 +65,16 @@ def guarantee_file(card: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes
     )
 
 
-def in_words(neighboring_relation: str, broken_by: Sequence[str]) -> dict[str, str]:
+def in_words(neighboring_relation: str, unit: str, broken_by: Sequence[str]) -> dict[str, str]:
     """Return how a card puts its relation and its noise.
 
     Args:
         neighboring_relation: one of the two.
+        unit: what is protected, "image" or "unit".
         broken_by: why the run is not private.
     """
     return {
-        "neighbours": _NEIGHBOURS[neighboring_relation],
+        "neighbours": _NEIGHBOURS[unit][neighboring_relation],
         "noise": "a fixed seed" if FIXED_SEED in broken_by else _RANDOM_NOISE,
     }
 
@@ -73,6 +82,13 @@ def in_words(neighboring_relation: str, broken_by: Sequence[str]) -> dict[str, s
 def canonical(fields: Mapping[str, Any]) -> bytes:
     """Return the one form in which these fields may be written: names in order, ASCII, no spaces."""
     return (json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n").encode()
+
+
+def unit_of(card: Mapping[str, Any]) -> str:
+    """Return what is protected, "image" or "unit". A card that was written before there were units says
+    nothing of it.
+    """
+    return str(card.get("unit", "image"))
 
 
 def not_private_because(card: Mapping[str, Any]) -> list[str]:
@@ -158,7 +174,10 @@ def _within(event: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _measured(card: Mapping[str, Any]) -> list[dict[str, str]]:
     timed = card.get("training_seconds") is not None
     return [
-        _of("one image moves a sum by no more than the sensitivity stated", "tests/testing/test_methods.py"),
+        _of(
+            f"one {unit_of(card)} moves a sum by no more than the sensitivity stated",
+            "tests/testing/test_methods.py",
+        ),
         _of(
             "nothing enters the release but noisy sums and public facts"
             + (", and the training time to one digit" if timed else ""),
@@ -178,6 +197,11 @@ def _assumed(card: Mapping[str, Any]) -> list[dict[str, str]]:
         *(["the pool of public images holds none of the private ones"] if card.get("pool") else []),
     ]
     settings = "settings to search" if "tuning" in card else "settings"
+    whose = (
+        "one image is protected, not one person who has several"
+        if unit_of(card) == "image"
+        else "all images of whom a unit is to protect are in that unit"
+    )
     return [
         _of("AES-256 cannot be told from random bits", f"{_PAGES}noise.md"),
         *(
@@ -190,7 +214,7 @@ def _assumed(card: Mapping[str, Any]) -> list[dict[str, str]]:
         _of("margins are wide enough for sums that are rounded in another order", f"{_PAGES}noise.md"),
         _of("the program ran as it is published, and released what it recorded", f"{_PAGES}verify.md"),
         _of(f"{settings} were not chosen by looking at what is private", f"{_PAGES}index.md"),
-        _of("one image is protected, not one person who has several", f"{_PAGES}index.md"),
+        _of(whose, f"{_PAGES}index.md"),
         *[_of(f"declared public: {what}", f"{_PAGES}index.md") for what in declared],
         *[_of(f"taken as public: {fact}", f"{_PAGES}index.md") for fact in card["taken_as_public"]],
         *[_of(f"not covered: {read}", f"{_PAGES}index.md") for read in card["not_covered"]],

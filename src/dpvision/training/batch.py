@@ -15,8 +15,12 @@ from dpvision.images.images import rows
 from dpvision.images.units import Units
 from dpvision.privacy.by_example import ExampleDraws, ExampleKey
 
-MOST_OF_A_UNIT = 64
-"""Where a policy takes all images of a unit, it takes so many at most: of a larger one others each time."""
+WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+"""Where a policy takes all images of a unit, they are filled up to the next of these, for each number of rows
+has a plan of its own: at most a third of the rows is blank.
+"""
+MOST_OF_A_UNIT = WIDTHS[-1]
+"""So many at most are taken: of a larger unit others each time."""
 
 
 class Examples(Protocol):
@@ -123,8 +127,8 @@ class UnitBatch:
         images in a block, at least those of one unit.
 
         The targets ``[n, M, K]`` are one-hot rows times what the image counts: M times its share of the unit,
-        so that the mean over M is that of the unit. Where all images of a unit are taken, M is a power of
-        two, and rows that fill it up count nothing. An empty batch is one empty block.
+        so that the mean over M is that of the unit. Where all images of a unit are taken, M is one of
+        `WIDTHS`, and rows that fill it up count nothing. An empty batch is one empty block.
 
         Args:
             size: see above.
@@ -166,7 +170,7 @@ class UnitBatch:
         if self.images is not None or not len(self):
             return [(self.indices, self.images or 1)]
         sizes = self.units.sizes[self.indices].clamp(max=MOST_OF_A_UNIT)
-        widths = torch.pow(2, sizes.double().log2().ceil().long())
+        widths = torch.tensor(WIDTHS)[torch.bucketize(sizes, torch.tensor(WIDTHS))]
         return [(self.indices[widths == width], width) for width in widths.unique().tolist()]
 
     def _rows(self, sizes: Tensor, width: int, draws: ExampleDraws) -> tuple[Tensor, Tensor]:

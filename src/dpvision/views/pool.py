@@ -123,7 +123,7 @@ def pool_images(spec: str | os.PathLike[str], size: int | None, channels: int | 
     Raises:
         InputError: they cannot be read.
     """
-    return open_images(spec, pool_split(spec), size=size, channels=channels, labelled=None)
+    return open_images(spec, pool_split(spec), size=size, channels=channels, labelled=None, unit="image")
 
 
 def pool_split(spec: str | os.PathLike[str]) -> str:

@@ -226,9 +226,9 @@ def load_public_images(path: str | os.PathLike[str], size: int) -> ImageSet:
         InputError: as ``open_images``.
     """
     try:
-        return open_images(path, size=size, channels=3)
+        return open_images(path, size=size, channels=3, unit="image")
     except InputError:  # labels are not needed, but without them its digest is not that of the data set
-        return open_images(path, size=size, channels=3, labelled=False)
+        return open_images(path, size=size, channels=3, labelled=False, unit="image")
 
 
 def shuffled_batches(images: ImageSet, config: ContrastiveConfig, first: int) -> Iterator[Tensor]:
