@@ -114,6 +114,40 @@ def test_without_noise_it_is_ridge_regression() -> None:
     torch.testing.assert_close(mean, one_hot.mean(dim=0), rtol=1e-4, atol=1e-4)
 
 
+def test_weighted_intercepts_are_those_of_images_that_come_so_many_times() -> None:
+    """The mean prediction of classes that count the same is 1/K for each; of others it is their share."""
+    features, labels = made()
+    statistics = sufficient_statistics(features, labels, CLASSES)
+    for weights in (torch.bincount(labels).sum() / torch.bincount(labels), torch.tensor([1.0, 2.0, 5.0])):
+        head, intercepts = ridge(statistics, 600, 1e-6, weights)
+        expected = weights * torch.bincount(labels)
+        expected = (expected / expected.sum()).float()
+        predictions = (features @ head.double().T + intercepts).float()
+        of_classes = torch.stack([predictions[labels == label].mean(dim=0) for label in range(CLASSES)])
+        torch.testing.assert_close(expected @ of_classes, expected, rtol=1e-3, atol=1e-4)
+    plain = ridge(statistics, 600, 1e-6)
+    alike = ridge(statistics, 600, 1e-6, torch.ones(CLASSES))
+    torch.testing.assert_close(plain, alike, rtol=1e-3, atol=1e-4)
+
+
+def test_noise_that_a_head_shares_with_its_own_sums_does_not_move_the_intercepts() -> None:
+    """On average over draws: without the correction the rare class would be said too rarely."""
+    features, labels = made()
+    exact, counts = sufficient_statistics(features, labels, CLASSES), torch.bincount(labels)
+    weights, generator, noise = counts.sum() / counts, torch.Generator().manual_seed(0), 2.0
+    off = []
+    for _ in range(300):
+        noisy = {
+            name: total + noise * torch.randn(total.shape, generator=generator)
+            for name, total in exact.items()
+        }
+        noisy["counts"] = exact["counts"]
+        head, intercepts = ridge(noisy, 600, noise, weights)
+        means = exact["sums"] / counts[:, None]
+        off.append(means.mean(dim=0) @ head.double().T + intercepts - 1 / CLASSES)
+    assert float(torch.stack(off).mean(dim=0).abs().max()) < 0.02
+
+
 def test_the_regulariser_is_the_edge_of_the_noise() -> None:
     """The largest eigenvalue of a moment that is noise alone."""
     num_features, noise = 400, 3.0
@@ -170,9 +204,11 @@ def test_every_statistic_is_released_with_noise(
         exact.update(sufficient_statistics(*arguments))
         return exact
 
-    def solve(statistics: dict[str, Tensor], num_examples: int, noise: float) -> tuple[Tensor, Tensor]:
+    def solve(
+        statistics: dict[str, Tensor], num_examples: int, noise: float, class_weights: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         noisy.update(statistics, scale=torch.tensor(noise))
-        return ridge(statistics, num_examples, noise)
+        return ridge(statistics, num_examples, noise, class_weights)
 
     monkeypatch.setattr(dp_ridge, "sufficient_statistics", exactly)
     monkeypatch.setattr(dp_ridge, "ridge", solve)

@@ -10,6 +10,7 @@ from dpvision.methods import Calibrated, setting_types
 from dpvision.methods.dp_sgd import DPSGD, DPSGDConfig
 from dpvision.methods.settings import with_overrides
 from dpvision.privacy import Budget, InputError, epsilon, gaussian_event
+from dpvision.privacy.values import fits
 from tests.methods.learning import calibrated, facts
 
 RECIPE = DPSGDConfig(
@@ -77,4 +78,4 @@ def test_settings_out_of_range_are_refused_by_name(setting: dict[str, object]) -
 def test_every_setting_has_a_type() -> None:
     types = setting_types(DPSGDConfig)
     assert types.keys() == asdict(RECIPE).keys()
-    assert all(isinstance(value, types[name]) for name, value in asdict(RECIPE).items())
+    assert all(fits(value, types[name]) for name, value in asdict(RECIPE).items())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dpvision.images.units import Units
-from dpvision.methods import dp_ridge
+from dpvision.methods import class_weights, dp_ridge
 from dpvision.methods.dp_ridge import sufficient_statistics
 from dpvision.privacy.mean_embedding import MeanEmbedding
 
@@ -30,6 +30,10 @@ def moments(features: Tensor, labels: Tensor, shares: Tensor) -> dict[str, Tenso
     return sufficient_statistics(features, labels, K, shares)
 
 
+def counts(features: Tensor, labels: Tensor, shares: Tensor) -> dict[str, Tensor]:
+    return {"counts": class_weights.class_counts(labels, K, shares)}
+
+
 def embedding_of(mechanism: MeanEmbedding) -> Sums:
     def sums_of(features: Tensor, labels: Tensor, shares: Tensor) -> dict[str, Tensor]:
         sums = mechanism.zero()
@@ -42,6 +46,7 @@ def embedding_of(mechanism: MeanEmbedding) -> Sums:
 MECHANISMS = [MeanEmbedding(D, K, 1.5, 0.5), MeanEmbedding(D, K, 0.0, 2.0), MeanEmbedding(D, None, 1.0, 1.0)]
 CASES = [
     (moments, dp_ridge.SENSITIVITY, dp_ridge.REPLACE_ONE_RATIO),
+    (counts, class_weights.SENSITIVITY, class_weights.REPLACE_ONE_RATIO),
     *((embedding_of(one), one.sensitivity, one.replace_one_ratio) for one in MECHANISMS),
 ]
 

@@ -259,6 +259,7 @@ def test_a_method_without_a_classifier_has_no_score() -> None:
         ({"steps": [3, 3]}, "two or more values, all different"),
         ({"steps": 3}, "two or more values, all different"),
         ({"pool": ["a", "b"]}, "a pool cannot be searched"),
+        ({"class_weight": ["none", "balanced"]}, "class_weight cannot be searched"),
         (
             {"steps": list(range(1, 20)), "learning_rate": list(range(1, 20))},
             "361 combinations are more than",

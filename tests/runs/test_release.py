@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from pathlib import Path
 
@@ -32,6 +33,39 @@ def test_a_loaded_classifier_is_the_released_one(release: Path, model: Classifie
     pixels = torch.randint(256, (5, 1, 4, 4), dtype=torch.uint8)
     assert torch.equal(loaded(pixels), model(pixels))
     assert torch.equal(loaded(pixels / 255), model(pixels))  # normalisation is inside
+
+
+def test_offsets_of_the_classes_come_back_from_the_configuration(
+    tmp_path: Path, release: Path, model: Classifier
+) -> None:
+    pixels = torch.randint(256, (5, 1, 4, 4), dtype=torch.uint8)
+    plain = model(pixels)
+    names = set(model.state_dict())
+    model.shift([0.1, -1.3])
+    files = classifier_files(model)
+    assert set(model.state_dict()) == names
+    assert json.loads(files["config.json"])["offsets"] == [0.1, -1.3]
+    (release / "config.json").write_bytes(files["config.json"])
+    loaded = load_release(release)
+    assert torch.equal(loaded(pixels), model(pixels))
+    assert torch.equal(loaded(pixels), plain + torch.tensor([0.1, -1.3]))
+    assert json.loads(classifier_files(loaded)["config.json"]) == json.loads(files["config.json"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "offsets", [[0.1], [0.1, 0.2, 0.3], [0.1, math.nan], [0.1, math.inf], ["a", "b"], 3, {"cat": 0.1}]
+)
+def test_offsets_that_do_not_fit_are_refused(release: Path, model: Classifier, offsets: object) -> None:
+    config = {**model.config, "offsets": offsets}  # type: ignore[dict-item]
+    (release / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"config\.json (does not describe what can be built|is not JSON)"):
+        load_release(release)
+
+
+def test_a_classifier_takes_no_offsets_but_finite_ones(model: Classifier) -> None:
+    with pytest.raises(InputError, match="2 classes need as many finite offsets"):
+        model.shift([0.1, math.nan])
+    assert model.offsets is None
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

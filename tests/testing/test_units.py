@@ -21,8 +21,9 @@ VIEWS = {"network": "linear", "augmult": 4, "pad": 1}
 PIXELS = {"encoder": "pixels", "encoder_options": {"size": 4}}
 FIT = {"steps": 2, "batch_size": 4, "precision": "float32"}
 MIXED = GRADIENTS | VIEWS | {"k_self": 2}
+BALANCED = {"class_weight": "balanced"}
 SETTINGS: dict[str, list[dict[str, Any]]] = {
-    "dp-sgd": [GRADIENTS | VIEWS],
+    "dp-sgd": [GRADIENTS | VIEWS, GRADIENTS | VIEWS | BALANCED],
     "dp-mix-self": [MIXED],
     "dp-mix-diff": [MIXED | {"k_diff": 2}],
     "dp-randp": [
@@ -30,7 +31,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         GRADIENTS | PIXELS | {"phase_ii": "sampled", "augmult": 2, "pad": 1},
         GRADIENTS | {"encoder": "random-wrn-10-1", "phase_iii": "full", "steps": 9, "expected_batch_size": 3},
     ],
-    "dp-ridge": [PIXELS],
+    "dp-ridge": [PIXELS, PIXELS | BALANCED],
     "dp-mepf": [FIT | PIXELS, FIT | PIXELS | {"second_moment_weight": 1.5, "labelled": False}],
 }
 CASES = [
@@ -39,7 +40,11 @@ CASES = [
     for method, configs in SETTINGS.items()
     for number, config in enumerate(configs)
     for size in (1, 3, 40)
-] + [pytest.param("dp-randp", SETTINGS["dp-randp"][0], 40), pytest.param("dp-ridge", PIXELS, 40)]
+] + [
+    pytest.param("dp-sgd", SETTINGS["dp-sgd"][1], 40),
+    pytest.param("dp-randp", SETTINGS["dp-randp"][0], 40),
+    pytest.param("dp-ridge", PIXELS, 40),
+]
 
 
 @pytest.fixture(scope="module")

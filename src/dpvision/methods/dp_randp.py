@@ -27,6 +27,7 @@ from dpvision.gradients import check_clipping_norm
 from dpvision.images import ImageSet
 from dpvision.methods import calibration
 from dpvision.methods.calibration import LeftOut, Scale, logits_and_features, logits_and_squares
+from dpvision.methods.class_weights import weigh, with_counts, with_counts_learned
 from dpvision.methods.classifiers import finished_classifier, learned_weights
 from dpvision.methods.estimates import (
     Estimate,
@@ -307,12 +308,13 @@ class DPRandP:
         return _calibrated(with_overrides(config, overrides), facts, budget, overrides)
 
     def stages(self, config: DPRandPConfig, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
-        """Return one stage for each part."""
+        """Return one stage for each part; another one may count the classes."""
         check_batch(config, facts.num_examples)
-        return tuple(
+        stages = [
             stage(part.settings, facts.num_examples, part.noise * noise_multiplier, part.of)
             for part in config.parts(facts.num_examples)
-        )
+        ]
+        return with_counts(config, facts, stages)
 
     def estimate(self, config: DPRandPConfig, facts: PublicFacts, device: torch.device) -> Estimate:
         """Estimate what a run takes; see :class:`Method`."""
@@ -338,7 +340,8 @@ class DPRandP:
             return say(head, encode(images))
 
         with features_remembered():
-            for number, part in enumerate(config.parts(num_examples, thawed(model, config.phase_iii))):
+            parts = config.parts(num_examples, thawed(model, config.phase_iii))
+            for number, part in enumerate(parts):
                 train = partial(descend, session, number, part.name)
                 if part.on == "features":
                     train(head, part.settings, part.phases, Unchanged(), encode)
@@ -350,13 +353,15 @@ class DPRandP:
                     scale.apply_to(head)
                 else:
                     train(model, part.settings, part.phases, config.views(session.pool))
-        return learned_weights(model, HEAD if config.phase_iii == "none" else "")
+        learned = learned_weights(model, HEAD if config.phase_iii == "none" else "")
+        return with_counts_learned(config, session, len(parts), learned)
 
     def finish(
         self, config: DPRandPConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
     ) -> Finished:
-        """Return the encoder with what was learned."""
-        return finished_classifier(lambda: config.build_model(facts), learned, workplace)
+        """Return the encoder with what was learned, and its classes weighted."""
+        finished = finished_classifier(lambda: config.build_model(facts), learned, workplace)
+        return weigh(config, learned, finished)
 
 
 def _head_alone(

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpvision.images import ImageSet
+from dpvision.methods.class_weight_settings import NONE, ClassWeightSettings
+from dpvision.methods.class_weights import card_of, smoothed, weights_of
 from dpvision.methods.estimates import Estimate
 from dpvision.methods.features import (
     PRIOR,
@@ -63,8 +65,13 @@ EXAMPLES_AT_A_TIME = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPRidgeConfig(EncoderSettings):
-    """Everything public about a run but the data and the budget: see :class:`EncoderSettings`."""
+class DPRidgeConfig(EncoderSettings, ClassWeightSettings):
+    """Everything public about a run but the data and the budget: see :class:`EncoderSettings` and
+    :class:`ClassWeightSettings`. The counts of the classes are part of what is released anyway.
+    """
+
+    def __post_init__(self) -> None:
+        self.check_class_weight()
 
     def head_options(self) -> dict[str, Any]:
         return {"head": "linear_with_intercept"}
@@ -87,6 +94,7 @@ class DPRidge:
 
     def stages(self, config: DPRidgeConfig, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
         """Return one stage, with one release."""
+        config.check_class_names(facts.class_names)
         sampler = FullBatch(facts.num_examples)
         mechanism = GaussianSumMechanism(noise_multiplier, SENSITIVITY, sampler, REPLACE_ONE_RATIO)
         return (Stage("second moment, class sums and class counts of the features", mechanism, 1),)
@@ -130,11 +138,16 @@ class DPRidge:
         model = config.build_model(facts)
         head = features_of(model).head
         assert isinstance(head, torch.nn.Linear)
+        noise, class_weights, card = learned.facts["noise"], None, {}
+        if config.class_weight != NONE:
+            counts = class_counts(learned.tensors, noise)
+            class_weights = weights_of(config, facts.class_names, counts)
+            card = card_of(config, facts.class_names, counts)
         with torch.no_grad():
-            weights, intercepts = ridge(learned.tensors, facts.num_examples, learned.facts["noise"])
+            weights, intercepts = ridge(learned.tensors, facts.num_examples, noise, class_weights)
             head.weight.copy_(weights)
             head.bias.copy_(intercepts)
-        return Finished(model.to(workplace.device))
+        return Finished(model.to(workplace.device), card=card)
 
 
 def sufficient_statistics(
@@ -179,7 +192,14 @@ def sufficient_statistics(
     }
 
 
-def ridge(noisy: Mapping[str, Tensor], num_examples: int, noise: float) -> tuple[Tensor, Tensor]:
+def class_counts(noisy: Mapping[str, Tensor], noise: float) -> Tensor:
+    """Estimate the classes' sizes, all above zero, from the noisy statistics; ``noise`` as for `ridge`."""
+    return smoothed(noisy["counts"].double() / COUNT_WEIGHT, noise / COUNT_WEIGHT)
+
+
+def ridge(
+    noisy: Mapping[str, Tensor], num_examples: int, noise: float, class_weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Compute weights ``[num_classes, D]`` and intercepts ``[num_classes]`` from the noisy statistics.
 
     The regulariser is the largest eigenvalue that the noise alone is expected to have, √2·noise·√D for a
@@ -187,10 +207,15 @@ def ridge(noisy: Mapping[str, Tensor], num_examples: int, noise: float) -> tuple
     for little. Eigenvalues that the noise made negative count as zero. The intercepts make the mean
     prediction the (noisy) share of each class.
 
+    Scores are about probabilities, not their logarithms. So the weight of a class, if it has one, multiplies
+    its scores, and the intercepts make the mean prediction over images that come so many times the shares
+    that the classes then have.
+
     Args:
         noisy: :func:`sufficient_statistics` with noise.
         num_examples: N, declared public.
         noise: its standard deviation.
+        class_weights: ``[num_classes]``, how many times each image of a class counts; by default once.
     """
     sums, counts = noisy["sums"].double(), noisy["counts"].double() / COUNT_WEIGHT
     num_features = sums.shape[1]
@@ -199,9 +224,19 @@ def ridge(noisy: Mapping[str, Tensor], num_examples: int, noise: float) -> tuple
     moment = upper + upper.triu(1).T
     edge = math.sqrt(2 * num_features) * noise
     values, vectors = torch.linalg.eigh(moment)
-    weights = sums @ vectors / (values.clamp(min=0) + edge) @ vectors.T
-    mean = sums.sum(dim=0) / num_examples
-    return weights.float(), (counts / num_examples - weights @ mean).float()
+    curvatures = values.clamp(min=0) + edge
+    weights = sums @ vectors / curvatures @ vectors.T
+    if class_weights is None:
+        mean = sums.sum(dim=0) / num_examples
+        return weights.float(), (counts / num_examples - weights @ mean).float()
+    counts = class_counts(noisy, noise)
+    factors = class_weights * counts.sum() / (class_weights * counts).sum()
+    shares = factors * counts / counts.sum()
+    # The noise of a class's sum is in its weights too, and adds its own square to what they say of the class.
+    own = noise**2 * (1 / curvatures).sum() * torch.eye(len(sums), dtype=torch.float64)
+    weights *= factors[:, None]
+    means = (weights @ sums.T - factors * own) / counts  # of the scores (rows) over a class (columns)
+    return weights.float(), (shares - means @ shares).float()
 
 
 def _blank(num_features: int, num_classes: int) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from dpvision.gradients import refuse_cross_example_layers
+from dpvision.methods.class_weights import weigh, with_counts, with_counts_learned
 from dpvision.methods.classifiers import finished_classifier, learned_weights
 from dpvision.methods.estimates import (
     Estimate,
@@ -107,9 +108,9 @@ class DPSGD:
         return config
 
     def stages(self, config: DPSGDConfig, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
-        """Return one stage, with one noisy gradient sum for each step."""
+        """Return one stage, with one noisy gradient sum for each step; a second one may count the classes."""
         check_batch(config, facts.num_examples)
-        return (stage(config, facts.num_examples, noise_multiplier),)
+        return with_counts(config, facts, [stage(config, facts.num_examples, noise_multiplier)])
 
     def estimate(self, config: DPSGDConfig, facts: PublicFacts, device: torch.device) -> Estimate:
         """Estimate what a run takes; see :class:`Method`."""
@@ -122,13 +123,14 @@ class DPSGD:
         """Train a new network; its averaged weights are what was learned."""
         model = session.initialized(lambda: config.build_model(session.facts))
         descend(session, 0, "training", model, config, [config.phase()], config.views(session.pool))
-        return learned_weights(model)
+        return with_counts_learned(config, session, 1, learned_weights(model))
 
     def finish(
         self, config: DPSGDConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
     ) -> Finished:
-        """Return the network with its averaged weights."""
-        return finished_classifier(lambda: config.build_model(facts), learned, workplace)
+        """Return the network with its averaged weights, and its classes weighted."""
+        finished = finished_classifier(lambda: config.build_model(facts), learned, workplace)
+        return weigh(config, learned, finished)
 
 
 def _config(

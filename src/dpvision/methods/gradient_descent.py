@@ -24,6 +24,7 @@ from dpvision.gradients import (
     resolve_precision,
 )
 from dpvision.images import ImageSet
+from dpvision.methods.class_weight_settings import CountSettings
 from dpvision.methods.session import Session
 from dpvision.methods.settings import check
 from dpvision.methods.stages import Stage
@@ -41,7 +42,7 @@ LARGEST_EPSILON = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientSettings(ViewSettings):
+class GradientSettings(ViewSettings, CountSettings):
     """Everything public about DP-SGD steps but the network, the data and the budget.
 
     Attributes:
@@ -60,7 +61,7 @@ class GradientSettings(ViewSettings):
             which a seeded run of a large network is the same in another process to the last bit; or
             "compiled", by one compiled program, which takes a minute to make.
 
-    The others are those of :class:`ViewSettings`.
+    The others are those of :class:`ViewSettings` and :class:`CountSettings`.
 
     Raises:
         InputError: a value is out of range.
@@ -79,6 +80,7 @@ class GradientSettings(ViewSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_class_weight()
         check(self.steps >= 1, "steps", "at least 1", self.steps)
         check(self.expected_batch_size >= 1, "expected_batch_size", "at least 1", self.expected_batch_size)
         check_clipping_norm(self.max_grad_norm)

@@ -40,6 +40,10 @@ class Search:
                 raise InputError(f"search of {name}: give two or more values, all different")
         if "pool" in self.values:
             raise InputError("a pool cannot be searched, for all candidates have the same; set it")
+        if "class_weight" in self.values:
+            raise InputError(
+                "class_weight cannot be searched, for the score counts images, whatever their class; set it"
+            )
         count = math.prod(len(values) for values in self.values.values())
         if count > MOST_CANDIDATES:
             raise InputError(f"{count} combinations are more than {MOST_CANDIDATES}; search fewer values")

@@ -174,7 +174,7 @@ class Session:
         account, mechanism = self.opened_account(), self.stages.stages[number].mechanism
         if account.left(mechanism.cost(1)) == 0:
             raise InputError(
-                "the one release of this run was paid for but lost with an interrupted process; "
+                "a release that this run needs was paid for but lost with an interrupted process; "
                 "start a new run, within what the budget leaves"
             )
         self._reserve(blank)
@@ -262,8 +262,8 @@ class Session:
         trainer.average.copy_to(model)
         self.lost += stage.count - trainer.steps_done
         if number + 1 < len(self.stages.stages):  # a later stage's checkpoint is no longer of this one
-            self._results[number] = {
-                name: tensor.detach().cpu() for name, tensor in model.state_dict().items()
+            self._results[number] = {  # copies, for what comes next may change the model
+                name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()
             }
 
     def select(

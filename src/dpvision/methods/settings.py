@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, Union, get_origin, get_type_hints
 
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.values import fits, in_words
@@ -14,13 +15,16 @@ _JSON_TYPES = (bool, int, float, str, dict, list)
 Config = TypeVar("Config")
 
 
-def setting_types(config_class: type) -> dict[str, type]:
+def setting_types(config_class: type) -> dict[str, Any]:
     """List the settings by name, with the types (of JSON) that they take."""
     hints = get_type_hints(config_class)
     found = {}
     for field in dataclasses.fields(config_class):
-        hint = get_origin(hints[field.name]) or hints[field.name]
-        found[field.name] = hint if hint in _JSON_TYPES else str  # the rest are Literals of names
+        hint = hints[field.name]
+        if get_origin(hint) not in (Union, UnionType):
+            hint = get_origin(hint) or hint
+            hint = hint if hint in _JSON_TYPES else str  # the rest are Literals of names
+        found[field.name] = hint
     return found
 
 

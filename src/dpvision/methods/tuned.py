@@ -254,7 +254,9 @@ def images_right(model: Classifier, images: ImageSet) -> float:
     network, device = model.network, model.normalize.mean.device
     if isinstance(network, FeatureClassifier):
         head, features = network.head, encoded(model, images)
-        logits = by_row(lambda rows: head(rows.float()), features.split, features.shape[1:], device)
+        logits = by_row(
+            lambda rows: model.shifted(head(rows.float())), features.split, features.shape[1:], device
+        )
     else:
         logits = by_row(model, images.blocks, images.shape, device)
     predicted = torch.cat([some.argmax(dim=1).cpu() for some in logits])

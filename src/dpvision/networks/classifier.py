@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ class Normalize(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Images to logits: ``normalize``, then ``network``, both plain modules.
+    """Images to logits: ``normalize``, then ``network``, both plain modules; then what :meth:`shift` adds.
 
     Args:
         network: maps ``[B, C, H, W]`` to logits ``[B, len(class_names)]``.
@@ -58,6 +59,8 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         check_class_names(class_names, "the classifier")
+        self.offsets: Tensor | None
+        self.register_buffer("offsets", None, persistent=False)  # the config has them, not the weights
         self.normalize = Normalize()
         self.network = network
         self.class_names = tuple(class_names)
@@ -84,7 +87,23 @@ class Classifier(nn.Module):
                     f"the classifier takes floating point in [0, 1], not {float(low):.4g} to "
                     f"{float(high):.4g}; divide pixels of 0 to 255 by 255, or give them as uint8"
                 )
-        return self.network(self.normalize(x))
+        return self.shifted(self.network(self.normalize(x)))
+
+    def shifted(self, logits: Tensor) -> Tensor:
+        """Add the offsets of the classes, if there are any, to logits of the network ``[B, num_classes]``."""
+        return logits if self.offsets is None else logits + self.offsets
+
+    def shift(self, offsets: Sequence[float]) -> None:
+        """Add one number to the logits of each class from now on, in place of those of before.
+
+        Raises:
+            InputError: there is not one finite number for each class.
+        """
+        if len(offsets) != len(self.class_names) or not all(map(math.isfinite, offsets)):
+            raise InputError(f"{len(self.class_names)} classes need as many finite offsets, not {offsets}")
+        self.offsets = torch.tensor(offsets, dtype=torch.float32, device=self.normalize.mean.device)
+        if self.config is not None:
+            self.config = {**self.config, "offsets": list(offsets)}
 
 
 def build_classifier(
@@ -93,6 +112,7 @@ def build_classifier(
     image_shape: Sequence[int],
     class_names: Sequence[str],
     options: dict[str, Any] | None = None,
+    offsets: Sequence[float] | None = None,
 ) -> Classifier:
     """Build a classifier with a freshly initialised network.
 
@@ -103,9 +123,10 @@ def build_classifier(
         image_shape: (C, H, W) of the images.
         class_names: one per class.
         options: the network's own options.
+        offsets: are added to the logits, see :meth:`Classifier.shift`; by default none.
 
     Raises:
-        InputError: as :func:`build_network`.
+        InputError: as :func:`build_network` and :meth:`Classifier.shift`.
     """
     channels, height, width = image_shape
     options = dict(options or {})
@@ -118,7 +139,10 @@ def build_classifier(
         "class_names": list(class_names),
         "options": options,
     }
-    return Classifier(module, class_names, (channels, height, width), config)
+    model = Classifier(module, class_names, (channels, height, width), config)
+    if offsets is not None:
+        model.shift(offsets)
+    return model
 
 
 def _shape(sizes: Sequence[int]) -> str:

@@ -123,7 +123,10 @@ def rebuild_classifier(config: dict[str, Any]) -> Classifier:
     if not of_encoder:
         return build_classifier(**config)
     options = {name: config[name] for name in ("mirror", "head", "feature_norm")}
-    return _classifier(rebuild_encoder(config["encoder"]), config["class_names"], **options)
+    model = _classifier(rebuild_encoder(config["encoder"]), config["class_names"], **options)
+    if "offsets" in config:
+        model.shift(config["offsets"])
+    return model
 
 
 def refuse_own_encoder(encoder: Encoder, images: ImageSet, overlaps: Overlaps) -> None:
