@@ -384,10 +384,10 @@ def test_the_release_of_many_features_takes_little_memory() -> None:
     largest = 0
     add = type(mechanism).add
 
-    def watched(self: Any, sums: Any, features: Tensor, labels: Any) -> None:
+    def watched(self: Any, sums: Any, features: Tensor, labels: Any, shares: Any) -> None:
         nonlocal largest
         largest = max(largest, features.numel())
-        add(self, sums, features, labels)
+        add(self, sums, features, labels, shares)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(mechanism), "add", watched)

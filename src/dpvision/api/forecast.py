@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import prod
 from time import perf_counter
@@ -123,9 +123,11 @@ def plan(data: Source, **options: Any) -> Forecast:
     admission = admission_of(config, sources.images, given)
     opening = perf_counter() - started
     forget_peak()
-    expected = config.method.estimate(config.settings, facts, config.device)
+    # Of units all images are read; like the rest of a forecast, how many there are is told the owner alone.
+    of_images = replace(facts, num_examples=len(sources.images)) if facts.unit == "unit" else facts
+    expected = config.method.estimate(config.settings, of_images, config.device)
     # The images are counted by the estimate, and held here already.
-    held = peak_bytes() - facts.num_examples * prod(facts.image_shape)
+    held = peak_bytes() - of_images.num_examples * prod(facts.image_shape)
     test_examples = len(sources.test) if sources.test else 0
     config.tell_choice()
     return Forecast(
