@@ -111,11 +111,14 @@ def test_all_batches_have_one_shape() -> None:
     assert set(shapes) == {torch.Size([4, 3, 16, 16])}
 
 
+@torch.no_grad()
 def test_a_head_of_few_classes_is_the_same_wherever_a_row_is() -> None:
     """A library's product of small matrices rounds some places otherwise, which few rows show."""
-    for seed in range(150):
+    generator = torch.Generator().manual_seed(1)
+    rows = nn.functional.normalize(torch.randn(60, 30, generator=generator))
+    for seed in range(400):
         torch.manual_seed(seed)
-        head, rows = nn.Linear(30, 3), nn.functional.normalize(torch.randn(60, 30))
+        head = nn.Linear(30, 3)
 
         def said(rows: Tensor, head: nn.Linear = head) -> Tensor:
             found = by_row(lambda some: head(some.float()), rows.split, (30,), CPU)

@@ -109,8 +109,8 @@ def _is_the_same_everywhere(
     """Try, on random rows of this shape, whether a row's output is the same wherever it is.
 
     If no row's result changes where all are moved by one place, no place is unlike another. But few rows then
-    cross a border between places that round differently, and one of them may come out the same by chance:
-    hence also by half of all places, and many rows where they are vectors, of which a function may say little.
+    cross a border between places that round differently, and may come out the same by chance: hence also by
+    half of all places, and many rows where they are vectors, of which a function may say little.
     """
     if size <= 1:
         return True
