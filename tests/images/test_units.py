@@ -73,6 +73,20 @@ def test_nothing_is_shown_of_names() -> None:
     assert "3 units" in repr(images)
 
 
+def test_three_lines_say_what_there_is() -> None:
+    assert str(images_of(list(NAMES))).splitlines() == [
+        "6 images of 1×2×2 from here",
+        "2 classes: a, b",
+        "of 3 units, each protected as a whole",
+    ]
+    unlabelled = Images(torch.zeros(2, 3, 4, 5, dtype=torch.uint8), None, (), "there")
+    assert str(unlabelled).splitlines() == [
+        "2 images of 3×4×5 from there",
+        "without labels",
+        "each is protected by itself",
+    ]
+
+
 def test_numbers_name_units_too() -> None:
     units = images_of(None).with_units(torch.tensor([7, 7, 3, 3, 3, 1])).units
     assert units is not None

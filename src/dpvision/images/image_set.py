@@ -84,6 +84,16 @@ class ImageSet(ABC):
         units = "" if self.units is None else f" of {len(self.units)} units"
         return f"<{type(self).__name__}: {len(self)} of {shape}{units}, {len(self.class_names)} classes>"
 
+    def __str__(self) -> str:
+        """Describe the set in three lines, likewise: what there is, the classes, and what is protected."""
+        classes, protected = "without labels", "each is protected by itself"
+        if self.labels is not None:
+            classes = f"{len(self.class_names)} classes: {listing(self.class_names)}"
+        if self.units is not None:
+            protected = f"of {len(self.units):,} units, each protected as a whole"
+        shape = "×".join(map(str, self.shape))
+        return f"{len(self):,} images of {shape} from {self.source}\n{classes}\n{protected}"
+
     def blocks(self, size: int = IMAGES_IN_BLOCK) -> Iterator[Tensor]:
         """Yield all images in their order, uint8 [n, C, H, W] with n = size, or fewer in the last block."""
         for indices in torch.arange(len(self)).split(size):
