@@ -75,13 +75,13 @@ def test_nothing_is_shown_of_names() -> None:
 
 def test_three_lines_say_what_there_is() -> None:
     assert str(images_of(list(NAMES))).splitlines() == [
-        "6 images of 1×2×2 from here",
-        "2 classes: a, b",
+        "6 images of 1×2×2 (channels, height, width)",
+        "2 classes",
         "of 3 units, each protected as a whole",
     ]
     unlabelled = Images(torch.zeros(2, 3, 4, 5, dtype=torch.uint8), None, (), "there")
     assert str(unlabelled).splitlines() == [
-        "2 images of 3×4×5 from there",
+        "2 images of 3×4×5 (channels, height, width)",
         "without labels",
         "each is protected by itself",
     ]

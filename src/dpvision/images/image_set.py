@@ -88,11 +88,11 @@ class ImageSet(ABC):
         """Describe the set in three lines, likewise: what there is, the classes, and what is protected."""
         classes, protected = "without labels", "each is protected by itself"
         if self.labels is not None:
-            classes = f"{len(self.class_names)} classes: {listing(self.class_names)}"
+            classes = f"{len(self.class_names)} classes"
         if self.units is not None:
             protected = f"of {len(self.units):,} units, each protected as a whole"
         shape = "×".join(map(str, self.shape))
-        return f"{len(self):,} images of {shape} from {self.source}\n{classes}\n{protected}"
+        return f"{len(self):,} images of {shape} (channels, height, width)\n{classes}\n{protected}"
 
     def blocks(self, size: int = IMAGES_IN_BLOCK) -> Iterator[Tensor]:
         """Yield all images in their order, uint8 [n, C, H, W] with n = size, or fewer in the last block."""
