@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -201,34 +202,47 @@ def scale_learned(config: DPRandPConfig, part: Part, head: nn.Linear, deviation:
     return float(average.weights["log_scale"].exp())
 
 
+def descended(
+    part: Part, budget: Budget, overrides: dict[str, Any], seeds: Sequence[int]
+) -> tuple[DPRandPConfig, list[float], Tensor]:
+    """Simulate the steps of heads, once with each seed: the settings, the standard deviation of the noise of
+    each stage, and the heads ``[runs, D, classes]``.
+    """
+    features, labels = part.private
+    config = DPRandP().default_config(part.facts, budget, CPU, overrides)
+    stages = calibrate(partial(DPRandP().stages, config, part.facts), len(labels), budget).stages
+    deviations = [stage.mechanism.standard_deviation for stage in stages]
+    noise = deviations[0] / config.max_grad_norm / math.sqrt(config.steps)
+    how = Descent(
+        config.steps, config.learning_rate, config.max_grad_norm, config.momentum, config.schedule,
+        config.ema_decay,
+    )  # fmt: skip
+    return config, deviations, descend(how, Data(features, labels, noise), [1.0] * len(seeds), seeds)
+
+
+def as_linear(weights: Tensor) -> nn.Linear:
+    """Return the layer of a head ``[D, classes]``."""
+    head = nn.Linear(*weights.shape, bias=False)
+    head.weight = nn.Parameter(weights.T.contiguous())
+    return head
+
+
 def judged(part: Part, epsilon: float, seeds: Sequence[int]) -> dict[str, list[Figures]]:
     """Train and judge every way, once with each seed."""
-    features, labels = part.private
     left_out, targets = part.left_out
     found: dict[str, list[Figures]] = {}
     for name, overrides in (("before", {"calibration_share": 0.0}), ("after", {})):
-        budget = Budget(epsilon, 1e-5)
-        config = DPRandP().default_config(part.facts, budget, CPU, overrides)
-        method = partial(DPRandP().stages, config, part.facts)
-        stages = calibrate(method, len(labels), budget).stages
-        noise = stages[0].mechanism.standard_deviation / config.max_grad_norm / math.sqrt(config.steps)
-        how = Descent(
-            config.steps, config.learning_rate, config.max_grad_norm, config.momentum, config.schedule,
-            config.ema_decay,
-        )  # fmt: skip
-        heads = descend(how, Data(features, labels, noise), [1.0] * len(seeds), seeds)
+        config, deviations, heads = descended(part, Budget(epsilon, 1e-5), dict(overrides), seeds)
         for seed, weights in zip(seeds, heads, strict=True):
             logits = left_out @ weights
             if name == "before":
-                moved = way(config) * noise * config.max_grad_norm / len(labels)
+                noise = deviations[0] / math.sqrt(config.steps)
+                moved = way(config) * noise / part.facts.num_examples
                 free = math.sqrt(1 + math.pi / 8 * moved**2)
                 for one, divided_by in (("before", 1.0), ("free", free)):
                     found.setdefault(one, []).append(figures(logits, targets, divided_by))
                 continue
-            head = nn.Linear(*weights.shape, bias=False)
-            head.weight = nn.Parameter(weights.T.contiguous())
-            deviation = stages[1].mechanism.standard_deviation
-            divided_by = 1 / scale_learned(config, part, head, deviation, seed)
+            divided_by = 1 / scale_learned(config, part, as_linear(weights), deviations[1], seed)
             best = min(SCALES.tolist(), key=lambda by: float(F.cross_entropy(logits / by, targets)))
             for one, by in (("after", divided_by), ("best", best)):
                 found.setdefault(one, []).append(figures(logits, targets, by))

@@ -24,22 +24,18 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from calibration import CPU, Part, Pool, scale_learned
+from calibration import Part, Pool, as_linear, descended, scale_learned
 from defaults import some
-from other_heads import Data, Descent, descend
-from torch import Tensor, nn
+from torch import Tensor
 
 from dpvision.images import open_images
-from dpvision.methods import calibrate
 from dpvision.methods.class_weights import class_counts, smoothed
-from dpvision.methods.dp_randp import DPRandP
 from dpvision.privacy import Budget
 
 LONG_TAIL = (700, 560, 450, 360, 290, 230, 180, 150, 120, 100)
@@ -83,24 +79,13 @@ def figures(logits: Tensor, labels: Tensor) -> Figures:
 
 def judged(part: Part, epsilon: float, seeds: Sequence[int], share: float) -> dict[str, list[Figures]]:
     """Train and judge every way, once with each seed."""
-    features, labels = part.private
+    _, labels = part.private
     left_out, targets = part.left_out
     found: dict[str, list[Figures]] = {}
     for given in ({}, {"class_weight": "balanced", "class_count_share": share}):
-        budget, overrides = Budget(epsilon, 1e-5), dict[str, Any](given)
-        config = DPRandP().default_config(part.facts, budget, CPU, overrides)
-        stages = calibrate(partial(DPRandP().stages, config, part.facts), len(labels), budget).stages
-        deviations = [stage.mechanism.standard_deviation for stage in stages]
-        noise = deviations[0] / config.max_grad_norm / math.sqrt(config.steps)
-        how = Descent(
-            config.steps, config.learning_rate, config.max_grad_norm, config.momentum, config.schedule,
-            config.ema_decay,
-        )  # fmt: skip
-        heads = descend(how, Data(features, labels, noise), [1.0] * len(seeds), seeds)
+        config, deviations, heads = descended(part, Budget(epsilon, 1e-5), dict[str, Any](given), seeds)
         for seed, weights in zip(seeds, heads, strict=True):
-            head = nn.Linear(*weights.shape, bias=False)
-            head.weight = nn.Parameter(weights.T.contiguous())
-            scale = scale_learned(config, part, head, deviations[1], seed)
+            scale = scale_learned(config, part, as_linear(weights), deviations[1], seed)
             logits = (left_out @ weights).double() * scale
             if not given:
                 found.setdefault("before", []).append(figures(logits, targets))

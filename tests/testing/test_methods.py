@@ -7,9 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from dpvision.images import Images, open_images
 from dpvision.methods import calibration, known_methods
@@ -63,15 +61,6 @@ def digits() -> Images:
     assert images.labels is not None
     few = (images.labels < 3).nonzero().flatten()[:FEW]
     return Images(images.pixels[few], images.labels[few], images.class_names[:3], "digits")
-
-
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six public images of the same classes."""
-    path = tmp_path_factory.mktemp("pool") / "pool.npz"
-    pixels = torch.randint(256, (6, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    np.savez(path, images=pixels.numpy(), labels=np.arange(6) % 3, class_names=["0", "1", "2"])
-    return path
 
 
 def test_every_method_is_checked() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -59,15 +58,6 @@ def units() -> Images:
     found = chosen.with_units(names[order])
     assert isinstance(found, Images)
     return found
-
-
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six public images of the same classes."""
-    path = tmp_path_factory.mktemp("pool") / "pool.npz"
-    pixels = torch.randint(256, (6, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    np.savez(path, images=pixels.numpy(), labels=np.arange(6) % 3, class_names=["0", "1", "2"])
-    return path
 
 
 def test_every_method_is_checked() -> None:

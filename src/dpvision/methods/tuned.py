@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dpvision.images import ImageSet
+from dpvision.methods.class_weights import class_counts
 from dpvision.methods.estimates import Estimate
 from dpvision.methods.method import Finished, Learned, Makes, Method, Workplace
 from dpvision.methods.registry import TUNED
@@ -235,12 +236,6 @@ class Tuned:
         return replace(made, card={**made.card, **card, "tuning": tuning})
 
 
-ROUNDING_MARGIN = 1e-6
-"""The share by which shares are shrunk: those of a unit may add up to more than one by a rounding error, and
-so may the sums with and without it differ.
-"""
-
-
 @torch.no_grad()
 def images_right(model: Classifier, images: ImageSet) -> float:
     """Count the images that a classifier gives their own label; each of a unit's counts its share in it.
@@ -260,7 +255,6 @@ def images_right(model: Classifier, images: ImageSet) -> float:
     else:
         logits = by_row(model, images.blocks, images.shape, device)
     predicted = torch.cat([some.argmax(dim=1).cpu() for some in logits])
-    right = (predicted == images.labels.cpu()).double()
-    if images.units is None:
-        return float(right.sum())
-    return (1 - ROUNDING_MARGIN) * float((right * images.units.shares).sum())
+    right = predicted == images.labels.cpu()
+    shares = None if images.units is None else images.units.shares
+    return float(class_counts(right.long(), 2, shares)[1])
