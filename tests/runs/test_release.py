@@ -65,6 +65,9 @@ def test_offsets_that_do_not_fit_are_refused(release: Path, model: Classifier, o
 def test_a_classifier_takes_no_offsets_but_finite_ones(model: Classifier) -> None:
     with pytest.raises(InputError, match="2 classes need as many finite offsets"):
         model.shift([0.1, math.nan])
+    for beyond in (1e39, 10**400, "0.1", True, None):  # of float32, and of numbers
+        with pytest.raises(InputError, match="2 classes need as many finite offsets"):
+            model.shift([0.1, beyond])  # type: ignore[list-item]
     assert model.offsets is None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from dpvision.images.images import check_class_names
 from dpvision.networks.build import build_network
 from dpvision.privacy.errors import InputError
+from dpvision.privacy.values import fits
 
 
 class Normalize(nn.Module):
@@ -97,9 +97,11 @@ class Classifier(nn.Module):
         """Add one number to the logits of each class from now on, in place of those of before.
 
         Raises:
-            InputError: there is not one finite number for each class.
+            InputError: there is not one number for each class that is finite in float32.
         """
-        if len(offsets) != len(self.class_names) or not all(map(math.isfinite, offsets)):
+        largest = torch.finfo(torch.float32).max
+        usable = (fits(one, float) and abs(one) <= largest for one in offsets)
+        if len(offsets) != len(self.class_names) or not all(usable):
             raise InputError(f"{len(self.class_names)} classes need as many finite offsets, not {offsets}")
         self.offsets = torch.tensor(offsets, dtype=torch.float32, device=self.normalize.mean.device)
         if self.config is not None:
