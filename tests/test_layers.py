@@ -15,6 +15,7 @@ PACKAGE = Path(dpvision.__path__[0])
 FLOORS = [  # from the ground up
     "_lazy",
     "privacy",
+    "parallel",
     "images",
     "networks",
     "priors",

@@ -190,7 +190,7 @@ class RunConfig:
             InputError: they cannot be read, are not given, or the public ones have changed.
         """
         assert self.data is not None
-        private = _open_again(self.data, images, "data", self.method.needs_labels)
+        private = open_again(self.data, images, "data", self.method.needs_labels)
         pool = open_pool_of(self.settings, private, overlaps)
         if pool is not None and pool.digest != self.pool_digest:
             raise InputError(
@@ -204,7 +204,7 @@ class RunConfig:
         """
         if self.test is None:
             return None
-        images = _open_again(self.test, test, "test", True).with_classes(self.facts.class_names)
+        images = open_again(self.test, test, "test", True).with_classes(self.facts.class_names)
         if images.digest != self.test_digest:
             raise InputError(f"the test images in {images.source} have changed; restore them")
         return images
@@ -232,7 +232,10 @@ def read_images(how: Reading, needs_labels: bool) -> ImageSet:
     return how.open(needs_labels or None)
 
 
-def _open_again(how: Reading, given: ImageSet | None, what: str, needs_labels: bool) -> ImageSet:
+def open_again(how: Reading, given: ImageSet | None, what: str, needs_labels: bool) -> ImageSet:
+    """Read the images of a run again, or take those that were in memory. InputError where they are not given;
+    ``what`` is the argument that gives them.
+    """
     if how.spec is not None:
         return read_images(how, needs_labels)
     if given is None:

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from dpvision.api.devices import resolve_device
+from dpvision.api.sources import lasting
+from dpvision.api.together import (
+    follow,
+    leading,
+    own_device,
+    refuse_others,
+    taking_part,
+    tell,
+    what_is_here,
+)
 from dpvision.images import Images, ImageSet
 from dpvision.images.indexed import indexed
 from dpvision.images.look_alikes import warn_of_indexed_look_alikes
 from dpvision.images.public import refuse_data_with_ledger
+from dpvision.parallel import ALONE, Peers, peers
 from dpvision.priors import ContrastiveConfig, Prior, image_batches, load_prior, save_prior
 from dpvision.priors.phase_one.contrastive import (
     BatchStream,
@@ -67,37 +78,52 @@ def train_prior(
         progress: see `Progress`.
 
     Returns:
-        The prior, as it was read from its new file.
+        The prior, as it was read from its new file; in a process that follows another, None.
 
     Raises:
         InputError: a setting or the images cannot be used, or the file cannot be written.
     """
+    group = peers()
+    if not group.leads:
+        follow(group)
+        return cast("Prior", None)
     path = Path(out)
-    check_new_prior(path)
-    if public_images is not None and stream:
-        raise InputError("public images are there already; leave stream out, or leave the public images out")
-    chosen = resolve_device(device)
-    command = command or _python(
-        config, path, public_images=public_images, stream=stream, initial_prior=initial_prior, device=device
-    )
-    initial = None if initial_prior is None else load_prior(initial_prior)
-    images: ImageSet | BatchStream
-    origin: dict[str, Any] = {} if initial is None else {INITIAL_PRIOR: initial.provenance}
-    if public_images is not None:
-        public = load_public_images(public_images, config.image_size)
-        refuse_data_with_ledger(public, "public images")
-        known = indexed(public)
-        then = "no guarantee would cover what is learned of them"
-        warn_of_indexed_look_alikes(public, known, "public images", then)
-        origin[LEARNED_FROM] = public.pixel_digest
-        known.index.note_public(public.pixel_digest, known.identities, known.fingerprints)
-        images = public
-        config = replace(config, processes=(), count=len(images))
-    elif stream:
-        config = replace(config, count=config.steps * config.batch_size)
-        images = partial(_stream, config, chosen)
-    else:
-        images = partial(_pool, config, chosen, progress)
+    with leading(group):
+        check_new_prior(path)
+        if public_images is not None and stream:
+            raise InputError(
+                "public images are there already; leave stream out, or leave the public images out"
+            )
+        if config.batch_size < group.size:
+            raise InputError(
+                f"a batch of {config.batch_size} images is too small for {group.size} processes; take a "
+                "larger batch_size, or fewer processes"
+            )
+        chosen = resolve_device(device)
+        command = command or _python(
+            config,
+            path,
+            public_images=public_images,
+            stream=stream,
+            initial_prior=initial_prior,
+            device=device,
+        )
+        initial = None if initial_prior is None else load_prior(initial_prior)
+        origin: dict[str, Any] = {} if initial is None else {INITIAL_PRIOR: initial.provenance}
+        public = None
+        if public_images is not None:
+            public = load_public_images(public_images, config.image_size)
+            refuse_data_with_ledger(public, "public images")
+            known = indexed(public)
+            then = "no guarantee would cover what is learned of them"
+            warn_of_indexed_look_alikes(public, known, "public images", then)
+            origin[LEARNED_FROM] = public.pixel_digest
+            known.index.note_public(public.pixel_digest, known.identities, known.fingerprints)
+            config = replace(config, processes=(), count=len(public))
+        elif stream:
+            config = replace(config, count=config.steps * config.batch_size)
+        _begin_together(group, config, chosen, public, public_images, stream)
+    images = public or _of_processes(config, chosen, stream, progress, group)
 
     losses: list[Tensor] = []
 
@@ -115,6 +141,7 @@ def train_prior(
         initial_weights=None if initial is None else initial.weights,
         checkpoint=checkpoint,
         on_step=on_step,
+        peers=group,
     )
     settings = asdict(config)
     provenance = {
@@ -135,26 +162,81 @@ def train_prior(
     return load_prior(path)
 
 
+def _begin_together(
+    group: Peers,
+    config: ContrastiveConfig,
+    device: torch.device,
+    public: ImageSet | None,
+    spec: str | os.PathLike[str] | None,
+    stream: bool,
+) -> None:
+    """Tell those that follow what to learn from, and check that they have the same."""
+    if group.size == 1:
+        return
+    prior = {
+        "config": asdict(config),
+        "device": str(device),
+        "public_images": None if spec is None else lasting(spec),
+        "stream": stream,
+    }
+    tell(group, {"prior": prior})
+    refuse_others(group, what_is_here(public.pixel_digest if public else None))
+
+
+def follow_prior(group: Peers, prior: Mapping[str, Any]) -> None:
+    """Learn with the process that leads, as it told to.
+
+    Raises:
+        InputError: this process has other images, code or torch, or cannot read the images.
+    """
+    config, device = ContrastiveConfig(**prior["config"]), torch.device(own_device(prior["device"]))
+    spec, public = prior["public_images"], None
+    with taking_part(group):
+        public = None if spec is None else load_public_images(spec, config.image_size)
+    refuse_others(group, what_is_here(public.pixel_digest if public else None))
+    images = public or _of_processes(config, device, prior["stream"], None, group)
+    train_body(config, images, device, peers=group)
+
+
+def _of_processes(
+    config: ContrastiveConfig,
+    device: torch.device,
+    stream: bool,
+    progress: Progress | None,
+    group: Peers,
+) -> BatchStream:
+    """Return batches of images of random processes, from any step on: new ones of each, or of a pool."""
+    return partial(_stream, config, device) if stream else partial(_pool, config, device, progress, group)
+
+
 def _pool(
-    config: ContrastiveConfig, device: torch.device, progress: Progress | None, first: int
+    config: ContrastiveConfig,
+    device: torch.device,
+    progress: Progress | None,
+    group: Peers,
+    first: int,
 ) -> Iterator[Tensor]:
     """Yield batches of step ``first`` and all later ones, from a pool of ``config.count`` images.
 
     The pool takes minutes: it is made when the first batch is asked for, after all else has been checked.
     """
-    pixels = process_images(config, device, progress)
+    pixels = process_images(config, device, progress, group)
     yield from shuffled_batches(Images(pixels, None, (), "images of processes"), config, first)
 
 
-def process_images(config: ContrastiveConfig, device: torch.device, progress: Progress | None) -> Tensor:
+def process_images(
+    config: ContrastiveConfig, device: torch.device, progress: Progress | None, group: Peers = ALONE
+) -> Tensor:
     """Make ``config.count`` images, uint8 ``[N, 3, S, S]`` on the CPU: as many of each process, to within a
-    batch.
+    batch. Of several processes of the ``group``, each makes some of the batches, and all get all of them.
     """
     batch_size = fair_batch_size(config.count, config.processes)
-    batches = image_batches(config.processes, config.image_size, config.seed, device, batch_size)
     made: list[Tensor] = []
-    for batch in islice(batches, -(-config.count // batch_size)):
-        made.append(batch.cpu())
+    while len(made) * batch_size < config.count:
+        batches = image_batches(
+            config.processes, config.image_size, config.seed, device, batch_size, len(made) + group.rank
+        )
+        made += [batch.cpu() for batch in group.every(next(batches))]
         if progress:
             progress("making images", min(len(made) * batch_size, config.count), config.count)
     return torch.cat(made)[: config.count]

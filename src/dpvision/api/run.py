@@ -41,6 +41,7 @@ from dpvision.api.publishing import (
     write_preview,
 )
 from dpvision.api.sources import Reading, Source, fitting_reading, lasting, training_reading
+from dpvision.api.together import begin_together, follow, leading
 from dpvision.images import ImageSet, available_splits
 from dpvision.images.choices import Choices
 from dpvision.images.files import reading
@@ -62,6 +63,7 @@ from dpvision.methods.search import Search
 from dpvision.methods.tuned import Tuned
 from dpvision.networks import register_network
 from dpvision.networks.weights import checked_facts, safetensors_bytes
+from dpvision.parallel import ALONE, Peers, peers
 from dpvision.priors import scales_images
 from dpvision.privacy import (
     Account,
@@ -201,13 +203,21 @@ class Run:
         check_version(directory)
         return cls(directory, RunConfig.from_json(directory.config))
 
-    def learn(self, sources: Sources, progress: Progress | None = None, *, is_new: bool = False) -> None:
+    def learn(
+        self,
+        sources: Sources,
+        progress: Progress | None = None,
+        *,
+        is_new: bool = False,
+        group: Peers = ALONE,
+    ) -> None:
         """Do all that takes private images, and keep what was learned.
 
         Args:
             sources: the images.
             progress: is told how far the run is.
             is_new: whether the run is taken back if it fails before it spends anything.
+            group: the processes that learn together.
 
         Raises:
             InputError: the images are not those that the run began with, or something cannot be used.
@@ -244,6 +254,7 @@ class Run:
                 checkpoints=checkpoints,
                 on_step=metrics.append,
                 overlaps=self.overlaps,
+                peers=group,
             )
             learned = config.learn(session)
             _warn_of_divergence(metrics.last_loss, config.facts)
@@ -320,8 +331,9 @@ class Run:
         return published(directory)
 
 
-def whole_run(data: Source, given: Any, makes: Makes, progress: Progress | None) -> Result | Synthesis:
-    """Prepare a run, begin it and work on it to its end.
+def whole_run(data: Source, given: Any, makes: Makes, progress: Progress | None) -> Result | Synthesis | None:
+    """Prepare a run, begin it and work on it to its end. A process that follows another does its part, and
+    returns None.
 
     Args:
         data: the private images.
@@ -329,11 +341,19 @@ def whole_run(data: Source, given: Any, makes: Makes, progress: Progress | None)
         makes: what the method is to make.
         progress: see `Progress`.
     """
-    config, sources = prepare(data, given, makes)
+    group = peers()
+    if not group.leads:
+        if getattr(given, "network", None) is not None:
+            register_network(given.network)
+        follow(group, data if isinstance(data, ImageSet) else None)
+        return None
+    with leading(group):
+        config, sources = prepare(data, given, makes)
+        begin_together(group, config, sources)
     record = private_record(sources.images, given.ledger, datetime.now(UTC))
     run = Run.begin(config, given.out, record)
     with run.directory.locked():
-        run.learn(sources, progress, is_new=True)
+        run.learn(sources, progress, is_new=True, group=group)
         return run.finish(sources.test, progress)
 
 
@@ -341,7 +361,8 @@ def rest_of_run(
     directory: RunDirectory, data: ImageSet | None, test: ImageSet | None, progress: Progress | None
 ) -> Result | Synthesis:
     """Go on with a run that was begun earlier, to its end. Of one that is complete, return the result."""
-    with directory.locked():
+    group = peers()
+    with leading(group), directory.locked():
         if directory.is_released:
             close_account(directory)
             return published(directory)
@@ -350,7 +371,8 @@ def rest_of_run(
             run.settle()
             return run.finish(run.config.opened_test(test), progress)
         sources = run.config.opened(data, test, run.overlaps)
-        run.learn(sources, progress)
+        begin_together(group, run.config, sources)
+        run.learn(sources, progress, group=group)
         return run.finish(sources.test, progress)
 
 

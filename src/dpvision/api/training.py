@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any, cast
 
 from dpvision.api.options import TrainOptions, takes
+from dpvision.parallel import follows
 from dpvision.runs.places import check_run
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def train(data: Source, *, progress: Progress | None = None, **options: Any) -> 
         InputError: an option or the data cannot be used, or the owner's limit does not allow the run. Nothing
             was spent and nothing is left behind.
         KeyboardInterrupt: passed on; `resume` continues the run.
+
+    Of several processes that torchrun has started, the first returns the result and the others None.
     """
     given = TrainOptions.of(options, data)
     from dpvision.api.run import whole_run  # here: it takes seconds to import
@@ -56,11 +59,17 @@ def resume(
             does not have it as open.
         KeyboardInterrupt: passed on.
     """
-    check_run(run)
+    if not follows():  # which may not see the directory
+        check_run(run)
     from dpvision.api.run import rest_of_run
+    from dpvision.api.together import follow
     from dpvision.networks import register_network
+    from dpvision.parallel import peers
     from dpvision.runs import RunDirectory
 
     if network is not None:
         register_network(network)
+    if follows():
+        follow(peers(), data)
+        return cast("Result", None)
     return rest_of_run(RunDirectory.open(run), data, test, progress)

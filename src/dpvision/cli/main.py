@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -11,6 +12,8 @@ import typer
 from dpvision.cli import accounting, auditing, methods, models, pool, prior, synthesis, training, verifying
 from dpvision.cli.allocator import keep_freed_memory
 from dpvision.cli.output import printable, show_messages
+from dpvision.cli.processes import with_others
+from dpvision.parallel import ProcessLostError, are_several
 from dpvision.privacy.errors import InputError, on_command_line
 
 HELP = """
@@ -83,14 +86,15 @@ def run(arguments: Sequence[str]) -> int:
     show_messages()
     try:
         with on_command_line():
-            return app(list(arguments), prog_name="dpvision", standalone_mode=False) or 0
+            command = partial(app, list(arguments), prog_name="dpvision", standalone_mode=False)
+            return (with_others(command) if are_several() else command()) or 0
     except Exception as error:
         message = _input_error(error)
         if message is None:
             raise
         if message:
             typer.echo(f"error: {printable(message, breaks=False)}", err=True)
-        return 2
+        return 1 if isinstance(error, ProcessLostError) else 2
 
 
 def _input_error(error: Exception) -> str | None:

@@ -133,6 +133,13 @@ class ClippedGradient:
         self.chunk = 0
         """The number of examples that pass the network at a time (the last are filled up); 0 until known."""
 
+    def share(self, processes: int) -> None:
+        """Choose chunks for one of so many processes that share a batch; by sizes they stay as they are, and
+        gradients the same to the last bit.
+        """
+        if self.engine != "by-size":
+            self.expected_batch_size /= processes
+
     def sum(self, views: Tensor, targets: Tensor, dropout: Draws | None = None) -> ClippedSum:
         """Compute the clipped gradient sum over a batch.
 

@@ -145,6 +145,18 @@ class ImageSet(ABC):
             units=None if self.units is None else self.units.subset(chosen),
         )
 
+    def none(self) -> ImageSet:
+        """Return no images, of the same shape and classes: what a process may have as its share."""
+        nobody = torch.empty(0, dtype=torch.int64)
+        return ImageSet._derived(
+            self,
+            nobody,
+            labels=None if self.labels is None else self.labels[nobody],
+            names=None,
+            ids=nobody,
+            units=None if self.units is None else self.units.subset(nobody),
+        )
+
     def with_classes(self, class_names: Sequence[str]) -> ImageSet:
         """Return the same images labelled in the order of other classes (say, those a model was trained on).
 

@@ -148,6 +148,7 @@ class DPMEPF:
         encoder = build_encoder(config.encoder, facts.image_shape, fit=False, **config.encoder_options)
         session.refuse_own(encoder)
         fit_once(encoder.to(session.device), partial(session.tell, "looking at random processes"))
+        session.agree(encoder)
         sums = self.released_sums(config, session, encoder)
         noise = session.stages.noise_multiplier * config.mechanism(1, 1).sensitivity
         return learned_of(sums, _facts(config, facts, encoder, noise), encoder)

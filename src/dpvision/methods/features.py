@@ -73,6 +73,7 @@ def public_model(config: EncoderSettings, session: Session) -> Classifier:
     encoder = features_of(model).encoder
     session.refuse_own(encoder)
     fit_once(encoder.to(session.device), partial(session.tell, "looking at random processes"))
+    session.agree(encoder)
     return model.to(session.device)
 
 

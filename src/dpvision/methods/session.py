@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from dpvision.gradients import ClippedGradient
 from dpvision.images import ImageSet
 from dpvision.images.public import Overlaps
 from dpvision.methods.stages import Calibrated
+from dpvision.parallel import ALONE, Peers, share_of
 from dpvision.priors.encoders import Encoder
 from dpvision.priors.feature_classifier import refuse_own_encoder
 from dpvision.priors.remembered import features_remembered
@@ -85,6 +86,9 @@ class Session:
         progress: is told how far each stage is.
         watch: see `Watch`.
         overlaps: is told of an encoder that was learned from the private images; by default it is refused.
+        peers: the processes that do the run together. This one leads: its sums are of all their images, and
+            they get what is released. By default there are none.
+        share: which of the images this process works on; by default those of its rank.
 
     Attributes:
         facts, stages, device, pool: as above.
@@ -107,10 +111,13 @@ class Session:
         progress: Progress | None = None,
         watch: Watch | None = None,
         overlaps: Overlaps | None = None,
+        peers: Peers = ALONE,
+        share: ImageSet | None = None,
     ) -> None:
         self.facts, self.stages, self.device, self.pool = facts, stages, device, pool
         self.account: Account | None = None
-        self._images, self._open_account, self._random = images, open_account, random
+        self._all, self._open_account, self._random, self._peers = images, open_account, random, peers
+        self._images = own_share(images, peers, facts.num_examples) if share is None else share
         self._checkpoints, self._on_step, self._progress, self._watch = (
             checkpoints,
             on_step,
@@ -130,16 +137,20 @@ class Session:
         """Build a network with random weights, on the run's device. A seed of the run fixes them; the global
         generator stays as it is.
         """
-        seed = int.from_bytes(self._random.at("weights", 0).bytes(8), "little") >> 1
+        seed = self._peers.say(int.from_bytes(self._random.at("weights", 0).bytes(8), "little") >> 1)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return build().to(self.device)
+
+    def agree(self, encoder: Encoder) -> None:
+        """Let all processes of the run have the leader's encoder: fitted on other hardware it may differ."""
+        self._peers.share(list(encoder.state_dict().values()))
 
     def refuse_own(self, encoder: Encoder) -> None:
         """Raise InputError where the encoder was learned from some of these very images, as if they were
         public, unless the owner has allowed it.
         """
-        refuse_own_encoder(encoder, self._images, self._overlaps)
+        refuse_own_encoder(encoder, self._all, self._overlaps)
 
     def opened_account(self) -> Account:
         """Return the account, open. InputError where the owner's limit does not allow the stages."""
@@ -169,8 +180,8 @@ class Session:
                 released; or what was kept is of another run.
         """
         blank = {name: tensor.float() for name, tensor in blank.items()}  # of the type of what is released
-        if number in self._results:
-            return _checked(self._results[number], blank)
+        if self._is_kept(number):
+            return self._peers.tensors(_checked(self._results[number], blank))
         account, mechanism = self.opened_account(), self.stages.stages[number].mechanism
         if account.left(mechanism.cost(1)) == 0:
             raise InputError(
@@ -180,10 +191,28 @@ class Session:
         self._reserve(blank)
         if self._watch:
             self._watch.look_at_release(self._images, sums_of, mechanism.sensitivity)
-        noisy = mechanism.release(sums_of(self._images), account, self._stream(number).at("noise", 0))
+        sums = self._sums_of_all(sums_of, blank)
+        noisy = mechanism.release(sums, account, self._stream(number).at("noise", 0))
         self._results[number] = {name: total.cpu() for name, total in noisy.items()}
         self._save(number + 1, dict, final=True)
-        return dict(self._results[number])
+        return self._peers.tensors(self._results[number])
+
+    def _is_kept(self, number: int) -> bool:
+        """Say, to the followers too, whether the result of a stage is at hand. Account and images have been
+        found to be in order by then.
+        """
+        if number not in self._results:
+            self.opened_account()
+        return bool(self._peers.say(number in self._results))
+
+    def _sums_of_all(self, sums_of: Callable[[ImageSet], Sums], blank: Sums) -> Sums:
+        """Return the sums over the images of all processes; to a follower those of its own."""
+        if len(self._images):
+            sums = sums_of(self._images)
+        else:
+            sums = {name: torch.zeros_like(t, dtype=torch.float64) for name, t in blank.items()}
+        self._peers.add_up([sums[name] for name in blank])
+        return sums
 
     def descend(
         self,
@@ -214,30 +243,19 @@ class Session:
             InputError: the parts do not fit; nothing was spent.
             KeyboardInterrupt: passed on, after a checkpoint.
         """
-        if number in self._results:
+        if self._is_kept(number):
             model.load_state_dict(_checked(self._results[number], model.state_dict()))
+            self._peers.share(list(model.state_dict().values()))
             return
         account, stage = self.opened_account(), self.stages.stages[number]
-        images, random = self._images, self._stream(number)
-        if images.labels is None:
-            raise InputError(f"{images.source} has no labels; training takes labelled images")
-        on_batch: OnBatch | None = self._watch
-        if encode and self._watch:
-            on_batch = partial(self._watch, encode=encode)
-        trainer = PrivateTrainer(
+        trainer = self._trainer(
+            number,
             model,
-            Rows(encode(images)) if encode else images,
-            images.labels,
-            policy=policy,
             engine=engine,
-            mechanism=stage.mechanism.over(images.num_protected),
+            policy=policy,
             phases=phases,
             ema_decay=ema_decay,
-            random=random,
-            ids=images.ids,
-            units=images.units,
-            num_classes=len(images.class_names),
-            on_batch=on_batch,
+            encode=encode,
         )
         if self._state and self._state_of == number:
             trainer.load_state(self._state)
@@ -255,16 +273,57 @@ class Session:
                 if self._on_step:
                     self._on_step(replace(statistics, step=before + statistics.step))
                 self.tell(what, before + trainer.steps_done, self.stages.num_releases)
+            trainer.end()
             finished = True
         finally:
             if finished or trainer.steps_done > 0:
                 self._save(number, trainer.state, final=True)
         trainer.average.copy_to(model)
+        self._peers.share(list(model.state_dict().values()))
         self.lost += stage.count - trainer.steps_done
         if number + 1 < len(self.stages.stages):  # a later stage's checkpoint is no longer of this one
             self._results[number] = {  # copies, for what comes next may change the model
                 name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()
             }
+
+    def _trainer(
+        self,
+        number: int,
+        model: nn.Module,
+        *,
+        engine: ClippedGradient,
+        policy: ViewPolicy,
+        phases: Sequence[Phase],
+        ema_decay: float,
+        encode: Callable[[ImageSet], Tensor] | None,
+    ) -> PrivateTrainer:
+        """Return what takes the steps of a stage, on this process' share of the images; see `descend`."""
+        images, on_batch = self._images, self._watch
+        if images.labels is None:
+            raise InputError(f"{images.source} has no labels; training takes labelled images")
+        engine.share(self._peers.size)
+        return PrivateTrainer(
+            model,
+            self._encoded(encode) if encode else images,
+            images.labels,
+            policy=policy,
+            engine=engine,
+            mechanism=self.stages.stages[number].mechanism.over(images.num_protected),
+            phases=phases,
+            ema_decay=ema_decay,
+            random=self._stream(number),
+            ids=images.ids,
+            units=images.units,
+            num_classes=len(images.class_names),
+            on_batch=partial(on_batch, encode=encode) if encode and on_batch else on_batch,
+            peers=self._peers,
+        )
+
+    def _encoded(self, encode: Callable[[ImageSet], Tensor]) -> Rows:
+        """Return what is trained on, of this process' share: where that is empty, no rows of their shape."""
+        if len(self._images):
+            return Rows(encode(self._images))
+        return Rows(encode(self._all.subset([0]))[:0])
 
     def select(
         self, number: int, stages_of: Callable[[int], Calibrated], run: Callable[[int, Session], Sums]
@@ -285,8 +344,8 @@ class Session:
             InputError: a candidate cannot be used, and nothing was spent; or the selection was paid for by a
                 process whose key is lost.
         """
-        if number in self._results:
-            return dict(self._results[number])
+        if self._is_kept(number):
+            return self._peers.tensors(self._results[number])
         account, mechanism = self.opened_account(), self.stages.stages[number].mechanism
         assert isinstance(mechanism, SelectionMechanism)
         cost = mechanism.cost(1)
@@ -308,7 +367,8 @@ class Session:
             self._results[number] = self._best_trial(number, mechanism, stages_of, run)
         self._state = {}
         self._save(number + 1, dict, final=True)  # without the key
-        return dict(self._results[number])
+        self._peers.say(None)
+        return self._peers.tensors(self._results[number])
 
     def _best_trial(
         self,
@@ -322,7 +382,7 @@ class Session:
         random = KeyedRandom(bytes(state["key"].tolist()))
         trials = mechanism.draw(random.at("trials", 0))
         for trial in range(whole_number(state, "done", len(trials)), len(trials)):
-            candidate, said = trials[trial], f"trial {trial + 1} of {len(trials)}: "
+            candidate, said = self._peers.say(trials[trial]), f"trial {trial + 1} of {len(trials)}: "
             session = self._of_trial(stages_of(candidate), random.at("trial", trial), said)
             outcome = run(candidate, session)
             if "best.score" not in state or outcome["score"] > state["best.score"]:
@@ -342,11 +402,13 @@ class Session:
         def progress(what: str, done: int, total: int, account: Account | None = None) -> None:
             self.tell(said + what, done, total)
 
-        return self._with(self._images, stages, open_account, random, progress)
+        return self._with(
+            self._all, stages, open_account, random, progress, peers=self._peers, share=self._images
+        )
 
     def _rehearse(self, stages: Calibrated, run: Callable[[Session], Sums]) -> None:
         """Do a trial on some of the images up to its first release. InputError where it cannot be done."""
-        some = self._images.subset(range(min(len(self._images), REHEARSED)))
+        some = self._all.subset(range(min(len(self._all), REHEARSED)))
         account = _Rehearsal(self.opened_account().budget, None, "a rehearsal", stages.events)
         with suppress(_Rehearsed):
             run(self._with(some, stages, lambda: account, SeededRandom(0)))
@@ -358,8 +420,11 @@ class Session:
         open_account: Callable[[], Account],
         random: RandomSource,
         progress: Progress | None = None,
+        **more: Any,
     ) -> Session:
-        """Return a session on other images, stages and account, without checkpoints."""
+        """Return a session on other images, stages and account, without checkpoints; ``more`` are arguments
+        of it.
+        """
         return Session(
             images,
             self.facts,
@@ -370,6 +435,7 @@ class Session:
             pool=self.pool,
             progress=progress,
             overlaps=self._overlaps,
+            **more,
         )
 
     def _stream(self, number: int) -> RandomSource:
@@ -412,6 +478,22 @@ class Session:
                 raise ValueError("it lacks what an earlier stage came to")
         except (KeyError, ValueError) as error:
             raise _of_another_run(error) from error
+
+
+def own_share(images: ImageSet, peers: Peers, count: int) -> ImageSet:
+    """Return the images that one of several processes works on: those of whole units, where there are any.
+
+    Args:
+        images: all.
+        peers: the processes.
+        count: the declared number of what is protected, as for `share_of`.
+    """
+    if peers.size == 1:
+        return images
+    chosen = share_of(peers, images.protected_ids, count)
+    if images.units is not None:
+        chosen = torch.isin(images.units.of_image, chosen).nonzero().squeeze(1)
+    return images.subset(chosen) if len(chosen) else images.none()
 
 
 class _Rehearsed(Exception):  # noqa: N818 (reads as what happened)

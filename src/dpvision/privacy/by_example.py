@@ -22,6 +22,7 @@ distinct within a data set**: two examples of one id draw the same, and are then
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -33,11 +34,21 @@ from dpvision.privacy.errors import InputError
 KEY_BYTES = 32
 
 
+class KeySource(Protocol):
+    """What gives a key: a `RandomSource`, which draws it, or a key that was drawn."""
+
+    def by_example(self) -> ExampleKey: ...
+
+
 @dataclass(frozen=True)
 class ExampleKey:
     """A key that gives every example a stream of its own. See `RandomSource.by_example`, which draws one."""
 
     key: bytes = field(repr=False)
+
+    def by_example(self) -> ExampleKey:
+        """Return this key, for whoever asks a source for one: drawn before, it may be known to several."""
+        return self
 
     def of(self, ids: Tensor) -> ExampleDraws:
         """Return the streams of examples with these ids, int64 ``[B]``, from their beginning. B may be 0."""

@@ -7,9 +7,9 @@ from typing import ClassVar, Protocol, Self
 
 import torch
 
+from dpvision.privacy.by_example import KeySource
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.events import GaussianSumEvent, gaussian_event
-from dpvision.privacy.noise import RandomSource
 
 
 class Sampler(Protocol):
@@ -38,7 +38,7 @@ class Sampler(Protocol):
         self, noise_multiplier: float, count: int = 1, replace_one_ratio: float = 2.0
     ) -> GaussianSumEvent: ...
 
-    def sample(self, random: RandomSource, ids: torch.Tensor | None = None) -> torch.Tensor: ...
+    def sample(self, random: KeySource, ids: torch.Tensor | None = None) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -47,20 +47,22 @@ class _OverExamples:
 
     Attributes:
         num_examples: N, declared public.
-        present: the number of examples there are, where that is not N. It is private: nothing that a sampler
-            says of itself depends on it, only which examples it draws.
+        present: the number of examples there are to draw from, where that is not N: maybe none, such as for
+            one of several processes. It is private: nothing that a sampler says of itself depends on it, only
+            which examples it draws.
 
     Raises:
-        InputError: a number is below 1.
+        InputError: N is below 1, or there are fewer than none.
     """
 
     num_examples: int
     present: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        for number in (self.num_examples, self.num_present):
-            if number < 1:
-                raise InputError(f"the number of examples must be at least 1, not {number}.")
+        if self.num_examples < 1:
+            raise InputError(f"the number of examples must be at least 1, not {self.num_examples}.")
+        if self.num_present < 0:
+            raise InputError(f"the number of examples there are must be at least 0, not {self.num_present}.")
 
     @property
     def num_present(self) -> int:
@@ -129,7 +131,7 @@ class PoissonSampler(_OverExamples):
         """Return the event of ``count`` Gaussian sums, each over a fresh batch of this sampler."""
         return gaussian_event(noise_multiplier, self.sample_rate, count, replace_one_ratio)
 
-    def sample(self, random: RandomSource, ids: torch.Tensor | None = None) -> torch.Tensor:
+    def sample(self, random: KeySource, ids: torch.Tensor | None = None) -> torch.Tensor:
         """Draw a batch: int64 indices [B] in increasing order, B random and possibly 0.
 
         Each example is in it by a number of its own, drawn for its id: who else there is, and in which order,
@@ -172,6 +174,6 @@ class FullBatch(_OverExamples):
         """Return the event of ``count`` Gaussian sums over all examples."""
         return gaussian_event(noise_multiplier, 1.0, count, replace_one_ratio)
 
-    def sample(self, random: RandomSource, ids: torch.Tensor | None = None) -> torch.Tensor:
+    def sample(self, random: KeySource, ids: torch.Tensor | None = None) -> torch.Tensor:
         """Return all indices, int64 [N], whatever their ids are. InputError: there are not as many ids."""
         return torch.arange(len(self._present_ids(ids)))

@@ -5,7 +5,8 @@ from dpvision.training.ema import ExponentialMovingAverage
 from dpvision.training.optimization import OptimizerName, Schedule, make_optimizer, schedule_factor
 from dpvision.training.optimizer_state import load_optimizer_state, optimizer_state
 from dpvision.training.saved_state import check_tensors, whole_number
-from dpvision.training.trainer import OnBatch, Phase, PrivateTrainer, StepKeys, StepStatistics
+from dpvision.training.together import StepKeys
+from dpvision.training.trainer import OnBatch, Phase, PrivateTrainer, StepStatistics
 
 __all__ = [
     "Batch",

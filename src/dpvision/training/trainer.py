@@ -17,7 +17,8 @@ from dpvision.gradients import ClippedGradient, ClippedSum
 from dpvision.gradients.chunks import most_examples
 from dpvision.images import ImageSet
 from dpvision.images.units import Units
-from dpvision.privacy.by_example import ExampleKey, distinct_ids
+from dpvision.parallel import ALONE, Peers
+from dpvision.privacy.by_example import distinct_ids
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.mechanisms import Mechanism, Recorder, Stateful
 from dpvision.privacy.noise import RandomSource
@@ -26,6 +27,7 @@ from dpvision.training.ema import ExponentialMovingAverage
 from dpvision.training.optimization import OptimizerName, Schedule, make_optimizer, schedule_factor
 from dpvision.training.optimizer_state import load_optimizer_state, optimizer_state
 from dpvision.training.saved_state import check_tensors, whole_number
+from dpvision.training.together import StepKeys, announce, announce_end, announced, sum_of_all
 from dpvision.views import UnitPolicy, ViewPolicy, check_no_leak, check_no_leak_of_units
 
 
@@ -47,17 +49,6 @@ class Phase:
     momentum: float = 0.0
     schedule: Schedule = "constant"
     trains: Callable[[str], bool] | None = None
-
-
-@dataclass(frozen=True)
-class StepKeys:
-    """The keys from which examples draw in one step: for their views, for the network's dropout, and, of
-    units, for which of their images these are.
-    """
-
-    views: ExampleKey
-    dropout: ExampleKey
-    images: ExampleKey
 
 
 @dataclass(frozen=True)
@@ -108,6 +99,8 @@ class PrivateTrainer:
             policy must be a :class:`dpvision.views.UnitPolicy`.
         num_classes: K, public: for targets of units, whose images may be of several classes.
         on_batch: see `OnBatch`.
+        peers: the processes that train together, each with examples of its own. The leader takes the steps,
+            the others `follow` it; by default there are none.
 
     Raises:
         InputError: the parts do not fit together, two examples have one id, or the policy or
@@ -130,6 +123,7 @@ class PrivateTrainer:
         units: Units | None = None,
         num_classes: int = 0,
         on_batch: OnBatch | None = None,
+        peers: Peers = ALONE,
     ) -> None:
         if len(labels) != len(examples):
             raise InputError(f"{len(examples)} examples need as many labels, not {len(labels)}")
@@ -152,7 +146,7 @@ class PrivateTrainer:
         self._units, self._num_classes = units, num_classes
         self.model, self.policy = model, policy
         self.engine, self.mechanism, self.phases, self.random = engine, mechanism, tuple(phases), random
-        self.on_batch = on_batch
+        self.on_batch, self.peers = on_batch, peers
         self.average = ExponentialMovingAverage(model, ema_decay)
         self.device = next(model.parameters()).device
         self.steps_done = 0
@@ -164,20 +158,17 @@ class PrivateTrainer:
         nothing has changed.
         """
         step = self.steps_done
-        phase, step_of_phase = self._phase_of(step)
-        if phase is not self._phase:
-            self._enter(step)
-        batch = self.batch(self.mechanism.sampler.sample(self.random.at("batch", step), self._ids))
+        self._be_at(step)
         keys = self.keys(step)
-        if self.on_batch:
-            self.on_batch(self, batch, keys)
-        clipped = self.clipped_sum(batch, keys)
+        announce(self.peers, step, keys, self._trained())
+        clipped = self._sum_of_batch(keys)
         statistics = self._statistics(clipped, step)
         noisy = self.mechanism.release(clipped.gradients, account, self.random.at("noise", step))
         expected = self.mechanism.sampler.expected_batch_size
         for name, parameter in self.model.named_parameters():
             if name in noisy:
                 parameter.grad = (noisy[name] / expected).to(parameter.dtype)
+        phase, step_of_phase = self._phase_of(step)
         factor = schedule_factor(phase.schedule, step_of_phase, phase.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = phase.learning_rate * factor
@@ -186,6 +177,37 @@ class PrivateTrainer:
         self.average.update(self.model, step)
         self.steps_done += 1
         return statistics
+
+    def follow(self) -> None:
+        """Add what this process' examples come to, in each step that the leader takes, until it says that
+        there is none left. The model then has the weights of the last.
+        """
+        while (message := announced(self.peers)) is not None:
+            step, keys = message
+            self._be_at(step)
+            self.peers.share(self._trained())
+            self._sum_of_batch(keys)
+
+    def end(self) -> None:
+        """Tell those that follow that the last step is taken."""
+        announce_end(self.peers)
+
+    def _sum_of_batch(self, keys: StepKeys) -> ClippedSum:
+        """Compute the clipped sum of the batch that these keys draw, over the examples of all processes."""
+        batch = self.batch(self.mechanism.sampler.sample(keys.batch, self._ids))
+        if self.on_batch:
+            self.on_batch(self, batch, keys)
+        return sum_of_all(self.peers, self.clipped_sum(batch, keys))
+
+    def _be_at(self, step: int) -> None:
+        """Be in the phase that step ``step`` (from 0) belongs to."""
+        phase, _ = self._phase_of(step)
+        if phase is not self._phase:
+            self._enter(step)
+
+    def _trained(self) -> list[nn.Parameter]:
+        """Return the parameters that this phase trains."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def _phase_of(self, step: int) -> tuple[Phase, int]:
         """Return the phase that step ``step`` (from 0) belongs to, and its number there."""
@@ -201,8 +223,7 @@ class PrivateTrainer:
         if phase.trains:
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(phase.trains(name))
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = make_optimizer(phase.optimizer, trained, phase.learning_rate, phase.momentum)
+        self.optimizer = make_optimizer(phase.optimizer, self._trained(), phase.learning_rate, phase.momentum)
         self._phase = phase
 
     def batch(self, indices: Tensor) -> Batch | UnitBatch:
@@ -216,6 +237,7 @@ class PrivateTrainer:
     def keys(self, step: int) -> StepKeys:
         """Return the keys of a step. A secure source draws new ones at each call: one call serves a batch."""
         return StepKeys(
+            batch=self.random.at("batch", step).by_example(),
             views=self.random.at("views", step).by_example(),
             dropout=self.random.at("dropout", step).by_example(),
             images=self.random.at("images", step).by_example(),

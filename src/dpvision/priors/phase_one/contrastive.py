@@ -28,6 +28,7 @@ from dpvision.images.identity import digest_of
 from dpvision.networks import Normalize, WideResNet, build_network
 from dpvision.networks.precision import Precision, resolve_precision
 from dpvision.networks.weights import opened
+from dpvision.parallel import ALONE, Peers
 from dpvision.priors.phase_one.prior_file import load_body
 from dpvision.priors.phase_one.two_views import TwoViews
 from dpvision.privacy.errors import InputError
@@ -63,7 +64,7 @@ class ContrastiveConfig:
         seed: the seed of the initialisation, the order of the images and the views; at least 0.
         precision: the precision of forward and backward; "auto" is bfloat16 where the hardware multiplies its
             matrices.
-        compile: run views, forward and loss through ``torch.compile``, which needs a C++ compiler.
+        compile: run views and forward through ``torch.compile``, which needs a C++ compiler.
 
     Raises:
         InputError: for values that no training could have.
@@ -135,6 +136,7 @@ def train_body(
     initial_weights: Mapping[str, Tensor] | None = None,
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
+    peers: Peers = ALONE,
 ) -> WideResNet:
     """Train a network so that its ``stem`` and ``stages`` make a prior.
 
@@ -151,6 +153,8 @@ def train_body(
             run of the same config, images and initial weights goes on (a stream's images are not compared);
             a finished one returns at once.
         on_step: is told of every step.
+        peers: the processes that train together, each on a part of every batch: what the leader steps by is
+            the gradient of the loss of the whole batch. The checkpoint and the initial weights are its alone.
 
     Returns:
         The network in eval mode, on the device, float32.
@@ -182,29 +186,38 @@ def train_body(
         momentum=config.momentum,
         weight_decay=config.weight_decay,
     )
-    fingerprint = _fingerprint(config, images, initial_weights)
+    fingerprint = _fingerprint(config, images, initial_weights) if peers.leads else ""
     first = 0 if checkpoint is None else _resume(checkpoint, fingerprint, network, optimizer)
+    first = peers.say(first)
 
     normalize = Normalize().to(device)
     two_views = TwoViews(size=config.view_size)
     autocast_dtype = resolve_precision(config.precision, device)
 
-    def loss_of(batch: Tensor, u: Tensor) -> Tensor:
+    def points_of(batch: Tensor, u: Tensor) -> Tensor:
         views = two_views.make(batch, u).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
             embeddings = network(normalize(views))  # [2·B, embedding_dim]
-        return contrastive_loss(*F.normalize(embeddings.float(), dim=1).chunk(2))
+        return torch.cat(F.normalize(embeddings.float(), dim=1).chunk(2), dim=1)  # [B, 2·embedding_dim]
 
-    step_loss = torch.compile(loss_of) if config.compile else loss_of
+    embed = torch.compile(points_of) if config.compile else points_of
+    parameters = list(network.parameters())
     generator = torch.Generator(device)
     batches = shuffled_batches(images, config, first) if isinstance(images, ImageSet) else images(first)
     saved_at = time.monotonic()
     for step in range(first, config.steps):
-        batch = next(batches).to(device, non_blocking=True)
+        batch = next(batches)
         generator.manual_seed(_seed(config.seed, "views", step))
-        loss = step_loss(batch, two_views.draw(len(batch), generator))
+        draws = two_views.draw(len(batch), generator)
+        own = torch.arange(len(batch)).tensor_split(peers.size)[peers.rank]
+        peers.share(parameters)
+        points = embed(batch[own].to(device, non_blocking=True), draws[own.to(device)])
+        loss = contrastive_loss(*_of_all(peers, points, len(batch)).chunk(2, dim=1))
         optimizer.zero_grad()
         loss.backward()
+        peers.add_up([parameter.grad for parameter in parameters if parameter.grad is not None])
+        if not peers.leads:
+            continue
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate_at(step)
         optimizer.step()
@@ -215,6 +228,17 @@ def train_body(
             _save(checkpoint, fingerprint, network, optimizer, step + 1)
             saved_at = time.monotonic()
     return network.eval()
+
+
+def _of_all(peers: Peers, points: Tensor, count: int) -> Tensor:
+    """Return the points of a whole batch, ``[count, D]``, given those of this process' part, through which
+    alone gradients flow: the gradients of all processes then add up to that of the batch.
+    """
+    sizes = [len(part) for part in torch.arange(count).tensor_split(peers.size)]
+    parts = peers.every(F.pad(points, (0, 0, 0, max(sizes) - len(points))))
+    parts = [part[:size] for part, size in zip(parts, sizes, strict=True)]
+    parts[peers.rank] = points
+    return torch.cat(parts)
 
 
 def load_public_images(path: str | os.PathLike[str], size: int) -> ImageSet:

@@ -1,0 +1,5 @@
+"""``python -m dpvision``, which torchrun starts."""
+
+from dpvision.cli.main import main
+
+main()
