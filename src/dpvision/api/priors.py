@@ -94,7 +94,7 @@ def train_prior(
             raise InputError(
                 "public images are there already; leave stream out, or leave the public images out"
             )
-        if config.batch_size < group.size:
+        if config.batch_size < 2 * group.size and group.size > 1:
             raise InputError(
                 f"a batch of {config.batch_size} images is too small for {group.size} processes; take a "
                 "larger batch_size, or fewer processes"

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-import dpvision
 from dpvision.api.config import RunConfig, Sources, open_again
 from dpvision.images import ImageSet
 from dpvision.images.public import Overlaps
@@ -158,7 +157,7 @@ def _difference(said: Sequence[Mapping[str, Any]]) -> str | None:
 @cache
 def _digest_of_code() -> str:
     """Return the SHA-256 of the package's Python files."""
-    package, sha256 = Path(dpvision.__path__[0]), hashlib.sha256()
+    package, sha256 = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         content = path.read_bytes()
         sha256.update(repr((path.relative_to(package).as_posix(), len(content))).encode() + content)

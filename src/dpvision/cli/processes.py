@@ -11,16 +11,16 @@ from dpvision.privacy.errors import InputError
 
 def with_others(command: Callable[[], int | None]) -> int | None:
     """Do a command, or this process' part of it; return the exit code."""
-    from dpvision.api.together import follow, tell  # here: they take seconds to import
+    from dpvision.api.together import follow, leading, tell  # here: they take seconds to import
     from dpvision.parallel import peers
 
     group = peers()
     if not follows():
-        try:
-            return command()
-        finally:
-            if not group.begun:  # it is none that several do
-                tell(group, {})
+        with leading(group):
+            code = command()
+        if not group.begun:  # it is none that several do
+            tell(group, {})
+        return code
     logging.getLogger("dpvision").setLevel(logging.WARNING)
     try:
         follow(group)

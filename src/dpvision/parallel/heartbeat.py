@@ -5,7 +5,6 @@ waits for it would wait for ever.
 from __future__ import annotations
 
 import _thread
-import atexit
 import logging
 import os
 import threading
@@ -54,12 +53,13 @@ class Heartbeat:
         self._store, self._rank, self._end_process = store, rank, end_process
         self._minded = range(1, size) if rank == 0 else range(1)
         self._ended = threading.Event()
-        threading.Thread(target=self._work, name="heartbeat", daemon=True).start()
-        atexit.register(self.end)
+        self._thread = threading.Thread(target=self._work, name="heartbeat", daemon=True)
+        self._thread.start()
 
     def end(self) -> None:
         """Beat no longer, mind nobody, and tell the others that this is as it should be."""
         self._ended.set()
+        self._thread.join(GRACE)
         with suppress(RuntimeError):  # who would have to know is gone
             self._store.add(str(self._rank), FAREWELL)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from datetime import timedelta
 from functools import cache
 
@@ -52,5 +53,12 @@ def peers() -> Peers:
             f"the {number('WORLD_SIZE', 1)} processes of this run do not find each other; start them all, "
             f"by torchrun ({reason})"
         ) from error
-    Heartbeat(PrefixStore("heartbeat", store), rank, size)
+    heartbeat = Heartbeat(PrefixStore("heartbeat", store), rank, size)
+    atexit.register(_leave, heartbeat)
     return Group(rank, size, nccl=nccl)
+
+
+def _leave(heartbeat: Heartbeat) -> None:
+    """End the threads that wait for others, as Python ends: torch would end the process by an error."""
+    heartbeat.end()
+    dist.destroy_process_group()

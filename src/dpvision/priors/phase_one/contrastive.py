@@ -208,10 +208,10 @@ def train_body(
     for step in range(first, config.steps):
         batch = next(batches)
         generator.manual_seed(_seed(config.seed, "views", step))
-        draws = two_views.draw(len(batch), generator)
-        own = torch.arange(len(batch)).tensor_split(peers.size)[peers.rank]
+        draws = two_views.draw(len(batch), generator).unflatten(0, (len(batch), 2))
+        own = parts_of_batch(len(batch), peers.size)[peers.rank]
         peers.share(parameters)
-        points = embed(batch[own].to(device, non_blocking=True), draws[own.to(device)])
+        points = embed(batch[own].to(device, non_blocking=True), draws[own.to(device)].flatten(0, 1))
         loss = contrastive_loss(*_of_all(peers, points, len(batch)).chunk(2, dim=1))
         optimizer.zero_grad()
         loss.backward()
@@ -230,11 +230,19 @@ def train_body(
     return network.eval()
 
 
+def parts_of_batch(count: int, processes: int) -> list[Tensor]:
+    """Return the indices of the images of a batch that each process takes. Each part begins with an even one,
+    for in which turn :class:`TwoViews` changes the hue of a view follows from its place.
+    """
+    parts = torch.arange(0, count, 2).tensor_split(processes)
+    return [torch.stack([part, part + 1], dim=1).flatten().clamp(max=count - 1).unique() for part in parts]
+
+
 def _of_all(peers: Peers, points: Tensor, count: int) -> Tensor:
     """Return the points of a whole batch, ``[count, D]``, given those of this process' part, through which
     alone gradients flow: the gradients of all processes then add up to that of the batch.
     """
-    sizes = [len(part) for part in torch.arange(count).tensor_split(peers.size)]
+    sizes = [len(part) for part in parts_of_batch(count, peers.size)]
     parts = peers.every(F.pad(points, (0, 0, 0, max(sizes) - len(points))))
     parts = [part[:size] for part, size in zip(parts, sizes, strict=True)]
     parts[peers.rank] = points

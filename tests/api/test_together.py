@@ -1,0 +1,218 @@
+"""Runs in several processes: the release of one process, one account, and nobody waits for the dead."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+import dpvision
+from checks.points import spends
+from tests.parallel.processes import Ended, in_processes, start_processes, wait_for
+
+IMAGES = """
+import sys, torch, dpvision
+from pathlib import Path
+from dpvision.images import Images
+from dpvision.parallel import peers
+
+def made(count, units=None):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 2
+    pixels = torch.randint(100, (count, 1, 16, 16), generator=generator) + 100 * labels[:, None, None, None]
+    images = Images(pixels.to(torch.uint8), labels, ("dark", "bright"), "made up")
+    return images if units is None else images.with_units([index // units for index in range(count)])
+
+out = Path(sys.argv[1])
+linear = {"network": "linear", "steps": 6, "expected_batch_size": 20, "engine": "by-size"}
+budget = {"epsilon": 4.0, "delta": 1e-3}
+
+def train(name, images=made(120), *, method="dp-sgd", config=linear, **more):
+    return dpvision.train(images, method=method, config=config, out=out / name, **budget, **more)
+"""
+
+RUNS = """
+train("units", made(120, units=3), seed=3)
+pixels = {"encoder": "pixels", "steps": 8, "expected_batch_size": 20, "engine": "by-size"}
+train("randp", method="dp-randp", config={**pixels, "phase_iii": "full", "phase_ii_share": 0.5}, seed=3)
+train("ridge", made(120, units=4), method="dp-ridge", config={"encoder": "pixels"}, seed=3)
+train("weighed", config={**linear, "class_weight": "balanced"}, seed=3)
+small = {"steps": 2, "batch_size": 8, "network_width": 128, "encoder_options": {"products": False}}
+dpvision.synthesize(made(120), method="dp-mepf", config=small, count=4, out=out / "mepf", seed=3, **budget)
+search = {"learning_rate": [0.1, 0.3]}
+dpvision.tune(
+    made(120), method="dp-sgd", config=linear, search=search, trials=3, out=out / "tuned", seed=3, **budget
+)
+train("tiny", made(3), config={**linear, "expected_batch_size": 1}, seed=3)
+"""
+
+
+def weights_of(out: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{file.relative_to(out)} {name}": tensor
+        for file in sorted(out.rglob("release/*.safetensors"))
+        for name, tensor in safetensors.torch.load_file(file).items()
+    }
+
+
+def ended_well(ended: list[Ended]) -> None:
+    assert [one.code for one in ended] == [0] * len(ended), ended
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    folder = tmp_path_factory.mktemp("alone")
+    ended_well(in_processes(IMAGES + RUNS, folder, size=1, folder=folder))
+    return weights_of(folder)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_several_processes_release_what_one_does(
+    size: int, alone: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    """Of 3 images, four processes have none or one each."""
+    ended = in_processes(IMAGES + RUNS, tmp_path, size=size, folder=tmp_path)
+    ended_well(ended)
+    together = weights_of(tmp_path)
+    assert together.keys() == alone.keys()
+    assert len({name.split("/")[0] for name in together}) == 7
+    for name, tensor in together.items():
+        one = alone[name].double()
+        # Sums in float64 in another order, with noise, rounded to float32: a last bit at a step.
+        bound = 2e-6 * float(one.abs().max()) if one.numel() else 0.0
+        assert float((tensor.double() - one).abs().max() if one.numel() else 0.0) <= bound, name
+
+
+def test_the_others_keep_nothing_and_say_nothing(tmp_path: Path) -> None:
+    program = IMAGES + ('print("a result" if train("run") else None)')
+    ended = in_processes(program, tmp_path, size=3, folder=tmp_path)
+    ended_well(ended)
+    assert [one.output for one in ended] == ["a result\n", "None\n", "None\n"]
+    assert [one.errors for one in ended[1:]] == ["", ""]
+    assert list((tmp_path / "home-0" / "ledgers").glob("*.jsonl"))
+    assert not any((tmp_path / f"home-{rank}").exists() for rank in (1, 2))
+    assert dpvision.verify(tmp_path / "run")
+
+
+ODD = {
+    "other images": "images.pixels[0, 0, 0, 0] += 1",
+    "other code of dpvision": "import dpvision.api.together as it; it._digest_of_code = lambda: 'another'",
+    "another version of torch": "torch.__version__ = '2.0'",
+    "cannot take part: the disk is out": (
+        "import dpvision.api.together as it\n"
+        "    def refuse(*_): raise dpvision.InputError('the disk is out')\n"
+        "    it.open_again = refuse"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_a_process_that_has_something_else_is_found_out_before_anything_is_spent(
+    what: str, tmp_path: Path
+) -> None:
+    program = IMAGES + (
+        "images = made(120)\n"
+        f"if peers().rank == 1:\n    {ODD[what]}\n"
+        "try:\n"
+        '    train("run", images)\n'
+        "except dpvision.InputError as error:\n    print(error)\n"
+    )
+    ended = in_processes(program, tmp_path, size=3, folder=tmp_path)
+    ended_well(ended)
+    assert len({one.output for one in ended}) == 1
+    assert "process 1, on " in ended[0].output
+    assert what in ended[0].output
+    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.glob("home-*/ledgers/*"))
+
+
+def test_what_the_first_refuses_all_refuse(tmp_path: Path) -> None:
+    program = IMAGES + (
+        "try:\n"
+        '    train("run", config={"stepz": 3})\n'
+        "except dpvision.InputError as error:\n    print(error)\n"
+    )
+    ended = in_processes(program, tmp_path, size=2, folder=tmp_path)
+    ended_well(ended)
+    assert ended[0].output == ended[1].output
+    assert "stepz" in ended[0].output
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_dies_ends_the_others_and_the_run_goes_on_with_another_number(
+    victim: int, tmp_path: Path
+) -> None:
+    kills = IMAGES + (
+        "import os\n"
+        "from dpvision.training import PrivateTrainer\n"
+        "added, steps = PrivateTrainer._sum_of_batch, 0\n"
+        "def dying(self, keys):\n"
+        "    global steps\n"
+        "    steps += 1\n"
+        f"    if steps == 4 and peers().rank == {victim}:\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    return added(self, keys)\n"
+        "PrivateTrainer._sum_of_batch = dying\n"
+        "try:\n"
+        '    train("run", seed=3)\n'
+        "except dpvision.InputError as error:\n    print(error)\n"
+    )
+    home = {rank: {"DPVISION_HOME": str(tmp_path / "home")} for rank in range(3)}
+    began = time.monotonic()
+    ended = wait_for(start_processes(kills, [tmp_path], 2, tmp_path, home), seconds=60)
+    assert time.monotonic() - began < 60
+    assert ended[victim].code == -signal.SIGKILL
+    assert ended[1 - victim].output.startswith("another process of this run has ended")
+    assert len(spends(tmp_path / "home")) == 3
+
+    goes_on = IMAGES + 'dpvision.resume(out / "run", data=made(120))\n'
+    ended_well(in_processes(goes_on, tmp_path, size=3, folder=tmp_path, each=home))
+    assert len(spends(tmp_path / "home")) == 6
+    card = json.loads((tmp_path / "run" / "release" / "card.json").read_text())
+    assert card["lost_steps"] == (0 if victim == 1 else card["lost_steps"])
+
+
+CLI = "from dpvision.cli.main import main; main()"
+
+
+def test_commands_in_several_processes(tmp_path: Path) -> None:
+    train = ["train", "bundled:digits", "--epsilon", "4", "--method", "dp-ridge", "--set", "encoder=pixels"]
+    ended = in_processes(CLI, *train, "--json", "--out", tmp_path / "run", size=2, folder=tmp_path)
+    ended_well(ended)
+    assert json.loads(ended[0].output)["epsilon"] <= 4
+    assert (ended[1].output, ended[1].errors) == ("", "")
+
+    again = in_processes(CLI, *train, "--out", tmp_path / "run", size=2, folder=tmp_path)
+    assert [one.code for one in again] == [2, 2]
+    assert again[0].errors.startswith("error: ")
+    assert again[1].errors == ""
+
+    others = in_processes(CLI, "methods", "--json", size=2, folder=tmp_path)
+    ended_well(others)
+    assert json.loads(others[0].output)
+    assert others[1].output == ""
+
+
+def test_a_prior_learned_by_several_processes_is_that_of_one(tmp_path: Path) -> None:
+    program = """
+import sys
+from dpvision.api.priors import train_prior
+from dpvision.priors import ContrastiveConfig
+config = ContrastiveConfig(
+    network="wrn-10-1", processes=("dead-leaves-squares",), count=40, image_size=16, view_size=16,
+    steps=3, batch_size=9, precision="float32",
+)
+train_prior(config, sys.argv[1])
+"""
+    found = []
+    for size in (1, 3):
+        prior = tmp_path / f"prior-{size}.safetensors"
+        ended_well(in_processes(program, prior, size=size, folder=tmp_path))
+        found.append(safetensors.torch.load_file(prior))
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor, rtol=1e-4, atol=2e-5)  # three steps in float32
