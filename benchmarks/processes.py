@@ -1,98 +1,216 @@
-"""What each random process is worth: Phase I at equal cost for each, then a private head on the encoder.
+"""How a step scales over processes, and what travels in it.
 
-    python benchmarks/processes.py DATA --out priors [--epsilon 1] [--steps 200] [--count 8000] [--only …]
+    python benchmarks/processes.py
+    python benchmarks/processes.py --kind features
 
-DATA has a test split and is treated as public here: its ledger is a new one for each row. The rows are the
-same network untrained, every process alone, and the mixture that the bundled priors were learned from. The
-priors stay in --out, and a later call goes on with them.
+Each process has a core of its own, as far as there are cores, and one thread; the batch is the same for any
+number of them. A line has the median seconds of a step; how many times as fast as one process that is; the
+seconds in which the first process makes noise and moves the weights while the others wait; and the bytes that
+travel in a step from or to each process, counted where torch sends them.
+
+The last lines say what is to be expected of more processes than there are cores here: the seconds of all
+examples over the number of processes, those of the first process alone, and the bytes over a network of 10 or
+of 100 Gbit/s, where a sum and the new weights pass each process once (rings do so), or log₂ of the number of
+times (trees).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
+import socket
+import subprocess
 import sys
-import tempfile
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+from time import perf_counter
+from typing import Any
 
-import dpvision
-from dpvision.api.priors import train_prior
-from dpvision.priors import PROCESSES, ContrastiveConfig, load_prior
-
-NETWORK, NETWORK_OPTIONS = "wrn-10-4", {"stem_stride": 2}
-MIXTURE = ("stylegan-oriented", "dead-leaves-mixed", "fractals", "statistical-spectrum-colour")
-UNTRAINED = "untrained"
+SECONDS_OF_A_BYTE = {"10 Gbit/s": 8 / 10e9, "100 Gbit/s": 8 / 100e9}
+CLASSES = 10
 
 
-def prior_file(name: str, arguments: argparse.Namespace) -> Path:
-    """The prior of a process, or of the mixture: from an earlier call, or trained now."""
-    path: Path = arguments.out / f"{name}.safetensors"
-    if not path.exists():
-        config = ContrastiveConfig(
-            network=NETWORK,
-            network_options=NETWORK_OPTIONS,
-            processes=MIXTURE if name == "mixture" else (name,),
-            count=arguments.count,
-            steps=arguments.steps,
-            seed=arguments.seed,
-            compile=True,
-        )
-        train_prior(config, path)
-    return path
+def of_one_process(options: argparse.Namespace) -> None:
+    """Take steps in this process, which is one of several, and print what they took."""
+    import torch
+    from torch import Tensor, nn
 
+    from dpvision.gradients import ClippedGradient
+    from dpvision.images import Images
+    from dpvision.methods.gradient_descent import cross_entropy
+    from dpvision.methods.session import own_share
+    from dpvision.networks import build_classifier
+    from dpvision.parallel import peers, share_of
+    from dpvision.privacy import Account, Budget, FullBatch, GaussianSumMechanism, SecureRandom
+    from dpvision.training import Examples, Phase, PrivateTrainer, Rows
+    from dpvision.views import SelfAugmentation, Unchanged, ViewPolicy
 
-def row(name: str, arguments: argparse.Namespace) -> dict[str, object]:
-    """The encoder's loss in Phase I, and the test accuracy of a private head on it."""
-    if name == UNTRAINED:
-        figure, encoder = "", f"random-{NETWORK}"
-        options: dict[str, object] = {"network_options": NETWORK_OPTIONS}
+    torch.set_num_threads(1)
+    group, generator = peers(), torch.Generator().manual_seed(0)
+    labels = torch.arange(options.examples) % CLASSES
+    model: nn.Module
+    examples: Examples
+    policy: ViewPolicy
+    if options.kind == "features":
+        rows = torch.randn(options.examples, 2048, generator=generator)
+        own = share_of(group, torch.arange(options.examples), options.examples)
+        model, policy = nn.Linear(2048, CLASSES), Unchanged()
+        examples, labels, ids = Rows(rows[own]), labels[own], own
     else:
-        path = prior_file(name, arguments)
-        figure, encoder, options = load_prior(path).provenance["figure"], str(path), {}
-    with tempfile.TemporaryDirectory() as folder:
-        result = dpvision.train(
-            arguments.data,
-            epsilon=arguments.epsilon,
-            method="dp-randp",
-            config={"encoder": encoder, "encoder_options": options},
-            out=Path(folder) / "run",
-            ledger=Path(folder) / "ledger.jsonl",
+        pixels = torch.randint(256, (options.examples, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        images = own_share(
+            Images(pixels, labels, tuple(map(str, range(CLASSES))), "random"), group, options.examples
         )
-    assert result.test_accuracy is not None
-    low, high = result.test_accuracy.interval
-    return {
-        "name": name,
-        "figure": figure,
-        "epsilon": result.epsilon,
-        "accuracy": result.test_accuracy.value,
-        "interval": [low, high],
-    }
+        assert images.labels is not None
+        model = build_classifier(options.network, image_shape=(3, 32, 32), class_names=images.class_names)
+        policy = SelfAugmentation(options.views, pad=4, flip=True)
+        examples, labels, ids = images, images.labels, images.ids
+    engine = ClippedGradient(
+        model, cross_entropy, 1.0, expected_batch_size=options.examples, engine="by-size"
+    )
+    engine.share(group.size)
+    mechanism = GaussianSumMechanism(1.0, 1.0, FullBatch(options.examples))
+    trainer = PrivateTrainer(
+        model,
+        examples,
+        labels,
+        policy=policy,
+        engine=engine,
+        mechanism=mechanism.over(len(ids)),
+        phases=[Phase(options.steps, "sgd", 0.1)],
+        ema_decay=0.9,
+        random=SecureRandom(),
+        ids=ids,
+        peers=group,
+    )
+    seconds, of_sums = [], list[float]()
+    added = trainer._sum_of_batch
+
+    def timed(keys: Any) -> Any:
+        began = perf_counter()
+        found = added(keys)
+        of_sums.append(perf_counter() - began)
+        return found
+
+    trainer._sum_of_batch = timed  # type: ignore[method-assign]
+    with counted() as travelled:
+        if not group.leads:
+            trainer.follow()
+            return
+        account = Account(Budget(1e6, 1e-5), None, "benchmark", [mechanism.cost(options.steps)])
+        account.open()
+        for _ in range(options.steps):
+            began = perf_counter()
+            trainer.step(account)
+            seconds.append(perf_counter() - began)
+        trainer.end()
+    some = slice(1, None)  # the first measures, and fills caches
+    parameters: list[Tensor] = list(model.parameters())
+    print(
+        json.dumps(
+            {
+                "seconds": median(seconds[some]),
+                "alone": median(
+                    whole - sums for whole, sums in zip(seconds[some], of_sums[some], strict=True)
+                ),
+                "bytes": travelled[0] / options.steps,
+                "parameters": sum(parameter.numel() for parameter in parameters),
+            }
+        )
+    )
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """Count the bytes of all that this process broadcasts, sums, sends or receives."""
+    import torch.distributed as dist
+
+    total = [0]
+    names = ("broadcast", "reduce", "send", "recv", "irecv")
+    functions = {name: getattr(dist, name) for name in names}
+
+    def counting(name: str) -> Any:
+        def call(tensor: Any, *more: Any, **named: Any) -> Any:
+            total[0] += tensor.nbytes
+            return functions[name](tensor, *more, **named)
+
+        return call
+
+    for name in names:
+        setattr(dist, name, counting(name))
+    try:
+        yield total
+    finally:
+        for name, function in functions.items():
+            setattr(dist, name, function)
+
+
+def in_processes(size: int, arguments: list[str]) -> dict[str, Any]:
+    """Take the steps in so many processes, each on a core of its own as far as there are any."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    cores, processes = sorted(os.sched_getaffinity(0)), []
+    for rank in range(size):
+        variables = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": size,
+            "LOCAL_WORLD_SIZE": size,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "OMP_NUM_THREADS": 1,
+        }
+        environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
+        command = [sys.executable, __file__, "--one", *arguments]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        os.sched_setaffinity(process.pid, {cores[rank % len(cores)]})
+        processes.append(process)
+    outputs = [process.communicate()[0] for process in processes]
+    if any(process.returncode for process in processes):
+        sys.exit(f"a process of {size} ended with an error")
+    return dict(json.loads(outputs[0].splitlines()[-1]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", metavar="DATA")
-    parser.add_argument("--out", type=Path, required=True, help="a folder for the priors")
-    parser.add_argument("--epsilon", type=float, default=1.0)
-    parser.add_argument("--steps", type=int, default=200, help="of Phase I, each of 512 views")
-    parser.add_argument("--count", type=int, default=8000, help="images that each process makes")
-    parser.add_argument("--seed", type=int, default=0, help="of Phase I")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these rows alone")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for name in arguments.only or [UNTRAINED, *PROCESSES, "mixture"]:
-        rows.append(row(name, arguments))
-        accuracy, (low, high) = rows[-1]["accuracy"], rows[-1]["interval"]
-        line = (
-            f"{name:32}  {100 * accuracy:5.2f} %  ({100 * low:.2f} to {100 * high:.2f})  {rows[-1]['figure']}"
+    parser.add_argument("--kind", choices=("network", "features"), default="network")
+    parser.add_argument("--network", default="wrn-16-4")
+    parser.add_argument("--views", type=int, default=4, help="K, of the network")
+    parser.add_argument("--examples", type=int, help="of a batch; 128 of the network, 40,000 of features")
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.examples = options.examples or (128 if options.kind == "network" else 40_000)
+    if options.one:
+        return of_one_process(options)
+    print(f"{os.cpu_count()} cores; {options.examples} examples a step, {options.steps - 1} steps counted")
+    print("processes  seconds  faster  first alone  bytes of a step")
+    arguments = [word for word in sys.argv[1:] if word != "--one"]
+    found = {size: in_processes(size, arguments) for size in options.processes}
+    first = found[min(found)]
+    for size, one in found.items():
+        print(
+            f"{size:9}  {one['seconds']:7.3f}  {first['seconds'] / one['seconds']:6.2f}  {one['alone']:11.3f}  "
+            f"{one['bytes']:15,.0f}"
         )
-        print(line, flush=True, file=sys.stderr if arguments.json else sys.stdout)
-    if arguments.json:
-        print(json.dumps({"rows": rows}))
+    alone, parameters = first["alone"], first["parameters"]
+    print(f"{parameters:,} parameters: 8 bytes of each to be summed, 4 of new weights; expected then:")
+    print("processes  seconds alone  " + "  ".join(f"{name + ', faster':>21}" for name in SECONDS_OF_A_BYTE))
+    for size in (2, 8, 64):
+        computing = (first["seconds"] - alone) / size + alone
+        cells = []
+        for of_a_byte in SECONDS_OF_A_BYTE.values():
+            ring = computing + 12 * parameters * of_a_byte
+            tree = computing + 12 * parameters * of_a_byte * math.log2(size)
+            cells.append(f"{first['seconds'] / ring:.2f} to {first['seconds'] / tree:.2f}")
+        print(f"{size:9}  {computing:13.3f}  " + "  ".join(f"{cell:>21}" for cell in cells))
 
 
 if __name__ == "__main__":

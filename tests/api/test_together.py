@@ -99,34 +99,37 @@ def test_the_others_keep_nothing_and_say_nothing(tmp_path: Path) -> None:
     assert dpvision.verify(tmp_path / "run")
 
 
-ODD = {
-    "other images": "images.pixels[0, 0, 0, 0] += 1",
-    "other code of dpvision": "import dpvision.api.together as it; it._digest_of_code = lambda: 'another'",
-    "another version of torch": "torch.__version__ = '2.0'",
-    "cannot take part: the disk is out": (
-        "import dpvision.api.together as it\n"
-        "    def refuse(*_): raise dpvision.InputError('the disk is out')\n"
-        "    it.open_again = refuse"
-    ),
-}
+ODD = """
+from contextlib import nullcontext
+from unittest import mock
+
+here = "dpvision.api.together."
+cases = (
+    nullcontext(),
+    mock.patch(here + "_digest_of_code", lambda: "another"),
+    mock.patch("torch.__version__", "2.0"),
+    mock.patch(here + "open_again", side_effect=dpvision.InputError("the disk is out")),
+)
+for number, case in enumerate(cases):
+    images, odd = made(120), peers().rank == 1
+    images.pixels[0, 0, 0, 0] += odd and number == 0
+    with case if odd else nullcontext():
+        try:
+            train("run", images)
+        except dpvision.InputError as error:
+            print(error)
+"""
 
 
-@pytest.mark.parametrize("what", ODD)
-def test_a_process_that_has_something_else_is_found_out_before_anything_is_spent(
-    what: str, tmp_path: Path
-) -> None:
-    program = IMAGES + (
-        "images = made(120)\n"
-        f"if peers().rank == 1:\n    {ODD[what]}\n"
-        "try:\n"
-        '    train("run", images)\n'
-        "except dpvision.InputError as error:\n    print(error)\n"
-    )
-    ended = in_processes(program, tmp_path, size=3, folder=tmp_path)
+def test_a_process_that_has_something_else_is_found_out_before_anything_is_spent(tmp_path: Path) -> None:
+    ended = in_processes(IMAGES + ODD, tmp_path, size=3, folder=tmp_path)
     ended_well(ended)
     assert len({one.output for one in ended}) == 1
-    assert "process 1, on " in ended[0].output
-    assert what in ended[0].output
+    said = ended[0].output.splitlines()
+    expected = ("other images", "other code of dpvision", "another version of torch", "the disk is out")
+    for line, what in zip(said, expected, strict=True):
+        assert line.startswith("process 1, on ")
+        assert what in line
     assert not (tmp_path / "run").exists()
     assert not list(tmp_path.glob("home-*/ledgers/*"))
 
@@ -215,4 +218,4 @@ train_prior(config, sys.argv[1])
         ended_well(in_processes(program, prior, size=size, folder=tmp_path))
         found.append(safetensors.torch.load_file(prior))
     for name, tensor in found[0].items():
-        torch.testing.assert_close(found[1][name], tensor, rtol=1e-4, atol=2e-5)  # three steps in float32
+        assert float((found[1][name] - tensor).norm()) <= 1e-3 * float(tensor.norm())  # steps in float32
