@@ -196,10 +196,8 @@ def main() -> None:
     found = {size: in_processes(size, arguments) for size in options.processes}
     first = found[min(found)]
     for size, one in found.items():
-        print(
-            f"{size:9}  {one['seconds']:7.3f}  {first['seconds'] / one['seconds']:6.2f}  {one['alone']:11.3f}  "
-            f"{one['bytes']:15,.0f}"
-        )
+        faster = first["seconds"] / one["seconds"]
+        print(f"{size:9}  {one['seconds']:7.3f}  {faster:6.2f}  {one['alone']:11.3f}  {one['bytes']:15,.0f}")
     alone, parameters = first["alone"], first["parameters"]
     print(f"{parameters:,} parameters: 8 bytes of each to be summed, 4 of new weights; expected then:")
     print("processes  seconds alone  " + "  ".join(f"{name + ', faster':>21}" for name in SECONDS_OF_A_BYTE))
