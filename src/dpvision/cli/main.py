@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from dpvision.cli import accounting, auditing, methods, models, pool, prior, synthesis, training, verifying
 from dpvision.cli.allocator import keep_freed_memory
+from dpvision.cli.interruption import interruptible, take_interruptions
 from dpvision.cli.output import printable, show_messages
 from dpvision.privacy.errors import InputError, on_command_line
 
@@ -29,7 +31,17 @@ IDX (MNIST's files), CIFAR's archives, Parquet in Hugging Face's image layouts, 
 run/release and nothing else.
 """
 
+
+class _Commands(TyperGroup):
+    """The commands, each of which an interruption ends in good order."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with interruptible():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help=HELP,
     add_completion=False,
     no_args_is_help=True,
@@ -75,6 +87,7 @@ app.add_typer(pool.app, name="pool", rich_help_panel="Public images")
 def main() -> None:
     """Run the command line: its entry point."""
     keep_freed_memory()
+    take_interruptions()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -25,6 +25,7 @@ from dpvision.privacy.events import Event
 from dpvision.privacy.facts import PublicFacts
 from dpvision.privacy.noise import KeyedRandom, RandomSource, SeededRandom
 from dpvision.privacy.selection import SelectionMechanism
+from dpvision.privacy.uninterrupted import uninterrupted
 from dpvision.runs.checkpoints import Checkpoints
 from dpvision.runs.progress import Progress
 from dpvision.training import (
@@ -180,9 +181,11 @@ class Session:
         self._reserve(blank)
         if self._watch:
             self._watch.look_at_release(self._images, sums_of, mechanism.sensitivity)
-        noisy = mechanism.release(sums_of(self._images), account, self._stream(number).at("noise", 0))
-        self._results[number] = {name: total.cpu() for name, total in noisy.items()}
-        self._save(number + 1, dict, final=True)
+        sums = sums_of(self._images)
+        with uninterrupted():  # what is paid for is kept
+            noisy = mechanism.release(sums, account, self._stream(number).at("noise", 0))
+            self._results[number] = {name: total.cpu() for name, total in noisy.items()}
+            self._save(number + 1, dict, final=True)
         return dict(self._results[number])
 
     def descend(

@@ -21,6 +21,7 @@ from dpvision.privacy.by_example import ExampleKey, distinct_ids
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.mechanisms import Mechanism, Recorder, Stateful
 from dpvision.privacy.noise import RandomSource
+from dpvision.privacy.uninterrupted import uninterrupted
 from dpvision.training.batch import Batch, Examples, UnitBatch
 from dpvision.training.ema import ExponentialMovingAverage
 from dpvision.training.optimization import OptimizerName, Schedule, make_optimizer, schedule_factor
@@ -173,18 +174,19 @@ class PrivateTrainer:
             self.on_batch(self, batch, keys)
         clipped = self.clipped_sum(batch, keys)
         statistics = self._statistics(clipped, step)
-        noisy = self.mechanism.release(clipped.gradients, account, self.random.at("noise", step))
-        expected = self.mechanism.sampler.expected_batch_size
-        for name, parameter in self.model.named_parameters():
-            if name in noisy:
-                parameter.grad = (noisy[name] / expected).to(parameter.dtype)
-        factor = schedule_factor(phase.schedule, step_of_phase, phase.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = phase.learning_rate * factor
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.average.update(self.model, step)
-        self.steps_done += 1
+        with uninterrupted():  # a checkpoint is of whole steps
+            noisy = self.mechanism.release(clipped.gradients, account, self.random.at("noise", step))
+            expected = self.mechanism.sampler.expected_batch_size
+            for name, parameter in self.model.named_parameters():
+                if name in noisy:
+                    parameter.grad = (noisy[name] / expected).to(parameter.dtype)
+            factor = schedule_factor(phase.schedule, step_of_phase, phase.steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = phase.learning_rate * factor
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.average.update(self.model, step)
+            self.steps_done += 1
         return statistics
 
     def _phase_of(self, step: int) -> tuple[Phase, int]:
