@@ -102,15 +102,15 @@ def test_who_asks_again_later_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(interruption.time, "monotonic", lambda: now[0])
     before = {number: signal.getsignal(number) for number in CODES}
+    heard = []
     try:
-        interruption.take_interruptions()
-        heard = []
-        for now[0] in (100.0, 100.0 + interruption.GRACE / 2, 100.0 + interruption.GRACE):
-            try:
-                signal.raise_signal(signal.SIGTERM)
-            except interruption.Terminated:
-                heard.append(now[0])
-        assert heard == [100.0, 100.0 + interruption.GRACE]
+        with interruption.taking_interruptions():
+            for now[0] in (100.0, 100.0 + interruption.GRACE / 2, 100.0 + interruption.GRACE):
+                try:
+                    signal.raise_signal(signal.SIGTERM)
+                except interruption.Terminated:
+                    heard.append(now[0])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    assert heard == [100.0, 100.0 + interruption.GRACE]

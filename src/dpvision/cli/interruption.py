@@ -31,10 +31,12 @@ class Terminated(KeyboardInterrupt):
         self.number = number
 
 
-def take_interruptions() -> None:
-    """Let SIGTERM and SIGHUP end the program by an exception, as Ctrl-C does: in the main thread, so that
-    what is under way is saved. Another signal within `GRACE` does not break that off. Signals that whoever
-    started the program has it ignore (nohup) stay ignored.
+@contextmanager
+def taking_interruptions() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise an exception in the main thread, as Ctrl-C does, so that what is under way
+    is saved. Another signal within `GRACE` does not break that off. When this is left, nothing is under way
+    any more, and each of them ends the program at once. Signals that whoever started the program has it
+    ignore (nohup) stay ignored.
     """
     last = -math.inf
 
@@ -45,9 +47,14 @@ def take_interruptions() -> None:
             last = now
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
-    for number in INTERRUPTIONS:
-        if signal.getsignal(number) != signal.SIG_IGN:
+    taken = [number for number in INTERRUPTIONS if signal.getsignal(number) != signal.SIG_IGN]
+    try:
+        for number in taken:
             signal.signal(number, interrupt)
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
 
 from dpvision.cli import accounting, auditing, methods, models, pool, prior, synthesis, training, verifying
 from dpvision.cli.allocator import keep_freed_memory
-from dpvision.cli.interruption import interruptible, take_interruptions
+from dpvision.cli.interruption import interruptible, taking_interruptions
 from dpvision.cli.output import printable, show_messages
 from dpvision.privacy.errors import InputError, on_command_line
 
@@ -33,11 +33,10 @@ run/release and nothing else.
 
 
 class _Commands(TyperGroup):
-    """The commands, each of which an interruption ends in good order."""
+    """The commands, each of which an interruption ends in good order: typer would end it without a word."""
 
-    def invoke(self, ctx: Any) -> Any:
-        with interruptible():
-            return super().invoke(ctx)
+    make_context = interruptible()(TyperGroup.make_context)
+    invoke = interruptible()(TyperGroup.invoke)
 
 
 app = typer.Typer(
@@ -87,8 +86,12 @@ app.add_typer(pool.app, name="pool", rich_help_panel="Public images")
 def main() -> None:
     """Run the command line: its entry point."""
     keep_freed_memory()
-    take_interruptions()
-    sys.exit(run(sys.argv[1:]))
+    try:
+        with interruptible(), taking_interruptions():
+            code = run(sys.argv[1:])
+    except typer.Exit as ended:
+        code = ended.exit_code
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

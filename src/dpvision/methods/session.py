@@ -249,6 +249,7 @@ class Session:
         trained = dict(model.named_parameters())
         self._reserve(trainer.state(), trained, trained)
         before = sum(stage.count for stage in self.stages.stages[:number])
+        self.tell(what, before + trainer.steps_done, self.stages.num_releases)
         finished = False
         try:
             # Another stage may have events like this one's: what is left is then not this stage's alone.
