@@ -6,7 +6,7 @@ The script is that of the guide (docs/guide/long-runs.md). At a random time afte
 by SIGTERM or, every other time, by SIGKILL, up to six times; then it is let go on. What must hold:
 
 * after every end, what must always hold of a run's files (`checks.trials`);
-* SIGTERM ends it with the code 143 and a line that says how to go on, within `GRACE` seconds, and loses no
+* SIGTERM ends it with the code 143 and a line that says so, within `GRACE` seconds, and loses no
   release that was paid for;
 * at the end the release is there, the ledger has one run, which is closed, and as many releases as planned;
 * the script once more, on what is complete, succeeds and spends nothing.
@@ -148,7 +148,7 @@ class Scheduler:
         # Before its handlers are there, and once all is said, the signal ends Python as any program.
         if ended.code not in (128 + signal.SIGTERM, -signal.SIGTERM):
             faults.append(f"terminated, it ended with {ended.code}: {ended.output.strip()[-2000:]}")
-        elif ended.code > 0 and not ended.output.splitlines()[-1].startswith("terminated; "):
+        elif ended.code > 0 and not ended.output.splitlines()[-1].startswith("terminated"):
             faults.append(f"terminated, it said {ended.output.strip()[-2000:]}")
         if seconds > GRACE:
             faults.append(f"terminated, it ended after {seconds:.0f} s")
