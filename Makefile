@@ -29,8 +29,8 @@ lint: $(INSTALLED)
 
 check: lint test
 
-# The long checks of the guarantee (docs/guarantee/index.md): check-mutants, check-kill, check-disk, check-race, check-index,
-# check-fuzz, check-noise, check-clip, check-accountants.
+# The long checks of the guarantee (docs/guarantee/index.md): check-mutants, check-kill, check-requeue, check-disk, check-race,
+# check-index, check-fuzz, check-noise, check-clip, check-accountants.
 check-%: $(INSTALLED)
 	$(VENV)/bin/python -m checks.$*
 

@@ -7,7 +7,11 @@ each of these ways:
 
 * "once": this one operation fails, with an input/output error;
 * "full": there is no space left, from this operation on: what needs some fails;
-* "read-only": from this operation on, all that changes a file fails.
+* "read-only": from this operation on, all that changes a file fails;
+* "quota": from this operation on there is no space left, as over NFS: writing seems to succeed, and it is
+  flushing and closing a file that fail;
+* "stale": from this operation on every one fails, as when a server has lost a file's handle;
+* "no locks": from this operation on no file can be locked.
 
 And by the operating system itself: "tmpfs", a small disk that is full (needs root); "limit", files that may
 not become longer than so much; and "folders", those of the run and of its ledger that may not be written to,
@@ -43,9 +47,17 @@ from checks.points import Reach
 from checks.trials import JOBS, LOST, ONE_RELEASE, SEED, Ended, Trial, make_pool, reference_of
 from dpvision.privacy import Ledger
 
-TAKE_SPACE = ("open", "write", "fsync", "mkdir")
-CHANGE_FILES = ("open", "write", "fsync", "mkdir", "rename", "truncate", "remove")
-KINDS = ("once", "full", "read-only", "tmpfs", "limit", "folders")
+TAKE_SPACE = ("open", "write", "fsync", "mkdir", "link")
+CHANGE_FILES = (*TAKE_SPACE, "rename", "truncate", "remove")
+LASTING = {
+    "full": (errno.ENOSPC, TAKE_SPACE),
+    "read-only": (errno.EROFS, CHANGE_FILES),
+    "quota": (errno.EDQUOT, ("fsync", "close", "mkdir", "link")),
+    "stale": (errno.ESTALE, (*CHANGE_FILES, "close", "lock")),
+    "no locks": (errno.ENOLCK, ("lock",)),
+}
+"""The error, and the operations that fail with it, of faults that last."""
+KINDS = ("once", *LASTING, "tmpfs", "limit", "folders")
 FOLDERS = (".", "ledgers", "run", "run/private")
 """Which are closed, one at a time, below what a run writes to."""
 NOBODY = 65534
@@ -83,10 +95,8 @@ def failing(kind: str, at: int) -> Reach:
         reached += 1
         if kind == "once" and reached == at + 1:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        if kind == "full" and reached > at and name in TAKE_SPACE:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if kind == "read-only" and reached > at and name in CHANGE_FILES:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        if kind in LASTING and reached > at and name in LASTING[kind][1]:
+            raise OSError(LASTING[kind][0], os.strerror(LASTING[kind][0]))
 
     return reach
 

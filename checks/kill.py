@@ -174,18 +174,19 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def run_one(folder: Path, command: list[str]) -> int:
+def run_one(folder: Path, command: list[str]) -> None:
     """A command whose noise is written down, and no more."""
-    from dpvision.cli.main import run
+    from dpvision.cli import main
 
     trial = Trial(folder, "", None, folder)
     install(trial.home, lambda name, moment: None, trial.log)
-    return run(command)
+    sys.argv[1:] = command
+    main.main()
 
 
 def main() -> int:
     if sys.argv[1:2] == ["--one"]:
-        return run_one(Path(sys.argv[2]), sys.argv[3:])
+        run_one(Path(sys.argv[2]), sys.argv[3:])
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

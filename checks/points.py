@@ -2,7 +2,8 @@
 
 `install` puts itself between Python and the operating system, in a process of its own that runs one command.
 It sees the operations on files below one folder, all by name: "open" (to write), "write", "fsync", "rename",
-"mkdir", "truncate", "remove", "lock"; and "draw", each reading of the noise's keystream by a mechanism.
+"mkdir", "truncate", "remove", "link", "lock", "close"; and "draw", each reading of the noise's keystream by a
+mechanism.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def install(folder: Path, reach: Reach, log: Path) -> None:
         ("rename", "rename"),
         ("replace", "rename"),
         ("mkdir", "mkdir"),
+        ("link", "link"),
         ("truncate", "truncate"),
         ("unlink", "remove"),
         ("rmdir", "remove"),
@@ -124,11 +126,18 @@ class _File:
         self._reach("truncate", "after")
         return int(found)
 
+    def close(self) -> None:
+        try:
+            self._reach("close", "before")
+        finally:
+            self._file.close()
+        self._reach("close", "after")
+
     def __enter__(self) -> _File:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)

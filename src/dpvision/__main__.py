@@ -1,5 +1,6 @@
-"""``python -m dpvision``, which torchrun starts."""
+"""`python -m dpvision`: the command line, for launchers that start modules."""
 
 from dpvision.cli.main import main
 
-main()
+if __name__ == "__main__":
+    main()

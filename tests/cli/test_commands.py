@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import dpvision
-from dpvision.cli import output
+from dpvision.cli import progress as told
 from dpvision.cli.main import run
 from dpvision.runs import Metrics
 
@@ -195,7 +195,7 @@ def test_an_abandoned_run_can_be_closed(
 
 def test_epsilon_so_far_is_seldom_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 0.0
-    monkeypatch.setattr(output.time, "monotonic", lambda: clock)
+    monkeypatch.setattr(told.time, "monotonic", lambda: clock)
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich: as if on a terminal
     computed = []
 
@@ -208,7 +208,7 @@ def test_epsilon_so_far_is_seldom_computed(monkeypatch: pytest.MonkeyPatch) -> N
             computed.append(clock)
             return 1.0
 
-    with output.work_bars() as progress:
+    with told.work_bars() as progress:
         for step in range(1000):
             clock += 0.5
             progress("training", step, 1000, SlowAccount())  # type: ignore[arg-type]

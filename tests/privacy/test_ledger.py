@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -8,6 +11,7 @@ import shutil
 import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -296,6 +300,35 @@ def test_a_write_that_fails_leaves_no_trace(ledger, path, monkeypatch):
     assert path.read_bytes() == before
     record(ledger, 1)
     assert spent(path) == 1
+
+
+class LateFile(io.FileIO):
+    """A file over a network, whose writing seems to succeed and fails as it is closed."""
+
+    def close(self):
+        was_open = not self.closed
+        super().close()
+        if was_open:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+
+def test_a_write_that_fails_as_the_file_is_closed_counts(ledger, path, monkeypatch):
+    ledger.open_run("run", PLAN)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda self, mode, buffering: LateFile(self, mode))
+        with pytest.raises(InputError, match="cannot be written: Disk quota exceeded"):
+            ledger.record("run", STEP)
+    assert spent(path) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_files_cannot_be_locked_nothing_is_spent(ledger, path, monkeypatch, number):
+    ledger.open_run("run", PLAN)
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", mock.Mock(side_effect=OSError(number, os.strerror(number))))
+        with pytest.raises(InputError, match=r"cannot be locked: .*; keep it on a file system with locks"):
+            ledger.record("run", STEP)
+    assert spent(path) == 0
 
 
 def test_summary(ledger):

@@ -9,8 +9,10 @@ import typer
 
 from dpvision import api
 from dpvision.api.options import AuditOptions, check_shadow_models
+from dpvision.cli.interruption import interruptible
 from dpvision.cli.options import AsJson, Device, Run, checks, command, help_of, require
-from dpvision.cli.output import interruptible, show, work_bars
+from dpvision.cli.output import show
+from dpvision.cli.progress import work_bars
 from dpvision.images.places import check_exists
 from dpvision.privacy.errors import InputError
 from dpvision.runs.places import find_release

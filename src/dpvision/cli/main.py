@@ -8,9 +8,11 @@ from functools import partial
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from dpvision.cli import accounting, auditing, methods, models, pool, prior, synthesis, training, verifying
 from dpvision.cli.allocator import keep_freed_memory
+from dpvision.cli.interruption import interruptible, taking_interruptions
 from dpvision.cli.output import printable, show_messages
 from dpvision.cli.processes import with_others
 from dpvision.parallel import ProcessLostError, are_several
@@ -32,7 +34,16 @@ IDX (MNIST's files), CIFAR's archives, Parquet in Hugging Face's image layouts, 
 run/release and nothing else.
 """
 
+
+class _Commands(TyperGroup):
+    """The commands, each of which an interruption ends in good order: typer would end it without a word."""
+
+    make_context = interruptible()(TyperGroup.make_context)
+    invoke = interruptible()(TyperGroup.invoke)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help=HELP,
     add_completion=False,
     no_args_is_help=True,
@@ -78,7 +89,12 @@ app.add_typer(pool.app, name="pool", rich_help_panel="Public images")
 def main() -> None:
     """Run the command line: its entry point."""
     keep_freed_memory()
-    sys.exit(run(sys.argv[1:]))
+    try:
+        with interruptible(), taking_interruptions():
+            code = run(sys.argv[1:])
+    except typer.Exit as ended:
+        code = ended.exit_code
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

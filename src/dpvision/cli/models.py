@@ -13,7 +13,8 @@ import typer
 from dpvision import api
 from dpvision.cli.figures import NOT_COVERED, by_class, summary
 from dpvision.cli.options import AsJson, Run, checks, reads_images_for_a_model, with_settings
-from dpvision.cli.output import printable, show, table, work_bars
+from dpvision.cli.output import printable, show, table
+from dpvision.cli.progress import work_bars
 from dpvision.images.places import check_exists
 from dpvision.priors.phase_one.places import check_prior_files
 from dpvision.privacy.errors import InputError

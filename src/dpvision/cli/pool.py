@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from dpvision.cli.interruption import repeatable
 from dpvision.cli.options import AsJson, Device, checks
-from dpvision.cli.output import command_line, repeatable, show, work_bars
+from dpvision.cli.output import command_line, show
+from dpvision.cli.progress import work_bars
 from dpvision.images.places import check_exists
 from dpvision.privacy.errors import InputError
 

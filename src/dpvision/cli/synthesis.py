@@ -9,8 +9,9 @@ import typer
 
 from dpvision import api
 from dpvision.api.options import FROM_EMBEDDING, SynthesisOptions
+from dpvision.cli.interruption import interruptible
 from dpvision.cli.options import command, flag_of, require
-from dpvision.cli.output import interruptible, work_bars
+from dpvision.cli.progress import work_bars
 from dpvision.cli.training import show_result
 from dpvision.privacy.errors import InputError
 from dpvision.runs.places import check_embedding, check_free

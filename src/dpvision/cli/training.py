@@ -13,8 +13,10 @@ from dpvision import api
 from dpvision.api.options import PlanOptions, TrainOptions, TuneOptions
 from dpvision.cli import STARTED
 from dpvision.cli.figures import summary
+from dpvision.cli.interruption import interruptible
 from dpvision.cli.options import AsJson, SearchFor, checks, command, require, with_searches
-from dpvision.cli.output import duration, interruptible, show, work_bars
+from dpvision.cli.output import duration, show
+from dpvision.cli.progress import work_bars
 from dpvision.images.files import read_json
 from dpvision.runs.places import check_run
 
@@ -80,7 +82,8 @@ def plan(found: dict[str, Any], as_json: bool, search: SearchFor = None) -> None
     require(PlanOptions, found)
     by_default = "" if found.get("delta") else ", the largest power of ten that is at most 1/(10·N)"
     starting = perf_counter() - STARTED  # which a run does as well
-    forecast = api.plan(found.pop("data"), **found)
+    with work_bars():
+        forecast = api.plan(found.pop("data"), **found)
     forecast = replace(forecast, seconds=starting + forecast.seconds)
     rows: dict[str, object] = {
         "method": forecast.method,

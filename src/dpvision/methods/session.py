@@ -26,6 +26,7 @@ from dpvision.privacy.events import Event
 from dpvision.privacy.facts import PublicFacts
 from dpvision.privacy.noise import KeyedRandom, RandomSource, SeededRandom
 from dpvision.privacy.selection import SelectionMechanism
+from dpvision.privacy.uninterrupted import uninterrupted
 from dpvision.runs.checkpoints import Checkpoints
 from dpvision.runs.progress import Progress
 from dpvision.training import (
@@ -192,9 +193,10 @@ class Session:
         if self._watch:
             self._watch.look_at_release(self._images, sums_of, mechanism.sensitivity)
         sums = self._sums_of_all(sums_of, blank)
-        noisy = mechanism.release(sums, account, self._stream(number).at("noise", 0))
-        self._results[number] = {name: total.cpu() for name, total in noisy.items()}
-        self._save(number + 1, dict, final=True)
+        with uninterrupted():  # what is paid for is kept
+            noisy = mechanism.release(sums, account, self._stream(number).at("noise", 0))
+            self._results[number] = {name: total.cpu() for name, total in noisy.items()}
+            self._save(number + 1, dict, final=True)
         return self._peers.tensors(self._results[number])
 
     def _is_kept(self, number: int) -> bool:
@@ -264,6 +266,7 @@ class Session:
         trained = dict(model.named_parameters())
         self._reserve(trainer.state(), trained, trained)
         before = sum(stage.count for stage in self.stages.stages[:number])
+        self.tell(what, before + trainer.steps_done, self.stages.num_releases)
         finished = False
         try:
             # Another stage may have events like this one's: what is left is then not this stage's alone.

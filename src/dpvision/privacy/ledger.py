@@ -345,15 +345,26 @@ class Ledger:
             file = self.path.open("r+b", buffering=0)
         except OSError as error:
             raise _unusable(self.path, error) from error
-        with file:
+        try:
             with suppress(OSError):  # of who may write, but is not the owner
                 os.fchmod(file.fileno(), 0o600)  # whatever the umask, and who wrote it before
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                raise InputError(
+                    f"the ledger {self.path} cannot be locked: {error.strerror or error}; keep it on a file "
+                    "system with locks, as a local disk or NFS 4."
+                ) from error
+            try:
                 self._catch_up(file)
             except OSError as error:
                 raise _unusable(self.path, error) from error
             yield file
+        finally:
+            try:
+                file.close()
+            except OSError as error:  # that of an earlier write, over a network
+                raise _unusable(self.path, error) from error
 
     def _catch_up(self, file: IO[bytes]) -> None:
         size = os.fstat(file.fileno()).st_size

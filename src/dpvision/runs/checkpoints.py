@@ -16,6 +16,7 @@ from dpvision.networks.weights import checked_facts, safetensors_bytes
 from dpvision.privacy.account import Account
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.events import Event
+from dpvision.privacy.uninterrupted import uninterrupted
 from dpvision.runs.files import check_room, write_atomically
 
 # Saving takes at most one part in this many of the time between two saves, so it costs under 5 %.
@@ -78,7 +79,8 @@ class FileCheckpoints:
         if started < self._next_save and not final:
             return
         spent = [event.to_json() for event in self.account.spent] if self.account else []
-        write_atomically(self.path, safetensors_bytes(state(), {"run": self.run, "spent": spent}))
+        with uninterrupted():
+            write_atomically(self.path, safetensors_bytes(state(), {"run": self.run, "spent": spent}))
         ended = time.monotonic()
         self._next_save = ended + LEAST_PAUSE * (ended - started)
 

@@ -121,7 +121,10 @@ class RunDirectory:
             except BlockingIOError as error:
                 raise InputError(f"another process is working on {self.path}; wait for it") from error
             except OSError as error:
-                raise InputError(f"{record} cannot be locked: {error.strerror or error}") from error
+                raise InputError(
+                    f"{record} cannot be locked: {error.strerror or error}; keep runs on a file system with "
+                    "locks, as a local disk or NFS 4"
+                ) from error
             yield
 
     def of_account(self, name: str) -> str:

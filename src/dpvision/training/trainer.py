@@ -22,6 +22,7 @@ from dpvision.privacy.by_example import distinct_ids
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.mechanisms import Mechanism, Recorder, Stateful
 from dpvision.privacy.noise import RandomSource
+from dpvision.privacy.uninterrupted import uninterrupted
 from dpvision.training.batch import Batch, Examples, UnitBatch
 from dpvision.training.ema import ExponentialMovingAverage
 from dpvision.training.optimization import OptimizerName, Schedule, make_optimizer, schedule_factor
@@ -163,19 +164,20 @@ class PrivateTrainer:
         announce(self.peers, step, keys, self._trained())
         clipped = self._sum_of_batch(keys)
         statistics = self._statistics(clipped, step)
-        noisy = self.mechanism.release(clipped.gradients, account, self.random.at("noise", step))
-        expected = self.mechanism.sampler.expected_batch_size
-        for name, parameter in self.model.named_parameters():
-            if name in noisy:
-                parameter.grad = (noisy[name] / expected).to(parameter.dtype)
         phase, step_of_phase = self._phase_of(step)
-        factor = schedule_factor(phase.schedule, step_of_phase, phase.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = phase.learning_rate * factor
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.average.update(self.model, step)
-        self.steps_done += 1
+        with uninterrupted():  # a checkpoint is of whole steps
+            noisy = self.mechanism.release(clipped.gradients, account, self.random.at("noise", step))
+            expected = self.mechanism.sampler.expected_batch_size
+            for name, parameter in self.model.named_parameters():
+                if name in noisy:
+                    parameter.grad = (noisy[name] / expected).to(parameter.dtype)
+            factor = schedule_factor(phase.schedule, step_of_phase, phase.steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = phase.learning_rate * factor
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.average.update(self.model, step)
+            self.steps_done += 1
         return statistics
 
     def follow(self) -> None:
