@@ -59,6 +59,7 @@ from dpvision.methods.session import Session
 from dpvision.methods.settings import check, check_settings, with_overrides
 from dpvision.methods.stages import Stage
 from dpvision.networks import Classifier
+from dpvision.networks.rows_on_disk import RowsOnDisk
 from dpvision.priors.feature_classifier import Head, encoded
 from dpvision.priors.remembered import features_remembered
 from dpvision.privacy.budget import Budget
@@ -334,7 +335,7 @@ class DPRandP:
         head, num_examples = features_of(model).head, session.facts.num_examples
         encode = partial(encoded, model, tell=partial(session.tell, "features"))
 
-        def said(images: ImageSet) -> Tensor:
+        def said(images: ImageSet) -> Tensor | RowsOnDisk:
             assert isinstance(head, nn.Linear)
             say = logits_and_squares if images.units is None else logits_and_features
             return say(head, encode(images))

@@ -28,6 +28,7 @@ from dpvision.privacy.selection import SelectionMechanism
 from dpvision.runs.checkpoints import Checkpoints
 from dpvision.runs.progress import Progress
 from dpvision.training import (
+    Examples,
     OnBatch,
     Phase,
     PrivateTrainer,
@@ -195,7 +196,7 @@ class Session:
         policy: ViewPolicy,
         phases: Sequence[Phase],
         ema_decay: float,
-        encode: Callable[[ImageSet], Tensor] | None = None,
+        encode: Callable[[ImageSet], Tensor | Examples] | None = None,
     ) -> None:
         """Train ``model`` in place by noisy steps: all of the stage ``number``, or what the account has left
         of it. It ends with the averaged weights.
@@ -207,8 +208,8 @@ class Session:
             engine: the engine of this model's clipped sums.
             policy: the views of an example.
             phases, ema_decay: as for :class:`PrivateTrainer`.
-            encode: from images to what is trained on, ``[N, …]`` on the model's device, once before the first
-                step: each row of its own image alone. By default the images themselves.
+            encode: from images to what is trained on, ``[N, …]`` on the model's device or as `Examples`, once
+                before the first step: each row of its own image alone. By default the images themselves.
 
         Raises:
             InputError: the parts do not fit; nothing was spent.
@@ -224,9 +225,10 @@ class Session:
         on_batch: OnBatch | None = self._watch
         if encode and self._watch:
             on_batch = partial(self._watch, encode=encode)
+        examples = encode(images) if encode else images
         trainer = PrivateTrainer(
             model,
-            Rows(encode(images)) if encode else images,
+            Rows(examples) if isinstance(examples, Tensor) else examples,
             images.labels,
             policy=policy,
             engine=engine,
