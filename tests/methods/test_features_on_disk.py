@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from dpvision.images import Images
+from dpvision.images import Images, rows_on_disk
+from dpvision.images.rows_on_disk import RowsOnDisk
 from dpvision.methods import Method, find_method
 from dpvision.methods.search import Search
 from dpvision.methods.tuned import Tuned
-from dpvision.networks import rows_on_disk
-from dpvision.networks.rows_on_disk import RowsOnDisk
 from dpvision.privacy import Budget, SeededRandom
 from tests.methods.learning import CPU, facts_of, learned
 

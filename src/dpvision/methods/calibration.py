@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dpvision.images.rows_on_disk import RowsOnDisk, kept_rows
 from dpvision.methods.gradient_descent import GradientSettings
 from dpvision.networks.by_row import by_row
-from dpvision.networks.rows_on_disk import RowsOnDisk, kept_rows
 from dpvision.privacy.by_example import ExampleDraws
 from dpvision.training import schedule_factor
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from dpvision.gradients import check_clipping_norm
 from dpvision.images import ImageSet
+from dpvision.images.rows_on_disk import RowsOnDisk
 from dpvision.methods import calibration
 from dpvision.methods.calibration import LeftOut, Scale, logits_and_features, logits_and_squares
 from dpvision.methods.class_weights import weigh, with_counts, with_counts_learned
@@ -59,7 +60,6 @@ from dpvision.methods.session import Session
 from dpvision.methods.settings import check, check_settings, with_overrides
 from dpvision.methods.stages import Stage
 from dpvision.networks import Classifier
-from dpvision.networks.rows_on_disk import RowsOnDisk
 from dpvision.priors.feature_classifier import Head, encoded
 from dpvision.priors.remembered import features_remembered
 from dpvision.privacy.budget import Budget

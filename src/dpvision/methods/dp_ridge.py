@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpvision.images import ImageSet
+from dpvision.images.rows_on_disk import RowsOnDisk
 from dpvision.methods.class_weight_settings import NONE, ClassWeightSettings
 from dpvision.methods.class_weights import card_of, smoothed, weights_of
 from dpvision.methods.estimates import Estimate
@@ -32,7 +33,6 @@ from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.session import Session
 from dpvision.methods.settings import with_overrides
 from dpvision.methods.stages import Stage
-from dpvision.networks.rows_on_disk import RowsOnDisk
 from dpvision.priors.feature_classifier import encoded
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.facts import PublicFacts

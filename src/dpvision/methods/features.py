@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from dpvision.images import Images
+from dpvision.images.rows_on_disk import fit_memory, gathered
 from dpvision.methods.session import Session
 from dpvision.networks import Classifier
-from dpvision.networks.by_row import gathered, rows_at_a_time
-from dpvision.networks.rows_on_disk import fit_memory
+from dpvision.networks.by_row import rows_at_a_time
 from dpvision.priors.encoders import fit_once
 from dpvision.priors.feature_classifier import (
     FeatureClassifier,

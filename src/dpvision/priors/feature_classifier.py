@@ -14,9 +14,9 @@ from dpvision.images import ImageSet
 from dpvision.images.conversion import MAX_PIXELS
 from dpvision.images.indexed import indexed_if_any
 from dpvision.images.public import Overlaps
+from dpvision.images.rows_on_disk import RowsOnDisk, kept_rows
 from dpvision.networks import Classifier, build_classifier
 from dpvision.networks.by_row import by_row
-from dpvision.networks.rows_on_disk import RowsOnDisk, kept_rows
 from dpvision.priors.encoders import Encoder, build_encoder, rebuild_encoder
 from dpvision.priors.phase_one.prior_file import learned_from
 from dpvision.priors.remembered import remembered

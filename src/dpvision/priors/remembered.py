@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from dpvision.images import ImageSet
+from dpvision.images.rows_on_disk import RowsOnDisk
 from dpvision.networks import Classifier
-from dpvision.networks.rows_on_disk import RowsOnDisk
 
 _Known = list[tuple[ImageSet, bytes, Tensor | RowsOnDisk]]
 _known: ContextVar[_Known | None] = ContextVar("known", default=None)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from checks.fuzzing.watch import peak_bytes, reset_peak
-from dpvision.networks import rows_on_disk
-from dpvision.networks.rows_on_disk import RowsOnDisk, kept_rows
+from dpvision.images import rows_on_disk
+from dpvision.images.rows_on_disk import RowsOnDisk, kept_rows
 from dpvision.privacy import InputError
 
 COUNT, SIZE = 50, 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 import os
 import shutil
@@ -17,13 +16,10 @@ import torch
 from torch import Tensor
 
 from dpvision.images.files import physical_memory
-from dpvision.networks.by_row import gathered
 from dpvision.privacy.errors import InputError
 
 PARTS_OF_MEMORY = 4
 """Rows that would take more than one of so many parts of the memory are kept in a file."""
-
-logger = logging.getLogger("dpvision")
 
 
 class RowsOnDisk:
@@ -112,18 +108,51 @@ class RowsOnDisk:
 
 
 def kept_rows(
-    parts: Iterable[Tensor], count: int, tell: Callable[[int], None] | None = None
+    parts: Iterable[Tensor],
+    count: int,
+    tell: Callable[[int], None] | None = None,
+    most: int | None = None,
 ) -> Tensor | RowsOnDisk:
-    """Return the rows of all ``parts``, of which there is one at least and which have ``count`` rows in all:
-    in one tensor, or where that would be large, in a file. ``tell`` is given how many are there.
+    """Return the rows of all ``parts``, of which there is one at least: in one tensor, or where that would be
+    large, in a file.
+
+    Args:
+        parts: the rows, ``[n, …]`` each.
+        count: how many rows there are in all.
+        tell: is given how many are there.
+        most: the largest number of bytes for a tensor, by default those that `fit_memory`.
     """
     rest = iter(parts)
     first = next(rest)
-    everything = itertools.chain([first], rest)
-    if fit_memory(count * first[:1].nbytes, first.device):
+    everything, size = itertools.chain([first], rest), count * first[:1].nbytes
+    if fit_memory(size, first.device) if most is None else size <= most:
         return gathered(everything, count, tell)
-    logger.info("the features of all images are kept in a file on disk: they are large for the memory here")
     return RowsOnDisk(everything, count, first, tell)
+
+
+def gathered(
+    parts: Iterable[Tensor],
+    count: int,
+    tell: Callable[[int], None] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Return the rows of all ``parts``, ``count`` in all, in one tensor. It is made at the first, for parts
+    that are kept until they are joined take the memory twice. ``tell`` is given how many are there.
+    """
+    found, done = torch.empty(0), 0
+    for part in parts:
+        if not done:
+            found = part.new_empty(count, *part.shape[1:], dtype=dtype or part.dtype)
+        found[done : done + len(part)] = part
+        done += len(part)
+        if tell:
+            tell(done)
+    return found
+
+
+def rows_at(rows: Tensor | RowsOnDisk, indices: Tensor) -> Tensor:
+    """Return the rows at indices, int64 ``[n]``, in this order."""
+    return rows[indices] if isinstance(rows, Tensor) else rows.take(indices)
 
 
 def fit_memory(size: int, device: torch.device) -> bool:
