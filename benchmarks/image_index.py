@@ -73,9 +73,8 @@ def main() -> None:
 
         started = process_time()
         first = known(index, count, seed=0)
-        print(
-            f"{'pixels to what is kept':32} {process_time() - started:6.1f} s, drawing them included, {peak()}"
-        )
+        seconds = process_time() - started
+        print(f"{'pixels to what is kept':32} {seconds:6.1f} s, drawing them included, {peak()}")
         enter("the first run", first)
         enter("the same images again", first)
         more = known(index, count // 2, seed=1)
@@ -88,9 +87,8 @@ def main() -> None:
         assert others is not None
         started = process_time()
         found = near_some(others, index.private_besides(first.identities[:0]))
-        print(
-            f"{'look-alikes of as many others':32} {process_time() - started:6.1f} s, {found.sum()} found, {peak()}"
-        )
+        seconds = process_time() - started
+        print(f"{'look-alikes of as many others':32} {seconds:6.1f} s, {found.sum()} found, {peak()}")
 
 
 if __name__ == "__main__":
