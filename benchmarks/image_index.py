@@ -1,4 +1,5 @@
-"""What the index of images costs: processor seconds to know, enter and look up images, and bytes of each.
+"""What the index of images costs: processor seconds to know, enter and look up images, bytes of each on disk,
+and the most memory that the process has taken so far.
 
     python benchmarks/image_index.py --count 1000000
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import resource
 import tempfile
 from pathlib import Path
 from time import process_time
@@ -34,10 +36,15 @@ def known(index: ImageIndex, count: int, seed: int) -> IndexedImages:
     identities, fingerprints = [], []
     for _ in range(0, count, BLOCK):
         images = random.integers(0, 256, (BLOCK, 3, 32, 32), dtype=np.uint8)
-        identities += index.identities(map(identity_of, images))
+        identities.append(index.identities(map(identity_of, images)))
         sketches = [sketches_of(block) for block in torch.from_numpy(images).split(IMAGES_IN_BLOCK)]
         fingerprints.append(index.fingerprints(torch.cat(sketches).numpy()))
-    return IndexedImages(index, identities, np.concatenate(fingerprints))
+    return IndexedImages(index, np.concatenate(identities), np.concatenate(fingerprints))
+
+
+def peak() -> str:
+    """Say how much memory the process has held at most."""
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB at most"  # Linux counts in KiB
 
 
 def main() -> None:
@@ -62,24 +69,26 @@ def main() -> None:
             size = (Path(folder) / "images" / "index.sqlite").stat().st_size
             found = sum(cell.size for cell in index.cells(images.identities))
             of = len(images.identities)
-            print(f"{run:32} {seconds:6.1f} s {size / 2**20:7.1f} MiB, {found} of {of} known")
+            print(f"{run:32} {seconds:6.1f} s {size / 2**20:7.1f} MiB, {found} of {of} known, {peak()}")
 
         started = process_time()
         first = known(index, count, seed=0)
-        print(f"{'pixels to what is kept':32} {process_time() - started:6.1f} s, drawing them included")
+        seconds = process_time() - started
+        print(f"{'pixels to what is kept':32} {seconds:6.1f} s, drawing them included, {peak()}")
         enter("the first run", first)
         enter("the same images again", first)
         more = known(index, count // 2, seed=1)
         assert first.fingerprints is not None
         assert more.fingerprints is not None
-        identities = [*first.identities[::2], *more.identities]
+        identities = np.concatenate([first.identities[::2], more.identities])
         both = np.concatenate([first.fingerprints[::2], more.fingerprints])
         enter("half of them and as many new", IndexedImages(index, identities, both))
         others = known(index, count, seed=2).fingerprints
         assert others is not None
         started = process_time()
-        found = near_some(others, index.private_besides(()))
-        print(f"{'look-alikes of as many others':32} {process_time() - started:6.1f} s, {found.sum()} found")
+        found = near_some(others, index.private_besides(first.identities[:0]))
+        seconds = process_time() - started
+        print(f"{'look-alikes of as many others':32} {seconds:6.1f} s, {found.sum()} found, {peak()}")
 
 
 if __name__ == "__main__":

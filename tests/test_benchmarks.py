@@ -13,6 +13,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
+
+from checks.fuzzing.watch import peak_bytes, reset_peak
+from dpvision.evaluation.probabilities import log_probabilities
+from dpvision.networks import build_classifier
 
 ROOT = Path(__file__).parents[1]
 
@@ -341,3 +346,31 @@ def test_the_chart_has_a_bar_for_each_contestant_as_long_as_its_ratio() -> None:
     assert len(lengths) == 4
     assert lengths[0] == pytest.approx(4 * lengths[1], rel=0.01)
     assert {"vit-s, K = 4, float32", "0.80", "0.20"} <= {text.text for text in drawn.iter(f"{space}text")}
+
+
+def test_what_a_classifier_says_of_very_many_images_is_all_that_is_held() -> None:
+    """By the images that the benchmark of memory makes up."""
+    images = load_benchmark("peak_memory").MadeUp(30_000)  # of 88 MiB
+    some = torch.tensor([5, 1014, 5 + 256 * 1009, 5])
+    assert [len(images.take(some).flatten(1).unique(dim=0)), *images.take(some).shape] == [3, 4, 3, 32, 32]
+    model = build_classifier("linear", image_shape=images.shape, class_names=images.class_names)
+    log_probabilities(model, images.subset(range(1000)))
+    before = reset_peak()
+    assert log_probabilities(model, images).shape == (30_000, 10)
+    assert peak_bytes() - before <= 16 * 2**20
+
+
+@pytest.mark.slow
+def test_memory_benchmark_has_a_line_for_each_job() -> None:
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "peak_memory.py"),
+        "--count",
+        "20000",
+        "--memory",
+        "0.01",
+    ]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+    found = {line.split()[0]: line.split() for line in finished.stdout.splitlines()}
+    assert [*found] == ["sampling", "index", "head", "evaluation"]
+    assert all(0 < int(cells[2]) <= int(cells[4]) < 1000 for cells in found.values())

@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
 from dpvision.cli.main import run
+from dpvision.images import Images
+from dpvision.privacy import InputError
 
 FAST = ["--set", "network=linear", "--set", "steps=20", "--set", "expected_batch_size=30"]
 
@@ -149,3 +153,31 @@ def test_images_are_read_as_those_learned_from(tmp_path: Path, capsys: pytest.Ca
         accuracies[bool(how)] = last_line(capsys)["accuracy"]["value"]
     assert accuracies[False] > 0.95
     assert accuracies[True] < 0.8
+
+
+def test_predictions_are_written_whole_or_not_at_all(
+    binary_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, new = tmp_path / "made" / "out.csv", str(two_kinds(tmp_path / "new", 100))
+    out.parent.mkdir()
+    blocks = Images.blocks
+
+    def broken(images: Images, size: int) -> Iterator[Tensor]:
+        yield next(blocks(images, size))
+        assert next(out.parent.iterdir()).stat().st_size > 0, "lines are written as they come"
+        raise InputError("the disk is gone")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(Images, "blocks", broken)
+        assert run(["predict", str(binary_run), new, "--out", str(out)]) == 2
+        assert capsys.readouterr().err.splitlines()[-1] == "error: the disk is gone"
+        assert list(out.parent.iterdir()) == []
+        out.write_text("what was there")
+        assert run(["predict", str(binary_run), new, "--out", str(out)]) == 2
+        assert out.read_text() == "what was there"
+    capsys.readouterr()
+    assert run(["predict", str(binary_run), new, "--out", str(out)]) == 0
+    assert run(["predict", str(binary_run), new]) == 0
+    assert capsys.readouterr().out == out.read_text()
+    assert len(out.read_text().splitlines()) == 201
+    assert list(out.parent.iterdir()) == [out]

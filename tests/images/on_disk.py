@@ -14,14 +14,14 @@ from dpvision.images import Images, ImageSet
 class OnDisk(ImageSet):
     """Images of a file of bytes, image after image.
 
-    ``largest``: the most images that were taken at once.
+    ``largest``: the most images that were taken at once. ``taken``: how many were, in all.
     """
 
     def __init__(self, path: Path, images: Images) -> None:
         images.pixels.numpy().tofile(path)
         self.labels, self.class_names, self.source = images.labels, images.class_names, images.source
         self.names, self.ids = None, torch.arange(len(images))
-        self.largest = 0
+        self.largest = self.taken = 0
         self._shape = images.shape
         self._file = np.memmap(path, np.uint8, "r", shape=(len(images), *images.shape))
 
@@ -31,4 +31,5 @@ class OnDisk(ImageSet):
 
     def take(self, indices: Tensor) -> Tensor:
         self.largest = max(self.largest, len(indices))
+        self.taken += len(indices)
         return torch.from_numpy(self._file[indices.numpy()])

@@ -13,9 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dpvision.images import Images, open_images
+from dpvision.images import Images, image_set, joined, open_images
+from dpvision.images import look_alikes as module_of_look_alikes
+from dpvision.images.image_set import Chosen
 from dpvision.images.joined import Joined
 from dpvision.images.look_alikes import fingerprint_look_alikes, look_alikes, warn_of_look_alikes
+from dpvision.images.rows_on_disk import RowsOnDisk
 from dpvision.images.sketch import SKETCH_SIZE, mirrored, sketches_of
 from tests.images.on_disk import OnDisk
 
@@ -110,6 +113,40 @@ def test_sketches_are_the_same_wherever_the_images_lie(tmp_path: Path) -> None:
     chosen = [5, 2, 599]
     assert torch.equal(on_disk.subset(chosen).sketches, images.sketches[chosen])
     assert torch.equal(Joined([images, on_disk]).sketches, images.sketches.repeat(2, 1))
+
+
+@pytest.fixture
+def sketches_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (image_set, joined):
+        monkeypatch.setattr(module, "MOST_OF_SKETCHES", 0)
+
+
+@pytest.mark.usefixtures("sketches_in_files")
+def test_sketches_of_very_many_images_are_the_same_in_a_file(caplog: pytest.LogCaptureFixture) -> None:
+    def all_of(found: Tensor | RowsOnDisk) -> Tensor:
+        assert isinstance(found, RowsOnDisk)
+        return found.take(torch.arange(len(found)))
+
+    images = set_of(smooth(600))
+    expected = sketches_of(images.pixels)
+    assert torch.equal(all_of(images.sketches), expected)
+    chosen = [5, 2, 599]
+    some = Chosen(images, torch.tensor(chosen), None, (), "some", None, torch.arange(3), None)
+    assert torch.equal(all_of(some.sketches), expected[chosen])
+    assert torch.equal(all_of(Joined([images, images]).sketches), expected.repeat(2, 1))
+    copies = set_of(changed(images.pixels[:400], jpeg))
+    assert look_alikes(all_of(copies.sketches), images.sketches).sum() > 380
+    assert len(warnings_of(copies, images, caplog)) == 1
+
+
+def test_of_very_many_images_as_many_are_looked_at_as_is_said(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = smooth(300)
+    copies = set_of(torch.cat([changed(private[:100], jpeg), smooth(100, seed=1)]))
+    monkeypatch.setattr(module_of_look_alikes, "MOST_LOOKED_AT", 199)
+    (message,) = warnings_of(copies, set_of(private), caplog)
+    assert "50 of the 100 images (mine) that were looked at, of 200, look like private images" in message
 
 
 def warnings_of(images: Images, private: Images, caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import dpvision
-from dpvision.evaluation.accuracy import accuracy
+from dpvision.api.using import predictions
+from dpvision.evaluation.accuracy import IMAGES_AT_A_TIME, accuracy
 from dpvision.evaluation.downstream import train_and_test
 from dpvision.evaluation.features import image_features
 from dpvision.evaluation.membership import confidences
@@ -123,6 +124,11 @@ def test_all_that_users_call_takes_them(images: Images, on_disk: OnDisk, tmp_pat
     assert (found.release / "card.json").read_bytes() != b""
     assert dpvision.evaluate(tmp_path / "run", on_disk).accuracy == accuracy(found.model, images)
     assert len(dpvision.predict(tmp_path / "run", test)) == 20
+    one_by_one = predictions(tmp_path / "run", on_disk)
+    on_disk.taken = 0
+    first = next(one_by_one)
+    assert 0 < on_disk.taken <= IMAGES_AT_A_TIME
+    assert [first, *one_by_one] == dpvision.predict(tmp_path / "run", images)
     assert dpvision.membership(tmp_path / "run", on_disk, test).members == COUNT
     audited = dpvision.audit(on_disk, canary_kind="images", canaries=20, seed=0, **options)
     assert not audited.refuted

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dpvision.api.synthesis import synthesize
     from dpvision.api.training import resume, train
     from dpvision.api.tuning import tune
-    from dpvision.api.using import Prediction, evaluate, load, predict
+    from dpvision.api.using import Prediction, evaluate, load, predict, predictions
     from dpvision.api.verifying import Verification, verify
     from dpvision.runs import Progress
 
@@ -36,6 +36,7 @@ __all__ = [
     "membership",
     "plan",
     "predict",
+    "predictions",
     "resume",
     "synthesize",
     "synthesize_from",
@@ -60,6 +61,7 @@ _HOMES = {
     "membership": "dpvision.api.membership_inference",
     "plan": "dpvision.api.forecast",
     "predict": "dpvision.api.using",
+    "predictions": "dpvision.api.using",
     "resume": "dpvision.api.training",
     "synthesize": "dpvision.api.synthesis",
     "synthesize_from": "dpvision.api.refitting",

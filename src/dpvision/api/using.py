@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,13 @@ from dpvision.api.sources import Reading, Source, fitting_images
 from dpvision.evaluation import ClassifierReport, evaluate_classifier
 from dpvision.evaluation.accuracy import IMAGES_AT_A_TIME
 from dpvision.evaluation.classification import class_at_threshold
-from dpvision.evaluation.probabilities import log_probabilities
-from dpvision.images import Images
+from dpvision.evaluation.probabilities import log_probabilities_in_parts
+from dpvision.images import Images, ImageSet
 from dpvision.images.choices import Choices
 from dpvision.networks import Classifier, register_network
 from dpvision.networks.generators import Generator
 from dpvision.privacy.errors import InputError
-from dpvision.runs import load_release
+from dpvision.runs import Progress, load_release
 from dpvision.runs.files import read_json
 from dpvision.runs.places import find_release
 
@@ -84,6 +84,7 @@ def evaluate(
     *,
     positive: str | None = None,
     threshold: float | None = None,
+    progress: Progress | None = None,
     **choices: Any,
 ) -> ClassifierReport:
     """Measure a run's classifier on labelled images: every figure, with its 95 % interval. The images are not
@@ -96,6 +97,7 @@ def evaluate(
         positive: the class whose sensitivity and specificity at a threshold are measured. By default the
             second of two classes, and none of more.
         threshold: its least probability, 0.5 by default.
+        progress: see `Progress`.
         choices: those of `open_images`; by default images are made to fit as those learned from were.
 
     Raises:
@@ -105,11 +107,16 @@ def evaluate(
     model = load_classifier(run).to(resolve_device(None))
     class_at_threshold(model.class_names, positive, threshold)  # refused before the images are read
     images = fitting_images(data, split, model.image_shape, choices=choices_of(run, choices))
-    return evaluate_classifier(model, images, positive=positive, threshold=threshold)
+    return evaluate_classifier(model, images, positive=positive, threshold=threshold, progress=progress)
 
 
 def predict(
-    run: str | os.PathLike[str], images: Source, split: str | None = None, **choices: Any
+    run: str | os.PathLike[str],
+    images: Source,
+    split: str | None = None,
+    *,
+    progress: Progress | None = None,
+    **choices: Any,
 ) -> list[Prediction]:
     """Return the class of every image, according to a run's classifier. Last come those that cannot be read.
 
@@ -117,22 +124,45 @@ def predict(
         run: a run's directory or release directory.
         images: a spec for `open_images` or an `ImageSet`; labels are not needed. Files are read to fit.
         split: the split of the spec; by default "test", or all of data without splits.
+        progress: see `Progress`.
         choices: as for :func:`evaluate`.
 
     Raises:
         InputError: the run or the images cannot be used, or no image can be read.
     """
+    return list(predictions(run, images, split, progress=progress, **choices))
+
+
+def predictions(
+    run: str | os.PathLike[str],
+    images: Source,
+    split: str | None = None,
+    *,
+    progress: Progress | None = None,
+    **choices: Any,
+) -> Iterator[Prediction]:
+    """Return what :func:`predict` does one by one, so that those of very many images need not be held. The
+    arguments are the same. InputError as there, before the first; or if the images cannot be read further.
+    """
     model = load_classifier(run).to(resolve_device(None))
     chosen = choices_of(run, {**choices, "skip_unreadable": True})
     found = fitting_images(images, split, model.image_shape, labelled=False, choices=chosen)
-    rows = log_probabilities(model, found.blocks(IMAGES_AT_A_TIME)).exp()
-    names = found.names or tuple(str(index) for index in range(len(found)))
-    predicted = [
-        Prediction(name, model.class_names[index], dict(zip(model.class_names, row, strict=True)))
-        for name, index, row in zip(names, rows.argmax(dim=1).tolist(), rows.tolist(), strict=True)
-    ]
-    left_out = found.left_out if isinstance(found, Images) else ()
-    return [*predicted, *(Prediction(one.name, None, {}, one.reason) for one in left_out)]
+    return _predictions(model, found, progress)
+
+
+def _predictions(model: Classifier, images: ImageSet, progress: Progress | None) -> Iterator[Prediction]:
+    """Yield what a classifier says of images, then those that were left out."""
+    classes, done = model.class_names, 0
+    for some in log_probabilities_in_parts(model, images.blocks(IMAGES_AT_A_TIME)):
+        rows = some.exp()
+        for index, row in zip(rows.argmax(dim=1).tolist(), rows.tolist(), strict=True):
+            name = str(done) if images.names is None else images.names[done]
+            yield Prediction(name, classes[index], dict(zip(classes, row, strict=True)))
+            done += 1
+        if progress:
+            progress("classifying images", done, len(images))
+    for one in images.left_out if isinstance(images, Images) else ():
+        yield Prediction(one.name, None, {}, one.reason)
 
 
 def choices_of(run: str | os.PathLike[str], given: Mapping[str, Any]) -> Choices:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,8 +21,12 @@ from dpvision.cli.progress import work_bars
 from dpvision.images.places import check_exists
 from dpvision.priors.phase_one.places import check_prior_files
 from dpvision.privacy.errors import InputError
-from dpvision.runs.files import write_atomically
+from dpvision.runs.files import writing_whole
 from dpvision.runs.places import find_release
+
+if TYPE_CHECKING:
+    from dpvision.api import Prediction
+    from dpvision.runs import Progress
 
 Split = Annotated[
     str | None,
@@ -103,7 +110,10 @@ def evaluate(
         return
     if encoder or settings or neighbours:
         raise InputError(f"{run} released a classifier: --encoder, --set and --neighbours are for images")
-    report = api.evaluate(run, data, split, positive=positive, threshold=threshold, **choices)
+    with work_bars() as progress:
+        report = api.evaluate(
+            run, data, split, positive=positive, threshold=threshold, progress=progress, **choices
+        )
     parts = [table(summary(report)), by_class(report), "\n".join([*report.notes, NOT_COVERED])]
     show(report.to_json(), as_json, "\n\n".join(parts))
 
@@ -131,19 +141,42 @@ def predict(
 
         dpvision predict runs/photos cat.jpg
     """
-    predictions = api.predict(run, images, split, **choices)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    classes = predictions[0].probabilities
-    # A class may be called "name": its column is not.
-    writer.writerow(["name", "class", "probability", *(f"p({name})" for name in classes), "error"])
-    for one in predictions:
-        numbers = [f"{number:.6f}" for number in (one.probability, *one.probabilities.values())]
-        empty = [""] * (1 + len(classes))
-        writer.writerow([one.name, one.class_name or "", *(empty if one.error else numbers), one.error or ""])
-    if out:
-        write_atomically(out, text.getvalue().encode(errors="backslashreplace"))
-    else:
-        typer.echo(printable(text.getvalue()), nl=False)
-    if any(one.error for one in predictions):
+    is_whole = True
+    with _destination(out) as (write, progress):
+        for line, error in _lines(api.predictions(run, images, split, progress=progress, **choices)):
+            write(line)
+            is_whole &= error is None
+    if not is_whole:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _destination(out: Path | None) -> Iterator[tuple[Callable[[str], object], Progress | None]]:
+    """Yield what writes lines to a file, whole or not at all, or to stdout, and what tells of progress: not
+    beside lines on stdout, which bars would take for theirs.
+    """
+    if out is None:
+        yield lambda line: typer.echo(printable(line), nl=False), None
+        return
+    with work_bars() as progress, writing_whole(out) as file:
+        yield lambda line: file.write(line.encode(errors="backslashreplace")), progress
+
+
+def _lines(predictions: Iterator[Prediction]) -> Iterator[tuple[str, str | None]]:
+    """Yield the lines of a CSV file of predictions, of which there is one at least, and what is wrong with
+    the image of each.
+    """
+    first = next(predictions)
+    classes = tuple(first.probabilities)
+    # A class may be called "name": its column is not.
+    yield _line("name", "class", "probability", *(f"p({name})" for name in classes), "error"), None
+    for one in itertools.chain([first], predictions):
+        numbers = [f"{number:.6f}" for number in (one.probability, *one.probabilities.values())]
+        cells = [""] * (1 + len(classes)) if one.error else numbers
+        yield _line(one.name, one.class_name or "", *cells, one.error or ""), one.error
+
+
+def _line(*cells: str) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from dpvision.evaluation.accuracy import IMAGES_AT_A_TIME, Accuracy
+from dpvision.evaluation.accuracy import Accuracy
 from dpvision.evaluation.calibration import calibration_error
 from dpvision.evaluation.classifier_report import AtThreshold, ClassifierReport, Measured, OfClass
 from dpvision.evaluation.intervals import bounded_interval, skewed_mean_interval
@@ -16,6 +16,7 @@ from dpvision.images import ImageSet
 from dpvision.images.text import listing
 from dpvision.networks.classifier import Classifier
 from dpvision.privacy.errors import InputError
+from dpvision.runs.progress import Progress
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -24,7 +25,12 @@ THRESHOLD = 0.5
 
 
 def evaluate_classifier(
-    model: Classifier, images: ImageSet, *, positive: str | None = None, threshold: float | None = None
+    model: Classifier,
+    images: ImageSet,
+    *,
+    positive: str | None = None,
+    threshold: float | None = None,
+    progress: Progress | None = None,
 ) -> ClassifierReport:
     """Measure a classifier on labelled images, on the device of its parameters.
 
@@ -32,6 +38,7 @@ def evaluate_classifier(
         model: the classifier. The labels of the images are matched to its classes by name.
         images: the images, labelled.
         positive, threshold: as for :func:`classifier_report`.
+        progress: see `Progress`.
 
     Raises:
         InputError: the images have no labels, or one of a class that the classifier does not know, or as
@@ -39,7 +46,7 @@ def evaluate_classifier(
     """
     images = images.with_classes(model.class_names)
     assert images.labels is not None
-    found = log_probabilities(model, images.blocks(IMAGES_AT_A_TIME)).numpy()
+    found = log_probabilities(model, images, progress).numpy()
     return classifier_report(
         found, images.labels.cpu().numpy(), model.class_names, positive=positive, threshold=threshold
     )

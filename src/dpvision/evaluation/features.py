@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from dpvision.images import ImageSet
+from dpvision.images.rows_on_disk import gathered
 from dpvision.networks import Normalize
 from dpvision.priors.encoders import Encoder
 from dpvision.privacy.errors import InputError
@@ -40,18 +43,22 @@ def image_features(
             f"{list(images.shape)}; build it for these"
         )
     encoder, normalize = encoder.to(device), Normalize().to(device)
-    found: list[Tensor] = []
-    done = 0
-    for pixels in images.blocks(batch_size):
-        features = encoder(normalize(pixels.to(device))).cpu()
-        finite = features.isfinite().all(dim=1)
-        if not finite.all():
-            raise InputError(
-                f"encoder {name} gives no finite features of image {done + int(finite.int().argmin())} of "
-                f"{images.source}; choose another encoder"
-            )
-        found.append(features)
-        done += len(pixels)
+
+    def parts() -> Iterator[Tensor]:
+        done = 0
+        for pixels in images.blocks(batch_size):
+            features = encoder(normalize(pixels.to(device))).cpu()
+            finite = features.isfinite().all(dim=1)
+            if not finite.all():
+                raise InputError(
+                    f"encoder {name} gives no finite features of image {done + int(finite.int().argmin())} "
+                    f"of {images.source}; choose another encoder"
+                )
+            yield features
+            done += len(pixels)
+
+    def tell(done: int) -> None:
         if progress:
             progress(f"features by {name}", done, len(images))
-    return torch.cat(found)
+
+    return gathered(parts(), len(images), tell)

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from dpvision.evaluation.accuracy import IMAGES_AT_A_TIME
 from dpvision.evaluation.intervals import CONFIDENCE, proportion_interval
 from dpvision.evaluation.probabilities import log_probabilities
 from dpvision.evaluation.roc import placements
@@ -74,7 +73,7 @@ def confidences(model: Classifier, images: ImageSet) -> Array:
     """
     images = images.with_classes(model.class_names)
     assert images.labels is not None
-    found = log_probabilities(model, images.blocks(IMAGES_AT_A_TIME))
+    found = log_probabilities(model, images)
     own = found.gather(1, images.labels[:, None])[:, 0]
     others = found.scatter(1, images.labels[:, None], -math.inf).logsumexp(dim=1)
     return np.asarray((own - others).numpy())

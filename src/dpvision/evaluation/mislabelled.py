@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dpvision.evaluation.accuracy import IMAGES_AT_A_TIME
 from dpvision.evaluation.membership import mean_of_groups
-from dpvision.evaluation.probabilities import log_probabilities
+from dpvision.evaluation.probabilities import log_probabilities_in_parts
 from dpvision.images import ImageSet
 from dpvision.networks.classifier import Classifier
 from dpvision.privacy.errors import InputError
@@ -73,6 +73,6 @@ class MislabelledImages:
         canary's images: float64 ``[m]``.
         """
         blocks = (self.images.take(some) for some in self.chosen.split(IMAGES_AT_A_TIME))
-        found = log_probabilities(model, blocks).gather(1, self.labels)
+        found = torch.cat(list(log_probabilities_in_parts(model, blocks))).gather(1, self.labels)
         preferences = (found[:, 1] - found[:, 0]).numpy()
         return torch.from_numpy(mean_of_groups(preferences, self.canary.numpy()))

@@ -18,7 +18,7 @@ from torch import Tensor
 from dpvision.images import Images, ImageSet
 from dpvision.images.joined import ONE_MORE, with_one_more
 from dpvision.images.units import Units
-from dpvision.training import Batch, PrivateTrainer, StepKeys, UnitBatch
+from dpvision.training import Batch, Examples, PrivateTrainer, StepKeys, UnitBatch
 from dpvision.views import Pool
 
 Place = Literal["first", "middle", "last"]
@@ -104,7 +104,7 @@ class WorstImages:
         trainer: PrivateTrainer,
         batch: Batch | UnitBatch,
         keys: StepKeys,
-        encode: Callable[[ImageSet], Tensor] | None = None,
+        encode: Callable[[ImageSet], Tensor | Examples] | None = None,
     ) -> None:
         """Look at a batch; see :class:`dpvision.training.OnBatch`."""
         step = next(self._batches)
@@ -117,6 +117,7 @@ class WorstImages:
             units = Units.named([ONE_MORE] * len(pixels), "") if isinstance(batch, UnitBatch) else None
             images = Images(pixels, None, (), "worst-case images", units=units)
             examples = encode(images) if encode else pixels
+            assert isinstance(examples, Tensor), "few examples are no reason for a file"
             return trainer.clipped_sum(batch.with_one(examples, labels, own_id, at), keys).gradients
 
         without = trainer.clipped_sum(batch, keys).gradients

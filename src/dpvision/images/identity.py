@@ -6,7 +6,9 @@ import hashlib
 from collections.abc import Iterable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 DIGEST_BYTES = 32  # of SHA-256
 
@@ -37,6 +39,12 @@ def identity_of(image: NDArray[np.uint8]) -> bytes:
     """
     grey = len(image) == 3 and np.array_equal(image[0], image[1]) and np.array_equal(image[0], image[2])
     return digest_of_one(image[:1] if grey else image)
+
+
+def identities_of(images: Tensor) -> Tensor:
+    """Compute `identity_of` each of some images, uint8 [n, C, H, W]: uint8 [n, 32]."""
+    joined = bytearray().join(identity_of(image) for image in images.numpy())
+    return torch.frombuffer(joined, dtype=torch.uint8).view(-1, DIGEST_BYTES)
 
 
 def stored_digests(image: NDArray[np.uint8]) -> bytes:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpvision.images.identity import DIGEST_BYTES, digest_of, identity_of
-from dpvision.images.sketch import sketches_of
+from dpvision.images.identity import digest_of, identities_of
+from dpvision.images.rows_on_disk import RowsOnDisk, gathered, kept_rows, rows_at
+from dpvision.images.sketch import MOST_OF_SKETCHES, sketches_of
 from dpvision.images.text import listing
 from dpvision.images.units import Units, names_given
 from dpvision.privacy.errors import InputError
@@ -96,8 +97,8 @@ class ImageSet(ABC):
 
     def blocks(self, size: int = IMAGES_IN_BLOCK) -> Iterator[Tensor]:
         """Yield all images in their order, uint8 [n, C, H, W] with n = size, or fewer in the last block."""
-        for indices in torch.arange(len(self)).split(size):
-            yield self.take(indices)
+        for begin in range(0, len(self), size):
+            yield self.take(torch.arange(begin, min(begin + size, len(self))))
 
     @cached_property
     def digest(self) -> str:
@@ -122,13 +123,14 @@ class ImageSet(ABC):
         """What each image is known by, as it is stored, whatever its name, label, place, file format and the
         size and channels it is read with: uint8 [N, 32]. Private.
         """
-        found = [identity_of(image) for block in self.blocks() for image in block.numpy()]
-        return torch.frombuffer(bytearray(b"".join(found)), dtype=torch.uint8).view(-1, DIGEST_BYTES)
+        return gathered(map(identities_of, self.blocks()), len(self))
 
     @cached_property
-    def sketches(self) -> Tensor:
-        """What each image looks like, as it was read: float16 [N, 63], see `sketches_of`. Private."""
-        return torch.cat([sketches_of(block) for block in self.blocks()])
+    def sketches(self) -> Tensor | RowsOnDisk:
+        """What each image looks like, as it was read: float16 [N, 63], see `sketches_of`; of very many images
+        in a file. Private.
+        """
+        return kept_rows(map(sketches_of, self.blocks()), len(self), most=MOST_OF_SKETCHES)
 
     def subset(self, indices: Sequence[int] | Tensor) -> ImageSet:
         """Return the images at these indices, in this order, with the same classes and ids.
@@ -270,5 +272,7 @@ class Chosen(ImageSet):
         return self._images.identities[self._indices]
 
     @cached_property
-    def sketches(self) -> Tensor:
-        return self._images.sketches[self._indices]
+    def sketches(self) -> Tensor | RowsOnDisk:
+        theirs = self._images.sketches
+        parts = (rows_at(theirs, some) for some in self._indices.split(IMAGES_IN_BLOCK))
+        return kept_rows(parts, len(self), most=MOST_OF_SKETCHES)

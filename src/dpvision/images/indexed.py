@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import numpy as np
+
 from dpvision.images.image_set import ImageSet
 from dpvision.privacy import Ledger
-from dpvision.privacy.image_index import ImageIndex, IndexedImages, default_index_folder
+from dpvision.privacy.image_index import DIGEST_BYTES, ImageIndex, IndexedImages, default_index_folder
+from dpvision.privacy.names import AT_A_TIME, Names, names_of, rows_of
 from dpvision.privacy.standing import Standing
 
 logger = logging.getLogger("dpvision")
@@ -18,13 +21,13 @@ def indexed(images: ImageSet) -> IndexedImages:
     it.
     """
     index = ImageIndex(default_index_folder())
-    fingerprints = index.fingerprints(images.sketches.numpy())
-    units = _digests_of_units(images)
+    parts = [index.fingerprints(some.numpy()) for some in images.sketches.split(AT_A_TIME)]
+    units = images.units
     return IndexedImages(
         index,
         index.identities(_digests(images)),
-        fingerprints,
-        None if units is None else index.identities_of_units(units),
+        np.concatenate(parts),
+        None if units is None else index.identities_of_units(units.digests)[units.of_image.numpy()],
     )
 
 
@@ -40,7 +43,9 @@ def standings(of_all: Sequence[Ledger], images: ImageSet | None) -> list[Standin
     index = ImageIndex(default_index_folder())
     if images is None:
         return index.standings(of_all, None)
-    return index.standings(of_all, _digests(images), _digests_of_units(images))
+    units = images.units
+    of_units = None if units is None else names_of(units.digests, DIGEST_BYTES)[units.of_image.numpy()]
+    return index.standings(of_all, _digests(images), of_units)
 
 
 def warn_of_other_kind(images: ImageSet, known: IndexedImages) -> None:
@@ -58,13 +63,5 @@ def warn_of_other_kind(images: ImageSet, known: IndexedImages) -> None:
     )
 
 
-def _digests(images: ImageSet) -> list[bytes]:
-    return [one.tobytes() for one in images.identities.numpy()]
-
-
-def _digests_of_units(images: ImageSet) -> list[bytes] | None:
-    """Return what each image's unit is known by, [N]; None where images are protected."""
-    if images.units is None:
-        return None
-    digests = images.units.digests
-    return [digests[unit] for unit in images.units.of_image.tolist()]
+def _digests(images: ImageSet) -> Names:
+    return rows_of(images.identities.numpy())

@@ -9,8 +9,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dpvision.images.image_set import ImageSet
+from dpvision.images.image_set import IMAGES_IN_BLOCK, ImageSet
 from dpvision.images.images import Images
+from dpvision.images.rows_on_disk import RowsOnDisk, kept_rows
+from dpvision.images.sketch import MOST_OF_SKETCHES
 from dpvision.images.units import Units
 
 
@@ -46,8 +48,9 @@ class Joined(ImageSet):
         return torch.cat([part.identities for part in self._parts])
 
     @cached_property
-    def sketches(self) -> Tensor:
-        return torch.cat([part.sketches for part in self._parts])
+    def sketches(self) -> Tensor | RowsOnDisk:
+        parts = (some for part in self._parts for some in part.sketches.split(IMAGES_IN_BLOCK))
+        return kept_rows(parts, len(self), most=MOST_OF_SKETCHES)
 
     def take(self, indices: Tensor) -> Tensor:
         taken = torch.empty(len(indices), *self.shape, dtype=torch.uint8)

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dpvision.images.image_set import ImageSet
+from dpvision.images.rows_on_disk import RowsOnDisk, rows_at
 from dpvision.images.sketch import mirrored
 from dpvision.privacy.fingerprint import Fingerprints, fingerprints_of
 from dpvision.privacy.image_index import IndexedImages
-from dpvision.privacy.near import Lookup
+from dpvision.privacy.near import BLOCK, Lookup
 
 MOST_DEGREES = 5.5
 """The greatest angle of two sketches that look alike; see ``benchmarks/near_duplicates.py``."""
@@ -28,6 +29,11 @@ MOST_DEGREES_OF_FINGERPRINTS = 4.0
 
 DEGREES_OF_CANDIDATES = 7.0
 """The angle by fingerprints up to which sketches are compared."""
+
+MOST_LOOKED_AT = 2**19
+"""The most images of a set for which look-alikes are sought, at even distances: half a million of them take
+some 250 MiB.
+"""
 
 SAMPLE = 10_000  # images, at most, that tell what is usual
 CLEARLY_MORE = 3  # times what is usual
@@ -43,14 +49,14 @@ def warn_of_look_alikes(images: ImageSet, private: ImageSet, what: str, then: st
         what: what they are, for the message: "images of the pool".
         then: what follows if they are copies.
     """
-    alike = look_alikes(images.sketches, private.sketches)
+    chosen = _evenly(len(images), MOST_LOOKED_AT)
+    alike = look_alikes(rows_at(images.sketches, chosen), private.sketches)
     if alike.sum() <= UNREPORTED:
         return
-    some = torch.arange(0, len(private), math.ceil(len(private) / SAMPLE))
-    usual = look_alikes(private.sketches[some], private.sketches, some.numpy()).mean()
-    _warn_if_more(
-        alike, float(usual), f"{what} ({images.source})", f"private images of {private.source}", then
-    )
+    some = _evenly(len(private), SAMPLE)
+    usual = look_alikes(rows_at(private.sketches, some), private.sketches, some.numpy()).mean()
+    like = f"private images of {private.source}"
+    _warn_if_more(alike, float(usual), images, what, like, then)
 
 
 def warn_of_indexed_look_alikes(images: ImageSet, known: IndexedImages, what: str, then: str) -> None:
@@ -61,8 +67,8 @@ def warn_of_indexed_look_alikes(images: ImageSet, known: IndexedImages, what: st
         known: the same, as the index knows them.
         what, then: as for `warn_of_look_alikes`.
     """
-    index, size = known.index, len(images)
-    queries = index.fingerprints(_with_mirrored(images.sketches).numpy())
+    index, chosen = known.index, _evenly(len(images), MOST_LOOKED_AT)
+    queries = index.fingerprints(_with_mirrored(rows_at(images.sketches, chosen)).numpy())
     theirs = index.private_besides(known.identities)
     alike = _of_either(near_some(queries, theirs))
     if alike.sum() <= UNREPORTED:
@@ -70,28 +76,33 @@ def warn_of_indexed_look_alikes(images: ImageSet, known: IndexedImages, what: st
     # The index may hold sets of many kinds, so what is usual in it may not be so among these images.
     first = theirs[:SAMPLE]
     in_index = near_some(first, theirs, np.arange(len(first)))
-    some = np.arange(0, size, math.ceil(size / SAMPLE))
-    in_images = near_some(queries[some], queries[:size], some)
+    assert known.fingerprints is not None, "images that were looked at have some"
+    some = _evenly(len(chosen), SAMPLE)
+    in_images = near_some(queries[some.numpy()], known.fingerprints, chosen[some].numpy())
     usual = max(in_index.mean(), in_images.mean())
-    _warn_if_more(alike, float(usual), f"{what} ({images.source})", "private images of earlier runs", then)
+    _warn_if_more(alike, float(usual), images, what, "private images of earlier runs", then)
 
 
-def look_alikes(sketches: Tensor, others: Tensor, own: NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
+def look_alikes(
+    sketches: Tensor, others: Tensor | RowsOnDisk, own: NDArray[np.int64] | None = None
+) -> NDArray[np.bool_]:
     """Say of each image if it, or its mirror image, looks like one of the others, by sketches [N, D], [M, D].
 
     Args:
         own: the places of the images among the others, where they are some of these: not to be found.
     """
-    ours, theirs = _with_mirrored(sketches).numpy(), others.numpy()
+    ours = _with_mirrored(sketches).numpy()
     found = np.zeros(len(ours), dtype=bool)
     most = np.radians(MOST_DEGREES) ** 2
     lookup = Lookup(fingerprints_of(ours, key=b""), DEGREES_OF_CANDIDATES)  # these are kept nowhere
-    for one, other in lookup.near(fingerprints_of(theirs, key=b"")):
-        steps = ours[one].astype(np.float32) - theirs[other]
-        near = np.einsum("ij,ij->i", steps, steps) <= most
-        if own is not None:
-            near &= own[one % len(sketches)] != other
-        found[one[near]] = True
+    for block, some in enumerate(others.split(BLOCK)):
+        theirs = some.numpy()
+        for one, other in lookup.near(fingerprints_of(theirs, key=b"")):
+            steps = ours[one].astype(np.float32) - theirs[other]
+            near = np.einsum("ij,ij->i", steps, steps) <= most
+            if own is not None:
+                near &= own[one % len(sketches)] != block * BLOCK + other
+            found[one[near]] = True
     return _of_either(found)
 
 
@@ -124,11 +135,19 @@ def near_some(
     return found
 
 
-def _warn_if_more(alike: NDArray[np.bool_], usual: float, what: str, like: str, then: str) -> None:
+def _evenly(count: int, most: int) -> Tensor:
+    """Return the places of so many images at most, of ``count``, at even distances."""
+    return torch.arange(0, count, math.ceil(count / most))
+
+
+def _warn_if_more(
+    alike: NDArray[np.bool_], usual: float, images: ImageSet, what: str, like: str, then: str
+) -> None:
     """Warn where clearly more images than usual look alike, ``usual`` a share."""
     count, size = int(alike.sum()), len(alike)
     if count > UNREPORTED + CLEARLY_MORE * usual * size:
+        looked_at = "" if size == len(images) else f" that were looked at, of {len(images)},"
         logger.warning(
-            f"{count} of the {size} {what} look like {like} (resized, re-compressed or flipped copies?); "
-            f"{then} (this is private: do not publish it)"
+            f"{count} of the {size} {what} ({images.source}){looked_at} look like {like} (resized, "
+            f"re-compressed or flipped copies?); {then} (this is private: do not publish it)"
         )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 
-from dpvision.images.identity import identity_of
+import numpy as np
+from numpy.typing import NDArray
+
+from dpvision.images.identity import identities_of
 from dpvision.images.image_set import ImageSet
 from dpvision.images.indexed import indexed_if_any
 from dpvision.privacy import InputError, default_ledger_path
+from dpvision.privacy.names import AT_A_TIME, Names, rows_of
 
 USED_AS = "there are private images among the {}, where the guarantee does not cover them"
 
@@ -92,8 +97,10 @@ def refuse_private_images(images: ImageSet, private: ImageSet, what: str, overla
     Raises:
         InputError: some are, and that is not allowed.
     """
-    theirs = {one for pair in _known_by(private) for one in pair}
-    shared = sum(any(one in theirs for one in pair) for pair in _known_by(images))
+    ours = [np.concatenate(list(names)) for names in (_as_stored(images), _as_read(images))]
+    sought = np.unique(np.concatenate(ours))
+    private_ones = sought[_among(sought, itertools.chain(_as_stored(private), _as_read(private)))]
+    shared = int(np.logical_or(*(np.isin(names, private_ones) for names in ours)).sum())
     if shared:
         overlaps.refuse(
             USED_AS.format(what),
@@ -102,12 +109,22 @@ def refuse_private_images(images: ImageSet, private: ImageSet, what: str, overla
         )
 
 
-def _known_by(images: ImageSet) -> Iterator[tuple[bytes, bytes]]:
-    """Yield what each image is known by, as it is stored and as it was read."""
-    identities = (one.tobytes() for one in images.identities.numpy())
+def _as_stored(images: ImageSet) -> Iterator[Names]:
+    """Yield what each image is known by as it is stored, some at a time."""
+    return (rows_of(some.numpy()) for some in images.identities.split(AT_A_TIME))
+
+
+def _as_read(images: ImageSet) -> Iterator[Names]:
+    """Yield what each image is known by as it was read, some at a time."""
     if not images.converted:
-        yield from ((one, one) for one in identities)
-        return
-    read = (image for block in images.blocks() for image in block.numpy())
-    for stored, image in zip(identities, read, strict=True):
-        yield stored, identity_of(image)
+        return _as_stored(images)
+    return (rows_of(identities_of(block).numpy()) for block in images.blocks())
+
+
+def _among(sought: Names, names: Iterable[Names]) -> NDArray[np.bool_]:
+    """Say of each of some names, in order, if it is among others, which come some at a time."""
+    found = np.zeros(len(sought), dtype=bool)
+    for some in names:
+        places = np.searchsorted(sought, some).clip(max=len(sought) - 1)
+        found[places[sought[places] == some]] = True
+    return found

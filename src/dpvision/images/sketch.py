@@ -13,6 +13,9 @@ WAVES = 8
 
 SKETCH_SIZE = WAVES**2 - 1
 
+MOST_OF_SKETCHES = 2**28
+"""Bytes of sketches that are held in memory, those of two million images. They are asked for seldom."""
+
 FLAT = 2.0
 """Images whose waves have less than this norm, in levels of grey, show nothing that could be recognised."""
 

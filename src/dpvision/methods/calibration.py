@@ -17,10 +17,13 @@ Guarantee:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dpvision.images.rows_on_disk import RowsOnDisk, kept_rows
 from dpvision.methods.gradient_descent import GradientSettings
 from dpvision.networks.by_row import by_row
 from dpvision.privacy.by_example import ExampleDraws
@@ -58,7 +61,7 @@ class Scale(nn.Module):
 
 
 @torch.no_grad()
-def logits_and_squares(head: nn.Linear, features: Tensor) -> Tensor:
+def logits_and_squares(head: nn.Linear, features: Tensor | RowsOnDisk) -> Tensor | RowsOnDisk:
     """Compute the logits of features ``[N, D]`` and the squared length of each row, that of the intercept
     included: ``[N, classes + 1]``. A row depends on its own features alone, to the last bit.
     """
@@ -68,18 +71,26 @@ def logits_and_squares(head: nn.Linear, features: Tensor) -> Tensor:
         squares = rows.square().sum(dim=1, keepdim=True) + (head.bias is not None)
         return torch.cat([head(rows), squares], dim=1)
 
-    return torch.cat(list(by_row(of_rows, features.split, features.shape[1:], features.device)))
+    return _said(of_rows, features)
 
 
 @torch.no_grad()
-def logits_and_features(head: nn.Linear, features: Tensor) -> Tensor:
+def logits_and_features(head: nn.Linear, features: Tensor | RowsOnDisk) -> Tensor | RowsOnDisk:
     """Compute the logits of features ``[N, D]``, each followed by its features and, where there is an
-    intercept, by a one: ``[N, classes + D (+ 1)]``. A row depends on its own features alone.
+    intercept, by a one: ``[N, classes + D (+ 1)]``. A row depends on its own features alone, to the last
+    bit.
     """
-    logits = logits_and_squares(head, features)[:, :-1]
-    return torch.cat(
-        [logits, features.float(), features.new_ones(len(features), head.bias is not None)], dim=1
-    )
+
+    def of_rows(rows: Tensor) -> Tensor:
+        rows = rows.float()
+        return torch.cat([head(rows), rows, rows.new_ones(len(rows), head.bias is not None)], dim=1)
+
+    return _said(of_rows, features)
+
+
+def _said(of_rows: Callable[[Tensor], Tensor], features: Tensor | RowsOnDisk) -> Tensor | RowsOnDisk:
+    """Return what is computed of each row of features ``[N, D]``, in a file where that is large."""
+    return kept_rows(by_row(of_rows, features.split, features.shape[-1:], features.device), len(features))
 
 
 class LeftOut:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from dpvision.gradients import check_clipping_norm
 from dpvision.images import ImageSet
+from dpvision.images.rows_on_disk import RowsOnDisk
 from dpvision.methods import calibration
 from dpvision.methods.calibration import LeftOut, Scale, logits_and_features, logits_and_squares
 from dpvision.methods.class_weights import weigh, with_counts, with_counts_learned
@@ -334,7 +335,7 @@ class DPRandP:
         head, num_examples = features_of(model).head, session.facts.num_examples
         encode = partial(encoded, model, tell=partial(session.tell, "features"))
 
-        def said(images: ImageSet) -> Tensor:
+        def said(images: ImageSet) -> Tensor | RowsOnDisk:
             assert isinstance(head, nn.Linear)
             say = logits_and_squares if images.units is None else logits_and_features
             return say(head, encode(images))

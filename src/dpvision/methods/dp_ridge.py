@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpvision.images import ImageSet
+from dpvision.images.rows_on_disk import RowsOnDisk
 from dpvision.methods.class_weight_settings import NONE, ClassWeightSettings
 from dpvision.methods.class_weights import card_of, smoothed, weights_of
 from dpvision.methods.estimates import Estimate
@@ -125,7 +126,7 @@ class DPRidge:
             assert images.labels is not None  # a method that needs labels gets them
             features = encoded(model, images, partial(session.tell, "features"))
             shares = None if images.units is None else images.units.shares
-            return sufficient_statistics(features, images.labels.to(features.device), classes, shares)
+            return sufficient_statistics(features, images.labels, classes, shares)
 
         blank = _blank(features_of(model).encoder.out_features, classes)
         noise = session.stages.noise_multiplier * SENSITIVITY
@@ -151,7 +152,7 @@ class DPRidge:
 
 
 def sufficient_statistics(
-    features: Tensor, labels: Tensor, num_classes: int, shares: Tensor | None = None
+    features: Tensor | RowsOnDisk, labels: Tensor, num_classes: int, shares: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Compute all that ridge regression needs of features ``[N, D]``, ‖x‖ ≤ 1, and labels ``[N]``.
 
@@ -171,24 +172,24 @@ def sufficient_statistics(
         ``[D(D + 1)/2]`` with the entries off the diagonal times √2; "sums", Σ x of each class ``[num_classes,
         D]``; "counts", their sizes times b ``[num_classes]``.
     """
-    num_features = features.shape[1]
-    moment = features.new_zeros(num_features, num_features, dtype=torch.float64)
-    sums = features.new_zeros(num_classes, num_features, dtype=torch.float64)
-    one_hot = F.one_hot(labels, num_classes).double()
-    if shares is not None:
-        one_hot *= shares.to(one_hot.device)[:, None]
-    for some, classes in zip(
-        features.split(EXAMPLES_AT_A_TIME), one_hot.split(EXAMPLES_AT_A_TIME), strict=True
-    ):
-        some = some.double() * (1 - ROUNDING_MARGIN)
-        weighted = some if shares is None else classes.sum(dim=1, keepdim=True) * some
-        moment.addmm_(weighted.T, some)
+    num_features, device = features.shape[-1], features.device
+    moment = torch.zeros(num_features, num_features, dtype=torch.float64, device=device)
+    sums = torch.zeros(num_classes, num_features, dtype=torch.float64, device=device)
+    counts = torch.zeros(num_classes, dtype=torch.float64, device=device)
+    if shares is None:
+        shares = torch.ones(len(labels), dtype=torch.float64)
+    parts = (rows.split(EXAMPLES_AT_A_TIME) for rows in (features, labels, shares))
+    for some, labels_of_some, share in zip(*parts, strict=True):
+        share, some = share.to(device)[:, None], some.double() * (1 - ROUNDING_MARGIN)
+        classes = share * F.one_hot(labels_of_some.to(device), num_classes)
+        moment.addmm_((share * some).T, some)
         sums.addmm_(classes.T, some)
+        counts += classes.sum(dim=0)
     triangle = moment[upper_triangle(moment)]
     return {
         "moment": triangle * isometric(moment),
         "sums": sums,
-        "counts": COUNT_WEIGHT * one_hot.sum(dim=0),
+        "counts": COUNT_WEIGHT * counts,
     }
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dpvision.images import Images
+from dpvision.images.rows_on_disk import fit_memory, gathered
 from dpvision.methods.session import Session
 from dpvision.networks import Classifier
 from dpvision.networks.by_row import rows_at_a_time
@@ -18,7 +19,7 @@ from dpvision.priors.encoders import fit_once
 from dpvision.priors.feature_classifier import (
     FeatureClassifier,
     build_feature_classifier,
-    encoded,
+    encoded_parts,
 )
 from dpvision.privacy.facts import PublicFacts
 
@@ -84,8 +85,11 @@ def features_of(model: Classifier) -> FeatureClassifier:
 
 
 def features_memory(model: Classifier, num_examples: int, features: Tensor) -> int:
-    """Return the bytes that features like these take of all images, and the fit of their encoder."""
-    kept = num_examples * features.shape[1] * features.element_size()
+    """Return the bytes of memory that features like these take of all images, none where they are kept in a
+    file, and the fit of their encoder.
+    """
+    size = num_examples * features.shape[1] * features.element_size()
+    kept = size if fit_memory(size, features.device) else 0
     return kept + features_of(model).encoder.bytes_to_fit
 
 
@@ -97,7 +101,8 @@ def trial_features(model: Classifier) -> tuple[Tensor, float]:
     while True:
         pixels = torch.randint(256, (count, *model.image_shape), dtype=torch.uint8)
         started = perf_counter()
-        features = encoded(model, Images(pixels, None, (), "random images"))
+        images = Images(pixels, None, (), "random images")
+        features = gathered(encoded_parts(model, images), count)
         seconds = perf_counter() - started
         if seconds >= TRIAL_SECONDS or count >= MOST_TRIED:
             return features, seconds / (count + 2 * at_a_time)  # with the two batches of `by_row`'s own trial

@@ -18,7 +18,7 @@ from dpvision.priors.encoders import Encoder
 from dpvision.privacy.account import Account
 from dpvision.privacy.facts import PublicFacts
 from dpvision.privacy.noise import SeededRandom
-from dpvision.training import Phase
+from dpvision.training import Examples, Phase
 from dpvision.views import Pool, ViewPolicy
 
 
@@ -71,7 +71,7 @@ class FollowingSession(Session):
         policy: ViewPolicy,
         phases: Sequence[Phase],
         ema_decay: float,
-        encode: Callable[[ImageSet], Tensor] | None = None,
+        encode: Callable[[ImageSet], Tensor | Examples] | None = None,
     ) -> None:
         if not self._peers.say():
             trainer = self._trainer(

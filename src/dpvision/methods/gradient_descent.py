@@ -34,7 +34,7 @@ from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.mechanisms import GaussianSumMechanism
 from dpvision.privacy.sampling import FullBatch, PoissonSampler
-from dpvision.training import OptimizerName, Phase, Schedule, make_optimizer, schedule_factor
+from dpvision.training import Examples, OptimizerName, Phase, Schedule, make_optimizer, schedule_factor
 from dpvision.views import ViewPolicy
 
 LARGEST_EPSILON = 100.0
@@ -169,7 +169,7 @@ def descend(
     settings: GradientSettings,
     phases: Sequence[Phase],
     policy: ViewPolicy,
-    encode: Callable[[ImageSet], Tensor] | None = None,
+    encode: Callable[[ImageSet], Tensor | Examples] | None = None,
 ) -> None:
     """Train ``model`` in place by steps with these settings; see :meth:`Session.descend`."""
     session.descend(

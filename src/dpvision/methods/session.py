@@ -30,6 +30,7 @@ from dpvision.privacy.uninterrupted import uninterrupted
 from dpvision.runs.checkpoints import Checkpoints
 from dpvision.runs.progress import Progress
 from dpvision.training import (
+    Examples,
     OnBatch,
     Phase,
     PrivateTrainer,
@@ -226,7 +227,7 @@ class Session:
         policy: ViewPolicy,
         phases: Sequence[Phase],
         ema_decay: float,
-        encode: Callable[[ImageSet], Tensor] | None = None,
+        encode: Callable[[ImageSet], Tensor | Examples] | None = None,
     ) -> None:
         """Train ``model`` in place by noisy steps: all of the stage ``number``, or what the account has left
         of it. It ends with the averaged weights.
@@ -238,8 +239,8 @@ class Session:
             engine: the engine of this model's clipped sums.
             policy: the views of an example.
             phases, ema_decay: as for :class:`PrivateTrainer`.
-            encode: from images to what is trained on, ``[N, …]`` on the model's device, once before the first
-                step: each row of its own image alone. By default the images themselves.
+            encode: from images to what is trained on, ``[N, …]`` on the model's device or as `Examples`, once
+                before the first step: each row of its own image alone. By default the images themselves.
 
         Raises:
             InputError: the parts do not fit; nothing was spent.
@@ -298,7 +299,7 @@ class Session:
         policy: ViewPolicy,
         phases: Sequence[Phase],
         ema_decay: float,
-        encode: Callable[[ImageSet], Tensor] | None,
+        encode: Callable[[ImageSet], Tensor | Examples] | None,
     ) -> PrivateTrainer:
         """Return what takes the steps of a stage, on this process' share of the images; see `descend`."""
         images, on_batch = self._images, self._watch
@@ -322,11 +323,14 @@ class Session:
             peers=self._peers,
         )
 
-    def _encoded(self, encode: Callable[[ImageSet], Tensor]) -> Rows:
+    def _encoded(self, encode: Callable[[ImageSet], Tensor | Examples]) -> Examples:
         """Return what is trained on, of this process' share: where that is empty, no rows of their shape."""
         if len(self._images):
-            return Rows(encode(self._images))
-        return Rows(encode(self._all.subset([0]))[:0])
+            examples = encode(self._images)
+            return Rows(examples) if isinstance(examples, Tensor) else examples
+        of_one = encode(self._all.subset([0]))
+        assert isinstance(of_one, Tensor), "one row is no reason for a file"
+        return Rows(of_one[:0])
 
     def select(
         self, number: int, stages_of: Callable[[int], Calibrated], run: Callable[[int, Session], Sums]

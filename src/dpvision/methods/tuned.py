@@ -250,7 +250,7 @@ def images_right(model: Classifier, images: ImageSet) -> float:
     if isinstance(network, FeatureClassifier):
         head, features = network.head, encoded(model, images)
         logits = by_row(
-            lambda rows: model.shifted(head(rows.float())), features.split, features.shape[1:], device
+            lambda rows: model.shifted(head(rows.float())), features.split, features.shape[-1:], device
         )
     else:
         logits = by_row(model, images.blocks, images.shape, device)

@@ -56,26 +56,6 @@ def by_row(
     yield from each(filled, blocks(size))
 
 
-def gathered(
-    parts: Iterable[Tensor],
-    count: int,
-    tell: Callable[[int], None] | None = None,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """Return the rows of all ``parts``, ``count`` in all, in one tensor. It is made at the first, for parts
-    that are kept until they are joined take the memory twice. ``tell`` is given how many are there.
-    """
-    found, done = torch.empty(0), 0
-    for part in parts:
-        if not done:
-            found = part.new_empty(count, *part.shape[1:], dtype=dtype or part.dtype)
-        found[done : done + len(part)] = part
-        done += len(part)
-        if tell:
-            tell(done)
-    return found
-
-
 def _in_threads(function: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> Iterator[Tensor]:
     """Yield ``function`` of each batch, in their order, worked on by as many threads as torch has, each of
     which takes one core.

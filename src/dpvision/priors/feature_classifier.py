@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,8 +14,9 @@ from dpvision.images import ImageSet
 from dpvision.images.conversion import MAX_PIXELS
 from dpvision.images.indexed import indexed_if_any
 from dpvision.images.public import Overlaps
+from dpvision.images.rows_on_disk import RowsOnDisk, kept_rows
 from dpvision.networks import Classifier, build_classifier
-from dpvision.networks.by_row import by_row, gathered
+from dpvision.networks.by_row import by_row
 from dpvision.priors.encoders import Encoder, build_encoder, rebuild_encoder
 from dpvision.priors.phase_one.prior_file import learned_from
 from dpvision.priors.remembered import remembered
@@ -154,10 +155,22 @@ def refuse_own_encoder(encoder: Encoder, images: ImageSet, overlaps: Overlaps) -
 
 
 @remembered
-@torch.no_grad()
-def encoded(model: Classifier, images: ImageSet, tell: Callable[[int, int], None] | None = None) -> Tensor:
-    """Return the features ``[N, D]`` of images, on the device of the model. Those of an image do not depend
-    on the others. ``tell`` is given how many are done, and how many there are.
+def encoded(
+    model: Classifier, images: ImageSet, tell: Callable[[int, int], None] | None = None
+) -> Tensor | RowsOnDisk:
+    """Return the features ``[N, D]`` of images, on the device of the model; where they are large for its
+    memory, in a file. ``tell`` is given how many are done, and how many there are.
+
+    Raises:
+        InputError: as :func:`encoded_parts`; or there is no room for the file.
+    """
+    parts = encoded_parts(model, images)
+    return kept_rows(parts, len(images), tell and (lambda done: tell(done, len(images))))
+
+
+def encoded_parts(model: Classifier, images: ImageSet) -> Iterator[Tensor]:
+    """Yield the features of all images ``[n, D]``, on the device of the model, some at a time. Those of an
+    image do not depend on the others.
 
     Raises:
         InputError: the model is not on the features of an encoder.
@@ -165,15 +178,18 @@ def encoded(model: Classifier, images: ImageSet, tell: Callable[[int, int], None
     if not isinstance(model.network, FeatureClassifier):
         raise InputError("only a classifier on the features of an encoder has features to compute")
     network, normalize = model.network, model.normalize
-    device = normalize.mean.device
-    parts = by_row(
-        lambda rows: network.features(normalize(rows)),
+
+    @torch.no_grad()
+    def features(rows: Tensor) -> Tensor:
+        return network.features(normalize(rows))
+
+    return by_row(
+        features,
         images.blocks,
         images.shape,
-        device,
+        normalize.mean.device,
         concurrent=network.encoder.concurrent,
     )
-    return gathered(parts, len(images), tell and (lambda done: tell(done, len(images))))
 
 
 def _classifier(encoder: Encoder, class_names: Sequence[str], **options: Any) -> Classifier:

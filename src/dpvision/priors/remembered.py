@@ -11,9 +11,10 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from dpvision.images import ImageSet
+from dpvision.images.rows_on_disk import RowsOnDisk
 from dpvision.networks import Classifier
 
-_Known = list[tuple[ImageSet, bytes, Tensor]]
+_Known = list[tuple[ImageSet, bytes, Tensor | RowsOnDisk]]
 _known: ContextVar[_Known | None] = ContextVar("known", default=None)
 
 
@@ -22,7 +23,7 @@ class Encode(Protocol):
 
     def __call__(
         self, model: Classifier, images: ImageSet, tell: Callable[[int, int], None] | None = None
-    ) -> Tensor: ...
+    ) -> Tensor | RowsOnDisk: ...
 
 
 @contextmanager
@@ -44,7 +45,9 @@ def remembered(encode: Encode) -> Encode:
     """
 
     @wraps(encode)
-    def found(model: Classifier, images: ImageSet, tell: Callable[[int, int], None] | None = None) -> Tensor:
+    def found(
+        model: Classifier, images: ImageSet, tell: Callable[[int, int], None] | None = None
+    ) -> Tensor | RowsOnDisk:
         known = _known.get()
         if known is None:
             return encode(model, images, tell)

@@ -21,6 +21,7 @@ distinct within a data set**: two examples of one id draw the same, and are then
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,6 +33,9 @@ from torch import Tensor
 from dpvision.privacy.errors import InputError
 
 KEY_BYTES = 32
+
+WORDS_AT_A_TIME = 2**18
+"""Words of 64 bits that are drawn at a time: those of all examples would take several times what ids do."""
 
 
 class KeySource(Protocol):
@@ -86,19 +90,24 @@ class ExampleDraws:
         """Return the next ``count`` numbers of each example, uniform on [0, 1): float32 ``[B, count]`` on the
         CPU, multiples of 2⁻²⁴.
         """
-        return self._next(count).bitwise_and_(2**24 - 1).float().mul_(2.0**-24)
+        return self._next(count, lambda words: words.bitwise_and_(2**24 - 1).float().mul_(2.0**-24))
 
     def bernoulli(self, probability: float) -> Tensor:
         """Draw whether a trial of each example succeeds, with ``probability`` to within 2⁻⁵³: bool ``[B]``.
         Takes one number.
         """
-        uniform = self._next(1).bitwise_and_(2**53 - 1).double().mul_(2.0**-53)
-        return uniform[:, 0] < probability
 
-    def _next(self, count: int) -> Tensor:
-        words = _words(self._key, self._ids, self._drawn, count)
+        def succeeds(words: Tensor) -> Tensor:
+            return words[:, 0].bitwise_and_(2**53 - 1).double().mul_(2.0**-53) < probability
+
+        return self._next(1, succeeds)
+
+    def _next(self, count: int, made: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what is made of the next ``count`` words of each example, of some examples at a time."""
+        parts = self._ids.split(max(1, WORDS_AT_A_TIME // max(1, count)))
+        found = torch.cat([made(_words(self._key, ids, self._drawn, count)) for ids in parts])
         self._drawn += count
-        return words
+        return found
 
 
 def _words(key: bytes, ids: Tensor, first: int, count: int) -> Tensor:
@@ -128,6 +137,7 @@ def distinct_ids(ids: Tensor | None, count: int, source: str) -> Tensor:
         raise InputError(
             f"{source}: {count} examples need as many int64 ids, got {ids.dtype} of shape {list(ids.shape)}"
         )
-    if len(ids.unique()) != count:
+    in_order = np.sort(ids.cpu().numpy())
+    if (in_order[1:] == in_order[:-1]).any():
         raise InputError(f"{source}: two examples have one id, so would draw the same; give each its own")
     return ids.cpu()

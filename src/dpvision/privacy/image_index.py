@@ -29,13 +29,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import itertools
 import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +47,13 @@ from dpvision.privacy.events import Event, merge_events, written
 from dpvision.privacy.facts import Unit
 from dpvision.privacy.fingerprint import FINGERPRINT_BYTES, Fingerprints, fingerprints_of
 from dpvision.privacy.ledger import Ledger, default_ledger_path, sync_folder
+from dpvision.privacy.names import AT_A_TIME, Names, in_order, names_of, rows_of
 from dpvision.privacy.owner_only import for_the_owner
 from dpvision.privacy.roles import Role
 from dpvision.privacy.standing import Standing, check_limits
 
 KEY_BYTES = 32
+DIGEST_BYTES = 32
 IDENTITY_BYTES = 16
 """Two of a million images share an identity with a probability of 2·10⁻²⁷."""
 
@@ -93,9 +94,9 @@ class IndexedImages:
     """
 
     index: ImageIndex
-    identities: Sequence[bytes]
+    identities: Names
     fingerprints: Fingerprints | None = None
-    units: Sequence[bytes] | None = None
+    units: Names | None = None
 
 
 class ImageIndex:
@@ -117,20 +118,19 @@ class ImageIndex:
         with _usable(self.folder):
             return path.exists() and path.stat().st_size > 0
 
-    def identities(self, digests: Iterable[bytes]) -> list[bytes]:
+    def identities(self, digests: Iterable[bytes]) -> Names:
         """Return the identities, under this index's key, of images with these digests. Takes no lock."""
-        with _usable(self.folder):
-            key = self._key()
-        return [hashlib.blake2b(one, key=key, digest_size=IDENTITY_BYTES).digest() for one in digests]
+        return self._keyed(digests, b"")
 
-    def identities_of_units(self, digests: Iterable[bytes]) -> list[bytes]:
+    def identities_of_units(self, digests: Iterable[bytes]) -> Names:
         """Return the same of units, which are never those of images. Takes no lock."""
+        return self._keyed(digests, b"unit")
+
+    def _keyed(self, digests: Iterable[bytes], person: bytes) -> Names:
         with _usable(self.folder):
             key = self._key()
-        return [
-            hashlib.blake2b(one, key=key, digest_size=IDENTITY_BYTES, person=b"unit").digest()
-            for one in digests
-        ]
+        keyed = partial(hashlib.blake2b, key=key, digest_size=IDENTITY_BYTES, person=person)
+        return names_of((keyed(one).digest() for one in digests), IDENTITY_BYTES)
 
     def fingerprints(self, sketches: NDArray[np.float16]) -> Fingerprints:
         """Return the fingerprints, under this index's key, of images with these sketches. Takes no lock."""
@@ -170,9 +170,7 @@ class ImageIndex:
                 _take_over(database, ledgers_of_all(ledger))
                 _enter_batch(database, name, ledger.path, ())
 
-    def note_public(
-        self, use: str, identities: Sequence[bytes], fingerprints: Fingerprints | None = None
-    ) -> None:
+    def note_public(self, use: str, identities: Names, fingerprints: Fingerprints | None = None) -> None:
         """Remember that these images were taken for public ones, and for what: a name that a later run on
         them can ask for, see `public_uses`.
         """
@@ -181,17 +179,17 @@ class ImageIndex:
                 _fill_batch(database, identities, fingerprints)
                 _enter_batch(database, f"{_PUBLIC}{use}", self.folder / "no ledger", ())
 
-    def public_uses(self, identities: Sequence[bytes]) -> set[str]:
+    def public_uses(self, identities: Names) -> set[str]:
         """Return for what any of these images was taken for a public one."""
         runs = {run for cell in self.cells(identities) for run in cell.runs}
         return {run.removeprefix(_PUBLIC) for run in runs if run.startswith(_PUBLIC)}
 
-    def count_private(self, identities: Sequence[bytes]) -> int:
+    def count_private(self, identities: Names) -> int:
         """Return how many of these images a run has learned from, or may, or has a limit that was set."""
         cells = self.cells(identities)
         return sum(cell.size for cell in cells if not all(run.startswith(_PUBLIC) for run in cell.runs))
 
-    def private_besides(self, identities: Sequence[bytes]) -> Fingerprints:
+    def private_besides(self, identities: Names) -> Fingerprints:
         """Return the fingerprints of the images that are private, see `count_private`, and none of these: in
         the order of their identities, hence as if shuffled.
         """
@@ -203,7 +201,8 @@ class ImageIndex:
                 "AND identity NOT IN (SELECT identity FROM batch) ORDER BY identity",
                 (len(_PUBLIC), _PUBLIC),
             )
-            joined = b"".join(one for (one,) in rows)
+            some = iter(partial(rows.fetchmany, AT_A_TIME), [])
+            joined = b"".join([b"".join(one for (one,) in found) for found in some])
         return np.frombuffer(joined, dtype=np.int8).reshape(-1, FINGERPRINT_BYTES)
 
     def settle(self, run: str, spent: Sequence[Event]) -> None:
@@ -211,7 +210,7 @@ class ImageIndex:
         with self._opened() as database, database:
             database.execute("UPDATE runs SET events = ? WHERE run = ?", (_text(spent), run))
 
-    def cells(self, identities: Sequence[bytes]) -> list[Cell]:
+    def cells(self, identities: Names) -> list[Cell]:
         """Return the cells that the images are in; those that no run has touched are in none."""
         with self._opened() as database:
             _fill_batch(database, identities)
@@ -234,8 +233,8 @@ class ImageIndex:
     def standings(
         self,
         of_all: Sequence[Ledger],
-        digests: Sequence[bytes] | None,
-        units: Sequence[bytes] | None = None,
+        digests: Iterable[bytes] | None,
+        units: Iterable[bytes] | None = None,
     ) -> list[Standing]:
         """Say what counts for images and units, and which limits hold for them: see `books.standings`. Reads
         the index that there is, if there is one, and makes none.
@@ -249,8 +248,10 @@ class ImageIndex:
         with _usable(self.folder), contextlib.ExitStack() as stack:
             if not self.exists:
                 unit = of_all[0].unit if digests is None else "image" if units is None else "unit"
-                one_of_each = set((units or digests) or ())
-                count = of_all[0].num_examples if digests is None else len(one_of_each)
+                if digests is None:
+                    count = of_all[0].num_examples
+                else:
+                    count = len(np.unique(names_of(digests if units is None else units, DIGEST_BYTES)))
                 empty = stack.enter_context(contextlib.closing(sqlite3.connect(":memory:")))
                 return standings(empty, of_all, [Touched(count, frozenset(), unit)], unit)
             self._key()
@@ -320,19 +321,17 @@ def _add_fingerprints(database: sqlite3.Connection) -> None:
 
 def _fill_batch(
     database: sqlite3.Connection,
-    identities: Sequence[bytes],
+    identities: Names,
     fingerprints: Fingerprints | None = None,
-    units: Sequence[bytes] | None = None,
+    units: Names | None = None,
 ) -> None:
     """Make these images the ``batch``, and their units those ``named``, that the functions below work on."""
-    prints: Iterable[bytes | None] = itertools.repeat(None)
-    if fingerprints is not None:
-        size, joined, none = FINGERPRINT_BYTES, fingerprints.tobytes(), bytes(FINGERPRINT_BYTES)
-        each = (joined[start : start + size] for start in range(0, len(joined), size))
-        prints = (one if one != none else None for one in each)
+    prints = None if fingerprints is None else rows_of(fingerprints)
     database.execute("DELETE FROM batch")
-    rows = sorted(zip(identities, prints, strict=False), key=itemgetter(0))
-    database.executemany("INSERT OR IGNORE INTO batch VALUES (?, ?)", rows)
+    database.executemany(
+        f"INSERT OR IGNORE INTO batch VALUES (?, NULLIF(?, zeroblob({FINGERPRINT_BYTES})))",
+        in_order(identities, prints),
+    )
     known_units.fill_units(database, identities, units)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from operator import itemgetter
 
 from dpvision.privacy.books import Touched
+from dpvision.privacy.names import Names, in_order
 from dpvision.privacy.roles import PROTECTED, Role
 
 TABLES = """
@@ -29,15 +30,12 @@ _UNITS = "SELECT identity FROM named UNION SELECT unit FROM belongs JOIN batch O
 """The units that a run on the batch touches: those it names, and those that its images are known to be of."""
 
 
-def fill_units(
-    database: sqlite3.Connection, identities: Sequence[bytes], units: Sequence[bytes] | None
-) -> None:
+def fill_units(database: sqlite3.Connection, identities: Names, units: Names | None) -> None:
     """Make these the units, ``named``, of the images that are the batch, and note ``whose`` each is."""
     database.execute("DELETE FROM named")
     database.execute("DELETE FROM whose")
     if units is not None:
-        pairs = sorted(set(zip(identities, units, strict=True)))
-        database.executemany("INSERT INTO whose VALUES (?, ?)", pairs)
+        database.executemany("INSERT OR IGNORE INTO whose VALUES (?, ?)", in_order(identities, units))
         database.execute("INSERT INTO named SELECT DISTINCT unit, NULL FROM whose")
 
 
@@ -69,20 +67,21 @@ def touched_units(database: sqlite3.Connection) -> list[Touched]:
     other touches it by as many of these as it has.
     """
     members, on_units = _members_of_all(database), runs_on_units(database)
-    named = {unit for (unit,) in database.execute("SELECT identity FROM named")}
-    own_cells = dict(database.execute(f"SELECT identity, cell FROM images WHERE identity IN ({_UNITS})"))
     rows = database.execute(
         "WITH pairs AS (SELECT unit, image FROM whose UNION "
         f"SELECT unit, image FROM belongs WHERE unit IN ({_UNITS})) "
-        "SELECT unit, images.cell, COUNT(*), SUM(image IN (SELECT identity FROM batch)) "
+        "SELECT unit, unit IN (SELECT identity FROM named), "
+        "(SELECT cell FROM images WHERE identity = unit), "
+        "images.cell, COUNT(*), SUM(image IN (SELECT identity FROM batch)) "
         "FROM pairs LEFT JOIN images ON images.identity = pairs.image "
         "GROUP BY unit, images.cell ORDER BY unit"
     )
     kinds: Counter[tuple[bool, int | None, tuple[tuple[int | None, int], ...], int]] = Counter()
-    for unit, of_unit in itertools.groupby(rows, key=itemgetter(0)):
+    for (_, is_named, own_cell), of_unit in itertools.groupby(rows, key=itemgetter(0, 1, 2)):
         found = list(of_unit)
-        cells = tuple(sorted(((cell, count) for _, cell, count, _ in found), key=repr))
-        kinds[unit in named, own_cells.get(unit), cells, sum(present for *_, present in found)] += 1
+        cells = tuple(sorted(((cell, count) for *_, cell, count, _ in found), key=repr))
+        kinds[bool(is_named), own_cell, cells, sum(present for *_, present in found)] += 1
+    names_any = any(is_named for is_named, *_ in kinds)
     touched: Counter[Touched] = Counter()
     for (is_named, own_cell, cells, present), number in kinds.items():
         naming = members.get(own_cell, frozenset())
@@ -91,7 +90,7 @@ def touched_units(database: sqlite3.Connection) -> list[Touched]:
             sizes.update(dict.fromkeys(members.get(cell, frozenset()) - naming, count))
         roles = {run: Role(size, mixed=run in on_units) for run, size in sizes.items()}
         roles |= dict.fromkeys(naming, PROTECTED)
-        own = PROTECTED if is_named else Role(present, mixed=bool(named))
+        own = PROTECTED if is_named else Role(present, mixed=names_any)
         touched[Touched(0, frozenset(roles.items()), "unit", own)] += number
     return [one.of(number) for one, number in touched.items()]
 

@@ -7,14 +7,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dpvision.images.atomic import replacing
 from dpvision.images.files import read_json
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.owner_only import for_the_owner
 
-__all__ = ["check_room", "json_bytes", "read_json", "write_atomically", "writing"]
+__all__ = ["check_room", "json_bytes", "read_json", "write_atomically", "writing", "writing_whole"]
 
 
 def write_atomically(path: Path, content: bytes, *, public: bool = False) -> None:
@@ -25,12 +25,21 @@ def write_atomically(path: Path, content: bytes, *, public: bool = False) -> Non
     Raises:
         InputError: the file system refuses.
     """
+    with writing_whole(path, public=public) as file:
+        file.write(content)
+
+
+@contextmanager
+def writing_whole(path: Path, *, public: bool = False) -> Iterator[BinaryIO]:
+    """Yield a file that takes the place of ``path`` once the block is left: whole, or not at all. Who may
+    read it, and errors, are as for `write_atomically`.
+    """
     with (
         writing(path),
         replacing(path) as partial,
         open(partial, "wb", opener=None if public else for_the_owner) as file,
     ):
-        file.write(content)
+        yield file
         file.flush()
         os.fsync(file.fileno())
 

@@ -67,7 +67,7 @@ class StepStatistics:
 class OnBatch(Protocol):
     """A callback that is shown what each step takes its sum over, before any release. It changes nothing.
 
-    ``encode``: makes examples ``[N, …]`` of images, where they are not images themselves.
+    ``encode``: makes examples of images, where they are not images themselves, ``[N, …]`` where they are few.
     """
 
     def __call__(
@@ -75,7 +75,7 @@ class OnBatch(Protocol):
         trainer: PrivateTrainer,
         batch: Batch | UnitBatch,
         keys: StepKeys,
-        encode: Callable[[ImageSet], Tensor] | None = None,
+        encode: Callable[[ImageSet], Tensor | Examples] | None = None,
     ) -> None: ...
 
 

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from dpvision.images.rows_on_disk import gathered
 from dpvision.networks import Normalize
-from dpvision.networks.by_row import by_row, gathered
+from dpvision.networks.by_row import by_row
 from dpvision.priors.encoders.encoder import Encoder, Tell
 from dpvision.priors.encoders.process_images import process_images
 from dpvision.privacy.errors import InputError
