@@ -14,7 +14,6 @@ from dpvision.evaluation import ClassifierReport, evaluate_classifier
 from dpvision.evaluation.accuracy import IMAGES_AT_A_TIME
 from dpvision.evaluation.classification import class_at_threshold
 from dpvision.evaluation.probabilities import log_probabilities
-from dpvision.images import Images
 from dpvision.images.choices import Choices
 from dpvision.networks import Classifier, register_network
 from dpvision.networks.generators import Generator
@@ -131,8 +130,7 @@ def predict(
         Prediction(name, model.class_names[index], dict(zip(model.class_names, row, strict=True)))
         for name, index, row in zip(names, rows.argmax(dim=1).tolist(), rows.tolist(), strict=True)
     ]
-    left_out = found.left_out if isinstance(found, Images) else ()
-    return [*predicted, *(Prediction(one.name, None, {}, one.reason) for one in left_out)]
+    return [*predicted, *(Prediction(one.name, None, {}, one.reason) for one in found.left_out)]
 
 
 def choices_of(run: str | os.PathLike[str], given: Mapping[str, Any]) -> Choices:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dpvision.images.faults import Unreadable
 from dpvision.images.identity import DIGEST_BYTES, digest_of, identity_of
-from dpvision.images.sketch import sketches_of
+from dpvision.images.sketch import SKETCH_SIZE, sketches_of
 from dpvision.images.text import listing
+from dpvision.images.texts import picked
 from dpvision.images.units import Units, names_given
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import Unit
@@ -36,6 +38,7 @@ class ImageSet(ABC):
         ids: int64 [N], distinct: whose random draws an image gets in training, see
             :mod:`dpvision.privacy.by_example`. They are no part of the data set's identity and are written
             nowhere.
+        left_out: the images that reading was asked to leave out, since they cannot be read.
         units: whose image each is, where a guarantee is to protect all images of one unit together; None
             where each is protected by itself.
     """
@@ -43,9 +46,10 @@ class ImageSet(ABC):
     labels: Tensor | None
     class_names: tuple[str, ...]
     source: str
-    names: tuple[str, ...] | None
+    names: Sequence[str] | None
     ids: Tensor
     units: Units | None = None
+    left_out: tuple[Unreadable, ...] = ()
 
     @property
     @abstractmethod
@@ -96,8 +100,13 @@ class ImageSet(ABC):
 
     def blocks(self, size: int = IMAGES_IN_BLOCK) -> Iterator[Tensor]:
         """Yield all images in their order, uint8 [n, C, H, W] with n = size, or fewer in the last block."""
-        for indices in torch.arange(len(self)).split(size):
-            yield self.take(indices)
+        return self.take_each(torch.arange(len(self)).split(size))
+
+    def take_each(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the images of several blocks of indices, as ``take`` gives them. Where images are not in
+        memory, those of the next blocks may be read meanwhile.
+        """
+        return map(self.take, blocks)
 
     @cached_property
     def digest(self) -> str:
@@ -122,13 +131,19 @@ class ImageSet(ABC):
         """What each image is known by, as it is stored, whatever its name, label, place, file format and the
         size and channels it is read with: uint8 [N, 32]. Private.
         """
-        found = [identity_of(image) for block in self.blocks() for image in block.numpy()]
-        return torch.frombuffer(bytearray(b"".join(found)), dtype=torch.uint8).view(-1, DIGEST_BYTES)
+        found = bytearray()
+        for block in self.blocks():
+            found += b"".join(map(identity_of, block.numpy()))
+        return torch.frombuffer(found, dtype=torch.uint8).view(-1, DIGEST_BYTES)
 
     @cached_property
     def sketches(self) -> Tensor:
         """What each image looks like, as it was read: float16 [N, 63], see `sketches_of`. Private."""
-        return torch.cat([sketches_of(block) for block in self.blocks()])
+        found, first = torch.empty(len(self), SKETCH_SIZE, dtype=torch.float16), 0
+        for block in self.blocks():
+            found[first : first + len(block)] = sketches_of(block)
+            first += len(block)
+        return found
 
     def subset(self, indices: Sequence[int] | Tensor) -> ImageSet:
         """Return the images at these indices, in this order, with the same classes and ids.
@@ -140,7 +155,7 @@ class ImageSet(ABC):
         return self._derived(
             chosen,
             labels=None if self.labels is None else self.labels[chosen],
-            names=None if self.names is None else tuple(self.names[i] for i in chosen.tolist()),
+            names=None if self.names is None else picked(self.names, chosen),
             ids=ids if len(ids.unique()) == len(ids) else torch.arange(len(ids)),
             units=None if self.units is None else self.units.subset(chosen),
         )
@@ -234,12 +249,13 @@ class Chosen(ImageSet):
         labels: Tensor | None,
         class_names: tuple[str, ...],
         source: str,
-        names: tuple[str, ...] | None,
+        names: Sequence[str] | None,
         ids: Tensor,
         units: Units | None,
     ) -> None:
         self.labels, self.class_names, self.source = labels, class_names, source
         self.names, self.ids, self.units = names, ids, units
+        self.left_out = images.left_out
         self._images, self._indices = images, indices
 
     @property
@@ -252,6 +268,9 @@ class Chosen(ImageSet):
 
     def take(self, indices: Tensor) -> Tensor:
         return self._images.take(self._indices[indices])
+
+    def take_each(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        return self._images.take_each(self._indices[indices] for indices in blocks)
 
     @cached_property
     def identities(self) -> Tensor:
