@@ -108,6 +108,8 @@ class StoredImages(ImageSet):
         taken = torch.empty(len(indices), *self.shape, dtype=torch.uint8)
         if not len(indices):
             return taken
+        if int(indices.min()) < 0 or int(indices.max()) >= len(self):
+            raise IndexError(f"there are {len(self)} images, from 0 on")
         size = taken[0].numel()
         buffer = taken.numpy().data.cast("B")
         runs = [(at * size, first * size, count * size) for at, first, count in _runs(indices)]
