@@ -24,7 +24,11 @@ import dpvision
 from dpvision.images import ImageSet, cache_images, forget_images, open_images
 from dpvision.images import opening as opening_module
 from dpvision.images import pixel_file as pixel_file_module
-from dpvision.images.stored import StoredImages
+from dpvision.images.files import physical_memory
+from dpvision.images.pixel_file import FilePixels
+from dpvision.images.store_files import save_array
+from dpvision.images.stored import CLASSES, IDENTITIES, LABELS, LEFT_OUT, PIXELS, REASONS, StoredImages
+from dpvision.images.texts import Texts
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.image_index import default_index_folder
 from tests.images import kinds_of_sources as sources
@@ -382,3 +386,48 @@ def test_forgetting_removes_all_stores_of_a_data_set_and_no_other(source: Path, 
     other.unlink()
     assert forget_images(other).bytes == size > 0
     assert left() == []
+
+
+GIB_30 = 30 << 30
+
+TAKING = """
+import sys
+from pathlib import Path
+import torch
+from checks.fuzzing.watch import peak_bytes
+from dpvision.images.stored import Facts, StoredImages
+count = int(sys.argv[2])
+images = StoredImages(Path(sys.argv[1]), Facts(count, (3, 64, 64), True, False, None, False, ""), "sparse")
+generator = torch.Generator().manual_seed(0)
+for _ in range(5):
+    batch = torch.rand(count, generator=generator) < 1024 / count
+    assert not images.take(batch.nonzero().squeeze(1)).any()
+for block, _ in zip(images.take_each(torch.arange(count).split(4096)), range(10)):
+    assert len(block) == 4096
+print(peak_bytes())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is watched by Linux's /proc")
+def test_a_store_of_30_gib_takes_little_memory(tmp_path: Path) -> None:
+    size = 3 * 64 * 64
+    count = GIB_30 // size
+    with (tmp_path / PIXELS).open("wb") as file:
+        file.truncate(count * size)
+    (tmp_path / IDENTITIES).touch()
+    save_array(tmp_path / LABELS, np.zeros(count, dtype=np.int64))
+    for name in (CLASSES, LEFT_OUT, REASONS):
+        Texts.save(tmp_path, name, ["one"] if name == CLASSES else [])
+    command = [sys.executable, "-c", TAKING, str(tmp_path), str(count)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert int(finished.stdout) < 2**30  # most of it is torch
+
+
+def test_more_pixels_than_there_is_memory_can_be_handed_over(tmp_path: Path) -> None:
+    shape = (3, 2**13, 2**13)
+    count = 4 * physical_memory() // int(np.prod(shape))
+    pixels = FilePixels(tmp_path / "pixels", count, shape, lambda done, total: None)
+    pixels.put(count - 1, np.full((1, *shape), 7, dtype=np.uint8))
+    found = pixels.tensor()
+    assert found.shape == (count, *shape)
+    assert (found[-1, 0, 0] == 7).all()

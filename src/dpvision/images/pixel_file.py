@@ -73,8 +73,9 @@ class FilePixels:
         with self._file:
             os.fsync(self._file.fileno())
         count = self._count if kept is None else len(kept)
-        # Mapped so that what is written to it stays in memory, for torch knows no tensors that are read only.
-        return torch.from_numpy(np.memmap(self._path, np.uint8, "c", shape=(count, *self._shape)))
+        # For reading and writing, though nobody writes: torch knows no tensors that are read only, and of a
+        # private copy the system would ask that it fit in memory.
+        return torch.from_numpy(np.memmap(self._path, np.uint8, "r+", shape=(count, *self._shape)))
 
     def _keep(self, kept: Tensor) -> None:
         """Move the images at these places, ascending, to the front, and cut off the others."""
