@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -105,15 +105,15 @@ class Cifar(DataSet):
 
     def sizes(self, split: str) -> Counter[tuple[int, int]]:
         """Count the images of a split by size (width, height): all have the same."""
-        pixels, _ = self._read(split)
-        return Counter({(SIDE, SIDE): len(pixels)})
+        return Counter({(SIDE, SIDE): len(self._labels(split))})
 
     def read(self, split: str, labelled: bool) -> Images:
         """Read one split; CIFAR-100 with its fine labels, unless ``label_column`` says coarse_labels."""
-        pixels, labels = self._read(split)
+        labels = self._labels(split)
         source, classes = str(self.path), self.choices.classes
-        array = ImageArray(pixels.dtype, pixels.shape, source)
-        found = array.read(io.BytesIO(pixels.tobytes()), self.choices.conversion)
+        array = ImageArray(np.dtype(np.uint8), (len(labels), COLOURS, SIDE, SIDE), source)
+        parts = (self._part(file)[0] for file in self.splits[split])
+        found = array.read(_Parts(parts), self.choices.conversion)
         if not labelled:
             return Images(found.pixels, None, (), source, stored=found.stored)
         names = self._class_names()
@@ -141,15 +141,14 @@ class Cifar(DataSet):
             )
         return columns.index(named)
 
-    def _read(self, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Return the images [N, 3, 32, 32] and labels [N] of a split."""
+    def _part(self, file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return the pixels [n, 3072] and labels [n] of a file."""
         kind = self._of
-        column = kind.columns[self._column]
-        parts = [
-            (_of_binary if kind.binary else _of_pickle)(file, kind, column) for file in self.splits[split]
-        ]
-        pixels, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return pixels.reshape(-1, COLOURS, SIDE, SIDE), labels
+        return (_of_binary if kind.binary else _of_pickle)(file, kind, kind.columns[self._column])
+
+    def _labels(self, split: str) -> NDArray[np.int64]:
+        """Return the labels [N] of a split."""
+        return np.concatenate([self._part(file)[1] for file in self.splits[split]])
 
     def _class_names(self) -> tuple[str, ...] | None:
         """Return the names of the classes; None where their file was not downloaded."""
@@ -165,6 +164,22 @@ class Cifar(DataSet):
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise InputError(f"{file} does not name the classes under '{key}'; replace it")
         return tuple(names)
+
+
+class _Parts:
+    """A stream of the pixels of some files, one file after another, of which one is held at a time."""
+
+    def __init__(self, parts: Iterator[NDArray[np.uint8]]) -> None:
+        self._parts, self._left = parts, memoryview(b"")
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:
+        """Fill the buffer as far as the file goes that is at hand; return how far that is."""
+        if not self._left:
+            self._left = np.ascontiguousarray(next(self._parts, np.empty(0, np.uint8))).data.cast("B")
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
 
 
 def _kind(path: Path) -> Kind | None:

@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,7 +96,8 @@ class Store:
             if found is None:
                 if self.exists:
                     why = f"{self.spec}, or its store, has changed since it was read: it is read anew"
-                why = f"{why}, in {self.folder} (private); dpvision data {self.spec} --forget removes it"
+                spec = shlex.quote(self.spec)
+                why = f"{why}, in {self.folder} (private); dpvision data {spec} --forget removes it"
                 self._make(state, Disk(self.folder.with_name(PARTIAL), PIXELS, told, why))
                 found = self._find(state)
         if found is None:
