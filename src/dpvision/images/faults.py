@@ -52,10 +52,14 @@ class Stacked:
 
     def names(self, of_all: Sequence[str]) -> tuple[str, ...]:
         """Return those of the items' names whose images are there."""
+        if len(self.kept) == len(of_all):
+            return tuple(of_all)
         return tuple(of_all[index] for index in self.kept.tolist())
 
     def left_out_of(self, of_all: Sequence[str]) -> tuple[Unreadable, ...]:
         """Return those that were left out under the items' names."""
+        if not self.left_out:
+            return ()
         kept = set(self.kept.tolist())
         names = (name for index, name in enumerate(of_all) if index not in kept)
         return tuple(replace(one, name=name) for one, name in zip(self.left_out, names, strict=True))

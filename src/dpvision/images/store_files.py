@@ -62,6 +62,13 @@ class Content:
                 )
             buffer, offset = buffer[count:], offset + count
 
+    def read_cached(self, buffer: memoryview, offset: int) -> bool:
+        """Fill a buffer likewise if the system has all these bytes at hand; say whether it had."""
+        try:
+            return os.preadv(self.descriptor, [buffer], offset, os.RWF_NOWAIT) == len(buffer)
+        except (AttributeError, OSError):  # it may not know how to tell
+            return False
+
     def expect(self, offset: int, count: int) -> None:
         """Tell the system that bytes will be read soon, so that it fetches them while others are used."""
         if hasattr(os, "posix_fadvise"):

@@ -113,7 +113,9 @@ class StoredImages(ImageSet):
         size = taken[0].numel()
         buffer = taken.numpy().data.cast("B")
         runs = [(at * size, first * size, count * size) for at, first, count in _runs(indices)]
-        if len(runs) > 1:
+        if len(runs) > 1:  # the disk fetches many at once, if it is told of all before one is waited for
+            read = self._pixels.read_cached
+            runs = [run for run in runs if not read(buffer[run[0] : run[0] + run[2]], run[1])]
             for _, offset, count in runs:
                 self._pixels.expect(offset, count)
         for at, offset, count in runs:

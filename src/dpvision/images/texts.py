@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
@@ -29,12 +30,12 @@ class Texts(Sequence[str]):
     @staticmethod
     def save(folder: Path, name: str, texts: Iterable[str]) -> None:
         """Write texts. Names of files may be no Unicode, and come back as they are."""
-        ends: list[int] = []
+        ends = array("q")
         with new_file(folder / f"{name}.txt") as file:
             for text in texts:
                 file.write(text.encode(errors="surrogatepass"))
                 ends.append(file.tell())
-        save_array(folder / f"{name}.npy", np.array(ends, dtype=np.int64))
+        save_array(folder / f"{name}.npy", np.frombuffer(ends, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self._ends)
