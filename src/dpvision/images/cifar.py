@@ -29,6 +29,9 @@ from dpvision.privacy.errors import InputError, named_option
 SIDE, COLOURS = 32, 3
 PIXELS = COLOURS * SIDE * SIDE
 
+ROWS_AT_ONCE = 1024
+"""Images of a binary file that are read at a time. Of a pickle it is the whole."""
+
 MOST_BYTES = 2**29
 """Largest file that is read, in bytes: all of CIFAR has a third of that."""
 
@@ -112,8 +115,8 @@ class Cifar(DataSet):
         labels = self._labels(split)
         source, classes = str(self.path), self.choices.classes
         array = ImageArray(np.dtype(np.uint8), (len(labels), COLOURS, SIDE, SIDE), source)
-        parts = (self._part(file)[0] for file in self.splits[split])
-        found = array.read(_Parts(parts), self.choices.conversion)
+        stream = _Parts(pixels for pixels, _ in self._parts(split))
+        found = array.read(stream, self.choices.conversion)
         if not labelled:
             return Images(found.pixels, None, (), source, stored=found.stored)
         names = self._class_names()
@@ -141,14 +144,18 @@ class Cifar(DataSet):
             )
         return columns.index(named)
 
-    def _part(self, file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Return the pixels [n, 3072] and labels [n] of a file."""
-        kind = self._of
-        return (_of_binary if kind.binary else _of_pickle)(file, kind, kind.columns[self._column])
+    def _parts(self, split: str) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+        """Yield the pixels [n, 3072] and labels [n] of a split, some at a time."""
+        kind, column = self._of, self._of.columns[self._column]
+        for file in self.splits[split]:
+            if kind.binary:
+                yield from _of_binary(file, kind, column)
+            else:
+                yield _of_pickle(file, column)
 
     def _labels(self, split: str) -> NDArray[np.int64]:
         """Return the labels [N] of a split."""
-        return np.concatenate([self._part(file)[1] for file in self.splits[split]])
+        return np.concatenate([labels for _, labels in self._parts(split)])
 
     def _class_names(self) -> tuple[str, ...] | None:
         """Return the names of the classes; None where their file was not downloaded."""
@@ -167,13 +174,13 @@ class Cifar(DataSet):
 
 
 class _Parts:
-    """A stream of the pixels of some files, one file after another, of which one is held at a time."""
+    """A stream of the pixels of a split, of which some are held at a time."""
 
     def __init__(self, parts: Iterator[NDArray[np.uint8]]) -> None:
         self._parts, self._left = parts, memoryview(b"")
 
     def readinto(self, buffer: bytearray | memoryview, /) -> int:
-        """Fill the buffer as far as the file goes that is at hand; return how far that is."""
+        """Fill the buffer as far as those go that are at hand; return how far that is."""
         if not self._left:
             self._left = np.ascontiguousarray(next(self._parts, np.empty(0, np.uint8))).data.cast("B")
         count = min(len(buffer), len(self._left))
@@ -187,24 +194,34 @@ def _kind(path: Path) -> Kind | None:
     return next((k for k in KINDS if any((path / names[0]).is_file() for names in k.files.values())), None)
 
 
-def _content(file: Path) -> bytes:
+def _size(file: Path) -> int:
+    """Return the bytes of a file. InputError where they are too many."""
     check_regular(file)
-    if file.stat().st_size > MOST_BYTES:
+    size = file.stat().st_size
+    if size > MOST_BYTES:
         raise InputError(f"{file} is larger than the {MOST_BYTES >> 20} MiB that are read; replace it")
+    return size
+
+
+def _content(file: Path) -> bytes:
+    _size(file)
     with reading(str(file)):
         return file.read_bytes()
 
 
-def _of_binary(file: Path, kind: Kind, column: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    content, row = _content(file), len(kind.bytes_) + PIXELS
-    if not content or len(content) % row:
-        raise InputError(f"{file} has {len(content)} bytes, no multiple of {row}; it is damaged: replace it")
-    rows = np.frombuffer(content, dtype=np.uint8).reshape(-1, row)
-    labels = rows[:, list(kind.bytes_).index(column)]
-    return rows[:, len(kind.bytes_) :], labels.astype(np.int64)
+def _of_binary(file: Path, kind: Kind, column: str) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+    size, row = _size(file), len(kind.bytes_) + PIXELS
+    if not size or size % row:
+        raise InputError(f"{file} has {size} bytes, no multiple of {row}; it is damaged: replace it")
+    at = list(kind.bytes_).index(column)
+    for start in range(0, size, ROWS_AT_ONCE * row):
+        with reading(str(file)):
+            values = np.fromfile(file, np.uint8, min(ROWS_AT_ONCE * row, size - start), offset=start)
+            rows = values.reshape(-1, row)
+        yield rows[:, len(kind.bytes_) :], rows[:, at].astype(np.int64)
 
 
-def _of_pickle(file: Path, kind: Kind, column: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _of_pickle(file: Path, column: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     found = unpickled(file)
     pixels, labels = found.get("data"), found.get(column)
     if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != PIXELS:

@@ -19,7 +19,7 @@ from dpvision.privacy.errors import InputError
 
 logger = logging.getLogger("dpvision")
 
-BLOCK_BYTES = 2**24
+BLOCK_BYTES = 2**22
 """Bytes of images that are moved at a time."""
 
 BYTES_BESIDE = 256

@@ -76,7 +76,7 @@ class Store:
     @property
     def exists(self) -> bool:
         """Whether one was made, which may be of other files than those there are now."""
-        return (self.folder / HEADER).is_file()
+        return os.path.isfile(self.folder / HEADER)  # False also where one may not look
 
     def find_or_make(self, why: str, told: Told) -> StoredImages:
         """Return its images, which are read into it if it is not there, or is no longer true.
@@ -114,7 +114,7 @@ class Store:
                 return None
             facts = Facts(**{**header["facts"], "shape": tuple(header["facts"]["shape"])})
             return StoredImages(self.folder, facts, self.spec)
-        except (OSError, InputError, KeyError, TypeError):
+        except (OSError, InputError, KeyError, TypeError, ValueError):
             return None  # whatever is wrong with it, it is made again
 
     def _make(self, state: str, disk: Disk) -> None:
