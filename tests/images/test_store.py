@@ -434,3 +434,15 @@ def test_more_pixels_than_there_is_memory_can_be_handed_over(tmp_path: Path) -> 
     found = pixels.tensor()
     assert found.shape == (count, *shape)
     assert (found[-1, 0, 0] == 7).all()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look everywhere")
+def test_where_no_store_may_be_looked_for_images_are_read(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0)
+    monkeypatch.setenv("DPVISION_HOME", str(locked / "home"))
+    assert len(open_images(source)) == 12
+    with pytest.raises(InputError, match="cannot be written: Permission denied"):
+        cache_images(source)

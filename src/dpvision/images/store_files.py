@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -62,14 +63,29 @@ class Content:
                 )
             buffer, offset = buffer[count:], offset + count
 
-    def read_cached(self, buffer: memoryview, offset: int) -> bool:
-        """Fill a buffer likewise if the system has all these bytes at hand; say whether it had."""
-        try:
-            return os.preadv(self.descriptor, [buffer], offset, os.RWF_NOWAIT) == len(buffer)
-        except (AttributeError, OSError):  # it may not know how to tell
-            return False
+    def read_each(self, parts: Sequence[tuple[memoryview, int]]) -> None:
+        """Fill several buffers likewise, each from an offset of its own on.
 
-    def expect(self, offset: int, count: int) -> None:
-        """Tell the system that bytes will be read soon, so that it fetches them while others are used."""
+        Those whose bytes the system has at hand come first. It is told of all others before one is waited
+        for, so that the disk is busy with many at a time.
+        """
+        left = list(self._not_at_hand(parts))
         if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self.descriptor, offset, count, os.POSIX_FADV_WILLNEED)
+            for buffer, offset in left:
+                os.posix_fadvise(self.descriptor, offset, len(buffer), os.POSIX_FADV_WILLNEED)
+        for buffer, offset in left:
+            self.read_into(buffer, offset)
+
+    def _not_at_hand(self, parts: Sequence[tuple[memoryview, int]]) -> Iterator[tuple[memoryview, int]]:
+        """Fill the buffers that can be filled without waiting, and yield the others."""
+        if not hasattr(os, "RWF_NOWAIT"):
+            yield from parts
+            return
+        read, descriptor, without_waiting = os.preadv, self.descriptor, os.RWF_NOWAIT  # a thousand times
+        for part in parts:
+            try:
+                if read(descriptor, part[:1], part[1], without_waiting) == len(part[0]):
+                    continue
+            except OSError:  # what is wrong is told where it is read again
+                pass
+            yield part

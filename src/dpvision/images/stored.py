@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dpvision.images.faults import Unreadable
@@ -110,16 +111,11 @@ class StoredImages(ImageSet):
             return taken
         if int(indices.min()) < 0 or int(indices.max()) >= len(self):
             raise IndexError(f"there are {len(self)} images, from 0 on")
-        size = taken[0].numel()
-        buffer = taken.numpy().data.cast("B")
-        runs = [(at * size, first * size, count * size) for at, first, count in _runs(indices)]
-        if len(runs) > 1:  # the disk fetches many at once, if it is told of all before one is waited for
-            read = self._pixels.read_cached
-            runs = [run for run in runs if not read(buffer[run[0] : run[0] + run[2]], run[1])]
-            for _, offset, count in runs:
-                self._pixels.expect(offset, count)
-        for at, offset, count in runs:
-            self._pixels.read_into(buffer[at : at + count], offset)
+        parts = _parts(taken.numpy().data.cast("B"), indices.numpy(), taken[0].numel())
+        if len(parts) == 1:
+            self._pixels.read_into(*parts[0])
+        else:
+            self._pixels.read_each(parts)
         return taken
 
     def take_each(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -134,11 +130,13 @@ class StoredImages(ImageSet):
                 yield ahead.popleft().result()
 
 
-def _runs(indices: Tensor) -> Iterator[tuple[int, int, int]]:
-    """Yield the runs of indices that follow each other: where one begins among them, its first index, and how
-    many there are.
+def _parts(buffer: memoryview, chosen: NDArray[np.int64], size: int) -> list[tuple[memoryview, int]]:
+    """Return the parts of a buffer that are filled by runs of indices that follow each other, images of so
+    many bytes, each with the place in the file where its images begin.
     """
-    chosen = indices.numpy()
     begins = np.flatnonzero(np.diff(chosen, prepend=chosen[0] - 2) != 1)
-    counts = np.diff(begins, append=len(chosen))
-    yield from zip(begins.tolist(), chosen[begins].tolist(), counts.tolist(), strict=True)
+    ends = [*begins[1:].tolist(), len(chosen)]
+    return [
+        (buffer[begin * size : end * size], index * size)
+        for begin, end, index in zip(begins.tolist(), ends, chosen[begins].tolist(), strict=True)
+    ]
