@@ -100,5 +100,5 @@ def test_a_header_that_claims_more_than_memory(tmp_path: Path, zipped: bool) -> 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, "train", idx(np.zeros((1000, 100, 100), dtype=np.uint8)), idx(labels4), zipped=True)
     monkeypatch.setattr(files_module, "physical_memory", lambda: 10_000_000 - 1)
-    with pytest.raises(InputError, match="unpacked would take"):
+    with pytest.raises(InputError, match=r"would take .* more than"):
         open_images(tmp_path)

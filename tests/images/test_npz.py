@@ -166,5 +166,5 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )
     assert path.stat().st_size < 20_000
     monkeypatch.setattr(files_module, "physical_memory", lambda: 10_000_000 - 1)
-    with pytest.raises(InputError, match="unpacked would take"):
+    with pytest.raises(InputError, match=r"would take .* more than"):
         open_images(path)

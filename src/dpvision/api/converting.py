@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 
 from dpvision.api.sources import Reading
-from dpvision.images import Images, ImageSet, available_splits
+from dpvision.images import ImageSet, available_splits
+from dpvision.images.files import check_fits_memory
 from dpvision.images.write import check_formats, image_files, npz_of
 from dpvision.privacy.errors import InputError
 from dpvision.reports.grid import image_grid
@@ -54,10 +56,14 @@ def convert(how: Reading, images: ImageSet, to: Target, out: str | os.PathLike[s
     """
     check_target(to, out)
     assert how.spec is not None
-    splits: dict[str, Any] = {
+    splits: dict[str, ImageSet] = {
         split: images if split == how.split else replace(how, split=split).open(labelled=None)
         for split in available_splits(how.spec, **how.given())
     }
+    for of_split in splits.values():  # what is written is held in memory until it is whole
+        check_fits_memory(
+            2 * len(of_split) * math.prod(of_split.shape), f"{of_split.source}, written as {to},"
+        )
     if to == "npz":
         write_atomically(Path(out), npz_of(splits))
     else:
@@ -82,14 +88,14 @@ def draw_sheet(images: ImageSet, out: str | os.PathLike[str]) -> None:
     write_atomically(Path(out), image_grid(torch.cat(rows), OF_A_CLASS))
 
 
-def _parquet(splits: Mapping[str, Images]) -> dict[str, bytes]:
+def _parquet(splits: Mapping[str, ImageSet]) -> dict[str, bytes]:
     return {
         f"data/{split}-00000-of-00001.parquet": image_files(images, "parquet")["images.parquet"]
         for split, images in splits.items()
     }
 
 
-def _folders(splits: Mapping[str, Images]) -> dict[str, bytes]:
+def _folders(splits: Mapping[str, ImageSet]) -> dict[str, bytes]:
     """Return the files of class folders, below folders of splits where there are several."""
     for images in splits.values():
         check_formats(["png"], images.class_names)

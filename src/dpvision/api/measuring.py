@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,16 +112,12 @@ def _released_images(place: Path, generator: Generator) -> ImageSet:
     found = [file for file in files if file.exists()]
     if not found:
         raise InputError(f"{folder} is missing; give a release that is complete")
-    images = open_images(found[0], labelled=bool(generator.class_names))
-    if not generator.class_names:
-        return images
-    # In an npz file classes are numbers, in the generator's order.
-    numbered = found[0].suffix == ".npz"
-    return (
-        replace(images, class_names=generator.class_names)
-        if numbered
-        else images.with_classes(generator.class_names)
-    )
+    names = generator.class_names
+    if not names:
+        return open_images(found[0], labelled=False)
+    if found[0].suffix == ".npz":  # there classes are numbers, in the generator's order
+        return open_images(found[0], classes=names)
+    return open_images(found[0]).with_classes(names)
 
 
 def _write_neighbours(

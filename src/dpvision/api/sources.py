@@ -10,8 +10,10 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any
 
-from dpvision.images import ImageSet, available_splits, image_sizes, open_images
+from dpvision.images import ImageSet, available_splits, cache_images, image_sizes, open_images
 from dpvision.images.choices import Choices
+from dpvision.images.pixel_file import Told
+from dpvision.images.stored import StoredImages
 from dpvision.privacy.errors import InputError, named_option
 
 logger = logging.getLogger("dpvision")
@@ -44,6 +46,13 @@ class Reading(Choices):
         """Read it (again); ``labelled`` as in `open_images`."""
         assert self.spec is not None
         return open_images(self.spec, self.split, labelled=labelled, **self.given())
+
+    def keep(self, told: Told) -> StoredImages:
+        """Read it into a store, unless it is in one, with labels where there are some; ``told`` as in
+        `cache_images`.
+        """
+        assert self.spec is not None
+        return cache_images(self.spec, self.split, labelled=None, told=told, **self.given())
 
     def fitting(self) -> dict[str, Any]:
         """Return the choices, as JSON types, by which other images are to be read for a model of these."""

@@ -14,7 +14,7 @@ from dpvision.evaluation import ClassifierReport, evaluate_classifier
 from dpvision.evaluation.accuracy import IMAGES_AT_A_TIME
 from dpvision.evaluation.classification import class_at_threshold
 from dpvision.evaluation.probabilities import log_probabilities_in_parts
-from dpvision.images import Images, ImageSet
+from dpvision.images import ImageSet
 from dpvision.images.choices import Choices
 from dpvision.networks import Classifier, register_network
 from dpvision.networks.generators import Generator
@@ -161,7 +161,7 @@ def _predictions(model: Classifier, images: ImageSet, progress: Progress | None)
             done += 1
         if progress:
             progress("classifying images", done, len(images))
-    for one in images.left_out if isinstance(images, Images) else ():
+    for one in images.left_out:
         yield Prediction(one.name, None, {}, one.reason)
 
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from dpvision.api.options import ReadOptions
+from dpvision.cli.interruption import interruptible
 from dpvision.cli.options import AsJson, checks, reads_images
 from dpvision.cli.output import show, table
+from dpvision.cli.progress import work_bars
 from dpvision.images.places import check_exists
 from dpvision.privacy.errors import InputError
+
+if TYPE_CHECKING:
+    from dpvision.api.sources import Reading
+    from dpvision.images import ImageSet
 
 SampleRate = Annotated[float, typer.Option(help="Probability with which an example enters a batch.")]
 Steps = Annotated[int, typer.Option(help="How many noisy sums.")]
@@ -21,7 +28,6 @@ Accountant = Annotated[str, typer.Option(help="pld (tight) or rdp (looser).")]
 Relation = Annotated[str, typer.Option(help="Neighbouring relation: add_or_remove_one or replace_one.")]
 
 
-@checks(spec=check_exists)
 @reads_images
 def data(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="Images, as for train.")],
@@ -39,10 +45,20 @@ def data(
         Path | None,
         typer.Option(metavar="FILE.png", help="Draw the first images of each class.", show_default=False),
     ] = None,
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache",
+            help="Read the split once, into a store on disk from which all commands take it that read it so.",
+        ),
+    ] = False,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Remove all stores of SPEC, of any split, and do no more.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a data set holds: shape, classes, counts; convert it, or draw a sheet. Private: do not
-    publish what comes out.
+    """Show what a data set holds: shape, classes, counts; convert it, draw a sheet, or keep it on disk as it
+    is used, for a data set larger than memory. Private: do not publish what comes out.
 
     Examples:
 
@@ -51,7 +67,17 @@ def data(
         dpvision data list.csv --to parquet photos-parquet
 
         dpvision data photos/ --sheet photos.png
+
+        dpvision data photos/ --cache
+
+        dpvision data photos/ --forget
     """
+    if forget:
+        if cache or to is not None or sheet is not None:
+            raise InputError("--forget removes what is stored, and does no more; give it alone")
+        _forget(spec, as_json)
+        return
+    check_exists(spec)
     from dpvision.api.converting import check_target, convert, draw_sheet
     from dpvision.api.sources import training_reading
 
@@ -59,20 +85,50 @@ def data(
     if to is not None:
         check_target(cast(Any, to[0]), to[1])
     reading, _ = training_reading(spec, read_by, keep_large=to is not None, split=split)
-    images = reading.open(labelled=None)
+    images = _keep(reading) if cache else reading.open(labelled=None)
     if to is not None:
         convert(reading, images, cast(Any, to[0]), to[1])
     if sheet is not None:
         draw_sheet(images, sheet)
-    summary = images.summary()
+    summary = images.summary() | _of_store(images)
     rows: dict[str, object] = {
         "source": images.source,
         "images": f"{len(images)} of {'×'.join(map(str, images.shape))} (channels, height, width)",
         **_of_units(summary),
         "classes": len(images.class_names),
         **{f"  {name}": count for name, count in (summary["class_counts"] or {}).items()},
+        **({"store": f"{summary['store']}, {_in_gib(summary['store_bytes'])}"} if "store" in summary else {}),
     }
     show(summary, as_json, f"{summary['notice']}\n{table(rows)}")
+
+
+def _keep(reading: Reading) -> ImageSet:
+    """Read images into a store, and tell how far that is."""
+    with interruptible("nothing is left of the store"), work_bars() as bars:
+        return reading.keep(lambda done, total: bars("images read", done, total))
+
+
+def _forget(spec: str, as_json: bool) -> None:
+    """Remove the stores of a data set, and say what was."""
+    from dpvision.images import forget_images
+
+    found = forget_images(spec)
+    said = f"removed {found.stores} store{'s' * (found.stores != 1)} of {spec}, {_in_gib(found.bytes)}"
+    show({"spec": spec} | asdict(found), as_json, said if found.bytes else f"{spec} has no stores")
+
+
+def _of_store(images: ImageSet) -> dict[str, Any]:
+    """Say where the store of images is, and how many bytes of the disk it takes, if they are in one."""
+    from dpvision.images.stored import StoredImages
+
+    if not isinstance(images, StoredImages):
+        return {}
+    return {"store": str(images.folder), "store_bytes": images.num_bytes}
+
+
+def _in_gib(count: int) -> str:
+    """Write bytes as people say them, if they are many."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**24 else f"{count / 2**20:.1f} MiB"
 
 
 def _of_units(summary: Mapping[str, Any]) -> dict[str, object]:

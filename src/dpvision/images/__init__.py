@@ -11,7 +11,13 @@ if TYPE_CHECKING:
     from dpvision.images.image_set import ImageSet
     from dpvision.images.images import Images
     from dpvision.images.in_memory import images_from_arrays, images_from_dataset
-    from dpvision.images.opening import available_splits, image_sizes, open_images
+    from dpvision.images.opening import (
+        available_splits,
+        cache_images,
+        forget_images,
+        image_sizes,
+        open_images,
+    )
     from dpvision.images.table import images_from_table
 
 __all__ = [
@@ -19,6 +25,8 @@ __all__ = [
     "Images",
     "NoLabelsError",
     "available_splits",
+    "cache_images",
+    "forget_images",
     "image_sizes",
     "images_from_arrays",
     "images_from_dataset",
@@ -31,6 +39,8 @@ _HOMES = {
     "Images": "dpvision.images.images",
     "NoLabelsError": "dpvision.images.files",
     "available_splits": "dpvision.images.opening",
+    "cache_images": "dpvision.images.opening",
+    "forget_images": "dpvision.images.opening",
     "image_sizes": "dpvision.images.opening",
     "images_from_arrays": "dpvision.images.in_memory",
     "images_from_dataset": "dpvision.images.in_memory",

@@ -10,10 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dpvision.images.conversion import Conversion
 from dpvision.images.faults import Stacked
 from dpvision.images.files import reading
+from dpvision.images.room import Memory, Room, room
 from dpvision.images.stack import stack
 from dpvision.privacy.errors import InputError
 
@@ -126,26 +128,27 @@ class ImageArray:
         return (third, first, second) if self._channels_last else (first, second, third)
 
     def read(self, stream: Stream, conversion: Conversion) -> Stacked:
-        """Read the values in a stream as images. Takes no more memory than these and a few blocks, but for
-        arrays in Fortran's order that are to be converted: those are unpacked whole.
+        """Read the values in a stream as images. Takes no more memory than a few blocks beside the room of
+        these, but for arrays in Fortran's order: those are unpacked whole.
 
         Raises:
             InputError: the stream is damaged, or has fewer values or more.
         """
         values = Values(stream, math.prod(self.shape), self.what)
         if conversion.keeps(self.image_shape) and conversion.value_range in (None, (0, 255)):
-            return Stacked(torch.from_numpy(self._whole(values)), None, torch.arange(len(self)))
-        images = iter(self._whole(values)) if self.fortran else self._each(values)
+            return Stacked(self._whole(values, room()), None, torch.arange(len(self)))
+        images = iter(self._whole(values, Memory()).numpy()) if self.fortran else self._each(values)
         named = ((f"{self.what}, image {index}", image) for index, image in enumerate(images))
         return stack(named, len(self), lambda image, _: image, self.what, conversion)
 
-    def _whole(self, values: Values) -> NDArray[np.uint8]:
-        """Return all images [N, C, H, W] as they are."""
-        pixels = np.empty((len(self), *self.image_shape), dtype=np.uint8)
-        as_stored = self._as_stored(pixels)
-        values.fill(as_stored.T if self.fortran else as_stored)
+    def _whole(self, values: Values, place: Room) -> Tensor:
+        """Return all images [N, C, H, W] as they are. In Fortran's order none is whole before all are."""
+        pixels = place.pixels(len(self), self.image_shape, self.what)
+        for block in pixels.blocks(whole=self.fortran):
+            as_stored = self._as_stored(block)
+            values.fill(as_stored.T if self.fortran else as_stored)
         values.check_end()
-        return pixels
+        return pixels.tensor()
 
     def _each(self, values: Values) -> Iterator[NDArray[np.uint8]]:
         """Yield one image [C, H, W] after the other, of an array that is not in Fortran's order."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,9 @@ from dpvision.privacy.errors import InputError, named_option
 
 SIDE, COLOURS = 32, 3
 PIXELS = COLOURS * SIDE * SIDE
+
+ROWS_AT_ONCE = 1024
+"""Images of a binary file that are read at a time. Of a pickle it is the whole."""
 
 MOST_BYTES = 2**29
 """Largest file that is read, in bytes: all of CIFAR has a third of that."""
@@ -105,15 +108,15 @@ class Cifar(DataSet):
 
     def sizes(self, split: str) -> Counter[tuple[int, int]]:
         """Count the images of a split by size (width, height): all have the same."""
-        pixels, _ = self._read(split)
-        return Counter({(SIDE, SIDE): len(pixels)})
+        return Counter({(SIDE, SIDE): len(self._labels(split))})
 
     def read(self, split: str, labelled: bool) -> Images:
         """Read one split; CIFAR-100 with its fine labels, unless ``label_column`` says coarse_labels."""
-        pixels, labels = self._read(split)
+        labels = self._labels(split)
         source, classes = str(self.path), self.choices.classes
-        array = ImageArray(pixels.dtype, pixels.shape, source)
-        found = array.read(io.BytesIO(pixels.tobytes()), self.choices.conversion)
+        array = ImageArray(np.dtype(np.uint8), (len(labels), COLOURS, SIDE, SIDE), source)
+        stream = _Parts(pixels for pixels, _ in self._parts(split))
+        found = array.read(stream, self.choices.conversion)
         if not labelled:
             return Images(found.pixels, None, (), source, stored=found.stored)
         names = self._class_names()
@@ -141,15 +144,18 @@ class Cifar(DataSet):
             )
         return columns.index(named)
 
-    def _read(self, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Return the images [N, 3, 32, 32] and labels [N] of a split."""
-        kind = self._of
-        column = kind.columns[self._column]
-        parts = [
-            (_of_binary if kind.binary else _of_pickle)(file, kind, column) for file in self.splits[split]
-        ]
-        pixels, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return pixels.reshape(-1, COLOURS, SIDE, SIDE), labels
+    def _parts(self, split: str) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+        """Yield the pixels [n, 3072] and labels [n] of a split, some at a time."""
+        kind, column = self._of, self._of.columns[self._column]
+        for file in self.splits[split]:
+            if kind.binary:
+                yield from _of_binary(file, kind, column)
+            else:
+                yield _of_pickle(file, column)
+
+    def _labels(self, split: str) -> NDArray[np.int64]:
+        """Return the labels [N] of a split."""
+        return np.concatenate([labels for _, labels in self._parts(split)])
 
     def _class_names(self) -> tuple[str, ...] | None:
         """Return the names of the classes; None where their file was not downloaded."""
@@ -167,29 +173,55 @@ class Cifar(DataSet):
         return tuple(names)
 
 
+class _Parts:
+    """A stream of the pixels of a split, of which some are held at a time."""
+
+    def __init__(self, parts: Iterator[NDArray[np.uint8]]) -> None:
+        self._parts, self._left = parts, memoryview(b"")
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:
+        """Fill the buffer as far as those go that are at hand; return how far that is."""
+        if not self._left:
+            self._left = np.ascontiguousarray(next(self._parts, np.empty(0, np.uint8))).data.cast("B")
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
+
+
 def _kind(path: Path) -> Kind | None:
     """Return the archive whose first file is there. Names like "train" are those of folders too."""
     return next((k for k in KINDS if any((path / names[0]).is_file() for names in k.files.values())), None)
 
 
-def _content(file: Path) -> bytes:
+def _size(file: Path) -> int:
+    """Return the bytes of a file. InputError where they are too many."""
     check_regular(file)
-    if file.stat().st_size > MOST_BYTES:
+    size = file.stat().st_size
+    if size > MOST_BYTES:
         raise InputError(f"{file} is larger than the {MOST_BYTES >> 20} MiB that are read; replace it")
+    return size
+
+
+def _content(file: Path) -> bytes:
+    _size(file)
     with reading(str(file)):
         return file.read_bytes()
 
 
-def _of_binary(file: Path, kind: Kind, column: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    content, row = _content(file), len(kind.bytes_) + PIXELS
-    if not content or len(content) % row:
-        raise InputError(f"{file} has {len(content)} bytes, no multiple of {row}; it is damaged: replace it")
-    rows = np.frombuffer(content, dtype=np.uint8).reshape(-1, row)
-    labels = rows[:, list(kind.bytes_).index(column)]
-    return rows[:, len(kind.bytes_) :], labels.astype(np.int64)
+def _of_binary(file: Path, kind: Kind, column: str) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+    size, row = _size(file), len(kind.bytes_) + PIXELS
+    if not size or size % row:
+        raise InputError(f"{file} has {size} bytes, no multiple of {row}; it is damaged: replace it")
+    at = list(kind.bytes_).index(column)
+    for start in range(0, size, ROWS_AT_ONCE * row):
+        with reading(str(file)):
+            values = np.fromfile(file, np.uint8, min(ROWS_AT_ONCE * row, size - start), offset=start)
+            rows = values.reshape(-1, row)
+        yield rows[:, len(kind.bytes_) :], rows[:, at].astype(np.int64)
 
 
-def _of_pickle(file: Path, kind: Kind, column: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _of_pickle(file: Path, column: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     found = unpickled(file)
     pixels, labels = found.get("data"), found.get(column)
     if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != PIXELS:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from dpvision.images.choices import Choices
 from dpvision.images.images import Images
+from dpvision.images.source_state import files_in
 
 
 class DataSet(ABC):
@@ -36,6 +37,10 @@ class DataSet(ABC):
     @abstractmethod
     def sizes(self, split: str) -> Counter[tuple[int, int]]:
         """Count the images of one of these splits by size (width, height)."""
+
+    def files(self) -> Iterable[str]:
+        """Return the absolute paths of all files that it may be read from, in some lasting order."""
+        return files_in(self.path)
 
     @abstractmethod
     def read(self, split: str, labelled: bool) -> Images:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dpvision.images.conversion import Deep
+from dpvision.images.room import Pixels
 from dpvision.privacy.errors import InputError, named_option
 
 MOST_NAMED = 10
@@ -51,10 +52,14 @@ class Stacked:
 
     def names(self, of_all: Sequence[str]) -> tuple[str, ...]:
         """Return those of the items' names whose images are there."""
+        if len(self.kept) == len(of_all):
+            return tuple(of_all)
         return tuple(of_all[index] for index in self.kept.tolist())
 
     def left_out_of(self, of_all: Sequence[str]) -> tuple[Unreadable, ...]:
         """Return those that were left out under the items' names."""
+        if not self.left_out:
+            return ()
         kept = set(self.kept.tolist())
         names = (name for index, name in enumerate(of_all) if index not in kept)
         return tuple(replace(one, name=name) for one, name in zip(self.left_out, names, strict=True))
@@ -124,18 +129,16 @@ class Faults:
             f"{named_option(option, 1 if option == 'channels' else 32)}"
         )
 
-    def without_unreadable(self, pixels: NDArray[np.uint8], stored: NDArray[np.uint8] | None) -> Stacked:
-        """Return those of all images, uint8 [count, C, H, W], that could be read."""
+    def without_unreadable(self, pixels: Pixels, stored: NDArray[np.uint8] | None) -> Stacked:
+        """Return those of all images that could be read."""
         kept = torch.ones(self.count, dtype=torch.bool)
         kept[list(self._unreadable)] = False
         kept = kept.nonzero().squeeze(1)
         left_out = tuple(self._unreadable[index] for index in sorted(self._unreadable))
-
-        def of_kept(array: NDArray[np.uint8]) -> Tensor:
-            whole = torch.from_numpy(array)
-            return whole[kept] if left_out else whole  # which would be a copy
-
-        return Stacked(of_kept(pixels), None if stored is None else of_kept(stored), kept, left_out)
+        of_all = None if stored is None else torch.from_numpy(stored)
+        if not left_out:  # so that nothing is copied
+            return Stacked(pixels.tensor(), of_all, kept)
+        return Stacked(pixels.tensor(kept), None if of_all is None else of_all[kept], kept, left_out)
 
 
 def listed(found: Sequence[str]) -> str:

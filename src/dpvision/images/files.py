@@ -10,7 +10,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -198,5 +198,17 @@ def _of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def physical_memory() -> int:
-    """Return the bytes of memory in this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Return the bytes of memory that this process may use: those of the machine, or of its control group."""
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_limits_of_groups()])
+
+
+def _limits_of_groups() -> Iterator[int]:
+    """Yield the limits of memory of this process's control group and those around it, as far as Linux says
+    them (docs.kernel.org/admin-guide/cgroup-v2.html): a container is one.
+    """
+    with suppress(OSError, ValueError):
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        own = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "/")
+        for group in (Path(own), *Path(own).parents):
+            with suppress(OSError, ValueError):  # no limit is the text "max"
+                yield int(Path(f"/sys/fs/cgroup{group}", "memory.max").read_text())

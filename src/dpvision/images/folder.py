@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import overload
 
 from dpvision.images.choices import Choices
 from dpvision.images.class_list import named_labels
@@ -89,23 +90,24 @@ class Folder(DataSet):
                 raise NoLabelsError(
                     f"{path} is a single image without a class; give a folder of class folders"
                 )
-            files, folder = [folder], folder.parent
+            short_names, folder = [folder.name], folder.parent
         elif labelled:
             own_names = tuple(_class_folders(self.splits.get("train", folder), path))
-            files_of = {name: _files(sub, path) for name, sub in _class_folders(folder, path).items()}
-            _check_classes(files_of, None if choices.classes else own_names, folder)
-            files = [file for of_class in files_of.values() for file in of_class]
-            names = [name for name, of_class in files_of.items() for _ in of_class]
+            folders = _class_folders(folder, path)
+            names_of = {name: _names_in(folder, _files(sub, path)) for name, sub in folders.items()}
+            _check_classes(names_of, None if choices.classes else own_names, folder)
+            short_names = [file for of_class in names_of.values() for file in of_class]
+            names = [name for name, of_class in names_of.items() for _ in of_class]
         else:
-            files = _all_images(folder, path)
-            if not files:
+            short_names = _names_in(folder, _all_images(folder, path))
+            if not short_names:
                 raise InputError(
                     f"{folder} has no images in it; give a folder with some ({' '.join(SUFFIXES)})"
                 )
         labels, class_names = (
             named_labels(names, own_names, choices.classes, str(folder)) if names else (None, ())
         )
-        short_names = [file.relative_to(folder).as_posix() for file in files]
+        files = FilesOf(folder, short_names)
         whose = _whose(files, short_names, folder, path, choices)
         named = ((str(file), file) for file in files)
         num_bytes = sum(file.stat().st_size for file in files)
@@ -134,6 +136,30 @@ class Folder(DataSet):
         folder = self.splits[split]
         files = [folder] if folder.is_file() else _all_images(folder, self.path)
         return count_sizes((file, str(file)) for file in files)
+
+
+class FilesOf(Sequence[Path]):
+    """Files by their names in a folder. A path takes many times the memory of a name, so few are made."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._folder, self._names = folder, names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> FilesOf: ...
+    def __getitem__(self, index: int | slice) -> Path | FilesOf:
+        if isinstance(index, slice):
+            return FilesOf(self._folder, self._names[index])
+        return self._folder / self._names[index]
+
+
+def _names_in(folder: Path, files: Sequence[Path]) -> list[str]:
+    """Return the names of files in a folder, relative to it."""
+    return [file.relative_to(folder).as_posix() for file in files]
 
 
 def _whose(
@@ -192,9 +218,9 @@ def _class_folders(folder: Path, root: Path) -> dict[str, Path]:
 
 
 def _check_classes(
-    files_of: Mapping[str, Sequence[Path]], class_names: Sequence[str] | None, folder: Path
+    names_of: Mapping[str, Sequence[str]], class_names: Sequence[str] | None, folder: Path
 ) -> None:
-    for name, files in files_of.items():
+    for name, files in names_of.items():
         if class_names is not None and name not in class_names:
             raise InputError(
                 f"{folder / name} is a class that the train folder does not have; rename or remove it"

@@ -37,8 +37,7 @@ def identity_of(image: NDArray[np.uint8]) -> bytes:
     """Compute what one image is known by, wherever and however it is stored: SHA-256 of its shape and pixels,
     where colours that are all grey count as grey.
     """
-    grey = len(image) == 3 and np.array_equal(image[0], image[1]) and np.array_equal(image[0], image[2])
-    return digest_of_one(image[:1] if grey else image)
+    return digest_of_one(image[:1] if _is_grey(image) else image)
 
 
 def identities_of(images: Tensor) -> Tensor:
@@ -49,4 +48,10 @@ def identities_of(images: Tensor) -> Tensor:
 
 def stored_digests(image: NDArray[np.uint8]) -> bytes:
     """Compute all that stays known of an image once it was converted: `digest_of_one`, then `identity_of`."""
-    return digest_of_one(image) + identity_of(image)
+    digest = digest_of_one(image)
+    return digest + (digest_of_one(image[:1]) if _is_grey(image) else digest)
+
+
+def _is_grey(image: NDArray[np.uint8]) -> bool:
+    """Say whether an image is of colours that are all grey."""
+    return len(image) == 3 and np.array_equal(image[0], image[1]) and np.array_equal(image[0], image[2])

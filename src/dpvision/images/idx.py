@@ -19,7 +19,14 @@ from dpvision.images.array_stream import ImageArray, Stream, Values
 from dpvision.images.arrays import check_same_length, labels_from_array
 from dpvision.images.class_list import numbered_labels
 from dpvision.images.data_set import DataSet
-from dpvision.images.files import SPLIT_WORDS, NoLabelsError, check_regular, check_unpacks, reading
+from dpvision.images.files import (
+    SPLIT_WORDS,
+    NoLabelsError,
+    check_expands,
+    check_regular,
+    check_unpacks,
+    reading,
+)
 from dpvision.images.images import Images
 from dpvision.privacy.errors import InputError
 
@@ -110,7 +117,9 @@ def _opened(file: Path, dimensions: int) -> Iterator[tuple[tuple[int, ...], Stre
             raise InputError(
                 f"{file} does not begin as IDX of unsigned bytes with {dimensions} dimensions; replace it"
             )
-        claimed = math.prod(shape)
-        # Labels become eight bytes each.
-        check_unpacks(claimed if dimensions == 3 else 8 * claimed, file.stat().st_size, f"{file} unpacked")
+        claimed, stored, what = math.prod(shape), file.stat().st_size, f"{file} unpacked"
+        if dimensions == 3:
+            check_expands(claimed, stored, what)  # whether there is room for images, whoever reads them asks
+        else:
+            check_unpacks(8 * claimed, stored, what)  # labels become eight bytes each
         yield tuple(shape), stream

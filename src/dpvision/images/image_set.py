@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dpvision.images.faults import Unreadable
 from dpvision.images.identity import digest_of, identities_of
 from dpvision.images.rows_on_disk import RowsOnDisk, gathered, kept_rows, rows_at
 from dpvision.images.sketch import MOST_OF_SKETCHES, sketches_of
 from dpvision.images.text import listing
+from dpvision.images.texts import picked
 from dpvision.images.units import Units, names_given
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import Unit
@@ -37,6 +39,7 @@ class ImageSet(ABC):
         ids: int64 [N], distinct: whose random draws an image gets in training, see
             :mod:`dpvision.privacy.by_example`. They are no part of the data set's identity and are written
             nowhere.
+        left_out: the images that reading was asked to leave out, since they cannot be read.
         units: whose image each is, where a guarantee is to protect all images of one unit together; None
             where each is protected by itself.
     """
@@ -44,9 +47,10 @@ class ImageSet(ABC):
     labels: Tensor | None
     class_names: tuple[str, ...]
     source: str
-    names: tuple[str, ...] | None
+    names: Sequence[str] | None
     ids: Tensor
     units: Units | None = None
+    left_out: tuple[Unreadable, ...] = ()
 
     @property
     @abstractmethod
@@ -97,8 +101,14 @@ class ImageSet(ABC):
 
     def blocks(self, size: int = IMAGES_IN_BLOCK) -> Iterator[Tensor]:
         """Yield all images in their order, uint8 [n, C, H, W] with n = size, or fewer in the last block."""
-        for begin in range(0, len(self), size):
-            yield self.take(torch.arange(begin, min(begin + size, len(self))))
+        begins = range(0, len(self), size)
+        return self.take_each(torch.arange(begin, min(begin + size, len(self))) for begin in begins)
+
+    def take_each(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the images of several blocks of indices, as ``take`` gives them. Where images are not in
+        memory, those of the next blocks may be read meanwhile.
+        """
+        return map(self.take, blocks)
 
     @cached_property
     def digest(self) -> str:
@@ -142,7 +152,7 @@ class ImageSet(ABC):
         return self._derived(
             chosen,
             labels=None if self.labels is None else self.labels[chosen],
-            names=None if self.names is None else tuple(self.names[i] for i in chosen.tolist()),
+            names=None if self.names is None else picked(self.names, chosen),
             ids=ids if len(ids.unique()) == len(ids) else torch.arange(len(ids)),
             units=None if self.units is None else self.units.subset(chosen),
         )
@@ -248,12 +258,13 @@ class Chosen(ImageSet):
         labels: Tensor | None,
         class_names: tuple[str, ...],
         source: str,
-        names: tuple[str, ...] | None,
+        names: Sequence[str] | None,
         ids: Tensor,
         units: Units | None,
     ) -> None:
         self.labels, self.class_names, self.source = labels, class_names, source
         self.names, self.ids, self.units = names, ids, units
+        self.left_out = images.left_out
         self._images, self._indices = images, indices
 
     @property
@@ -266,6 +277,9 @@ class Chosen(ImageSet):
 
     def take(self, indices: Tensor) -> Tensor:
         return self._images.take(self._indices[indices])
+
+    def take_each(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        return self._images.take_each(self._indices[indices] for indices in blocks)
 
     @cached_property
     def identities(self) -> Tensor:

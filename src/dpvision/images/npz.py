@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from dpvision.images.array_stream import ImageArray
 from dpvision.images.arrays import check_same_length, labels_from_array
 from dpvision.images.class_list import numbered_labels
 from dpvision.images.data_set import DataSet
-from dpvision.images.files import SPLITS, NoLabelsError, check_unpacks, reading
+from dpvision.images.files import SPLITS, NoLabelsError, check_expands, check_unpacks, reading
 from dpvision.images.images import Images
 from dpvision.images.units import BYTES_OF_A_NAME, Units
 from dpvision.privacy.errors import InputError
@@ -94,7 +94,7 @@ def _images(path: Path, name: str) -> Iterator[tuple[ImageArray, zipfile.ZipExtF
             archive = opened.enter_context(zipfile.ZipFile(path))
             stream: zipfile.ZipExtFile = opened.enter_context(archive.open(f"{name}.npy"))  # type: ignore[assignment]
         shape, fortran, dtype = _header(stream, what)
-        _check(shape, dtype, dtype.itemsize, path, what)
+        _check(shape, dtype, dtype.itemsize, path, what, check_expands)
         yield ImageArray(dtype, shape, what, fortran), stream
 
 
@@ -135,7 +135,14 @@ def _header(stream: IO[bytes] | zipfile.ZipExtFile, what: str) -> tuple[tuple[in
         return read_header(stream)
 
 
-def _check(shape: tuple[int, ...], dtype: np.dtype[Any], itemsize: int, path: Path, what: str) -> None:
+def _check(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    itemsize: int,
+    path: Path,
+    what: str,
+    check_size: Callable[[int, int, str], None] = check_unpacks,
+) -> None:
     """Judge the header of an array, before its content is unpacked to values of itemsize bytes."""
     if dtype.hasobject:
         raise InputError(
@@ -144,4 +151,4 @@ def _check(shape: tuple[int, ...], dtype: np.dtype[Any], itemsize: int, path: Pa
         )
     if min(shape, default=0) < 0:  # so that a product is no bound
         raise InputError(f"{what} has the shape {list(shape)}; it is damaged: replace it")
-    check_unpacks(math.prod(shape) * itemsize, path.stat().st_size, f"{what} unpacked")
+    check_size(math.prod(shape) * itemsize, path.stat().st_size, f"{what} unpacked")

@@ -14,17 +14,24 @@ from dpvision.images.bundled import Bundled
 from dpvision.images.choices import Choices, takes_choices
 from dpvision.images.cifar import Cifar
 from dpvision.images.data_set import DataSet
-from dpvision.images.files import NoLabelsError
+from dpvision.images.files import NoLabelsError, physical_memory
 from dpvision.images.folder import Folder
 from dpvision.images.idx import Idx
-from dpvision.images.images import Images
+from dpvision.images.image_set import ImageSet
 from dpvision.images.npz import Npz
 from dpvision.images.parquet import Parquet
+from dpvision.images.pixel_file import Told
 from dpvision.images.places import check_exists
+from dpvision.images.room import BeyondShareError, Memory, reading_into
 from dpvision.images.saved import Saved
+from dpvision.images.store import Forgotten, Store, forget_stores
+from dpvision.images.stored import StoredImages
 from dpvision.images.table import TableFile
 from dpvision.images.whose import with_told_units
 from dpvision.privacy.errors import InputError
+
+SHARE = 4
+"""The pixels of a data set may take one part in this many of the memory; others stay on disk."""
 
 READERS: tuple[type[DataSet], ...] = (
     Npz,
@@ -41,8 +48,9 @@ READERS: tuple[type[DataSet], ...] = (
 @takes_choices
 def open_images(
     spec: str | os.PathLike[str], split: str = "train", *, labelled: bool | None = True, **choices: Any
-) -> Images:
-    """Read one split of a data set into memory.
+) -> ImageSet:
+    """Read one split of a data set: into memory, as `Images`; or, where its pixels take more than a quarter
+    of the memory, into a store on disk, see `cache_images`. Where there is such a store it is used.
 
     >>> digits = open_images("bundled:digits")
     >>> digits.shape, len(digits.class_names)
@@ -80,18 +88,75 @@ def open_images(
     Raises:
         NoLabelsError: an InputError; there are images, but no labels.
         InputError: for anything missing, damaged, ambiguous or too large (an image of more than 2**26 pixels,
-            a data set of more bytes than this machine has memory).
+            a data set of more bytes than there is room on the disk).
     """
+    return _opened(spec, split, labelled, Choices.of(choices))
+
+
+@takes_choices
+def cache_images(
+    spec: str | os.PathLike[str],
+    split: str = "train",
+    *,
+    labelled: bool | None = True,
+    told: Told | None = None,
+    **choices: Any,
+) -> StoredImages:
+    """Read one split of a data set into a store on disk, unless that was done, and return the images in it.
+
+    From then on ``open_images`` with the same arguments takes them from there, until the files of the data
+    set change: then it is made anew. Only the owner may read it: it is as private as the images.
+
+    Args:
+        spec, split, labelled, choices: as for ``open_images``.
+        told: is told, as images are written, how many are, and how many there will be.
+
+    Raises:
+        InputError: as ``open_images``; or the disk has no room, and nothing is left there.
+    """
+    images = _opened(spec, split, labelled, Choices.of(choices), told or _untold)
+    assert isinstance(images, StoredImages)
+    return images
+
+
+def forget_images(spec: str | os.PathLike[str]) -> Forgotten:
+    """Remove all stores of a data set, of any split and choices, whether the data set is still there or not.
+
+    Raises:
+        InputError: one is being made, or cannot be removed.
+    """
+    return forget_stores(os.fspath(spec))
+
+
+def _opened(
+    spec: str | os.PathLike[str],
+    split: str,
+    labelled: bool | None,
+    choices: Choices,
+    told: Told | None = None,
+) -> ImageSet:
+    """Return images as `open_images`, or, where somebody is to be told of it, as `cache_images`."""
     if labelled is None:
         try:
-            return open_images(spec, split, **choices)
+            return _opened(spec, split, True, choices, told)
         except NoLabelsError:
-            labelled = False
-    chosen = Choices.of(choices)
-    data_set = _with_split(spec, split, chosen)
+            return _opened(spec, split, False, choices, told)
+    data_set = _with_split(spec, split, choices)
+    store = Store(data_set, split, labelled)
     with _without_warnings():
-        images = data_set.read(split, labelled)
-    return with_told_units(images, chosen, f"{split} of {spec}")
+        if told is not None or store.exists:
+            images: ImageSet = store.find_or_make(f"{spec} is read into a store", told or _untold)
+        else:
+            try:
+                with reading_into(Memory(physical_memory() // SHARE)):
+                    images = data_set.read(split, labelled)
+            except BeyondShareError as error:
+                images = store.find_or_make(f"{error}: they are read into a store", _untold)
+    return with_told_units(images, choices, f"{split} of {spec}")
+
+
+def _untold(done: int, total: int) -> None:
+    """Tell nobody how far reading is."""
 
 
 @takes_choices

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dpvision.images.files import FREE_BYTES, check_unpacks
+from dpvision.images.files import FREE_BYTES, check_expands, check_unpacks
 from dpvision.images.parquet_pages import page_sizes
 from dpvision.images.row_file import RowFile
 
@@ -29,7 +29,9 @@ class ParquetRows(RowFile):
     def _blocks(self, column: str, field: str | None) -> Iterator[pa.Array]:
         name = column if field is None else f"{column}.{field}"
         total, largest_dictionary = page_sizes(self.path, name)
-        check_unpacks(total, self.stored, f"'{name}' in {self.path} unpacked")
+        # Fields are images, of which few are held at a time; columns are kept whole.
+        check = check_unpacks if field is None else check_expands
+        check(total, self.stored, f"'{name}' in {self.path} unpacked")
         mean = total // max(1, self.num_rows)
         # Rows of the same bytes may be stored once, in a dictionary.
         most_repeated = FREE_BYTES // max(1, largest_dictionary)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from dpvision.images.conversion import Conversion, Deep, known_by
 from dpvision.images.faults import Faults, Stacked, in_words
-from dpvision.images.files import check_expands, check_fits_memory
+from dpvision.images.files import check_expands
 from dpvision.images.identity import DIGEST_BYTES, stored_digests
+from dpvision.images.room import room
 from dpvision.privacy.errors import InputError, named_option
 
 SLOW_SECONDS = 5e-4
@@ -57,8 +58,8 @@ def stack(
 
     Raises:
         InputError: with the first ten of all that make refuses, and how many those are, or likewise of all
-            that differ in shape from most; that the whole would not fit in memory, or is far more than can
-            be in what is stored; that values of 16 bits fill only a part of their range.
+            that differ in shape from most; that there is no room for the whole, or it is far more than can be
+            in what is stored; that values of 16 bits fill only a part of their range.
     """
     if stored is not None:
         check_expands(count * LEAST_BYTES, stored, f"{source}: {count} images")
@@ -90,11 +91,10 @@ def stack(
     first_size = known_by(one[2]).size
     first = converted(*one)
     what = f"{source}: {count} images of {in_words(first.shape)}"
-    check_fits_memory(count * first.size, what)
-    if stored is not None and conversion.size is None:  # what was asked for may be as large as memory is
+    if stored is not None and conversion.size is None:  # what was asked for may be as large as there is room
         check_expands(count * first.size, stored, what)
-    out = np.empty((count, *first.shape), dtype=np.uint8)
-    out[one[0]] = first
+    out = room().pixels(count, first.shape, what)
+    out.put(one[0], first[None])
 
     def fill(task: list[tuple[int, tuple[str, Item]]]) -> float:
         """Make some images, and return the seconds that one of them took."""
@@ -105,7 +105,7 @@ def stack(
                 continue
             pixels = converted(index, name, values)
             if pixels.shape == first.shape:
-                out[index] = pixels
+                out.put(index, pixels[None])
         return (time.thread_time() - began) / len(task)
 
     at_once = max(1, min(IMAGES_PER_TASK, BYTES_PER_TASK // first_size))

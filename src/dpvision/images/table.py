@@ -50,6 +50,10 @@ class TableFile(DataSet):
         """Count the images of a split by size (width, height), by headers, as far as these can be read."""
         return self._table.sizes(split)
 
+    def files(self) -> list[str]:
+        """Return the table, and the files that its rows name, wherever they lie."""
+        return [os.path.abspath(file) for file in (self.path, *self._table.files.values())]
+
     def read(self, split: str, labelled: bool) -> Images:
         """Read one split; see `Table.read`."""
         return self._table.read(split, labelled)
@@ -182,7 +186,7 @@ class Table:
         )
 
     @cached_property
-    def _files(self) -> dict[int, Path]:
+    def files(self) -> dict[int, Path]:
         """The files that the rows of all splits name. Those that are missing (unless these are left out) or
         named twice are wrong.
         """
@@ -209,7 +213,7 @@ class Table:
 
     def _listing(self, split: str) -> tuple[list[str], list[Path]]:
         """Return what the rows of a split call their files, and these."""
-        files = self._files
+        files = self.files
         if split not in self.splits:
             self._check()
             raise InputError(

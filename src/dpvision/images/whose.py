@@ -6,16 +6,19 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from dpvision.images import dicom
 from dpvision.images.choices import Choices
 from dpvision.images.columns import find_column
 from dpvision.images.faults import Stacked, listed
-from dpvision.images.images import Images
+from dpvision.images.image_set import ImageSet
 from dpvision.images.units import Units
 from dpvision.privacy.errors import InputError, named_option
 
 logger = logging.getLogger("dpvision")
+
+Set = TypeVar("Set", bound=ImageSet)
 
 DICOM_PATIENT = "dicom-patient"
 
@@ -68,7 +71,7 @@ def patients_of(files: Sequence[Path]) -> Whose:
     return Whose([dicom.patient_of(file) for file in files], "the patient IDs of the DICOM headers")
 
 
-def with_told_units(images: Images, choices: Choices, what: str) -> Images:
+def with_told_units(images: Set, choices: Choices, what: str) -> Set:
     """Return the images. Where units were found that nobody had asked for, tell so.
 
     Raises:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
 
 from dpvision.images.encode import encode_png
 from dpvision.images.folder import check_folder_name
-from dpvision.images.images import Images
+from dpvision.images.image_set import ImageSet
 from dpvision.images.units_file import UNITS_FILE, units_file
 from dpvision.privacy.errors import InputError
 
@@ -34,24 +36,28 @@ def check_formats(formats: Sequence[str], class_names: Sequence[str]) -> None:
             check_folder_name(name)
 
 
-def image_files(images: Images, format: Format) -> dict[str, bytes]:
+def image_files(images: ImageSet, format: Format) -> dict[str, bytes]:
     """Return the files of a data set, by their names: ``<class>/000000.png`` and so on, with as many folders
     as classes; or ``images.npz``, whose classes are numbers; or ``images.parquet``, as Hugging Face's. Units
     are in ``units.csv``, an array or a column of its own.
     """
-    writers: dict[str, Callable[[Images], dict[str, bytes]]] = {"png": _png, "npz": _npz, "parquet": _parquet}
+    writers: dict[str, Callable[[ImageSet], dict[str, bytes]]] = {
+        "png": _png,
+        "npz": _npz,
+        "parquet": _parquet,
+    }
     return writers[format](images)
 
 
-def npz_of(splits: Mapping[str, Images]) -> bytes:
+def npz_of(splits: Mapping[str, ImageSet]) -> bytes:
     """Return a .npz file with the images and labels of several splits: train_images, train_labels, …"""
     return _archive({f"{split}_": images for split, images in splits.items()})
 
 
-def _png(images: Images) -> dict[str, bytes]:
+def _png(images: ImageSet) -> dict[str, bytes]:
     numbers: Counter[str] = Counter()
     files = {}
-    for index, pixels in enumerate(images.pixels.numpy()):
+    for index, pixels in enumerate(_each(images)):
         folder = "" if images.labels is None else f"{images.class_names[images.labels[index]]}/"
         files[f"{folder}{numbers[folder]:06d}.png"] = encode_png(pixels)
         numbers[folder] += 1
@@ -63,15 +69,20 @@ def _png(images: Images) -> dict[str, bytes]:
     return files
 
 
-def _npz(images: Images) -> dict[str, bytes]:
+def _each(images: ImageSet) -> Iterator[NDArray[np.uint8]]:
+    """Yield the images, uint8 [C, H, W], one after another."""
+    return (pixels for block in images.blocks() for pixels in block.numpy())
+
+
+def _npz(images: ImageSet) -> dict[str, bytes]:
     return {"images.npz": _archive({"": images})}
 
 
-def _archive(images_of: Mapping[str, Images]) -> bytes:
+def _archive(images_of: Mapping[str, ImageSet]) -> bytes:
     """Return a .npz file of images, by what the names of their arrays begin with."""
     arrays = {}
     for prefix, images in images_of.items():
-        arrays[f"{prefix}images"] = images.pixels.permute(0, 2, 3, 1).numpy()
+        arrays[f"{prefix}images"] = images.take(torch.arange(len(images))).permute(0, 2, 3, 1).numpy()
         if images.labels is not None:
             arrays[f"{prefix}labels"] = images.labels.numpy()
         if images.units is not None:
@@ -81,8 +92,8 @@ def _archive(images_of: Mapping[str, Images]) -> bytes:
     return content.getvalue()
 
 
-def _parquet(images: Images) -> dict[str, bytes]:
-    encoded = [{"bytes": encode_png(pixels), "path": None} for pixels in images.pixels.numpy()]
+def _parquet(images: ImageSet) -> dict[str, bytes]:
+    encoded = [{"bytes": encode_png(pixels), "path": None} for pixels in _each(images)]
     columns = {"image": pa.array(encoded, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))}
     features = {"image": {"_type": "Image"}}
     if images.labels is not None:
