@@ -30,7 +30,8 @@ ROUNDING_MARGIN = 1e-4
 Norms are never under-reported (rounding.py), so all that can lengthen what one example adds is the rounding
 of the sum, in float64. A batch of n examples, in chunks of c, goes through c + n/c additions, and the errors
 with and without an example are together below 2·(c + n/c)·n·2⁻⁵³·C: 5·10⁻⁸·C for 4,096 examples, and for a
-million in chunks of eight 3·10⁻⁵·C. Where terms cancel, see `per_example.SMALLEST_SHARE`.
+million in chunks of eight 3·10⁻⁵·C. Each of several processes adds one sum more. Where terms
+cancel, see `per_example.SMALLEST_SHARE`.
 """
 
 WORTH_SAYING = 1.0

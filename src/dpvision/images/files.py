@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from dpvision.parallel.variables import are_several, number
 from dpvision.privacy.errors import InputError
 
 FREE_BYTES = 2**28
@@ -198,8 +199,11 @@ def _of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def physical_memory() -> int:
-    """Return the bytes of memory that this process may use: those of the machine, or of its control group."""
-    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_limits_of_groups()])
+    """Return the bytes of memory that this process may use: those of the machine, or of its control group,
+    shared with the other processes of the run that are there.
+    """
+    there = min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_limits_of_groups()])
+    return there // (number("LOCAL_WORLD_SIZE", 1) if are_several() else 1)
 
 
 def _limits_of_groups() -> Iterator[int]:

@@ -51,7 +51,7 @@ def peers() -> Peers:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"the {number('WORLD_SIZE', 1)} processes of this run do not find each other; start them all, "
-            f"by torchrun ({reason})"
+            f"by torchrun, or unset WORLD_SIZE ({reason})"
         ) from error
     heartbeat = Heartbeat(PrefixStore("heartbeat", store), rank, size)
     atexit.register(_leave, heartbeat)
