@@ -241,7 +241,7 @@ def test_mislabelled_images_are_audited_as_replaced_ones(digits: Images, pool: P
     assert (found.canaries, found.neighboring_relation) == (143, "replace_one")
     assert found.epsilon_lower_bound < found.epsilon
     assert found.epsilon > EPSILON
-    assert steps == [("training", done, 15) for done in range(1, 16)]
+    assert steps == [("training", done, 15) for done in range(16)]
     (run,) = Ledger(default_ledger_path(digits.digest)).summary()["runs"]  # not that of the mislabelled ones
     assert 0.99 * EPSILON < run["epsilon_spent"] <= EPSILON
 

@@ -37,8 +37,15 @@ def test_a_hundred_kills() -> None:
     assert {row["method"] for row in found["rows"] if row["lost_releases"]} <= {"dp-ridge", "dp-mepf"}
 
 
+@pytest.mark.slow
+def test_a_script_that_is_started_again() -> None:
+    found = check("requeue", "--runs", "1", "--methods", "dp-sgd", "dp-ridge")
+    assert sum(row["terminated"] + row["killed"] for row in found["rows"]) > 0
+    assert all(row["runs"] == 1 for row in found["rows"])
+
+
 def test_some_failing_operations() -> None:
-    found = check("disk", "--every", "40", "--methods", "dp-sgd", "--kinds", "once", "full", "limit")
+    found = check("disk", "--every", "40", "--methods", "dp-sgd", "--kinds", "once", "full", "quota", "limit")
     assert all(row["cases"] > 0 for row in found["rows"])
     assert sum(row["sentences"] for row in found["rows"]) > 5
 
