@@ -150,6 +150,8 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=4.0, help="GiB that the machine is taken to have")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if not options.here:
+        print(f"{'':12} {'examples':>11}  {'before':>10}  {'most':>10}  {'seconds':>8}", flush=True)
     for name in options.jobs or JOBS:
         count = options.count or JOBS[name][1]
         if options.here:

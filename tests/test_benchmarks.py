@@ -371,6 +371,6 @@ def test_memory_benchmark_has_a_line_for_each_job() -> None:
         "0.01",
     ]
     finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
-    found = {line.split()[0]: line.split() for line in finished.stdout.splitlines()}
+    found = {line.split()[0]: line.split() for line in finished.stdout.splitlines()[1:]}
     assert [*found] == ["sampling", "index", "head", "evaluation"]
     assert all(0 < int(cells[2]) <= int(cells[4]) < 1000 for cells in found.values())

@@ -18,6 +18,7 @@ from sklearn.metrics import (
 )
 from torch import Tensor, nn
 
+from dpvision.evaluation import classification
 from dpvision.evaluation.classification import classifier_report, evaluate_classifier
 from dpvision.evaluation.classifier_report import PUBLISHING, ClassifierReport, Measured
 from dpvision.images import Images
@@ -263,3 +264,13 @@ def test_a_classifier_is_measured_on_images_whose_classes_have_another_order() -
         evaluate_classifier(model, Images(pixels, torch.tensor([0, 0, 1]), ("dog", "fox"), "test images"))
     with pytest.raises(InputError, match="has no labels"):
         evaluate_classifier(model, Images(pixels, None, (), "test images"))
+
+
+def test_how_many_images_are_worked_on_at_a_time_changes_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    says = np.log(random.dirichlet(np.ones(3), 50))
+    labels = random.integers(3, size=50)
+    expected = classifier_report(says, labels, ("a", "b", "c"))
+    for rows in (1, 7, 50):
+        monkeypatch.setattr(classification, "ROWS_AT_A_TIME", rows)
+        assert classifier_report(says, labels, ("a", "b", "c")) == expected
