@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpvision.images.ahead import taken_ahead
 from dpvision.images.files import physical_memory
 from dpvision.privacy.errors import InputError
 
@@ -76,10 +77,14 @@ class RowsOnDisk:
             self._read(int(places[begin]) * self._row, into[begin * self._row : end * self._row])
         return found.to(self.device)
 
+    def take_each(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the rows of each block of indices. A thread reads the next ones meanwhile."""
+        return taken_ahead(self.take, blocks)
+
     def split(self, size: int) -> Iterator[Tensor]:
         """Yield all rows in their order, ``[n, …]`` with n = size, or fewer in the last part."""
-        for begin in range(0, self._count, size):
-            yield self.take(torch.arange(begin, min(begin + size, self._count)))
+        begins = range(0, self._count, size)
+        return self.take_each(torch.arange(begin, min(begin + size, self._count)) for begin in begins)
 
     def _append(self, part: Tensor) -> None:
         with self._being("written"):

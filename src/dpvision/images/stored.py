@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dpvision.images.ahead import taken_ahead
 from dpvision.images.faults import Unreadable
 from dpvision.images.identity import DIGEST_BYTES
 from dpvision.images.image_set import ImageSet
@@ -24,9 +23,6 @@ from dpvision.images.units import Units
 PIXELS, IDENTITIES, LABELS, OF_UNITS = "pixels", "identities", "labels.npy", "of_units.npy"
 CLASSES, NAMES, UNITS, LEFT_OUT, REASONS = "classes", "names", "units", "left_out", "reasons"
 """The files of a store; the latter are of texts."""
-
-READ_AHEAD = 2
-"""Blocks that a thread has read, or reads, while another is used."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +116,7 @@ class StoredImages(ImageSet):
 
     def take_each(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield the images of each block of indices. A thread reads the next ones meanwhile."""
-        ahead: deque[Future[Tensor]] = deque()
-        with ThreadPoolExecutor(1) as pool:
-            for indices in blocks:
-                ahead.append(pool.submit(self.take, indices))
-                if len(ahead) > READ_AHEAD:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+        return taken_ahead(self.take, blocks)
 
 
 def _parts(buffer: memoryview, chosen: NDArray[np.int64], size: int) -> list[tuple[memoryview, int]]:

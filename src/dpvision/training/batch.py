@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -35,6 +36,11 @@ class Examples(Protocol):
     def take(self, indices: Tensor) -> Tensor:
         """Return the examples at indices, int64 ``[n]``, in this order: ``[n, *shape]``."""
 
+    def take_each(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the examples of several blocks of indices, as ``take`` gives them; where they are on a disk,
+        those of the next blocks may be read meanwhile.
+        """
+
 
 class Rows:
     """Examples that are the rows of a tensor ``[N, …]``, such as features."""
@@ -52,6 +58,9 @@ class Rows:
     def take(self, indices: Tensor) -> Tensor:
         """Return rows; no copy of consecutive ones, for all of them may be gigabytes of features."""
         return rows(self._tensor, indices)
+
+    def take_each(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        return map(self.take, blocks)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -76,9 +85,8 @@ class Batch:
         """Yield examples ``[n, …]``, labels and ids ``[n]``, with n = size or fewer in the last block. An
         empty batch is one empty block. Nothing is drawn by ``choosing``.
         """
-        parts = (tensor.split(size) for tensor in (self.indices, self.labels, self.ids))
-        for indices, labels, ids in zip(*parts, strict=True):
-            yield self.examples.take(indices), labels, ids
+        examples = self.examples.take_each(self.indices.split(size))
+        yield from zip(examples, self.labels.split(size), self.ids.split(size), strict=True)
 
     def with_one(self, examples: Tensor, labels: Tensor, own_id: int, at: int) -> Batch:
         """Return this batch with one more example ``[1, …]``, labelled ``[1]``, at the place ``at``."""
@@ -134,17 +142,10 @@ class UnitBatch:
             size: see above.
             choosing: draws which images are taken.
         """
-        for units, width in self._alike:
-            for some in units.split(max(1, size // width)):
-                ids = self.units.ids[some]
-                positions, counts = self._rows(self.units.sizes[some], width, choosing.of(ids))
-                indices = self.units.images_at(some, positions)
-                targets = F.one_hot(self.labels[indices.to(self.labels.device)], self.num_classes)
-                yield (
-                    self.examples.take(indices.flatten()).unflatten(0, indices.shape),
-                    targets * counts.to(targets.device)[:, :, None],
-                    ids,
-                )
+        to_read, to_yield = itertools.tee(self._chosen(size, choosing))
+        examples = self.examples.take_each(indices.flatten() for indices, _, _ in to_read)
+        for some, (indices, targets, ids) in zip(examples, to_yield, strict=True):
+            yield some.unflatten(0, indices.shape), targets, ids
 
     def with_one(self, examples: Tensor, labels: Tensor, own_id: int, at: int) -> UnitBatch:
         """Return this batch with one more unit, of examples ``[n, …]``, labelled ``[n]``: before all images
@@ -172,6 +173,16 @@ class UnitBatch:
         sizes = self.units.sizes[self.indices].clamp(max=MOST_OF_A_UNIT)
         widths = torch.tensor(WIDTHS)[torch.bucketize(sizes, torch.tensor(WIDTHS))]
         return [(self.indices[widths == width], width) for width in widths.unique().tolist()]
+
+    def _chosen(self, size: int, choosing: ExampleKey) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield, as `blocks` does, the indices of images ``[n, M]`` in place of these, targets and ids."""
+        for units, width in self._alike:
+            for some in units.split(max(1, size // width)):
+                ids = self.units.ids[some]
+                positions, counts = self._rows(self.units.sizes[some], width, choosing.of(ids))
+                indices = self.units.images_at(some, positions)
+                targets = F.one_hot(self.labels[indices.to(self.labels.device)], self.num_classes)
+                yield indices, targets * counts.to(targets.device)[:, :, None], ids
 
     def _rows(self, sizes: Tensor, width: int, draws: ExampleDraws) -> tuple[Tensor, Tensor]:
         """Return which images of units of these sizes ``[n]`` are in their ``width`` rows, and what each row
