@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpvision.images.ahead import taken_ahead
 from dpvision.images.files import physical_memory
 from dpvision.privacy.errors import InputError
 
@@ -78,8 +77,8 @@ class RowsOnDisk:
         return found.to(self.device)
 
     def take_each(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Yield the rows of each block of indices. A thread reads the next ones meanwhile."""
-        return taken_ahead(self.take, blocks)
+        """Yield the rows of each block of indices. They are mostly in order, and the system reads ahead."""
+        return map(self.take, blocks)
 
     def split(self, size: int) -> Iterator[Tensor]:
         """Yield all rows in their order, ``[n, …]`` with n = size, or fewer in the last part."""
