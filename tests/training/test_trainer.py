@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from unittest import mock
@@ -11,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpvision.gradients import ClippedGradient, reference_clipped_sum
+from dpvision.gradients import ClippedGradient, ClippedSum, reference_clipped_sum
 from dpvision.gradients.clipped import ROUNDING_MARGIN
 from dpvision.images import Images
 from dpvision.privacy import Event, ExampleDraws, InputError, PoissonSampler, SeededRandom, gaussian_event
 from dpvision.privacy.mechanisms import GaussianSumMechanism
 from dpvision.training import Batch, ExponentialMovingAverage, Phase, PrivateTrainer, schedule_factor
+from dpvision.training import trainer as trainer_module
 from dpvision.views import SelfAugmentation, ViewPolicy
 
 N, C, SIGMA, RATE, STEPS = 40, 0.7, 1.3, 0.05, 6
@@ -385,6 +387,29 @@ def test_a_clipped_sum_gains_what_one_more_example_adds() -> None:
         expected = {name: without[name] + alone[name] for name in without}
         assert_close(with_it, expected, rtol=1e-4, atol=1e-4)
         assert torch.cat([gradient.flatten() for gradient in alone.values()]).norm() > 0.1
+
+
+def test_sums_of_parts_of_a_batch_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of a million examples has thousands of parts, each with a gradient as large as the model."""
+    images = make_images(300)
+    trainer = make_trainer(images=images)
+    alive, most = set[int](), 0
+    engine_sum = trainer.engine.sum
+
+    def watched(*arguments: object, **named: object) -> ClippedSum:
+        nonlocal most
+        found = engine_sum(*arguments, **named)  # type: ignore[arg-type]
+        gradient = found.gradients["0.weight"]
+        alive.add(id(gradient))
+        weakref.finalize(gradient, alive.discard, id(gradient))
+        most = max(most, len(alive))
+        return found
+
+    monkeypatch.setattr(trainer.engine, "sum", watched)
+    monkeypatch.setattr(trainer_module, "most_examples", lambda shape: 10)
+    batch = Batch(images, torch.arange(300), labels_of(images), torch.arange(300))
+    trainer.clipped_sum(batch, trainer.keys(0))
+    assert most <= 3  # the total, a part, and the one before
 
 
 def test_the_keys_of_a_step_are_its_own() -> None:

@@ -252,22 +252,17 @@ class PrivateTrainer:
         What an example (a unit, where there are any) adds depends on it, its label, its id, the keys and the
         weights: one more changes the sum by what that one adds, and by nothing else.
         """
-        parts = [
-            self.engine.sum(
-                *self.views(some.to(self.device), labels, ids, keys), dropout=keys.dropout.of(ids)
-            )
-            for some, labels, ids in batch.blocks(most_examples(self._examples.shape), keys.images)
-        ]
-        sums = parts[0].gradients
-        for part in parts[1:]:
-            for name, total in sums.items():
-                total += part.gradients[name]
-        return ClippedSum(
-            sums,
-            norms=torch.cat([part.norms for part in parts]),
-            losses=torch.cat([part.losses for part in parts]),
-            nonfinite=sum(part.nonfinite for part in parts),
-        )
+        total: dict[str, Tensor] = {}
+        norms, losses, nonfinite = list[Tensor](), list[Tensor](), 0
+        for some, labels, ids in batch.blocks(most_examples(self._examples.shape), keys.images):
+            views, targets = self.views(some.to(self.device), labels, ids, keys)
+            part = self.engine.sum(views, targets, dropout=keys.dropout.of(ids))
+            for name, gradient in part.gradients.items():
+                total[name] = total[name].add_(gradient) if name in total else gradient
+            norms.append(part.norms)
+            losses.append(part.losses)
+            nonfinite += part.nonfinite
+        return ClippedSum(total, norms=torch.cat(norms), losses=torch.cat(losses), nonfinite=nonfinite)
 
     def views(self, examples: Tensor, labels: Tensor, ids: Tensor, keys: StepKeys) -> tuple[Tensor, Tensor]:
         """Return views and targets of examples, see :class:`ViewPolicy`; or of units, see `UnitPolicy`."""
