@@ -1,12 +1,14 @@
 """What training on a data set beyond memory takes: resident memory, and time beside training from memory.
 
     python benchmarks/beyond_memory.py resident --gib 30 --real-gib 5
+    python benchmarks/beyond_memory.py run --gib 30
     python benchmarks/beyond_memory.py steps
     python benchmarks/beyond_memory.py reading --mib 1024
 
 ``resident`` has the peak of resident memory of a process that takes Poisson batches, then all images in
 blocks, from a store of so many GiB whose pixels are a sparse file, and of one that was read from a real file.
-``steps`` has the median seconds of a step of training from memory and from a store, by turns: with the pages
+``run`` has the peak of two runs of ``dpvision train`` on so many GiB of IDX files, of images that differ: the
+first reads them into a store, the second finds them there. ``steps`` has the median seconds of a step of training from memory and from a store, by turns: with the pages
 of the store in the system's cache, and with these emptied before each step. ``reading`` has the peak of
 reading each format into a store, beyond that of a process that has read ten images of the same kind.
 
@@ -33,6 +35,8 @@ import pyarrow.parquet as pq
 import torch
 from unit_steps import stepper
 
+from dpvision.cli.allocator import keep_freed_memory
+from dpvision.cli.main import run as run_command
 from dpvision.images import Images, ImageSet, cache_images
 from dpvision.images.encode import encode_png
 from dpvision.images.store_writing import write_beside_pixels
@@ -120,6 +124,43 @@ def show_resident(what: str, folder: Path, facts: Facts | None) -> None:
         f"{what:50} peak {after / 2**20:.0f} MiB, of which {before / 2**20:.0f} before any was taken; "
         f"{1000 * seconds:.1f} ms a batch of {BATCH}"
     )
+
+
+def compare_runs(work: Path, options: argparse.Namespace) -> None:
+    side = 112
+    count = int(options.gib * 2**30 / side**2)
+    source = distinct_idx_of(work / "set", count, side)
+    for number, what in enumerate(("read and trained on", "trained on")):
+        peak, seconds = in_a_process(whole_run, source, work / f"run-{number}", side, options.run_steps)
+        print(
+            f"{options.gib:g} GiB: {count:,} images of 1×{side}×{side}, {what:19} "
+            f"peak {peak / 2**20:.0f} MiB, {seconds:.0f} s"
+        )
+
+
+def distinct_idx_of(folder: Path, count: int, side: int) -> Path:
+    """Write IDX files of images of which each has its number somewhere, and is black elsewhere: sparse."""
+    folder.mkdir()
+    with (folder / "train-images-idx3-ubyte").open("wb") as file:
+        file.write(struct.pack(">4i", 2051, count, side, side))
+        file.truncate(16 + count * side**2)
+        file.flush()
+        for number in range(count):
+            os.pwrite(file.fileno(), number.to_bytes(8), 16 + number * side**2 + side**2 // 2)
+    labels = (np.arange(count) % len(CLASSES)).astype(np.uint8)
+    (folder / "train-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, count) + labels.tobytes())
+    return folder
+
+
+def whole_run(spec: Path, out: Path, side: int, steps: int) -> tuple[int, float]:
+    """Train as the command does; return the peak of resident memory, and the seconds."""
+    started = perf_counter()
+    settings = {"network": "linear", "steps": steps, "expected_batch_size": 65_536}
+    chosen = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    command = ["train", str(spec), "--size", str(side), "--epsilon", "2", "--method", "dp-sgd", *chosen]
+    keep_freed_memory()
+    assert run_command([*command, "--out", str(out), "--json"]) == 0
+    return peak_bytes(), perf_counter() - started
 
 
 def read(spec: Path) -> int:
@@ -260,8 +301,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["resident", "steps", "reading"])
-    parser.add_argument("--gib", type=float, default=30, help="of the sparse store")
+    parser.add_argument("what", choices=["resident", "run", "steps", "reading"])
+    parser.add_argument("--gib", type=float, default=30, help="of the sparse store, or the set of run")
+    parser.add_argument("--run-steps", type=int, default=10, help="of a run")
     parser.add_argument("--real-gib", type=float, default=5, help="of the real one; 0 for none")
     parser.add_argument("--count", type=int, default=100_000, help="images of steps")
     parser.add_argument("--steps", type=int, default=20, help="of each, of which two are not counted")
@@ -272,7 +314,12 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.work) as work:
         os.environ["DPVISION_HOME"] = str(Path(work, "home"))
-        compare = {"resident": compare_resident, "steps": compare_steps, "reading": compare_reading}
+        compare = {
+            "resident": compare_resident,
+            "run": compare_runs,
+            "steps": compare_steps,
+            "reading": compare_reading,
+        }
         compare[options.what](Path(work), options)
 
 
