@@ -8,9 +8,10 @@
 ``resident`` has the peak of resident memory of a process that takes Poisson batches, then all images in
 blocks, from a store of so many GiB whose pixels are a sparse file, and of one that was read from a real file.
 ``run`` has the peak of two runs of ``dpvision train`` on so many GiB of IDX files, of images that differ: the
-first reads them into a store, the second finds them there. ``steps`` has the median seconds of a step of training from memory and from a store, by turns: with the pages
-of the store in the system's cache, and with these emptied before each step. ``reading`` has the peak of
-reading each format into a store, beyond that of a process that has read ten images of the same kind.
+first reads them into a store, the second finds them there. ``steps`` has the median seconds of a step of
+training from memory and from a store, by turns: with the pages of the store in the system's cache, and with
+these emptied before each step. ``reading`` has the peak of reading each format into a store, beyond that of a
+process that has read ten images of the same kind.
 
 Everything is written below --work, and removed.
 """
