@@ -19,12 +19,14 @@ Everything is written below --work, and removed.
 from __future__ import annotations
 
 import argparse
+import io
 import multiprocessing
 import os
 import shutil
 import struct
 import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -160,7 +162,8 @@ def whole_run(spec: Path, out: Path, side: int, steps: int) -> tuple[int, float]
     chosen = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     command = ["train", str(spec), "--size", str(side), "--epsilon", "2", "--method", "dp-sgd", *chosen]
     keep_freed_memory()
-    assert run_command([*command, "--out", str(out), "--json"]) == 0
+    with redirect_stdout(io.StringIO()):
+        assert run_command([*command, "--out", str(out), "--json"]) == 0
     return peak_bytes(), perf_counter() - started
 
 
