@@ -198,8 +198,7 @@ def _reaching() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
         raise ProcessLostError(
             "another process of this run has ended, or cannot be reached any more; begin all of them again "
-            f"to go on, by resume where the run has begun ({reason})"
+            "to go on, by resume where the run has begun"
         ) from error
