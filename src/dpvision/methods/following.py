@@ -4,12 +4,11 @@ released.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from dpvision.gradients import ClippedGradient
 from dpvision.images import ImageSet
 from dpvision.methods.session import Session, Sums
 from dpvision.methods.stages import Calibrated
@@ -18,8 +17,8 @@ from dpvision.priors.encoders import Encoder
 from dpvision.privacy.account import Account
 from dpvision.privacy.facts import PublicFacts
 from dpvision.privacy.noise import SeededRandom
-from dpvision.training import Examples, Phase
-from dpvision.views import Pool, ViewPolicy
+from dpvision.training import PrivateTrainer
+from dpvision.views import Pool
 
 
 class FollowingSession(Session):
@@ -56,43 +55,20 @@ class FollowingSession(Session):
     def tell(self, what: str, done: int, total: int) -> None:
         """Tell nobody: whoever watches the run watches the leader."""
 
-    def release(self, number: int, sums_of: Callable[[ImageSet], Sums], blank: Sums) -> dict[str, Tensor]:
-        if not self._peers.say():
-            self._sums_of_all(sums_of, blank)
-        return self._peers.tensors()
+    def _is_kept(self, number: int) -> bool:
+        return bool(self._peers.say())
 
-    def descend(
-        self,
-        number: int,
-        what: str,
-        model: nn.Module,
-        *,
-        engine: ClippedGradient,
-        policy: ViewPolicy,
-        phases: Sequence[Phase],
-        ema_decay: float,
-        encode: Callable[[ImageSet], Tensor | Examples] | None = None,
-    ) -> None:
-        if not self._peers.say():
-            trainer = self._trainer(
-                number,
-                model,
-                engine=engine,
-                policy=policy,
-                phases=phases,
-                ema_decay=ema_decay,
-                encode=encode,
-            )
-            trainer.follow()
-        self._peers.share(list(model.state_dict().values()))
+    def _release(self, number: int, sums_of: Callable[[ImageSet], Sums], blank: Sums) -> None:
+        self._sums_of_all(sums_of, blank)
 
-    def select(
+    def _take_steps(self, number: int, what: str, model: nn.Module, trainer: PrivateTrainer) -> None:
+        trainer.follow()
+
+    def _run_trials(
         self, number: int, stages_of: Callable[[int], Calibrated], run: Callable[[int, Session], Sums]
-    ) -> dict[str, Tensor]:
-        if not self._peers.say():
-            while (candidate := self._peers.say()) is not None:
-                run(candidate, self._of_followed_trial(stages_of(candidate)))
-        return self._peers.tensors()
+    ) -> None:
+        while (candidate := self._peers.say()) is not None:
+            run(candidate, self._of_followed_trial(stages_of(candidate)))
 
     def _of_followed_trial(self, stages: Calibrated) -> FollowingSession:
         return FollowingSession(

@@ -182,8 +182,13 @@ class Session:
                 released; or what was kept is of another run.
         """
         blank = {name: tensor.float() for name, tensor in blank.items()}  # of the type of what is released
-        if self._is_kept(number):
-            return self._peers.tensors(_checked(self._results[number], blank))
+        if not self._is_kept(number):
+            self._release(number, sums_of, blank)
+        kept = self._results.get(number)  # which a follower has not
+        return self._peers.tensors(kept and _checked(kept, blank))
+
+    def _release(self, number: int, sums_of: Callable[[ImageSet], Sums], blank: Sums) -> None:
+        """Make the release of a stage, and keep it."""
         account, mechanism = self.opened_account(), self.stages.stages[number].mechanism
         if account.left(mechanism.cost(1)) == 0:
             raise InputError(
@@ -198,7 +203,6 @@ class Session:
             noisy = mechanism.release(sums, account, self._stream(number).at("noise", 0))
             self._results[number] = {name: total.cpu() for name, total in noisy.items()}
             self._save(number + 1, dict, final=True)
-        return self._peers.tensors(self._results[number])
 
     def _is_kept(self, number: int) -> bool:
         """Say, to the followers too, whether the result of a stage is at hand. Account and images have been
@@ -246,20 +250,16 @@ class Session:
             InputError: the parts do not fit; nothing was spent.
             KeyboardInterrupt: passed on, after a checkpoint.
         """
-        if self._is_kept(number):
+        if not self._is_kept(number):
+            trainer = self._trainer(number, model, engine, policy, phases, ema_decay, encode)
+            self._take_steps(number, what, model, trainer)
+        elif number in self._results:  # which a follower has not
             model.load_state_dict(_checked(self._results[number], model.state_dict()))
-            self._peers.share(list(model.state_dict().values()))
-            return
+        self._peers.share(list(model.state_dict().values()))
+
+    def _take_steps(self, number: int, what: str, model: nn.Module, trainer: PrivateTrainer) -> None:
+        """Take the steps of a stage, or those that the account has left; end with the averaged weights."""
         account, stage = self.opened_account(), self.stages.stages[number]
-        trainer = self._trainer(
-            number,
-            model,
-            engine=engine,
-            policy=policy,
-            phases=phases,
-            ema_decay=ema_decay,
-            encode=encode,
-        )
         if self._state and self._state_of == number:
             trainer.load_state(self._state)
             self._state = {}
@@ -283,7 +283,6 @@ class Session:
             if finished or trainer.steps_done > 0:
                 self._save(number, trainer.state, final=True)
         trainer.average.copy_to(model)
-        self._peers.share(list(model.state_dict().values()))
         self.lost += stage.count - trainer.steps_done
         if number + 1 < len(self.stages.stages):  # a later stage's checkpoint is no longer of this one
             self._results[number] = {  # copies, for what comes next may change the model
@@ -294,7 +293,6 @@ class Session:
         self,
         number: int,
         model: nn.Module,
-        *,
         engine: ClippedGradient,
         policy: ViewPolicy,
         phases: Sequence[Phase],
@@ -351,8 +349,14 @@ class Session:
             InputError: a candidate cannot be used, and nothing was spent; or the selection was paid for by a
                 process whose key is lost.
         """
-        if self._is_kept(number):
-            return self._peers.tensors(self._results[number])
+        if not self._is_kept(number):
+            self._run_trials(number, stages_of, run)
+        return self._peers.tensors(self._results.get(number))
+
+    def _run_trials(
+        self, number: int, stages_of: Callable[[int], Calibrated], run: Callable[[int, Session], Sums]
+    ) -> None:
+        """Run the trials of a selection, and keep what the best came to."""
         account, mechanism = self.opened_account(), self.stages.stages[number].mechanism
         assert isinstance(mechanism, SelectionMechanism)
         cost = mechanism.cost(1)
@@ -375,7 +379,6 @@ class Session:
         self._state = {}
         self._save(number + 1, dict, final=True)  # without the key
         self._peers.say(None)
-        return self._peers.tensors(self._results[number])
 
     def _best_trial(
         self,
