@@ -20,7 +20,6 @@ import argparse
 import json
 import math
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -149,30 +148,18 @@ def counted() -> Iterator[list[int]]:
 
 
 def in_processes(size: int, arguments: list[str]) -> dict[str, Any]:
-    """Take the steps in so many processes, each on a core of its own as far as there are any."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    cores, processes = sorted(os.sched_getaffinity(0)), []
-    for rank in range(size):
-        variables = {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "WORLD_SIZE": size,
-            "LOCAL_WORLD_SIZE": size,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-            "OMP_NUM_THREADS": 1,
-        }
-        environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
-        command = [sys.executable, __file__, "--one", *arguments]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        os.sched_setaffinity(process.pid, {cores[rank % len(cores)]})
-        processes.append(process)
-    outputs = [process.communicate()[0] for process in processes]
-    if any(process.returncode for process in processes):
-        sys.exit(f"a process of {size} ended with an error")
-    return dict(json.loads(outputs[0].splitlines()[-1]))
+    """Take the steps in so many processes, which torchrun starts."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
+    command = [*launcher, __file__, "--one", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return dict(json.loads(ended.stdout.splitlines()[-1]))
+
+
+def take_a_core() -> None:
+    """Let this process have a core of its own, as far as there are any."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(os.environ["RANK"]) % len(cores)]})
 
 
 def main() -> None:
@@ -189,6 +176,7 @@ def main() -> None:
     options = parser.parse_args()
     options.examples = options.examples or (128 if options.kind == "network" else 40_000)
     if options.one:
+        take_a_core()
         return of_one_process(options)
     print(f"{os.cpu_count()} cores; {options.examples} examples a step, {options.steps - 1} steps counted")
     print("processes  seconds  faster  first alone  bytes of a step")

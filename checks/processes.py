@@ -25,7 +25,6 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -36,6 +35,7 @@ from time import monotonic, sleep
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a process with more threads cannot be forked safely
 
+from checks.launching import free_port, variables_of
 from checks.points import install
 from checks.trials import JOBS, LOST, SEED, Ended, Trial, make_pool, prepare_here, start
 from dpvision.cli.main import run as run_command
@@ -61,15 +61,11 @@ def run_in_processes(
         befall: is given the processes' numbers once they have begun, and may do something to them.
     """
     trial.home.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    variables = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
-    command = trial.command()
+    port, command = free_port(), trial.command()
 
     def work(rank: int) -> int:
         peers.cache_clear()  # this one was forked from one that is alone
-        os.environ.update(variables, MASTER_PORT=port, RANK=str(rank), LOCAL_RANK=str(rank))
+        os.environ.update(variables_of(rank, size, port))
         home = trial.home if rank == 0 else trial.folder / f"home-{rank}"
         os.environ["DPVISION_HOME"] = str(home)
         log = trial.log if rank == 0 else trial.folder / f"noise-{rank}.jsonl"

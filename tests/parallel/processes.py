@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from checks.launching import free_port, variables_of
 
 
 @dataclass(frozen=True)
@@ -28,20 +29,12 @@ def start_processes(
     Args:
         each: more variables of the environment of some, by rank.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
+    port, started = free_port(), []
     for rank in range(size):
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(size),
-            "LOCAL_WORLD_SIZE": str(size),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
+            **variables_of(rank, size, port),
             "DPVISION_HOME": str(folder / f"home-{rank}"),
             **each.get(rank, {}),
         }
