@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 from datetime import timedelta
 from functools import cache
 
@@ -59,6 +60,9 @@ def peers() -> Peers:
 
 
 def _leave(heartbeat: Heartbeat) -> None:
-    """End the threads that wait for others, as Python ends: torch would end the process by an error."""
+    """End the threads that wait for others, as Python ends: torch would end the process by an error. Those of
+    a group end with its last reference, which may be part of a cycle.
+    """
     heartbeat.end()
     dist.destroy_process_group()
+    gc.collect()
