@@ -39,6 +39,17 @@ def test_from_data_to_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert (out / "private" / "neighbours.png").exists()
     assert not list((out / "release").rglob("neighbours*"))
 
+    more = tmp_path / "more"
+    assert run(["sample", str(out), "--count", "60", "--balanced", "--out", str(more), "--json"]) == 0
+    assert last_line(capsys) == {
+        "count": 60,
+        "class_counts": {str(digit): 6 for digit in range(10)},
+        "out": str(more),
+    }
+    assert len(list(more.rglob("*.png"))) == 60
+    assert run(["sample", str(out), "--class-count", "3=2", "--out", str(more)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+
     assert run(["evaluate", str(again), DIGITS, "--encoder", "pixels", "--set", "size=4"]) == 0
     assert "Fréchet distance (pixels)" in capsys.readouterr().out
 
@@ -58,6 +69,23 @@ def test_from_data_to_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]
             ["synthesize", DIGITS, "--epsilon", "2", "--out", "OUT", "--count=0"],
             "count must be at least",
         ),
+        (
+            ["synthesize", DIGITS, "--epsilon=2", "--out", "OUT", "--count=5", "--class-count", "3=2"],
+            "count and class_counts both say",
+        ),
+        (
+            ["synthesize", DIGITS, "--epsilon", "2", "--out", "OUT", "--class-count", "cat=2"],
+            "there is no class 'cat' to make images of; the classes are 0, 1, 2",
+        ),
+        (
+            ["synthesize", DIGITS, "--epsilon", "2", "--out", "OUT", "--class-count", "3=x"],
+            "--class-count 3=x: 'x' is no whole number",
+        ),
+        (
+            ["synthesize", DIGITS, "--epsilon=2", "--out", "OUT", "--class-count=3=1", "--class-count=3=2"],
+            "names the class '3' twice",
+        ),
+        (["sample", "nosuch", "--out", "OUT", "--count", "3"], "config.json is missing"),
         (["train", DIGITS, "--epsilon", "2", "--out", "OUT", "--method", "dp-mepf"], "no method 'dp-mepf'"),
     ],
 )
@@ -81,3 +109,15 @@ def test_options_of_images_are_not_for_classifiers(
     assert run(["train", DIGITS, "--epsilon", "2", "--out", str(out), *fast]) == 0
     assert run(["evaluate", str(out), DIGITS, "--neighbours"]) == 2
     assert "released a classifier" in capsys.readouterr().err
+    assert run(["sample", str(out), "--count", "3", "--out", str(tmp_path / "more")]) == 2
+    assert "released a classifier and no images" in capsys.readouterr().err
+    assert not (tmp_path / "more").exists()
+
+
+def test_counts_of_classes_in_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, out = tmp_path / "recipe.toml", tmp_path / "run"
+    recipe.write_text("epsilon = 2\n[class_counts]\n3 = 20\n7 = 5\n[config]\nsteps = 2\n")
+    assert run(["synthesize", DIGITS, "--config", str(recipe), "--out", str(out)]) == 0
+    folders = {path.name: len(list(path.iterdir())) for path in (out / "release/images/png").iterdir()}
+    assert folders == {"3": 20, "7": 5}
+    assert "as many of each class as was asked for" in (out / "release" / "card.md").read_text()

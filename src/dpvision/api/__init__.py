@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dpvision.api.membership_inference import Membership, membership
     from dpvision.api.publishing import Result, Synthesis
     from dpvision.api.refitting import synthesize_from
+    from dpvision.api.sampling import sample
     from dpvision.api.synthesis import synthesize
     from dpvision.api.training import resume, train
     from dpvision.api.tuning import tune
@@ -38,6 +39,7 @@ __all__ = [
     "predict",
     "predictions",
     "resume",
+    "sample",
     "synthesize",
     "synthesize_from",
     "train",
@@ -63,6 +65,7 @@ _HOMES = {
     "predict": "dpvision.api.using",
     "predictions": "dpvision.api.using",
     "resume": "dpvision.api.training",
+    "sample": "dpvision.api.sampling",
     "synthesize": "dpvision.api.synthesis",
     "synthesize_from": "dpvision.api.refitting",
     "train": "dpvision.api.training",

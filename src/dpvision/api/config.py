@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -253,10 +253,31 @@ def open_pool_of(settings: Any, images: ImageSet, overlaps: Overlaps) -> Pool | 
     return pool
 
 
-def to_publish(given: FinishOptions, facts: PublicFacts) -> FinishOptions:
-    """Check the options, and resolve how many images to publish. InputError where a value is not possible."""
-    count = facts.num_examples if given.count is None else given.count
-    if count < 1:
-        raise InputError(f"count must be at least 1, not {count}")
-    check_formats(given.formats, facts.class_names)
-    return FinishOptions(count=count, formats=given.formats, balanced=given.balanced)
+def to_publish(given: FinishOptions, class_names: Sequence[str], by_default: int | None) -> FinishOptions:
+    """Check the options, and resolve how many images to publish.
+
+    Args:
+        given: the options.
+        class_names: the classes of what makes the images; empty where it has none.
+        by_default: how many images there are where nothing says so; None where something must.
+
+    Raises:
+        InputError: a value is not possible.
+    """
+    given.check_counts()
+    check_formats(given.formats, class_names)
+    counts, count = given.class_counts, by_default if given.count is None else given.count
+    if counts is not None:
+        for name in counts:
+            if name not in class_names:
+                known = ", ".join(class_names) or "none: the images have no labels"
+                raise InputError(f"there is no class '{name}' to make images of; the classes are {known}")
+        count = sum(counts.values())
+    if count is None:
+        raise InputError("nothing says how many images to make; give count, or class_counts")
+    return FinishOptions(
+        count=count,
+        formats=given.formats,
+        balanced=given.balanced,
+        class_counts=None if counts is None else dict(counts),
+    )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,7 +17,7 @@ from dpvision.images.files import check_fits_memory
 from dpvision.images.write import check_formats, image_files, npz_of
 from dpvision.privacy.errors import InputError
 from dpvision.reports.grid import image_grid
-from dpvision.runs.files import write_atomically, writing
+from dpvision.runs.files import write_atomically, write_folder
 from dpvision.runs.places import check_free
 
 Target = Literal["parquet", "npz", "folder"]
@@ -67,7 +65,7 @@ def convert(how: Reading, images: ImageSet, to: Target, out: str | os.PathLike[s
     if to == "npz":
         write_atomically(Path(out), npz_of(splits))
     else:
-        _write_folder(Path(out), _parquet(splits) if to == "parquet" else _folders(splits))
+        write_folder(Path(out), _parquet(splits) if to == "parquet" else _folders(splits))
 
 
 def draw_sheet(images: ImageSet, out: str | os.PathLike[str]) -> None:
@@ -104,21 +102,3 @@ def _folders(splits: Mapping[str, ImageSet]) -> dict[str, bytes]:
         for split, images in splits.items()
         for name, content in image_files(images, "png").items()
     }
-
-
-def _write_folder(out: Path, files: Mapping[str, bytes]) -> None:
-    """Write all files of a folder, or none."""
-    partial = out.with_name(f".{out.name}.partial")
-    with writing(out):
-        try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(mode=0o700, parents=True)
-            for name, content in files.items():
-                (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                (partial / name).write_bytes(content)
-            with suppress(FileNotFoundError):
-                out.rmdir()
-            partial.rename(out)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise

@@ -275,6 +275,29 @@ class FinishOptions:
     balanced: bool = option(
         "As many images of every class, and not by the class sizes that were released with noise.", False
     )
+    class_counts: Mapping[str, int] | None = option(
+        "How many images of which classes, by name, in place of a count; of the others there are none.",
+        None,
+        flag="--class-count",
+        metavar="CLASS=COUNT",
+    )
+
+    def check_counts(self) -> None:
+        """Raise InputError unless what is said of how many images there are is said once, and possible."""
+        if self.count is not None and self.count < 1:
+            raise InputError(f"count must be at least 1, not {self.count}")
+        if self.class_counts is None:
+            return
+        for name, is_given in (("count", self.count is not None), ("balanced", self.balanced)):
+            if is_given:
+                raise InputError(f"{name} and class_counts both say how many images there are; leave one out")
+        if not self.class_counts:
+            raise InputError("class_counts names no class; name at least one")
+        for name, count in self.class_counts.items():
+            if not fits(count, int) or count < 1:
+                raise InputError(
+                    f"the count of class '{name}' must be a whole number of at least 1, not {count!r}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,8 +307,14 @@ class SynthesisOptions(FinishOptions, RunOptions):
     out: FilePath = option("The run's directory, made here. Publish RUN/release, keep RUN/private.")
     method: str = option("How to learn: one of `dpvision methods`; by default {default}.", "dp-mepf")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_counts()
 
-FROM_EMBEDDING = frozenset({"out", "count", "formats", "balanced", "config", "seed", "device"})
+
+FROM_EMBEDDING = frozenset(
+    {"out", "count", "formats", "balanced", "class_counts", "config", "seed", "device"}
+)
 """The options of `SynthesisOptions` that say how to make more of what was released."""
 
 

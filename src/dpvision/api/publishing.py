@@ -134,7 +134,7 @@ def release_files(
         files = classifier_files(model)
     else:
         assert config.images is not None, "resolved when the run was prepared"
-        made = _drawn(model, config.images, config.finishing_seed)
+        made = drawn(model, config.images, config.finishing_seed)
         card = synthesis_card(
             cost,
             method=config.method.name,
@@ -200,11 +200,13 @@ def write_preview(folder: Path, pixels: Tensor, step: int) -> None:
     write_atomically(folder / f"{step:06d}.png", image_grid(pixels, PREVIEWED_OF_A_CLASS), public=True)
 
 
-def _drawn(generator: Generator, images: FinishOptions, seed: int) -> Images:
-    """Return the images to be published."""
+def drawn(generator: Generator, images: FinishOptions, seed: int | None) -> Images:
+    """Return images to be published: as many, and of the classes, as the resolved options say."""
     assert images.count is not None
-    labels = None
-    if images.balanced and generator.class_names:
+    labels: Any = None
+    if images.class_counts is not None:
+        labels = [name for name, count in images.class_counts.items() for _ in range(count)]
+    elif images.balanced and generator.class_names:
         labels = apportion(images.count, torch.ones(len(generator.class_names)))
     return generator.sample(images.count, labels=labels, seed=seed)
 

@@ -32,6 +32,7 @@ def synthesize_from(
     count: int | None = None,
     formats: tuple[str, ...] | list[str] = ("png",),
     balanced: bool = False,
+    class_counts: Mapping[str, int] | None = None,
     config: Mapping[str, Any] | None = None,
     seed: int | None = None,
     device: str | None = None,
@@ -42,7 +43,8 @@ def synthesize_from(
     Args:
         embedding: RUN/release/embedding.safetensors of that run, beside its encoder.safetensors.
         config: settings that replace the defaults; those of the release (encoder, weights) cannot be changed.
-        out, count, formats, balanced, seed, device, progress: as for `synthesize`. The seed is of the fit.
+        out, count, formats, balanced, class_counts, seed, device, progress: as for `synthesize`. The seed is
+            of the fit.
 
     Raises:
         InputError: an option or the embedding cannot be used.
@@ -69,6 +71,7 @@ def synthesize_from(
     public = {name: learned.facts[name] for name in names}
     facts = PublicFacts.from_json({**public, "unit": unit_of(spent)})
     chosen = resolve_device(device)
+    wanted = FinishOptions(count=count, formats=formats, balanced=balanced, class_counts=class_counts)
     budget = Budget(spent["target_epsilon"], spent["delta"], spent["neighboring_relation"])
     run = Run.begin(
         RunConfig(
@@ -81,7 +84,7 @@ def synthesize_from(
             finishing_seed=secrets.randbits(63) if seed is None else seed,
             device=chosen,
             data=None,
-            images=to_publish(FinishOptions(count=count, formats=formats, balanced=balanced), facts),
+            images=to_publish(wanted, facts.class_names, facts.num_examples),
         ),
         out,
     )

@@ -157,7 +157,7 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
             test_digest=test_images.digest if test_images else None,
             chosen_size=chosen_size,
             pool_digest=pool.digest if pool else None,
-            images=to_publish(options, facts) if isinstance(options, FinishOptions) else None,
+            images=_to_publish(options, settings, facts) if isinstance(options, FinishOptions) else None,
             because=because,
             allow_overlap=options.allow_overlap,
             overlaps=tuple(overlaps.found),
@@ -374,6 +374,12 @@ def rest_of_run(
         begin_together(group, run.config, sources)
         run.learn(sources, progress, group=group)
         return run.finish(sources.test, progress)
+
+
+def _to_publish(options: FinishOptions, settings: Any, facts: PublicFacts) -> FinishOptions:
+    """Resolve which images to publish, of a method that may leave the labels aside."""
+    names = facts.class_names if getattr(settings, "labelled", True) else ()
+    return to_publish(options, names, facts.num_examples)
 
 
 def _warn_of_divergence(last_loss: float | None, facts: PublicFacts) -> None:

@@ -77,6 +77,18 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
     return model
 
 
+def load_generator(path: str | os.PathLike[str]) -> Generator:
+    """Return the generator of a run, as above, which must have released one.
+
+    Raises:
+        InputError: as :func:`load`, or it released a classifier.
+    """
+    model = load(path)
+    if isinstance(model, Classifier):
+        raise InputError(f"{path} released a classifier and no images; give a run of dpvision synthesize")
+    return model
+
+
 def evaluate(
     run: str | os.PathLike[str],
     data: Source,

@@ -71,7 +71,7 @@ def _options(
 
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Train": (training.train, training.tune, training.plan, training.resume),
-    "Synthesize": (synthesis.synthesize,),
+    "Synthesize": (synthesis.synthesize, synthesis.sample),
     "Check the guarantee": (verifying.verify, auditing.audit, auditing.membership),
     "Choose a method": (methods.methods, methods.settings),
     "Use a model": (models.evaluate, models.predict),

@@ -195,6 +195,8 @@ def command(options: type[RunOptions], *, is_run: bool = True) -> Callable[[Verb
                 del found[name]
             from_here = {name: given[name] for name in ("data", *(one.name for one in shared))}
             found |= {name: value for name, value in from_here.items() if _was_given(value)}
+            if given.get("class_counts"):
+                found["class_counts"] = named_counts(given["class_counts"])
             verb(found, given["as_json"], **{name: given[name] for name in names})
 
         parameters = [
@@ -245,7 +247,8 @@ def _option(one: dataclasses.Field[Any], options: type[ReadOptions]) -> inspect.
     """Return the parameter that typer makes an option of."""
     if one.type == "bool":
         return _parameter(one.name, Annotated[bool, typer.Option(_flag(one), help=described(one))], False)
-    kinds = {"float": float, "int": int, "FilePath": Path, "Sequence[str]": list[str]}
+    several = dict.fromkeys(("Sequence[str]", "Mapping[str, int]"), list[str])
+    kinds = {"float": float, "int": int, "FilePath": Path, **several}
     kind: Any = kinds.get(str(one.type).removesuffix(" | None"), str)
     given = typer.Option(
         _flag(one), help=described(one), metavar=one.metadata.get("metavar"), show_default=False
@@ -308,6 +311,22 @@ def with_settings(config: dict[str, Any], settings: list[str]) -> dict[str, Any]
         else:
             config[name] = _value(value)
     return config
+
+
+def named_counts(pairs: Sequence[str]) -> dict[str, int]:
+    """Return the counts of classes CLASS=COUNT, by their names. InputError where one is malformed."""
+    counts = {}
+    for pair in pairs:
+        name, equals, count = pair.rpartition("=")  # a name may have the sign in it
+        if not (equals and name):
+            raise InputError(f"--class-count {pair}: must be of the form CLASS=COUNT")
+        if name in counts:
+            raise InputError(f"--class-count names the class '{name}' twice; leave one out")
+        try:
+            counts[name] = int(count)
+        except ValueError:
+            raise InputError(f"--class-count {pair}: '{count}' is no whole number") from None
+    return counts
 
 
 def with_searches(found: dict[str, Any], searches: list[str] | None) -> None:

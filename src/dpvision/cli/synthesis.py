@@ -1,20 +1,21 @@
-"""dpvision synthesize."""
+"""dpvision synthesize and sample."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
 from dpvision import api
-from dpvision.api.options import FROM_EMBEDDING, SynthesisOptions
+from dpvision.api.options import FROM_EMBEDDING, FinishOptions, SynthesisOptions, check_seed
 from dpvision.cli.interruption import interruptible
-from dpvision.cli.options import command, flag_of, require
+from dpvision.cli.options import AsJson, Run, checks, command, flag_of, help_of, named_counts, require
+from dpvision.cli.output import show
 from dpvision.cli.progress import work_bars
 from dpvision.cli.training import show_result
 from dpvision.privacy.errors import InputError
-from dpvision.runs.places import check_embedding, check_free
+from dpvision.runs.places import check_embedding, check_free, find_release
 
 
 @command(SynthesisOptions)
@@ -54,6 +55,52 @@ def synthesize(
         else:
             result = api.synthesize_from(from_embedding, **found, progress=progress)
     show_result(result, as_json)
+
+
+@checks(run=find_release, out=check_free, seed=check_seed)
+def sample(
+    run: Run,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="A new folder, for the images.", show_default=False)
+    ],
+    count: Annotated[int | None, typer.Option(help="How many images.", show_default=False)] = None,
+    class_counts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class-count",
+            metavar="CLASS=COUNT",
+            help="How many images of a class, in place of --count. Repeat for more classes.",
+        ),
+    ] = None,
+    balanced: Annotated[bool, typer.Option("--balanced", help=help_of(SynthesisOptions, "balanced"))] = False,
+    format: Annotated[str, typer.Option(help="png, npz or parquet.")] = "png",
+    seed: Annotated[
+        int | None, typer.Option(help="For images that can be made again.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make more images by the generator that a run released; free of cost, however many.
+
+    Examples:
+
+        dpvision sample runs/synthetic --count 10000 --out more
+
+        dpvision sample runs/synthetic --class-count cat=500 --class-count dog=50 --format npz --out more
+    """
+    counts = named_counts(class_counts) if class_counts else None
+    FinishOptions(count=count, balanced=balanced, class_counts=counts).check_counts()
+    images = api.sample(
+        run,
+        out=out,
+        count=count,
+        class_counts=counts,
+        balanced=balanced,
+        format=cast(Any, format),
+        seed=seed,
+    )
+    found = images.summary()["class_counts"]
+    rows: dict[str, object] = {"images": len(images), **{f"  {n}": c for n, c in (found or {}).items()}}
+    show({"count": len(images), "class_counts": found, "out": str(out)}, as_json, rows | {"out": str(out)})
 
 
 def _check_use_with_embedding(found: dict[str, Any]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +15,15 @@ from dpvision.images.files import read_json
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.owner_only import for_the_owner
 
-__all__ = ["check_room", "json_bytes", "read_json", "write_atomically", "writing", "writing_whole"]
+__all__ = [
+    "check_room",
+    "json_bytes",
+    "read_json",
+    "write_atomically",
+    "write_folder",
+    "writing",
+    "writing_whole",
+]
 
 
 def write_atomically(path: Path, content: bytes, *, public: bool = False) -> None:
@@ -55,6 +64,33 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def write_folder(out: Path, files: Mapping[str, bytes], *, mode: int = 0o700) -> None:
+    """Write all files of a new folder, by their names, or none.
+
+    Args:
+        out: its path, where there is nothing yet, or an empty folder.
+        files: their contents. Names may have folders in them.
+        mode: who may enter the folder; by default only the owner.
+
+    Raises:
+        InputError: the file system refuses.
+    """
+    partial = out.with_name(f".{out.name}.partial")
+    with writing(out):
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(mode=mode, parents=True)
+            for name, content in files.items():
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                (partial / name).write_bytes(content)
+            with suppress(FileNotFoundError):
+                out.rmdir()
+            partial.rename(out)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 def check_room(path: Path, size: int) -> None:

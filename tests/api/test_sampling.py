@@ -1,0 +1,103 @@
+"""dpvision.sample, and counts of classes: images of a generator that a run released."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import dpvision
+from dpvision.api import Synthesis
+from dpvision.images import Images, open_images
+from dpvision.privacy import InputError, Ledger, default_ledger_path
+
+CONFIG = {"steps": 2, "batch_size": 20, "latent_size": 3}
+NAMES = ("a=b", "few")
+
+
+@pytest.fixture
+def images() -> Images:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (90, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    return Images(pixels, torch.arange(90) % 4 // 3, NAMES, "made")
+
+
+def synthesize(images: Images, out: Path, **options: Any) -> Synthesis:
+    return dpvision.synthesize(images, **{"epsilon": 3.0, "out": out, "config": CONFIG, **options})
+
+
+def counts_of(images: Any) -> Any:
+    return images.with_classes(NAMES).summary()["class_counts"]
+
+
+def test_more_images_cost_nothing_and_can_be_drawn_again(images: Images, tmp_path: Path) -> None:
+    result = synthesize(images, tmp_path / "run", count=10)
+    before = Ledger(default_ledger_path(images.digest)).summary()
+    made = dpvision.sample(tmp_path / "run", out=tmp_path / "more", count=40, seed=3)
+    assert torch.equal(made.pixels, result.generator.sample(40, seed=3).pixels)
+    again = dpvision.sample(result.release, out=tmp_path / "again", count=40, seed=3, format="npz")
+    assert torch.equal(again.pixels, made.pixels)
+    other = dpvision.sample(result.release, out=tmp_path / "other", count=40, format="parquet")
+    assert not torch.equal(other.pixels, made.pixels)
+    for place in (tmp_path / "more", tmp_path / "again" / "images.npz", tmp_path / "other"):
+        assert len(open_images(place)) == 40
+    assert Ledger(default_ledger_path(images.digest)).summary() == before
+
+
+def test_counts_of_classes(images: Images, tmp_path: Path) -> None:
+    wanted = {"few": 7, "a=b": 3}
+    result = synthesize(images, tmp_path / "run", class_counts=wanted)
+    assert result.count == 10
+    assert counts_of(open_images(result.release / "images" / "png")) == wanted
+    sampled = dpvision.sample(tmp_path / "run", out=tmp_path / "one", class_counts={"few": 4})
+    assert counts_of(sampled) == {"a=b": 0, "few": 4}
+    equally = dpvision.sample(result.release, out=tmp_path / "two", count=6, balanced=True)
+    assert counts_of(equally) == {"a=b": 3, "few": 3}
+    embedding = result.release / "embedding.safetensors"
+    again = dpvision.synthesize_from(embedding, out=tmp_path / "again", class_counts=wanted, config=CONFIG)
+    assert counts_of(open_images(again.release / "images" / "png")) == wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_counts": {"cat": 3}}, "there is no class 'cat' to make images of; the classes are a=b, few"),
+        (
+            {"class_counts": {"few": 0}},
+            "the count of class 'few' must be a whole number of at least 1",
+        ),
+        ({"class_counts": {"few": 1.5}}, "must be a whole number"),
+        ({"class_counts": {}}, "names no class"),
+        ({"class_counts": {"few": 1}, "count": 1}, "count and class_counts both say"),
+        ({"class_counts": {"few": 1}, "balanced": True}, "balanced and class_counts both say"),
+        ({"count": 0}, "count must be at least 1"),
+    ],
+)
+def test_counts_that_cannot_be(images: Images, tmp_path: Path, options: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        synthesize(images, tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+    assert not default_ledger_path(images.digest).exists()
+    synthesize(images, tmp_path / "run", count=2)
+    with pytest.raises(InputError, match=message):
+        dpvision.sample(tmp_path / "run", out=tmp_path / "more", **options)
+    assert not (tmp_path / "more").exists()
+
+
+def test_what_cannot_be_sampled(images: Images, tmp_path: Path) -> None:
+    unlabelled = synthesize(images, tmp_path / "run", count=2, config={**CONFIG, "labelled": False}).release
+    with pytest.raises(InputError, match="the classes are none: the images have no labels"):
+        dpvision.sample(unlabelled, out=tmp_path / "more", class_counts={"few": 1})
+    config = {**CONFIG, "labelled": False}
+    with pytest.raises(InputError, match="there is no class 'few'"):
+        synthesize(images, tmp_path / "no", class_counts={"few": 1}, config=config)
+    with pytest.raises(InputError, match="nothing says how many"):
+        dpvision.sample(unlabelled, out=tmp_path / "more")
+    with pytest.raises(InputError, match="no format 'gif'"):
+        dpvision.sample(unlabelled, out=tmp_path / "more", count=1, format="gif")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="is not empty"):
+        dpvision.sample(unlabelled, out=tmp_path / "run", count=1)
+    assert not (tmp_path / "more").exists()
+    assert len(dpvision.sample(unlabelled, out=tmp_path / "more", count=3, balanced=True)) == 3
