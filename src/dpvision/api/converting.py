@@ -9,14 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
-import torch
-
 from dpvision.api.sources import Reading
 from dpvision.images import ImageSet, available_splits
 from dpvision.images.files import check_fits_memory
 from dpvision.images.write import check_formats, image_files, npz_of
 from dpvision.privacy.errors import InputError
-from dpvision.reports.grid import image_grid
+from dpvision.reports.grid import class_sheet
 from dpvision.runs.files import write_atomically, write_folder
 from dpvision.runs.places import check_free
 
@@ -74,16 +72,7 @@ def draw_sheet(images: ImageSet, out: str | os.PathLike[str]) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    if images.labels is None:
-        some = torch.arange(min(len(images), OF_A_CLASS**2))
-        write_atomically(Path(out), image_grid(images.take(some), OF_A_CLASS))
-        return
-    rows = []
-    for label in range(len(images.class_names)):
-        found = images.take((images.labels == label).nonzero().squeeze(1)[:OF_A_CLASS])
-        white = torch.full((OF_A_CLASS - len(found), *images.shape), 255, dtype=torch.uint8)
-        rows.append(torch.cat([found, white]))
-    write_atomically(Path(out), image_grid(torch.cat(rows), OF_A_CLASS))
+    write_atomically(Path(out), class_sheet(images, OF_A_CLASS))
 
 
 def _parquet(splits: Mapping[str, ImageSet]) -> dict[str, bytes]:

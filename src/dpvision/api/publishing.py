@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from dpvision.networks import Classifier
 from dpvision.networks.generators import Generator, apportion
 from dpvision.privacy import Event
 from dpvision.reports import card_markdown, release_card
-from dpvision.reports.grid import image_grid
+from dpvision.reports.grid import class_sheet, image_sheet
 from dpvision.reports.guarantee_file import FILE, guarantee_file
 from dpvision.reports.markdown import card_template
 from dpvision.reports.synthesis_card import synthesis_card
@@ -145,9 +145,8 @@ def release_files(
             seconds=round(time.monotonic() - started, 1),
             more=more,
         )
-        few = [index for k in range(len(model.class_proportions)) for index in _first(made, k)]
         files = generator_files(model) | {
-            "samples.png": image_grid(made.take(torch.tensor(few)), PREVIEWED_OF_A_CLASS),
+            "samples.png": class_sheet(made, PREVIEWED_OF_A_CLASS),
         }
         form: Any
         for form in config.images.formats:
@@ -193,11 +192,17 @@ def _read_report(run: RunDirectory) -> ClassifierReport | None:
         return ClassifierReport.from_json(read_json(run.test_path))
 
 
-def write_preview(folder: Path, pixels: Tensor, step: int) -> None:
-    """Write a grid of what a generator draws at a step, uint8 ``[N, C, H, W]``: made of releases alone."""
+def write_preview(folder: Path, class_names: Sequence[str], pixels: Tensor, step: int) -> None:
+    """Write a sheet of what a generator draws at a step, uint8 ``[N, C, H, W]``, by class: made of releases
+    alone.
+    """
+    rows = pixels.split(PREVIEWED_OF_A_CLASS)
+    sheet = image_sheet(
+        rows, class_names if len(class_names) == len(rows) else (), columns=PREVIEWED_OF_A_CLASS
+    )
     with writing(folder):
         folder.mkdir(exist_ok=True)
-    write_atomically(folder / f"{step:06d}.png", image_grid(pixels, PREVIEWED_OF_A_CLASS), public=True)
+    write_atomically(folder / f"{step:06d}.png", sheet, public=True)
 
 
 def drawn(generator: Generator, images: FinishOptions, seed: int | None) -> Images:
@@ -209,10 +214,3 @@ def drawn(generator: Generator, images: FinishOptions, seed: int | None) -> Imag
     elif images.balanced and generator.class_names:
         labels = apportion(images.count, torch.ones(len(generator.class_names)))
     return generator.sample(images.count, labels=labels, seed=seed)
-
-
-def _first(images: ImageSet, label: int) -> list[int]:
-    """Return the indices of the first few images of a class."""
-    if images.labels is None:
-        return list(range(min(len(images), PREVIEWED_OF_A_CLASS**2)))
-    return (images.labels == label).nonzero().flatten()[:PREVIEWED_OF_A_CLASS].tolist()

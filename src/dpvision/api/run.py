@@ -323,7 +323,7 @@ class Run:
             config.finishing_seed,
             FileCheckpoints(directory.finishing_path, directory.seal),
             progress,
-            partial(write_preview, directory.path / "samples"),
+            partial(write_preview, directory.path / "samples", config.facts.class_names),
         )
         finished = config.finish(learned, workplace)
         accuracy = measured(directory, finished.model, test)
