@@ -12,11 +12,13 @@ import torch
 
 from dpvision.api.devices import resolve_device
 from dpvision.api.options import FinishOptions, check_seed
+from dpvision.api.pool_cost import refuse_unguarded
 from dpvision.api.sources import Reading
 from dpvision.images import ImageSet
 from dpvision.images.files import reading
 from dpvision.images.look_alikes import warn_of_look_alikes
 from dpvision.images.public import Overlaps, refuse_private_images
+from dpvision.images.released import release_with
 from dpvision.images.write import check_formats
 from dpvision.methods import (
     Calibrated,
@@ -244,10 +246,15 @@ def open_again(how: Reading, given: ImageSet | None, what: str, needs_labels: bo
 
 
 def open_pool_of(settings: Any, images: ImageSet, overlaps: Overlaps) -> Pool | None:
-    """Return the public images that the settings name, none of which may be private, unless allowed."""
+    """Return the public images that the settings name, none of which may be private, unless allowed. What a
+    run has released may be like one by chance, and is not asked.
+    """
     if not getattr(settings, "pool", ""):
         return None
     pool = open_pool(settings.pool, images.shape, images.class_names, overlaps)
+    refuse_unguarded(pool, overlaps)
+    if release_with(settings.pool) is not None:
+        return pool
     refuse_private_images(pool.images, images, "images of the pool", overlaps)
     warn_of_look_alikes(pool.images, images, "images of the pool", "no guarantee would cover them")
     return pool

@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -30,6 +31,7 @@ from dpvision.api.accounts import (
 from dpvision.api.config import RunConfig, Sources, open_pool_of, read_images, to_publish
 from dpvision.api.devices import resolve_device
 from dpvision.api.options import FinishOptions, RunOptions
+from dpvision.api.pool_cost import described_pool, warn_of_unknown_spending
 from dpvision.api.publishing import (
     GUARANTEE,
     OfLearning,
@@ -71,6 +73,7 @@ from dpvision.privacy import (
     InputError,
     PublicFacts,
     default_delta,
+    default_ledger_path,
     random_source,
 )
 from dpvision.reports import guarantee
@@ -142,6 +145,8 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
     pool = open_pool_of(settings, private, overlaps)
     if pool is not None:
         settings = replace(settings, pool=lasting(settings.pool))
+        ledger = Path(options.ledger or default_ledger_path(private.digest))
+        warn_of_unknown_spending(pool, settings.pool, private, ledger)
     return (
         RunConfig(
             method=method,
@@ -267,7 +272,7 @@ class Run:
                 OfLearning(
                     spent=account.spent,
                     seconds=metrics.seconds,
-                    pool=sources.pool.to_json() if sources.pool else None,
+                    pool=described_pool(sources.pool, account, config.facts.unit) if sources.pool else None,
                 ),
             )
         except Exception:

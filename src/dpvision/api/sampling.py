@@ -12,9 +12,11 @@ from dpvision.api.options import FinishOptions, check_seed
 from dpvision.api.publishing import drawn
 from dpvision.api.using import load_generator
 from dpvision.images import Images
+from dpvision.images.released import provenance_of
+from dpvision.images.series import POOL_RECORD
 from dpvision.images.write import Format, image_files
-from dpvision.runs.files import write_folder
-from dpvision.runs.places import check_free
+from dpvision.runs.files import json_bytes, write_folder
+from dpvision.runs.places import check_free, find_release
 
 
 def sample(
@@ -28,7 +30,8 @@ def sample(
     seed: int | None = None,
 ) -> Images:
     """Make images by the generator that a run released, write them to a folder, and return them. They are as
-    private as the release: however many there are, the private images pay nothing for them.
+    private as the release: however many there are, the private images pay nothing for them. A record beside
+    them, pool.json, says what the release's guarantee is.
 
     Args:
         run: the directory of a run of `synthesize`, or its release directory.
@@ -48,5 +51,7 @@ def sample(
     given.check_counts()
     generator = load_generator(run).to(resolve_device(None))
     images = drawn(generator, to_publish(given, generator.class_names, None), seed)
-    write_folder(Path(out), image_files(images, format), mode=0o755)
+    kind = {"kind": "images that dpvision sample drew of a release", "count": len(images), "seed": seed}
+    record = json_bytes({**provenance_of(find_release(run)), **kind})
+    write_folder(Path(out), {**image_files(images, format), POOL_RECORD: record}, mode=0o755)
     return images

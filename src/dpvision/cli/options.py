@@ -33,7 +33,7 @@ Data = Annotated[
         metavar="DATA",
         help="The private images: a folder of class folders (or of train/ and test/ with class folders), "
         "a .csv, .tsv or .parquet with a column of paths, Parquet with images, what datasets saved, .npz, "
-        "a folder of IDX files or of CIFAR's, or bundled:digits.",
+        "a folder of IDX files or of CIFAR's, a run of synthesize, or bundled:digits.",
         show_default=False,
     ),
 ]
@@ -81,8 +81,8 @@ PoolPath = Annotated[
     typer.Option(
         "--pool",
         metavar="POOL",
-        help="Public images that the private ones are mixed with, for dp-mix-diff: whatever DATA may be, or "
-        "what `pool make` wrote (the same as --set pool=…).",
+        help="Public images that the private ones are mixed with, for dp-mix-diff: whatever DATA may be, "
+        "what `pool make` wrote, or a run of synthesize (the same as --set pool=…).",
         show_default=False,
     ),
 ]

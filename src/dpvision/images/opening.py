@@ -22,6 +22,7 @@ from dpvision.images.npz import Npz
 from dpvision.images.parquet import Parquet
 from dpvision.images.pixel_file import Told
 from dpvision.images.places import check_exists
+from dpvision.images.released import Released
 from dpvision.images.room import BeyondShareError, Memory, reading_into
 from dpvision.images.saved import Saved
 from dpvision.images.store import Forgotten, Store, forget_stores
@@ -34,6 +35,7 @@ SHARE = 4
 """The pixels of a data set may take one part in this many of the memory; others stay on disk."""
 
 READERS: tuple[type[DataSet], ...] = (
+    Released,
     Npz,
     TableFile,
     Parquet,
@@ -62,8 +64,9 @@ def open_images(
             folders; a NumPy archive .npz with train_images and train_labels, test_…, val_…, or with images
             and labels; a folder of IDX files (train-images-idx3-ubyte, …, plain or gzip);
             a Parquet file, or a folder of them, in the Hugging Face image layout, or a folder that its
-            ``datasets`` wrote by ``save_to_disk``; a table (CSV, TSV, Parquet) with a column of paths, and
-            columns of labels and splits; the folder of CIFAR-10 or CIFAR-100, binary or pickled.
+            ``datasets`` wrote by ``save_to_disk``; a run of `synthesize`, or its release directory, for the
+            images in it; a table (CSV, TSV, Parquet) with a column of paths, and columns of labels and
+            splits; the folder of CIFAR-10 or CIFAR-100, binary or pickled.
         split: "train", "val" or "test". Data without splits are all train.
         labelled: False reads the images alone: from the same places, any folder of images, or one image. None
             reads labels where there are some.

@@ -192,9 +192,11 @@ def _measured(card: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _assumed(card: Mapping[str, Any]) -> list[dict[str, str]]:
     encoder = (card.get("model") or card.get("embedding") or {}).get("encoder")
+    pool = card.get("pool") or {}
+    of_private = pool.get("guarantee")
     declared = [
         *([f"the encoder {encoder['name']} was not made of the private images"] if encoder else []),
-        *(["the pool of public images holds none of the private ones"] if card.get("pool") else []),
+        *(["the pool of public images holds none of the private ones"] if pool and not of_private else []),
     ]
     settings = "settings to search" if "tuning" in card else "settings"
     whose = (
@@ -215,7 +217,21 @@ def _assumed(card: Mapping[str, Any]) -> list[dict[str, str]]:
         _of("the program ran as it is published, and released what it recorded", f"{_PAGES}verify.md"),
         _of(f"{settings} were not chosen by looking at what is private", f"{_PAGES}index.md"),
         _of(whose, f"{_PAGES}index.md"),
+        *([_of(_beside_a_pool(of_private), f"{_PAGES}index.md")] if of_private else []),
         *[_of(f"declared public: {what}", f"{_PAGES}index.md") for what in declared],
         *[_of(f"taken as public: {fact}", f"{_PAGES}index.md") for fact in card["taken_as_public"]],
         *[_of(f"not covered: {read}", f"{_PAGES}index.md") for read in card["not_covered"]],
     ]
+
+
+def _beside_a_pool(guarantee: Mapping[str, Any]) -> str:
+    """Say what ε stands for where the pool was made of private images, which may be the same."""
+    first = f"epsilon {guarantee['epsilon']:.6g} and delta {guarantee['delta']:g}"
+    said = (
+        f"the pool was made of private images as its card says, at {first}, and epsilon here is of what was "
+        "released beside it"
+    )
+    both = guarantee["with_this_run"]
+    if not both:
+        return said
+    return f"{said}; of one in both runs, both cost epsilon {both['epsilon']:.6g} at delta {both['delta']:g}"

@@ -22,6 +22,7 @@ from dpvision.images import ImageSet, available_splits, open_images
 from dpvision.images.files import parse_json, read_text_file, reading
 from dpvision.images.images import check_class_names
 from dpvision.images.public import Overlaps, refuse_data_with_ledger
+from dpvision.images.released import check_as_released, provenance_of, release_with
 from dpvision.images.series import POOL_RECORD
 from dpvision.privacy.errors import InputError
 
@@ -62,10 +63,16 @@ class Pool:
 
     def to_json(self) -> dict[str, Any]:
         """Return what is said of the pool in public."""
-        return {"images": len(self), "digest": self.digest, "provenance": self.provenance}
+        how = {name: value for name, value in self.provenance.items() if name != "guarantee"}
+        return {"images": len(self), "digest": self.digest, "provenance": how, "guarantee": self.guarantee}
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def guarantee(self) -> dict[str, Any] | None:
+        """What is guaranteed of images that were made of private ones, see `provenance_of`; else None."""
+        return self.provenance.get("guarantee")
 
     @cached_property
     def digest(self) -> str:
@@ -85,7 +92,8 @@ def open_pool(
 ) -> Pool:
     """Read a pool to go with private images.
 
-    Whoever calls this declares its images public: no privacy guarantee covers them.
+    Whoever calls this declares its images public: no privacy guarantee covers them. Those that a run of
+    synthesize released are covered by its guarantee, which is in the pool's provenance.
 
     Args:
         spec: what :func:`dpvision.images.open_images` takes; of several splits it is "train". Images without
@@ -97,11 +105,16 @@ def open_pool(
 
     Raises:
         InputError: the images cannot be read or brought to that shape, are private ones that have a ledger,
-            belong to another class or leave out one, or are not all that the pool's record speaks of.
+            belong to another class or leave out one, are not all that the pool's record speaks of, or were
+            changed since a run released them.
     """
     channels, height, width = image_shape
     images = pool_images(spec, height if height == width else None, channels)
-    refuse_data_with_ledger(images, "images of the pool", overlaps)
+    release = release_with(spec)
+    if release is not None:
+        check_as_released(release)
+    else:
+        refuse_data_with_ledger(images, "images of the pool", overlaps)
     if images.shape != image_shape:
         _, pool_height, pool_width = images.shape
         raise InputError(
@@ -139,12 +152,16 @@ def pool_split(spec: str | os.PathLike[str]) -> str:
 
 
 def pool_provenance(spec: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what ``pool.json`` in a pool's folder says or, for a pool without one, where the pool is.
+    """Return what ``pool.json`` in a pool's folder says; for the images of a release, what its card does; and
+    for a pool without either, where it is.
 
     Raises:
         InputError: the record is damaged.
     """
-    record = Path(spec) / POOL_RECORD
+    release, path = release_with(spec), Path(spec)
+    if release is not None:
+        return provenance_of(release)
+    record = (path if path.is_dir() else path.parent) / POOL_RECORD
     if not record.is_file():
         return {"source": str(spec)}
     content = read_text_file(record)

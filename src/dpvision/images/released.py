@@ -1,0 +1,142 @@
+"""The images that a run of synthesize released: its directory, or its release directory, is a data set.
+
+They are no private images: whatever is done with them costs those they were made of nothing more than the
+release did. What that was goes with them: see `guarantee_of`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dpvision.images.data_set import DataSet
+from dpvision.images.files import read_json, reading
+from dpvision.images.folder import Folder
+from dpvision.images.images import Images
+from dpvision.images.npz import Npz
+from dpvision.images.parquet import Parquet
+from dpvision.images.source_state import files_in
+from dpvision.privacy.errors import InputError
+
+CARD, CONFIG, GUARANTEE = "card.json", "config.json", "guarantee.json"
+FORMS: tuple[tuple[str, type[DataSet]], ...] = (
+    ("images/parquet/images.parquet", Parquet),
+    ("images/npz/images.npz", Npz),
+    ("images/png", Folder),
+)
+"""Where the images of a release may be, and what reads them; all hold the same images."""
+
+STATED = ("is_private", "epsilon", "delta", "neighboring_relation", "num_examples", "events")
+
+
+class Released(DataSet):
+    """The images of a run, in the first form that there is, with the classes in the order of its generator's.
+    All are train.
+    """
+
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        """Say whether path is a run's directory, or a release."""
+        return (path / "private" / "run.json").is_file() or _is_release(path)
+
+    @property
+    def splits(self) -> Mapping[str, Any]:
+        """The only split, train.
+
+        Raises:
+            InputError: nothing was released, or a classifier.
+        """
+        return self._inner.splits
+
+    def read(self, split: str, labelled: bool) -> Images:
+        """Read all images."""
+        return self._inner.read(split, labelled)
+
+    def sizes(self, split: str) -> Counter[tuple[int, int]]:
+        """Count the images by size (width, height): all have the same."""
+        return self._inner.sizes(split)
+
+    def files(self) -> Iterable[str]:
+        """Return the files of the images, and the card, which has the classes."""
+        return [*files_in(self._inner.path), str((self._release / CARD).absolute())]
+
+    @cached_property
+    def _release(self) -> Path:
+        if _is_release(self.path):
+            return self.path
+        if not _is_release(self.path / "release"):
+            raise InputError(f"{self.path} is not complete; resume it first")
+        return self.path / "release"
+
+    @cached_property
+    def _inner(self) -> DataSet:
+        found = [(self._release / place, kind) for place, kind in FORMS if (self._release / place).exists()]
+        if not found:
+            raise InputError(f"{self.path} released no images; give a run of dpvision synthesize")
+        (path, kind), choices = found[0], self.choices
+        card = self._release / CARD
+        with reading(str(card)):
+            names = tuple(read_json(card)["generator"]["class_names"])
+        return kind(path, replace(choices, classes=choices.classes or names or None))
+
+
+def release_with(spec: str | os.PathLike[str]) -> Path | None:
+    """Return the release whose images a spec names, if it does: that of a run, or the release itself, or what
+    lies in its folder of images.
+    """
+    path = Path(spec).absolute()
+    for place in (path / "release", path, *path.parents[:3]):
+        is_inside = place == path / "release" or place == path or path.is_relative_to(place / "images")
+        if is_inside and _is_release(place) and (place / "images").is_dir():
+            return place
+    return None
+
+
+def provenance_of(release: Path) -> dict[str, Any]:
+    """Return how the images of a release were made, as JSON types, with what is guaranteed under "guarantee":
+    of its card what `STATED` names, and "unit", what is protected.
+
+    Raises:
+        InputError: the card is damaged.
+    """
+    card = release / CARD
+    with reading(str(card)):
+        found = read_json(card)
+        stated = {name: found[name] for name in STATED}
+        return {
+            "kind": "images that dpvision synthesize released",
+            "method": found["method"],
+            "guarantee": {**stated, "unit": found.get("unit", "image")},
+        }
+
+
+def check_as_released(release: Path) -> None:
+    """Raise InputError unless the images are, byte for byte, those that were released, by guarantee.json."""
+    record = release / GUARANTEE
+    if not record.is_file():
+        raise InputError(f"{record} is missing; give a release that is complete")
+    with reading(str(record)):
+        known = {name: value for name, value in read_json(record)["files"].items() if _is_image(name)}
+    found = {path.relative_to(release).as_posix(): path for path in (release / "images").rglob("*")}
+    found = {name: path for name, path in found.items() if not path.is_dir()}
+    for name in sorted(found.keys() ^ known.keys()):
+        raise InputError(f"{release / name} was {'added' if name in found else 'removed'} since the release")
+    for name, path in found.items():
+        with reading(str(path)):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != known[name]:
+            raise InputError(f"{path} was changed since the release; restore it from a copy")
+
+
+def _is_release(path: Path) -> bool:
+    return all((path / name).is_file() for name in (CARD, CONFIG))
+
+
+def _is_image(name: str) -> bool:
+    return name.startswith("images/")
