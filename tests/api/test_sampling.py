@@ -86,6 +86,27 @@ def test_counts_that_cannot_be(images: Images, tmp_path: Path, options: Any, mes
     assert not (tmp_path / "more").exists()
 
 
+def test_a_forecast_is_of_the_images_too(images: Images) -> None:
+    def planned(**options: Any) -> Any:
+        return dpvision.plan(images, epsilon=3, method="dp-mepf", config=CONFIG, **options)
+
+    few, many, one_file = (
+        planned(),
+        planned(class_counts={"few": 50_000}),
+        planned(count=50_000, formats=["npz"]),
+    )
+    assert (few.images, many.images, one_file.images) == (90, 50_000, 50_000)
+    assert many.seconds > one_file.seconds + 100 > few.seconds + 100  # a file for each image
+    assert many.memory_bytes > few.memory_bytes + 50_000 * 64
+    assert dpvision.plan(images, epsilon=3, method="dp-ridge", config={"encoder": "pixels"}).images is None
+    with pytest.raises(
+        InputError, match="count is for a method that makes images, and dp-ridge makes a class"
+    ):
+        dpvision.plan(images, epsilon=3, method="dp-ridge", config={"encoder": "pixels"}, count=3)
+    with pytest.raises(InputError, match="there is no class 'cat'"):
+        planned(class_counts={"cat": 3})
+
+
 def test_what_cannot_be_sampled(images: Images, tmp_path: Path) -> None:
     unlabelled = synthesize(images, tmp_path / "run", count=2, config={**CONFIG, "labelled": False}).release
     with pytest.raises(InputError, match="the classes are none: the images have no labels"):

@@ -242,13 +242,6 @@ class Searched(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(Searched, Tested, OfClassifiers):
-    """Options of a forecast."""
-
-    out: FilePath | None = option("The directory that the run would have; it must be free.", None)
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainOptions(Tested, OfClassifiers, RunOptions):
     """Options of a run that makes a classifier."""
 
@@ -282,6 +275,17 @@ class FinishOptions:
         metavar="CLASS=COUNT",
     )
 
+    @property
+    def of_images(self) -> list[str]:
+        """The names of those that were given."""
+        given = {
+            "count": self.count,
+            "formats": tuple(self.formats) != ("png",),
+            "balanced": self.balanced,
+            "class_counts": self.class_counts,
+        }
+        return [name for name, value in given.items() if value not in (None, False)]
+
     def check_counts(self) -> None:
         """Raise InputError unless what is said of how many images there are is said once, and possible."""
         if self.count is not None and self.count < 1:
@@ -306,6 +310,17 @@ class SynthesisOptions(FinishOptions, RunOptions):
 
     out: FilePath = option("The run's directory, made here. Publish RUN/release, keep RUN/private.")
     method: str = option("How to learn: one of `dpvision methods`; by default {default}.", "dp-mepf")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_counts()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(FinishOptions, Searched, Tested, OfClassifiers):
+    """Options of a forecast."""
+
+    out: FilePath | None = option("The directory that the run would have; it must be free.", None)
 
     def __post_init__(self) -> None:
         super().__post_init__()

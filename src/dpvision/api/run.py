@@ -129,6 +129,12 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
         method, because = find_method(choice.method), choice.because
     if search:
         method = Tuned(method, search)
+    publishes = options if isinstance(options, FinishOptions) and method.makes == "images" else None
+    if publishes is None and isinstance(options, FinishOptions) and options.of_images:
+        raise InputError(
+            f"{options.of_images[0]} is for a method that makes images, and {method.name} makes a "
+            "classifier; name the method dp-mepf"
+        )
     how_test, test_images, overlaps = None, None, Overlaps(options.allow_overlap)
     if method.makes == "a classifier":
         how_test, test_images = _test_images(data, getattr(options, "test", None), private, overlaps, choices)
@@ -162,7 +168,7 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
             test_digest=test_images.digest if test_images else None,
             chosen_size=chosen_size,
             pool_digest=pool.digest if pool else None,
-            images=_to_publish(options, settings, facts) if isinstance(options, FinishOptions) else None,
+            images=_to_publish(publishes, settings, facts) if publishes else None,
             because=because,
             allow_overlap=options.allow_overlap,
             overlaps=tuple(overlaps.found),

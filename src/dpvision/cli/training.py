@@ -68,13 +68,15 @@ def tune(found: dict[str, Any], as_json: bool, search: SearchFor = None) -> None
 def plan(found: dict[str, Any], as_json: bool, search: SearchFor = None) -> None:
     """Show what train, tune or synthesize would do with the same options. Spends nothing, writes nothing.
 
+    With --method dp-mepf it is synthesize that is planned.
+
     Examples:
 
         dpvision plan photos/ --epsilon 2
 
         dpvision plan mnist/ --epsilon 1 --set network=wrn-16-4 --set augmult=8 --json
 
-        dpvision plan mnist/ --epsilon 1 --method dp-mepf
+        dpvision plan mnist/ --epsilon 1 --method dp-mepf --count 60000
 
         dpvision plan photos/ --epsilon 2 --search learning_rate=10,30,100
     """
@@ -90,6 +92,7 @@ def plan(found: dict[str, Any], as_json: bool, search: SearchFor = None) -> None
         f"{forecast.unit}s": f"{forecast.num_examples}{', of images' if forecast.unit == 'unit' else ''} of "
         f"{'×'.join(map(str, forecast.image_shape))}, {forecast.num_classes} classes; "
         f"{forecast.test_examples} to test on",
+        **({} if forecast.images is None else {"images": f"{forecast.images} to release"}),
         "epsilon": f"{forecast.epsilon:.6g} ({forecast.neighboring_relation})",
         "delta": f"{forecast.delta:g}{by_default}",
         **(_of_tuning(forecast) if forecast.tuning else _of_releases(forecast)),

@@ -30,7 +30,7 @@ class Estimate:
         seconds: the time of learning.
         memory_bytes: the memory that it takes beside what the trial itself took: for the images, and for what
             is kept of all of them.
-        seconds_per_image: the time that the model takes for an image, to evaluate it.
+        seconds_per_image: the time that the model takes for an image: to evaluate it, or to make it.
     """
 
     seconds: float
