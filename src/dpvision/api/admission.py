@@ -62,6 +62,8 @@ def admission_of(config: RunConfig, images: ImageSet, given: PlanOptions) -> Adm
     overrides = dict(given.config or {})
     if given.network is not None:
         overrides["network"] = config.settings.network  # by its name
+    if given.refine is not None:
+        overrides["refine"] = config.settings.refine
     fits = largest_epsilon(config, overrides, found)
     limit = after.limit.budget.epsilon
     return Admission(after.is_allowed, after.epsilon, after.images, after.standing.unit, limit, fits)

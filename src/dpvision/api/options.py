@@ -22,7 +22,7 @@ from dpvision.priors.phase_one.places import check_prior_files
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.values import fits, in_words
-from dpvision.runs.places import check_free
+from dpvision.runs.places import check_embedding, check_free, find_release
 
 if TYPE_CHECKING:
     from dpvision.images.choices import Choices
@@ -305,7 +305,24 @@ class FinishOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthesisOptions(FinishOptions, RunOptions):
+class Refining:
+    """Options of runs whose release may refine an earlier one."""
+
+    refine: FilePath | None = option(
+        "An earlier run of synthesize on the same images, or its release: this run's release makes that one "
+        "more exact, and the images pay for both.",
+        None,
+        metavar="RUN",
+    )
+
+    def check_refined(self) -> None:
+        """Raise InputError unless what is to be refined is a release."""
+        if self.refine is not None:
+            check_embedding(os.path.join(find_release(self.refine), "embedding.safetensors"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisOptions(FinishOptions, Refining, RunOptions):
     """Options of a run that makes images."""
 
     out: FilePath = option("The run's directory, made here. Publish RUN/release, keep RUN/private.")
@@ -314,10 +331,11 @@ class SynthesisOptions(FinishOptions, RunOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_counts()
+        self.check_refined()
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(FinishOptions, Searched, Tested, OfClassifiers):
+class PlanOptions(FinishOptions, Refining, Searched, Tested, OfClassifiers):
     """Options of a forecast."""
 
     out: FilePath | None = option("The directory that the run would have; it must be free.", None)
@@ -325,6 +343,7 @@ class PlanOptions(FinishOptions, Searched, Tested, OfClassifiers):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_counts()
+        self.check_refined()
 
 
 FROM_EMBEDDING = frozenset(

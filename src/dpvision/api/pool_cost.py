@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from dpvision.images.public import USED_AS, Overlaps
 from dpvision.images.released import release_with
 from dpvision.privacy import Account, Budget, Event, Ledger, default_ledger_path
 from dpvision.privacy.accounting import epsilon
-from dpvision.privacy.events import merge_events
 from dpvision.privacy.facts import Unit
 from dpvision.runs import RunDirectory
 from dpvision.runs.places import is_run
@@ -50,48 +50,52 @@ def described_pool(pool: Pool, account: Account, unit: Unit) -> dict[str, Any]:
         return facts
     with_this_run = None
     if guarantee["unit"] == unit:
-        with_this_run = composed(guarantee["events"], account.spent, account.budget)
+        with_this_run = composed(guarantee, account.spent, account.budget)
     return {**facts, "guarantee": {**guarantee, "with_this_run": with_this_run}}
 
 
-def composed(stated: Sequence[Any], spent: Sequence[Event], at: Budget) -> dict[str, float]:
+def composed(card: Mapping[str, Any], spent: Sequence[Event], at: Budget) -> dict[str, float]:
     """Return the ε of the events that a card states and of others, in one account, and its δ."""
     return {
-        "epsilon": epsilon([*_events(stated), *spent], at.delta, at.neighboring_relation),
+        "epsilon": epsilon([*events_of_card(card), *spent], at.delta, at.neighboring_relation),
         "delta": at.delta,
     }
 
 
-def warn_of_unknown_spending(pool: Pool, spec: str, images: ImageSet, ledger: Path) -> None:
-    """Tell the operator, and nobody else, where a pool was made of these very images, or may have been, and
-    no ledger of theirs has what it cost: then no limit of their owner's counts it.
+def warn_of_unknown_spending(
+    guarantee: Mapping[str, Any],
+    what: str,
+    spec: str | os.PathLike[str],
+    images: ImageSet,
+    ledger: Path,
+) -> None:
+    """Tell the operator, and nobody else, where a release was made of these very images, or may have been,
+    and no ledger of theirs has what it cost: then no limit of their owner's counts it.
 
     Args:
-        pool: the pool.
+        guarantee: what is guaranteed of the release.
+        what: what is made of it, for people.
         spec: where it is.
         images: the private images.
         ledger: the path of their ledger, which may not be there yet.
     """
-    if pool.guarantee is None:
-        return
     ledgers, release = {ledger, default_ledger_path(images.digest)}, release_with(spec)
     run = RunDirectory.open(release.parent) if release is not None and is_run(release.parent) else None
     if run is not None and run.private:  # a run that read private images
         if run.of_account("digest") != images.digest:
             return
         ledgers.add(Path(run.of_account("ledger")))
-    cost = set(_events(pool.guarantee["events"]))
-    for path in ledgers:
-        if path.exists() and any(cost <= set(events) for events in Ledger(path).counted().values()):
-            return
-    logger.warning(
-        f"the pool {pool.source} was made of private images, and no ledger of {images.source} has what that "
-        "cost: if it was made of these images, their owner's limit does not count it; the card says what "
-        "both runs cost together (this is private: do not publish it)"
-    )
+    found = [Ledger(path).counted().values() for path in ledgers if path.exists()]
+    counted = {event for runs in found for events in runs for event in events}
+    if not set(events_of_card(guarantee)) <= counted:
+        logger.warning(
+            f"{what} was made of private images, and no ledger of {images.source} has what that cost: if it "
+            "was made of these images, their owner's limit does not count it; the card says what both runs "
+            "cost together (this is private: do not publish it)"
+        )
 
 
-def _events(stated: Sequence[Any]) -> tuple[Event, ...]:
+def events_of_card(card: Mapping[str, Any]) -> tuple[Event, ...]:
     """Return the events that a card states. InputError where it states something else."""
-    with reading("the events on the card of the pool"):
-        return merge_events(Event.from_json(one["event"]) for one in stated)
+    with reading("the events on the card of a release"):
+        return tuple(Event.from_json(one["event"]) for one in card["events"])

@@ -15,14 +15,13 @@ from dpvision.api.publishing import GUARANTEE, Synthesis
 from dpvision.api.run import Run
 from dpvision.images.files import reading
 from dpvision.methods import Learned, check_settings, find_method
-from dpvision.methods.dp_mepf import DPMEPF, learned_of
-from dpvision.methods.embedding import Embedding
-from dpvision.priors.encoders.released import ENCODER, load_encoder
-from dpvision.privacy import Budget, InputError, PublicFacts
+from dpvision.methods.dp_mepf import DPMEPF
+from dpvision.methods.refined import check_not_released, open_release, settings_of_release
+from dpvision.privacy import Budget, PublicFacts
 from dpvision.reports import card_markdown
 from dpvision.reports.guarantee_file import unit_of
 from dpvision.runs import Progress
-from dpvision.runs.places import check_embedding, check_free
+from dpvision.runs.places import check_free
 
 
 def synthesize_from(
@@ -55,17 +54,8 @@ def synthesize_from(
     check_settings(method.config_class, settings)
     check_seed(seed)
     learned = open_embedding(Path(embedding))
-    of_release = {
-        "encoder": learned.facts["encoder"]["name"],
-        "encoder_options": {},
-        "labelled": bool(learned.facts["class_names"]),
-        "second_moment_weight": learned.facts["second_moment_weight"],
-        "count_weight": learned.facts["count_weight"],
-    }
-    for name in settings.keys() & of_release.keys():
-        raise InputError(
-            f"{name} is part of what was released in {embedding} and stays as it is; leave it out"
-        )
+    of_release = settings_of_release(learned)
+    check_not_released(settings, of_release, embedding)
     names = ("num_examples", "image_shape", "class_names")
     spent = learned.facts[GUARANTEE]
     public = {name: learned.facts[name] for name in names}
@@ -99,14 +89,7 @@ def open_embedding(path: Path) -> Learned:
     Raises:
         InputError: a file is missing or damaged, or does not fit the other.
     """
-    check_embedding(path)
-    embedding = Embedding.load(path)
+    learned = open_release(path)
     with reading(f"the guarantee in {path}"):  # the card will state it, after the fit
-        card_markdown({**embedding.facts[GUARANTEE], "released": ""}, "guarantee.md.j2")
-    encoder = load_encoder(
-        embedding.facts["encoder"],
-        path.with_name(ENCODER),
-        embedding.facts["image_shape"],
-        embedding.mechanism.num_features,
-    )
-    return learned_of(embedding.sums, embedding.facts, encoder)
+        card_markdown({**learned.facts[GUARANTEE], "released": ""}, "guarantee.md.j2")
+    return learned

@@ -42,6 +42,7 @@ from dpvision.api.publishing import (
     release_files,
     write_preview,
 )
+from dpvision.api.refinement import check_refined, cost_of_both
 from dpvision.api.sources import Reading, Source, fitting_reading, lasting, training_reading
 from dpvision.api.together import begin_together, follow, leading
 from dpvision.images import ImageSet, available_splits
@@ -60,6 +61,7 @@ from dpvision.methods import (
     find_method,
 )
 from dpvision.methods.auto import choose_method
+from dpvision.methods.refined import Refined
 from dpvision.methods.registry import AUTO
 from dpvision.methods.search import Search
 from dpvision.methods.tuned import Tuned
@@ -105,6 +107,9 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
     given = [{**overrides, **chosen} for chosen in (search.combinations() if search else [{}])]
     automatic = options.method == AUTO and makes != "images"
     method = find_method(choose_method(given[0]).method if automatic else options.method, makes)
+    refine = getattr(options, "refine", None)
+    if refine is not None:
+        method, given = Refined(method), [{**overrides, "refine": lasting(refine)}]
     if search:
         Tuned(method, search)  # refuses a method that cannot be tuned
     for settings in given:
@@ -147,12 +152,17 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
     if options.delta is None:
         budget = replace(budget, delta=default_delta(declared))
     _check_delta(budget.delta, private)
+    if refine is not None:
+        overrides["refine"] = lasting(refine)
+        check_refined(refine, private, options.ledger)
     settings = method.default_config(facts, budget, device, overrides)
     pool = open_pool_of(settings, private, overlaps)
     if pool is not None:
         settings = replace(settings, pool=lasting(settings.pool))
         ledger = Path(options.ledger or default_ledger_path(private.digest))
-        warn_of_unknown_spending(pool, settings.pool, private, ledger)
+        if pool.guarantee is not None:
+            made = f"the pool {pool.source}"
+            warn_of_unknown_spending(pool.guarantee, made, settings.pool, private, ledger)
     return (
         RunConfig(
             method=method,
@@ -273,6 +283,8 @@ class Run:
             cost = guarantee(
                 account, stages, random, config.facts, config.chosen_size, session.lost, self.overlaps.found
             )
+            if GUARANTEE in learned.facts:  # of an earlier run, whose release is part of what was learned
+                cost = cost_of_both(learned.facts[GUARANTEE], cost)
             self.keep(
                 replace(learned, facts={**learned.facts, GUARANTEE: cost}),
                 OfLearning(

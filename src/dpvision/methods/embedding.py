@@ -67,6 +67,27 @@ class Embedding:
         sizes = self.class_sizes[:, None]
         return {name: total / sizes for name, total in self.sums.items() if name != "counts"}
 
+    def combined(self, other: Embedding) -> Embedding:
+        """Return the mean of two releases of the same sums, each weighed by one over its noise's variance:
+        of all weighted means the one with the least noise. The facts are this one's, but for the noise.
+
+        Raises:
+            InputError: they are not of the same sums.
+        """
+        of_one, of_other = (
+            {key: value for key, value in one.facts.items() if key not in ("noise", "guarantee")}
+            | {name: list(total.shape) for name, total in one.sums.items()}
+            for one in (self, other)
+        )
+        if of_one != of_other:
+            raise InputError(
+                "two releases of different features or images have no mean; give two of the same"
+            )
+        mine, its = self.facts["noise"], other.facts["noise"]
+        share, noise = (its / math.hypot(mine, its)) ** 2, mine * its / math.hypot(mine, its)
+        sums = {name: share * total + (1 - share) * other.sums[name] for name, total in self.sums.items()}
+        return Embedding(sums, {**self.facts, "noise": noise})
+
     def to_bytes(self) -> bytes:
         """Return a safetensors file, which `load` reads."""
         return safetensors_bytes(self.sums, self.facts)

@@ -25,6 +25,11 @@ AUTO = "auto"
 TUNED = "tune:"
 """What a method's name has before it where its settings are tuned, see :mod:`dpvision.methods.tuned`."""
 
+REFINED = "refine:"
+"""What a method's name has before it where an earlier release is refined, see
+:mod:`dpvision.methods.refined`.
+"""
+
 _OURS = {
     "dp-sgd": "dpvision.methods.dp_sgd:DPSGD",
     "dp-mix-self": "dpvision.methods.dp_mix:DPMixSelf",
@@ -69,6 +74,10 @@ def find_method(name: str, makes: Makes | None = None) -> Method:
         from dpvision.methods.tuned import Tuned  # here: it takes seconds to import
 
         return Tuned(find_method(name.removeprefix(TUNED)))
+    if name.startswith(REFINED):
+        from dpvision.methods.refined import Refined
+
+        return Refined(find_method(name.removeprefix(REFINED)))
     if name == AUTO:
         raise InputError(f"'{AUTO}' chooses the method of a classifier; name one that makes images")
     check_known(name)

@@ -1,0 +1,212 @@
+"""synthesize with refine: two releases of the same sums are one with less noise, and both were paid for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import dpvision
+from dpvision.api import Synthesis
+from dpvision.cli.main import run as command
+from dpvision.images import Images
+from dpvision.methods.embedding import Embedding
+from dpvision.privacy import InputError, Ledger, default_ledger_path
+from dpvision.privacy.accounting import epsilon
+
+CONFIG = {"steps": 2, "batch_size": 20, "latent_size": 3}
+DELTA = 1e-3
+
+
+@pytest.fixture
+def images() -> Images:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (90, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    return Images(pixels, torch.arange(90) % 2, ("left", "right"), "made")
+
+
+def synthesize(images: Images, out: Path, **options: Any) -> Synthesis:
+    given = {"epsilon": 1.0, "delta": DELTA, "count": 10, "config": CONFIG, **options}
+    return dpvision.synthesize(images, out=out, **given)
+
+
+def embedding(release: Path) -> Embedding:
+    return Embedding.load(release / "embedding.safetensors")
+
+
+def card_of(release: Path) -> tuple[dict[str, Any], str]:
+    return json.loads((release / "card.json").read_text()), (release / "card.md").read_text()
+
+
+def test_the_mean_of_two_releases_has_the_least_noise() -> None:
+    sums = torch.zeros(1, 40_000)
+    facts = {"class_names": [], "num_examples": 3}
+    one, other = (
+        Embedding({"first": sums + s * torch.randn(sums.shape)}, {**facts, "noise": s}) for s in (1.0, 3.0)
+    )
+    both = one.combined(other)
+    assert both.facts["noise"] == pytest.approx(0.9**0.5)
+    assert float(both.sums["first"].std()) == pytest.approx(0.9**0.5, rel=0.03)
+    assert torch.allclose(both.sums["first"], other.combined(one).sums["first"])
+    with pytest.raises(InputError, match="different features or images"):
+        one.combined(Embedding(other.sums, {**other.facts, "num_examples": 4}))
+    with pytest.raises(InputError, match="different features or images"):
+        one.combined(Embedding({"first": sums[:, 1:]}, other.facts))
+
+
+def test_both_releases_are_on_the_card_and_in_the_ledger(images: Images, tmp_path: Path) -> None:
+    first = synthesize(images, tmp_path / "run")
+    second = synthesize(
+        images,
+        tmp_path / "refined",
+        refine=tmp_path / "run",
+        epsilon=2.0,
+        count=None,
+        class_counts={"left": 4},
+    )
+    ledger = Ledger(default_ledger_path(images.digest))
+    spent = [event for events in ledger.counted().values() for event in events]
+    assert len(spent) == 2
+    assert second.epsilon == epsilon(spent, DELTA)
+    assert 2 < second.epsilon < 3
+    card, text = card_of(second.release)
+    parts = [part["epsilon"] for part in card["refined"]]
+    assert parts[0] == first.epsilon
+    assert parts[1] == pytest.approx(2, rel=1e-2)
+    assert len(card["events"]) == len(card["mechanisms"]) == 2
+    assert f"| 1 | {first.epsilon:.6g} | 0.001 |" in text
+    assert "2 releases of the same sums" in text
+    assert dpvision.verify(tmp_path / "refined").holds
+    before, after = embedding(first.release), embedding(second.release)
+    assert after.facts["noise"] < 0.6 * before.facts["noise"]
+    assert not torch.equal(before.sums["first"], after.sums["first"])
+    again = dpvision.synthesize_from(
+        second.release / "embedding.safetensors", out=tmp_path / "again", config=CONFIG
+    )
+    assert again.epsilon == second.epsilon
+    assert dpvision.verify(tmp_path / "again").holds
+
+
+def test_refined_again_with_the_same_budget(images: Images, tmp_path: Path) -> None:
+    """Then two events are alike, and both count."""
+    synthesize(images, tmp_path / "a")
+    synthesize(images, tmp_path / "b", refine=tmp_path / "a")
+    last = synthesize(images, tmp_path / "c", refine=tmp_path / "b" / "release")
+    ledger = Ledger(default_ledger_path(images.digest))
+    assert last.epsilon == epsilon([e for events in ledger.counted().values() for e in events], DELTA)
+    card, _ = card_of(last.release)
+    assert len(card["refined"]) == len(card["events"]) == 3
+    noises = [embedding(tmp_path / name / "release").facts["noise"] for name in "abc"]
+    assert noises[2] == pytest.approx(noises[0] / 3**0.5, rel=1e-3)
+    assert dpvision.verify(tmp_path / "c").holds
+
+
+def test_more_budget_brings_the_sums_nearer_to_the_private_ones(images: Images, tmp_path: Path) -> None:
+    """By the difference of releases, for which nobody needs the private sums."""
+    config = {**CONFIG, "encoder": "pixels", "encoder_options": {}}
+    exact = embedding(synthesize(images, tmp_path / "exact", epsilon=5000, config=config).release).sums[
+        "first"
+    ]
+    synthesize(images, tmp_path / "run", config=config)
+    synthesize(images, tmp_path / "refined", refine=tmp_path / "run", epsilon=4)
+    errors = [
+        float((embedding(tmp_path / name / "release").sums["first"] - exact).square().mean().sqrt())
+        for name in ("run", "refined")
+    ]
+    assert errors[1] < 0.5 * errors[0]
+    facts = embedding(tmp_path / "refined" / "release").facts
+    assert errors[1] == pytest.approx(facts["noise"], rel=0.3)
+
+
+def test_an_interrupted_run_is_resumed(images: Images, tmp_path: Path) -> None:
+    synthesize(images, tmp_path / "run")
+
+    def interrupt(doing: str, done: int, total: int, account: object = None) -> None:
+        if doing == interrupted:
+            raise KeyboardInterrupt
+
+    for interrupted in ("reading images", "fitting the generator"):
+        out = tmp_path / interrupted
+        with pytest.raises(KeyboardInterrupt):
+            synthesize(images, out, refine=tmp_path / "run", progress=interrupt)
+        resumed = dpvision.resume(out, data=images)
+        assert isinstance(resumed, Synthesis)
+        assert len(card_of(resumed.release)[0]["refined"]) == 2
+
+
+def test_what_cannot_be_refined(images: Images, tmp_path: Path) -> None:
+    release = synthesize(images, tmp_path / "run").release
+    shutil.copytree(release, tmp_path / "copy")
+    other = replace(images, pixels=255 - images.pixels)
+    for bad, refine, options, message in (
+        (other, tmp_path / "run", {}, "was made of other images; give those"),
+        (other.subset(range(80)), tmp_path / "copy", {}, "was made with N 90, not 80"),
+        (replace(images, class_names=("a", "b")), tmp_path / "copy", {}, "was made with the classes"),
+        (images.with_units(list(range(90))), tmp_path / "run", {}, "both must protect the same"),
+        (images, tmp_path / "nosuch", {}, "config.json is missing"),
+        (
+            images,
+            tmp_path / "run",
+            {"config": {"count_weight": 1.0}},
+            "count_weight is part of what was released",
+        ),
+        (images, tmp_path / "run", {"config": {"nosuch": 1}}, "no setting 'nosuch'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            synthesize(bad, tmp_path / "no", refine=refine, **options)  # type: ignore[arg-type]
+        assert not (tmp_path / "no").exists()
+    dpvision.train(
+        images, epsilon=2, method="dp-ridge", config={"encoder": "pixels"}, out=tmp_path / "classifier"
+    )
+    with pytest.raises(InputError, match="cannot be read as an embedding"):
+        synthesize(images, tmp_path / "no", refine=tmp_path / "classifier")
+    assert len(Ledger(default_ledger_path(images.digest)).summary()["runs"]) == 2
+
+
+def test_a_refined_run_that_was_not_private_stays_so(images: Images, tmp_path: Path) -> None:
+    synthesize(images, tmp_path / "run", seed=1)
+    card, text = card_of(synthesize(images, tmp_path / "refined", refine=tmp_path / "run").release)
+    assert card["is_private"] is False
+    assert "# NOT PRIVATE" in text
+
+
+def test_an_owners_limit_holds_for_both(
+    images: Images, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "dpvision")
+    synthesize(images, tmp_path / "run")
+    Ledger(default_ledger_path(images.digest)).set_limit(dpvision.Budget(1.2, DELTA))
+    with pytest.raises(InputError, match=r"limit of 1\.2"):
+        synthesize(images, tmp_path / "refined", refine=tmp_path / "run")
+    assert "no ledger of" not in caplog.text
+    planned = dpvision.plan(
+        images, epsilon=1.0, delta=DELTA, method="dp-mepf", refine=tmp_path / "run", config=CONFIG
+    )
+    assert not planned.allowed
+    assert planned.epsilon_after > 1.2
+
+
+def test_from_the_command_line_and_as_a_pool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, fast = "bundled:digits", ["--set", "steps=2", "--count", "200", "--balanced"]
+    first, second = str(tmp_path / "a"), str(tmp_path / "b")
+    assert command(["synthesize", data, "--epsilon", "2", "--out", first, *fast]) == 0
+    assert (
+        command(["synthesize", data, "--epsilon", "2", "--refine", first, "--out", second, *fast, "--json"])
+        == 0
+    )
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert 2 < found["epsilon"] < 4
+    refused = ["synthesize", "--from-embedding", "e", "--refine", first, "--out", str(tmp_path / "c")]
+    assert command(refused) == 2
+    assert "--refine has no use with --from-embedding" in capsys.readouterr().err
+    mix = ["--method", "dp-mix-diff", "--pool", second, "--set", "network=linear", "--set", "steps=2"]
+    assert command(["train", data, "--epsilon", "1", "--out", str(tmp_path / "model"), *mix]) == 0
+    assert "no ledger of" not in capsys.readouterr().err
+    card, _ = card_of(tmp_path / "model" / "release")
+    assert card["pool"]["guarantee"]["with_this_run"]["epsilon"] > found["epsilon"]
