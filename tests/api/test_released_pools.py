@@ -205,6 +205,32 @@ def test_an_interrupted_run_has_the_same_card(images: Images, tmp_path: Path) ->
     assert card["pool"]["guarantee"]["with_this_run"]["epsilon"] > card["epsilon"]
 
 
+def test_verify_recomputes_what_both_runs_cost(images: Images, tmp_path: Path) -> None:
+    synthesize(images, tmp_path / "run")
+    train(images, tmp_path / "run", tmp_path / "model")
+    path = tmp_path / "model" / "release" / "card.json"
+    card = json.loads(path.read_text())
+    card["pool"]["guarantee"]["with_this_run"]["epsilon"] = card["epsilon"]
+    path.write_text(json.dumps(card))
+    (check,) = (one for one in dpvision.verify(tmp_path / "model").checks if one.name == "card")
+    assert not check.holds
+    assert "pool" in check.found
+
+
+@pytest.mark.parametrize("guarantee", [{}, "none", {"epsilon": 1.0}, {"events": [{"event": {"kind": "x"}}]}])
+def test_a_damaged_record_is_told(images: Images, tmp_path: Path, guarantee: Any) -> None:
+    synthesize(images, tmp_path / "run")
+    dpvision.sample(tmp_path / "run", out=tmp_path / "more", count=20, balanced=True)
+    record = tmp_path / "more" / "pool.json"
+    found = json.loads(record.read_text())
+    whole = isinstance(guarantee, dict) and "events" in guarantee
+    found["guarantee"] = {**found["guarantee"], **guarantee} if whole else guarantee
+    record.write_text(json.dumps(found))
+    with pytest.raises(InputError, match=r"pool\.json cannot be read|events of kind 'x' are not known"):
+        train(images, tmp_path / "more", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
 def test_pool_show_says_what_a_release_guarantees(
     images: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -297,6 +297,8 @@ def _of_card(
             differ.append("mechanisms")
         if not _groups_agree(card):
             differ.append("groups")
+        if not _pool_agrees(card):
+            differ.append("pool")
         differ += [name for name, words in _words_of(card).items() if card[name] != words]
         text = _text_of(card)
     except Exception as error:  # a card of other types, which draws any
@@ -382,6 +384,25 @@ def _groups_agree(card: Mapping[str, Any]) -> bool:
     return told.keys() == set(SIZES) and all(
         told[size] >= (1 - _PLD_TOLERANCE) * bound for size, bound in found.items() if bound < math.inf
     )
+
+
+def _pool_agrees(card: Mapping[str, Any]) -> bool:
+    """Say whether a card, where its pool was made of private images, states no less for both runs than what
+    the events of both cost.
+    """
+    from dpvision.privacy.accounting import epsilon  # here: it takes seconds to import
+    from dpvision.privacy.events import Event, UnknownEvent
+
+    guarantee = (card.get("pool") or {}).get("guarantee")
+    if not (guarantee and guarantee["with_this_run"]):
+        return True
+    stated = guarantee["with_this_run"]
+    try:
+        events = [Event.from_json(one["event"]) for one in [*guarantee["events"], *card["events"]]]
+    except UnknownEvent:
+        return True  # which is told of ε
+    cost = epsilon(events, stated["delta"], card["neighboring_relation"])
+    return bool(stated["epsilon"] >= (1 - _PLD_TOLERANCE) * cost)
 
 
 # The promise ---------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from dpvision.images.data_set import DataSet
 from dpvision.images.files import read_json, reading
@@ -23,6 +23,8 @@ from dpvision.images.npz import Npz
 from dpvision.images.parquet import Parquet
 from dpvision.images.source_state import files_in
 from dpvision.privacy.errors import InputError
+from dpvision.privacy.events import Event
+from dpvision.privacy.facts import Unit
 
 CARD, CONFIG, GUARANTEE = "card.json", "config.json", "guarantee.json"
 FORMS: tuple[tuple[str, type[DataSet]], ...] = (
@@ -32,7 +34,15 @@ FORMS: tuple[tuple[str, type[DataSet]], ...] = (
 )
 """Where the images of a release may be, and what reads them; all hold the same images."""
 
-STATED = ("is_private", "epsilon", "delta", "neighboring_relation", "num_examples", "events")
+STATED: dict[str, type | tuple[type, ...]] = {
+    "is_private": bool,
+    "epsilon": float,
+    "delta": float,
+    "neighboring_relation": str,
+    "num_examples": int,
+    "events": list,
+}
+"""What goes with images that were made of private ones of what a card says, and of which type it is."""
 
 
 class Released(DataSet):
@@ -108,12 +118,29 @@ def provenance_of(release: Path) -> dict[str, Any]:
     card = release / CARD
     with reading(str(card)):
         found = read_json(card)
-        stated = {name: found[name] for name in STATED}
         return {
             "kind": "images that dpvision synthesize released",
             "method": found["method"],
-            "guarantee": {**stated, "unit": found.get("unit", "image")},
+            "guarantee": stated_guarantee(found),
         }
+
+
+def stated_guarantee(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return of a card, or of what was taken from one, what `STATED` names, and "unit".
+
+    Raises:
+        KeyError, TypeError, …: it is no such card.
+    """
+    stated = {name: card[name] for name in STATED}
+    for name, kind in STATED.items():
+        if not isinstance(stated[name], kind):
+            raise TypeError(f"{name} is of the wrong type")
+    for one in stated["events"]:
+        Event.from_json(one["event"])
+    unit = card.get("unit", "image")
+    if unit not in get_args(Unit):
+        raise ValueError(f"it protects no {unit}")
+    return {**stated, "unit": unit}
 
 
 def check_as_released(release: Path) -> None:

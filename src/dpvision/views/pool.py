@@ -22,7 +22,7 @@ from dpvision.images import ImageSet, available_splits, open_images
 from dpvision.images.files import parse_json, read_text_file, reading
 from dpvision.images.images import check_class_names
 from dpvision.images.public import Overlaps, refuse_data_with_ledger
-from dpvision.images.released import check_as_released, provenance_of, release_with
+from dpvision.images.released import check_as_released, provenance_of, release_with, stated_guarantee
 from dpvision.images.series import POOL_RECORD
 from dpvision.privacy.errors import InputError
 
@@ -171,6 +171,9 @@ def pool_provenance(spec: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(
             f"{record} must hold a JSON object, the provenance of the pool; replace or remove it"
         )
+    if "guarantee" in provenance:  # of images that a released generator drew
+        with reading(str(record)):
+            provenance["guarantee"] = stated_guarantee(provenance["guarantee"])
     return provenance
 
 
