@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import struct
 from pathlib import Path
 
@@ -50,6 +51,15 @@ def folder_of_16_bits(place: Path) -> Path:
     for index, (pixels, label) in enumerate(zip(deep, LABELS, strict=True)):
         (place / CLASSES[label]).mkdir(exist_ok=True)
         Image.fromarray(pixels).save(place / CLASSES[label] / f"{index}.png")
+    return place
+
+
+def released(place: Path) -> Path:
+    """Write what a run of synthesize releases, as far as its images are read."""
+    (place / "images" / "png").mkdir(parents=True)
+    folder(place / "images" / "png")
+    (place / "card.json").write_text(json.dumps({"generator": {"class_names": ["cow", "bee", "ant"]}}))
+    (place / "config.json").write_text("{}")
     return place
 
 

@@ -45,6 +45,8 @@ CASES: list[tuple[Write, dict[str, Any]]] = [
     (sources.folder_with_units, {"unit": "image", "size": 30, "resize": "pad"}),
     (sources.folder_with_a_broken_file, {"skip_unreadable": True}),
     (sources.folder_with_a_broken_file, {"skip_unreadable": True, "size": 8}),
+    (sources.released, {}),
+    (sources.released, {"size": 8, "labelled": False}),
     (sources.folder_of_16_bits, {}),
     (sources.folder_of_16_bits, {"value_range": "0:40000"}),
     (sources.table, {}),

@@ -66,7 +66,7 @@ class Released(DataSet):
 
     def read(self, split: str, labelled: bool) -> Images:
         """Read all images."""
-        return self._inner.read(split, labelled)
+        return replace(self._inner.read(split, labelled), source=str(self.path))
 
     def sizes(self, split: str) -> Counter[tuple[int, int]]:
         """Count the images by size (width, height): all have the same."""
