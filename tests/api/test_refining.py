@@ -207,6 +207,9 @@ def test_from_the_command_line_and_as_a_pool(tmp_path: Path, capsys: pytest.Capt
     assert "--refine has no use with --from-embedding" in capsys.readouterr().err
     mix = ["--method", "dp-mix-diff", "--pool", second, "--set", "network=linear", "--set", "steps=2"]
     assert command(["train", data, "--epsilon", "1", "--out", str(tmp_path / "model"), *mix]) == 0
-    assert "no ledger of" not in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "no ledger of" not in shown.err
     card, _ = card_of(tmp_path / "model" / "release")
+    both = card["pool"]["guarantee"]["with_this_run"]["epsilon"]
+    assert f"  with its pool    {both:.6g} at delta 1e-05" in shown.out
     assert card["pool"]["guarantee"]["with_this_run"]["epsilon"] > found["epsilon"]

@@ -170,6 +170,10 @@ def show_result(result: api.Result | api.Synthesis, as_json: bool) -> None:
 
     fields: dict[str, object] = {"epsilon": result.epsilon, "delta": result.delta}
     rows: dict[str, object] = {"epsilon": f"{result.epsilon:.6g} at delta {result.delta:g}"}
+    both = _with_the_pool(result)
+    fields["epsilon_with_pool"] = both["epsilon"] if both else None
+    if both:
+        rows["  with its pool"] = f"{both['epsilon']:.6g} at delta {both['delta']:g}, of who is in both runs"
     if isinstance(result, api.Synthesis):
         fields["count"] = rows["images"] = result.count
     else:
@@ -188,6 +192,12 @@ def show_result(result: api.Result | api.Synthesis, as_json: bool) -> None:
     fields["release"] = str(result.release)
     rows["release"] = f"{result.release} (card: {result.release / 'card.md'})"
     show(fields, as_json, rows)
+
+
+def _with_the_pool(result: api.Result | api.Synthesis) -> dict[str, float] | None:
+    """Return what a run and the one that made its pool cost together, if that was made of private images."""
+    guarantee = (read_json(result.release / "card.json").get("pool") or {}).get("guarantee")
+    return guarantee["with_this_run"] if guarantee else None
 
 
 def _of_test(result: api.Result) -> dict[str, object]:
