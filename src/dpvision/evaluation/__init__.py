@@ -1,6 +1,7 @@
 """Evaluation: how good a classifier or a set of synthetic images is, and how sure that figure is."""
 
 from dpvision.evaluation.accuracy import Accuracy, accuracy
+from dpvision.evaluation.benchmark_training import BenchmarkTraining
 from dpvision.evaluation.classification import evaluate_classifier
 from dpvision.evaluation.classifier_report import ClassifierReport, Measured
 from dpvision.evaluation.downstream import ClassifierName, default_classifiers, train_and_test
@@ -9,16 +10,19 @@ from dpvision.evaluation.frechet import frechet_distance
 from dpvision.evaluation.intervals import Figure
 from dpvision.evaluation.kernel_distance import kernel_distance
 from dpvision.evaluation.neighbours import nearest_neighbours, neighbours_sheet
+from dpvision.evaluation.network_training import NetworkTraining, train_network
 from dpvision.evaluation.precision_recall import PrecisionRecall, precision_recall
-from dpvision.evaluation.resnet9_training import ResNet9Training, train_resnet9
+from dpvision.evaluation.resnet9_training import ResNet9Training
 from dpvision.evaluation.synthetic import Row, evaluate_synthetic
 
 __all__ = [
     "Accuracy",
+    "BenchmarkTraining",
     "ClassifierName",
     "ClassifierReport",
     "Figure",
     "Measured",
+    "NetworkTraining",
     "PrecisionRecall",
     "ResNet9Training",
     "Row",
@@ -33,5 +37,5 @@ __all__ = [
     "neighbours_sheet",
     "precision_recall",
     "train_and_test",
-    "train_resnet9",
+    "train_network",
 ]
