@@ -4,6 +4,7 @@ from dpvision.evaluation.accuracy import Accuracy, accuracy
 from dpvision.evaluation.benchmark_training import BenchmarkTraining
 from dpvision.evaluation.classification import evaluate_classifier
 from dpvision.evaluation.classifier_report import ClassifierReport, Measured
+from dpvision.evaluation.copies import evaluate_copies
 from dpvision.evaluation.downstream import ClassifierName, default_classifiers, train_and_test
 from dpvision.evaluation.features import image_features
 from dpvision.evaluation.frechet import frechet_distance
@@ -13,7 +14,8 @@ from dpvision.evaluation.neighbours import nearest_neighbours, neighbours_sheet
 from dpvision.evaluation.network_training import NetworkTraining, train_network
 from dpvision.evaluation.precision_recall import PrecisionRecall, precision_recall
 from dpvision.evaluation.resnet9_training import ResNet9Training
-from dpvision.evaluation.synthetic import Row, evaluate_synthetic
+from dpvision.evaluation.rows import Reference, Row
+from dpvision.evaluation.synthetic import evaluate_synthetic
 
 __all__ = [
     "Accuracy",
@@ -24,11 +26,13 @@ __all__ = [
     "Measured",
     "NetworkTraining",
     "PrecisionRecall",
+    "Reference",
     "ResNet9Training",
     "Row",
     "accuracy",
     "default_classifiers",
     "evaluate_classifier",
+    "evaluate_copies",
     "evaluate_synthetic",
     "frechet_distance",
     "image_features",
