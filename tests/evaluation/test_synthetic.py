@@ -107,7 +107,7 @@ def test_what_does_not_fit_is_refused(digits: tuple[Images, Images]) -> None:
         (
             (synthetic.subset(range(5)), test),
             {"classifiers": (), "encoders": [encoder]},
-            "5 images of each set are too few to compare their features; give at least 6",
+            "5 of each set, where at least 6 are needed",
         ),
     ]:
         with pytest.raises(InputError, match=message):

@@ -2,10 +2,16 @@
 
 from dpvision.evaluation.accuracy import Accuracy, accuracy
 from dpvision.evaluation.benchmark_training import BenchmarkTraining
+from dpvision.evaluation.class_sheet import class_sheet
 from dpvision.evaluation.classification import evaluate_classifier
 from dpvision.evaluation.classifier_report import ClassifierReport, Measured
 from dpvision.evaluation.copies import evaluate_copies
-from dpvision.evaluation.downstream import ClassifierName, default_classifiers, train_and_test
+from dpvision.evaluation.downstream import (
+    ClassifierName,
+    default_classifiers,
+    named_classifiers,
+    train_and_test,
+)
 from dpvision.evaluation.features import image_features
 from dpvision.evaluation.frechet import frechet_distance
 from dpvision.evaluation.intervals import Figure
@@ -30,6 +36,7 @@ __all__ = [
     "ResNet9Training",
     "Row",
     "accuracy",
+    "class_sheet",
     "default_classifiers",
     "evaluate_classifier",
     "evaluate_copies",
@@ -37,6 +44,7 @@ __all__ = [
     "frechet_distance",
     "image_features",
     "kernel_distance",
+    "named_classifiers",
     "nearest_neighbours",
     "neighbours_sheet",
     "precision_recall",

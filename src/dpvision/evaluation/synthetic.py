@@ -118,7 +118,8 @@ def evaluate_synthetic(
         found.append(measured)
     if not found[0]:
         raise InputError(
-            f"{count} images of each set are too few to compare their features; give at least {NEIGHBOUR + 1}"
+            f"there are too few images to compare features: {count} of each set, where at least "
+            f"{NEIGHBOUR + 1} are needed"
         )
     beside = [None] * len(found[0]) if reference is None else [one.figure for one in found[1]]
     return [

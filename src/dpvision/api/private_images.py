@@ -1,0 +1,73 @@
+"""The private images that a release was made of, for figures that no guarantee covers."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from dpvision.api.accounts import check_unchanged
+from dpvision.api.config import read_images
+from dpvision.api.sources import Reading, Source, fitting_images
+from dpvision.api.using import choices_of
+from dpvision.images import ImageSet, available_splits
+from dpvision.images.files import reading
+from dpvision.images.public import without_private_images
+from dpvision.networks.generators import Generator
+from dpvision.privacy.errors import InputError, named_option
+from dpvision.runs import RunDirectory
+from dpvision.runs.files import read_json
+from dpvision.runs.places import is_run
+
+logger = logging.getLogger("dpvision")
+
+
+def private_images_of(run: str | os.PathLike[str], given: Source | None, generator: Generator) -> ImageSet:
+    """Return the private images given, or those that the run recorded, labelled as the generator is."""
+    if isinstance(given, ImageSet):
+        private = given
+    elif given is not None:
+        split = "train" if "train" in available_splits(given) else None
+        labelled = bool(generator.class_names)
+        private = fitting_images(
+            given, split, generator.image_shape, labelled=labelled, choices=choices_of(run, {})
+        )
+    else:
+        private = _recorded_images(run)
+    return private.with_classes(generator.class_names) if generator.class_names else private
+
+
+def _recorded_images(run: str | os.PathLike[str]) -> ImageSet:
+    """Read the images that a run was made from, as it recorded. InputError where they have changed."""
+    named = named_option("private")
+    if not is_run(run):
+        raise InputError(
+            f"{run} does not say where its private images are; give the run that read them, or {named}"
+        )
+    directory = RunDirectory.open(run)
+    with reading(f"{directory.path / 'config.json'}"):
+        source = Reading.from_json(directory.config.get("data") or {"spec": None})
+    if source.spec is None:
+        raise InputError(
+            f"{run} does not say where its private images are; give the run that read them, or {named}"
+        )
+    private = read_images(source, needs_labels=False)
+    check_unchanged(directory, private)
+    return private
+
+
+def without_private(test: ImageSet, private: ImageSet) -> ImageSet:
+    """Return the test images that are not among the private ones."""
+    others = without_private_images(test, private)
+    left_out = len(test) - len(others)
+    if left_out:
+        logger.info(f"{left_out} of {len(test)} images of {test.source} are private ones, and left out")
+    return others
+
+
+def claimed(place: Path) -> dict[str, float]:
+    """Return the ε and δ that a release claims."""
+    path = place / "card.json"
+    card = read_json(path)
+    with reading(f"{path}"):
+        return {"epsilon": float(card["epsilon"]), "delta": float(card["delta"])}
