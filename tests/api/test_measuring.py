@@ -88,7 +88,7 @@ def test_nothing_is_written_or_read_unasked(run: Path) -> None:
 def test_private_images_that_moved_or_changed_are_told(run: Path, tmp_path: Path) -> None:
     data, test = tmp_path / "data.npz", stripes(60, 1)
     moved = data.rename(tmp_path / "moved.npz")
-    with pytest.raises(InputError, match=r"data\.npz"):
+    with pytest.raises(InputError, match=r"data\.npz does not exist.* private=… if the private images"):
         dpvision.evaluate_images(run, test, copies=True, **PLAIN)
     by_place = dpvision.evaluate_images(run, test, copies=True, private=moved, **PLAIN)
     save(data, stripes(120, 5))
@@ -126,8 +126,10 @@ def test_test_images_that_are_private_ones_are_left_out(run: Path, caplog: pytes
     rows = dpvision.evaluate_images(run, both, copies=True, reference=True, **PLAIN)
     assert rows == dpvision.evaluate_images(run, others, copies=True, reference=True, **PLAIN)
     assert "50 of 110 images of both are private ones, and left out" in caplog.text
-    with pytest.raises(InputError, match=r"all 120 images of .* are among the private images"):
-        dpvision.evaluate_images(run, run.parent / "data.npz", copies=True, **PLAIN)
+    with pytest.raises(InputError, match=r"all 60 images of .* are among the private images"):
+        dpvision.evaluate_images(run, private.subset(range(60)), copies=True, **PLAIN)
+    with pytest.raises(InputError, match=r"are those that .* was made of; give others"):
+        dpvision.evaluate_images(run, run.parent / "data.npz", **PLAIN)
 
 
 def test_a_release_of_copies_is_found_out(run: Path) -> None:

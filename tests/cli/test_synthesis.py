@@ -115,7 +115,7 @@ def test_networks_are_trained_as_told(made: Path, capsys: pytest.CaptureFixture[
         (["--classifiers", "resnet9", "--training", "steps=0"], "steps of a network must be at least 1"),
         (["--private", DIGITS], "--private … is of use to reference"),
         (["--private", "nowhere", "--copies"], "nowhere does not exist"),
-        (["--copies", "--split", "train"], "are among the private images"),
+        (["--copies", "--split", "train"], "are those that"),
         (["--threshold", "0.5"], "--positive and --threshold are for classifiers"),
     ],
 )

@@ -10,7 +10,12 @@ from typing import Any
 
 from dpvision.api.devices import resolve_device
 from dpvision.api.membership_inference import NOTICE
-from dpvision.api.private_images import claimed, private_images_of, without_private
+from dpvision.api.private_images import (
+    claimed,
+    private_images_of,
+    refuse_those_of,
+    without_private,
+)
 from dpvision.api.sources import Source, fitting_images
 from dpvision.api.using import choices_of, load
 from dpvision.evaluation import (
@@ -116,6 +121,7 @@ def evaluate_images(
     test = fitting_images(
         data, split, shape, labelled=bool(synthetic.class_names), choices=choices_of(run, choices)
     )
+    refuse_those_of(run, test)
     of_run = private_images_of(run, private, generator) if reference or copies or neighbours else None
     if of_run is not None and (reference or copies):
         test = without_private(test, of_run)

@@ -51,7 +51,10 @@ def _recorded_images(run: str | os.PathLike[str]) -> ImageSet:
         raise InputError(
             f"{run} does not say where its private images are; give the run that read them, or {named}"
         )
-    private = read_images(source, needs_labels=False)
+    try:
+        private = read_images(source, needs_labels=False)
+    except InputError as error:
+        raise InputError(f"{error}; give {named} if the private images of {run} moved") from error
     check_unchanged(directory, private)
     return private
 
@@ -63,6 +66,18 @@ def without_private(test: ImageSet, private: ImageSet) -> ImageSet:
     if left_out:
         logger.info(f"{left_out} of {len(test)} images of {test.source} are private ones, and left out")
     return others
+
+
+def refuse_those_of(run: str | os.PathLike[str], test: ImageSet) -> None:
+    """Refuse to measure a run on the very images that it was made of.
+
+    Raises:
+        InputError: they are, image for image.
+    """
+    if is_run(run) and RunDirectory.open(run).private.get("digest") == test.digest:
+        raise InputError(
+            f"the images of {test.source} are those that {run} was made of; give others of the same kind"
+        )
 
 
 def claimed(place: Path) -> dict[str, float]:

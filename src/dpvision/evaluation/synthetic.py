@@ -108,6 +108,8 @@ def evaluate_synthetic(
                 f"has {', '.join(test.class_names) or 'none'}; give both the same"
             )
     count = min(len(test), MOST_IMAGES, *map(len, sets))
+    if encoders and count < FEWEST:
+        logger.info(f"{count} images of each set are too few for distances of features, which need {FEWEST}")
     found = []
     for images in sets:
         measured = []
@@ -218,8 +220,6 @@ def _distances(
                 f"unbiased, cubic kernel, of features by {name}; interval over disjoint subsets; seed {seed}",
             ),
         ]
-    else:
-        logger.info(f"{count} images of each set are too few for distances of features, which need {FEWEST}")
     if count <= NEIGHBOUR:
         return found
     balls = f"balls to neighbour {NEIGHBOUR} in features by {name}"
