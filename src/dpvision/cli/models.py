@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -195,7 +196,7 @@ def _evaluate_images(
 
     named = named_classifiers(classifiers.split(",")) if classifiers else default_classifiers(shape)
     options |= trainings(named, with_settings({}, training, "--training"))
-    has_private = is_run(run)
+    has_private = is_run(run) and os.access(run / "private", os.W_OK)
     with work_bars() as progress:
         rows = api.evaluate_images(
             run,
