@@ -14,7 +14,7 @@ from dpvision.evaluation.downstream import ClassifierName, named_classifiers, pr
 from dpvision.images import Images
 from dpvision.privacy.errors import InputError
 
-CLASSIFIERS: tuple[ClassifierName, ...] = ("logistic", "mlp", "resnet9", "resnet110", "wrn-40-4")
+CLASSIFIERS: tuple[ClassifierName, ...] = ("logistic", "mlp", "resnet9", "resnet110")
 QUICK = ResNet9Training(steps=30, batch_size=32, width=4)
 FEW = BenchmarkTraining(steps=3, batch_size=8)
 
