@@ -122,7 +122,9 @@ def evaluate_images(
         data, split, shape, labelled=bool(synthetic.class_names), choices=choices_of(run, choices)
     )
     refuse_those_of(run, test)
-    of_run = private_images_of(run, private, generator) if reference or copies or neighbours else None
+    of_run = None
+    if reference or copies or neighbours:
+        of_run = private_images_of(run, private, shape, generator.class_names)
     if of_run is not None and (reference or copies):
         test = without_private(test, of_run)
     if folder and sheet:

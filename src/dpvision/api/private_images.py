@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from dpvision.api.accounts import check_unchanged
@@ -13,7 +14,6 @@ from dpvision.api.using import choices_of
 from dpvision.images import ImageSet, available_splits
 from dpvision.images.files import reading
 from dpvision.images.public import without_private_images
-from dpvision.networks.generators import Generator
 from dpvision.privacy.errors import InputError, named_option
 from dpvision.runs import RunDirectory
 from dpvision.runs.files import read_json
@@ -22,19 +22,31 @@ from dpvision.runs.places import is_run
 logger = logging.getLogger("dpvision")
 
 
-def private_images_of(run: str | os.PathLike[str], given: Source | None, generator: Generator) -> ImageSet:
-    """Return the private images given, or those that the run recorded, labelled as the generator is."""
+def private_images_of(
+    run: str | os.PathLike[str],
+    given: Source | None,
+    shape: tuple[int, int, int],
+    class_names: Sequence[str],
+) -> ImageSet:
+    """Return the private images given, or those that the run recorded.
+
+    Args:
+        run: a run's directory or, with images that are given, a release alone.
+        given: the images, if they are given.
+        shape: (C, H, W) of the images that the run released.
+        class_names: their classes, in whose order the private ones are labelled; empty without labels.
+
+    Raises:
+        InputError: the images cannot be read, have changed, or are not said.
+    """
     if isinstance(given, ImageSet):
         private = given
     elif given is not None:
         split = "train" if "train" in available_splits(given) else None
-        labelled = bool(generator.class_names)
-        private = fitting_images(
-            given, split, generator.image_shape, labelled=labelled, choices=choices_of(run, {})
-        )
+        private = fitting_images(given, split, shape, labelled=bool(class_names), choices=choices_of(run, {}))
     else:
         private = _recorded_images(run)
-    return private.with_classes(generator.class_names) if generator.class_names else private
+    return private.with_classes(class_names) if class_names else private
 
 
 def _recorded_images(run: str | os.PathLike[str]) -> ImageSet:
