@@ -54,6 +54,93 @@ def test_from_data_to_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "Fréchet distance (pixels)" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 60 images, of which a test may change what it measures but not the run."""
+    out = tmp_path_factory.mktemp("made") / "run"
+    command = ["synthesize", DIGITS, "--epsilon", "2", "--out", str(out), "--count", "60", *FAST]
+    assert run([*command, "--format", "npz", "--ledger", str(out.parent / "ledger.jsonl")]) == 0
+    return out
+
+
+def test_one_table_has_private_images_beside_and_says_what_is_private(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = ["evaluate", str(made), DIGITS, "--classifiers", "logistic"]
+    assert run(measured) == 0
+    text = capsys.readouterr().out
+    header, first = text.splitlines()[:2]
+    assert header.split() == ["figure", "synthetic", "images"]
+    assert first.startswith("accuracy of logistic ")
+    assert "mlp" not in text
+    assert "no guarantee covers" in text
+    assert str(made / "private" / "evaluation.png") in text
+    assert (made / "private" / "evaluation.png").stat().st_size > 1000
+    assert not (made / "private" / "evaluation.json").exists()
+
+    assert run([*measured, "--reference", "--copies"]) == 0
+    text = capsys.readouterr().out
+    header, first = text.splitlines()[:2]
+    assert header.split() == ["figure", "synthetic", "images", "private", "images"]
+    assert len(first.split("(")) == 3
+    assert "do not publish" in text
+    assert "membership AUC (pixels)" in text
+
+    assert run([*measured, "--reference", "--copies", "--json"]) == 0
+    found = last_line(capsys)
+    assert found["sheet"] == str(made / "private" / "evaluation.png")
+    written = json.loads((made / "private" / "evaluation.json").read_text())
+    assert written == {"notice": found["notice"], "rows": found["rows"]}
+    assert found["rows"][0]["reference"]["num_private"] == 60
+
+    release = ["evaluate", str(made / "release"), DIGITS, "--classifiers", "mlp", "--json"]
+    assert run(release) == 0
+    assert last_line(capsys)["sheet"] is None
+    assert run([*release, "--copies", "--private", DIGITS]) == 0
+    assert "do not publish" in last_line(capsys)["notice"]
+    assert not [*(made / "release").rglob("evaluation*")]
+
+
+def test_networks_are_trained_as_told(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    training = ["--training", "steps=1", "--training", "batch_size=2", "--json"]
+    assert run(["evaluate", str(made), DIGITS, "--classifiers", "dpimagebench", *training]) == 0
+    rows = {row["name"]: row for row in last_line(capsys)["rows"]}
+    names = ("resnet110", "wrn-40-4", "resnext29")
+    accuracies = [rows[f"accuracy of {name}"]["value"] for name in names]
+    mean = rows["accuracy, mean of resnet110, wrn-40-4, resnext29"]["value"]
+    assert mean == pytest.approx(sum(accuracies) / 3)
+    assert all("1 steps of batches of 2 images" in rows[f"accuracy of {name}"]["how"] for name in names)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--classifiers", "vgg"], "no classifier 'vgg'"),
+        (["--classifiers", "mlp,"], "no classifier ''"),
+        (["--training", "steps=3"], "for networks, and there is none among logistic, mlp"),
+        (["--classifiers", "wrn-40-4", "--training", "width=3"], "no setting 'width'"),
+        (
+            ["--classifiers", "resnet9", "--training", "steps"],
+            "--training steps: must be of the form key=value",
+        ),
+        (["--classifiers", "resnet9", "--training", "steps=0"], "steps of a network must be at least 1"),
+        (["--private", DIGITS], "--private … is of use to reference"),
+        (["--private", "nowhere", "--copies"], "nowhere does not exist"),
+        (["--copies", "--split", "train"], "are those that"),
+        (["--threshold", "0.5"], "--positive and --threshold are for classifiers"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_sentence(
+    options: list[str], message: str, made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["evaluate", str(made), DIGITS, *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert captured.out == ""
+    assert len(captured.err.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -107,8 +194,10 @@ def test_options_of_images_are_not_for_classifiers(
     out = tmp_path / "run"
     fast = ["--set", "network=linear", "--set", "steps=2", "--set", "expected_batch_size=100"]
     assert run(["train", DIGITS, "--epsilon", "2", "--out", str(out), *fast]) == 0
-    assert run(["evaluate", str(out), DIGITS, "--neighbours"]) == 2
-    assert "released a classifier" in capsys.readouterr().err
+    for option in (["--neighbours"], ["--copies"], ["--classifiers", "mlp"], ["--training", "steps=3"]):
+        capsys.readouterr()
+        assert run(["evaluate", str(out), DIGITS, *option]) == 2
+        assert f"released a classifier: {option[0]} is for images" in capsys.readouterr().err
     assert run(["sample", str(out), "--count", "3", "--out", str(tmp_path / "more")]) == 2
     assert "released a classifier and no images" in capsys.readouterr().err
     assert not (tmp_path / "more").exists()

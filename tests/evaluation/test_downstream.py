@@ -3,13 +3,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpvision.evaluation import ResNet9Training, default_classifiers, train_and_test, train_resnet9
-from dpvision.evaluation.downstream import ClassifierName, protocol
+from dpvision.evaluation import (
+    BenchmarkTraining,
+    ResNet9Training,
+    default_classifiers,
+    train_and_test,
+    train_network,
+)
+from dpvision.evaluation.downstream import ClassifierName, named_classifiers, protocol
 from dpvision.images import Images
 from dpvision.privacy.errors import InputError
 
-CLASSIFIERS: tuple[ClassifierName, ...] = ("logistic", "mlp", "resnet9")
+CLASSIFIERS: tuple[ClassifierName, ...] = ("logistic", "mlp", "resnet9", "resnet110")
 QUICK = ResNet9Training(steps=30, batch_size=32, width=4)
+FEW = BenchmarkTraining(steps=3, batch_size=8)
 
 
 def quadrants(n: int, seed: int, channels: int = 1, names: tuple[str, ...] = ("a", "b", "c", "d")) -> Images:
@@ -60,7 +67,9 @@ def test_classes_are_matched_by_name(classifier: ClassifierName) -> None:
     test = textures(100, 1)
     assert test.labels is not None
     renamed = Images(test.pixels, 1 - test.labels, ("rows", "columns"), "renamed")
-    results = [train_and_test(classifier, train, images, resnet9=QUICK) for images in (test, renamed)]
+    results = [
+        train_and_test(classifier, train, images, resnet9=QUICK, benchmark=FEW) for images in (test, renamed)
+    ]
     assert results[0] == results[1]
 
 
@@ -68,7 +77,9 @@ def test_classes_are_matched_by_name(classifier: ClassifierName) -> None:
 def test_the_seed_decides_and_the_global_generators_are_left_alone(classifier: ClassifierName) -> None:
     train, test = shuffled(quadrants(40, 0)), quadrants(150, 1)
     state = torch.random.get_rng_state()
-    results = [train_and_test(classifier, train, test, seed=s, resnet9=QUICK) for s in (0, 0, 1)]
+    results = [
+        train_and_test(classifier, train, test, seed=s, resnet9=QUICK, benchmark=FEW) for s in (0, 0, 1)
+    ]
     assert torch.equal(torch.random.get_rng_state(), state)
     assert results[0] == results[1]
     assert (results[0] == results[2]) == (classifier == "logistic")  # its loss is convex
@@ -76,20 +87,20 @@ def test_the_seed_decides_and_the_global_generators_are_left_alone(classifier: C
 
 def test_resnet9_sees_all_images_shifted_and_of_colours_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, bool]] = []
-    from dpvision.evaluation import resnet9_training
+    from dpvision.evaluation import network_training
 
     def record(pixels: torch.Tensor, uniform: torch.Tensor, pad: int, flip: bool) -> torch.Tensor:
         calls.append((pad, flip))
         seen.extend(pixels[:, 0, 0, 0].tolist())
         return pixels[:, None] / 255
 
-    monkeypatch.setattr(resnet9_training, "shifted", record)
+    monkeypatch.setattr(network_training, "shifted", record)
     for channels in (1, 3):
         seen: list[int] = []
         images = quadrants(30, 0, channels)
         images.pixels[:, 0, 0, 0] = torch.arange(30)
         training = ResNet9Training(steps=6, batch_size=10, width=2)
-        model = train_resnet9(images, training)
+        model = train_network(images, training)
         assert calls[-1] == (2, channels == 3)
         assert sorted(seen[:30]) == sorted(seen[30:]) == list(range(30))
         assert seen[:30] != seen[30:]
@@ -122,6 +133,16 @@ def test_protocols_say_their_limits() -> None:
     assert "at most 5000 iterations" in protocol("logistic")
     assert "at most 200 epochs" in protocol("mlp")
     assert "30 steps of 32 images" in protocol("resnet9", QUICK)
+    assert "ResNet-110, Adam, 50 epochs of batches of 256" in protocol("resnet110")
+    assert "WRN-40-4 (dropout 0.3), Adam, 3 steps of batches of 8" in protocol("wrn-40-4", benchmark=FEW)
+
+
+def test_a_group_stands_for_its_classifiers() -> None:
+    three = ("resnet110", "wrn-40-4", "resnext29")
+    assert named_classifiers(["dpimagebench"]) == three
+    assert named_classifiers(["mlp", "wrn-40-4", "dpimagebench"]) == ("mlp", "wrn-40-4", three[0], three[2])
+    with pytest.raises(InputError, match=r"no classifier 'vgg'; choose one of logistic, .*, dpimagebench"):
+        named_classifiers(["vgg"])
 
 
 def test_what_cannot_be_trained_or_tested_is_refused() -> None:
@@ -130,7 +151,8 @@ def test_what_cannot_be_trained_or_tested_is_refused() -> None:
     one_class = Images(train.pixels, torch.zeros(20, dtype=torch.int64), ("a",), "one")
     small = Images(train.pixels[..., :4], train.labels, train.class_names, "small")
     for name, synthetic, test, message in [
-        ("svm", train, train, "no classifier 'svm'; choose one of logistic, mlp, resnet9"),
+        ("svm", train, train, "no classifier 'svm'; choose one of logistic, mlp, resnet9, resnet110"),
+        ("dpimagebench", train, train, "no classifier 'dpimagebench'"),
         ("logistic", unlabelled, train, "unlabelled has no labels"),
         ("logistic", train, unlabelled, "unlabelled has no labels"),
         ("mlp", one_class, train, "one class only"),

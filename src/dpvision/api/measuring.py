@@ -4,28 +4,50 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dpvision.api.devices import resolve_device
-from dpvision.api.sources import Reading, Source, fitting_images
+from dpvision.api.membership_inference import NOTICE
+from dpvision.api.private_images import (
+    claimed,
+    private_images_of,
+    refuse_those_of,
+    without_private,
+)
+from dpvision.api.sources import Source, fitting_images
 from dpvision.api.using import choices_of, load
-from dpvision.evaluation import Row, evaluate_synthetic, nearest_neighbours, neighbours_sheet
-from dpvision.evaluation.downstream import ClassifierName
-from dpvision.evaluation.resnet9_training import ResNet9Training
+from dpvision.evaluation import (
+    BenchmarkTraining,
+    ClassifierName,
+    NetworkTraining,
+    ResNet9Training,
+    Row,
+    class_sheet,
+    evaluate_copies,
+    evaluate_synthetic,
+    named_classifiers,
+    nearest_neighbours,
+    neighbours_sheet,
+)
+from dpvision.evaluation.benchmark_training import BENCHMARK_NETWORKS
 from dpvision.images import ImageSet, open_images
-from dpvision.images.files import reading
+from dpvision.methods import check_settings
 from dpvision.networks import WideResNet
 from dpvision.networks.generators import Generator
 from dpvision.priors import build_encoder
 from dpvision.priors.encoders import Encoder
-from dpvision.privacy.errors import InputError
+from dpvision.privacy.errors import InputError, named_option
 from dpvision.runs import Progress, RunDirectory
-from dpvision.runs.files import write_atomically
-from dpvision.runs.places import find_release
+from dpvision.runs.files import json_bytes, write_atomically
+from dpvision.runs.places import find_release, is_run
 
 DEFAULT_ENCODER = "wrn-10-4-small"
 NEIGHBOURS = "neighbours.png"
+SHEET = "evaluation.png"
+REAL_IMAGES = "no guarantee covers what these figures say of the real images"
+FIGURES = "evaluation.json"
 
 
 def evaluate_images(
@@ -35,9 +57,14 @@ def evaluate_images(
     *,
     encoder: str | None = None,
     encoder_options: Mapping[str, Any] | None = None,
-    classifiers: Sequence[ClassifierName] | None = None,
+    classifiers: Sequence[str] | None = None,
     resnet9: ResNet9Training | None = None,
+    benchmark: BenchmarkTraining | None = None,
+    reference: bool = False,
+    copies: bool = False,
+    private: Source | None = None,
     neighbours: bool = False,
+    sheet: bool = False,
     seed: int = 0,
     device: str | None = None,
     progress: Progress | None = None,
@@ -53,12 +80,21 @@ def evaluate_images(
         encoder, encoder_options: whose features are compared, see `dpvision.priors.build_encoder`; by default
             those of `wrn-10-4-small`, averaged over all positions.
         classifiers: the classifiers that learn from the synthetic images, by default those usual for images
-            of this shape.
-        resnet9: how that classifier is trained, if it is one of them.
+            of this shape; "dpimagebench" stands for the three of that benchmark.
+        resnet9, benchmark: how networks are trained, if they are among them.
+        reference: also measure as many private images in the place of the synthetic ones.
+        copies: also measure whether the synthetic images tell which images are private, see
+            `dpvision.evaluation.evaluate_copies`.
+        private: the private images, for a run that does not say where they are; by default those it says.
         neighbours: also write RUN/private/neighbours.png, the private images that are nearest to some of the
-            synthetic ones. Never publish it.
+            synthetic ones.
+        sheet: also write RUN/private/evaluation.png, synthetic images beside those of data, by class.
         choices: as for `dpvision.evaluate`.
         seed, device, progress: as in `evaluate_synthetic` and `dpvision.train`.
+
+    With reference or copies the figures are private: they are measured on the private images without noise.
+    They are written to RUN/private/evaluation.json, too. Images of data that are private ones are left out
+    then. Never publish any of what is written.
 
     Raises:
         InputError: the run, the images or an option cannot be used.
@@ -67,29 +103,91 @@ def evaluate_images(
     generator = load(place)
     if not isinstance(generator, Generator):
         raise InputError(f"{run} released a classifier and no images; give a run of dpvision synthesize")
+    learners = None if classifiers is None else named_classifiers(classifiers)
     shape = generator.image_shape
     chosen = resolve_device(device)
     built = _encoder(shape, encoder, encoder_options)
+    if neighbours and built is None:
+        raise InputError("neighbours are found by features; name an encoder")
+    if private is not None and not (reference or copies or neighbours):
+        named = named_option("private")
+        raise InputError(
+            f"{named} is of use to reference, copies and neighbours; ask for one, or leave it out"
+        )
+    folder = RunDirectory.open(run).private_path if is_run(run) else None
+    if folder is None and (neighbours or sheet):
+        raise InputError(f"{run} has no folder private/ for a sheet of images; give the run's directory")
     synthetic = _released_images(place, generator)
     test = fitting_images(
         data, split, shape, labelled=bool(synthetic.class_names), choices=choices_of(run, choices)
     )
+    refuse_those_of(run, test)
+    of_run = None
+    if reference or copies or neighbours:
+        of_run = private_images_of(run, private, shape, generator.class_names)
+    if of_run is not None and (reference or copies):
+        test = without_private(test, of_run)
+    if folder and sheet:
+        write_atomically(folder / SHEET, class_sheet(synthetic, test, seed=seed))
     encoders = () if built is None else (built,)
     rows = evaluate_synthetic(
         synthetic,
         test,
-        classifiers=classifiers,
+        classifiers=learners,
         encoders=encoders,
+        reference=of_run if reference else None,
         resnet9=resnet9,
+        benchmark=benchmark,
         seed=seed,
         device=chosen,
         progress=progress,
     )
-    if neighbours:
-        if built is None:
-            raise InputError("neighbours are found by features; name an encoder")
-        _write_neighbours(run, synthetic, built, seed, str(chosen), progress)
+    if of_run is not None and copies:
+        rows += evaluate_copies(
+            synthetic,
+            of_run,
+            test,
+            **claimed(place),
+            encoders=encoders,
+            seed=seed,
+            device=chosen,
+            progress=progress,
+        )
+    if folder and (reference or copies):
+        write_atomically(folder / FIGURES, json_bytes({"notice": NOTICE, "rows": [*map(asdict, rows)]}))
+    if folder and neighbours:
+        assert built is not None
+        assert of_run is not None
+        nearest = nearest_neighbours(
+            synthetic, of_run, built, seed=seed, device=str(chosen), progress=progress
+        )
+        write_atomically(folder / NEIGHBOURS, neighbours_sheet(synthetic, of_run, *nearest))
     return rows
+
+
+def trainings(
+    classifiers: Sequence[ClassifierName], settings: Mapping[str, Any]
+) -> dict[str, NetworkTraining]:
+    """Return how networks are trained, arguments of `evaluate_images`, with settings in place of defaults.
+
+    Raises:
+        InputError: none of the classifiers is a network, or a network of them has no such setting.
+    """
+    if not settings:
+        return {}
+    kinds: dict[str, type[NetworkTraining]] = {}
+    if "resnet9" in classifiers:
+        kinds["resnet9"] = ResNet9Training
+    if set(classifiers) & set(BENCHMARK_NETWORKS):
+        kinds["benchmark"] = BenchmarkTraining
+    if not kinds:
+        raise InputError(
+            f"settings of training are for networks, and there is none among {', '.join(classifiers)}; leave "
+            "them out, or name other classifiers"
+        )
+    for kind in kinds.values():
+        check_settings(kind, settings)
+    return {name: kind(**settings) for name, kind in kinds.items()}
 
 
 def _encoder(
@@ -118,25 +216,3 @@ def _released_images(place: Path, generator: Generator) -> ImageSet:
     if found[0].suffix == ".npz":  # there classes are numbers, in the generator's order
         return open_images(found[0], classes=names)
     return open_images(found[0]).with_classes(names)
-
-
-def _write_neighbours(
-    run: str | os.PathLike[str],
-    synthetic: ImageSet,
-    encoder: Encoder,
-    seed: int,
-    device: str,
-    progress: Progress | None,
-) -> None:
-    directory = RunDirectory.open(run)
-    with reading(f"{directory.path / 'config.json'}"):
-        source = Reading.from_json(directory.config.get("data") or {"spec": None})
-    if source.spec is None:
-        raise InputError(f"{run} does not say where its private images are; give the run that read them")
-    private = source.open(labelled=False)
-    chosen, nearest = nearest_neighbours(
-        synthetic, private, encoder, seed=seed, device=device, progress=progress
-    )
-    write_atomically(
-        directory.private_path / NEIGHBOURS, neighbours_sheet(synthetic, private, chosen, nearest)
-    )

@@ -1,13 +1,14 @@
-"""The figures of a classifier, as people read them on a terminal."""
+"""The figures of a classifier, and of synthetic images, as people read them on a terminal."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dpvision.cli.output import columns
 
 if TYPE_CHECKING:
-    from dpvision.evaluation import ClassifierReport, Measured
+    from dpvision.evaluation import ClassifierReport, Measured, Reference, Row
 
 MOST_CLASSES = 20
 """Most classes whose own figures are shown: of more, --json has them."""
@@ -55,6 +56,23 @@ def by_class(report: ClassifierReport) -> str:
     return (
         f"{columns(table)}\n\nimages of each class (rows) by the class they were given:\n{columns(confusion)}"
     )
+
+
+def of_images(rows: Sequence[Row]) -> str:
+    """Lay out the figures of synthetic images, with those of private ones beside them where there are some;
+    and, below, how each was got.
+    """
+    is_beside = any(row.reference for row in rows)
+    table = [["figure", "synthetic images", *(["private images"] if is_beside else [])]]
+    for row in rows:
+        beside = [_with_interval(row.reference) if row.reference else ""] if is_beside else []
+        table.append([row.name, _with_interval(row), *beside])
+    how = "\n".join(f"{row.name}: {row.how}" for row in rows)
+    return f"{columns(table)}\n\n{how}"
+
+
+def _with_interval(figure: Row | Reference) -> str:
+    return f"{figure.value:.4f} ({figure.low:.4f} to {figure.high:.4f})"
 
 
 def _share(figure: Measured) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dpvision import api
-from dpvision.cli.figures import NOT_COVERED, by_class, summary
+from dpvision.cli.figures import NOT_COVERED, by_class, of_images, summary
 from dpvision.cli.options import AsJson, Run, checks, reads_images_for_a_model, with_settings
 from dpvision.cli.output import printable, show, table
 from dpvision.cli.progress import work_bars
@@ -22,7 +23,7 @@ from dpvision.images.places import check_exists
 from dpvision.priors.phase_one.places import check_prior_files
 from dpvision.privacy.errors import InputError
 from dpvision.runs.files import writing_whole
-from dpvision.runs.places import find_release
+from dpvision.runs.places import find_release, is_run
 
 if TYPE_CHECKING:
     from dpvision.api import Prediction
@@ -34,7 +35,7 @@ Split = Annotated[
 ]
 
 
-@checks(run=find_release, data=check_exists, encoder=check_prior_files)
+@checks(run=find_release, data=check_exists, encoder=check_prior_files, private=check_exists)
 @reads_images_for_a_model
 def evaluate(
     run: Run,
@@ -67,6 +68,47 @@ def evaluate(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="An option of the encoder. Repeat for more."),
     ] = None,
+    classifiers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME,…",
+            help="Of synthetic images: who learns from them: logistic, mlp, resnet9, resnet110, wrn-40-4, "
+            "resnext29, or dpimagebench for the last three (default: logistic,mlp for small grey images, "
+            "else resnet9).",
+            show_default=False,
+        ),
+    ] = None,
+    training: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="How networks among them are trained: steps, batch_size, learning_rate, weight_decay; width "
+            "of resnet9. Repeat for more.",
+        ),
+    ] = None,
+    reference: Annotated[
+        bool,
+        typer.Option(
+            "--reference",
+            help="Of synthetic images: put beside each figure that of as many private images. Private.",
+        ),
+    ] = False,
+    copies: Annotated[
+        bool,
+        typer.Option(
+            "--copies",
+            help="Of synthetic images: test if they are nearer to private images than to others, and if they "
+            "tell who is private. Private.",
+        ),
+    ] = False,
+    private: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="The private images, where the run does not say where they are.",
+            show_default=False,
+        ),
+    ] = None,
     neighbours: Annotated[
         bool,
         typer.Option(
@@ -84,38 +126,93 @@ def evaluate(
     learn from them, and how far their features are from those of the real ones.
 
     The images are not covered by the run's guarantee: publish the figures only if they are not private.
+    What --reference, --copies and --neighbours find is private, and in RUN/private too.
+
+    Examples:
+
+        dpvision evaluate runs/photos photos/
+
+        dpvision evaluate runs/synthetic photos/ --classifiers mlp,dpimagebench --training steps=500
+
+        dpvision evaluate runs/synthetic photos/ --reference --copies
     """
     encoder_options = with_settings({}, settings or [])
     from dpvision.networks.generators import Generator
 
-    if isinstance(api.load(run), Generator):
+    model = api.load(run)
+    if isinstance(model, Generator):
         if positive is not None or threshold is not None:
             raise InputError(f"{run} released images: --positive and --threshold are for classifiers")
-        with work_bars() as progress:
-            rows = api.evaluate_images(
-                run,
-                data,
-                split,
-                encoder=encoder,
-                encoder_options=encoder_options,
-                neighbours=neighbours,
-                progress=progress,
-                **choices,
-            )
-        text = "\n".join(
-            f"{row.name:36}  {row.value:9.4f}  ({row.low:.4f} to {row.high:.4f})\n    {row.how}"
-            for row in rows
+        asked = {"reference": reference, "copies": copies, "private": private, "neighbours": neighbours}
+        _evaluate_images(
+            run,
+            data,
+            split,
+            model.image_shape,
+            classifiers,
+            training or [],
+            as_json,
+            encoder=encoder,
+            encoder_options=encoder_options,
+            **asked,
+            **choices,
         )
-        show({"rows": [asdict(row) for row in rows]}, as_json, text)
         return
-    if encoder or settings or neighbours:
-        raise InputError(f"{run} released a classifier: --encoder, --set and --neighbours are for images")
+    for_images = {
+        "--encoder": encoder,
+        "--set": settings,
+        "--classifiers": classifiers,
+        "--training": training,
+        "--reference": reference,
+        "--copies": copies,
+        "--private": private,
+        "--neighbours": neighbours,
+    }
+    for option, value in for_images.items():
+        if value:
+            raise InputError(f"{run} released a classifier: {option} is for images")
     with work_bars() as progress:
         report = api.evaluate(
             run, data, split, positive=positive, threshold=threshold, progress=progress, **choices
         )
     parts = [table(summary(report)), by_class(report), "\n".join([*report.notes, NOT_COVERED])]
     show(report.to_json(), as_json, "\n\n".join(parts))
+
+
+def _evaluate_images(
+    run: Path,
+    data: str,
+    split: str | None,
+    shape: tuple[int, int, int],
+    classifiers: str | None,
+    training: list[str],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure synthetic images of a shape, and show the figures."""
+    from dpvision.api.measuring import REAL_IMAGES, SHEET, trainings
+    from dpvision.api.membership_inference import NOTICE
+    from dpvision.evaluation.downstream import default_classifiers, named_classifiers
+
+    named = named_classifiers(classifiers.split(",")) if classifiers else default_classifiers(shape)
+    options |= trainings(named, with_settings({}, training, "--training"))
+    has_private = is_run(run) and os.access(run / "private", os.W_OK)
+    with work_bars() as progress:
+        rows = api.evaluate_images(
+            run,
+            data,
+            split,
+            classifiers=named if classifiers else None,
+            sheet=has_private,
+            progress=progress,
+            **options,
+        )
+    notice = NOTICE if options["reference"] or options["copies"] else REAL_IMAGES
+    sheet = str(run / "private" / SHEET) if has_private else None
+    lines = [of_images(rows), notice, *([f"sheet of images, not to be published: {sheet}"] if sheet else [])]
+    show(
+        {"notice": notice, "rows": [asdict(row) for row in rows], "sheet": sheet}, as_json, "\n\n".join(lines)
+    )
 
 
 @checks(run=find_release, images=check_exists)

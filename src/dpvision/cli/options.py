@@ -296,17 +296,17 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     return options
 
 
-def with_settings(config: dict[str, Any], settings: list[str]) -> dict[str, Any]:
-    """Return ``config`` with settings KEY=VALUE in it. InputError where one is malformed."""
+def with_settings(config: dict[str, Any], settings: list[str], option: str = "--set") -> dict[str, Any]:
+    """Return ``config`` with settings KEY=VALUE of an option in it. InputError where one is malformed."""
     config = dict(config)
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not (name and equals):
-            raise InputError(f"--set {setting}: must be of the form key=value")
+            raise InputError(f"{option} {setting}: must be of the form key=value")
         name, dot, inner = name.partition(".")
         if dot:
             if not isinstance(config.get(name, {}), dict):
-                raise InputError(f"--set {setting}: {name} is no table")
+                raise InputError(f"{option} {setting}: {name} is no table")
             config[name] = config.get(name, {}) | {inner: _value(value)}
         else:
             config[name] = _value(value)

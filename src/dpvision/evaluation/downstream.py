@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -10,13 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpvision.evaluation.accuracy import Accuracy, accuracy
-from dpvision.evaluation.resnet9_training import ResNet9Training, train_resnet9
+from dpvision.evaluation.accuracy import Accuracy
+from dpvision.evaluation.benchmark_training import BENCHMARK_NETWORKS, BenchmarkTraining
+from dpvision.evaluation.network_training import NetworkTraining, train_network
+from dpvision.evaluation.probabilities import log_probabilities
+from dpvision.evaluation.resnet9_training import ResNet9Training
 from dpvision.images import ImageSet
 from dpvision.privacy.errors import InputError
 from dpvision.runs.progress import Progress
 
-ClassifierName = Literal["logistic", "mlp", "resnet9"]
+ClassifierName = Literal["logistic", "mlp", "resnet9", "resnet110", "wrn-40-4", "resnext29"]
+
+GROUPS: dict[str, tuple[ClassifierName, ...]] = {"dpimagebench": BENCHMARK_NETWORKS}
+"""Classifiers that are asked for by one name, and whose mean accuracy is a figure of its own."""
 
 LOGISTIC_ITERATIONS = 5000
 """Most iterations of L-BFGS, as in the evaluation published with DP-MERF, whose protocol DP-MEPF's tables
@@ -43,6 +51,19 @@ def default_classifiers(shape: tuple[int, int, int]) -> tuple[ClassifierName, ..
     return ("logistic", "mlp") if small_and_grey else ("resnet9",)
 
 
+def named_classifiers(names: Sequence[str]) -> tuple[ClassifierName, ...]:
+    """Return the classifiers of these names, each once; a name may be that of :data:`GROUPS`.
+
+    Raises:
+        InputError: there is no such classifier.
+    """
+    found: dict[Any, None] = {}
+    for name in names:
+        _check_known(name, (*get_args(ClassifierName), *GROUPS))
+        found |= dict.fromkeys(GROUPS.get(name, (name,)))
+    return tuple(found)
+
+
 def train_and_test(
     classifier: ClassifierName,
     synthetic: ImageSet,
@@ -51,47 +72,78 @@ def train_and_test(
     seed: int = 0,
     device: torch.device | str = "cpu",
     resnet9: ResNet9Training | None = None,
+    benchmark: BenchmarkTraining | None = None,
     progress: Progress | None = None,
 ) -> Accuracy:
     """Train a classifier on all synthetic images, and on nothing else, and return its accuracy on real ones.
 
     "logistic" is scikit-learn's ``LogisticRegression`` and "mlp" its ``MLPClassifier`` (100 hidden units),
     both on flattened pixels in [0, 1] and with the library's default settings but for
-    :data:`LOGISTIC_ITERATIONS`; a fit that reaches its limit counts as it is. "resnet9" is
-    :func:`train_resnet9`.
+    :data:`LOGISTIC_ITERATIONS`; a fit that reaches its limit counts as it is. "resnet9" is a network of
+    :class:`ResNet9Training`, the others are those of :class:`BenchmarkTraining`.
 
     Args:
         classifier: as above.
         synthetic: labelled images to train on.
         test: labelled images of the same shape; classes are matched by name.
         seed: the seed of all randomness, from 0 to 2³² − 1.
-        device: for ResNet-9; the others are on the CPU.
+        device: for networks; the others are on the CPU.
         resnet9: how ResNet-9 is trained.
+        benchmark: how those of DPImageBench are trained; the network that it names counts for nothing here.
         progress: see `Progress`.
 
     Raises:
         InputError: an unknown classifier, images without labels, of other shapes or classes, synthetic images
             of one class only, or images too small for ResNet-9.
     """
-    if classifier not in get_args(ClassifierName):
-        raise InputError(
-            f"there is no classifier '{classifier}'; choose one of {', '.join(get_args(ClassifierName))}"
-        )
+    right = classified_right(
+        classifier,
+        synthetic,
+        test,
+        seed=seed,
+        device=device,
+        resnet9=resnet9,
+        benchmark=benchmark,
+        progress=progress,
+    )
+    return Accuracy(int(right.sum()), len(right))
+
+
+def classified_right(
+    classifier: ClassifierName,
+    synthetic: ImageSet,
+    test: ImageSet,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    resnet9: ResNet9Training | None = None,
+    benchmark: BenchmarkTraining | None = None,
+    progress: Progress | None = None,
+) -> NDArray[np.bool_]:
+    """Return which real images are classified right, ``[N]``; all else is as in :func:`train_and_test`."""
+    _check_known(classifier, get_args(ClassifierName))
     check_same_shape(synthetic, test)
     synthetic.check_trainable()
     test = test.with_classes(synthetic.class_names)
-    if classifier == "resnet9":
-        model = train_resnet9(
-            synthetic, resnet9 or ResNet9Training(), seed=seed, device=device, progress=progress
-        )
-        return accuracy(model, test)
-    return _scikit_learn_accuracy(classifier, synthetic, test, seed, progress)
+    assert test.labels is not None
+    training = _training(classifier, resnet9, benchmark)
+    if training is None:
+        predicted = _scikit_learn_predictions(classifier, synthetic, test, seed, progress)
+    else:
+        model = train_network(synthetic, training, seed=seed, device=device, progress=progress)
+        predicted = log_probabilities(model, test).argmax(dim=1).numpy()
+    return np.asarray(predicted == test.labels.numpy())
 
 
-def protocol(classifier: ClassifierName, resnet9: ResNet9Training | None = None) -> str:
+def protocol(
+    classifier: ClassifierName,
+    resnet9: ResNet9Training | None = None,
+    benchmark: BenchmarkTraining | None = None,
+) -> str:
     """Describe in words how :func:`train_and_test` trains."""
-    if classifier == "resnet9":
-        return str(resnet9 or ResNet9Training())
+    training = _training(classifier, resnet9, benchmark)
+    if training is not None:
+        return str(training)
     from sklearn import __version__
 
     if classifier == "logistic":
@@ -99,6 +151,22 @@ def protocol(classifier: ClassifierName, resnet9: ResNet9Training | None = None)
     else:
         learned = f"MLPClassifier (100 hidden units, Adam, at most {MLP_EPOCHS} epochs)"
     return f"scikit-learn {__version__}, {learned} on pixels in [0, 1]"
+
+
+def _check_known(name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise InputError(f"there is no classifier '{name}'; choose one of {', '.join(known)}")
+
+
+def _training(
+    classifier: ClassifierName, resnet9: ResNet9Training | None, benchmark: BenchmarkTraining | None
+) -> NetworkTraining | None:
+    """Return how a classifier is trained, or None for those of scikit-learn."""
+    if classifier == "resnet9":
+        return resnet9 or ResNet9Training()
+    if classifier == "logistic" or classifier == "mlp":
+        return None
+    return replace(benchmark or BenchmarkTraining(), network=classifier)
 
 
 def check_same_shape(synthetic: ImageSet, real: ImageSet) -> None:
@@ -110,13 +178,12 @@ def check_same_shape(synthetic: ImageSet, real: ImageSet) -> None:
         )
 
 
-def _scikit_learn_accuracy(
+def _scikit_learn_predictions(
     classifier: ClassifierName, synthetic: ImageSet, test: ImageSet, seed: int, progress: Progress | None
-) -> Accuracy:
+) -> NDArray[np.int64]:
     from sklearn.exceptions import ConvergenceWarning  # here, since it takes seconds to import
 
     assert synthetic.labels is not None
-    assert test.labels is not None
     model = _scikit_learn_model(classifier, seed)
     if progress:
         progress(f"training {classifier}", 0, 1)
@@ -125,9 +192,7 @@ def _scikit_learn_accuracy(
         model.fit(np.concatenate([*map(_flat, synthetic.blocks())]), synthetic.labels.numpy())
     if progress:
         progress(f"training {classifier}", 1, 1)
-    predicted = [model.predict(_flat(pixels)) for pixels in test.blocks(IMAGES_AT_A_TIME)]
-    correct = int((np.concatenate(predicted) == test.labels.numpy()).sum())
-    return Accuracy(correct, len(test))
+    return np.concatenate([model.predict(_flat(pixels)) for pixels in test.blocks(IMAGES_AT_A_TIME)])
 
 
 def _scikit_learn_model(classifier: ClassifierName, seed: int) -> Any:

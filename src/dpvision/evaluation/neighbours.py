@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,16 +9,10 @@ from dpvision.evaluation.downstream import check_same_shape
 from dpvision.evaluation.features import image_features
 from dpvision.evaluation.pairs import squared_distances
 from dpvision.images import ImageSet
-from dpvision.images.encode import encode_png
+from dpvision.images.sheet import sheet
 from dpvision.priors.encoders import Encoder
 from dpvision.privacy.errors import InputError
 from dpvision.runs.progress import Progress
-
-SMALLEST_SIDE = 64
-"""The side, in pixels, of an image on the sheet; smaller ones are enlarged by a whole number."""
-
-GAP = 2
-WHITE = 255
 
 
 def nearest_neighbours(
@@ -77,18 +70,9 @@ def neighbours_sheet(synthetic: ImageSet, private: ImageSet, chosen: Tensor, nea
         synthetic, private: as in :func:`nearest_neighbours`.
         chosen, nearest: what it returned.
     """
-    _, height, width = synthetic.shape
-    rows, columns = nearest.shape[0], 1 + nearest.shape[1]
-    scale = -(-SMALLEST_SIDE // min(height, width))
-    cell = (height * scale + GAP, width * scale + GAP)
-    # The first column stands apart.
-    sheet = np.full((rows * cell[0] + GAP, columns * cell[1] + 3 * GAP, 3), WHITE, dtype=np.uint8)
-    for row in range(rows):
-        images = torch.cat([synthetic.take(chosen[row : row + 1]), private.take(nearest[row])])
-        for column, image in enumerate(images.cpu()):
-            enlarged = image.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
-            top = GAP + row * cell[0]
-            left = GAP + column * cell[1] + (2 * GAP if column else 0)
-            place = sheet[top : top + height * scale, left : left + width * scale]
-            place[...] = enlarged.permute(1, 2, 0).numpy()  # grey becomes RGB
-    return encode_png(sheet.transpose(2, 0, 1))
+    return sheet(
+        [
+            [synthetic.take(one[None]), private.take(others)]
+            for one, others in zip(chosen, nearest, strict=True)
+        ]
+    )

@@ -97,16 +97,36 @@ def refuse_private_images(images: ImageSet, private: ImageSet, what: str, overla
     Raises:
         InputError: some are, and that is not allowed.
     """
-    ours = [np.concatenate(list(names)) for names in (_as_stored(images), _as_read(images))]
-    sought = np.unique(np.concatenate(ours))
-    private_ones = sought[_among(sought, itertools.chain(_as_stored(private), _as_read(private)))]
-    shared = int(np.logical_or(*(np.isin(names, private_ones) for names in ours)).sum())
+    shared = int(_are_private(images, private).sum())
     if shared:
         overlaps.refuse(
             USED_AS.format(what),
             f"{shared} of the {len(images)} {what} ({images.source}) are among the private images of "
             f"{private.source}, which no guarantee would cover; give others",
         )
+
+
+def without_private_images(images: ImageSet, private: ImageSet) -> ImageSet:
+    """Return the images but those that are private ones, as `refuse_private_images` knows them.
+
+    Raises:
+        InputError: all are.
+    """
+    are_private = _are_private(images, private)
+    if are_private.all():
+        raise InputError(
+            f"all {len(images)} images of {images.source} are among the private images of {private.source}; "
+            "give others of the same kind"
+        )
+    return images.subset(np.flatnonzero(~are_private).tolist()) if are_private.any() else images
+
+
+def _are_private(images: ImageSet, private: ImageSet) -> NDArray[np.bool_]:
+    """Say of each image if it is a private one, pixel for pixel."""
+    ours = [np.concatenate(list(names)) for names in (_as_stored(images), _as_read(images))]
+    sought = np.unique(np.concatenate(ours))
+    private_ones = sought[_among(sought, itertools.chain(_as_stored(private), _as_read(private)))]
+    return np.logical_or(*(np.isin(names, private_ones) for names in ours))
 
 
 def _as_stored(images: ImageSet) -> Iterator[Names]:

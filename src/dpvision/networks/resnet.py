@@ -1,4 +1,4 @@
-"""ResNet-18 (He et al., arXiv 1512.03385, table 1), without its classifier."""
+"""Residual networks (He et al., arXiv 1512.03385): ResNet-18 without its classifier, and for small images."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections import OrderedDict
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dpvision.networks.small_images import normed_stem, small_image_network
 
 
 class BasicBlock(nn.Module):
@@ -30,7 +32,7 @@ class BasicBlock(nn.Module):
 
 
 def resnet18() -> nn.Sequential:
-    """Build ``[B, 3, H, W] -> [B, 512, H / 32, W / 32]``, with torchvision's names."""
+    """Build ``[B, 3, H, W] -> [B, 512, H / 32, W / 32]``, with torchvision's names (table 1 of the paper)."""
     return nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),
@@ -43,3 +45,13 @@ def resnet18() -> nn.Sequential:
             layer4=nn.Sequential(BasicBlock(256, 512, 2), BasicBlock(512, 512, 1)),
         )
     )
+
+
+def small_resnet(in_channels: int, num_classes: int, depth: int = 110) -> nn.Sequential:
+    """Build the network for small images of section 4.2: ``[B, in_channels, H, W]`` to logits ``[B,
+    num_classes]``.
+
+    Three stages of (depth − 2) / 6 blocks have 16, 32 and 64 channels. ResNet-110 has 1.7 million parameters.
+    """
+    stem, blocks = normed_stem(in_channels, 16), (depth - 2) // 6
+    return small_image_network(stem, (16, 16, 32, 64), blocks, BasicBlock, (), num_classes)
