@@ -86,9 +86,9 @@ def evaluate(
     The images are not covered by the run's guarantee: publish the figures only if they are not private.
     """
     encoder_options = with_settings({}, settings or [])
-    from dpvision.networks.generators import Generator
+    from dpvision.networks.image_generator import ImageGenerator
 
-    if isinstance(api.load(run), Generator):
+    if isinstance(api.load(run), ImageGenerator):
         if positive is not None or threshold is not None:
             raise InputError(f"{run} released images: --positive and --threshold are for classifiers")
         with work_bars() as progress:
