@@ -110,7 +110,7 @@ def test_a_run_taken_up_again_trains_without_privacy_no_more(
 
 def test_a_release_is_loaded_sampled_and_measured(tmp_path: Path) -> None:
     images = made(200)
-    options: dict[str, Any] = {"method": "dp-diffusion", "epsilon": 8.0, "delta": 1e-3, "config": FAST}
+    options: dict[str, Any] = {"method": "dp-diffusion", "epsilon": 2.0, "delta": 1e-3, "config": FAST}
     result = dpvision.synthesize(images, out=tmp_path / "run", count=30, **options)
     generator = dpvision.load(tmp_path / "run")
     assert isinstance(generator, DiffusionGenerator)
@@ -121,6 +121,19 @@ def test_a_release_is_loaded_sampled_and_measured(tmp_path: Path) -> None:
     card = (tmp_path / "run/release/card.md").read_text()
     assert "the sum of clipped gradients" in card
     assert "class-wise sums of features and class counts" in card
+
+
+def test_centres_are_those_of_the_release() -> None:
+    images = made()
+    found = learned(DPDiffusion(), settings(images, warm_up_share=0.9), images, Budget(200.0, 1e-3))
+    centres = found.tensors["denoiser.centres"].mean(dim=(1, 2, 3))
+    for label in range(2):
+        chosen = images.subset((images.labels == label).nonzero().squeeze(1))  # type: ignore[attr-defined]
+        expected = float(chosen.take(torch.arange(len(chosen))).float().mean()) / 127.5 - 1
+        assert float(centres[label]) == pytest.approx(expected, abs=0.1)
+        assert float(centres[label]) != expected
+    alone = learned(DPDiffusion(), settings(images, warm_up_share=0.0), images, BUDGET)
+    assert not alone.tensors["denoiser.centres"].any()
 
 
 def test_learning_is_learning() -> None:

@@ -49,7 +49,7 @@ def test_what_is_packed_is_unpacked(classes: int) -> None:
 def test_gradients_are_those_of_one_example_at_a_time(side: int, channels: int) -> None:
     """In float64, against the reference: of the mean loss over an example's noise levels, clipped once."""
     model = generator(side, channels).denoiser.double()
-    model.frequencies = model.frequencies.double()
+    model.centres.uniform_(-1, 1)
     pixels = torch.randint(256, (3, channels, side, side), dtype=torch.uint8)
     draws = SeededRandom(0).by_example().of(torch.arange(3))
     views, targets = NoisyViews(2, 3)(pixels, torch.tensor([0, 1, 2]), draws)
@@ -112,9 +112,32 @@ def test_samples_are_the_same_for_a_seed_and_of_the_class() -> None:
     assert torch.equal(same.eval().sample(4, seed=3).pixels, made.sample(4, seed=3).pixels)
 
 
+def test_without_a_network_s_say_the_class_is_its_centre() -> None:
+    """Of a denoiser that has learned nothing, noise of any size becomes a normal law about the centre."""
+    made = generator(steps=12)
+    torch.nn.init.zeros_(made.denoiser.last.weight)
+    torch.nn.init.zeros_(made.denoiser.last.bias)  # type: ignore[arg-type]
+    made.denoiser.centres.copy_(torch.tensor([-0.5, 0.0, 0.5]).view(3, 1, 1, 1))
+    means = [
+        float(made.sample(40, labels=[name] * 40, seed=1).take(torch.arange(40)).float().mean())
+        for name in NAMES
+    ]
+    assert means[0] < 90 < 115 < means[1] < 140 < 165 < means[2]
+
+
+def test_the_network_sees_the_centre_and_no_more_of_an_unknown_class() -> None:
+    model = generator().denoiser
+    x, level, classes = torch.randn(2, 1, 8, 8), torch.zeros(2, 1), torch.eye(3)[:2]
+    known, unknown = packed(x, level, classes), packed(x, level, torch.zeros(2, 3))
+    before, of_none = model(known), model(unknown)
+    model.centres.uniform_(-1, 1)
+    assert not torch.allclose(model(known), before)
+    assert torch.equal(model(unknown), of_none)
+
+
 def test_guidance_goes_further_than_the_class() -> None:
     made = generator()
-    x, classes = torch.randn(4, 1, 8, 8), torch.eye(3)[torch.tensor([0, 1, 2, 0])]
+    x, classes = 0.1 * torch.randn(4, 1, 8, 8), torch.eye(3)[torch.tensor([0, 1, 2, 0])]
     known, unknown = made.denoised(x, 0.5, classes), made.denoised(x, 0.5, torch.zeros(4, 3))
     made.guidance = 0.5
     expected = known + 0.5 * (known - unknown)

@@ -10,11 +10,12 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-from dpvision.networks.denoiser import preconditioning, unpacked
+from dpvision.networks.denoiser import centres_of, preconditioning, unpacked
 from dpvision.privacy import InputError, SeededRandom
 from dpvision.views import NoisyViews, check_no_leak, check_no_leak_of_units
 
 CLASSES = 3
+CENTRED = NoisyViews(2, 2, centres=torch.rand(2, 1, 8, 8))
 
 
 def batch(count: int, shape: tuple[int, int, int] = (1, 8, 8)) -> tuple[Tensor, Tensor]:
@@ -44,6 +45,22 @@ def test_a_view_and_its_target_say_what_the_image_is(shape: tuple[int, int, int]
     torch.testing.assert_close(clean, expected, rtol=1e-3, atol=1e-3)
     assert torch.equal(classes.argmax(dim=1), labels.repeat_interleave(4))
     assert torch.equal(classes.sum(dim=1), torch.ones(80))
+
+
+def test_images_are_less_the_centre_of_their_class() -> None:
+    """And as they are where the class is left out."""
+    centres = torch.linspace(-1, 1, CLASSES * 64).view(CLASSES, 1, 8, 8)
+    pixels, labels = batch(30)
+    views, targets = made(NoisyViews(2, CLASSES, unlabelled=0.3, centres=centres), pixels, labels)
+    x, level, classes = unpacked(views.flatten(0, 1), 1, CLASSES)
+    how = preconditioning((4 * level).exp()[..., None, None])
+    clean = how.kept * x / how.scale + how.added * targets.flatten(0, 1)
+    whole = clean + centres_of(centres, classes)
+    expected = (pixels.float() / 127.5 - 1).repeat_interleave(2, dim=0)
+    torch.testing.assert_close(whole, expected, rtol=1e-3, atol=1e-3)
+    left_out = classes.sum(dim=1) == 0
+    assert 5 < int(left_out.sum()) < 35
+    torch.testing.assert_close(clean[left_out], expected[left_out], rtol=1e-3, atol=1e-3)
 
 
 def test_noise_is_normal_and_its_levels_follow_their_law() -> None:
@@ -80,7 +97,7 @@ def test_flips_and_classes_left_out_are_as_frequent_as_said() -> None:
     assert not unpacked(unlabelled.flatten(0, 1), 1, CLASSES)[2].any()
 
 
-@pytest.mark.parametrize("policy", [NoisyViews(1, 2), NoisyViews(3, 2, flip=True, unlabelled=0.5)])
+@pytest.mark.parametrize("policy", [NoisyViews(1, 2), NoisyViews(3, 2, flip=True, unlabelled=0.5), CENTRED])
 def test_no_example_leaks(policy: NoisyViews) -> None:
     check_no_leak(policy, (1, 8, 8))
     check_no_leak_of_units(policy, (3, 8, 8), 2)

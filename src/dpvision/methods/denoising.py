@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from dpvision.networks.denoiser import Denoiser, squared_error
 from dpvision.networks.precision import Precision, resolve_precision
 from dpvision.priors.processes import SMALLEST_SIZE, image_batches
-from dpvision.privacy.noise import SeededRandom
+from dpvision.privacy.noise import RandomSource, SeededRandom
 from dpvision.training import ExponentialMovingAverage, schedule_factor
 from dpvision.views import NoisyViews
 
@@ -42,11 +43,31 @@ def process_images(count: int, shape: tuple[int, int, int], tell: Callable[[int,
     return torch.cat(made)[:count]
 
 
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """Images that a denoiser learns from, and how they are shown.
+
+    Attributes:
+        images: uint8 ``[N, C, H, W]``.
+        labels: int64 ``[N]``; those below 0 are of no class.
+        policy: makes the views.
+    """
+
+    images: Tensor
+    labels: Tensor
+    policy: NoisyViews
+
+    def batch(self, count: int, random: RandomSource, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Draw images, and return their views and targets, ``[count·K, …]`` each."""
+        chosen = (random.uniform((count,)) * len(self.images)).long()
+        draws = random.by_example().of(torch.arange(count))
+        made = self.policy(self.images[chosen].to(device), self.labels[chosen].to(device), draws)
+        return made[0].flatten(0, 1), made[1].flatten(0, 1)
+
+
 def train_denoiser(
     model: Denoiser,
-    pixels: Tensor,
-    labels: Tensor,
-    policy: NoisyViews,
+    shown: Sequence[Shown],
     steps: int,
     learning_rate: float,
     precision: Precision,
@@ -56,9 +77,7 @@ def train_denoiser(
 
     Args:
         model: on the device to work on.
-        pixels: uint8 ``[N, C, H, W]``.
-        labels: int64 ``[N]``; those below 0 are of no class.
-        policy: makes the views.
+        shown: kinds of images, of which each step shows as many of each.
         steps: how many, of `BATCH` images each.
         learning_rate: of the first step.
         precision: that of forward and backward.
@@ -68,17 +87,18 @@ def train_denoiser(
     dtype = resolve_precision(precision, device)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     average, random = ExponentialMovingAverage(model, EMA_DECAY), SeededRandom(SEED)
-    everyone = torch.arange(BATCH)
     for step in range(steps):
-        chosen = (random.at("batch", step).uniform((BATCH,)) * len(pixels)).long()
-        draws = random.at("views", step).by_example().of(everyone)
-        views, targets = policy(pixels[chosen].to(device), labels[chosen].to(device), draws)
+        batches = [
+            each.batch(BATCH // len(shown), random.at(f"images {kind}", step), device)
+            for kind, each in enumerate(shown)
+        ]
+        views, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            output = model(views.flatten(0, 1))
+            output = model(views)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * schedule_factor("linear", step, steps)
         optimizer.zero_grad()
-        squared_error(output.float(), targets.flatten(0, 1)).mean().backward()
+        squared_error(output.float(), targets).mean().backward()
         optimizer.step()
         average.update(model, step)
         tell(step + 1, steps)

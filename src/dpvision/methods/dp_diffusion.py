@@ -10,7 +10,7 @@ levels, which are the views that its one gradient is the mean over.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpvision.methods.denoising import BATCH, process_images, train_denoiser
-from dpvision.methods.dp_mepf import DPMEPF, DPMEPFConfig, opened
+from dpvision.methods.denoising import BATCH, Shown, process_images, train_denoiser
+from dpvision.methods.dp_mepf import DPMEPF, DPMEPFConfig
 from dpvision.methods.estimates import Estimate, seconds_per_release, start_and_example
 from dpvision.methods.gradient_descent import DescentSettings, check_batch, clipped_gradient, descend, stage
 from dpvision.methods.method import Finished, Learned, Makes, Workplace
@@ -43,8 +43,12 @@ CENTRAL_IMAGES = 20_000
 
 NO_CLASS = -1
 
-PUBLIC_LEVELS = 1
-"""Noise levels of an image in a step without privacy: another image says more than another level."""
+IMAGES_OF_A_CENTRE = 256
+
+PUBLIC_LEVELS, PUBLIC_LEVEL_MEAN, PUBLIC_LEVEL_SPREAD = 1, -0.8, 1.4
+"""Noise levels of an image in a step without privacy, where another image says more than another level; and
+their law. Private images are shown with more noise: what they say of details is lost in that of the steps.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,8 @@ class DPDiffusionConfig(DescentSettings):
         warm_up_share: is the share of the budget, in terms of 1/σ², of the release that the images of the
             second part are made of; 0 is no release, and every class is then drawn as often.
         warm_up_steps: is how many steps the denoiser takes on these images.
+        warm_up_level_mean: centres the law of ln σ with which these images are shown, beside images of random
+            processes.
         warm_up: has the settings of that release and of the generator of its images, which are those of
             dp-mepf.
         public_learning_rate: scales the steps without privacy, by Adam, on 128 images each.
@@ -78,16 +84,17 @@ class DPDiffusionConfig(DescentSettings):
         InputError: a value is out of range.
     """
 
-    noise_levels: int = 4
-    level_mean: float = -0.8
-    level_spread: float = 1.4
+    noise_levels: int = 1
+    level_mean: float = 0.0
+    level_spread: float = 1.2
     flip: bool = False
     unlabelled: float = 0.0
     width: int = 32
     patch: int = 2
-    pretraining_steps: int = 1000
-    warm_up_share: float = 0.1
-    warm_up_steps: int = 1000
+    pretraining_steps: int = 600
+    warm_up_share: float = 0.3
+    warm_up_steps: int = 400
+    warm_up_level_mean: float = 0.5
     warm_up: dict[str, Any] = field(default_factory=dict)
     public_learning_rate: float = 1e-3
     sampling_steps: int = 10
@@ -103,12 +110,18 @@ class DPDiffusionConfig(DescentSettings):
         check(
             self.guidance == 0 or self.unlabelled > 0, "unlabelled", "above 0 for guidance", self.unlabelled
         )
-        self.views(2)
+        replace(self.views(2), level_mean=self.warm_up_level_mean)
 
-    def views(self, num_classes: int) -> NoisyViews:
-        """Return the view policy of the private images."""
+    def views(self, num_classes: int, centres: Tensor | None = None) -> NoisyViews:
+        """Return the view policy of the private images; ``centres`` are those of the denoiser."""
         return NoisyViews(
-            self.noise_levels, num_classes, self.level_mean, self.level_spread, self.flip, self.unlabelled
+            self.noise_levels,
+            num_classes,
+            self.level_mean,
+            self.level_spread,
+            self.flip,
+            self.unlabelled,
+            centres,
         )
 
     def build(self, facts: PublicFacts) -> DiffusionGenerator:
@@ -180,7 +193,7 @@ class DPDiffusion:
         public = config.pretraining_steps + config.warm_up_steps
         if public:
             few = torch.randint(256, (BATCH, *facts.image_shape), generator=generator, dtype=torch.uint8)
-            trial = partial(_train, config, model, few, None, 2)
+            trial = partial(_train, config, model, [_of_no_class(config, few, len(facts.class_names))], 2)
             trial(_to_nobody)  # the first takes longer
             started = perf_counter()
             trial(_to_nobody)
@@ -194,14 +207,16 @@ class DPDiffusion:
         """Make the first release, if there is one, and train the denoiser."""
         model = session.initialized(lambda: config.build(session.facts))
         released = DPMEPF().learn(config.of_release(), session) if config.warm_up_share else None
-        if released is not None:
-            sizes = opened(released)[0].class_sizes
-            model.class_proportions.copy_(sizes / sizes.sum())
         number = len(session.stages.stages) - 1
+        rough = None
+        if released is not None:
+            rough = _rough_generator(config, session, released)
+            model.class_proportions.copy_(rough.class_proportions)
+            model.denoiser.centres.copy_(_centres(rough))
         if not session.is_begun(number):
-            _train_publicly(config, session, model.denoiser, released)
-            session.agree(model)
-        views = config.views(len(session.facts.class_names))
+            _train_publicly(config, session, model.denoiser, rough)
+        session.agree(model)
+        views = config.views(len(session.facts.class_names), model.denoiser.centres)
         phases = [config.phase()]
         descend(session, number, "training", model.denoiser, config, phases, views, loss=squared_error)
         return Learned({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
@@ -217,43 +232,70 @@ class DPDiffusion:
         return Finished(model.eval().to(workplace.device))
 
 
+def _rough_generator(config: DPDiffusionConfig, session: Session, released: Learned) -> ImageGenerator:
+    """Make the generator of rough images of what was released first."""
+
+    def progress(what: str, done: int, total: int, account: Account | None = None) -> None:
+        session.tell(what, done, total)
+
+    workplace = Workplace(session.device, progress=progress)
+    rough = DPMEPF().finish(config.of_release(), released, session.facts, workplace).model
+    assert isinstance(rough, ImageGenerator)
+    return rough
+
+
+def _centres(rough: ImageGenerator) -> Tensor:
+    """Return the mean of each class's rough images, as a denoiser has them: ``[classes, C, H, W]``."""
+    classes = torch.arange(len(rough.class_names)).repeat_interleave(IMAGES_OF_A_CENTRE)
+    images = rough.sample(len(classes), labels=classes, seed=0).take(torch.arange(len(classes)))
+    return images.unflatten(0, (-1, IMAGES_OF_A_CENTRE)).float().mean(dim=1) / 127.5 - 1
+
+
 def _train_publicly(
-    config: DPDiffusionConfig, session: Session, model: Denoiser, released: Learned | None
+    config: DPDiffusionConfig, session: Session, model: Denoiser, rough: ImageGenerator | None
 ) -> None:
-    """Train a denoiser on images of random processes, then on those that are made of the first release."""
-    facts = session.facts
+    """Train a denoiser on images of random processes, then on rough images too, if there are any.
+
+    What these look like is right in the large alone. So they are shown with much noise, and images of random
+    processes with any, so that the denoiser keeps what it knows of details.
+    """
+    facts, warm_up_steps = session.facts, config.warm_up_steps if rough else 0
+    tell = partial(session.tell, "making images of random processes")
+    count = (config.pretraining_steps + warm_up_steps) * BATCH
+    if count:
+        public = _of_no_class(config, process_images(count, facts.image_shape, tell), len(facts.class_names))
     if config.pretraining_steps:
-        tell = partial(session.tell, "making images of random processes")
-        pixels = process_images(config.pretraining_steps * BATCH, facts.image_shape, tell)
         tell = partial(session.tell, "learning from random processes")
-        _train(config, model, pixels, None, config.pretraining_steps, tell)
-    if released is not None and config.warm_up_steps:
-
-        def progress(what: str, done: int, total: int, account: Account | None = None) -> None:
-            session.tell(what, done, total)
-
-        workplace = Workplace(session.device, progress=progress)
-        rough = DPMEPF().finish(config.of_release(), released, facts, workplace).model
-        assert isinstance(rough, ImageGenerator)
+        _train(config, model, [public], config.pretraining_steps, tell)
+    if rough is not None and warm_up_steps:
         images = rough.sample(CENTRAL_IMAGES, seed=0)
-        pixels = images.take(torch.arange(len(images)))
+        assert images.labels is not None
+        policy = replace(public.policy, level_mean=config.warm_up_level_mean, centres=model.centres)
+        central = Shown(images.take(torch.arange(len(images))), images.labels, policy)
         tell = partial(session.tell, "learning from images of the release")
-        _train(config, model, pixels, images.labels, config.warm_up_steps, tell)
+        _train(config, model, [central, public], warm_up_steps, tell)
+
+
+def _of_no_class(config: DPDiffusionConfig, pixels: Tensor, num_classes: int) -> Shown:
+    """Return public images of no class, as they are shown: with noise of any size."""
+    policy = replace(
+        config.views(num_classes),
+        count=PUBLIC_LEVELS,
+        level_mean=PUBLIC_LEVEL_MEAN,
+        level_spread=PUBLIC_LEVEL_SPREAD,
+    )
+    return Shown(pixels, torch.full((len(pixels),), NO_CLASS), policy)
 
 
 def _train(
     config: DPDiffusionConfig,
     model: Denoiser,
-    pixels: Tensor,
-    labels: Tensor | None,
+    shown: Sequence[Shown],
     steps: int,
     tell: Callable[[int, int], None],
 ) -> None:
-    """Train a denoiser on images that cost nothing, of no class where there are no labels."""
-    if labels is None:
-        labels = torch.full((len(pixels),), NO_CLASS)
-    policy = replace(config.views(model.num_classes), count=PUBLIC_LEVELS)
-    train_denoiser(model, pixels, labels, policy, steps, config.public_learning_rate, config.precision, tell)
+    """Train a denoiser on images that cost nothing."""
+    train_denoiser(model, shown, steps, config.public_learning_rate, config.precision, tell)
 
 
 def _to_nobody(done: int, total: int) -> None:
@@ -263,13 +305,16 @@ def _to_nobody(done: int, total: int) -> None:
 def _by_shape(facts: PublicFacts, device: torch.device) -> DPDiffusionConfig:
     """Choose settings that suit images of this shape and number."""
     channels, side, _ = facts.image_shape
-    patch = max(1, side // 16) if side in SIDES else 2
+    on_gpu = device.type == "cuda"
     return DPDiffusionConfig(
-        steps=100,
-        expected_batch_size=max(1, min(facts.num_examples // 8, 4096)),
-        learning_rate=3e-4,
+        steps=200,
+        expected_batch_size=max(1, min(facts.num_examples // 8, 4096 if on_gpu else 1024)),
+        noise_levels=8 if on_gpu else 1,
+        learning_rate=1e-3,
+        max_grad_norm=0.3,
         optimizer="adam",
-        ema_decay=0.9,
+        schedule="linear",
+        ema_decay=0.98,
         flip=channels == 3,
-        patch=patch,
+        patch=max(1, side // 16) if side in SIDES else 2,
     )

@@ -58,8 +58,10 @@ class ConditionedBlock(nn.Module):
 class Denoiser(nn.Module):
     """A U-Net on patches of an image, its noise level and its class.
 
-    Its input is what :func:`packed` makes of these, so that a view of an image is one tensor. A class is a
-    one-hot row, or zeros where it is not known. Its output is what :class:`Preconditioning` says.
+    Images are less the centre of their class, a public image that the network sees too: at so much noise that
+    nothing is seen of an image, it has nothing to add to the centre. Its input is what :func:`packed` makes
+    of an image, its noise level and its class, so that a view is one tensor. A class is a one-hot row, or
+    zeros where it is not known, whose centre is 0. Its output is what :class:`Preconditioning` says.
 
     Args:
         image_shape: (C, H, W); a square whose side is a multiple of ``patch``.
@@ -67,11 +69,15 @@ class Denoiser(nn.Module):
         width: channels at the highest resolution, a multiple of 8; twice as many at the lower ones.
         patch: the side of the squares of pixels that become one position.
 
+    Attributes:
+        centres: buffer ``[max(1, num_classes), C, H, W]``, from −1 to 1; at first 0.
+
     Raises:
         InputError: there is no such network.
     """
 
     frequencies: Tensor
+    centres: Tensor
 
     def __init__(self, image_shape: Sequence[int], num_classes: int, width: int, patch: int) -> None:
         super().__init__()
@@ -90,13 +96,13 @@ class Denoiser(nn.Module):
         while inside % 2 == 0 and inside > SMALLEST_INSIDE:
             inside, depth = inside // 2, depth + 1
         widths = [width] + [2 * width] * (depth - 1)
-        self.register_buffer(
-            "frequencies", math.pi * 2.0 ** torch.arange(FREQUENCIES).sub(2), persistent=False
-        )
+        frequencies = math.pi * 2.0 ** torch.arange(FREQUENCIES).sub(2)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.register_buffer("centres", torch.zeros(max(1, num_classes), *image_shape))
         self.of_level = nn.Linear(2 * FREQUENCIES, EMBEDDED)
         self.of_class = nn.Linear(max(1, num_classes), EMBEDDED, bias=False)
         self.embed = nn.Linear(EMBEDDED, EMBEDDED)
-        self.first = nn.Conv2d(channels * patch**2, width, 3, padding=1)
+        self.first = nn.Conv2d(2 * channels * patch**2, width, 3, padding=1)
         self.down = nn.ModuleList(ConditionedBlock(w, w) for w in widths)
         self.halve = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
         self.up = nn.ModuleList(ConditionedBlock(a + b, a) for a, b in pairwise(widths))
@@ -110,6 +116,7 @@ class Denoiser(nn.Module):
         waves = level * self.frequencies
         embedded = self.of_level(torch.cat([waves.sin(), waves.cos()], dim=1)) + self.of_class(classes)
         embedded = F.silu(self.embed(F.silu(embedded)))
+        x = torch.cat([x, centres_of(self.centres, classes)], dim=1)
         x = self.first(F.pixel_unshuffle(x, self.patch))
         passed = []
         for number, block in enumerate(self.down):
@@ -140,10 +147,19 @@ def unpacked(views: Tensor, channels: int, num_classes: int) -> tuple[Tensor, Te
     return views[:, :channels], facts[:, :1], facts[:, 1:]
 
 
+def centres_of(centres: Tensor, classes: Tensor) -> Tensor:
+    """Return the centres ``[N, C, H, W]`` of one-hot classes ``[N, classes]``: exact, however products of
+    matrices are rounded, for all terms of a sum but one are 0.
+    """
+    with torch.autocast(classes.device.type, enabled=False):
+        return (classes @ centres.flatten(1)).unflatten(1, centres.shape[1:])
+
+
 @dataclass(frozen=True)
 class Preconditioning:
-    """What relates noisy images x = x0 + σ·n to what a :class:`Denoiser` takes and gives: it sees ``scale``·x
-    at ``level``, and its output F says that x0 is ``kept``·x + ``added``·F.
+    """What relates noisy images x = x0 + σ·n, where x0 is an image less its centre, to what a
+    :class:`Denoiser` takes and gives: it sees ``scale``·x at ``level``, and its output F says that x0 is
+    ``kept``·x + ``added``·F.
     """
 
     level: Tensor

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dpvision.networks.denoiser import Denoiser, packed, preconditioning
+from dpvision.networks.denoiser import Denoiser, centres_of, packed, preconditioning
 from dpvision.networks.image_generator import ImageGenerator
 from dpvision.privacy.errors import InputError
 
@@ -81,12 +81,13 @@ class DiffusionGenerator(ImageGenerator):
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
         classes = F.one_hot(labels, len(self.class_names)).to(noise)
+        centre = centres_of(self.denoiser.centres, classes)
         x, before, step_before = MOST_NOISE * noise, None, 0.0
         levels = noise_levels(self.steps)
         for sigma, following in zip(levels, [*levels[1:], 0.0], strict=True):
             clean = self.denoised(x, sigma, classes)
             if following == 0:
-                return clean.add(1).div(2).clamp(0, 1)
+                return (clean + centre).add(1).div(2).clamp(0, 1)
             step = math.log(sigma / following)
             guess = clean
             if before is not None:
@@ -96,18 +97,20 @@ class DiffusionGenerator(ImageGenerator):
         raise AssertionError("the last step returns")
 
     def denoised(self, x: Tensor, sigma: float, classes: Tensor) -> Tensor:
-        """Return what images ``[B, C, H, W]`` are without their noise of this standard deviation, in [−1, 1],
-        for one-hot classes ``[B, classes]``.
+        """Return what images ``[B, C, H, W]`` are without their noise of this standard deviation, all less
+        the centres of their one-hot classes ``[B, classes]``.
         """
-        known = self._output(x, sigma, classes)
+        centre = centres_of(self.denoiser.centres, classes)
+        clean = self._clean(x, sigma, classes)
         if self.guidance:
-            known = known + self.guidance * (known - self._output(x, sigma, torch.zeros_like(classes)))
-        how = preconditioning(torch.tensor(sigma, device=x.device))
-        return (how.kept * x + how.added * known).clamp(-1, 1)
+            unknown = self._clean(x + centre, sigma, torch.zeros_like(classes)) - centre
+            clean = clean + self.guidance * (clean - unknown)
+        return (clean + centre).clamp(-1, 1) - centre
 
-    def _output(self, x: Tensor, sigma: float, classes: Tensor) -> Tensor:
+    def _clean(self, x: Tensor, sigma: float, classes: Tensor) -> Tensor:
         how = preconditioning(torch.tensor(sigma, device=x.device))
-        return self.denoiser(packed(how.scale * x, how.level.expand(len(x), 1), classes))
+        output = self.denoiser(packed(how.scale * x, how.level.expand(len(x), 1), classes))
+        return how.kept * x + how.added * output
 
 
 def noise_levels(steps: int) -> list[float]:

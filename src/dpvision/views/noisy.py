@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dpvision.networks.denoiser import packed, preconditioning
+from dpvision.networks.denoiser import centres_of, packed, preconditioning
 from dpvision.privacy.by_example import ExampleDraws
 from dpvision.privacy.errors import InputError
 
@@ -16,7 +16,7 @@ HALF_A_STEP = 2.0**-25
 """Half of the distance of two uniform numbers that examples draw."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NoisyViews:
     """A view policy: each view is the image with normal noise, its noise level and its class; its target is
     what a :class:`dpvision.networks.denoiser.Denoiser` should say of it.
@@ -38,6 +38,8 @@ class NoisyViews:
         unlabelled: the share of views whose class is left out, so that the denoiser also learns what it is to
             say of an image of an unknown class.
 
+        centres: those of the classes that the denoiser knows, which images are less; by default 0.
+
     Raises:
         InputError: a value is out of range.
     """
@@ -48,6 +50,7 @@ class NoisyViews:
     level_spread: float = 1.2
     flip: bool = False
     unlabelled: float = 0.0
+    centres: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -96,6 +99,9 @@ class NoisyViews:
         if self.flip:
             clean = torch.where(of_flip[..., None, None] < 0.5, clean.flip(4), clean)
         known = torch.where(of_class < self.unlabelled, 0.0, classes.to(pixels.device))
+        if self.centres is not None:
+            centres = centres_of(self.centres.to(pixels.device), known.flatten(0, 1))
+            clean = clean - centres.unflatten(0, (B, K))
         how = preconditioning(sigma[..., None, None])
         noisy = clean + sigma[..., None, None] * _normal(of_noise).view(clean.shape)
         target = (clean - how.kept * noisy) / how.added
