@@ -1,6 +1,6 @@
-"""Synthetic images by DP-MEPF: what they are worth to a classifier, and how far from the real ones.
+"""Synthetic images by a method: what they are worth to a classifier, and how far from the real ones.
 
-    python benchmarks/synthesis.py DATA --out RUNS.json [--epsilon .2 1 10] [--seeds 3] [--held-out N] …
+    python benchmarks/synthesis.py DATA --out RUNS.json [--method dp-mepf] [--epsilon .2 1 10] [--seeds 3] …
 
 DATA has a test split, on which figures are measured, and is treated as public here: its ledger is a new one
 for each run. With --held-out, N of its training images are that, the others the private ones, and the test
@@ -44,6 +44,7 @@ def split(data: str, held_out: int) -> tuple[Images, Images]:
 def run(
     private: Images,
     test: Images,
+    method: str,
     epsilon: float,
     count: int,
     config: dict[str, Any],
@@ -55,6 +56,7 @@ def run(
         started = perf_counter()
         result = dpvision.synthesize(
             private,
+            method=method,
             epsilon=epsilon,
             delta=DELTA,
             count=count,
@@ -80,6 +82,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", metavar="DATA")
+    parser.add_argument("--method", default="dp-mepf", help="one that makes images; by default %(default)s")
     parser.add_argument("--out", type=Path, required=True, help="a JSON file of the runs that are done")
     parser.add_argument("--epsilon", type=float, nargs="+", default=[0.2, 1.0, 10.0])
     parser.add_argument("--seeds", type=int, default=1, help="runs of each ε")
@@ -94,6 +97,7 @@ def main() -> None:
     settings = with_settings({}, arguments.set)
     made_with = {
         "data": arguments.data,
+        "method": arguments.method,
         "held_out": arguments.held_out,
         "count": arguments.count,
         "settings": settings,
@@ -110,7 +114,8 @@ def main() -> None:
             if kept.count(title) > seed:
                 continue
             keep = arguments.samples / f"epsilon-{title}.png" if arguments.samples and seed == 0 else None
-            kept.add(title, run(private, test, epsilon, arguments.count, settings, resnet9, keep))
+            done = run(private, test, arguments.method, epsilon, arguments.count, settings, resnet9, keep)
+            kept.add(title, done)
             print(f"ε = {title}, run {seed + 1}: {kept.by_title[title][-1]}", file=sys.stderr, flush=True)
     if arguments.json:
         print(json.dumps(kept.content))

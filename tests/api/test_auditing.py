@@ -20,6 +20,15 @@ EPSILON = 4.0
 STEPS = {"network": "linear", "steps": 15, "expected_batch_size": 500, "learning_rate": 0.5}
 VIEWS = STEPS | {"expected_batch_size": 1437, "augmult": 2, "pad": 1, "k_self": 1}
 HEAD = {"encoder": "pixels", "steps": 15, "expected_batch_size": 1437, "learning_rate": 1.0}
+DENOISED = {
+    "steps": 5,
+    "expected_batch_size": 500,
+    "width": 8,
+    "noise_levels": 1,
+    "max_grad_norm": 0.1,
+    "pretraining_steps": 1,
+    "warm_up_steps": 1,
+}
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "dp-sgd": STEPS,
     "dp-mix-self": VIEWS,
@@ -27,6 +36,7 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "dp-randp": HEAD,
     "dp-ridge": {"encoder": "pixels"},
     "dp-mepf": {"steps": 1},
+    "dp-diffusion": DENOISED,
 }
 
 

@@ -44,6 +44,13 @@ train("ridge", made(120, units=4), method="dp-ridge", config={"encoder": "pixels
 train("weighed", config={**linear, "class_weight": "balanced"}, seed=3)
 small = {"steps": 2, "batch_size": 8, "network_width": 128, "encoder_options": {"products": False}}
 dpvision.synthesize(made(120), method="dp-mepf", config=small, count=4, out=out / "mepf", seed=3, **budget)
+denoised = {
+    "steps": 3, "expected_batch_size": 20, "width": 8, "noise_levels": 2, "pretraining_steps": 2,
+    "warm_up_steps": 2, "sampling_steps": 2, "engine": "by-size",
+}
+dpvision.synthesize(
+    made(120), method="dp-diffusion", config=denoised, count=4, out=out / "diffusion", seed=3, **budget
+)
 search = {"learning_rate": [0.1, 0.3]}
 dpvision.tune(
     made(120), method="dp-sgd", config=linear, search=search, trials=3, out=out / "tuned", seed=3, **budget
@@ -80,7 +87,7 @@ def test_several_processes_release_what_one_does(
     ended_well(ended)
     together = weights_of(tmp_path)
     assert together.keys() == alone.keys()
-    assert len({name.split("/")[0] for name in together}) == 7
+    assert len({name.split("/")[0] for name in together}) == 8
     for name, tensor in together.items():
         one = alone[name].double()
         # Sums in float64 in another order, with noise, rounded to float32: a last bit at a step.

@@ -34,6 +34,7 @@ BUDGET = Budget(8.0, 1e-3)
 COUNT, MOST = 700, 256
 STEPS: dict[str, Any] = {"steps": 2, "expected_batch_size": 500}
 ENCODER: dict[str, Any] = {"encoder": "random-wrn-10-1"}
+DENOISED: dict[str, Any] = {"width": 8, "noise_levels": 1, "pretraining_steps": 1, "warm_up_steps": 1}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("dp-sgd", STEPS | {"network": "linear"}),
     ("dp-mix-self", STEPS | {"network": "linear", "augmult": 2, "k_self": 1}),
@@ -42,6 +43,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("dp-randp", STEPS | ENCODER | {"phase_iii": "full", "phase_ii_share": 0.5, "augmult": 1}),
     ("dp-ridge", ENCODER),
     ("dp-mepf", {"steps": 1, "batch_size": 4, "encoder": "pixels", "encoder_options": {"size": 4}}),
+    ("dp-diffusion", STEPS | DENOISED),
 ]
 
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dpvision.networks.generators import Generator, apportion
+from dpvision.networks.generators import Generator
+from dpvision.networks.image_generator import apportion
 from dpvision.privacy import InputError
 
 NAMES = tuple("abcdefghij")

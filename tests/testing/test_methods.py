@@ -21,6 +21,14 @@ PIXELS = {"encoder": "pixels", "encoder_options": {"size": 4}}
 FIT = {"steps": 2, "batch_size": 4, "precision": "float32"}
 MIXED = GRADIENTS | VIEWS | {"k_self": 2}
 BALANCED = {"class_weight": "balanced"}
+DENOISED = GRADIENTS | {
+    "width": 8,
+    "noise_levels": 2,
+    "pretraining_steps": 2,
+    "warm_up_steps": 2,
+    "warm_up": {"encoder": "pixels", "encoder_options": {"size": 4}},
+    "sampling_steps": 2,
+}
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "dp-sgd": [
         GRADIENTS | VIEWS,
@@ -43,6 +51,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         FIT | PIXELS | {"second_moment_weight": 1.5},
         FIT | PIXELS | {"labelled": False},
     ],
+    "dp-diffusion": [DENOISED, DENOISED | {"warm_up_share": 0.0, "flip": True, "unlabelled": 0.5}],
 }
 EXAMPLES = [0, 5, FEW - 1]
 CASES = [
@@ -92,7 +101,9 @@ def test_neighbours_differ_by_what_is_paid_for(
         releases += calibration.STEPS
     if "class_weight" in config and method != "dp-ridge":  # which counts the classes anyway
         releases += 1
+    if method == "dp-diffusion" and "warm_up_share" not in config:
+        releases += 1
     assert all(comparison.releases == releases for comparison in found)
 
 
-ONE_EACH_STEP = {"dp-sgd", "dp-mix-self", "dp-mix-diff", "dp-randp"}
+ONE_EACH_STEP = {"dp-sgd", "dp-mix-self", "dp-mix-diff", "dp-randp", "dp-diffusion"}

@@ -21,6 +21,14 @@ PIXELS = {"encoder": "pixels", "encoder_options": {"size": 4}}
 FIT = {"steps": 2, "batch_size": 4, "precision": "float32"}
 MIXED = GRADIENTS | VIEWS | {"k_self": 2}
 BALANCED = {"class_weight": "balanced"}
+DENOISED = {
+    "width": 8,
+    "noise_levels": 2,
+    "pretraining_steps": 1,
+    "warm_up_steps": 1,
+    "warm_up": PIXELS,
+    "sampling_steps": 2,
+}
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "dp-sgd": [GRADIENTS | VIEWS, GRADIENTS | VIEWS | BALANCED],
     "dp-mix-self": [MIXED],
@@ -32,6 +40,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     ],
     "dp-ridge": [PIXELS, PIXELS | BALANCED],
     "dp-mepf": [FIT | PIXELS, FIT | PIXELS | {"second_moment_weight": 1.5, "labelled": False}],
+    "dp-diffusion": [GRADIENTS | DENOISED],
 }
 CASES = [
     # A method's first settings with units of three images; the rest takes minutes.

@@ -35,7 +35,7 @@ from dpvision.evaluation.benchmark_training import BENCHMARK_NETWORKS
 from dpvision.images import ImageSet, open_images
 from dpvision.methods import check_settings
 from dpvision.networks import WideResNet
-from dpvision.networks.generators import Generator
+from dpvision.networks.image_generator import ImageGenerator
 from dpvision.priors import build_encoder
 from dpvision.priors.encoders import Encoder
 from dpvision.privacy.errors import InputError, named_option
@@ -101,7 +101,7 @@ def evaluate_images(
     """
     place = find_release(run)
     generator = load(place)
-    if not isinstance(generator, Generator):
+    if not isinstance(generator, ImageGenerator):
         raise InputError(f"{run} released a classifier and no images; give a run of dpvision synthesize")
     learners = None if classifiers is None else named_classifiers(classifiers)
     shape = generator.image_shape
@@ -203,7 +203,7 @@ def _encoder(
     )
 
 
-def _released_images(place: Path, generator: Generator) -> ImageSet:
+def _released_images(place: Path, generator: ImageGenerator) -> ImageSet:
     """Read the released images in the first format that there is; all hold the same images."""
     folder = place / "images"
     files = (folder / "parquet" / "images.parquet", folder / "npz" / "images.npz", folder / "png")

@@ -19,7 +19,7 @@ from dpvision.images.files import reading
 from dpvision.images.write import image_files
 from dpvision.methods import PREVIEWED_OF_A_CLASS, Finished, Learned
 from dpvision.networks import Classifier
-from dpvision.networks.generators import Generator, apportion
+from dpvision.networks.image_generator import ImageGenerator, apportion
 from dpvision.privacy import Event
 from dpvision.reports import card_markdown, release_card
 from dpvision.reports.grid import class_sheet, image_sheet
@@ -95,7 +95,7 @@ class Synthesis:
     delta: float
     count: int
     release: Path
-    generator: Generator
+    generator: ImageGenerator
 
 
 def release_files(
@@ -162,14 +162,14 @@ def published(run: RunDirectory) -> Result | Synthesis:
     card, model = read_json(path), load_release(run.release_path)
     with reading(str(path)):
         epsilon, delta = float(card["epsilon"]), float(card["delta"])
-        if isinstance(model, Generator):
+        if isinstance(model, ImageGenerator):
             return Synthesis(epsilon, delta, int(card["images"]["count"]), run.release_path, model)
         test = card["test"]
         on_test = Accuracy(test["correct"], test["total"]) if test else None
     return Result(epsilon, delta, on_test, _read_report(run), run.release_path, model)
 
 
-def measured(run: RunDirectory, model: Classifier | Generator, test: ImageSet | None) -> Accuracy | None:
+def measured(run: RunDirectory, model: Classifier | ImageGenerator, test: ImageSet | None) -> Accuracy | None:
     """Measure a classifier on the test images, if there are any. Returns the accuracy, which is all that the
     release has of it; every other figure is written to RUN/private.
     """
@@ -205,7 +205,7 @@ def write_preview(folder: Path, class_names: Sequence[str], pixels: Tensor, step
     write_atomically(folder / f"{step:06d}.png", sheet, public=True)
 
 
-def drawn(generator: Generator, images: FinishOptions, seed: int | None) -> Images:
+def drawn(generator: ImageGenerator, images: FinishOptions, seed: int | None) -> Images:
     """Return images to be published: as many, and of the classes, as the resolved options say."""
     assert images.count is not None
     labels: Any = None

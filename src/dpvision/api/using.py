@@ -17,7 +17,7 @@ from dpvision.evaluation.probabilities import log_probabilities_in_parts
 from dpvision.images import ImageSet
 from dpvision.images.choices import Choices
 from dpvision.networks import Classifier, register_network
-from dpvision.networks.generators import Generator
+from dpvision.networks.image_generator import ImageGenerator
 from dpvision.privacy.errors import InputError
 from dpvision.runs import Progress, load_release
 from dpvision.runs.files import read_json
@@ -47,7 +47,7 @@ class Prediction:
         return max(self.probabilities.values(), default=math.nan)
 
 
-def load(path: str | os.PathLike[str], network: Any = None) -> Classifier | Generator:
+def load(path: str | os.PathLike[str], network: Any = None) -> Classifier | ImageGenerator:
     """Return the classifier or generator of a run or release directory, on the CPU and in evaluation mode.
 
     A classifier takes uint8 images ``[B, C, H, W]``, or floating point in [0, 1], and returns logits
@@ -72,12 +72,12 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
         InputError: as :func:`load`, or it released a generator.
     """
     model = load(path)
-    if isinstance(model, Generator):
+    if isinstance(model, ImageGenerator):
         raise InputError(f"{path} released a generator of images; give a run of dpvision train")
     return model
 
 
-def load_generator(path: str | os.PathLike[str]) -> Generator:
+def load_generator(path: str | os.PathLike[str]) -> ImageGenerator:
     """Return the generator of a run, as above, which must have released one.
 
     Raises:

@@ -137,10 +137,10 @@ def evaluate(
         dpvision evaluate runs/synthetic photos/ --reference --copies
     """
     encoder_options = with_settings({}, settings or [])
-    from dpvision.networks.generators import Generator
+    from dpvision.networks.image_generator import ImageGenerator
 
     model = api.load(run)
-    if isinstance(model, Generator):
+    if isinstance(model, ImageGenerator):
         if positive is not None or threshold is not None:
             raise InputError(f"{run} released images: --positive and --threshold are for classifiers")
         asked = {"reference": reference, "copies": copies, "private": private, "neighbours": neighbours}

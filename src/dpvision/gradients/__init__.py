@@ -6,6 +6,7 @@ from dpvision.gradients.clipped import (
     check_clipping_norm,
     clipped_gradient_sum,
 )
+from dpvision.gradients.forward import Loss
 from dpvision.gradients.reference import reference_clipped_sum, reference_gradients
 from dpvision.gradients.refusals import refuse_cross_example_layers
 from dpvision.gradients.rules import RULES, rule
@@ -17,6 +18,7 @@ __all__ = [
     "ClippedGradient",
     "ClippedSum",
     "Engine",
+    "Loss",
     "Precision",
     "check_clipping_norm",
     "check_engine",

@@ -35,6 +35,7 @@ from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
 from dpvision.privacy.mean_embedding import MeanEmbedding
+from dpvision.privacy.mechanisms import GaussianSumMechanism
 from dpvision.privacy.noise import SeededRandom
 
 LARGEST_SIDES = {1: 28, 3: 8}
@@ -154,7 +155,9 @@ class DPMEPF:
         fit_once(encoder.to(session.device), partial(session.tell, "looking at random processes"))
         session.agree(encoder)
         sums = self.released_sums(config, session, encoder)
-        noise = session.stages.noise_multiplier * config.mechanism(1, 1).sensitivity
+        mechanism = session.stages.stages[0].mechanism
+        assert isinstance(mechanism, GaussianSumMechanism)
+        noise = mechanism.standard_deviation
         return learned_of(sums, _facts(config, facts, encoder, noise), encoder)
 
     def released_sums(self, config: DPMEPFConfig, session: Session, encoder: Encoder) -> dict[str, Tensor]:

@@ -55,6 +55,10 @@ class FollowingSession(Session):
     def tell(self, what: str, done: int, total: int) -> None:
         """Tell nobody: whoever watches the run watches the leader."""
 
+    def is_begun(self, number: int) -> bool:
+        """Say what the leader says."""
+        return bool(self._peers.say())
+
     def _is_kept(self, number: int) -> bool:
         return bool(self._peers.say())
 

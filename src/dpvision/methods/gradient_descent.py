@@ -18,6 +18,7 @@ from torch import Tensor
 from dpvision.gradients import (
     ClippedGradient,
     Engine,
+    Loss,
     Precision,
     check_clipping_norm,
     check_engine,
@@ -42,8 +43,8 @@ LARGEST_EPSILON = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientSettings(ViewSettings, CountSettings):
-    """Everything public about DP-SGD steps but the network, the data and the budget.
+class DescentSettings:
+    """Everything public about DP-SGD steps but the views, the network, the data and the budget.
 
     Attributes:
         steps: how many noisy steps are taken; the budget pays for each.
@@ -61,8 +62,6 @@ class GradientSettings(ViewSettings, CountSettings):
             which a seeded run of a large network is the same in another process to the last bit; or
             "compiled", by one compiled program, which takes a minute to make.
 
-    The others are those of :class:`ViewSettings` and :class:`CountSettings`.
-
     Raises:
         InputError: a value is out of range.
     """
@@ -79,8 +78,6 @@ class GradientSettings(ViewSettings, CountSettings):
     engine: Engine = "measured"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_class_weight()
         check(self.steps >= 1, "steps", "at least 1", self.steps)
         check(self.expected_batch_size >= 1, "expected_batch_size", "at least 1", self.expected_batch_size)
         check_clipping_norm(self.max_grad_norm)
@@ -99,16 +96,34 @@ class GradientSettings(ViewSettings, CountSettings):
         return Phase(self.steps, self.optimizer, self.learning_rate, self.momentum, self.schedule)
 
 
+@dataclass(frozen=True, kw_only=True)
+class GradientSettings(DescentSettings, ViewSettings, CountSettings):
+    """Everything public about a classifier's DP-SGD steps but the network, the data and the budget.
+
+    The settings are those of :class:`DescentSettings`, :class:`ViewSettings` and :class:`CountSettings`.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ViewSettings.__post_init__(self)
+        self.check_class_weight()
+
+
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Compute ``[N]`` losses of ``[N, classes]`` and indices ``[N]`` or probabilities ``[N, classes]``."""
     return F.cross_entropy(logits, targets, reduction="none")
 
 
-def clipped_gradient(model: torch.nn.Module, settings: GradientSettings) -> ClippedGradient:
-    """Return the object that computes the clipped sums of a model's gradients."""
+def clipped_gradient(
+    model: torch.nn.Module, settings: DescentSettings, loss: Loss = cross_entropy
+) -> ClippedGradient:
+    """Return the object that computes the clipped sums of the gradients of a model's loss."""
     return ClippedGradient(
         model,
-        cross_entropy,
+        loss,
         settings.max_grad_norm,
         precision=settings.precision,
         engine=settings.engine,
@@ -145,7 +160,7 @@ def way_for_noise(images: float, momentum: float, schedule: Schedule) -> float:
     return {"constant": 1.0, "linear": math.sqrt(3)}[schedule] * (1 - momentum) * images
 
 
-def check_batch(settings: GradientSettings, num_examples: int) -> None:
+def check_batch(settings: DescentSettings, num_examples: int) -> None:
     """Raise InputError when the batches are larger than the data set."""
     if settings.expected_batch_size > num_examples:
         raise InputError(
@@ -154,7 +169,7 @@ def check_batch(settings: GradientSettings, num_examples: int) -> None:
         )
 
 
-def stage(settings: GradientSettings, num_examples: int, noise_multiplier: float, of: str = "") -> Stage:
+def stage(settings: DescentSettings, num_examples: int, noise_multiplier: float, of: str = "") -> Stage:
     """Return a stage with one noisy gradient sum for each step; ``of`` says what of, if not of weights."""
     sampler = PoissonSampler(num_examples, settings.expected_batch_size / num_examples)
     mechanism = GaussianSumMechanism(noise_multiplier, settings.max_grad_norm, sampler)
@@ -166,17 +181,18 @@ def descend(
     number: int,
     what: str,
     model: torch.nn.Module,
-    settings: GradientSettings,
+    settings: DescentSettings,
     phases: Sequence[Phase],
     policy: ViewPolicy,
     encode: Callable[[ImageSet], Tensor | Examples] | None = None,
+    loss: Loss = cross_entropy,
 ) -> None:
     """Train ``model`` in place by steps with these settings; see :meth:`Session.descend`."""
     session.descend(
         number,
         what,
         model,
-        engine=clipped_gradient(model, settings),
+        engine=clipped_gradient(model, settings, loss),
         policy=policy,
         phases=phases,
         ema_decay=settings.ema_decay,

@@ -13,7 +13,7 @@ from dpvision.methods.estimates import Estimate
 from dpvision.methods.session import Session
 from dpvision.methods.stages import Stage
 from dpvision.networks import Classifier
-from dpvision.networks.generators import Generator
+from dpvision.networks.image_generator import ImageGenerator
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.facts import PublicFacts
 from dpvision.runs.checkpoints import Checkpoints
@@ -67,7 +67,7 @@ class Finished:
         card: what the card says of it, as JSON types.
     """
 
-    model: Classifier | Generator
+    model: Classifier | ImageGenerator
     files: Mapping[str, bytes] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
 

@@ -144,9 +144,18 @@ class Session:
             torch.default_generator.manual_seed(seed)
             return build().to(self.device)
 
-    def agree(self, encoder: Encoder) -> None:
-        """Let all processes of the run have the leader's encoder: fitted on other hardware it may differ."""
-        self._peers.share(list(encoder.state_dict().values()))
+    def agree(self, module: nn.Module) -> None:
+        """Let all processes of the run have the leader's weights of a module, such as an encoder: fitted on
+        other hardware they may differ.
+        """
+        self._peers.share(list(module.state_dict().values()))
+
+    def is_begun(self, number: int) -> bool:
+        """Say, to the followers too, whether the stage ``number`` goes on from a checkpoint: what it would
+        start from need not be made again.
+        """
+        begun = number in self._results or (bool(self._state) and self._state_of == number)
+        return bool(self._peers.say(begun))
 
     def refuse_own(self, encoder: Encoder) -> None:
         """Raise InputError where the encoder was learned from some of these very images, as if they were

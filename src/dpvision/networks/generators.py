@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpvision.images.images import Images, check_class_names
 from dpvision.networks.gaussian_images import GaussianImages
+from dpvision.networks.image_generator import ImageGenerator
 from dpvision.privacy.errors import InputError
 
-IMAGES_AT_A_TIME = 500
 SIDES = (8, 16, 32, 64, 128)
 NARROWEST, WIDEST = 128, 512
 """Range of the width of a :class:`ResidualGenerator`'s first layers. The paper's are the widest."""
@@ -82,7 +81,7 @@ class ResidualGenerator(nn.Module):
         return self.last(F.relu(self.norm(self.blocks(x))))
 
 
-class Generator(nn.Module):
+class Generator(ImageGenerator):
     """Draws images of given classes: a network on the one-hot class beside normal noise.
 
     Networks are those of the paper: :class:`SmallGenerator` at 28 pixels, else :class:`ResidualGenerator`.
@@ -96,14 +95,11 @@ class Generator(nn.Module):
         network_width: the width of the first layers of a :class:`ResidualGenerator`, a multiple of 128.
         start: images to start from, made of the same labels and noise.
 
-    Attributes:
-        class_proportions: buffer ``[max(1, classes)]``; which classes `sample` draws.
-
     Raises:
         InputError: for another image shape.
     """
 
-    class_proportions: Tensor
+    kind = "mean embedding"
 
     def __init__(
         self,
@@ -113,12 +109,9 @@ class Generator(nn.Module):
         network_width: int = WIDEST,
         start: GaussianImages | None = None,
     ) -> None:
-        super().__init__()
         check_image_shape(image_shape)
-        check_class_names(class_names, "the generator")
-        channels, height, width = image_shape
-        self.image_shape = (channels, height, width)
-        self.class_names = tuple(class_names)
+        super().__init__(image_shape, class_names)
+        channels, height, _ = self.image_shape
         self.latent_size = latent_size
         in_features = len(self.class_names) + latent_size
         self.network_width = network_width
@@ -131,12 +124,9 @@ class Generator(nn.Module):
         if start is not None:
             nn.init.zeros_(self.network.last.weight)
             nn.init.zeros_(cast(Tensor, self.network.last.bias))
-        blocks = max(1, len(self.class_names))
-        self.register_buffer("class_proportions", torch.full((blocks,), 1 / blocks))
 
     @property
     def config(self) -> dict[str, Any]:
-        """The configuration, as JSON types, of which `from_config` makes this generator, but for weights."""
         return {
             "image_shape": list(self.image_shape),
             "class_names": list(self.class_names),
@@ -147,14 +137,14 @@ class Generator(nn.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Generator:
-        """Make a generator of its `config`, up to its weights."""
         start = config["start"]
         return cls(**{**config, "start": None if start is None else GaussianImages(**start)})
 
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        return (self.latent_size,)
+
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
-        """Make images ``[B, C, H, W]`` in [0, 1], of int64 labels ``[B]``, all 0 without classes, and noise
-        ``[B, latent_size]``.
-        """
         return self.with_start(labels, noise)[0]
 
     def with_start(self, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -168,55 +158,6 @@ class Generator(nn.Module):
         start = self.start(labels, noise)
         return (start + x.tanh()).clamp(0, 1), start.clamp(0, 1)
 
-    @torch.no_grad()
-    def sample(
-        self, count: int, *, labels: Sequence[int | str] | Tensor | None = None, seed: int | None = None
-    ) -> Images:
-        """Make new images, uint8, with their labels. In evaluation mode, as a released generator is.
-
-        Args:
-            count: how many.
-            labels: their classes, ``count`` indices or names; by default each class has its share of them by
-                `class_proportions`, in random order.
-            seed: the seed of the noise and of that order, for images that can be drawn again.
-
-        Raises:
-            InputError: count is below 1; labels are not as many, or of other classes.
-        """
-        if count < 1:
-            raise InputError(f"the number of images to draw must be at least 1, not {count}")
-        random = torch.Generator()
-        random.manual_seed(seed) if seed is not None else random.seed()
-        if labels is None:
-            chosen = apportion(count, self.class_proportions.cpu())[torch.randperm(count, generator=random)]
-        else:
-            chosen = self._indices(labels)
-        if len(chosen) != count:
-            raise InputError(f"{count} images need as many labels, not {len(chosen)}")
-        device = self.class_proportions.device
-        noise = torch.randn(count, self.latent_size, generator=random)
-        pieces = [
-            self(some.to(device), latent.to(device)).mul(255).round().to("cpu", torch.uint8)
-            for some, latent in zip(
-                chosen.split(IMAGES_AT_A_TIME), noise.split(IMAGES_AT_A_TIME), strict=True
-            )
-        ]
-        known = chosen if self.class_names else None
-        return Images(torch.cat(pieces), known, self.class_names, "a generator")
-
-    def _indices(self, labels: Sequence[int | str] | Tensor) -> Tensor:
-        """Return the class indices of labels, int64 [B]."""
-        names = {name: index for index, name in enumerate(self.class_names)}
-        wanted = labels.tolist() if isinstance(labels, Tensor) else list(labels)
-        found = [names.get(label, -1) if isinstance(label, str) else int(label) for label in wanted]
-        for label, index in zip(wanted, found, strict=True):
-            if not 0 <= index < len(names):
-                raise InputError(
-                    f"the generator knows no class {label!r}; its classes are "
-                    f"{', '.join(self.class_names) or 'none: it was fitted without labels'}"
-                )
-        return torch.tensor(found, dtype=torch.int64)
-
 
 def check_image_shape(image_shape: Sequence[int]) -> None:
     """Raise InputError unless there is a generator of images of shape (C, H, W)."""
@@ -226,12 +167,3 @@ def check_image_shape(image_shape: Sequence[int]) -> None:
             f"a generator makes squares of 28 or {', '.join(map(str, SIDES))} pixels, "
             f"not {width}×{height}; read the images with such a size"
         )
-
-
-def apportion(count: int, proportions: Tensor) -> Tensor:
-    """Return ``count`` indices, int64, ascending: each as often as its share, by the largest remainders."""
-    shares = proportions.double() / proportions.double().sum() * count
-    whole = shares.floor()
-    missing = count - int(whole.sum())
-    whole[(shares - whole).argsort(descending=True, stable=True)[:missing]] += 1
-    return torch.arange(len(proportions)).repeat_interleave(whole.long())

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from dpvision.networks.generators import Generator
+from dpvision.networks.image_generator import ImageGenerator
 from dpvision.reports.card import versions
 
 
@@ -15,7 +15,7 @@ def synthesis_card(
     *,
     method: str,
     config: Any,
-    generator: Generator,
+    generator: ImageGenerator,
     fitting: Mapping[str, Any],
     images: Mapping[str, Any],
     seconds: float,

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from dpvision.networks import Classifier
-from dpvision.networks.generators import Generator
+from dpvision.networks.image_generator import ImageGenerator
 from dpvision.networks.weights import load_into, safetensors_bytes
 from dpvision.priors.feature_classifier import rebuild_classifier
 from dpvision.privacy.errors import InputError
@@ -25,7 +25,7 @@ def classifier_files(model: Classifier) -> dict[str, bytes]:
     return {WEIGHTS: safetensors_bytes(model.state_dict()), CONFIG: json_bytes(model.config)}
 
 
-def load_release(path: str | os.PathLike[str]) -> Classifier | Generator:
+def load_release(path: str | os.PathLike[str]) -> Classifier | ImageGenerator:
     """Return the classifier or generator in a release directory, on the CPU and in evaluation mode, ready for
     use.
 

@@ -1,0 +1,320 @@
+"""Diffusion by DP-SGD (DPDM, Dockhorn et al., arXiv 2210.09929) that begins with public images and with what
+a small share of the budget says of each class (DP-FETA, Li et al., arXiv 2504.00998).
+
+A denoiser learns in three parts. First, from images of random processes, at no cost. Then from images that
+are made of one noisy release of class-wise moments, that of :mod:`dpvision.methods.dp_mepf`: they are rough,
+and cost no more than the release. Last, by noisy gradients of the private images, each at several noise
+levels, which are the views that its one gradient is the mean over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpvision.methods.denoising import BATCH, Shown, process_images, train_denoiser
+from dpvision.methods.dp_mepf import DPMEPF, DPMEPFConfig
+from dpvision.methods.estimates import Estimate, seconds_per_release, start_and_example
+from dpvision.methods.gradient_descent import DescentSettings, check_batch, clipped_gradient, descend, stage
+from dpvision.methods.method import Finished, Learned, Makes, Workplace
+from dpvision.methods.session import Session
+from dpvision.methods.settings import check, with_overrides
+from dpvision.methods.stages import Stage
+from dpvision.networks.denoiser import Denoiser, squared_error
+from dpvision.networks.diffusion import DiffusionGenerator
+from dpvision.networks.generators import SIDES, check_image_shape
+from dpvision.networks.image_generator import ImageGenerator
+from dpvision.privacy.account import Account
+from dpvision.privacy.budget import Budget
+from dpvision.privacy.facts import PublicFacts
+from dpvision.privacy.noise import SeededRandom
+from dpvision.training import check_tensors
+from dpvision.views import NoisyViews
+
+CENTRAL_IMAGES = 20_000
+"""The number of images that are made of the first release."""
+
+NO_CLASS = -1
+
+IMAGES_OF_A_CENTRE = 256
+
+PUBLIC_LEVELS, PUBLIC_LEVEL_MEAN, PUBLIC_LEVEL_SPREAD = 1, -0.8, 1.4
+"""Noise levels of an image in a step without privacy, where another image says more than another level; and
+their law. Private images are shown with more noise: what they say of details is lost in that of the steps.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPDiffusionConfig(DescentSettings):
+    """Everything public about a run but the data and the budget.
+
+    Attributes:
+        noise_levels: is K, at how many noise levels each image is shown in a step; its gradient is the mean.
+        level_mean: centres the law of ln σ, where σ is the standard deviation of the noise on pixels from −1
+            to 1.
+        level_spread: is the standard deviation of the normal law of ln σ.
+        flip: mirrors a view left and right, half of the time.
+        unlabelled: is the share of views whose class is left out, which guidance needs.
+        width: is how many channels the denoiser has at the highest resolution, a multiple of 8; at lower ones
+            it has twice as many.
+        patch: makes squares of pixels with this side one position for the denoiser: 1, 2, 4 or 8.
+        pretraining_steps: is how many steps the denoiser takes on images of random processes first.
+        warm_up_share: is the share of the budget, in terms of 1/σ², of the release that the images of the
+            second part are made of; 0 is no release, and every class is then drawn as often.
+        warm_up_steps: is how many steps the denoiser takes on these images.
+        warm_up_level_mean: centres the law of ln σ with which these images are shown, beside images of random
+            processes.
+        warm_up: has the settings of that release and of the generator of its images, which are those of
+            dp-mepf.
+        public_learning_rate: scales the steps without privacy, by Adam, on 128 images each.
+        sampling_steps: is how often the denoiser is called to draw an image.
+        guidance: draws images that are more of their class; see
+            :class:`~dpvision.networks.diffusion.DiffusionGenerator`.
+
+    The others are those of :class:`DescentSettings`.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    noise_levels: int = 1
+    level_mean: float = 0.0
+    level_spread: float = 1.2
+    flip: bool = False
+    unlabelled: float = 0.0
+    width: int = 32
+    patch: int = 2
+    pretraining_steps: int = 600
+    warm_up_share: float = 0.3
+    warm_up_steps: int = 400
+    warm_up_level_mean: float = 0.5
+    warm_up: dict[str, Any] = field(default_factory=dict)
+    public_learning_rate: float = 1e-3
+    sampling_steps: int = 10
+    guidance: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        share, rate = self.warm_up_share, self.public_learning_rate
+        check(self.pretraining_steps >= 0, "pretraining_steps", "at least 0", self.pretraining_steps)
+        check(0 <= share < 1, "warm_up_share", "at least 0 and below 1", share)
+        check(self.warm_up_steps >= 0, "warm_up_steps", "at least 0", self.warm_up_steps)
+        check(0 < rate < math.inf, "public_learning_rate", "above 0 and finite", rate)
+        check(
+            self.guidance == 0 or self.unlabelled > 0, "unlabelled", "above 0 for guidance", self.unlabelled
+        )
+        replace(self.views(2), level_mean=self.warm_up_level_mean)
+
+    def views(self, num_classes: int, centres: Tensor | None = None) -> NoisyViews:
+        """Return the view policy of the private images; ``centres`` are those of the denoiser."""
+        return NoisyViews(
+            self.noise_levels,
+            num_classes,
+            self.level_mean,
+            self.level_spread,
+            self.flip,
+            self.unlabelled,
+            centres,
+        )
+
+    def build(self, facts: PublicFacts) -> DiffusionGenerator:
+        """Return the generator for such images, whose denoiser is to be trained."""
+        return DiffusionGenerator(
+            facts.image_shape, facts.class_names, self.width, self.patch, self.sampling_steps, self.guidance
+        )
+
+    def of_release(self) -> DPMEPFConfig:
+        """Return the settings of the first release."""
+        return DPMEPFConfig(**self.warm_up)
+
+
+class DPDiffusion:
+    """Train a denoiser by noisy gradients, after public images and rough ones of each class (Dockhorn et al.,
+    arXiv 2210.09929; Li et al., arXiv 2504.00998).
+    """
+
+    name = "dp-diffusion"
+    makes: Makes = "images"
+    needs_labels = True
+    config_class: type = DPDiffusionConfig
+
+    def default_config(
+        self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
+    ) -> DPDiffusionConfig:
+        """Choose by the images' shape, their number and the device."""
+        check_image_shape(facts.image_shape)
+        config: DPDiffusionConfig = with_overrides(_by_shape(facts, device), overrides)
+        if config.warm_up_share:
+            settings = {"steps": 0, **config.warm_up}
+            release = DPMEPF().default_config(facts, budget, device, settings)
+            check(release.labelled, "warm_up: labelled", "true", release.labelled)
+            config = replace(config, warm_up=asdict(release))
+        config.build(facts)
+        return config
+
+    def stages(
+        self, config: DPDiffusionConfig, facts: PublicFacts, noise_multiplier: float
+    ) -> tuple[Stage, ...]:
+        """Return that of the first release, if there is one, and one with a noisy gradient sum for each
+        step.
+        """
+        check_batch(config, facts.num_examples)
+        steps = stage(config, facts.num_examples, noise_multiplier)
+        if not config.warm_up_share:
+            return (steps,)
+        # T releases with sample rate q and noise σ count as T·q²/σ², exactly so for q = 1.
+        of_steps = config.steps * (config.expected_batch_size / facts.num_examples) ** 2
+        noise = noise_multiplier * math.sqrt((1 / config.warm_up_share - 1) / of_steps)
+        return (*DPMEPF().stages(config.of_release(), facts, noise), steps)
+
+    def estimate(self, config: DPDiffusionConfig, facts: PublicFacts, device: torch.device) -> Estimate:
+        """Estimate what a run takes; see :class:`Method`."""
+        model = config.build(facts).denoiser.to(device)
+        policy = config.views(len(facts.class_names))
+        generator = torch.Generator().manual_seed(0)
+
+        def views(examples: int) -> tuple[Tensor, Tensor]:
+            shape = (examples, *facts.image_shape)
+            pixels = torch.randint(256, shape, generator=generator, dtype=torch.uint8).to(device)
+            draws = SeededRandom(0).by_example().of(torch.arange(examples))
+            return policy(pixels, torch.zeros(examples, dtype=torch.int64, device=device), draws)
+
+        engine = clipped_gradient(model, config, squared_error)
+        start, per_example = start_and_example(engine, views, config.expected_batch_size)
+        per_step = config.expected_batch_size * per_example + seconds_per_release(model)
+        seconds = start + config.steps * per_step
+        public = config.pretraining_steps + config.warm_up_steps
+        if public:
+            few = torch.randint(256, (BATCH, *facts.image_shape), generator=generator, dtype=torch.uint8)
+            trial = partial(_train, config, model, [_of_no_class(config, few, len(facts.class_names))], 2)
+            trial(_to_nobody)  # the first takes longer
+            started = perf_counter()
+            trial(_to_nobody)
+            seconds += public * (perf_counter() - started) / 2
+        if config.warm_up_share:
+            seconds += DPMEPF().estimate(config.of_release(), facts, device).seconds
+        images = 2 * facts.num_examples * math.prod(facts.image_shape)
+        return Estimate(seconds, images + 6 * 4 * sum(p.numel() for p in model.parameters()))
+
+    def learn(self, config: DPDiffusionConfig, session: Session) -> Learned:
+        """Make the first release, if there is one, and train the denoiser."""
+        model = session.initialized(lambda: config.build(session.facts))
+        released = DPMEPF().learn(config.of_release(), session) if config.warm_up_share else None
+        number = len(session.stages.stages) - 1
+        rough = None
+        if released is not None:
+            rough = _rough_generator(config, session, released)
+            model.class_proportions.copy_(rough.class_proportions)
+            model.denoiser.centres.copy_(_centres(rough))
+        if not session.is_begun(number):
+            _train_publicly(config, session, model.denoiser, rough)
+        session.agree(model)
+        views = config.views(len(session.facts.class_names), model.denoiser.centres)
+        phases = [config.phase()]
+        descend(session, number, "training", model.denoiser, config, phases, views, loss=squared_error)
+        return Learned({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
+
+    def finish(
+        self, config: DPDiffusionConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
+    ) -> Finished:
+        """Return the generator with what was learned."""
+        with torch.random.fork_rng(devices=[]):  # a network draws its first weights, which are replaced
+            model = config.build(facts)
+        check_tensors(learned.tensors, model.state_dict())
+        model.load_state_dict(dict(learned.tensors))
+        return Finished(model.eval().to(workplace.device))
+
+
+def _rough_generator(config: DPDiffusionConfig, session: Session, released: Learned) -> ImageGenerator:
+    """Make the generator of rough images of what was released first."""
+
+    def progress(what: str, done: int, total: int, account: Account | None = None) -> None:
+        session.tell(what, done, total)
+
+    workplace = Workplace(session.device, progress=progress)
+    rough = DPMEPF().finish(config.of_release(), released, session.facts, workplace).model
+    assert isinstance(rough, ImageGenerator)
+    return rough
+
+
+def _centres(rough: ImageGenerator) -> Tensor:
+    """Return the mean of each class's rough images, as a denoiser has them: ``[classes, C, H, W]``."""
+    classes = torch.arange(len(rough.class_names)).repeat_interleave(IMAGES_OF_A_CENTRE)
+    images = rough.sample(len(classes), labels=classes, seed=0).take(torch.arange(len(classes)))
+    return images.unflatten(0, (-1, IMAGES_OF_A_CENTRE)).float().mean(dim=1) / 127.5 - 1
+
+
+def _train_publicly(
+    config: DPDiffusionConfig, session: Session, model: Denoiser, rough: ImageGenerator | None
+) -> None:
+    """Train a denoiser on images of random processes, then on rough images too, if there are any.
+
+    What these look like is right in the large alone. So they are shown with much noise, and images of random
+    processes with any, so that the denoiser keeps what it knows of details.
+    """
+    facts, warm_up_steps = session.facts, config.warm_up_steps if rough else 0
+    tell = partial(session.tell, "making images of random processes")
+    count = (config.pretraining_steps + warm_up_steps) * BATCH
+    if count:
+        public = _of_no_class(config, process_images(count, facts.image_shape, tell), len(facts.class_names))
+    if config.pretraining_steps:
+        tell = partial(session.tell, "learning from random processes")
+        _train(config, model, [public], config.pretraining_steps, tell)
+    if rough is not None and warm_up_steps:
+        images = rough.sample(CENTRAL_IMAGES, seed=0)
+        assert images.labels is not None
+        policy = replace(public.policy, level_mean=config.warm_up_level_mean, centres=model.centres)
+        central = Shown(images.take(torch.arange(len(images))), images.labels, policy)
+        tell = partial(session.tell, "learning from images of the release")
+        _train(config, model, [central, public], warm_up_steps, tell)
+
+
+def _of_no_class(config: DPDiffusionConfig, pixels: Tensor, num_classes: int) -> Shown:
+    """Return public images of no class, as they are shown: with noise of any size."""
+    policy = replace(
+        config.views(num_classes),
+        count=PUBLIC_LEVELS,
+        level_mean=PUBLIC_LEVEL_MEAN,
+        level_spread=PUBLIC_LEVEL_SPREAD,
+    )
+    return Shown(pixels, torch.full((len(pixels),), NO_CLASS), policy)
+
+
+def _train(
+    config: DPDiffusionConfig,
+    model: Denoiser,
+    shown: Sequence[Shown],
+    steps: int,
+    tell: Callable[[int, int], None],
+) -> None:
+    """Train a denoiser on images that cost nothing."""
+    train_denoiser(model, shown, steps, config.public_learning_rate, config.precision, tell)
+
+
+def _to_nobody(done: int, total: int) -> None:
+    """Tell nobody how far a trial is."""
+
+
+def _by_shape(facts: PublicFacts, device: torch.device) -> DPDiffusionConfig:
+    """Choose settings that suit images of this shape and number."""
+    channels, side, _ = facts.image_shape
+    on_gpu = device.type == "cuda"
+    return DPDiffusionConfig(
+        steps=200,
+        expected_batch_size=max(1, min(facts.num_examples // 8, 4096 if on_gpu else 1024)),
+        noise_levels=8 if on_gpu else 1,
+        learning_rate=1e-3,
+        max_grad_norm=0.3,
+        optimizer="adam",
+        schedule="linear",
+        ema_decay=0.98,
+        flip=channels == 3,
+        patch=max(1, side // 16) if side in SIDES else 2,
+    )

@@ -1,0 +1,205 @@
+"""dp-diffusion: what is released and at which cost, what costs nothing, and what comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import dpvision
+from dpvision.images import Images
+from dpvision.methods import Workplace
+from dpvision.methods.denoising import process_images
+from dpvision.methods.dp_diffusion import DPDiffusion, DPDiffusionConfig
+from dpvision.networks.diffusion import DiffusionGenerator
+from dpvision.privacy import Budget, InputError, SecureRandom
+from dpvision.privacy.mechanisms import GaussianSumMechanism
+from tests.methods.learning import CPU, calibrated, facts, facts_of, learned, session_on
+
+NAMES = ("dark", "light")
+BUDGET = Budget(8.0, 1e-3)
+FAST: dict[str, Any] = {
+    "steps": 3,
+    "expected_batch_size": 30,
+    "width": 8,
+    "noise_levels": 2,
+    "pretraining_steps": 2,
+    "warm_up_steps": 2,
+    "sampling_steps": 3,
+    "precision": "float32",
+    "engine": "by-size",
+}
+
+
+def made(count: int = 120) -> Images:
+    """8×8, dark and light."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 2
+    pixels = torch.randint(60, (count, 1, 8, 8), generator=generator) + 150 * labels.view(-1, 1, 1, 1)
+    return Images(pixels.to(torch.uint8), labels, NAMES, "made")
+
+
+def settings(images: Images, **overrides: Any) -> DPDiffusionConfig:
+    return DPDiffusion().default_config(facts_of(images), BUDGET, CPU, FAST | overrides)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_the_share_of_the_warm_up_is_that_of_the_budget(share: float) -> None:
+    """In terms of 1/σ², the sample rate counting as its square."""
+    images = made()
+    config = settings(images, warm_up_share=share)
+    release, steps = calibrated(DPDiffusion(), config, facts_of(images), BUDGET).stages
+    assert isinstance(release.mechanism, GaussianSumMechanism)
+    assert isinstance(steps.mechanism, GaussianSumMechanism)
+    of_release = 1 / release.mechanism.noise_multiplier**2
+    of_steps = 3 * (0.25 / steps.mechanism.noise_multiplier) ** 2
+    assert of_release / (of_release + of_steps) == pytest.approx(share)
+    assert (release.count, steps.count) == (1, 3)
+    assert calibrated(DPDiffusion(), config, facts_of(images), BUDGET).epsilon <= BUDGET.epsilon
+
+
+def test_without_a_warm_up_there_are_the_steps_alone_and_classes_are_drawn_as_often() -> None:
+    images = made()
+    config = settings(images, warm_up_share=0.0)
+    (steps,) = calibrated(DPDiffusion(), config, facts_of(images), BUDGET).stages
+    assert steps.count == 3
+    found = learned(DPDiffusion(), config, images, BUDGET)
+    assert found.tensors["class_proportions"].tolist() == [0.5, 0.5]
+
+
+def test_classes_are_drawn_by_noisy_counts() -> None:
+    images = made()
+    rare = images.subset([*range(0, 120, 2), 1, 3, 5])
+    found = learned(DPDiffusion(), settings(rare, warm_up_share=0.9), rare, Budget(200.0, 1e-3))
+    shares = found.tensors["class_proportions"].tolist()
+    assert shares[0] == pytest.approx(60 / 63, abs=0.02)
+    assert shares[0] != 60 / 63
+
+
+def test_a_run_taken_up_again_trains_without_privacy_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, told = made(), list[str]()
+
+    def stop(what: str, done: int, total: int, account: object = None) -> None:
+        told.append(what)
+        if what == "training" and done == 3:
+            raise KeyboardInterrupt
+
+    options: dict[str, Any] = {
+        "method": "dp-diffusion",
+        "epsilon": 8.0,
+        "delta": 1e-3,
+        "config": FAST,
+        "seed": 1,
+    }
+    with pytest.raises(KeyboardInterrupt):
+        dpvision.synthesize(images, out=tmp_path / "run", count=10, progress=stop, **options)
+    assert "learning from random processes" in told
+    told.clear()
+    result = dpvision.resume(tmp_path / "run", data=images, progress=lambda what, *_: told.append(what))
+    assert "training" in told
+    assert not {"learning from random processes", "learning from images of the release"} & set(told)
+    whole = dpvision.synthesize(images, out=tmp_path / "whole", count=10, **options)
+    for name, weight in whole.generator.state_dict().items():
+        torch.testing.assert_close(result.generator.state_dict()[name], weight, rtol=1e-5, atol=1e-6)
+
+
+def test_a_release_is_loaded_sampled_and_measured(tmp_path: Path) -> None:
+    images = made(200)
+    options: dict[str, Any] = {"method": "dp-diffusion", "epsilon": 2.0, "delta": 1e-3, "config": FAST}
+    result = dpvision.synthesize(images, out=tmp_path / "run", count=30, **options)
+    generator = dpvision.load(tmp_path / "run")
+    assert isinstance(generator, DiffusionGenerator)
+    assert isinstance(result.generator, DiffusionGenerator)
+    assert generator.sample(4, labels=["light"] * 4, seed=1).shape == (1, 8, 8)
+    rows = dpvision.evaluate_images(tmp_path / "run", made(60))
+    assert {"accuracy of logistic", "accuracy of mlp"} <= {row.name for row in rows}
+    card = (tmp_path / "run/release/card.md").read_text()
+    assert "the sum of clipped gradients" in card
+    assert "class-wise sums of features and class counts" in card
+
+
+def test_centres_are_those_of_the_release() -> None:
+    images = made()
+    found = learned(DPDiffusion(), settings(images, warm_up_share=0.9), images, Budget(200.0, 1e-3))
+    centres = found.tensors["denoiser.centres"].mean(dim=(1, 2, 3))
+    for label in range(2):
+        chosen = images.subset((images.labels == label).nonzero().squeeze(1))  # type: ignore[attr-defined]
+        expected = float(chosen.take(torch.arange(len(chosen))).float().mean()) / 127.5 - 1
+        assert float(centres[label]) == pytest.approx(expected, abs=0.1)
+        assert float(centres[label]) != expected
+    alone = learned(DPDiffusion(), settings(images, warm_up_share=0.0), images, BUDGET)
+    assert not alone.tensors["denoiser.centres"].any()
+
+
+def test_learning_is_learning() -> None:
+    """With hardly any noise, what is drawn of a class looks like it."""
+    images = made(400)
+    config = settings(
+        images,
+        steps=60,
+        expected_batch_size=200,
+        learning_rate=3e-3,
+        warm_up_share=0.0,
+        pretraining_steps=0,
+        sampling_steps=8,
+    )
+    method = DPDiffusion()
+    stages = calibrated(method, config, facts_of(images), Budget(1e4, 1e-3))
+    found = method.learn(config, session_on(images, stages, Budget(1e4, 1e-3), random=SecureRandom())[0])
+    model = method.finish(config, found, facts_of(images), Workplace(CPU)).model
+    assert isinstance(model, DiffusionGenerator)
+    of_class = [model.sample(20, labels=[name] * 20, seed=0).pixels.float().mean() for name in NAMES]
+    assert of_class[0] < 100 < 140 < of_class[1]
+
+
+def test_public_images_are_always_the_same() -> None:
+    told = list[int]()
+    images = process_images(100, (1, 8, 8), lambda done, total: told.append(done))
+    assert images.shape == (100, 1, 8, 8)
+    assert images.dtype == torch.uint8
+    assert told == [64, 100]
+    assert torch.equal(images, process_images(100, (1, 8, 8), lambda done, total: None))
+    assert process_images(3, (3, 32, 32), lambda done, total: None).shape == (3, 3, 32, 32)
+
+
+@pytest.mark.parametrize("side", [8, 16, 28, 32, 64, 128])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_there_are_defaults_for_every_shape(side: int, channels: int) -> None:
+    of = facts(5000, (channels, side, side), NAMES)
+    config = DPDiffusion().default_config(of, Budget(1.0, 1e-5), CPU, {})
+    assert config.flip == (channels == 3)
+    assert DPDiffusionConfig(**asdict(config)) == config
+    assert len(calibrated(DPDiffusion(), config, of, Budget(1.0, 1e-5)).stages) == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"noise_levels": 0}, "at least 1 noise level"),
+        ({"width": 12}, "width must be a multiple of 8"),
+        ({"patch": 2}, "patch must be one of"),
+        ({"sampling_steps": 0}, "1 to 1000 times"),
+        ({"guidance": 1.0}, "unlabelled must be above 0 for guidance"),
+        ({"warm_up_share": 1.0}, "warm_up_share must be at least 0 and below 1"),
+        ({"warm_up": {"nosuch": 1}}, "no setting 'nosuch'"),
+        ({"warm_up": {"labelled": False}}, "warm_up: labelled must be true"),
+        ({"pretraining_steps": -1}, "pretraining_steps must be at least 0"),
+        ({"public_learning_rate": 0.0}, "public_learning_rate must be above 0"),
+        ({"expected_batch_size": 500}, "expected_batch_size must be at most"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm"),
+    ],
+)
+def test_settings_out_of_range_are_refused(overrides: dict[str, Any], message: str) -> None:
+    images = made()
+    with pytest.raises(InputError, match=message):
+        calibrated(DPDiffusion(), settings(images, **overrides), facts_of(images), BUDGET)
+
+
+def test_other_shapes_are_refused() -> None:
+    with pytest.raises(InputError, match="a generator makes squares"):
+        DPDiffusion().default_config(facts(100, (1, 20, 20), NAMES), BUDGET, CPU, {})
