@@ -131,16 +131,17 @@ class DPMEPF:
         started = perf_counter()
         sums = embedding_sums(encoder, images, mechanism, device)
         seconds = (facts.num_examples + encoder.images_to_fit) * (perf_counter() - started) / count
-        some = Embedding(
-            {name: torch.randn(total.shape) for name, total in sums.items()},
-            _facts(config, facts, encoder, noise=1.0),
-        )
-        fitting = _new_fitting(config, some, encoder, Workplace(device))
-        fitting.step()  # the first takes longer
-        started = perf_counter()
-        while (passed := perf_counter() - started) < PROBE_SECONDS:
-            fitting.step()
-        seconds += config.steps * passed / (fitting.steps_done - 1)
+        if config.steps:
+            some = Embedding(
+                {name: torch.randn(total.shape) for name, total in sums.items()},
+                _facts(config, facts, encoder, noise=1.0),
+            )
+            fitting = _new_fitting(config, some, encoder, Workplace(device))
+            fitting.step()  # the first takes longer
+            started = perf_counter()
+            while (passed := perf_counter() - started) < PROBE_SECONDS:
+                fitting.step()
+            seconds += config.steps * passed / (fitting.steps_done - 1)
         return Estimate(seconds, facts.num_examples * math.prod(facts.image_shape))
 
     def learn(self, config: DPMEPFConfig, session: Session) -> Learned:
