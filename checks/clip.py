@@ -2,13 +2,14 @@
 
     python -m checks.clip [--trials 300] [--seed SEED] [--device cpu] [--json]
 
-For every built-in network, and one with tokens, positions and scales, in float32 and bfloat16 (and, on a GPU,
-with TensorFloat-32 allowed), each layer's gradients computed in a way that is drawn anew with each size: hill
-climbing over an example's views (plain, nearly cancelling, random), targets, place in the batch, the scale
-and a common offset of the weights, the scale of the loss, and C; from time to time over other sizes, numbers
-of views and kinds of targets. What an example adds is the sum with it less the sum without it, of a batch of
-four, and the sum of it alone; the longer of the two, over C, is the ratio that is climbed. The command fails
-(exit code 1) if one is above 1. docs/guarantee/clip.md has the claim and a table of what was found.
+For every built-in network, one with tokens, positions and scales, and a denoiser, in float32 and bfloat16
+(and, on a GPU, with TensorFloat-32 allowed), each layer's gradients computed in a way that is drawn anew with
+each size: hill climbing over an example's views (plain, nearly cancelling, random), targets, place in the
+batch, the scale and a common offset of the weights, the scale of the loss, and C; from time to time over
+other sizes, numbers of views and kinds of targets. What an example adds is the sum with it less the sum
+without it, of a batch of four, and the sum of it alone; the longer of the two, over C, is the ratio that is
+climbed. The command fails (exit code 1) if one is above 1. docs/guarantee/clip.md has the claim and a table
+of what was found.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 
 from dpvision.gradients import ClippedGradient, ClippedSum, clipped, ways
 from dpvision.networks import build_network
+from dpvision.networks.denoiser import Denoiser, squared_error
 from dpvision.networks.precision import Precision
 
 SIDES = {
@@ -38,6 +40,7 @@ SIDES = {
     "scatter-cnn": (16, 28),
     "wrn-10-1": (8, 16),
     "tokens": (8, 16),
+    "denoiser": (8, 28),
 }
 """The sizes of images that each network is tried on."""
 
@@ -151,6 +154,8 @@ class Tokens(nn.Module):
 def _network(name: str, setting: Setting) -> nn.Module:
     if name == "tokens":
         return Tokens(setting.side, setting.classes)
+    if name == "denoiser":  # of two channels: the third has the noise level and the class
+        return Denoiser((2, setting.side, setting.side), setting.classes, 8, 1 if setting.side == 8 else 2)
     size = (setting.side, setting.side)
     return build_network(name, in_channels=3, image_size=size, num_classes=setting.classes)
 
@@ -184,6 +189,9 @@ class Trial:
         return max(float(change.norm()), _length(alone)) / self._engine.max_grad_norm
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if logits.ndim == 4:  # a denoiser's: the distance from an even image
+            even = targets if targets.ndim == 1 else targets[:, 0]
+            return self._scale * squared_error(logits, even[:, None, None, None])
         return self._scale * F.cross_entropy(logits, targets, reduction="none")
 
     def _batch(self, point: Point) -> tuple[Tensor, Tensor]:

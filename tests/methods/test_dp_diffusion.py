@@ -167,6 +167,14 @@ def test_public_images_are_always_the_same() -> None:
     assert process_images(3, (3, 32, 32), lambda done, total: None).shape == (3, 3, 32, 32)
 
 
+@pytest.mark.parametrize("overrides", [{}, {"warm_up_share": 0.0, "pretraining_steps": 0}])
+def test_a_run_is_planned(overrides: dict[str, Any]) -> None:
+    forecast = dpvision.plan(made(), method="dp-diffusion", epsilon=8.0, delta=1e-3, config=FAST | overrides)
+    assert forecast.config.steps == 3
+    assert [stage.count for stage in forecast.stages] == ([3] if overrides else [1, 3])
+    assert 0 < forecast.seconds < 600
+
+
 @pytest.mark.parametrize("side", [8, 16, 28, 32, 64, 128])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_there_are_defaults_for_every_shape(side: int, channels: int) -> None:

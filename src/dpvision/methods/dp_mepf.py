@@ -136,11 +136,12 @@ class DPMEPF:
             _facts(config, facts, encoder, noise=1.0),
         )
         fitting = _new_fitting(config, some, encoder, Workplace(device))
-        fitting.step()  # the first takes longer
-        started = perf_counter()
-        while (passed := perf_counter() - started) < PROBE_SECONDS:
-            fitting.step()
-        seconds += config.steps * passed / (fitting.steps_done - 1)
+        if config.steps:
+            fitting.step()  # the first takes longer
+            started = perf_counter()
+            while (passed := perf_counter() - started) < PROBE_SECONDS:
+                fitting.step()
+            seconds += config.steps * passed / (fitting.steps_done - 1)
         fitting.generator.eval().sample(1)  # the first takes longer
         started = perf_counter()
         fitting.generator.sample(count)
