@@ -36,6 +36,7 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "dp-randp": HEAD,
     "dp-ridge": {"encoder": "pixels"},
     "dp-mepf": {"steps": 1},
+    "dp-moments": {},
     "dp-diffusion": DENOISED,
 }
 

@@ -247,7 +247,10 @@ def test_a_release_that_was_lost_is_not_made_twice(
         ({"epsilon": 0.0}, "epsilon"),
         ({"count": 0}, "count must be at least 1"),
         ({"formats": ("gif",)}, "no format 'gif'"),
-        ({"method": "dp-sgd"}, "no method 'dp-sgd' that makes images; choose one of dp-mepf, dp-diffusion"),
+        (
+            {"method": "dp-sgd"},
+            "no method 'dp-sgd' that makes images; choose one of dp-mepf, dp-moments, dp-diffusion",
+        ),
         ({"config": {"steps": -1}}, "steps must be at least 0"),
         ({"config": {"nosuch": 1}}, "no setting 'nosuch'"),
         ({"config": {"encoder": "nosuch"}}, "no encoder 'nosuch'"),

@@ -51,6 +51,10 @@ denoised = {
 dpvision.synthesize(
     made(120), method="dp-diffusion", config=denoised, count=4, out=out / "diffusion", seed=3, **budget
 )
+moments = {"size": 4}
+dpvision.synthesize(
+    made(120, units=3), method="dp-moments", config=moments, count=4, out=out / "moments", seed=3, **budget
+)
 search = {"learning_rate": [0.1, 0.3]}
 dpvision.tune(
     made(120), method="dp-sgd", config=linear, search=search, trials=3, out=out / "tuned", seed=3, **budget
@@ -87,7 +91,7 @@ def test_several_processes_release_what_one_does(
     ended_well(ended)
     together = weights_of(tmp_path)
     assert together.keys() == alone.keys()
-    assert len({name.split("/")[0] for name in together}) == 8
+    assert len({name.split("/")[0] for name in together}) == 9
     for name, tensor in together.items():
         one = alone[name].double()
         # Sums in float64 in another order, with noise, rounded to float32: a last bit at a step.

@@ -43,6 +43,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("dp-randp", STEPS | ENCODER | {"phase_iii": "full", "phase_ii_share": 0.5, "augmult": 1}),
     ("dp-ridge", ENCODER),
     ("dp-mepf", {"steps": 1, "batch_size": 4, "encoder": "pixels", "encoder_options": {"size": 4}}),
+    ("dp-moments", {"size": 4}),
     ("dp-diffusion", STEPS | DENOISED),
 ]
 

@@ -51,6 +51,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         FIT | PIXELS | {"second_moment_weight": 1.5},
         FIT | PIXELS | {"labelled": False},
     ],
+    "dp-moments": [{}, {"labelled": False, "size": 4}, {"emphasis": 1.0, "clip": 0.5}],
     "dp-diffusion": [DENOISED, DENOISED | {"warm_up_share": 0.0, "flip": True, "unlabelled": 0.5}],
 }
 EXAMPLES = [0, 5, FEW - 1]
@@ -101,7 +102,7 @@ def test_neighbours_differ_by_what_is_paid_for(
         releases += calibration.STEPS
     if "class_weight" in config and method != "dp-ridge":  # which counts the classes anyway
         releases += 1
-    if method == "dp-diffusion" and "warm_up_share" not in config:
+    if method == "dp-moments" or (method == "dp-diffusion" and "warm_up_share" not in config):
         releases += 1
     assert all(comparison.releases == releases for comparison in found)
 

@@ -40,6 +40,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     ],
     "dp-ridge": [PIXELS, PIXELS | BALANCED],
     "dp-mepf": [FIT | PIXELS, FIT | PIXELS | {"second_moment_weight": 1.5, "labelled": False}],
+    "dp-moments": [{}],
     "dp-diffusion": [GRADIENTS | DENOISED],
 }
 CASES = [

@@ -128,9 +128,10 @@ def new_generator(embedding: Embedding, encoder: Encoder, settings: FittingSetti
 
 def process_images(count: int, shape: Sequence[int]) -> Tensor:
     """Generate public images, always the same: ``[count, C, H, W]`` in [0, 1], shapes over each other."""
-    channels, side, _ = shape
-    images = generate("dead-leaves-mixed", count, max(side, SMALLEST_SIZE), torch.Generator().manual_seed(0))
-    images = images[:, :, :side, :side]
+    channels, height, width = shape
+    side = max(height, width, SMALLEST_SIZE)
+    images = generate("dead-leaves-mixed", count, side, torch.Generator().manual_seed(0))
+    images = images[:, :, :height, :width]
     return images if channels == 3 else images.mean(dim=1, keepdim=True)
 
 

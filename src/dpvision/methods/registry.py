@@ -37,6 +37,7 @@ _OURS = {
     "dp-randp": "dpvision.methods.dp_randp:DPRandP",
     "dp-ridge": "dpvision.methods.dp_ridge:DPRidge",
     "dp-mepf": "dpvision.methods.dp_mepf:DPMEPF",
+    "dp-moments": "dpvision.methods.dp_moments:DPMoments",
     "dp-diffusion": "dpvision.methods.dp_diffusion:DPDiffusion",
 }
 

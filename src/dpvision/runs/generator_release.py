@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dpvision.networks.clamped_normal import ClampedNormal
 from dpvision.networks.diffusion import DiffusionGenerator
 from dpvision.networks.generators import Generator
 from dpvision.networks.image_generator import ImageGenerator
@@ -16,7 +17,9 @@ WEIGHTS = "generator.safetensors"
 CONFIG = "config.json"
 KIND = "generator"
 """The one entry of the configuration that a classifier's does not have."""
-CLASSES: dict[str, type[ImageGenerator]] = {each.kind: each for each in (Generator, DiffusionGenerator)}
+CLASSES: dict[str, type[ImageGenerator]] = {
+    each.kind: each for each in (Generator, ClampedNormal, DiffusionGenerator)
+}
 
 
 def generator_files(generator: ImageGenerator) -> dict[str, bytes]:

@@ -1,0 +1,234 @@
+"""Synthetic images from the moments of each class, released in two steps: first roughly where a class is,
+then how its images differ from there.
+
+The bound on what an image can add is what the noise is scaled to. An image is long, but not far from the mean
+of its class: so a small share of the budget pays for these means, and the rest for second moments about them,
+with a bound on the distance (staged clipping; compare Biswas et al., arXiv 2006.06618). Images are then drawn
+from a clamped normal law with these moments (:mod:`dpvision.methods.law_of_images`), at no further cost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpvision.images import Images
+from dpvision.methods.estimates import Estimate
+from dpvision.methods.law_of_images import law_of_images
+from dpvision.methods.method import PREVIEWED_OF_A_CLASS, Finished, Learned, Makes, Workplace
+from dpvision.methods.moments import Moments, first_sums, second_sums
+from dpvision.methods.session import Session
+from dpvision.methods.settings import check, with_overrides
+from dpvision.methods.stages import Stage
+from dpvision.networks.by_row import rows_at_a_time
+from dpvision.networks.weights import safetensors_bytes
+from dpvision.privacy.budget import Budget
+from dpvision.privacy.errors import InputError
+from dpvision.privacy.facts import PublicFacts
+
+FIRST, SECOND = "first", "second"
+"""What the tensors of the two steps are called by."""
+
+MOMENTS = "moments.safetensors"
+"""The name of the moments' file in a release."""
+
+LARGEST_SIDES = {1: 28, 3: 16}
+"""Largest side, in pixels, of images whose moments are released, by channels (1 grey, 3 RGB)."""
+
+MOST_NUMBERS = 25_000_000
+"""The most numbers that second moments may have, all classes together: 200 MB in float64."""
+
+SMALLEST_SHARE, LARGEST_SHARE = 1 / 16, 1 / 2
+"""Range of the default share of the first step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPMomentsConfig:
+    """Everything public about a run but the data and the budget.
+
+    Attributes:
+        size: is the side in pixels to which images are averaged before their moments are released.
+        labelled: says whether moments are released by class, and images drawn by class.
+        share_of_means: is the share of the budget, in terms of 1/σ², of the first step.
+        emphasis: weights a wave of frequency f, in half periods, by (1 + f) to this power: fine waves are
+            small in all images, and would be lost in noise first.
+        clip: is the bound on the weighted distance from the mean, in units of its root mean square.
+        count_weight: is the weight of the class counts in the first step; the larger, the less noise on them.
+        rank: limits the number of directions in which the images of a class vary together.
+        warps: says whether images may be warped at random, where the released moments are nearer to those of
+            warped images.
+        num_details: says how many public images, made by a random process, give images their details, where
+            they are larger than ``size``.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    size: int
+    labelled: bool = True
+    share_of_means: float
+    emphasis: float = 0.25
+    clip: float = 1.0
+    count_weight: float = 0.2
+    rank: int = 256
+    warps: bool = True
+    num_details: int = 1000
+
+    def __post_init__(self) -> None:
+        share = self.share_of_means
+        check(self.size >= 1, "size", "at least 1", self.size)
+        check(0 < share < 1, "share_of_means", "above 0 and below 1", share)
+        check(0 <= self.emphasis <= 2, "emphasis", "between 0 and 2", self.emphasis)
+        check(0 < self.clip < math.inf, "clip", "above 0 and finite", self.clip)
+        check(0 < self.count_weight < math.inf, "count_weight", "above 0 and finite", self.count_weight)
+        check(self.rank >= 1, "rank", "at least 1", self.rank)
+        check(0 <= self.num_details <= 10_000, "num_details", "between 0 and 10,000", self.num_details)
+
+    def moments(self, facts: PublicFacts) -> Moments:
+        """Return what is released of such images."""
+        channels, height, width = facts.image_shape
+        sides = (min(height, self.size), min(width, self.size))
+        names = facts.class_names if self.labelled else ()
+        return Moments((channels, *sides), len(names) or None, self.emphasis, self.clip, self.count_weight)
+
+
+class DPMoments:
+    """Draw images from clamped normal laws with noisy moments, released in two steps."""
+
+    name = "dp-moments"
+    makes: Makes = "images"
+    needs_labels = False
+    config_class: type = DPMomentsConfig
+
+    def default_config(
+        self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
+    ) -> DPMomentsConfig:
+        """Choose the size by the images' shape and the number of classes."""
+        channels, height, width = facts.image_shape
+        classes = max(1, len(facts.class_names))
+        fitting = math.isqrt(max(1, math.isqrt(MOST_NUMBERS // classes) // channels))
+        size = min(height, width, LARGEST_SIDES[channels], fitting)
+        # The fewer images of a class there are for its numbers, the more of the budget their mean needs.
+        load = channels * size**2 * classes / facts.num_examples
+        share = min(LARGEST_SHARE, max(SMALLEST_SHARE, load / 2))
+        labelled = bool(facts.class_names)
+        config = with_overrides(
+            DPMomentsConfig(size=size, share_of_means=share, labelled=labelled), overrides
+        )
+        if config.labelled and not facts.class_names:
+            raise InputError("the images have no labels; give labelled images, or set labelled to false")
+        blocks = classes if config.labelled else 1
+        numbers = blocks * config.moments(facts).second.num_numbers ** 2
+        if numbers > MOST_NUMBERS:
+            raise InputError(
+                f"size {config.size} makes {numbers:,} second moments of {blocks} classes, more than "
+                f"{MOST_NUMBERS:,}; choose a smaller size"
+            )
+        return config
+
+    def stages(
+        self, config: DPMomentsConfig, facts: PublicFacts, noise_multiplier: float
+    ) -> tuple[Stage, ...]:
+        """Return one stage for each of the two steps, of one release each."""
+        moments, share, count = config.moments(facts), config.share_of_means, facts.num_examples
+        means = moments.first.mechanism(noise_multiplier / math.sqrt(share), count)
+        rest = moments.second.mechanism(noise_multiplier / math.sqrt(1 - share), count)
+        of_class = "class-wise " if config.labelled else ""
+        counts = " and class counts" if config.labelled else ""
+        return (
+            Stage(f"{of_class}sums of images, their squared lengths{counts}", means, 1),
+            Stage(f"{of_class}second moments about the means", rest, 1),
+        )
+
+    def estimate(self, config: DPMomentsConfig, facts: PublicFacts, device: torch.device) -> Estimate:
+        """Estimate what a run takes; see :class:`Method`."""
+        moments, classes = config.moments(facts), len(facts.class_names)
+        count = 8 * rows_at_a_time(device)
+        pixels = torch.randint(256, (count, *facts.image_shape), dtype=torch.uint8)
+        labels = torch.arange(count) % classes if classes else None
+        images = Images(pixels, labels, facts.class_names, "random images")
+        first_sums(moments, images, device)  # the first takes longer
+        started = perf_counter()
+        first = {name: total.cpu() for name, total in first_sums(moments, images, device).items()}
+        second_sums(moments.centred(first, 1.0, count), images, device)
+        seconds = facts.num_examples * (perf_counter() - started) / count
+        blocks, numbers = moments.second.num_classes, moments.second.num_numbers
+        matrix = torch.randn(numbers, numbers, dtype=torch.float64)
+        started = perf_counter()
+        torch.linalg.eigh(matrix + matrix.T)
+        seconds += blocks * 4 * (perf_counter() - started)  # of the law two, and what is computed beside
+        memory = facts.num_examples * math.prod(facts.image_shape) + 4 * 8 * blocks * numbers**2
+        return Estimate(seconds, memory)
+
+    def learn(self, config: DPMomentsConfig, session: Session) -> Learned:
+        """Release the means, then the second moments about them."""
+        moments, facts = config.moments(session.facts), session.facts
+        noise = session.stages.noise_multiplier
+        of_means = noise / math.sqrt(config.share_of_means) * moments.first.sensitivity
+        of_rest = noise / math.sqrt(1 - config.share_of_means)
+        tell = partial(session.tell, "reading images for the means")
+        first = session.release(
+            0, lambda images: first_sums(moments, images, session.device, tell), moments.first.zero()
+        )
+        centred = moments.centred(first, of_means, facts.num_examples)
+        tell = partial(session.tell, "reading images for what differs from the means")
+        second = session.release(
+            1, lambda images: second_sums(centred, images, session.device, tell), moments.second.blank()
+        )
+        tensors = {
+            f"{part}.{name}": t
+            for part, some in ((FIRST, first), (SECOND, second))
+            for name, t in some.items()
+        }
+        return Learned(tensors, {"noise": [of_means, of_rest]})
+
+    def finish(
+        self, config: DPMomentsConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
+    ) -> Finished:
+        """Make the law of each class of what was released."""
+        parts: dict[str, dict[str, Tensor]] = {FIRST: {}, SECOND: {}}
+        for key, tensor in learned.tensors.items():
+            part, _, name = key.partition(".")
+            parts[part][name] = tensor
+        moments, noise = config.moments(facts), learned.facts["noise"]
+        centred = moments.centred(parts[FIRST], noise[0], facts.num_examples)
+        names = facts.class_names if config.labelled else ()
+        generator, kept = law_of_images(
+            centred,
+            moments.second.matrices(parts[SECOND]),
+            noise[1],
+            facts.image_shape,
+            names,
+            rank=config.rank,
+            num_details=config.num_details,
+            warps=config.warps,
+            workplace=workplace,
+        )
+        if workplace.preview:
+            labels = torch.arange(len(generator.location)).repeat_interleave(PREVIEWED_OF_A_CLASS)
+            drawn = generator.sample(len(labels), labels=labels if names else None, seed=0)
+            workplace.preview(drawn.take(torch.arange(len(labels))), 0)
+        card = {
+            "moments": {
+                "numbers": sum(tensor.numel() for tensor in learned.tensors.values()),
+                "noise_standard_deviations": noise,
+                "bound": centred.bound,
+                "directions_above_noise": kept,
+                "warps": dict(zip(("affine", "elastic"), generator.warps.tolist(), strict=True)),
+            }
+        }
+        about = {
+            "noise": noise,
+            "image_shape": list(facts.image_shape),
+            "class_names": list(names),
+            **asdict(config),
+        }
+        files = {MOMENTS: safetensors_bytes(dict(learned.tensors), about)}
+        return Finished(generator.to(workplace.device), files, card)

@@ -1,0 +1,136 @@
+"""Images drawn from normal laws whose values are limited to [0, 1], one law for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dpvision.networks.image_generator import ImageGenerator
+from dpvision.privacy.errors import InputError
+
+GRID = 4
+"""The side of the grid of random shifts that an elastic warp smoothly joins."""
+SHIFT = 0.25
+"""What a warp shifts an image by, in units of what it stretches it by."""
+_AFFINE, _ELASTIC = 6, 2 * GRID**2
+
+
+class ClampedNormal(ImageGenerator):
+    """A normal law behind the pixels of each class: x = clamp(location + scale·(root·z + rest·z′), 0, 1),
+    where z are R normal numbers and z′ one for each pixel, such that each pixel's sum has variance 1. A
+    clamped law has what no normal one has: pixels that are exactly black, and strokes that are here *or*
+    there.
+
+    Images are then warped at random: by affine maps near the identity, and by smooth random shifts. Where the
+    law is of smaller images, they are scaled to size, and given the details of public images, drawn at
+    random.
+
+    Args:
+        image_shape: (C, H, W).
+        class_names: the class names in the order of labels; none for images without labels.
+        small_sides: (h, w), the sides of the images that have the law; n = C·h·w.
+        rank: R.
+        num_details: M, how many details there are to draw from, zero until :meth:`set_details`.
+
+    Attributes:
+        location, scale: buffers ``[K, n]``.
+        root: buffer ``[K, n, R]``, whose rows are no longer than one.
+        warps: buffer ``[2]``: the standard deviations of the entries of an affine map, and of smooth shifts,
+            in halves of the image's side.
+        details: buffer int8 ``[M, C, H, W]``, in units of 1 / 127.
+
+    Raises:
+        InputError: sides or counts are out of range.
+    """
+
+    kind = "clamped normal"
+
+    location: Tensor
+    scale: Tensor
+    root: Tensor
+    warps: Tensor
+    details: Tensor
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        class_names: Sequence[str],
+        small_sides: Sequence[int],
+        rank: int,
+        num_details: int = 0,
+    ) -> None:
+        super().__init__(image_shape, class_names)
+        channels, *sides = self.image_shape
+        small = tuple(small_sides)
+        if len(small) != 2 or not all(1 <= a <= b for a, b in zip(small, sides, strict=True)):
+            raise InputError(f"a law of images of {sides} pixels cannot be of {list(small)}")
+        self.small_shape = (channels, *small)
+        n, classes = channels * small[0] * small[1], len(self.class_proportions)
+        if not 1 <= rank <= n or num_details < 0:
+            raise InputError(f"a law of {n} numbers has a rank from 1 to {n}, not {rank}")
+        self.register_buffer("location", torch.zeros(classes, n))
+        self.register_buffer("scale", torch.zeros(classes, n))
+        self.register_buffer("root", torch.zeros(classes, n, rank))
+        self.register_buffer("warps", torch.zeros(2))
+        self.register_buffer("details", torch.zeros(num_details, *self.image_shape, dtype=torch.int8))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {
+            "image_shape": list(self.image_shape),
+            "class_names": list(self.class_names),
+            "small_sides": list(self.small_shape[1:]),
+            "rank": self.root.shape[2],
+            "num_details": len(self.details),
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> ClampedNormal:
+        return cls(**config)
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        return (self.root.shape[2] + self.root.shape[1] + _AFFINE + _ELASTIC + 1,)
+
+    def set_details(self, images: Tensor) -> None:
+        """Take what public images ``[M, C, H, W]`` in [0, 1] lose when averaged to half the small size."""
+        _, rows, columns = self.small_shape
+        averaged = F.adaptive_avg_pool2d(images, (max(1, rows // 2), max(1, columns // 2)))
+        self.details = (images - self._scaled(averaged)).mul(127).round().to(torch.int8)
+
+    def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
+        rank, n = self.root.shape[2], self.root.shape[1]
+        z, rest, affine, elastic, last = noise.split([rank, n, _AFFINE, _ELASTIC, 1], dim=1)
+        x = torch.empty_like(rest)
+        for label in labels.unique().tolist():  # a root for each image would take much memory
+            of_class, root = labels == label, self.root[label]
+            free = (1 - root.square().sum(dim=1)).clamp(min=0).sqrt()
+            x[of_class] = z[of_class] @ root.T + free * rest[of_class]
+        x = (self.location[labels] + self.scale[labels] * x).clamp(0, 1)
+        x = self._scaled(x.unflatten(1, self.small_shape))
+        if self.warps.any():
+            x = self._warped(x, affine, elastic)
+        count = len(self.details)
+        if count:
+            chosen = torch.special.ndtr(last[:, 0]).mul(count).long().clamp(max=count - 1)  # uniform
+            x = (x + self.details[chosen].to(x) / 127).clamp(0, 1)
+        return x
+
+    def _warped(self, x: Tensor, affine: Tensor, elastic: Tensor) -> Tensor:
+        size = len(x)
+        stretch, shift = affine.view(size, 2, 3).split([2, 1], dim=2)
+        strength = self.warps[0]
+        maps = torch.cat([torch.eye(2).to(x) + strength * stretch, SHIFT * strength * shift], dim=2)
+        grid = F.affine_grid(maps, list(x.shape), align_corners=False)
+        shifts = (self.warps[1] * elastic).view(size, 2, GRID, GRID)
+        smooth = F.interpolate(shifts, x.shape[2:], mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+        return F.grid_sample(x, grid + smooth, padding_mode="border", align_corners=False)
+
+    def _scaled(self, small: Tensor) -> Tensor:
+        if small.shape[2:] == self.image_shape[1:]:
+            return small
+        return F.interpolate(small, self.image_shape[1:], mode="bilinear")
