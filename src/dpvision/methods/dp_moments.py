@@ -28,6 +28,7 @@ from dpvision.methods.session import Session
 from dpvision.methods.settings import check, with_overrides
 from dpvision.methods.stages import Stage
 from dpvision.networks.by_row import rows_at_a_time
+from dpvision.networks.clamped_normal import ClampedNormal
 from dpvision.networks.weights import safetensors_bytes
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
@@ -164,8 +165,15 @@ class DPMoments:
         started = perf_counter()
         torch.linalg.eigh(matrix + matrix.T)
         seconds += blocks * 4 * (perf_counter() - started)  # of the law two, and what is computed beside
+        generator = ClampedNormal(
+            facts.image_shape, (), moments.shape[1:], min(config.rank, numbers - 1)
+        ).eval()
+        generator.sample(1)  # the first takes longer
+        started = perf_counter()
+        generator.sample(count)
+        per_image = (perf_counter() - started) / count
         memory = facts.num_examples * math.prod(facts.image_shape) + 4 * 8 * blocks * numbers**2
-        return Estimate(seconds, memory)
+        return Estimate(seconds, memory, per_image)
 
     def learn(self, config: DPMomentsConfig, session: Session) -> Learned:
         """Release the means, then the second moments about them."""

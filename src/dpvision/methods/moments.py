@@ -195,8 +195,8 @@ class Centred:
 
 
 def class_sizes(counted: Tensor, variance: float, num_examples: int) -> Tensor:
-    """Return noisy counts ``[K]``, brought nearer to N / K by the share that noise has in how they differ, and
-    at least one.
+    """Return noisy counts ``[K]``, brought nearer to N / K by the share that noise has in how they differ,
+    and at least one.
     """
     differences = counted - num_examples / len(counted)
     squares = differences.square().mean().clamp(min=1e-30)
