@@ -44,7 +44,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"  # a process with more threads cannot be forked safely
 
 from checks.points import Reach
-from checks.trials import JOBS, LOST, ONE_RELEASE, SEED, Ended, Trial, make_pool, reference_of
+from checks.trials import JOBS, LOST, NEED_A_RELEASE, SEED, Ended, Trial, make_pool, reference_of
 from dpvision.privacy import Ledger
 
 TAKE_SPACE = ("open", "write", "fsync", "mkdir", "link")
@@ -221,7 +221,7 @@ class Disk:
         mend()
         ended = trial.go()
         row.faults += [f"{case}, later: {fault}" for fault in trial.faults()]
-        if ended.code == 2 and LOST in ended.output and row.method in ONE_RELEASE:
+        if ended.code == 2 and LOST in ended.output and row.method in NEED_A_RELEASE:
             row.lost_releases += 1
             return
         if ended.code:

@@ -35,7 +35,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"  # a process with more threads cannot be forked safely
 
 from checks.points import install
-from checks.trials import JOBS, LOST, ONE_RELEASE, SEED, Ended, Trial, make_pool, reference_of
+from checks.trials import JOBS, LOST, NEED_A_RELEASE, SEED, Ended, Trial, make_pool, reference_of
 
 KILLS_OF_A_RUN = 4
 SHARE_TIMED = 0.2
@@ -143,7 +143,7 @@ class Killer:
     def _ended(self, trial: Trial, row: Row, ended: Ended) -> list[str]:
         """What is wrong with a run that was let go on."""
         faults = trial.faults()
-        if ended.code == 2 and LOST in ended.output and trial.method in ONE_RELEASE:
+        if ended.code == 2 and LOST in ended.output and trial.method in NEED_A_RELEASE:
             row.lost_releases += 1
             return faults
         if ended.code != 0:

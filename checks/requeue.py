@@ -29,7 +29,7 @@ from time import monotonic
 from typing import Any
 
 from checks.points import spends
-from checks.trials import LOST, ONE_RELEASE, Ended, Trial
+from checks.trials import LOST, NEED_A_RELEASE, Ended, Trial
 from dpvision.api.config import RunConfig
 from dpvision.privacy import Ledger
 from dpvision.runs import RunDirectory
@@ -155,7 +155,7 @@ class Scheduler:
         return faults
 
     def _has_lost_all(self, ended: Ended) -> bool:
-        return ended.code == 2 and LOST in ended.output and self.trial.method in ONE_RELEASE
+        return ended.code == 2 and LOST in ended.output and self.trial.method in NEED_A_RELEASE
 
     def _at_the_end(self, killed: int) -> list[str]:
         """What is wrong with a run that is let go on, and with one more start of its script."""

@@ -19,7 +19,7 @@ from checks.points import Reach, install, spends
 from dpvision.api.config import RunConfig
 from dpvision.cli.main import run as run_command
 from dpvision.images.public import Overlaps
-from dpvision.methods import Session, Workplace, known_methods
+from dpvision.methods import Session, Workplace, find_method, known_methods
 from dpvision.networks.weights import safetensors_bytes
 from dpvision.privacy import Account, InputError, Ledger, random_source
 from dpvision.runs import RunDirectory
@@ -35,12 +35,21 @@ JOBS = {
     "dp-ridge": f"{_TRAIN} dp-ridge --set encoder=pixels",
     "dp-mepf": "synthesize bundled:digits --epsilon 2 --device cpu --count 20 --set steps=5 "
     "--set batch_size=20 --set encoder_options.products=false --set network_width=128",
+    "dp-moments": "synthesize bundled:digits --epsilon 2 --device cpu --count 20 --method dp-moments",
+    "dp-diffusion": "synthesize bundled:digits --epsilon 2 --device cpu --count 20 --method dp-diffusion "
+    "--set steps=8 --set expected_batch_size=32 --set width=8 --set sampling_steps=2 "
+    "--set pretraining_steps=1 --set warm_up_steps=1",
 }
 """Commands by method, without --out and --seed."""
 assert JOBS.keys() == known_methods().keys()
 
-ONE_RELEASE = ("dp-ridge", "dp-mepf")
-"""Methods with a single release: a process that ends between its record and its file leaves nothing."""
+NO_STEPS = ("dp-ridge", "dp-mepf", "dp-moments")
+"""Methods that do no more than to release sums."""
+
+NEED_A_RELEASE = (*NO_STEPS, "dp-diffusion")
+"""Methods that cannot do without such a release: a process that ends between its record and its file leaves
+nothing.
+"""
 
 LOST = "was paid for but lost"
 POOL_COMMAND = ["pool", "make", "--process", "dead-leaves-squares", "--count", "16"]
@@ -134,12 +143,12 @@ class Trial:
 
     def released(self) -> dict[str, torch.Tensor]:
         """The weights that the run released."""
-        name = "generator" if self.method == "dp-mepf" else "model"
+        name = "generator" if find_method(self.method).makes == "images" else "model"
         return safetensors.torch.load_file(self.out / "release" / f"{name}.safetensors")
 
     def lost(self) -> list[int]:
         """How many steps each stage of a complete run lost: paid for, with nothing to show for it."""
-        if self.method in ONE_RELEASE:
+        if self.method in NO_STEPS:
             return [0]
         run = RunDirectory.open(self.out)
         state = safetensors.torch.load_file(run.checkpoint_path)
