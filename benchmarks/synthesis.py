@@ -49,6 +49,7 @@ def run(
     count: int,
     config: dict[str, Any],
     resnet9: ResNet9Training,
+    reference: bool,
     keep: Path | None,
 ) -> dict[str, Any]:
     """One release and its figures, how long each took, and the sheet of samples in keep."""
@@ -66,7 +67,8 @@ def run(
             ledger=Path(folder) / "ledger.jsonl",
         )
         released = perf_counter()
-        rows = dpvision.evaluate_images(Path(folder) / "run", test, resnet9=resnet9)
+        beside = {"reference": True, "private": private} if reference else {}
+        rows = dpvision.evaluate_images(Path(folder) / "run", test, resnet9=resnet9, **beside)
         if keep:
             keep.write_bytes((result.release / "samples.png").read_bytes())
     return {
@@ -90,6 +92,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10_000, help="synthetic images of each run")
     parser.add_argument("--set", nargs="+", metavar="KEY=VALUE", default=[], help="settings of all runs")
     parser.add_argument("--resnet9", nargs="+", metavar="KEY=VALUE", default=[], help="of its training")
+    parser.add_argument(
+        "--reference", action="store_true", help="beside, as many private images in place of the synthetic"
+    )
     parser.add_argument("--samples", type=Path, help="a folder for the sheet of samples of each first run")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
@@ -114,7 +119,17 @@ def main() -> None:
             if kept.count(title) > seed:
                 continue
             keep = arguments.samples / f"epsilon-{title}.png" if arguments.samples and seed == 0 else None
-            done = run(private, test, arguments.method, epsilon, arguments.count, settings, resnet9, keep)
+            done = run(
+                private,
+                test,
+                arguments.method,
+                epsilon,
+                arguments.count,
+                settings,
+                resnet9,
+                arguments.reference and seed == 0,  # it has no noise, and changes little
+                keep,
+            )
             kept.add(title, done)
             print(f"ε = {title}, run {seed + 1}: {kept.by_title[title][-1]}", file=sys.stderr, flush=True)
     if arguments.json:
@@ -126,6 +141,8 @@ def main() -> None:
         for column in zip(*(each["rows"] for each in runs), strict=True):
             values = [row["value"] for row in column]
             spread = f" ± {stdev(values):.4f}" if len(values) > 1 else ""
+            if (beside := column[0]["reference"]) is not None:
+                spread += f" (private images {beside['value']:.4f})"
             print(f"  {column[0]['name']:40} {mean(values):.4f}{spread}  {column[0]['how']}")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import dpvision
 from checks.fuzzing.watch import peak_bytes, reset_peak
 from dpvision.evaluation.probabilities import log_probabilities
 from dpvision.networks import build_classifier
@@ -169,7 +170,8 @@ def test_synthesis_benchmark_keeps_its_runs_and_mixes_none(tmp_path: Path) -> No
     calls = []
     for seeds in (1, 2):
         finished = subprocess.run(
-            [*command, "--seeds", str(seeds), "--samples", str(samples), "--json", "--set", "steps=2"],
+            [*command, "--seeds", str(seeds), "--samples", str(samples), "--json", "--reference",
+             "--set", "steps=2"],
             capture_output=True, text=True, check=True, timeout=600,
         )  # fmt: skip
         calls.append(json.loads(finished.stdout.splitlines()[-1])["runs"]["8"])
@@ -179,11 +181,46 @@ def test_synthesis_benchmark_keeps_its_runs_and_mixes_none(tmp_path: Path) -> No
     assert [row["name"] for row in runs[0]["rows"]][:2] == ["accuracy of logistic", "accuracy of mlp"]
     assert all(found["epsilon"] <= 8 and found["rows"][0]["num_real"] == 100 for found in runs)
     assert (samples / "epsilon-8.png").stat().st_size > 0
+    beside = [found["rows"][0]["reference"] for found in runs]
+    assert beside[0]["num_private"] == 60
+    assert beside[1] is None
     kept = out.read_text()
     refused = subprocess.run([*command, "--set", "steps=3"], capture_output=True, text=True, timeout=600)
     assert refused.returncode != 0
     assert "has runs made otherwise" in refused.stderr
     assert out.read_text() == kept
+
+
+def test_made_sets_are_read_and_the_same_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    names = ["strokes", "doodles", "letters", "solids", "textures"]
+
+    def make(folder: str, *options: str) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
+        options = ("--count", "60", "--test-count", "30", "--out", str(tmp_path / folder), *options)
+        monkeypatch.setattr(sys, "argv", ["made_sets.py", *names, *options])
+        load_benchmark("made_sets").main()
+        return {name: dict(np.load(tmp_path / folder / f"{name}.npz")) for name in names}
+
+    first, again, other = make("first"), make("again"), make("other", "--seed", "1")
+    for name in names:
+        for part, array in first[name].items():
+            assert np.array_equal(array, again[name][part])
+            assert not np.array_equal(array, other[name][part])
+        assert not np.array_equal(first[name]["train_images"][:30], first[name]["test_images"])
+        written = (tmp_path / "first" / f"{name}.txt").read_text().split()
+        train, test = (
+            dpvision.open_images(str(tmp_path / "first" / f"{name}.npz"), split, classes=written)
+            for split in ("train", "test")
+        )
+        assert (len(train), len(test)) == (60, 30)
+        assert train.shape == test.shape == ((3, 32, 32) if name in ("solids", "textures") else (1, 28, 28))
+        assert train.class_names == (*written,)
+        assert train.labels is not None
+        pixels = train.take(torch.arange(60)).float()
+        assert pixels.flatten(1).std(dim=1).min() > 2  # there is something in each
+        assert len(pixels.flatten(1).unique(dim=0)) == 60  # and no two are alike
+        sheet = (tmp_path / "first" / f"{name}.png").read_bytes()
+        assert sheet.startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

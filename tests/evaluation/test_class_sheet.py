@@ -10,6 +10,7 @@ from PIL import Image
 
 from dpvision.evaluation.class_sheet import class_sheet
 from dpvision.images import Images
+from dpvision.images.sheet import GAP, MARGIN, PAGE
 from dpvision.privacy.errors import InputError
 
 NAMES = ("ape", "bee", "cat")
@@ -25,19 +26,19 @@ def flat(labels: list[int], base: int, names: tuple[str, ...] = NAMES, labelled:
 def cells(png: bytes, rows: int) -> NDArray[np.uint8]:
     """The grey in the middle of each image of a sheet of 16 columns, [rows, 16]."""
     page = np.asarray(Image.open(io.BytesIO(png)))
-    top, left = page.shape[0] - rows * 66 - 2, page.shape[1] - 16 * 66 - 6
-    across = [left + 2 + 66 * column + (4 if column >= 8 else 0) + 32 for column in range(16)]
-    return page[np.ix_([top + 2 + 66 * row + 32 for row in range(rows)], across)][..., 0]
+    step = 64 + GAP
+    top, left = page.shape[0] - rows * step - MARGIN, page.shape[1] - 16 * step - 2 * MARGIN
+    across = [left + step * column + (MARGIN if column >= 8 else 0) + 32 for column in range(16)]
+    return page[np.ix_([top + step * row + 32 for row in range(rows)], across)]
 
 
 def test_a_row_is_a_class_by_name_synthetic_then_real() -> None:
     synthetic = flat([0] * 9 + [2] * 3, 10)
     real = flat([0] * 20 + [1] * 20 + [2] * 20, 100, ("cat", "bee", "ape"))
     found = cells(class_sheet(synthetic, real), 3)
-    white = 255
     assert found[0].tolist() == [10] * 8 + [120] * 8
-    assert found[1].tolist() == [white] * 8 + [110] * 8  # a class that the release lacks
-    assert found[2].tolist() == [30] * 3 + [white] * 5 + [100] * 8
+    assert found[1].tolist() == [PAGE] * 8 + [110] * 8  # a class that the release lacks
+    assert found[2].tolist() == [30] * 3 + [PAGE] * 5 + [100] * 8
 
 
 def test_without_labels_it_shows_any() -> None:

@@ -10,6 +10,7 @@ from scipy.spatial.distance import cdist
 
 from dpvision.evaluation import image_features, nearest_neighbours, neighbours_sheet, pairs
 from dpvision.images import Images
+from dpvision.images.sheet import GAP, MARGIN
 from dpvision.priors import build_encoder
 from dpvision.privacy.errors import InputError
 
@@ -55,14 +56,15 @@ def test_the_sheet_shows_each_image_and_then_its_neighbours(channels: int) -> No
     chosen, nearest = torch.tensor([2, 0]), torch.tensor([[4, 1, 0], [3, 2, 1]])
     png = neighbours_sheet(synthetic, private, chosen, nearest)
     sheet = np.asarray(Image.open(io.BytesIO(png)))
-    # Images are enlarged twice, with gaps of 2 pixels, and 4 more after the first column.
-    assert sheet.shape == (2 * 82 + 2, 4 * 102 + 6, 3)
+    scale = 5  # round((1000 - 3·12 - 4·6) / (4·50))
+    height, width = 40 * scale + GAP, 50 * scale + GAP
+    assert sheet.shape[:2] == (2 * MARGIN + 2 * height, 3 * MARGIN + 4 * width)
     for row, (one, others) in enumerate(zip(chosen, nearest, strict=True)):
         expected = [synthetic.pixels[one], *private.pixels[others]]
         for column, image in enumerate(expected):
-            top, left = 2 + 82 * row, 2 + 102 * column + 4 * (column > 0)
-            shown = sheet[top : top + 80 : 2, left : left + 100 : 2]
-            assert np.array_equal(shown, image.expand(3, -1, -1).permute(1, 2, 0).numpy())
+            top, left = MARGIN + height * row, MARGIN * (1 + (column > 0)) + width * column
+            shown = sheet[top : top + 40 * scale : scale, left : left + 50 * scale : scale]
+            assert np.array_equal(shown.reshape(40, 50, channels), image.permute(1, 2, 0).numpy())
     assert png == neighbours_sheet(synthetic, private, chosen, nearest)
 
 

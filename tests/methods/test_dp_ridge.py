@@ -31,6 +31,7 @@ from dpvision.methods.dp_ridge import (
 )
 from dpvision.priors.feature_classifier import encoded
 from dpvision.privacy import Account, Budget, InputError, SeededRandom
+from dpvision.privacy.triangles import Triangle
 from tests.methods.learning import CPU, calibrated, facts, facts_of, uncalibrated
 
 CLASSES = 3
@@ -153,10 +154,8 @@ def test_the_regulariser_is_the_edge_of_the_noise() -> None:
     num_features, noise = 400, 3.0
     stored = num_features * (num_features + 1) // 2
     generator = torch.Generator().manual_seed(0)
-    upper = torch.zeros(num_features, num_features)
-    indices = dp_ridge.upper_triangle(upper)
-    upper[indices] = noise * torch.randn(stored, generator=generator) / dp_ridge.isometric(upper)
-    largest = float(torch.linalg.eigvalsh(upper + upper.triu(1).T).max())
+    moment = Triangle.of(num_features).unpack(noise * torch.randn(1, stored, generator=generator))
+    largest = float(torch.linalg.eigvalsh(moment).max())
     assert largest == pytest.approx(math.sqrt(2 * num_features) * noise, rel=0.05)
 
 

@@ -19,6 +19,34 @@ def test_networks_are_those_of_the_paper(shape: tuple[int, int, int], parameters
     assert sum(p.numel() for p in generator.parameters()) == parameters
 
 
+def test_the_published_grey_network_is_the_one_of_the_papers_code() -> None:
+    """By its definition there: UpsamplingBilinear2d keeps corners, and no ReLU follows the second norm."""
+    generator = Generator((1, 28, 28), NAMES, latent_size=90, published_network=True).eval()
+    linear1, norm1, _, linear2, norm2, _, _, _, conv1, _, _ = generator.network.layers
+    noise, labels = torch.randn(3, 90), torch.tensor([0, 4, 9])
+    x = torch.cat([torch.eye(10)[labels], noise], dim=1)
+    x = norm2(linear2(norm1(linear1(x)).relu())).reshape(3, 16, 7, 7)
+    up = torch.nn.UpsamplingBilinear2d(scale_factor=2)
+    expected = torch.sigmoid(generator.network.last(up(conv1(up(x)).relu())))
+    torch.testing.assert_close(generator(labels, noise), expected)
+
+
+def test_the_published_residual_network_begins_by_xaviers_rule_and_ends_in_tanh() -> None:
+    generator = Generator((3, 32, 32), NAMES, latent_size=90, published_network=True).eval()
+    network = generator.network
+    first = torch.nn.ConvTranspose2d(100, 512, 4, bias=False)
+    layers = (network.blocks[0].conv1, network.blocks[1].shortcut, network.last)
+    for weight, fresh in [(network.project.weight, first.weight), *((a.weight, a.weight) for a in layers)]:
+        bound = float(torch.nn.init.xavier_uniform_(fresh.detach().clone()).abs().max())
+        assert float(weight.detach().abs().max()) == pytest.approx(bound, rel=0.02)
+    noise, labels = torch.randn(3, 90), torch.tensor([0, 4, 9])
+    latent = torch.cat([torch.eye(10)[labels], noise], dim=1)
+    x = network.blocks(network.project(latent).reshape(3, 512, 4, 4))
+    expected = torch.tanh(network.last(network.norm(x).relu())) / 2 + 0.5
+    torch.testing.assert_close(generator(labels, noise), expected)
+    assert Generator.from_config(generator.config).published_network
+
+
 @pytest.mark.parametrize("side", [8, 16, 28, 32, 64])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("names", [(), ("x", "y")])

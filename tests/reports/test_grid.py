@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from dpvision.images import Images
-from dpvision.reports.grid import GAP, LONGEST_TEXT, MARGIN, MOST_ROWS, PAGE, class_sheet, image_sheet
+from dpvision.images.sheet import GAP, LONGEST_TEXT, MARGIN, PAGE
+from dpvision.reports.grid import MOST_ROWS, class_sheet, image_sheet
 
 
 def page_of(png: bytes) -> Any:
@@ -61,7 +62,7 @@ def test_long_names_are_shortened_and_letters_that_the_font_lacks_are_not_writte
     assert sheet("pneumonia " * 50) == sheet("pneumonia " * 60)
     assert page_of(sheet("W" * 5000)).shape[1] < 1000 + LONGEST_TEXT
     assert sheet("été") == sheet("ete")
-    assert sheet("猫") == sheet("class 0")
+    assert sheet("猫") == sheet("\x1b[31m\nred") == sheet("class 0")
 
 
 def test_of_many_classes_the_first_are_shown_and_how_many() -> None:

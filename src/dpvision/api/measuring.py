@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from dpvision.api.devices import resolve_device
@@ -17,7 +16,7 @@ from dpvision.api.private_images import (
     without_private,
 )
 from dpvision.api.sources import Source, fitting_images
-from dpvision.api.using import choices_of, load
+from dpvision.api.using import choices_of, load_generator
 from dpvision.evaluation import (
     BenchmarkTraining,
     ClassifierName,
@@ -32,10 +31,9 @@ from dpvision.evaluation import (
     neighbours_sheet,
 )
 from dpvision.evaluation.benchmark_training import BENCHMARK_NETWORKS
-from dpvision.images import ImageSet, open_images
+from dpvision.images import open_images
 from dpvision.methods import check_settings
 from dpvision.networks import WideResNet
-from dpvision.networks.image_generator import ImageGenerator
 from dpvision.priors import build_encoder
 from dpvision.priors.encoders import Encoder
 from dpvision.privacy.errors import InputError, named_option
@@ -100,9 +98,7 @@ def evaluate_images(
         InputError: the run, the images or an option cannot be used.
     """
     place = find_release(run)
-    generator = load(place)
-    if not isinstance(generator, ImageGenerator):
-        raise InputError(f"{run} released a classifier and no images; give a run of dpvision synthesize")
+    generator = load_generator(run)
     learners = None if classifiers is None else named_classifiers(classifiers)
     shape = generator.image_shape
     chosen = resolve_device(device)
@@ -117,7 +113,7 @@ def evaluate_images(
     folder = RunDirectory.open(run).private_path if is_run(run) else None
     if folder is None and (neighbours or sheet):
         raise InputError(f"{run} has no folder private/ for a sheet of images; give the run's directory")
-    synthetic = _released_images(place, generator)
+    synthetic = open_images(place, labelled=bool(generator.class_names))
     test = fitting_images(
         data, split, shape, labelled=bool(synthetic.class_names), choices=choices_of(run, choices)
     )
@@ -201,18 +197,3 @@ def _encoder(
     return (
         build_encoder(DEFAULT_ENCODER, shape, cells=1) if min(shape[1:]) >= WideResNet.SMALLEST_SIDE else None
     )
-
-
-def _released_images(place: Path, generator: ImageGenerator) -> ImageSet:
-    """Read the released images in the first format that there is; all hold the same images."""
-    folder = place / "images"
-    files = (folder / "parquet" / "images.parquet", folder / "npz" / "images.npz", folder / "png")
-    found = [file for file in files if file.exists()]
-    if not found:
-        raise InputError(f"{folder} is missing; give a release that is complete")
-    names = generator.class_names
-    if not names:
-        return open_images(found[0], labelled=False)
-    if found[0].suffix == ".npz":  # there classes are numbers, in the generator's order
-        return open_images(found[0], classes=names)
-    return open_images(found[0]).with_classes(names)

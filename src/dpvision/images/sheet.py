@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,75 +11,88 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dpvision.images.encode import encode_png
-from dpvision.images.text import written_out
 
-if TYPE_CHECKING:
-    Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+WIDTH = 1000
+"""The width of a sheet, in pixels, to which small images are enlarged, by whole numbers."""
 
-SMALLEST_SIDE = 64
-"""The side, in pixels, of an image on the sheet; smaller ones are enlarged by a whole number."""
-
-GAP = 2
-BETWEEN_GROUPS = 4
-WHITE = 255
-LETTERS = 16
-LINE = 20
-"""The size of letters, and the height of a line with what hangs below it, in pixels."""
-
-LONGEST = 24
-"""The most letters of a name; longer ones end in dots."""
+GAP = 6  # pixels around every image
+MARGIN = 12  # around the sheet, and between groups
+TEXT_SIZE = 18
+LINE = 2 * TEXT_SIZE
+LONGEST_TEXT = 190  # pixels of a name
+PAGE, INK = 232, 40  # greys: images that are black or white at their edges both stand out
 
 
-def sheet(rows: Sequence[Sequence[Tensor]], names: Sequence[str] = (), titles: Sequence[str] = ()) -> bytes:
-    """Return a PNG of rows of images, white where a row has fewer of a group than another.
+def sheet(
+    rows: Sequence[Sequence[Tensor]],
+    names: Sequence[str] = (),
+    titles: Sequence[str] = (),
+    *,
+    columns: Sequence[int] = (),
+    note: str = "",
+) -> bytes:
+    """Return a PNG of rows of images, grey or RGB as these are, and empty where a row has fewer of a group.
 
     Args:
         rows: of each row its groups of images, uint8 ``[n, C, H, W]``, of one shape and as many groups in
             each row; n may differ and be 0.
-        names: of the rows, to the left of them; none by default.
-        titles: of the groups, above them; none by default.
+        names: what is written beside each row, if anything; what is too long is shortened.
+        titles: what is written above each group, if anything.
+        columns: for how many images of a row each group has room, by default for as many as there are.
+        note: what is written below, if anything.
     """
-    _, height, width = rows[0][0].shape[1:]
-    scale = -(-SMALLEST_SIDE // min(height, width))
-    cell = (height * scale + GAP, width * scale + GAP)
-    font = ImageFont.load_default(LETTERS)
-    names, titles = ([_short(text) for text in texts] for texts in (names, titles))
-    top = LINE + 2 * GAP if titles else 0
-    left = max((_length(font, name) + 2 * GAP for name in names), default=0)
-    begins = []  # of each group
-    end = left + GAP
-    for group, of_rows in enumerate(zip(*rows, strict=True)):
-        begins.append(end + (BETWEEN_GROUPS if group else 0))
-        end = begins[-1] + max(map(len, of_rows)) * cell[1]
-    page = np.full((top + len(rows) * cell[0] + GAP, end, 3), WHITE, dtype=np.uint8)
+    channels, height, width = rows[0][0].shape[1:]
+    columns = columns or [max(map(len, of_rows)) for of_rows in zip(*rows, strict=True)]
+    texts = [_text(name, f"class {row}") for row, name in enumerate(names)]
+    left = MARGIN + (max(map(_length, texts)) + MARGIN if texts else 0)
+    top = MARGIN + (LINE if titles else 0)
+    count = max(1, sum(columns))
+    scale = max(1, round((WIDTH - left - len(columns) * MARGIN - count * GAP) / (count * width)))
+    step_y, step_x = height * scale + GAP, width * scale + GAP
+    begins = [left + sum(columns[:group]) * step_x + group * MARGIN for group in range(len(columns))]
+    bottom = top + len(rows) * step_y
+    right = begins[-1] + columns[-1] * step_x
+    page = np.full((bottom + MARGIN + (LINE if note else 0), right + MARGIN, channels), PAGE, dtype=np.uint8)
     for row, groups in enumerate(rows):
         for begin, images in zip(begins, groups, strict=True):
-            for column, image in enumerate(images.cpu()):
-                enlarged = image.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
-                y, x = top + GAP + row * cell[0], begin + column * cell[1]
-                # Grey becomes RGB.
-                page[y : y + cell[0] - GAP, x : x + cell[1] - GAP] = enlarged.permute(1, 2, 0).numpy()
-    middle = (cell[0] - LINE) // 2
-    texts = [(GAP, top + row * cell[0] + middle, name) for row, name in enumerate(names)]
-    texts += [(begin, GAP, title) for begin, title in zip(begins, titles, strict=False)]
-    return encode_png(_written(page, texts, font).transpose(2, 0, 1))
+            for column, image in enumerate(images.cpu().numpy()):
+                enlarged = image.repeat(scale, axis=1).repeat(scale, axis=2).transpose(1, 2, 0)
+                y, x = top + row * step_y, begin + column * step_x
+                page[y : y + height * scale, x : x + width * scale] = enlarged
+    lines = [(MARGIN, top + row * step_y + height * scale // 2, text) for row, text in enumerate(texts)]
+    lines += [(begin, MARGIN + TEXT_SIZE // 2, title) for begin, title in zip(begins, titles, strict=False)]
+    lines += [(MARGIN, bottom + TEXT_SIZE, note)] if note else []
+    return encode_png(_written(page, lines).transpose(2, 0, 1))
 
 
-def _short(text: str) -> str:
-    text = written_out(text)
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+def _written(page: NDArray[np.uint8], lines: Sequence[tuple[int, int, str]]) -> NDArray[np.uint8]:
+    """Return a page ``[H, W, C]`` with lines of text: where each begins, and the height of its middle."""
+    canvas = Image.fromarray(page[..., 0] if page.shape[2] == 1 else page)
+    draw = ImageDraw.Draw(canvas)
+    for begin, middle, text in lines:
+        ink = INK if page.shape[2] == 1 else (INK,) * 3
+        draw.text((begin, middle), text, ink, _font(), anchor="lm")
+    return np.asarray(canvas).reshape(page.shape)
 
 
-def _length(font: Font, text: str) -> int:
-    return int(np.ceil(font.getlength(text)))
+def _text(name: str, otherwise: str) -> str:
+    """Return what is written for a name: it in letters that the font has, without accents, and no longer than
+    there is room for; or what to write otherwise.
+    """
+    decomposed = unicodedata.normalize("NFKD", name)
+    text = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+    if not text.isascii() or (text and not text.isprintable()):
+        return otherwise
+    if _length(text) <= LONGEST_TEXT:
+        return text
+    kept = next(n for n in range(len(text) - 1, -1, -1) if _length(f"{text[:n]}...") <= LONGEST_TEXT)
+    return f"{text[:kept].rstrip()}..."
 
 
-def _written(page: NDArray[np.uint8], texts: Sequence[tuple[int, int, str]], font: Font) -> NDArray[np.uint8]:
-    """Write texts on a page ``[H, W, 3]``, each below and to the right of its place (x, y)."""
-    if not texts:
-        return page
-    image = Image.fromarray(page)
-    pen = ImageDraw.Draw(image)
-    for x, y, text in texts:
-        pen.text((x, y), text, fill=(0, 0, 0), font=font)
-    return np.asarray(image)
+def _length(text: str) -> int:
+    """Return the width of a text, in pixels."""
+    return int(np.ceil(_font().getlength(text)))
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(TEXT_SIZE)

@@ -38,6 +38,7 @@ from dpvision.privacy.budget import Budget
 from dpvision.privacy.facts import PublicFacts
 from dpvision.privacy.mechanisms import GaussianSumMechanism
 from dpvision.privacy.sampling import FullBatch
+from dpvision.privacy.triangles import Triangle
 
 COUNT_WEIGHT = 0.5
 """The weight b below. At least 1/2, so that the √2 of `REPLACE_ONE_RATIO` holds."""
@@ -168,8 +169,8 @@ def sufficient_statistics(
         shares: float64 ``[N]``, what each counts; by default 1.
 
     Returns:
-        float64, for rounding of the sums depends on all examples: "moment", the upper triangle of Σ xxᵀ
-        ``[D(D + 1)/2]`` with the entries off the diagonal times √2; "sums", Σ x of each class ``[num_classes,
+        float64, for rounding of the sums depends on all examples: "moment", the :class:`Triangle` of Σ xxᵀ
+        ``[D(D + 1)/2]``; "sums", Σ x of each class ``[num_classes,
         D]``; "counts", their sizes times b ``[num_classes]``.
     """
     num_features, device = features.shape[-1], features.device
@@ -185,9 +186,8 @@ def sufficient_statistics(
         moment.addmm_((share * some).T, some)
         sums.addmm_(classes.T, some)
         counts += classes.sum(dim=0)
-    triangle = moment[upper_triangle(moment)]
     return {
-        "moment": triangle * isometric(moment),
+        "moment": Triangle.of(num_features, device).pack(moment[None])[0],
         "sums": sums,
         "counts": COUNT_WEIGHT * counts,
     }
@@ -220,9 +220,7 @@ def ridge(
     """
     sums, counts = noisy["sums"].double(), noisy["counts"].double() / COUNT_WEIGHT
     num_features = sums.shape[1]
-    upper = sums.new_zeros(num_features, num_features)
-    upper[upper_triangle(upper)] = noisy["moment"].double() / isometric(upper)
-    moment = upper + upper.triu(1).T
+    moment = Triangle.of(num_features, sums.device).unpack(noisy["moment"].double()[None])[0]
     edge = math.sqrt(2 * num_features) * noise
     values, vectors = torch.linalg.eigh(moment)
     curvatures = values.clamp(min=0) + edge
@@ -247,15 +245,3 @@ def _blank(num_features: int, num_classes: int) -> dict[str, Tensor]:
         "sums": torch.zeros(num_classes, num_features),
         "counts": torch.zeros(num_classes),
     }
-
-
-def upper_triangle(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the indices of the upper triangle."""
-    rows, columns = torch.triu_indices(len(matrix), len(matrix), device=matrix.device)
-    return rows, columns
-
-
-def isometric(matrix: Tensor) -> Tensor:
-    """Return factors that give the upper triangle the whole symmetric matrix's norm: √2 off the diagonal."""
-    rows, columns = upper_triangle(matrix)
-    return torch.where(rows == columns, 1.0, math.sqrt(2)).to(matrix)

@@ -61,6 +61,8 @@ class FittingSettings:
             released pixels are of smaller images.
         latent_size: how many normal numbers the generator makes an image of, beside the class.
         network_width: how many channels the first layers have of the generator for sides other than 28.
+        published_network: whether the generator's network is that of the paper's code in all it does, down to
+            its initial weights.
         precision: sets the arithmetic of generator and encoder: "float32", "bfloat16", or "auto", which takes
             bfloat16 where the hardware multiplies its matrices.
 
@@ -80,6 +82,7 @@ class FittingSettings:
     num_details: int = 1000
     latent_size: int
     network_width: int = WIDEST
+    published_network: bool = False
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
@@ -120,7 +123,14 @@ def new_generator(embedding: Embedding, encoder: Encoder, settings: FittingSetti
         start = encoder.gaussian_images(targets(embedding, encoder, "cpu")["first"], rank)
     if start is not None and start.size != start.small_shape[1:] and settings.num_details:
         start.set_details(process_images(settings.num_details, shape))
-    generator = Generator(shape, embedding.class_names, settings.latent_size, settings.network_width, start)
+    generator = Generator(
+        shape,
+        embedding.class_names,
+        settings.latent_size,
+        settings.network_width,
+        settings.published_network,
+        start,
+    )
     sizes = embedding.class_sizes
     generator.class_proportions.copy_(sizes / sizes.sum())
     return generator

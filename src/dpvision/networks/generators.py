@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -21,10 +22,11 @@ NARROWEST, WIDEST = 128, 512
 class SmallGenerator(nn.Module):
     """``[B, Z] -> [B, C, 28, 28]``: two layers, then two up-samplings with convolutions.
 
-    449 thousand parameters at Z = 100 and C = 1.
+    449 thousand parameters at Z = 100 and C = 1. As ``published`` there is no ReLU before the first
+    up-sampling, and corners stay where they are.
     """
 
-    def __init__(self, in_features: int, channels: int) -> None:
+    def __init__(self, in_features: int, channels: int, published: bool = False) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(in_features, 500),
@@ -32,12 +34,12 @@ class SmallGenerator(nn.Module):
             nn.ReLU(),
             nn.Linear(500, 784),
             nn.BatchNorm1d(784),
-            nn.ReLU(),
+            nn.Identity() if published else nn.ReLU(),
             nn.Unflatten(1, (16, 7, 7)),
-            nn.Upsample(scale_factor=2, mode="bilinear"),
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=published),
             nn.Conv2d(16, 8, 5, padding=2),
             nn.ReLU(),
-            nn.Upsample(scale_factor=2, mode="bilinear"),
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=published),
         )
         self.last = nn.Conv2d(8, channels, 5, padding=2)
 
@@ -65,9 +67,14 @@ class UpBlock(nn.Module):
 class ResidualGenerator(nn.Module):
     """``[B, Z] -> [B, C, S, S]`` for S = 4·2ⁿ: a linear layer to 4×4, then n :class:`UpBlock`, each with half
     the channels: at a ``width`` of 512, the paper's, 512, 256, 128, 64 for 32 pixels, and 32 for 64.
+
+    As ``published`` weights begin by Xavier's rule, and outputs are twice as large: a sigmoid of them then is
+    the published tanh, from 0 to 1.
     """
 
-    def __init__(self, in_features: int, channels: int, side: int, width: int) -> None:
+    def __init__(
+        self, in_features: int, channels: int, side: int, width: int, published: bool = False
+    ) -> None:
         super().__init__()
         blocks = (side // 4).bit_length() - 1
         widths = [min(width >> 3 << blocks, width) >> n for n in range(blocks + 1)]
@@ -75,10 +82,18 @@ class ResidualGenerator(nn.Module):
         self.blocks = nn.Sequential(*map(UpBlock, widths, widths[1:]))
         self.norm = nn.BatchNorm2d(widths[-1])
         self.last = nn.Conv2d(widths[-1], channels, 3, padding=1)
+        self.scale = 2 if published else 1
+        if published:
+            # There the linear layer is a convolution of 4×4 over one position, and begins as one.
+            bound = math.sqrt(6 / (16 * (in_features + widths[0])))
+            nn.init.uniform_(self.project.weight, -bound, bound)
+            for layer in self.modules():
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.project(z).unflatten(1, (-1, 4, 4))
-        return self.last(F.relu(self.norm(self.blocks(x))))
+        return self.scale * self.last(F.relu(self.norm(self.blocks(x))))
 
 
 class Generator(ImageGenerator):
@@ -93,6 +108,7 @@ class Generator(ImageGenerator):
         class_names: the class names in the order of labels; none for images without labels.
         latent_size: the size of the noise.
         network_width: the width of the first layers of a :class:`ResidualGenerator`, a multiple of 128.
+        published_network: whether the network is as in the paper's code in all it does.
         start: images to start from, made of the same labels and noise.
 
     Raises:
@@ -107,6 +123,7 @@ class Generator(ImageGenerator):
         class_names: Sequence[str],
         latent_size: int,
         network_width: int = WIDEST,
+        published_network: bool = False,
         start: GaussianImages | None = None,
     ) -> None:
         check_image_shape(image_shape)
@@ -114,11 +131,11 @@ class Generator(ImageGenerator):
         channels, height, _ = self.image_shape
         self.latent_size = latent_size
         in_features = len(self.class_names) + latent_size
-        self.network_width = network_width
+        self.network_width, self.published_network = network_width, published_network
         self.network = (
-            SmallGenerator(in_features, channels)
+            SmallGenerator(in_features, channels, published_network)
             if height == 28
-            else ResidualGenerator(in_features, channels, height, network_width)
+            else ResidualGenerator(in_features, channels, height, network_width, published_network)
         )
         self.start = start
         if start is not None:
@@ -132,6 +149,7 @@ class Generator(ImageGenerator):
             "class_names": list(self.class_names),
             "latent_size": self.latent_size,
             "network_width": self.network_width,
+            "published_network": self.published_network,
             "start": None if self.start is None else self.start.config,
         }
 

@@ -14,6 +14,7 @@ from dpvision.privacy.errors import InputError
 from dpvision.privacy.mean_embedding import ROUNDING_MARGIN
 from dpvision.privacy.mechanisms import GaussianSumMechanism
 from dpvision.privacy.sampling import FullBatch
+from dpvision.privacy.triangles import Triangle
 
 
 @dataclass(frozen=True)
@@ -76,19 +77,9 @@ class SecondMoments:
             sums[block].addmm_(some.T, some * one_hot[of_class, block, None])
 
     def triangles(self, sums: Tensor) -> dict[str, Tensor]:
-        """Return what is released of sums ``[K, n, n]``: their upper triangles, row by row, with √2 times
-        what is off the diagonal, so that the norm is that of the whole matrices.
-        """
-        rows, columns = torch.triu_indices(self.num_numbers, self.num_numbers, device=sums.device)
-        factors = torch.where(rows == columns, 1.0, math.sqrt(2)).to(sums)
-        return {"moments": sums[:, rows, columns] * factors}
+        """Return what is released of sums ``[K, n, n]``: their :class:`Triangle`, which has their norm."""
+        return {"moments": Triangle.of(self.num_numbers, sums.device).pack(sums)}
 
     def matrices(self, released: Mapping[str, Tensor]) -> Tensor:
         """Return the sums ``[K, n, n]``, float64, of what was released of them."""
-        rows, columns = torch.triu_indices(self.num_numbers, self.num_numbers)
-        factors = torch.where(rows == columns, 1.0, math.sqrt(2)).double()
-        entries = released["moments"].double() / factors
-        matrices = entries.new_zeros(self.num_classes, self.num_numbers, self.num_numbers)
-        matrices[:, rows, columns] = entries
-        matrices[:, columns, rows] = entries
-        return matrices
+        return Triangle.of(self.num_numbers).unpack(released["moments"].double())

@@ -37,7 +37,6 @@ class NoisyViews:
         flip: mirror left and right with probability one half.
         unlabelled: the share of views whose class is left out, so that the denoiser also learns what it is to
             say of an image of an unknown class.
-
         centres: those of the classes that the denoiser knows, which images are less; by default 0.
 
     Raises:

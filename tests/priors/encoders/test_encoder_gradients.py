@@ -25,6 +25,7 @@ TO_BE_LOADED = {"source": "to be loaded"}
         ("vgg19", {"provenance": TO_BE_LOADED, "layers": ["features.5"], "cells": 2}),
         ("squeezenet1_0", {"provenance": TO_BE_LOADED, "size": 24, "cells": 2}),
         ("resnet18", {"provenance": TO_BE_LOADED}),
+        ("resnet18-small", {"provenance": TO_BE_LOADED, "layers": ["layer1.0.relu1", "layer2"]}),
         ("random-wrn-10-1+pixels", {"part_weights": [2, 0.5]}),
     ],
 )

@@ -150,10 +150,34 @@ class ResNet18(Reference):
         return outputs
 
 
+class SmallResNet18(ResNet18):
+    """The same with another beginning, and with the ReLUs inside of its blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        outputs: list[Tensor] = []
+        hooks = [
+            module.register_forward_hook(lambda *given: outputs.append(given[-1].clone()))
+            for module in self.modules()
+            if isinstance(module, nn.ReLU)
+        ]
+        x = self.relu(self.bn1(self.conv1(x)))
+        for number in range(1, 5):
+            x = self.get_submodule(f"layer{number}")(x)
+        for hook in hooks:
+            hook.remove()
+        assert len(outputs) == 17
+        return outputs[:16]
+
+
 REFERENCES: dict[str, Callable[[], Reference]] = {
     "vgg19": VGG19,
     "squeezenet1_0": SqueezeNet,
     "resnet18": ResNet18,
+    "resnet18-small": SmallResNet18,
 }
 
 
@@ -164,7 +188,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Refe
     made = {}
     for name, network in REFERENCES.items():
         reference, path = network().randomize(), folder / f"{name}.safetensors"
-        classifier = "fc.weight" if name == "resnet18" else "classifier.1.weight"
+        classifier = "fc.weight" if name.startswith("resnet18") else "classifier.1.weight"
         save_file(reference.state_dict() | {classifier: torch.zeros(2, 2)}, path)
         made[name] = reference, str(path)
     return made

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from dpvision.networks.resnet import resnet18
+from dpvision.networks.resnet import resnet18, resnet18_small
 from dpvision.networks.squeezenet import squeezenet1_0
 from dpvision.networks.vgg import vgg19
 from dpvision.networks.weights import opened
@@ -24,7 +24,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network whose weights files are torchvision's.
+    """A network whose weights files are torchvision's, or have its names.
 
     Attributes:
         build: makes it, without its classifier.
@@ -50,6 +50,15 @@ ARCHITECTURES = {
     "squeezenet1_0": Architecture(squeezenet1_0, _features(0, 3, 4, 5, 7, 8, 9, 10, 12), "classifier."),
     # The first convolution, after its ReLU, and the four stages.
     "resnet18": Architecture(resnet18, ("relu", "layer1", "layer2", "layer3", "layer4"), "fc."),
+    # The first 16 ReLUs of 17, as DP-MEPF has them for grey images of 28 pixels.
+    "resnet18-small": Architecture(
+        resnet18_small,
+        (
+            "relu",
+            *(f"layer{n}.{block}.relu{relu}" for n in (1, 2, 3, 4) for block in (0, 1) for relu in (1, 2)),
+        )[:16],
+        "fc.",
+    ),
 }
 """The architectures, by the name of their encoders."""
 

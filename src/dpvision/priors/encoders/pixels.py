@@ -12,6 +12,7 @@ from dpvision.networks import Normalize
 from dpvision.networks.gaussian_images import GaussianImages
 from dpvision.priors.encoders.encoder import Encoder, Provenance, Shape
 from dpvision.privacy.errors import InputError
+from dpvision.privacy.triangles import Triangle
 
 MOST_PRODUCTS = 10_000_000
 """The largest number of products. Each takes 20 bytes to say which it is. Those of 32 x 32 pixels in RGB are
@@ -22,8 +23,7 @@ half as many.
 class PixelEncoder(Encoder):
     """Pixels in [0, 1], or all products of two of them.
 
-    The products are the upper triangle, row by row, of the matrix ``v vᵀ`` with ``v = (pixels, 1)``. Those
-    off the diagonal are multiplied by √2, so that the norm is that of the whole matrix. Their mean over
+    The products are the :class:`Triangle` of the matrix ``v vᵀ`` with ``v = (pixels, 1)``. Their mean over
     images is the pixels' second moment, and with it their mean.
 
     D is n = C·size² (or C·H·W), or (n + 1)(n + 2) / 2 products.
@@ -69,10 +69,10 @@ class PixelEncoder(Encoder):
         self.mean, self.std = Normalize.MEAN, Normalize.STD
         if products:
             with torch.device("cpu"):  # also for those who want no more than shapes
-                rows, columns = torch.triu_indices(count + 1, count + 1)
-                factors = torch.where(rows == columns, 1.0, math.sqrt(2))
-            for name, buffer in (("rows", rows), ("columns", columns), ("factors", factors)):
-                self.register_buffer(name, buffer, persistent=False)
+                triangle = Triangle.of(count + 1)
+            self.register_buffer("rows", triangle.rows, persistent=False)
+            self.register_buffer("columns", triangle.columns, persistent=False)
+            self.register_buffer("factors", triangle.factors.float(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self._vectors(x)
@@ -88,7 +88,7 @@ class PixelEncoder(Encoder):
             return super().mean_directions(x, groups)
         v = F.normalize(self._vectors(x), dim=1).unflatten(0, (groups, -1))  # [G, B / G, n + 1]
         with torch.autocast(x.device.type, enabled=False):  # small moments beside large ones
-            return self._triangles(v.transpose(1, 2) @ v / v.shape[1])
+            return self._triangle.pack(v.transpose(1, 2) @ v / v.shape[1])
 
     def shrunk(self, means: Tensor, noise: Tensor) -> Tensor:
         """Remove the eigenvalues that noise alone would have from the matrices of products. Those of a
@@ -97,11 +97,11 @@ class PixelEncoder(Encoder):
         """
         if not self.products:
             return means
-        moments = self._matrices(means)
+        moments = self._triangle.unpack(means)
         values, vectors = torch.linalg.eigh(moments)
         edge = noise[:, None] * math.sqrt(2 * moments.shape[1])
         kept = torch.where(values > edge, values, 0)
-        return self._triangles((vectors * kept[:, None, :]) @ vectors.transpose(1, 2))
+        return self._triangle.pack((vectors * kept[:, None, :]) @ vectors.transpose(1, 2))
 
     def gaussian_images(self, means: Tensor, rank: int) -> GaussianImages | None:
         """Return images by the moments that products give, which are all that a normal law has; else None.
@@ -114,22 +114,13 @@ class PixelEncoder(Encoder):
         channels, *sides = self.config["image_shape"]
         small = sides if self.size is None else [self.size, self.size]
         law = GaussianImages(len(means), (channels, *small), sides, rank).to(means.device)
-        law.set_moments(self._matrices(means))
+        law.set_moments(self._triangle.unpack(means))
         return law
 
-    def _matrices(self, features: Tensor) -> Tensor:
-        """Return the matrices ``[K, n + 1, n + 1]`` whose upper triangles the features ``[K, D]`` are."""
-        side = int(self.rows[-1]) + 1
-        entries = features / self.factors
-        matrices = features.new_zeros(len(features), side, side)
-        matrices[:, self.rows, self.columns] = entries
-        matrices[:, self.columns, self.rows] = entries
-        return matrices
-
-    def _triangles(self, matrices: Tensor) -> Tensor:
-        """Return the features whose `_matrices` these are."""
-        flat = self.rows * matrices.shape[2] + self.columns
-        return matrices.flatten(1).index_select(1, flat) * self.factors
+    @property
+    def _triangle(self) -> Triangle:
+        """That of matrices ``[K, n + 1, n + 1]``, on the encoder's device."""
+        return Triangle(self.rows, self.columns, self.factors)
 
     def _vectors(self, x: Tensor) -> Tensor:
         """Return v for each image, or the pixels alone: ``[B, n + 1]`` or ``[B, n]``."""

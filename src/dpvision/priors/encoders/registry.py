@@ -111,8 +111,8 @@ def build_encoder(
     - "patches": ``centroids``, ``size``, ``cells``, ``threshold`` and ``seed`` of :class:`PatchEncoder`;
     - "scattering": ``J``, ``L``, ``cells`` and ``groups`` of :class:`ScatteringEncoder`;
     - "pixels": ``size`` and ``products`` of :class:`PixelEncoder`;
-    - "vgg19", "squeezenet1_0" and "resnet18": ``weights``, ``layers``, ``size``, ``cells``, ``mean`` and
-      ``std`` of :func:`build_file_network`. The weights are a file of the user's;
+    - "vgg19", "squeezenet1_0", "resnet18" and "resnet18-small": ``weights``, ``layers``, ``size``,
+      ``cells``, ``mean`` and ``std`` of :func:`build_file_network`. The weights are a file of the user's;
     - "torchvision:NAME" and "timm:NAME": ``size``, the side in pixels to which images are scaled (by default
       that of the images it was trained on), ``layers`` and ``cells`` of :class:`NetworkEncoder`. The
       libraries fetch the weights;
