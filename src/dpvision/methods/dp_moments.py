@@ -258,7 +258,8 @@ class DPMoments:
         they are off by is in the second moments about them, and is released more exactly with these.
         """
         again = config.moments(facts).second.mechanism(noise_multiplier, facts.num_examples)
-        return (Stage("second moments about the means of the earlier run", again, 1),)
+        of_class = "class-wise " if config.labelled else ""
+        return (Stage(f"{of_class}second moments about the means of the earlier run", again, 1),)
 
     def learn_again(self, config: DPMomentsConfig, earlier: Learned, session: Session) -> Learned:
         """Release the second moments once more, about the same means and with the same bound."""
