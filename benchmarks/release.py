@@ -4,7 +4,7 @@
 
 - vgg19: the outputs of its 16 convolutions, 303,104 features for images of 32 pixels. Its weights are random,
   which changes neither time nor memory.
-- pixels: what `dpvision synthesize` takes by default, all products of two pixels.
+- pixels: what dp-mepf takes by default, all products of two pixels.
 
 For each, "forward" only computes the features, in the same batches; "φ1", and "φ1, φ2" with
 second_moment_weight = 1, make the sums of all classes and then add noise to them, which takes as long for few

@@ -46,8 +46,8 @@ JOBS = {
     "dp-randp": "train bundled:digits --epsilon 2 --device cpu --method dp-randp --phase-iii full "
     "--set encoder=pixels --set steps=200 --set phase_ii_share=0.5 --set expected_batch_size=32",
     "dp-ridge": "train bundled:digits --epsilon 2 --device cpu --method dp-ridge --set encoder=pixels",
-    "dp-mepf": "synthesize bundled:digits --epsilon 2 --device cpu --count 20 --set steps=300 "
-    "--set batch_size=20 --set encoder_options.products=false --set network_width=128",
+    "dp-mepf": "synthesize bundled:digits --epsilon 2 --device cpu --method dp-mepf --count 20 "
+    "--set steps=300 --set batch_size=20 --set encoder_options.products=false --set network_width=128",
 }
 """Commands that work for a second or two, by method, without --out."""
 

@@ -33,8 +33,8 @@ JOBS = {
     "dp-randp": f"{_TRAIN} dp-randp --phase-iii full --set encoder=pixels --set steps=12 "
     "--set phase_ii_share=0.5 --set expected_batch_size=32",
     "dp-ridge": f"{_TRAIN} dp-ridge --set encoder=pixels",
-    "dp-mepf": "synthesize bundled:digits --epsilon 2 --device cpu --count 20 --set steps=5 "
-    "--set batch_size=20 --set encoder_options.products=false --set network_width=128",
+    "dp-mepf": "synthesize bundled:digits --epsilon 2 --device cpu --count 20 --method dp-mepf "
+    "--set steps=5 --set batch_size=20 --set encoder_options.products=false --set network_width=128",
     "dp-moments": "synthesize bundled:digits --epsilon 2 --device cpu --count 20 --method dp-moments",
     "dp-diffusion": "synthesize bundled:digits --epsilon 2 --device cpu --count 20 --method dp-diffusion "
     "--set steps=8 --set expected_batch_size=32 --set width=8 --set sampling_steps=2 "
@@ -156,8 +156,8 @@ class Trial:
         _, calibrated = RunConfig.from_json(run.config).spending
         counts = [stage.count for stage in calibrated.stages]
         lost = [counts[last] - int(state["steps_done"])]
-        if last:
-            lost.insert(0, int(state["lost"]))
+        if last:  # before the last but one come single releases, without which a run does not go on
+            lost = [*[0] * (last - 1), int(state["lost"]), *lost]
         assert len(lost) == len(counts)
         assert sum(lost) == json.loads((run.release_path / "card.json").read_text())["lost_steps"]
         return lost

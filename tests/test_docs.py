@@ -60,7 +60,7 @@ def test_commands_are_understood(page: Path) -> None:
         if "settings" not in given or "method" not in given:
             continue
         settings = with_settings({}, given["settings"] or [])
-        method = given["method"] or ("dp-mepf" if arguments[0] == "synthesize" else "dp-sgd")
+        method = given["method"] or ("dp-moments" if arguments[0] == "synthesize" else "dp-sgd")
         settings |= {name: given[name] for name in ("phase_iii", "pool") if given.get(name)}
         check_settings(find_method(method).config_class, settings)
         if given.get("epsilon") is not None:

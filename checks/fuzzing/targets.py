@@ -28,7 +28,7 @@ from checks.fuzzing import dicom_files
 from checks.fuzzing.dicom_files import encoded
 from dpvision.api.options import TrainOptions
 from dpvision.api.pools import describe_pool
-from dpvision.api.refitting import open_embedding
+from dpvision.api.releases import open_earlier
 from dpvision.cli.options import collect
 from dpvision.images import Images, available_splits, image_sizes, open_images
 from dpvision.images.series import POOL_RECORD, Series
@@ -394,39 +394,37 @@ def _read_classifier(folder: Path) -> None:
 
 
 @cache
-def _synthesis() -> dict[str, bytes]:
+def _synthesis(method: str, **config: Any) -> dict[str, bytes]:
     """The files of a small run of synthesize."""
     with TemporaryDirectory() as folder:
-        config = {
-            "steps": 1,
-            "batch_size": 4,
-            "latent_size": 2,
-            "num_details": 1,
-            "encoder_options": {"size": 2},
-        }
         dpvision.synthesize(
             small_images(),
             epsilon=5.0,
+            method=method,
             out=f"{folder}/run",
             ledger=f"{folder}/l.jsonl",
             count=4,
-            config=config,
+            config={"num_details": 1, **config},
         )
         return {path.name: path.read_bytes() for path in Path(folder, "run", "release").glob("*.*")}
 
 
+def _fitted() -> dict[str, bytes]:
+    return _synthesis("dp-mepf", steps=1, batch_size=4, latent_size=2, encoder_options={"size": 2})
+
+
 def _generators() -> list[list[bytes]]:
-    files = _synthesis()
     small = generator_files(Generator((1, 28, 28), (), 3))
-    return [
-        [files["config.json"], files["generator.safetensors"]],
-        [small["config.json"], small["generator.safetensors"]],
-    ]
+    return [[files["config.json"], files["generator.safetensors"]] for files in (_fitted(), small)]
 
 
 def _embeddings() -> list[list[bytes]]:
-    files = _synthesis()
+    files = _fitted()
     return [[files["embedding.safetensors"], files["encoder.safetensors"]]]
+
+
+def _moments() -> list[list[bytes]]:
+    return [[_synthesis("dp-moments", size=2, rank=2)["moments.safetensors"]]]
 
 
 def _priors() -> list[list[bytes]]:
@@ -664,7 +662,12 @@ TARGETS = {
         Target(
             *("embedding", ("safetensors", "safetensors"), _embeddings),
             _named("embedding.safetensors", "encoder.safetensors"),
-            lambda folder: (None, open_embedding(folder / "embedding.safetensors"))[0],
+            lambda folder: (None, open_earlier(folder / "embedding.safetensors"))[0],
+            share=1,
+        ),
+        Target(
+            *("moments", ("safetensors",), _moments, _named("moments.safetensors")),
+            lambda folder: (None, open_earlier(folder / "moments.safetensors"))[0],
             share=1,
         ),
         Target("prior", ("safetensors",), _priors, _named("p.safetensors"), _read_prior, share=1),

@@ -32,7 +32,7 @@ def images() -> Images:
 
 
 def synthesize(images: Images, out: Path, **options: Any) -> Synthesis:
-    given = {"epsilon": 1.0, "delta": DELTA, "count": 10, "config": CONFIG, **options}
+    given = {"epsilon": 1.0, "delta": DELTA, "count": 10, "config": CONFIG, "method": "dp-mepf", **options}
     return dpvision.synthesize(images, out=out, **given)
 
 
@@ -164,7 +164,7 @@ def test_what_cannot_be_refined(images: Images, tmp_path: Path) -> None:
     dpvision.train(
         images, epsilon=2, method="dp-ridge", config={"encoder": "pixels"}, out=tmp_path / "classifier"
     )
-    with pytest.raises(InputError, match="cannot be read as an embedding"):
+    with pytest.raises(InputError, match="has nothing of which more can be made"):
         synthesize(images, tmp_path / "no", refine=tmp_path / "classifier")
     assert len(Ledger(default_ledger_path(images.digest)).summary()["runs"]) == 2
 
@@ -193,7 +193,7 @@ def test_an_owners_limit_holds_for_both(
 
 
 def test_from_the_command_line_and_as_a_pool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data, fast = "bundled:digits", ["--set", "steps=2", "--count", "200", "--balanced"]
+    data, fast = "bundled:digits", ["--count", "200", "--balanced"]
     first, second = str(tmp_path / "a"), str(tmp_path / "b")
     assert command(["synthesize", data, "--epsilon", "2", "--out", first, *fast]) == 0
     assert (
@@ -202,9 +202,9 @@ def test_from_the_command_line_and_as_a_pool(tmp_path: Path, capsys: pytest.Capt
     )
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert 2 < found["epsilon"] < 4
-    refused = ["synthesize", "--from-embedding", "e", "--refine", first, "--out", str(tmp_path / "c")]
+    refused = ["synthesize", "--from-release", "e", "--refine", first, "--out", str(tmp_path / "c")]
     assert command(refused) == 2
-    assert "--refine has no use with --from-embedding" in capsys.readouterr().err
+    assert "--refine has no use with --from-release" in capsys.readouterr().err
     mix = ["--method", "dp-mix-diff", "--pool", second, "--set", "network=linear", "--set", "steps=2"]
     assert command(["train", data, "--epsilon", "1", "--out", str(tmp_path / "model"), *mix]) == 0
     shown = capsys.readouterr()

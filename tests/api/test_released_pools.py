@@ -19,7 +19,7 @@ from dpvision.privacy import InputError, Ledger, default_ledger_path
 
 NAMES = ("right", "left")  # not in the order of the folders
 DELTA = 1e-3
-CONFIG = {"steps": 2, "batch_size": 20, "latent_size": 3}
+CONFIG: dict[str, Any] = {"rank": 5}
 MIX: dict[str, Any] = {"network": "linear", "steps": 2, "expected_batch_size": 20, "augmult": 2, "k_self": 2}
 
 

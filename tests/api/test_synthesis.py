@@ -31,7 +31,8 @@ def images() -> Images:
 
 def synthesize(images: Images, out: Path, **options: Any) -> Synthesis:
     return dpvision.synthesize(
-        images, **{"epsilon": 3.0, "out": out, "config": CONFIG, "count": 30, **options}
+        images,
+        **{"epsilon": 3.0, "method": "dp-mepf", "out": out, "config": CONFIG, "count": 30, **options},
     )
 
 
@@ -122,6 +123,7 @@ def test_an_embedding_tells_nothing_of_how_it_was_learned(images: Images, tmp_pa
         facts.append(Embedding.load(release / "embedding.safetensors").facts)
     assert facts[0] == facts[1]
     assert facts[0].keys() == {
+        "method",
         "encoder",
         "image_shape",
         "class_names",
@@ -138,7 +140,7 @@ def test_the_same_embedding_makes_other_images_at_no_cost(images: Images, tmp_pa
     first = synthesize(images, tmp_path / "run")
     before = spent(images)
     again = dpvision.synthesize_from(
-        first.release / "embedding.safetensors",
+        tmp_path / "run",
         out=tmp_path / "again",
         count=7,
         formats=("npz",),
@@ -249,7 +251,7 @@ def test_a_release_that_was_lost_is_not_made_twice(
         ({"formats": ("gif",)}, "no format 'gif'"),
         (
             {"method": "dp-sgd"},
-            "no method 'dp-sgd' that makes images; choose one of dp-mepf, dp-moments, dp-diffusion",
+            "no method 'dp-sgd' that makes images; choose one of dp-moments, dp-mepf, dp-diffusion",
         ),
         ({"config": {"steps": -1}}, "steps must be at least 0"),
         ({"config": {"nosuch": 1}}, "no setting 'nosuch'"),
@@ -324,7 +326,8 @@ def test_labels_that_are_not_used_make_no_other_ledger(images: Images, tmp_path:
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels[0].numpy()).save(place / f"{index}.png")
     config = {**CONFIG, "labelled": False}
-    dpvision.synthesize(tmp_path / "data", epsilon=1, out=tmp_path / "run", count=5, config=config)
+    options: dict[str, Any] = {"epsilon": 1, "method": "dp-mepf", "count": 5, "config": config}
+    dpvision.synthesize(tmp_path / "data", out=tmp_path / "run", **options)
     assert len(spent(open_images(tmp_path / "data"))) == 1
 
 

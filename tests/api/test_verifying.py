@@ -107,13 +107,10 @@ def test_every_event_that_was_spent_is_stated(method: str, options: dict[str, An
 
 
 def test_what_was_learned_of_units(tmp_path: Path) -> None:
-    config = {"steps": 2, "batch_size": 20, "latent_size": 3}
     images = some_images().with_units(torch.arange(120) % 40)
     dpvision.train(images, epsilon=3, out=tmp_path / "run", config=CONFIG)
-    first = dpvision.synthesize(images, epsilon=3, out=tmp_path / "first", count=6, config=config)
-    dpvision.synthesize_from(
-        first.release / "embedding.safetensors", out=tmp_path / "again", count=4, config=config
-    )
+    first = dpvision.synthesize(images, epsilon=3, out=tmp_path / "first", count=6)
+    dpvision.synthesize_from(first.release, out=tmp_path / "again", count=4)
     for name in ("run", "first", "again"):
         found = dpvision.verify(tmp_path / name)
         assert failing(found) == []
@@ -122,13 +119,10 @@ def test_what_was_learned_of_units(tmp_path: Path) -> None:
 
 
 def test_synthetic_images_and_those_fitted_anew(tmp_path: Path) -> None:
-    config = {"steps": 2, "batch_size": 20, "latent_size": 3}
     first = dpvision.synthesize(
-        some_images(), epsilon=3, out=tmp_path / "first", count=6, config=config, formats=("png", "npz")
+        some_images(), epsilon=3, out=tmp_path / "first", count=6, formats=("png", "npz")
     )
-    again = dpvision.synthesize_from(
-        first.release / "embedding.safetensors", out=tmp_path / "again", count=4, config=config
-    )
+    again = dpvision.synthesize_from(first.release, out=tmp_path / "again", count=4)
     for made in (first, again):
         found = dpvision.verify(made.release)
         assert failing(found) == []

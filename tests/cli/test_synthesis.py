@@ -11,7 +11,7 @@ import pytest
 from dpvision.cli.main import run
 
 DIGITS = "bundled:digits"
-FAST = ["--set", "steps=4", "--set", "batch_size=40"]
+FAST = ["--set", "rank=20"]
 
 
 def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -26,8 +26,7 @@ def test_from_data_to_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert made["epsilon"] <= 2
     assert (made["count"], made["release"]) == (80, str(out / "release"))
 
-    embedding = str(out / "release" / "embedding.safetensors")
-    assert run(["synthesize", "--from-embedding", embedding, "--out", str(again), "--balanced", *FAST]) == 0
+    assert run(["synthesize", "--from-release", str(out), "--out", str(again), "--balanced", *FAST]) == 0
     assert "images   1437" in capsys.readouterr().out
 
     assert run(["resume", str(out)]) == 0
@@ -147,10 +146,10 @@ def test_what_cannot_be_measured_is_one_sentence(
         (["synthesize", DIGITS, "--epsilon", "2"], "--out is missing"),
         (["synthesize", DIGITS, "--out", "OUT"], "--epsilon is missing"),
         (
-            ["synthesize", "--from-embedding", "nosuch", "--out", "OUT"],
-            "cannot be read as an embedding",
+            ["synthesize", "--from-release", "nosuch", "--out", "OUT"],
+            "nosuch does not exist",
         ),
-        (["synthesize", DIGITS, "--from-embedding", "e", "--out", "OUT"], "DATA has no use with --from-emb"),
+        (["synthesize", DIGITS, "--from-release", "e", "--out", "OUT"], "DATA has no use with --from-rel"),
         (["synthesize", DIGITS, "--epsilon", "2", "--out", "OUT", "--format", "gif"], "no format 'gif'"),
         (
             ["synthesize", DIGITS, "--epsilon", "2", "--out", "OUT", "--count=0"],
@@ -205,7 +204,7 @@ def test_options_of_images_are_not_for_classifiers(
 
 def test_counts_of_classes_in_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe, out = tmp_path / "recipe.toml", tmp_path / "run"
-    recipe.write_text("epsilon = 2\n[class_counts]\n3 = 20\n7 = 5\n[config]\nsteps = 2\n")
+    recipe.write_text("epsilon = 2\n[class_counts]\n3 = 20\n7 = 5\n[config]\nrank = 20\n")
     assert run(["synthesize", DIGITS, "--config", str(recipe), "--out", str(out)]) == 0
     folders = {path.name: len(list(path.iterdir())) for path in (out / "release/images/png").iterdir()}
     assert folders == {"3": 20, "7": 5}

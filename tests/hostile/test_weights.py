@@ -198,3 +198,45 @@ def test_a_prior_of_another_type_is_refused(dtype: str, check_refused: CheckRefu
 def test_an_embedding_of_nothing_known_is_refused(facts: str, check_refused: CheckRefused) -> None:
     content = safetensors.torch.save({"first": torch.zeros(1, 4)}, {"dpvision": facts})
     check_refused("embedding", [content, b""])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": 10**9},
+        {"size": -1},
+        {"share_of_means": 2.0},
+        {"emphasis": "1"},
+        {"noise": [1.0]},
+        {"noise": [1.0, -1.0]},
+        {"noise": None},
+        {"num_examples": 0},
+        {"image_shape": [2, 4, 4]},
+        {"image_shape": [1, 4]},
+        {"class_names": ["ant", "ant"]},
+        {"class_names": ["ant"] * 3},
+        {"method": "dp-sgd"},
+        {"method": "refine:" * 10**4},
+        {"method": ["dp-moments"]},
+        {"guarantee": {}},
+    ],
+)
+def test_moments_that_are_none_are_refused(changes: dict[str, Any], check_refused: CheckRefused) -> None:
+    ((content,),) = TARGETS["moments"].seeds()
+    facts = json.loads(
+        json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]["dpvision"]
+    )
+    tensors = safetensors.torch.load(content)
+    check_refused(
+        "moments", [safetensors.torch.save(tensors, {"dpvision": json.dumps(facts | changes)})], most_mib=64
+    )
+
+
+@pytest.mark.parametrize("change", [torch.nan, None])
+def test_moments_of_other_numbers_are_refused(change: float | None, check_refused: CheckRefused) -> None:
+    ((content,),) = TARGETS["moments"].seeds()
+    metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    tensors = safetensors.torch.load(content)
+    sums = tensors["second.moments"]
+    tensors["second.moments"] = sums[:, 1:].contiguous() if change is None else sums * change
+    check_refused("moments", [safetensors.torch.save(tensors, metadata)])

@@ -99,9 +99,9 @@ def test_images_without_labels_are_refused(images: Images) -> None:
         dpvision.plan(unlabelled, epsilon=1.0)
 
 
-def test_images_are_made_by_a_method_that_is_named(images: Images, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'auto' chooses the method of a classifier"):
-        dpvision.synthesize(images, epsilon=1.0, method="auto", out=tmp_path / "run")
+def test_images_are_made_by_dp_moments_unless_a_method_is_named(images: Images, tmp_path: Path) -> None:
+    result = dpvision.synthesize(images, epsilon=1.0, count=3, out=tmp_path / "run")
+    assert json.loads((result.release / "card.json").read_text())["method"] == "dp-moments"
 
 
 def test_no_package_can_call_its_method_auto(monkeypatch: pytest.MonkeyPatch) -> None:

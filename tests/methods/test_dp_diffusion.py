@@ -51,13 +51,15 @@ def test_the_share_of_the_warm_up_is_that_of_the_budget(share: float) -> None:
     """In terms of 1/σ², the sample rate counting as its square."""
     images = made()
     config = settings(images, warm_up_share=share)
-    release, steps = calibrated(DPDiffusion(), config, facts_of(images), BUDGET).stages
-    assert isinstance(release.mechanism, GaussianSumMechanism)
-    assert isinstance(steps.mechanism, GaussianSumMechanism)
-    of_release = 1 / release.mechanism.noise_multiplier**2
-    of_steps = 3 * (0.25 / steps.mechanism.noise_multiplier) ** 2
+    *release, steps = calibrated(DPDiffusion(), config, facts_of(images), BUDGET).stages
+    noises = []
+    for stage in (*release, steps):
+        assert isinstance(stage.mechanism, GaussianSumMechanism)
+        noises.append(stage.mechanism.noise_multiplier)
+    of_release = sum(1 / noise**2 for noise in noises[:-1])
+    of_steps = 3 * (0.25 / noises[-1]) ** 2
     assert of_release / (of_release + of_steps) == pytest.approx(share)
-    assert (release.count, steps.count) == (1, 3)
+    assert [stage.count for stage in (*release, steps)] == [1, 1, 3]
     assert calibrated(DPDiffusion(), config, facts_of(images), BUDGET).epsilon <= BUDGET.epsilon
 
 
@@ -120,7 +122,8 @@ def test_a_release_is_loaded_sampled_and_measured(tmp_path: Path) -> None:
     assert {"accuracy of logistic", "accuracy of mlp"} <= {row.name for row in rows}
     card = (tmp_path / "run/release/card.md").read_text()
     assert "the sum of clipped gradients" in card
-    assert "class-wise sums of features and class counts" in card
+    assert "class-wise sums of images, their squared lengths and class counts" in card
+    assert "class-wise second moments about the means" in card
 
 
 def test_centres_are_those_of_the_release() -> None:
@@ -171,7 +174,7 @@ def test_public_images_are_always_the_same() -> None:
 def test_a_run_is_planned(overrides: dict[str, Any]) -> None:
     forecast = dpvision.plan(made(), method="dp-diffusion", epsilon=8.0, delta=1e-3, config=FAST | overrides)
     assert forecast.config.steps == 3
-    assert [stage.count for stage in forecast.stages] == ([3] if overrides else [1, 3])
+    assert [stage.count for stage in forecast.stages] == ([3] if overrides else [1, 1, 3])
     assert 0 < forecast.seconds < 600
 
 
@@ -182,7 +185,7 @@ def test_there_are_defaults_for_every_shape(side: int, channels: int) -> None:
     config = DPDiffusion().default_config(of, Budget(1.0, 1e-5), CPU, {})
     assert config.flip == (channels == 3)
     assert DPDiffusionConfig(**asdict(config)) == config
-    assert len(calibrated(DPDiffusion(), config, of, Budget(1.0, 1e-5)).stages) == 2
+    assert len(calibrated(DPDiffusion(), config, of, Budget(1.0, 1e-5)).stages) == 3
 
 
 @pytest.mark.parametrize(

@@ -126,9 +126,9 @@ def test_an_embedding_survives_its_file(tmp_path: Any) -> None:
     for name, total in embedding.sums.items():
         assert torch.equal(found.sums[name], total)
     (tmp_path / "e.safetensors").write_bytes(b"no")
-    with pytest.raises(InputError, match="cannot be read as an embedding"):
+    with pytest.raises(InputError, match="cannot be read as what a run released"):
         Embedding.load(tmp_path / "e.safetensors")
-    with pytest.raises(InputError, match="cannot be read as an embedding"):
+    with pytest.raises(InputError, match="cannot be read as what a run released"):
         Embedding.load(tmp_path / "missing.safetensors")
 
 

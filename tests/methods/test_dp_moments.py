@@ -167,6 +167,28 @@ def test_many_classes_get_smaller_moments() -> None:
         DPMoments().default_config(of, BUDGET, CPU, {"size": 28})
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_usual_number_of_classes_has_a_size(channels: int) -> None:
+    for classes in (2, 25, 26, 100, 1000, 3810, 3906, 21_841, 100_000):
+        of = facts(10**6, (channels, 64, 64), tuple(map(str, range(classes))))
+        assert DPMoments().default_config(of, BUDGET, CPU, {}).size >= 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_very_few_images_are_no_error(tmp_path: Path, count: int) -> None:
+    images = made(count, side=28)
+    result = dpvision.synthesize(images, epsilon=1.0, delta=1e-3, out=tmp_path / "run")
+    assert result.count == count
+    assert 0 < result.generator.sample(9, seed=0).take(torch.arange(9)).float().mean() < 255
+
+
+def test_as_many_classes_as_images(tmp_path: Path) -> None:
+    images = made(120, side=12)
+    named = replace(images, labels=torch.arange(120), class_names=tuple(map(str, range(120))))
+    result = dpvision.synthesize(named, epsilon=1.0, out=tmp_path / "run")
+    assert len(result.generator.class_names) == 120
+
+
 @pytest.mark.parametrize(
     "setting",
     [

@@ -136,5 +136,6 @@ def test_all_that_users_call_takes_them(images: Images, on_disk: OnDisk, tmp_pat
     audited = dpvision.audit(on_disk, canary_kind="images", canaries=20, seed=0, **options)
     assert not audited.refuted
     fit = next(settings for method, settings in CASES if method == "dp-mepf")
-    assert dpvision.synthesize(on_disk, epsilon=8.0, config=fit, count=3, out=tmp_path / "made").count == 3
+    given: dict[str, Any] = {"epsilon": 8.0, "method": "dp-mepf", "config": fit, "count": 3}
+    assert dpvision.synthesize(on_disk, out=tmp_path / "made", **given).count == 3
     assert on_disk.largest <= 1024

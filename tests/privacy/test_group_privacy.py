@@ -102,3 +102,14 @@ def test_replaced_in_samples_it_is_near_the_integral() -> None:
     exact = brentq(lambda eps: np.maximum(one - math.exp(eps) * other, 0).sum() * 1e-4 - DELTA, 1e-3, 50)
     found = group_epsilons([gaussian_event(sigma, q)], DELTA, "replace_one", [size])[size]
     assert exact <= found <= 1.6 * exact
+
+
+def test_releases_with_the_same_noise_that_differ_otherwise_are_composed() -> None:
+    """By how far a replaced image moves them, and by the sample rate."""
+    samples = [gaussian_event(3.0, rate, 3) for rate in (0.25, 0.1)]
+
+    def found(noise: float) -> dict[int, float]:
+        both = [gaussian_event(3.0), gaussian_event(noise, replace_one_ratio=math.sqrt(2))]
+        return group_epsilons([*both, *samples], 1e-3)
+
+    assert found(3.0) == pytest.approx(found(3.0001), rel=1e-3)

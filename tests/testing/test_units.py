@@ -26,7 +26,7 @@ DENOISED = {
     "noise_levels": 2,
     "pretraining_steps": 1,
     "warm_up_steps": 1,
-    "warm_up": PIXELS,
+    "warm_up": {"size": 4},
     "sampling_steps": 2,
 }
 SETTINGS: dict[str, list[dict[str, Any]]] = {

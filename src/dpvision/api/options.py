@@ -22,7 +22,7 @@ from dpvision.priors.phase_one.places import check_prior_files
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.values import fits, in_words
-from dpvision.runs.places import check_embedding, check_free, find_release
+from dpvision.runs.places import check_free, find_release
 
 if TYPE_CHECKING:
     from dpvision.images.choices import Choices
@@ -318,7 +318,7 @@ class Refining:
     def check_refined(self) -> None:
         """Raise InputError unless what is to be refined is a release."""
         if self.refine is not None:
-            check_embedding(os.path.join(find_release(self.refine), "embedding.safetensors"))
+            find_release(self.refine)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,7 +326,11 @@ class SynthesisOptions(FinishOptions, Refining, RunOptions):
     """Options of a run that makes images."""
 
     out: FilePath = option("The run's directory, made here. Publish RUN/release, keep RUN/private.")
-    method: str = option("How to learn: one of `dpvision methods`; by default {default}.", "dp-mepf")
+    method: str = option(
+        "How to learn: one of `dpvision methods`; by default dp-moments, or with refine that of the earlier "
+        "run.",
+        AUTO,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -346,9 +350,7 @@ class PlanOptions(FinishOptions, Refining, Searched, Tested, OfClassifiers):
         self.check_refined()
 
 
-FROM_EMBEDDING = frozenset(
-    {"out", "count", "formats", "balanced", "class_counts", "config", "seed", "device"}
-)
+FROM_RELEASE = frozenset({"out", "count", "formats", "balanced", "class_counts", "config", "seed", "device"})
 """The options of `SynthesisOptions` that say how to make more of what was released."""
 
 

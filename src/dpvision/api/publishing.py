@@ -87,7 +87,7 @@ class Synthesis:
     Attributes:
         epsilon, delta: what the private images have cost.
         count: the number of synthetic images that were released.
-        release: the directory that may be published: images, generator, embedding, card.
+        release: the directory that may be published: images, generator, what it was made of, card.
         generator: the released generator, which makes more images.
     """
 

@@ -10,9 +10,11 @@ from typing import Any
 
 from dpvision.api.pool_cost import events_of_card, warn_of_unknown_spending
 from dpvision.api.publishing import GUARANTEE
+from dpvision.api.releases import open_earlier
 from dpvision.images import ImageSet
 from dpvision.images.files import reading
-from dpvision.methods.refined import earlier_release
+from dpvision.methods.refined import Refined
+from dpvision.methods.registry import AUTO
 from dpvision.privacy import InputError, default_ledger_path
 from dpvision.privacy.accounting import epsilon
 from dpvision.privacy.events import merge_events
@@ -20,6 +22,22 @@ from dpvision.privacy.group_privacy import group_epsilons
 from dpvision.reports.guarantee_file import in_words, unit_of
 from dpvision.runs import RunDirectory
 from dpvision.runs.places import is_run
+
+
+def refining(run: str | os.PathLike[str], name: str) -> Refined:
+    """Return the method of an earlier run, to refine what that has released.
+
+    Args:
+        run: the earlier run.
+        name: the method that was asked for, which may be `AUTO`.
+
+    Raises:
+        InputError: it is another one, or the run released nothing that can be refined.
+    """
+    method, _ = open_earlier(run)
+    if name not in (AUTO, method.name):
+        raise InputError(f"{run} is of {method.name}, which alone can refine it, not {name}; name no method")
+    return Refined(method)
 
 
 def check_refined(
@@ -30,7 +48,7 @@ def check_refined(
     Raises:
         InputError: it was on other images, or protects something else.
     """
-    guarantee = earlier_release(run).facts[GUARANTEE]
+    guarantee = open_earlier(run)[1].facts[GUARANTEE]
     if unit_of(guarantee) != images.protects:
         raise InputError(
             f"{run} protects {unit_of(guarantee)}s and a run on these images {images.protects}s; both must "

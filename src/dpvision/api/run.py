@@ -42,7 +42,7 @@ from dpvision.api.publishing import (
     release_files,
     write_preview,
 )
-from dpvision.api.refinement import check_refined, cost_of_both
+from dpvision.api.refinement import check_refined, cost_of_both, refining
 from dpvision.api.sources import Reading, Source, fitting_reading, lasting, training_reading
 from dpvision.api.together import begin_together, follow, leading
 from dpvision.images import ImageSet, available_splits
@@ -61,8 +61,7 @@ from dpvision.methods import (
     find_method,
 )
 from dpvision.methods.auto import choose_method
-from dpvision.methods.refined import Refined
-from dpvision.methods.registry import AUTO
+from dpvision.methods.registry import AUTO, OF_IMAGES
 from dpvision.methods.search import Search
 from dpvision.methods.tuned import Tuned
 from dpvision.networks import register_network
@@ -105,11 +104,12 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
         overrides["network"] = register_network(network)
     search: Search | None = getattr(options, "searching", None)
     given = [{**overrides, **chosen} for chosen in (search.combinations() if search else [{}])]
-    automatic = options.method == AUTO and makes != "images"
-    method = find_method(choose_method(given[0]).method if automatic else options.method, makes)
     refine = getattr(options, "refine", None)
-    if refine is not None:
-        method, given = Refined(method), [{**overrides, "refine": lasting(refine)}]
+    automatic = options.method == AUTO and makes != "images" and refine is None
+    if refine is None:
+        method = find_method(choose_method(given[0]).method if automatic else options.method, makes)
+    else:
+        method, given = refining(refine, options.method), [{**overrides, "refine": lasting(refine)}]
     if search:
         Tuned(method, search)  # refuses a method that cannot be tuned
     for settings in given:
@@ -138,7 +138,7 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
     if publishes is None and isinstance(options, FinishOptions) and options.of_images:
         raise InputError(
             f"{options.of_images[0]} is for a method that makes images, and {method.name} makes a "
-            "classifier; name the method dp-mepf"
+            f"classifier; name the method {OF_IMAGES}"
         )
     how_test, test_images, overlaps = None, None, Overlaps(options.allow_overlap)
     if method.makes == "a classifier":

@@ -8,25 +8,26 @@ from typing import Annotated, Any, cast
 import typer
 
 from dpvision import api
-from dpvision.api.options import FROM_EMBEDDING, FinishOptions, SynthesisOptions, check_seed
+from dpvision.api.options import FROM_RELEASE, FinishOptions, SynthesisOptions, check_seed
 from dpvision.cli.interruption import interruptible
 from dpvision.cli.options import AsJson, Run, checks, command, flag_of, help_of, named_counts, require
 from dpvision.cli.output import show
 from dpvision.cli.progress import work_bars
 from dpvision.cli.training import show_result
 from dpvision.privacy.errors import InputError
-from dpvision.runs.places import check_embedding, check_free, find_release
+from dpvision.runs.places import check_free, check_released, find_release
 
 
 @command(SynthesisOptions)
 def synthesize(
     found: dict[str, Any],
     as_json: bool,
-    from_embedding: Annotated[
+    from_release: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE",
-            help="An earlier run's release/embedding.safetensors, in place of DATA and ε; free of cost.",
+            metavar="RUN",
+            help="An earlier run of synthesize, its release, or the file of what it released, in place of "
+            "DATA and ε: another generator is fitted to that, free of cost.",
             show_default=False,
         ),
     ] = None,
@@ -39,21 +40,21 @@ def synthesize(
 
         dpvision synthesize mnist/ --epsilon 1 --count 60000 --format npz --out runs/mnist
 
-        dpvision synthesize --from-embedding runs/mnist/release/embedding.safetensors --out again
+        dpvision synthesize --from-release runs/mnist --set rank=100 --out again
 
-    RUN/release may be published: images, generator, embedding and the release card. RUN/private may not.
-    RUN/samples shows how the generator learns.
+    RUN/release may be published: images, generator, what it was made of and the release card. RUN/private
+    may not. RUN/samples shows how the generator learns.
     """
-    if from_embedding is None:
+    if from_release is None:
         require(SynthesisOptions, found)
     else:
-        _check_use_with_embedding(found)
-        check_embedding(from_embedding)
+        _check_use_with_release(found)
+        check_released(from_release)
     with interruptible(run=found["out"]), work_bars() as progress:
-        if from_embedding is None:
+        if from_release is None:
             result = api.synthesize(found.pop("data"), **found, progress=progress)
         else:
-            result = api.synthesize_from(from_embedding, **found, progress=progress)
+            result = api.synthesize_from(from_release, **found, progress=progress)
     show_result(result, as_json)
 
 
@@ -103,10 +104,10 @@ def sample(
     show({"count": len(images), "class_counts": found, "out": str(out)}, as_json, rows | {"out": str(out)})
 
 
-def _check_use_with_embedding(found: dict[str, Any]) -> None:
-    """Raise InputError for what is of no use beside --from-embedding, and where --out is missing or taken."""
-    for name in found.keys() - FROM_EMBEDDING:
-        raise InputError(f"{flag_of(SynthesisOptions, name)} has no use with --from-embedding; leave it out")
+def _check_use_with_release(found: dict[str, Any]) -> None:
+    """Raise InputError for what is of no use beside --from-release, and where --out is missing or taken."""
+    for name in found.keys() - FROM_RELEASE:
+        raise InputError(f"{flag_of(SynthesisOptions, name)} has no use with --from-release; leave it out")
     if "out" not in found:
         raise InputError("--out is missing; name a new directory for the run")
     check_free(found["out"])

@@ -68,7 +68,7 @@ def tune(found: dict[str, Any], as_json: bool, search: SearchFor = None) -> None
 def plan(found: dict[str, Any], as_json: bool, search: SearchFor = None) -> None:
     """Show what train, tune or synthesize would do with the same options. Spends nothing, writes nothing.
 
-    With --method dp-mepf it is synthesize that is planned.
+    With --method dp-moments, or another that makes images, it is synthesize that is planned.
 
     Examples:
 
@@ -76,7 +76,7 @@ def plan(found: dict[str, Any], as_json: bool, search: SearchFor = None) -> None
 
         dpvision plan mnist/ --epsilon 1 --set network=wrn-16-4 --set augmult=8 --json
 
-        dpvision plan mnist/ --epsilon 1 --method dp-mepf --count 60000
+        dpvision plan mnist/ --epsilon 1 --method dp-moments --count 60000
 
         dpvision plan photos/ --epsilon 2 --search learning_rate=10,30,100
     """

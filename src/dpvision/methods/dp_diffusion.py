@@ -2,8 +2,8 @@
 a small share of the budget says of each class (DP-FETA, Li et al., arXiv 2504.00998).
 
 A denoiser learns in three parts. First, from images of random processes, at no cost. Then from images that
-are made of one noisy release of class-wise moments, that of :mod:`dpvision.methods.dp_mepf`: they are rough,
-and cost no more than the release. Last, by noisy gradients of the private images, each at several noise
+are made of noisy moments of each class, those of :mod:`dpvision.methods.dp_moments`: they are rough, and cost
+no more than the release. Last, by noisy gradients of the private images, each at several noise
 levels, which are the views that its one gradient is the mean over.
 """
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dpvision.methods.denoising import BATCH, Shown, process_images, train_denoiser
-from dpvision.methods.dp_mepf import DPMEPF, DPMEPFConfig
+from dpvision.methods.dp_moments import DPMoments, DPMomentsConfig
 from dpvision.methods.estimates import Estimate, seconds_per_release, start_and_example
 from dpvision.methods.gradient_descent import DescentSettings, check_batch, clipped_gradient, descend, stage
 from dpvision.methods.method import Finished, Learned, Makes, Workplace
@@ -71,8 +71,8 @@ class DPDiffusionConfig(DescentSettings):
         warm_up_steps: is how many steps the denoiser takes on these images.
         warm_up_level_mean: centres the law of ln σ with which these images are shown, beside images of random
             processes.
-        warm_up: has the settings of that release and of the generator of its images, which are those of
-            dp-mepf.
+        warm_up: has the settings of that release and of the law of its images, which are those of
+            dp-moments.
         public_learning_rate: scales the steps without privacy, by Adam, on 128 images each.
         sampling_steps: is how often the denoiser is called to draw an image.
         guidance: draws images that are more of their class; see
@@ -130,9 +130,9 @@ class DPDiffusionConfig(DescentSettings):
             facts.image_shape, facts.class_names, self.width, self.patch, self.sampling_steps, self.guidance
         )
 
-    def of_release(self) -> DPMEPFConfig:
+    def of_release(self) -> DPMomentsConfig:
         """Return the settings of the first release."""
-        return DPMEPFConfig(**self.warm_up)
+        return DPMomentsConfig(**self.warm_up)
 
 
 class DPDiffusion:
@@ -152,8 +152,7 @@ class DPDiffusion:
         check_image_shape(facts.image_shape)
         config: DPDiffusionConfig = with_overrides(_by_shape(facts, device), overrides)
         if config.warm_up_share:
-            settings = {"steps": 0, **config.warm_up}
-            release = DPMEPF().default_config(facts, budget, device, settings)
+            release = DPMoments().default_config(facts, budget, device, config.warm_up)
             check(release.labelled, "warm_up: labelled", "true", release.labelled)
             config = replace(config, warm_up=asdict(release))
         config.build(facts)
@@ -162,7 +161,7 @@ class DPDiffusion:
     def stages(
         self, config: DPDiffusionConfig, facts: PublicFacts, noise_multiplier: float
     ) -> tuple[Stage, ...]:
-        """Return that of the first release, if there is one, and one with a noisy gradient sum for each
+        """Return those of the first release, if there is one, and one with a noisy gradient sum for each
         step.
         """
         check_batch(config, facts.num_examples)
@@ -172,7 +171,7 @@ class DPDiffusion:
         # T releases with sample rate q and noise σ count as T·q²/σ², exactly so for q = 1.
         of_steps = config.steps * (config.expected_batch_size / facts.num_examples) ** 2
         noise = noise_multiplier * math.sqrt((1 / config.warm_up_share - 1) / of_steps)
-        return (*DPMEPF().stages(config.of_release(), facts, noise), steps)
+        return (*DPMoments().stages(config.of_release(), facts, noise), steps)
 
     def estimate(self, config: DPDiffusionConfig, facts: PublicFacts, device: torch.device) -> Estimate:
         """Estimate what a run takes; see :class:`Method`."""
@@ -199,14 +198,14 @@ class DPDiffusion:
             trial(_to_nobody)
             seconds += public * (perf_counter() - started) / 2
         if config.warm_up_share:
-            seconds += DPMEPF().estimate(config.of_release(), facts, device).seconds
+            seconds += DPMoments().estimate(config.of_release(), facts, device).seconds
         images = 2 * facts.num_examples * math.prod(facts.image_shape)
         return Estimate(seconds, images + 6 * 4 * sum(p.numel() for p in model.parameters()))
 
     def learn(self, config: DPDiffusionConfig, session: Session) -> Learned:
         """Make the first release, if there is one, and train the denoiser."""
         model = session.initialized(lambda: config.build(session.facts))
-        released = DPMEPF().learn(config.of_release(), session) if config.warm_up_share else None
+        released = DPMoments().learn(config.of_release(), session) if config.warm_up_share else None
         number = len(session.stages.stages) - 1
         rough = None
         if released is not None:
@@ -239,7 +238,7 @@ def _rough_generator(config: DPDiffusionConfig, session: Session, released: Lear
         session.tell(what, done, total)
 
     workplace = Workplace(session.device, progress=progress)
-    rough = DPMEPF().finish(config.of_release(), released, session.facts, workplace).model
+    rough = DPMoments().finish(config.of_release(), released, session.facts, workplace).model
     assert isinstance(rough, ImageGenerator)
     return rough
 

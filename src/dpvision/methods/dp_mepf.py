@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -21,6 +22,7 @@ from dpvision.methods.embedding import EMBEDDING, Embedding
 from dpvision.methods.estimates import PROBE_SECONDS, Estimate
 from dpvision.methods.generator_fitting import FittingSettings, GeneratorFitting, new_generator
 from dpvision.methods.method import PREVIEWED_OF_A_CLASS, Finished, Learned, Makes, Workplace
+from dpvision.methods.releases import METHOD
 from dpvision.methods.session import Session
 from dpvision.methods.settings import with_overrides
 from dpvision.methods.stages import Stage
@@ -30,7 +32,7 @@ from dpvision.networks.generators import NARROWEST, WIDEST, check_image_shape
 from dpvision.networks.weights import safetensors_bytes
 from dpvision.priors import build_encoder
 from dpvision.priors.encoders import Encoder, fit_once
-from dpvision.priors.encoders.released import ENCODER, restored_encoder
+from dpvision.priors.encoders.released import ENCODER, load_encoder, restored_encoder
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
@@ -193,6 +195,40 @@ class DPMEPF:
         files = {EMBEDDING: embedding.to_bytes(), ENCODER: safetensors_bytes(encoder.state_dict())}
         return Finished(fitting.generator, files, card)
 
+    def open_release(self, path: Path) -> Learned:
+        """Read an embedding, and the encoder stored beside it whose features these are."""
+        embedding = Embedding.load(path)
+        shape, num_features = embedding.facts["image_shape"], embedding.mechanism.num_features
+        encoder = load_encoder(embedding.facts["encoder"], path.with_name(ENCODER), shape, num_features)
+        return learned_of(embedding.sums, embedding.facts, encoder)
+
+    def settings_of_release(self, learned: Learned) -> dict[str, Any]:
+        """Return the settings that are part of what was released."""
+        encoder = learned.facts["encoder"]
+        return {
+            "encoder": encoder["name"],
+            "encoder_options": {n: v for n, v in encoder.items() if n not in ("name", "image_shape")},
+            "labelled": bool(learned.facts["class_names"]),
+            "second_moment_weight": learned.facts["second_moment_weight"],
+            "count_weight": learned.facts["count_weight"],
+        }
+
+    def stages_again(
+        self, config: DPMEPFConfig, facts: PublicFacts, noise_multiplier: float
+    ) -> tuple[Stage, ...]:
+        """Return the one stage of the same sums."""
+        return self.stages(config, facts, noise_multiplier)
+
+    def learn_again(self, config: DPMEPFConfig, earlier: Learned, session: Session) -> Learned:
+        """Release the sums of the same features once more."""
+        embedding, encoder = opened(earlier)
+        session.refuse_own(encoder.to(session.device))
+        session.agree(encoder)
+        sums = self.released_sums(config, session, encoder)
+        noise = session.stages.noise_multiplier * config.mechanism(1, 1).sensitivity
+        both = embedding.combined(Embedding(sums, {**embedding.facts, "noise": noise}))
+        return learned_of(both.sums, both.facts, encoder)
+
 
 @torch.no_grad()
 def embedding_sums(
@@ -251,6 +287,7 @@ def opened(learned: Learned) -> tuple[Embedding, Encoder]:
 def _facts(config: DPMEPFConfig, facts: PublicFacts, encoder: Encoder, noise: float) -> dict[str, Any]:
     """Return the public facts of an embedding; see :class:`Embedding`."""
     return {
+        METHOD: DPMEPF.name,
         "encoder": encoder.config,
         "image_shape": list(facts.image_shape),
         "class_names": list(facts.class_names) if config.labelled else [],

@@ -11,21 +11,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dpvision.images import Images
+from dpvision.images import Images, ImageSet
 from dpvision.methods.estimates import Estimate
 from dpvision.methods.law_of_images import law_of_images
 from dpvision.methods.method import PREVIEWED_OF_A_CLASS, Finished, Learned, Makes, Workplace
-from dpvision.methods.moments import Moments, first_sums, second_sums
+from dpvision.methods.moments import Centred, Moments, first_sums, second_sums
+from dpvision.methods.releases import METHOD, check_sums, mean_of, read_release
 from dpvision.methods.session import Session
-from dpvision.methods.settings import check, with_overrides
+from dpvision.methods.settings import check, check_settings, with_overrides
 from dpvision.methods.stages import Stage
 from dpvision.networks.by_row import rows_at_a_time
 from dpvision.networks.clamped_normal import ClampedNormal
@@ -33,12 +35,16 @@ from dpvision.networks.weights import safetensors_bytes
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
+from dpvision.privacy.mechanisms import GaussianSumMechanism
 
 FIRST, SECOND = "first", "second"
 """What the tensors of the two steps are called by."""
 
 MOMENTS = "moments.safetensors"
 """The name of the moments' file in a release."""
+
+OF_RELEASE = ("size", "share_of_means", "emphasis", "clip", "count_weight")
+"""The settings that are part of what is released, beside whether it is by class."""
 
 LARGEST_SIDES = {1: 28, 3: 16}
 """Largest side, in pixels, of images whose moments are released, by channels (1 grey, 3 RGB)."""
@@ -114,7 +120,8 @@ class DPMoments:
         """Choose the size by the images' shape and the number of classes."""
         channels, height, width = facts.image_shape
         classes = max(1, len(facts.class_names))
-        fitting = math.isqrt(max(1, math.isqrt(MOST_NUMBERS // classes) // channels))
+        numbers = math.isqrt(MOST_NUMBERS // classes) - 1  # one of a vector is the constant
+        fitting = math.isqrt(max(1, numbers // channels))
         size = min(height, width, LARGEST_SIDES[channels], fitting)
         # The fewer images of a class there are for its numbers, the more of the budget their mean needs.
         load = channels * size**2 * classes / facts.num_examples
@@ -125,13 +132,7 @@ class DPMoments:
         )
         if config.labelled and not facts.class_names:
             raise InputError("the images have no labels; give labelled images, or set labelled to false")
-        blocks = classes if config.labelled else 1
-        numbers = blocks * config.moments(facts).second.num_numbers ** 2
-        if numbers > MOST_NUMBERS:
-            raise InputError(
-                f"size {config.size} makes {numbers:,} second moments of {blocks} classes, more than "
-                f"{MOST_NUMBERS:,}; choose a smaller size"
-            )
+        _check_size(config, facts)
         return config
 
     def stages(
@@ -178,39 +179,45 @@ class DPMoments:
     def learn(self, config: DPMomentsConfig, session: Session) -> Learned:
         """Release the means, then the second moments about them."""
         moments, facts = config.moments(session.facts), session.facts
-        noise = session.stages.noise_multiplier
-        of_means = noise / math.sqrt(config.share_of_means) * moments.first.sensitivity
-        of_rest = noise / math.sqrt(1 - config.share_of_means)
+        noises = [_noise_of(stage) for stage in session.stages.stages[:2]]
         tell = partial(session.tell, "reading images for the means")
         first = session.release(
             0, lambda images: first_sums(moments, images, session.device, tell), moments.first.zero()
         )
-        centred = moments.centred(first, of_means, facts.num_examples)
-        tell = partial(session.tell, "reading images for what differs from the means")
-        second = session.release(
-            1, lambda images: second_sums(centred, images, session.device, tell), moments.second.blank()
-        )
+        second = self._second_step(1, session, moments.centred(first, noises[0], facts.num_examples))
         tensors = {
             f"{part}.{name}": t
             for part, some in ((FIRST, first), (SECOND, second))
             for name, t in some.items()
         }
-        return Learned(tensors, {"noise": [of_means, of_rest]})
+        about: dict[str, Any] = {
+            METHOD: self.name,
+            "noise": noises,
+            "num_examples": facts.num_examples,
+            "image_shape": list(facts.image_shape),
+            "class_names": list(facts.class_names) if config.labelled else [],
+        }
+        return Learned(tensors, about | {name: getattr(config, name) for name in OF_RELEASE})
+
+    def _second_step(self, number: int, session: Session, centred: Centred) -> dict[str, Tensor]:
+        """Release second moments about the means: the stage of this number."""
+        tell = partial(session.tell, "reading images for what differs from the means")
+
+        def sums_of(images: ImageSet) -> dict[str, Tensor]:
+            return second_sums(centred, images, session.device, tell)
+
+        return session.release(number, sums_of, centred.moments.second.blank())
 
     def finish(
         self, config: DPMomentsConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
     ) -> Finished:
         """Make the law of each class of what was released."""
-        parts: dict[str, dict[str, Tensor]] = {FIRST: {}, SECOND: {}}
-        for key, tensor in learned.tensors.items():
-            part, _, name = key.partition(".")
-            parts[part][name] = tensor
         moments, noise = config.moments(facts), learned.facts["noise"]
-        centred = moments.centred(parts[FIRST], noise[0], facts.num_examples)
+        centred = moments.centred(_part(learned, FIRST), noise[0], facts.num_examples)
         names = facts.class_names if config.labelled else ()
         generator, kept = law_of_images(
             centred,
-            moments.second.matrices(parts[SECOND]),
+            moments.second.matrices(_part(learned, SECOND)),
             noise[1],
             facts.image_shape,
             names,
@@ -232,11 +239,77 @@ class DPMoments:
                 "warps": dict(zip(("affine", "elastic"), generator.warps.tolist(), strict=True)),
             }
         }
-        about = {
-            "noise": noise,
-            "image_shape": list(facts.image_shape),
-            "class_names": list(names),
-            **asdict(config),
-        }
-        files = {MOMENTS: safetensors_bytes(dict(learned.tensors), about)}
+        files = {MOMENTS: safetensors_bytes(learned.tensors, learned.facts)}
         return Finished(generator.to(workplace.device), files, card)
+
+    def open_release(self, path: Path) -> Learned:
+        """Read moments."""
+        return read_release(path, _check_moments)
+
+    def settings_of_release(self, learned: Learned) -> dict[str, Any]:
+        """Return the settings that are part of what was released."""
+        kept = {name: learned.facts[name] for name in OF_RELEASE}
+        return kept | {"labelled": bool(learned.facts["class_names"])}
+
+    def stages_again(
+        self, config: DPMomentsConfig, facts: PublicFacts, noise_multiplier: float
+    ) -> tuple[Stage, ...]:
+        """Return one stage, of the second step: it has the whole budget. The means stay as they are, for what
+        they are off by is in the second moments about them, and is released more exactly with these.
+        """
+        again = config.moments(facts).second.mechanism(noise_multiplier, facts.num_examples)
+        of_class = "class-wise " if config.labelled else ""
+        return (Stage(f"{of_class}second moments about the means of the earlier run", again, 1),)
+
+    def learn_again(self, config: DPMomentsConfig, earlier: Learned, session: Session) -> Learned:
+        """Release the second moments once more, about the same means and with the same bound."""
+        (of_means, before), (stage,) = earlier.facts["noise"], session.stages.stages
+        moments, count = config.moments(session.facts), session.facts.num_examples
+        centred = moments.centred(_part(earlier, FIRST), of_means, count)
+        again = self._second_step(0, session, centred)
+        both, noise = mean_of(_part(earlier, SECOND), before, again, _noise_of(stage))
+        tensors = {**earlier.tensors, **{f"{SECOND}.{name}": total for name, total in both.items()}}
+        return Learned(tensors, {**earlier.facts, "noise": [of_means, noise]})
+
+
+def _part(learned: Learned, step: str) -> dict[str, Tensor]:
+    """Return what was released in a step, `FIRST` or `SECOND`, by name."""
+    of_step = f"{step}."
+    return {n.removeprefix(of_step): t for n, t in learned.tensors.items() if n.startswith(of_step)}
+
+
+def _noise_of(stage: Stage) -> float:
+    """Return the standard deviation of the noise on every number of a stage's release."""
+    assert isinstance(stage.mechanism, GaussianSumMechanism)
+    return stage.mechanism.standard_deviation
+
+
+def _check_size(config: DPMomentsConfig, facts: PublicFacts) -> None:
+    """Raise InputError where there would be too many numbers."""
+    blocks = max(1, len(facts.class_names)) if config.labelled else 1
+    numbers = blocks * config.moments(facts).second.num_numbers ** 2
+    if numbers > MOST_NUMBERS:
+        raise InputError(
+            f"size {config.size} makes {numbers:,} second moments of {blocks} classes, more than "
+            f"{MOST_NUMBERS:,}; choose a smaller size"
+        )
+
+
+def _check_moments(learned: Learned, facts: PublicFacts) -> None:
+    """Raise ValueError, TypeError, … unless tensors are the two releases that their facts speak of."""
+    kept = {name: learned.facts[name] for name in OF_RELEASE}
+    check_settings(DPMomentsConfig, kept)
+    config = DPMomentsConfig(**kept, labelled=bool(facts.class_names))
+    _check_size(config, facts)
+    of_means, of_rest = learned.facts["noise"]
+    if not (0 <= of_means < math.inf and 0 <= of_rest < math.inf):
+        raise ValueError("its noise has no standard deviation")
+    moments = config.moments(facts)
+    blocks, numbers = moments.second.num_classes, moments.second.num_numbers
+    shapes = {
+        f"{FIRST}.first": [blocks, moments.first.num_features],
+        f"{SECOND}.moments": [blocks, numbers * (numbers + 1) // 2],
+    }
+    if facts.class_names:
+        shapes[f"{FIRST}.counts"] = [blocks]
+    check_sums(learned.tensors, shapes)

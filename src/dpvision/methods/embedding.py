@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpvision.images.files import parse_json
-from dpvision.images.images import check_class_names
+from dpvision.methods.releases import check_sums, mean_of, read_release
 from dpvision.networks.generators import check_image_shape
-from dpvision.networks.weights import CHECKSUM, FACTS, read_tensors, safetensors_bytes
+from dpvision.networks.weights import safetensors_bytes
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.mean_embedding import MeanEmbedding
 
@@ -29,9 +28,9 @@ class Embedding:
     Attributes:
         sums: what the mechanism released: "first" ``[K, D]``, "second" ``[K, D]`` or none, "counts" ``[K]``
             or, without labels, none.
-        facts: JSON types, all public: "encoder" (its config), "image_shape", "class_names" (empty without
-            labels), "num_examples", "second_moment_weight", "count_weight", "noise" (the standard deviation
-            on each number), and under "guarantee" what the release cost.
+        facts: JSON types, all public: "method", "encoder" (its config), "image_shape", "class_names" (empty
+            without labels), "num_examples", "second_moment_weight", "count_weight", "noise" (the standard
+            deviation on each number), and under "guarantee" what the release cost.
     """
 
     sums: Mapping[str, Tensor]
@@ -83,9 +82,7 @@ class Embedding:
             raise InputError(
                 "two releases of different features or images have no mean; give two of the same"
             )
-        mine, its = self.facts["noise"], other.facts["noise"]
-        share, noise = (its / math.hypot(mine, its)) ** 2, mine * its / math.hypot(mine, its)
-        sums = {name: share * total + (1 - share) * other.sums[name] for name, total in self.sums.items()}
+        sums, noise = mean_of(self.sums, self.facts["noise"], other.sums, other.facts["noise"])
         return Embedding(sums, {**self.facts, "noise": noise})
 
     def to_bytes(self) -> bytes:
@@ -99,43 +96,21 @@ class Embedding:
         Raises:
             InputError: there is none, or it holds something else.
         """
-        try:
-            sums, metadata = read_tensors(path)
-        except InputError as error:
-            raise InputError(f"{path} cannot be read as an embedding ({error})") from error
-        try:
-            facts = parse_json(metadata[FACTS])
-            facts.pop(CHECKSUM, None)
-            embedding = cls(sums, facts)
-            embedding._check()
-        except Exception as error:  # whatever the facts' types are
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise InputError(
-                f"{path} is no embedding that synthesize released ({reason}); "
-                "give a run's release/embedding.safetensors"
-            ) from error
-        return embedding
+        found = read_release(path, lambda learned, public: cls(learned.tensors, learned.facts)._check())
+        return cls(found.tensors, found.facts)
 
     def _check(self) -> None:
         """Raise ValueError, TypeError, … unless the sums are those that the facts speak of."""
         facts, blocks = self.facts, max(1, len(self.class_names))
-        check_class_names(self.class_names, "an embedding")
         check_image_shape(facts["image_shape"])
-        if facts["image_shape"][0] not in (1, 3):
-            raise ValueError("its images are neither grey nor RGB")
         if not isinstance(facts["encoder"], dict):
             raise ValueError("it does not say of which features it is")
-        if not (isinstance(facts["num_examples"], int) and facts["num_examples"] >= 1):
-            raise ValueError("it is of no images")
         if not 0 <= facts["noise"] < math.inf:
             raise ValueError("its noise has no standard deviation")
         num_features = self.mechanism.num_features
-        shapes: dict[str, list[int]] = {"first": [blocks, num_features]}
+        shapes = {"first": [blocks, num_features]}
         if self.mechanism.second_moment_weight:
             shapes["second"] = [blocks, num_features]
         if self.class_names:
             shapes["counts"] = [blocks]
-        if {name: list(total.shape) for name, total in self.sums.items()} != shapes:
-            raise ValueError("its sums have other shapes")
-        if not all(total.is_floating_point() and total.isfinite().all() for total in self.sums.values()):
-            raise ValueError("its sums are not finite")
+        check_sums(self.sums, shapes)

@@ -20,7 +20,12 @@ name of the method.
 """
 
 AUTO = "auto"
-"""What stands in the place of a classifier's method that is chosen by :mod:`dpvision.methods.auto`."""
+"""What stands in the place of a method that was not named: of a classifier's it is chosen by
+:mod:`dpvision.methods.auto`, of images' it is `OF_IMAGES`, or that of the run that is refined.
+"""
+
+OF_IMAGES = "dp-moments"
+"""The method that makes images where none is named."""
 
 TUNED = "tune:"
 """What a method's name has before it where its settings are tuned, see :mod:`dpvision.methods.tuned`."""
@@ -36,8 +41,8 @@ _OURS = {
     "dp-mix-diff": "dpvision.methods.dp_mix:DPMixDiff",
     "dp-randp": "dpvision.methods.dp_randp:DPRandP",
     "dp-ridge": "dpvision.methods.dp_ridge:DPRidge",
-    "dp-mepf": "dpvision.methods.dp_mepf:DPMEPF",
     "dp-moments": "dpvision.methods.dp_moments:DPMoments",
+    "dp-mepf": "dpvision.methods.dp_mepf:DPMEPF",
     "dp-diffusion": "dpvision.methods.dp_diffusion:DPDiffusion",
 }
 
@@ -80,8 +85,8 @@ def find_method(name: str, makes: Makes | None = None) -> Method:
         from dpvision.methods.refined import Refined
 
         return Refined(find_method(name.removeprefix(REFINED)))
-    if name == AUTO:
-        raise InputError(f"'{AUTO}' chooses the method of a classifier; name one that makes images")
+    if name == AUTO and makes == "images":
+        name = OF_IMAGES
     check_known(name)
     method = _load(known_methods()[name])
     if makes not in (None, method.makes):

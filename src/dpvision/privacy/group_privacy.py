@@ -25,7 +25,7 @@ from typing import cast, get_args
 
 import numpy as np
 from dp_accounting import NeighboringRelation as Relation
-from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
+from dp_accounting.dp_event import GaussianDpEvent, MixtureOfGaussiansDpEvent
 from dp_accounting.pld import PLDAccountant
 from numpy.typing import NDArray
 from scipy.stats import binom
@@ -107,12 +107,21 @@ def _by_mixtures(events: Sequence[GaussianSumEvent], size: int, delta: float) ->
     largest = max(loss_at_ten_deviations(size / event.noise_multiplier) for event in events)
     pld = PLDAccountant(Relation.ADD_OR_REMOVE_ONE, max(step, 2 * largest / _GRID))
     for event in events:
-        drawn = np.arange(size + 1)
-        weights = binom.pmf(drawn, size, event.sample_rate)
-        one = MixtureOfGaussiansDpEvent(event.noise_multiplier, drawn.astype(float), weights)
-        pld.compose(one, event.count)
+        pld.compose(_of_group(event, size), event.count)
     with np.errstate(over="ignore"):  # of e^ε, where it says that ε is infinite
         return float(pld.get_epsilon(usable))
+
+
+def _of_group(event: GaussianSumEvent, size: int) -> GaussianDpEvent | MixtureOfGaussiansDpEvent:
+    """Return one release of a sum for the accountant, where so many examples differ. Where all are in it, no
+    mixture: of a single law the accountant may fail to find the tails.
+    """
+    if event.sample_rate == 1:
+        return GaussianDpEvent(event.noise_multiplier / size)
+    drawn = np.arange(size + 1)
+    weights = binom.pmf(drawn, size, event.sample_rate)
+    # Tuples, for the accountant compares an event with the one before it.
+    return MixtureOfGaussiansDpEvent(event.noise_multiplier, tuple(drawn.astype(float)), tuple(weights))
 
 
 def _by_chain(

@@ -60,10 +60,12 @@ def find_release(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def check_embedding(path: str | os.PathLike[str]) -> None:
-    """Raise InputError unless a file is there, which may be an embedding that a run released."""
-    if not os.path.isfile(path):
+def check_released(path: str | os.PathLike[str]) -> None:
+    """Raise InputError unless a file is there, which may be what a run released, or a run or its release."""
+    if not os.path.exists(path):
         raise InputError(
-            f"{path} cannot be read as an embedding (there is no such file); "
-            "give a run's release/embedding.safetensors"
+            f"{path} does not exist; give an earlier run of synthesize, its release, or the file of what it "
+            "released"
         )
+    if not os.path.isfile(path):
+        find_release(path)

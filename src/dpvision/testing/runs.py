@@ -54,7 +54,7 @@ def method_run(
     device: str = "cpu",
     **options: Any,
 ) -> Run:
-    """Return a run of `dpvision.train`, or for "dp-mepf" of `dpvision.synthesize`.
+    """Return a run of `dpvision.train`, or of `dpvision.synthesize`, by what the method makes.
 
     Args:
         method: its name.
