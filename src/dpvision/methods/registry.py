@@ -39,6 +39,7 @@ _OURS = {
     "dp-mepf": "dpvision.methods.dp_mepf:DPMEPF",
     "dp-moments": "dpvision.methods.dp_moments:DPMoments",
     "dp-diffusion": "dpvision.methods.dp_diffusion:DPDiffusion",
+    "dp-distill": "dpvision.methods.dp_distill:DPDistill",
 }
 
 
