@@ -31,6 +31,7 @@ from dpvision.evaluation import (
     neighbours_sheet,
 )
 from dpvision.evaluation.benchmark_training import BENCHMARK_NETWORKS
+from dpvision.evaluation.soft_labels import soft_labels
 from dpvision.images import open_images
 from dpvision.methods import check_settings
 from dpvision.networks import WideResNet
@@ -63,6 +64,7 @@ def evaluate_images(
     private: Source | None = None,
     neighbours: bool = False,
     sheet: bool = False,
+    hard_labels: bool = False,
     seed: int = 0,
     device: str | None = None,
     progress: Progress | None = None,
@@ -87,6 +89,8 @@ def evaluate_images(
         neighbours: also write RUN/private/neighbours.png, the private images that are nearest to some of the
             synthetic ones.
         sheet: also write RUN/private/evaluation.png, synthetic images beside those of data, by class.
+        hard_labels: let classifiers learn the one class of each image, also where the release has soft
+            labels: probabilities of all.
         choices: as for `dpvision.evaluate`.
         seed, device, progress: as in `evaluate_synthetic` and `dpvision.train`.
 
@@ -129,6 +133,7 @@ def evaluate_images(
     rows = evaluate_synthetic(
         synthetic,
         test,
+        soft_labels=None if hard_labels else soft_labels(generator.to(chosen), synthetic),
         classifiers=learners,
         encoders=encoders,
         reference=of_run if reference else None,

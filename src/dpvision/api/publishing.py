@@ -14,6 +14,7 @@ from torch import Tensor
 from dpvision.api.config import RunConfig
 from dpvision.api.options import FinishOptions
 from dpvision.evaluation import Accuracy, ClassifierReport, evaluate_classifier
+from dpvision.evaluation.soft_labels import soft_labels
 from dpvision.images import Images, ImageSet
 from dpvision.images.files import reading
 from dpvision.images.write import image_files
@@ -150,7 +151,8 @@ def release_files(
         }
         form: Any
         for form in config.images.formats:
-            files |= {f"images/{form}/{name}": file for name, file in image_files(made, form).items()}
+            of_form = image_files(made, form, soft_labels(model, made))
+            files |= {f"images/{form}/{name}": file for name, file in of_form.items()}
     text = card_markdown(card, card_template(card)).encode()
     files |= dict(finished.files) | {"card.md": text, "card.json": json_bytes(card)}
     return files | {FILE: guarantee_file(card, files)}

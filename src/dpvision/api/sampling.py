@@ -11,6 +11,7 @@ from dpvision.api.devices import resolve_device
 from dpvision.api.options import FinishOptions, check_seed
 from dpvision.api.publishing import drawn
 from dpvision.api.using import load_generator
+from dpvision.evaluation.soft_labels import soft_labels
 from dpvision.images import Images
 from dpvision.images.released import provenance_of
 from dpvision.images.series import POOL_RECORD
@@ -53,5 +54,6 @@ def sample(
     images = drawn(generator, to_publish(given, generator.class_names, None), seed)
     kind = {"kind": "images that dpvision sample drew of a release", "count": len(images), "seed": seed}
     record = json_bytes({**provenance_of(find_release(run)), **kind})
-    write_folder(Path(out), {**image_files(images, format), POOL_RECORD: record}, mode=0o755)
+    files = image_files(images, format, soft_labels(generator, images))
+    write_folder(Path(out), {**files, POOL_RECORD: record}, mode=0o755)
     return images

@@ -116,6 +116,13 @@ def evaluate(
             help="Of synthetic images: write RUN/private/neighbours.png, the private images nearest to some.",
         ),
     ] = False,
+    hard_labels: Annotated[
+        bool,
+        typer.Option(
+            "--hard-labels",
+            help="Of synthetic images: learn the one class of each, also where the release has soft labels.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure what a run released, on real images, with 95 % intervals.
@@ -143,7 +150,13 @@ def evaluate(
     if isinstance(model, ImageGenerator):
         if positive is not None or threshold is not None:
             raise InputError(f"{run} released images: --positive and --threshold are for classifiers")
-        asked = {"reference": reference, "copies": copies, "private": private, "neighbours": neighbours}
+        asked = {
+            "reference": reference,
+            "copies": copies,
+            "private": private,
+            "neighbours": neighbours,
+            "hard_labels": hard_labels,
+        }
         _evaluate_images(
             run,
             data,
@@ -167,6 +180,7 @@ def evaluate(
         "--copies": copies,
         "--private": private,
         "--neighbours": neighbours,
+        "--hard-labels": hard_labels,
     }
     for option, value in for_images.items():
         if value:

@@ -36,6 +36,9 @@ MLP_EPOCHS = 200
 less than 1e-4 for ten epochs.
 """
 
+NEGLIGIBLE = 0.01
+"""The least probability of a class with which scikit-learn's classifiers learn that an image is of it."""
+
 IMAGES_AT_A_TIME = 1000
 LARGEST_GREY_SIDE = 28
 
@@ -69,6 +72,7 @@ def train_and_test(
     synthetic: ImageSet,
     test: ImageSet,
     *,
+    soft_labels: NDArray[np.float32] | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     resnet9: ResNet9Training | None = None,
@@ -86,6 +90,9 @@ def train_and_test(
         classifier: as above.
         synthetic: labelled images to train on.
         test: labelled images of the same shape; classes are matched by name.
+        soft_labels: probabilities of the synthetic images' classes ``[N, K]`` to learn in place of their
+            labels: networks by the cross-entropy, the others from each image once for each class, with its
+            probability, if that is at least :data:`NEGLIGIBLE`, as a weight.
         seed: the seed of all randomness, from 0 to 2³² − 1.
         device: for networks; the others are on the CPU.
         resnet9: how ResNet-9 is trained.
@@ -100,6 +107,7 @@ def train_and_test(
         classifier,
         synthetic,
         test,
+        soft_labels=soft_labels,
         seed=seed,
         device=device,
         resnet9=resnet9,
@@ -114,6 +122,7 @@ def classified_right(
     synthetic: ImageSet,
     test: ImageSet,
     *,
+    soft_labels: NDArray[np.float32] | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     resnet9: ResNet9Training | None = None,
@@ -128,9 +137,12 @@ def classified_right(
     assert test.labels is not None
     training = _training(classifier, resnet9, benchmark)
     if training is None:
-        predicted = _scikit_learn_predictions(classifier, synthetic, test, seed, progress)
+        predicted = _scikit_learn_predictions(classifier, synthetic, soft_labels, test, seed, progress)
     else:
-        model = train_network(synthetic, training, seed=seed, device=device, progress=progress)
+        targets = None if soft_labels is None else torch.from_numpy(soft_labels)
+        model = train_network(
+            synthetic, training, targets=targets, seed=seed, device=device, progress=progress
+        )
         predicted = log_probabilities(model, test).argmax(dim=1).numpy()
     return np.asarray(predicted == test.labels.numpy())
 
@@ -179,7 +191,12 @@ def check_same_shape(synthetic: ImageSet, real: ImageSet) -> None:
 
 
 def _scikit_learn_predictions(
-    classifier: ClassifierName, synthetic: ImageSet, test: ImageSet, seed: int, progress: Progress | None
+    classifier: ClassifierName,
+    synthetic: ImageSet,
+    soft_labels: NDArray[np.float32] | None,
+    test: ImageSet,
+    seed: int,
+    progress: Progress | None,
 ) -> NDArray[np.int64]:
     from sklearn.exceptions import ConvergenceWarning  # here, since it takes seconds to import
 
@@ -189,7 +206,12 @@ def _scikit_learn_predictions(
         progress(f"training {classifier}", 0, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the limits are part of the protocol
-        model.fit(np.concatenate([*map(_flat, synthetic.blocks())]), synthetic.labels.numpy())
+        pixels = np.concatenate([*map(_flat, synthetic.blocks())])
+        if soft_labels is None:
+            model.fit(pixels, synthetic.labels.numpy())
+        else:
+            images, classes = np.nonzero(soft_labels >= NEGLIGIBLE)
+            model.fit(pixels[images], classes, sample_weight=soft_labels[images, classes])
     if progress:
         progress(f"training {classifier}", 1, 1)
     return np.concatenate([model.predict(_flat(pixels)) for pixels in test.blocks(IMAGES_AT_A_TIME)])

@@ -51,6 +51,7 @@ def evaluate_synthetic(
     synthetic: ImageSet,
     test: ImageSet,
     *,
+    soft_labels: NDArray[np.float32] | None = None,
     classifiers: Sequence[ClassifierName] | None = None,
     encoders: Sequence[Encoder] = (),
     reference: ImageSet | None = None,
@@ -73,6 +74,8 @@ def evaluate_synthetic(
         synthetic: the images, labelled if there are classifiers.
         test: real images of the same shape and classes, labelled likewise. The synthetic ones must not have
             been made from them: no budget covers what these figures say of them.
+        soft_labels: what classifiers learn in place of the labels of the synthetic images, see
+            :func:`train_and_test`.
         classifiers: by default :func:`default_classifiers`, or none for synthetic images without labels or of
             one class only.
         encoders: for images of that shape; none by default. They stay on the device.
@@ -114,7 +117,10 @@ def evaluate_synthetic(
     for images in sets:
         measured = []
         if classifiers:
-            measured += _accuracies(classifiers, images, test, seed, device, resnet9, benchmark, progress)
+            soft = soft_labels if images is synthetic else None
+            measured += _accuracies(
+                classifiers, images, soft, test, seed, device, resnet9, benchmark, progress
+            )
         for encoder in encoders:
             measured += _distances(images, test, encoder, count, seed, device, progress)
         found.append(measured)
@@ -141,6 +147,7 @@ def _usual_classifiers(synthetic: ImageSet) -> tuple[ClassifierName, ...]:
 def _accuracies(
     classifiers: Sequence[ClassifierName],
     images: ImageSet,
+    soft_labels: NDArray[np.float32] | None,
     test: ImageSet,
     seed: int,
     device: torch.device | str,
@@ -148,12 +155,14 @@ def _accuracies(
     benchmark: BenchmarkTraining | None,
     progress: Progress | None,
 ) -> list[_Measurement]:
-    trained = "trained on synthetic images, tested on real ones"
+    what = "synthetic images" if soft_labels is None else "synthetic images and their soft labels"
+    trained = f"trained on {what}, tested on real ones"
     right = {
         name: classified_right(
             name,
             images,
             test,
+            soft_labels=soft_labels,
             seed=seed,
             device=device,
             resnet9=resnet9,

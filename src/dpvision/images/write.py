@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,9 @@ from dpvision.privacy.errors import InputError
 
 Format = Literal["png", "npz", "parquet"]
 
+PROBABILITIES_FILE = "probabilities.csv"
+"""The file in a folder of images that says how probable each class is for each of them."""
+
 
 def check_formats(formats: Sequence[str], class_names: Sequence[str]) -> None:
     """Raise InputError for a format that does not exist, or none, or classes that cannot be its folders."""
@@ -36,17 +40,20 @@ def check_formats(formats: Sequence[str], class_names: Sequence[str]) -> None:
             check_folder_name(name)
 
 
-def image_files(images: ImageSet, format: Format) -> dict[str, bytes]:
+def image_files(
+    images: ImageSet, format: Format, probabilities: NDArray[np.float32] | None = None
+) -> dict[str, bytes]:
     """Return the files of a data set, by their names: ``<class>/000000.png`` and so on, with as many folders
     as classes; or ``images.npz``, whose classes are numbers; or ``images.parquet``, as Hugging Face's. Units
-    are in ``units.csv``, an array or a column of its own.
+    are in ``units.csv``, an array or a column of its own; so are ``probabilities`` of the classes
+    ``[N, K]``, whose file is ``probabilities.csv``.
     """
-    writers: dict[str, Callable[[ImageSet], dict[str, bytes]]] = {
+    writers: dict[str, Callable[[ImageSet, NDArray[np.float32] | None], dict[str, bytes]]] = {
         "png": _png,
         "npz": _npz,
         "parquet": _parquet,
     }
-    return writers[format](images)
+    return writers[format](images, probabilities)
 
 
 def npz_of(splits: Mapping[str, ImageSet]) -> bytes:
@@ -54,7 +61,7 @@ def npz_of(splits: Mapping[str, ImageSet]) -> bytes:
     return _archive({f"{split}_": images for split, images in splits.items()})
 
 
-def _png(images: ImageSet) -> dict[str, bytes]:
+def _png(images: ImageSet, probabilities: NDArray[np.float32] | None) -> dict[str, bytes]:
     numbers: Counter[str] = Counter()
     files = {}
     for index, pixels in enumerate(_each(images)):
@@ -66,7 +73,21 @@ def _png(images: ImageSet) -> dict[str, bytes]:
         files[UNITS_FILE] = units_file(
             [(f"./{name}", unit) for name, unit in zip(files, images.units.of_images, strict=True)]
         )
+    if probabilities is not None:
+        names = [name for name in files if name != UNITS_FILE]
+        files[PROBABILITIES_FILE] = _table(names, images.class_names, probabilities)
     return files
+
+
+def _table(names: Sequence[str], class_names: Sequence[str], numbers: NDArray[np.float32]) -> bytes:
+    """Return a .csv file with a line for each image: its file, and a number for each class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", *class_names])
+    writer.writerows(
+        [name, *(f"{number:.6g}" for number in row)] for name, row in zip(names, numbers, strict=True)
+    )
+    return text.getvalue().encode()
 
 
 def _each(images: ImageSet) -> Iterator[NDArray[np.uint8]]:
@@ -74,13 +95,14 @@ def _each(images: ImageSet) -> Iterator[NDArray[np.uint8]]:
     return (pixels for block in images.blocks() for pixels in block.numpy())
 
 
-def _npz(images: ImageSet) -> dict[str, bytes]:
-    return {"images.npz": _archive({"": images})}
+def _npz(images: ImageSet, probabilities: NDArray[np.float32] | None) -> dict[str, bytes]:
+    more = {} if probabilities is None else {"probabilities": probabilities}
+    return {"images.npz": _archive({"": images}, more)}
 
 
-def _archive(images_of: Mapping[str, ImageSet]) -> bytes:
-    """Return a .npz file of images, by what the names of their arrays begin with."""
-    arrays = {}
+def _archive(images_of: Mapping[str, ImageSet], more: Mapping[str, NDArray[Any]] | None = None) -> bytes:
+    """Return a .npz file of images, by what the names of their arrays begin with, and of ``more`` arrays."""
+    arrays = dict(more or {})
     for prefix, images in images_of.items():
         arrays[f"{prefix}images"] = images.take(torch.arange(len(images))).permute(0, 2, 3, 1).numpy()
         if images.labels is not None:
@@ -92,7 +114,7 @@ def _archive(images_of: Mapping[str, ImageSet]) -> bytes:
     return content.getvalue()
 
 
-def _parquet(images: ImageSet) -> dict[str, bytes]:
+def _parquet(images: ImageSet, probabilities: NDArray[np.float32] | None) -> dict[str, bytes]:
     encoded = [{"bytes": encode_png(pixels), "path": None} for pixels in _each(images)]
     columns = {"image": pa.array(encoded, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))}
     features = {"image": {"_type": "Image"}}
@@ -102,6 +124,9 @@ def _parquet(images: ImageSet) -> dict[str, bytes]:
     if images.units is not None:
         columns["unit"] = pa.array(images.units.of_images, pa.string())
         features["unit"] = {"dtype": "string", "_type": "Value"}
+    if probabilities is not None:
+        columns["probabilities"] = pa.array(list(probabilities), pa.list_(pa.float32()))
+        features["probabilities"] = {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"}  # type: ignore[dict-item]
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     content = io.BytesIO()
     pq.write_table(pa.table(columns).replace_schema_metadata(metadata), content)

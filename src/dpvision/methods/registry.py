@@ -44,6 +44,7 @@ _OURS = {
     "dp-moments": "dpvision.methods.dp_moments:DPMoments",
     "dp-mepf": "dpvision.methods.dp_mepf:DPMEPF",
     "dp-diffusion": "dpvision.methods.dp_diffusion:DPDiffusion",
+    "dp-distill": "dpvision.methods.dp_distill:DPDistill",
 }
 
 

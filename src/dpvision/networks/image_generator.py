@@ -61,6 +61,12 @@ class ImageGenerator(nn.Module, ABC):
         noise ``[B, *noise_shape]``.
         """
 
+    def soft_labels(self, pixels: Tensor) -> Tensor | None:
+        """Return the probabilities of the classes ``[B, K]`` that go with images ``[B, C, H, W]`` that this
+        generator made, or None where it says no more than one class of each.
+        """
+        return None
+
     @torch.no_grad()
     def sample(
         self,

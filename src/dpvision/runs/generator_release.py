@@ -10,6 +10,7 @@ from dpvision.networks.diffusion import DiffusionGenerator
 from dpvision.networks.generators import Generator
 from dpvision.networks.image_generator import ImageGenerator
 from dpvision.networks.weights import load_into, safetensors_bytes
+from dpvision.priors.taught_images import TaughtImages
 from dpvision.privacy.errors import InputError
 from dpvision.runs.files import json_bytes
 
@@ -18,7 +19,7 @@ CONFIG = "config.json"
 KIND = "generator"
 """The one entry of the configuration that a classifier's does not have."""
 CLASSES: dict[str, type[ImageGenerator]] = {
-    each.kind: each for each in (Generator, ClampedNormal, DiffusionGenerator)
+    each.kind: each for each in (Generator, ClampedNormal, DiffusionGenerator, TaughtImages)
 }
 
 

@@ -1,0 +1,210 @@
+"""Synthetic images that a private teacher chooses and labels: its knowledge goes into the release, for those
+who learn from the images (knowledge distillation, Hinton et al., arXiv 1503.02531).
+
+A share of the budget trains a classifier, the head of :mod:`dpvision.methods.dp_randp`; the rest releases
+the moments of each class, as :mod:`dpvision.methods.dp_moments` does. The law with these moments knows
+colours and shapes in the large, and the teacher what tells classes apart in detail. So an image of the law is
+drawn several times, with the details of different public images, and the teacher says which to take, and how
+probable each class is for it. All that is post-processing, at no further cost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpvision.methods.dp_moments import DPMoments, DPMomentsConfig
+from dpvision.methods.dp_randp import DPRandP, DPRandPConfig
+from dpvision.methods.estimates import Estimate
+from dpvision.methods.gradient_descent import LARGEST_EPSILON
+from dpvision.methods.method import PREVIEWED_OF_A_CLASS, Finished, Learned, Makes, Workplace
+from dpvision.methods.part_of_session import PartOfSession
+from dpvision.methods.session import Session
+from dpvision.methods.settings import check, with_overrides
+from dpvision.methods.stages import Stage
+from dpvision.networks import Classifier
+from dpvision.networks.clamped_normal import ClampedNormal
+from dpvision.priors.encoders.process_images import process_images
+from dpvision.priors.taught_images import TaughtImages
+from dpvision.privacy.accounting import calibrate_noise_multiplier, epsilon
+from dpvision.privacy.budget import Budget
+from dpvision.privacy.errors import InputError
+from dpvision.privacy.facts import PublicFacts
+from dpvision.privacy.mechanisms import GaussianSumMechanism
+from dpvision.privacy.sampling import FullBatch
+
+TEACHER, MOMENTS = "teacher", "moments"
+"""What tensors and facts of the two parts are called by."""
+
+BALANCED_BY = 100
+"""The number of candidates of each class by which the teacher's answers are balanced."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPDistillConfig:
+    """Everything public about a run but the data and the budget.
+
+    Attributes:
+        share_of_teacher: is the share of the budget, in terms of 1/σ², that trains the teacher.
+        candidates: is how many images are drawn for one, at most, until the teacher has no doubt of its
+            class.
+        num_details: says how many public images, of all random processes, give images their details, where
+            they are larger than the moments' ``size``.
+        teacher: has the settings of the teacher, which are those of dp-randp.
+        moments: has the settings of the law, which are those of dp-moments.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    share_of_teacher: float = 0.5
+    candidates: int = 8
+    num_details: int = 4000
+    teacher: dict[str, Any] = field(default_factory=dict)
+    moments: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        share = self.share_of_teacher
+        check(0 < share < 1, "share_of_teacher", "above 0 and below 1", share)
+        check(1 <= self.candidates <= 64, "candidates", "between 1 and 64", self.candidates)
+        check(0 <= self.num_details <= 10_000, "num_details", "between 0 and 10,000", self.num_details)
+
+    def of_teacher(self) -> DPRandPConfig:
+        """Return the settings of the teacher."""
+        return DPRandPConfig(**self.teacher)
+
+    def of_moments(self) -> DPMomentsConfig:
+        """Return the settings of the law."""
+        return DPMomentsConfig(**self.moments)
+
+    def noise_of_teacher(self, facts: PublicFacts, noise_multiplier: float) -> float:
+        """Return the noise multiplier of the teacher's stages, with which they have their share of 1/σ²."""
+        # T releases with sample rate q and noise σ count as T·q²/σ², exactly so for q = 1.
+        of_teacher = 0.0
+        for stage in DPRandP().stages(self.of_teacher(), facts, 1.0):
+            assert isinstance(stage.mechanism, GaussianSumMechanism)
+            rate = stage.mechanism.sampler.sample_rate / stage.mechanism.noise_multiplier
+            of_teacher += stage.count * rate**2
+        return noise_multiplier * math.sqrt(of_teacher / self.share_of_teacher)
+
+    def noise_of_moments(self, noise_multiplier: float) -> float:
+        """Return the noise multiplier of the moments' stages."""
+        return noise_multiplier / math.sqrt(1 - self.share_of_teacher)
+
+
+class DPDistill:
+    """Draw images from laws with noisy moments, and let a teacher with a share of the budget choose and label
+    them.
+    """
+
+    name = "dp-distill"
+    makes: Makes = "images"
+    needs_labels = True
+    config_class: type = DPDistillConfig
+
+    def default_config(
+        self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
+    ) -> DPDistillConfig:
+        """Choose the settings of both parts as their methods do."""
+        config: DPDistillConfig = with_overrides(DPDistillConfig(), overrides)
+        for_teacher = _part(budget, config.share_of_teacher, facts.num_examples)
+        teacher = DPRandP().default_config(facts, for_teacher, device, config.teacher)
+        rest = _part(budget, 1 - config.share_of_teacher, facts.num_examples)
+        moments = DPMoments().default_config(facts, rest, device, {"num_details": 0, **config.moments})
+        check(moments.labelled, "moments: labelled", "true", moments.labelled)
+        check(
+            moments.num_details == 0,
+            "moments: num_details",
+            "0, as those here stand for it",
+            moments.num_details,
+        )
+        return replace(config, teacher=asdict(teacher), moments=asdict(moments))
+
+    def stages(
+        self, config: DPDistillConfig, facts: PublicFacts, noise_multiplier: float
+    ) -> tuple[Stage, ...]:
+        """Return the stages of the teacher, then those of the moments."""
+        of_teacher = config.noise_of_teacher(facts, noise_multiplier)
+        of_moments = config.noise_of_moments(noise_multiplier)
+        return (
+            *DPRandP().stages(config.of_teacher(), facts, of_teacher),
+            *DPMoments().stages(config.of_moments(), facts, of_moments),
+        )
+
+    def estimate(self, config: DPDistillConfig, facts: PublicFacts, device: torch.device) -> Estimate:
+        """Estimate what a run takes; see :class:`Method`."""
+        teacher = DPRandP().estimate(config.of_teacher(), facts, device)
+        moments = DPMoments().estimate(config.of_moments(), facts, device)
+        of_candidate = teacher.seconds_per_image + moments.seconds_per_image
+        balancing = BALANCED_BY * len(facts.class_names) * of_candidate
+        return Estimate(
+            teacher.seconds + moments.seconds + balancing,
+            max(teacher.memory_bytes, moments.memory_bytes),
+            config.candidates * of_candidate,
+        )
+
+    def learn(self, config: DPDistillConfig, session: Session) -> Learned:
+        """Train the teacher, then release the moments."""
+        facts, noise = session.facts, session.stages.noise_multiplier
+        of_teacher = config.noise_of_teacher(facts, noise)
+        count = len(DPRandP().stages(config.of_teacher(), facts, of_teacher))
+        parts = {
+            TEACHER: DPRandP().learn(config.of_teacher(), PartOfSession(session, 0, count, of_teacher)),
+            MOMENTS: DPMoments().learn(
+                config.of_moments(),
+                PartOfSession(
+                    session, count, len(session.stages.stages) - count, config.noise_of_moments(noise)
+                ),
+            ),
+        }
+        tensors = {f"{part}.{name}": t for part, one in parts.items() for name, t in one.tensors.items()}
+        return Learned(tensors, {part: dict(one.facts) for part, one in parts.items()})
+
+    def finish(
+        self, config: DPDistillConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
+    ) -> Finished:
+        """Make the teacher and the law, and balance what the teacher says of the law's images."""
+        quiet = replace(workplace, preview=None)
+        teacher = DPRandP().finish(config.of_teacher(), _of(learned, TEACHER), facts, quiet)
+        law = DPMoments().finish(config.of_moments(), _of(learned, MOMENTS), facts, quiet)
+        assert isinstance(teacher.model, Classifier)
+        assert isinstance(law.model, ClampedNormal)
+        if law.model.small_shape != law.model.image_shape and config.num_details:
+            law.model.set_details(_details(facts.image_shape, config.num_details).to(workplace.device))
+        generator = TaughtImages(law.model, teacher.model, config.candidates).to(workplace.device).eval()
+        generator.balance(BALANCED_BY, workplace.seed)
+        if workplace.preview:
+            labels = torch.arange(len(facts.class_names)).repeat_interleave(PREVIEWED_OF_A_CLASS)
+            drawn = generator.sample(len(labels), labels=labels, seed=0)
+            workplace.preview(drawn.take(torch.arange(len(labels))), 0)
+        return Finished(generator, {}, {**law.card, TEACHER: dict(teacher.card)})
+
+
+def _part(budget: Budget, share: float, num_examples: int) -> Budget:
+    """Return the budget of a single release that has a share, in terms of 1/σ², of the whole."""
+    whole = replace(budget, epsilon=min(budget.epsilon, LARGEST_EPSILON))
+    once = GaussianSumMechanism(1.0, 1.0, FullBatch(num_examples))
+    noise = calibrate_noise_multiplier(lambda sigma: [replace(once, noise_multiplier=sigma).event], whole)
+    released = replace(once, noise_multiplier=noise / math.sqrt(share)).event
+    return replace(whole, epsilon=epsilon([released], budget.delta, budget.neighboring_relation))
+
+
+def _of(learned: Learned, part: str) -> Learned:
+    """Return what was learned in a part."""
+    begin = f"{part}."
+    tensors = {name.removeprefix(begin): t for name, t in learned.tensors.items() if name.startswith(begin)}
+    if not tensors or part not in learned.facts:
+        raise InputError(f"what was learned lacks the {part}; it is of another run, or damaged")
+    return Learned(tensors, learned.facts[part])
+
+
+def _details(image_shape: tuple[int, int, int], count: int) -> Tensor:
+    """Generate public images of all random processes, whose contrast differs: ``[count, C, H, W]``."""
+    images = torch.cat([*process_images(image_shape, count, seed=0)]).float() / 255
+    random = torch.Generator().manual_seed(0)
+    return images * torch.rand(count, 1, 1, 1, generator=random)
