@@ -39,6 +39,8 @@ JOBS = {
     "dp-diffusion": "synthesize bundled:digits --epsilon 2 --device cpu --count 20 --method dp-diffusion "
     "--set steps=8 --set expected_batch_size=32 --set width=8 --set sampling_steps=2 "
     "--set pretraining_steps=1 --set warm_up_steps=1",
+    "dp-distill": "synthesize bundled:digits --epsilon 2 --device cpu --count 20 --method dp-distill "
+    "--set teacher.encoder=pixels --set teacher.steps=8 --set candidates=2",
 }
 """Commands by method, without --out and --seed."""
 assert JOBS.keys() == known_methods().keys()
@@ -46,7 +48,7 @@ assert JOBS.keys() == known_methods().keys()
 NO_STEPS = ("dp-ridge", "dp-mepf", "dp-moments")
 """Methods that do no more than to release sums."""
 
-NEED_A_RELEASE = (*NO_STEPS, "dp-diffusion")
+NEED_A_RELEASE = (*NO_STEPS, "dp-diffusion", "dp-distill")
 """Methods that cannot do without such a release: a process that ends between its record and its file leaves
 nothing.
 """

@@ -38,6 +38,7 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "dp-mepf": {"steps": 1},
     "dp-moments": {},
     "dp-diffusion": DENOISED,
+    "dp-distill": {"teacher": {"encoder": "pixels", "steps": 3}, "candidates": 1},
 }
 
 

@@ -251,7 +251,8 @@ def test_a_release_that_was_lost_is_not_made_twice(
         ({"formats": ("gif",)}, "no format 'gif'"),
         (
             {"method": "dp-sgd"},
-            "no method 'dp-sgd' that makes images; choose one of dp-moments, dp-mepf, dp-diffusion",
+            "no method 'dp-sgd' that makes images; choose one of dp-moments, dp-mepf, "
+            "dp-diffusion, dp-distill",
         ),
         ({"config": {"steps": -1}}, "steps must be at least 0"),
         ({"config": {"nosuch": 1}}, "no setting 'nosuch'"),

@@ -55,6 +55,10 @@ moments = {"size": 4}
 dpvision.synthesize(
     made(120, units=3), method="dp-moments", config=moments, count=4, out=out / "moments", seed=3, **budget
 )
+taught = {"teacher": {"encoder": "pixels", "steps": 3}, "moments": moments, "candidates": 2}
+dpvision.synthesize(
+    made(120), method="dp-distill", config=taught, count=4, out=out / "distilled", seed=3, **budget
+)
 search = {"learning_rate": [0.1, 0.3]}
 dpvision.tune(
     made(120), method="dp-sgd", config=linear, search=search, trials=3, out=out / "tuned", seed=3, **budget
@@ -91,7 +95,7 @@ def test_several_processes_release_what_one_does(
     ended_well(ended)
     together = weights_of(tmp_path)
     assert together.keys() == alone.keys()
-    assert len({name.split("/")[0] for name in together}) == 9
+    assert len({name.split("/")[0] for name in together}) == 10
     for name, tensor in together.items():
         one = alone[name].double()
         # Sums in float64 in another order, with noise, rounded to float32: a last bit at a step.

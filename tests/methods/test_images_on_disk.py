@@ -45,6 +45,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("dp-mepf", {"steps": 1, "batch_size": 4, "encoder": "pixels", "encoder_options": {"size": 4}}),
     ("dp-moments", {"size": 4}),
     ("dp-diffusion", STEPS | DENOISED),
+    (
+        "dp-distill",
+        {"teacher": {"encoder": "scattering", "steps": 2}, "moments": {"size": 4}, "candidates": 1},
+    ),
 ]
 
 

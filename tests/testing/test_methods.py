@@ -29,6 +29,7 @@ DENOISED = GRADIENTS | {
     "warm_up": {"size": 4},
     "sampling_steps": 2,
 }
+HEAD = GRADIENTS | PIXELS | {"expected_batch_size": FEW, "steps": 3}
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "dp-sgd": [
         GRADIENTS | VIEWS,
@@ -39,8 +40,8 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "dp-mix-self": [MIXED, MIXED | BALANCED],
     "dp-mix-diff": [MIXED | {"k_diff": 2}],
     "dp-randp": [
-        GRADIENTS | PIXELS | {"expected_batch_size": FEW, "steps": 3},
-        GRADIENTS | PIXELS | {"expected_batch_size": FEW, "steps": 3} | BALANCED,
+        HEAD,
+        HEAD | BALANCED,
         GRADIENTS | PIXELS | {"phase_ii": "sampled", "augmult": 2, "pad": 1},
         GRADIENTS | {"encoder": "random-wrn-10-1", "phase_iii": "full", "phase_ii": "sampled", "steps": 4},
     ],
@@ -53,6 +54,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     ],
     "dp-moments": [{}, {"labelled": False, "size": 4}, {"emphasis": 1.0, "clip": 0.5}],
     "dp-diffusion": [DENOISED, DENOISED | {"warm_up_share": 0.0, "flip": True, "unlabelled": 0.5}],
+    "dp-distill": [{"teacher": HEAD, "moments": {"size": 4}, "candidates": 2}],
 }
 EXAMPLES = [0, 5, FEW - 1]
 CASES = [
@@ -106,6 +108,8 @@ def test_neighbours_differ_by_what_is_paid_for(
         releases += 1
     if method == "dp-diffusion" and "warm_up_share" not in config:
         releases += 2
+    if method == "dp-distill":  # the moments' two, where there was one
+        releases += config["teacher"]["steps"] + calibration.STEPS + 1
     assert all(comparison.releases == releases for comparison in found)
 
 

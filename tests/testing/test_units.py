@@ -29,12 +29,13 @@ DENOISED = {
     "warm_up": {"size": 4},
     "sampling_steps": 2,
 }
+HEAD = GRADIENTS | PIXELS | {"expected_batch_size": UNITS, "steps": 3}
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "dp-sgd": [GRADIENTS | VIEWS, GRADIENTS | VIEWS | BALANCED],
     "dp-mix-self": [MIXED],
     "dp-mix-diff": [MIXED | {"k_diff": 2}],
     "dp-randp": [
-        GRADIENTS | PIXELS | {"expected_batch_size": UNITS, "steps": 3},
+        HEAD,
         GRADIENTS | PIXELS | {"phase_ii": "sampled", "augmult": 2, "pad": 1},
         GRADIENTS | {"encoder": "random-wrn-10-1", "phase_iii": "full", "steps": 9, "expected_batch_size": 3},
     ],
@@ -42,6 +43,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "dp-mepf": [FIT | PIXELS, FIT | PIXELS | {"second_moment_weight": 1.5, "labelled": False}],
     "dp-moments": [{}],
     "dp-diffusion": [GRADIENTS | DENOISED],
+    "dp-distill": [{"teacher": HEAD, "moments": {"size": 4}, "candidates": 2}],
 }
 CASES = [
     # A method's first settings with units of three images; the rest takes minutes.
