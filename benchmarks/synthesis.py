@@ -48,6 +48,7 @@ def run(
     epsilon: float,
     count: int,
     config: dict[str, Any],
+    classifiers: list[str] | None,
     resnet9: ResNet9Training,
     reference: bool,
     keep: Path | None,
@@ -68,7 +69,9 @@ def run(
         )
         released = perf_counter()
         beside = {"reference": True, "private": private} if reference else {}
-        rows = dpvision.evaluate_images(Path(folder) / "run", test, resnet9=resnet9, **beside)
+        rows = dpvision.evaluate_images(
+            Path(folder) / "run", test, classifiers=classifiers, resnet9=resnet9, **beside
+        )
         if keep:
             keep.write_bytes((result.release / "samples.png").read_bytes())
     return {
@@ -91,6 +94,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=0, metavar="N")
     parser.add_argument("--count", type=int, default=10_000, help="synthetic images of each run")
     parser.add_argument("--set", nargs="+", metavar="KEY=VALUE", default=[], help="settings of all runs")
+    parser.add_argument("--classifiers", nargs="+", metavar="NAME", help="others than the usual ones")
     parser.add_argument("--resnet9", nargs="+", metavar="KEY=VALUE", default=[], help="of its training")
     parser.add_argument(
         "--reference", action="store_true", help="beside, as many private images in place of the synthetic"
@@ -106,6 +110,7 @@ def main() -> None:
         "held_out": arguments.held_out,
         "count": arguments.count,
         "settings": settings,
+        "classifiers": arguments.classifiers,
         "resnet9": arguments.resnet9,
     }
     kept = KeptRuns(arguments.out, made_with)
@@ -126,6 +131,7 @@ def main() -> None:
                 epsilon,
                 arguments.count,
                 settings,
+                arguments.classifiers,
                 resnet9,
                 arguments.reference and seed == 0,  # it has no noise, and changes little
                 keep,

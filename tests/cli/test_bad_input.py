@@ -219,6 +219,7 @@ def test_names_that_no_file_can_have(command: str, check_sentence: CheckSentence
         (["--threshold", "0.5"], "needs the positive class"),
         (["--positive", "3", "--threshold", "2"], "threshold must be from 0 to 1, not 2"),
         (["--neighbours"], "--neighbours is for images"),
+        (["--hard-labels"], "--hard-labels is for images"),
     ],
 )
 def test_figures_that_cannot_be_measured(

@@ -53,6 +53,32 @@ def test_from_data_to_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "Fréchet distance (pixels)" in capsys.readouterr().out
 
 
+def test_soft_labels_are_learned_or_left_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "run")
+    teacher = ["--set", "teacher.encoder=pixels", "--set", "teacher.steps=4", "--set", "candidates=2"]
+    command = [
+        "synthesize",
+        DIGITS,
+        "--epsilon",
+        "9",
+        "--out",
+        out,
+        "--count",
+        "60",
+        "--method",
+        "dp-distill",
+    ]
+    assert run([*command, *teacher]) == 0
+    measured = ["evaluate", out, DIGITS, "--classifiers", "logistic", "--json"]
+    said = []
+    for how in ([], ["--hard-labels"]):
+        capsys.readouterr()
+        assert run([*measured, *how]) == 0
+        said.append(last_line(capsys)["rows"][0]["how"])
+    assert "their soft labels" in said[0]
+    assert "soft labels" not in said[1]
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 60 images, of which a test may change what it measures but not the run."""

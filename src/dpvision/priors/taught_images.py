@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dpvision.images import Images
 from dpvision.networks import Classifier
+from dpvision.networks.by_row import rows_at_a_time
 from dpvision.networks.clamped_normal import ClampedNormal
 from dpvision.networks.image_generator import IMAGES_AT_A_TIME, ImageGenerator
 from dpvision.priors.feature_classifier import rebuild_classifier
 from dpvision.privacy.errors import InputError
 
-GOOD_ENOUGH = 0.5
-"""An image that its class is so probable of is taken: to look for a better one would make images alike."""
+MOST_CANDIDATES = 64
 ROUNDS = 200
 """Of the fixed point that balances classes; each brings it nearer by a constant factor."""
 SMALLEST = 1e-12
 
 
 class TaughtImages(ImageGenerator):
-    """Draws several images of a class from a law, and takes the first that a teacher has no doubt of, or the
-    one that it doubts least. What the teacher says of the image that was taken is its soft label.
+    """Draws images of a class from a law until a teacher takes one for that class, or else the one that comes
+    nearest. To look for better ones would make images alike. What the teacher says of the image that was
+    taken is its soft label.
 
     Args:
         law: the generator of candidates.
@@ -40,8 +43,10 @@ class TaughtImages(ImageGenerator):
         super().__init__(law.image_shape, law.class_names)
         if teacher.class_names != law.class_names or tuple(teacher.image_shape) != law.image_shape:
             raise InputError("a teacher must know the classes and the shape of the images that it chooses")
-        if candidates < 1:
-            raise InputError(f"the number of candidates must be at least 1, not {candidates}")
+        if not 1 <= candidates <= MOST_CANDIDATES:
+            raise InputError(
+                f"the number of candidates must be from 1 to {MOST_CANDIDATES}, not {candidates}"
+            )
         self.law, self.teacher, self.candidates = law, teacher, candidates
         self.class_proportions.copy_(law.class_proportions)
 
@@ -66,24 +71,44 @@ class TaughtImages(ImageGenerator):
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
         taken = self.law(labels, noise[:, 0])
-        probability = self._of_class(taken, labels)
+        says = self.soft_labels(taken)
         for candidate in range(1, self.candidates):
-            doubted = (probability < GOOD_ENOUGH).nonzero().squeeze(1)
+            doubted = (says.argmax(dim=1) != labels).nonzero().squeeze(1)
             if not len(doubted):
                 break
-            other = self.law(labels[doubted], noise[doubted, candidate])
-            found = self._of_class(other, labels[doubted])
-            better = found > probability[doubted]
-            taken[doubted[better]] = other[better]
-            probability[doubted[better]] = found[better]
+            wanted = labels[doubted]
+            other = self.law(wanted, noise[doubted, candidate])
+            found = self.soft_labels(other)
+            is_taken = found.argmax(dim=1) == wanted
+            is_better = is_taken | (_at(found, wanted) > _at(says[doubted], wanted))
+            taken[doubted[is_better]] = other[is_better]
+            says[doubted[is_better]] = found[is_better]
         return taken
 
+    def sample(
+        self,
+        count: int,
+        *,
+        labels: Sequence[int | str] | Tensor | None = None,
+        seed: int | None = None,
+        tell: Callable[[int, int], None] | None = None,
+    ) -> Images:
+        """Make images as every generator does. Where no classes are asked for, the label of an image is the
+        class that the teacher says, which may be another than that whose law it was drawn from: classifiers
+        learn more of these labels.
+        """
+        images = super().sample(count, labels=labels, seed=seed, tell=tell)
+        if labels is not None:
+            return images
+        says = [self.soft_labels(some).argmax(dim=1).cpu() for some in images.pixels.split(IMAGES_AT_A_TIME)]
+        return replace(images, labels=torch.cat(says))
+
+    @torch.no_grad()
     def soft_labels(self, pixels: Tensor) -> Tensor:
         """Return what the teacher takes for the probabilities of the classes of images ``[B, C, H, W]``,
         ``[B, K]``.
         """
-        logits: Tensor = self.teacher(pixels)
-        return torch.softmax(logits.float(), dim=1)
+        return torch.softmax(self._logits(pixels), dim=1)
 
     @torch.no_grad()
     def balance(self, images_of_a_class: int, seed: int) -> None:
@@ -95,9 +120,7 @@ class TaughtImages(ImageGenerator):
             seed: of their noise.
         """
         count = images_of_a_class * len(self.class_names)
-        pixels = self.law.sample(count, seed=seed).take(torch.arange(count))
-        device = self.class_proportions.device
-        logits = torch.cat([self.teacher(some.to(device)).float() for some in pixels.split(IMAGES_AT_A_TIME)])
+        logits = self._logits(self.law.sample(count, seed=seed).take(torch.arange(count)))
         shares = (self.class_proportions / self.class_proportions.sum()).clamp(min=1 / count)
         found = torch.zeros_like(shares)
         for _ in range(ROUNDS):
@@ -106,6 +129,13 @@ class TaughtImages(ImageGenerator):
         before = self.teacher.offsets
         self.teacher.shift((found if before is None else before + found).tolist())
 
-    def _of_class(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        """Return the probability of its class for each image, ``[B]``."""
-        return self.soft_labels(pixels).gather(1, labels.unsqueeze(1)).squeeze(1)
+    def _logits(self, pixels: Tensor) -> Tensor:
+        """Return the teacher's logits of images on any device, some at a time: features take much memory."""
+        device = self.class_proportions.device
+        parts = pixels.split(rows_at_a_time(device))
+        return torch.cat([self.teacher(some.to(device)).float() for some in parts])
+
+
+def _at(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Return what ``[B, K]`` says of the class of each of ``[B]``."""
+    return probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
