@@ -136,7 +136,7 @@ def test_a_teacher_that_takes_all_images_for_one_class_is_balanced() -> None:
     generator.law.class_proportions.copy_(generator.class_proportions)
     drawn = law().sample(2000, seed=1).take(torch.arange(2000))
     assert float(generator.soft_labels(drawn + 60)[:, 1].mean()) > 0.8
-    generator.balance(2000, seed=0)
+    generator.balance(4000, seed=0)
     drawn = generator.law.sample(4000, seed=1).take(torch.arange(4000))
     torch.testing.assert_close(
         generator.soft_labels(drawn).mean(dim=0), torch.tensor([0.7, 0.3]), rtol=0, atol=0.02
@@ -146,7 +146,7 @@ def test_a_teacher_that_takes_all_images_for_one_class_is_balanced() -> None:
 def test_a_generator_is_read_as_it_was_written(tmp_path: Path) -> None:
     network = build_classifier("linear", image_shape=(1, 4, 4), class_names=NAMES)
     generator = TaughtImages(law(), network, 3).eval()
-    generator.balance(20, seed=0)
+    generator.balance(40, seed=0)
     for name, content in generator_files(generator).items():
         (tmp_path / name).write_bytes(content)
     again = load_generator(tmp_path, json.loads((tmp_path / "config.json").read_bytes()))

@@ -42,8 +42,8 @@ from dpvision.privacy.sampling import FullBatch
 TEACHER, MOMENTS = "teacher", "moments"
 """What tensors and facts of the two parts are called by."""
 
-BALANCED_BY = 100
-"""The number of candidates of each class by which the teacher's answers are balanced."""
+BALANCED_BY, MOST_BALANCED_BY = 100, 5000
+"""The number of candidates of each class, and the most in all, by which the teacher is balanced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ class DPDistill:
         teacher = DPRandP().estimate(config.of_teacher(), facts, device)
         moments = DPMoments().estimate(config.of_moments(), facts, device)
         of_candidate = teacher.seconds_per_image + moments.seconds_per_image
-        balancing = BALANCED_BY * len(facts.class_names) * of_candidate
+        balancing = _balanced_by(facts) * of_candidate
         return Estimate(
             teacher.seconds + moments.seconds + balancing,
             max(teacher.memory_bytes, moments.memory_bytes),
@@ -178,7 +178,7 @@ class DPDistill:
         if law.model.small_shape != law.model.image_shape and config.num_details:
             law.model.set_details(_details(facts.image_shape, config.num_details).to(workplace.device))
         generator = TaughtImages(law.model, teacher.model, config.candidates).to(workplace.device).eval()
-        generator.balance(BALANCED_BY, workplace.seed)
+        generator.balance(_balanced_by(facts), workplace.seed)
         if workplace.preview:
             labels = torch.arange(len(facts.class_names)).repeat_interleave(PREVIEWED_OF_A_CLASS)
             drawn = generator.sample(len(labels), labels=labels, seed=0)
@@ -206,6 +206,11 @@ def _with_features(teacher: Mapping[str, Any], facts: PublicFacts) -> dict[str, 
     if "encoder" not in teacher and channels == 3 and min(sides) >= SMALLEST_FOR_PRIORS:
         chosen = {"encoder": PRIOR, "encoder_options": {"cells": [4, 2, 1], "whiten": WHITEN}}
     return chosen | dict(teacher)
+
+
+def _balanced_by(facts: PublicFacts) -> int:
+    """Return the number of candidates by which the teacher's answers are balanced."""
+    return min(BALANCED_BY * len(facts.class_names), MOST_BALANCED_BY)
 
 
 def _of(learned: Learned, part: str) -> Learned:

@@ -111,15 +111,14 @@ class TaughtImages(ImageGenerator):
         return torch.softmax(self._logits(pixels), dim=1)
 
     @torch.no_grad()
-    def balance(self, images_of_a_class: int, seed: int) -> None:
+    def balance(self, count: int, seed: int) -> None:
         """Shift the teacher's logits until the mean soft label of candidates is the share of each class among
         them. A teacher that never saw such images takes most of them for a few classes.
 
         Args:
-            images_of_a_class: how many candidates to look at, on average.
+            count: how many candidates to look at.
             seed: of their noise.
         """
-        count = images_of_a_class * len(self.class_names)
         logits = self._logits(self.law.sample(count, seed=seed).take(torch.arange(count)))
         shares = (self.class_proportions / self.class_proportions.sum()).clamp(min=1 / count)
         found = torch.zeros_like(shares)
