@@ -36,6 +36,7 @@ from dpvision.images.write import image_files
 from dpvision.methods import check_settings, find_method
 from dpvision.networks import build_classifier, build_network
 from dpvision.networks.generators import Generator
+from dpvision.networks.image_generator import ImageGenerator
 from dpvision.networks.weights import BLANK, safetensors_bytes
 from dpvision.priors import Prior, build_encoder, load_prior, save_prior
 from dpvision.priors.feature_classifier import build_feature_classifier
@@ -387,13 +388,12 @@ def _classifiers() -> list[list[bytes]]:
 def _read_classifier(folder: Path) -> None:
     model = dpvision.load(folder)
     with torch.no_grad():
-        if isinstance(model, Generator):
+        if isinstance(model, ImageGenerator):
             model.sample(2)
         else:
             model(torch.zeros(2, *model.image_shape, dtype=torch.uint8))
 
 
-@cache
 def _synthesis(method: str, **config: Any) -> dict[str, bytes]:
     """The files of a small run of synthesize."""
     with TemporaryDirectory() as folder:
@@ -409,13 +409,21 @@ def _synthesis(method: str, **config: Any) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in Path(folder, "run", "release").glob("*.*")}
 
 
+@cache
 def _fitted() -> dict[str, bytes]:
     return _synthesis("dp-mepf", steps=1, batch_size=4, latent_size=2, encoder_options={"size": 2})
 
 
 def _generators() -> list[list[bytes]]:
     small = generator_files(Generator((1, 28, 28), (), 3))
-    return [[files["config.json"], files["generator.safetensors"]] for files in (_fitted(), small)]
+    made = (_fitted(), small, _taught())
+    return [[files["config.json"], files["generator.safetensors"]] for files in made]
+
+
+@cache
+def _taught() -> dict[str, bytes]:
+    teacher = {"encoder": "pixels", "encoder_options": {"size": 2}, "steps": 1}
+    return _synthesis("dp-distill", teacher=teacher, moments={"size": 2, "rank": 2}, candidates=2)
 
 
 def _embeddings() -> list[list[bytes]]:
@@ -423,6 +431,7 @@ def _embeddings() -> list[list[bytes]]:
     return [[files["embedding.safetensors"], files["encoder.safetensors"]]]
 
 
+@cache
 def _moments() -> list[list[bytes]]:
     return [[_synthesis("dp-moments", size=2, rank=2)["moments.safetensors"]]]
 

@@ -100,7 +100,7 @@ class TaughtImages(ImageGenerator):
         images = super().sample(count, labels=labels, seed=seed, tell=tell)
         if labels is not None:
             return images
-        says = [self.soft_labels(some).argmax(dim=1).cpu() for some in images.pixels.split(IMAGES_AT_A_TIME)]
+        says = [self.soft_labels(some).argmax(dim=1).cpu() for some in images.blocks(IMAGES_AT_A_TIME)]
         return replace(images, labels=torch.cat(says))
 
     @torch.no_grad()
