@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,21 @@ TEACHER = {"encoder": "pixels", "encoder_options": {}, "steps": 4, "calibration_
 
 def config_for(images: Images, budget: Budget = BUDGET, **overrides: Any) -> DPDistillConfig:
     return DPDistill().default_config(facts_of(images), budget, CPU, {"teacher": TEACHER, **overrides})
+
+
+def release(folder: Path, count: int, formats: Sequence[Any]) -> None:
+    """Write a run to ``folder / "run"``."""
+    dpvision.synthesize(
+        made(),
+        method="dp-distill",
+        epsilon=5,
+        delta=1e-4,
+        count=count,
+        formats=formats,
+        config={"teacher": TEACHER},
+        out=folder / "run",
+        ledger=folder / "ledger.jsonl",
+    )
 
 
 class Brightness(nn.Module):
@@ -201,18 +217,7 @@ def test_small_laws_get_details_of_many_contrasts() -> None:
 
 
 def test_soft_labels_of_a_release_are_those_of_its_images_in_every_format(tmp_path: Path) -> None:
-    formats = ["png", "npz", "parquet"]
-    dpvision.synthesize(
-        made(),
-        method="dp-distill",
-        epsilon=5,
-        delta=1e-4,
-        count=30,
-        formats=formats,
-        config={"teacher": TEACHER},
-        out=tmp_path / "run",
-        ledger=tmp_path / "ledger.jsonl",
-    )
+    release(tmp_path, 30, ["png", "npz", "parquet"])
     generator, place = dpvision.load(tmp_path / "run"), tmp_path / "run" / "release" / "images"
     assert isinstance(generator, TaughtImages)
     archive = np.load(place / "npz" / "images.npz")
@@ -255,17 +260,7 @@ def test_classifiers_learn_soft_labels_where_hard_ones_are_wrong(classifier: Any
 
 
 def test_evaluate_learns_the_soft_labels_of_a_run_unless_told_otherwise(tmp_path: Path) -> None:
-    dpvision.synthesize(
-        made(),
-        method="dp-distill",
-        epsilon=5,
-        delta=1e-4,
-        count=40,
-        formats=["npz"],
-        config={"teacher": TEACHER},
-        out=tmp_path / "run",
-        ledger=tmp_path / "ledger.jsonl",
-    )
+    release(tmp_path, 40, ["npz"])
     test = made(200, seed=9)
     soft = dpvision.evaluate_images(tmp_path / "run", test, classifiers=["logistic"])
     hard = dpvision.evaluate_images(tmp_path / "run", test, classifiers=["logistic"], hard_labels=True)

@@ -150,8 +150,9 @@ def release_files(
             "samples.png": class_sheet(made, PREVIEWED_OF_A_CLASS),
         }
         form: Any
+        probabilities = soft_labels(model, made)
         for form in config.images.formats:
-            of_form = image_files(made, form, soft_labels(model, made))
+            of_form = image_files(made, form, probabilities)
             files |= {f"images/{form}/{name}": file for name, file in of_form.items()}
     text = card_markdown(card, card_template(card)).encode()
     files |= dict(finished.files) | {"card.md": text, "card.json": json_bytes(card)}

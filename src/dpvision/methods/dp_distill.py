@@ -151,16 +151,12 @@ class DPDistill:
 
     def learn(self, config: DPDistillConfig, session: Session) -> Learned:
         """Train the teacher, then release the moments."""
-        facts, noise = session.facts, session.stages.noise_multiplier
-        of_teacher = config.noise_of_teacher(facts, noise)
-        count = len(DPRandP().stages(config.of_teacher(), facts, of_teacher))
+        count = len(session.stages.stages)
+        of_teacher = len(DPRandP().stages(config.of_teacher(), session.facts, 1.0))
         parts = {
-            TEACHER: DPRandP().learn(config.of_teacher(), PartOfSession(session, 0, count, of_teacher)),
+            TEACHER: DPRandP().learn(config.of_teacher(), PartOfSession(session, 0, of_teacher)),
             MOMENTS: DPMoments().learn(
-                config.of_moments(),
-                PartOfSession(
-                    session, count, len(session.stages.stages) - count, config.noise_of_moments(noise)
-                ),
+                config.of_moments(), PartOfSession(session, of_teacher, count - of_teacher)
             ),
         }
         tensors = {f"{part}.{name}": t for part, one in parts.items() for name, t in one.tensors.items()}

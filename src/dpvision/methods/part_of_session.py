@@ -22,15 +22,13 @@ class PartOfSession(Session):
     Args:
         whole: the session of the run.
         first: the number of the first of these stages there.
-        count: how many there are.
-        noise_multiplier: of these stages, as their method knows it. The ε of ``stages`` stays the run's.
+        count: how many there are. Noise multiplier and ε of ``stages`` stay those of the run.
     """
 
-    def __init__(self, whole: Session, first: int, count: int, noise_multiplier: float) -> None:
+    def __init__(self, whole: Session, first: int, count: int) -> None:
         self._whole, self._first = whole, first
         self.facts, self.device, self.pool = whole.facts, whole.device, whole.pool
-        stages = whole.stages.stages[first : first + count]
-        self.stages = replace(whole.stages, noise_multiplier=noise_multiplier, stages=stages)
+        self.stages = replace(whole.stages, stages=whole.stages.stages[first : first + count])
 
     def initialized(self, build: Callable[[], Built]) -> Built:
         return self._whole.initialized(build)

@@ -81,7 +81,9 @@ class ImageGenerator(nn.Module, ABC):
         Args:
             count: how many.
             labels: their classes, ``count`` indices or names; by default each class has its share of them by
-                `class_proportions`, in random order.
+                `class_proportions`, in random order. An image's label is then the likeliest by
+                :meth:`soft_labels`, if there are any: classifiers learn more of these than of the class
+                that it was drawn for.
             seed: the seed of the noise and of that order, for images that can be drawn again.
             tell: is given how many are made, and how many there will be.
 
@@ -98,14 +100,16 @@ class ImageGenerator(nn.Module, ABC):
             chosen = self._indices(labels)
         if len(chosen) != count:
             raise InputError(f"{count} images need as many labels, not {len(chosen)}")
-        device, pieces = self.class_proportions.device, []
+        device, pieces, classes = self.class_proportions.device, [], []
         for some in chosen.split(IMAGES_AT_A_TIME):
             noise = torch.randn(len(some), *self.noise_shape, generator=random)
             made = self(some.to(device), noise.to(device))
             pieces.append(made.mul(255).round().to("cpu", torch.uint8))
+            says = self.soft_labels(pieces[-1]) if labels is None else None
+            classes.append(some if says is None else says.argmax(dim=1).cpu())
             if tell:
                 tell(sum(map(len, pieces)), count)
-        known = chosen if self.class_names else None
+        known = torch.cat(classes) if self.class_names else None
         return Images(torch.cat(pieces), known, self.class_names, "a generator")
 
     def _indices(self, labels: Sequence[int | str] | Tensor) -> Tensor:

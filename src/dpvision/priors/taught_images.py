@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dpvision.images import Images
 from dpvision.networks import Classifier
 from dpvision.networks.by_row import rows_at_a_time
 from dpvision.networks.clamped_normal import ClampedNormal
-from dpvision.networks.image_generator import IMAGES_AT_A_TIME, ImageGenerator
+from dpvision.networks.image_generator import ImageGenerator
 from dpvision.priors.feature_classifier import rebuild_classifier
 from dpvision.privacy.errors import InputError
 
@@ -84,24 +82,6 @@ class TaughtImages(ImageGenerator):
             taken[doubted[is_better]] = other[is_better]
             says[doubted[is_better]] = found[is_better]
         return taken
-
-    def sample(
-        self,
-        count: int,
-        *,
-        labels: Sequence[int | str] | Tensor | None = None,
-        seed: int | None = None,
-        tell: Callable[[int, int], None] | None = None,
-    ) -> Images:
-        """Make images as every generator does. Where no classes are asked for, the label of an image is the
-        class that the teacher says, which may be another than that whose law it was drawn from: classifiers
-        learn more of these labels.
-        """
-        images = super().sample(count, labels=labels, seed=seed, tell=tell)
-        if labels is not None:
-            return images
-        says = [self.soft_labels(some).argmax(dim=1).cpu() for some in images.blocks(IMAGES_AT_A_TIME)]
-        return replace(images, labels=torch.cat(says))
 
     @torch.no_grad()
     def soft_labels(self, pixels: Tensor) -> Tensor:
