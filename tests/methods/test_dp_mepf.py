@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dpvision.images import Images
 from dpvision.methods import Workplace, dp_mepf
+from dpvision.methods.discrepancy import AVERAGED
 from dpvision.methods.dp_mepf import DPMEPF, DPMEPFConfig, embedding_sums, opened
 from dpvision.methods.embedding import Embedding
 from dpvision.methods.generator_fitting import GeneratorFitting, new_generator
@@ -226,6 +227,27 @@ def test_an_interrupted_fit_goes_on_as_it_would_have(objective: Any) -> None:
     again.loaded = {"steps_done": torch.tensor(1)}
     with pytest.raises(InputError, match="checkpoint: it is of another generator or embedding"):
         fitted(again)
+
+
+@pytest.mark.parametrize(("epsilon", "steps"), [(0.01, 2 * AVERAGED), (1000.0, 50)])
+def test_a_fit_ends_where_the_rest_is_noise(epsilon: float, steps: int) -> None:
+    """A generator that starts beside what was released, with hardly any budget and with a lot of it."""
+    images, config = made(), settings(steps=50, encoder_options={"products": True}, gaussian_start=False)
+    embedding, encoder = released(config, images, Budget(epsilon, 1e-4)), make_encoder(config, images)
+
+    def steps_of(config: DPMEPFConfig, memory: Memory) -> int:
+        torch.manual_seed(0)
+        generator = new_generator(embedding, encoder, config)
+        fitting = GeneratorFitting(generator, encoder, embedding, config, SeededRandom(3))
+        dp_mepf.fit(fitting, Workplace(CPU, checkpoints=memory))
+        return fitting.steps_done
+
+    memory = Memory()
+    assert steps_of(config, memory) == steps
+    memory.loaded = memory.states[-1]
+    assert steps_of(config, memory) == steps  # an end is found again
+    assert len(memory.states) == steps
+    assert steps_of(replace(config, stop_at_noise=False), Memory()) == 50
 
 
 @pytest.mark.parametrize("steps", [0, 40])

@@ -190,7 +190,7 @@ class DPMEPF:
                 "noise_standard_deviation": embedding.facts["noise"],
                 "encoder": embedding.facts["encoder"],
             },
-            "generator": {"objective": config.objective, "steps": config.steps},
+            "generator": {"objective": config.objective, "steps": fitting.steps_done},
         }
         files = {EMBEDDING: embedding.to_bytes(), ENCODER: safetensors_bytes(encoder.state_dict())}
         return Finished(fitting.generator, files, card)
@@ -310,15 +310,15 @@ def _new_fitting(
 
 
 def fit(fitting: GeneratorFitting, workplace: Workplace) -> None:
-    """Take all steps, from the checkpoint on if there is one."""
+    """Take steps until it is done, from the checkpoint on if there is one."""
     checkpoints, steps = workplace.checkpoints, fitting.settings.steps
     state = checkpoints.load() if checkpoints else None
     if state is not None:
         fitting.load_state(state)
-    while fitting.steps_done < steps:
+    while not fitting.is_done:
         fitting.step()
         if checkpoints:
-            checkpoints.save(fitting.state, final=fitting.steps_done == steps)
+            checkpoints.save(fitting.state, final=fitting.is_done)
         if workplace.preview and fitting.steps_done % max(1, steps // PREVIEWS) == 0:
             workplace.preview(fitting.preview(PREVIEWED_OF_A_CLASS), fitting.steps_done)
         if workplace.progress:

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from dpvision.methods.discrepancy import Discrepancy
 from dpvision.methods.embedding import Embedding
 from dpvision.methods.settings import check
 from dpvision.networks import Normalize
@@ -46,7 +47,9 @@ class FittingSettings:
             embedding and that of a batch; or "moving_average" of Harder et al. (arXiv 2205.12900, section 3):
             a vector v follows the difference of the two, and the generator minimises its scalar product with
             v.
-        steps: how many steps of Adam, with β = (0.5, 0.999), fit the generator; they cost no budget.
+        steps: at most how many steps of Adam, with β = (0.5, 0.999), fit the generator; they cost no budget.
+        stop_at_noise: ends the fit as soon as the generator's mean embedding is as near to the released one
+            as noise lets the true one be (:class:`~dpvision.methods.discrepancy.Discrepancy`).
         batch_size: how many images a step draws, as many of each class, and at least two.
         learning_rate: scales the steps of Adam that fit the generator.
         learning_rate_of_average: scales the steps of Adam for v, with "moving_average" alone.
@@ -72,6 +75,7 @@ class FittingSettings:
 
     objective: Objective = "squared"
     steps: int
+    stop_at_noise: bool = True
     batch_size: int
     learning_rate: float = 1e-3
     learning_rate_of_average: float = 1e-3
@@ -177,8 +181,10 @@ class GeneratorFitting:
         self.targets = targets(embedding, encoder, self.device)
         self.weights = (sizes / sizes.mean()).square()[:, None]  # [K, 1]
         features = self.targets["first"].shape[1]
-        noise_norms = features * (embedding.facts["noise"] / sizes).square()  # squared, [K]
-        self.pull = settings.start_weight * float((self.weights[:, 0] * noise_norms).sum())
+        noise = embedding.facts["noise"] / sizes
+        self.pull = settings.start_weight * features * float((self.weights[:, 0] * noise.square()).sum())
+        removed = embedding.means["first"].to(self.device) - self.targets["first"]
+        self.discrepancy = Discrepancy(removed, noise, self.weights[:, 0])
         self.blocks = len(sizes)
         self.per_class = max(2, settings.batch_size // self.blocks)  # BatchNorm needs two
         self.labels = torch.arange(self.blocks, device=self.device).repeat_interleave(self.per_class)
@@ -190,6 +196,13 @@ class GeneratorFitting:
             self.followers.update({name: torch.zeros_like(target) for name, target in self.targets.items()})
             self.follower_optimizer = torch.optim.Adam(self.followers.parameters(), betas=(0.5, 0.999))
         self.steps_done = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all steps were taken, or the settings say that no more are worth it."""
+        if self.settings.stop_at_noise and self.discrepancy.is_noise(self.steps_done):
+            return True
+        return self.steps_done == self.settings.steps
 
     def step(self) -> None:
         """Take one step of Adam."""
@@ -228,6 +241,7 @@ class GeneratorFitting:
     def _objective(self, images: Tensor, learning_rate_of_average: float) -> Tensor:
         """Compute the objective, to be minimised, for a batch of images ``[B, C, H, W]``."""
         differences = self._differences(images)
+        self.discrepancy.update(self.steps_done, differences["first"])
         if self.settings.objective == "squared":
             return self._inner(differences, differences)
         self._follow(differences, learning_rate_of_average)
@@ -268,7 +282,8 @@ class GeneratorFitting:
             parts["followers"] = self.followers.state_dict()
             parts["follower_optimizer"] = optimizer_state(self.follower_optimizer)
         flat = {f"{part}.{name}": t for part, tensors in parts.items() for name, t in tensors.items()}
-        return flat | {"steps_done": torch.tensor(self.steps_done)}
+        of_steps = {"discrepancy": self.discrepancy.averages, "steps_done": torch.tensor(self.steps_done)}
+        return flat | of_steps
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up where :meth:`state` was taken.
@@ -290,6 +305,9 @@ class GeneratorFitting:
                 check_tensors(parts["followers"], self.followers.state_dict())
                 self.followers.load_state_dict(parts["followers"])
                 load_optimizer_state(self.follower_optimizer, parts.get("follower_optimizer", {}))
+            discrepancy = {"discrepancy": self.discrepancy.averages}
+            check_tensors({"discrepancy": state["discrepancy"]}, discrepancy)
+            self.discrepancy.averages.copy_(state["discrepancy"])
             self.steps_done = whole_number(state, "steps_done", self.settings.steps)
         except (KeyError, RuntimeError, ValueError) as error:
             raise InputError(

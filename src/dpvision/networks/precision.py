@@ -30,6 +30,15 @@ def resolve_precision(precision: Precision, device: torch.device | str) -> torch
     return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and native) else None
 
 
+def fast_precision(device: torch.device | str) -> torch.dtype | None:
+    """Return the autocast dtype in which a whole batch is learned from soonest: bfloat16 where
+    :func:`resolve_precision` takes it, and on CPUs that have vector instructions for it (AVX-512 BF16), with
+    which a step of a ResNet-9 takes half of the time.
+    """
+    vectors = torch.device(device).type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if vectors else resolve_precision("auto", device)
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Compute products and convolutions of float32 in float32 while this lasts, whatever the user allows
