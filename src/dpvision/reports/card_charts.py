@@ -16,7 +16,6 @@ _SERIES = ("#010101", "#020202", "#030303")
 
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it is read aloud, found, and as large as set
-    "svg.hashsalt": "dpvision",  # the same figure is the same file
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
@@ -30,7 +29,7 @@ def attack_chart(strength: Mapping[str, Any]) -> str:
     names = {"1": "this release", "10": "ten such releases"}
     found = {names[count]: hits for count, hits in strength["true_positive_rates"].items() if hits}
     title = "How many members an attacker finds at most, by the share of false alarms"
-    with _figure(title, 2.9) as (axes, made):
+    with _figure(title, 3.2) as (axes, made):
         for (name, hits), colour, dashes in zip(found.items(), _SERIES, ("-", "--"), strict=False):
             axes.plot(rates, hits, dashes, color=colour, linewidth=2, label=name)
         axes.plot(rates, rates, ":", color=_INK, linewidth=1.5, label="a coin: nothing known")
@@ -38,7 +37,8 @@ def attack_chart(strength: Mapping[str, Any]) -> str:
         axes.set(xlabel="false alarms, of those not in the data", ylabel="found, of those in it")
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-        axes.legend(frameon=False, loc="upper left")
+        # Above the axes: nowhere within them is free at any ε.
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return made[0]
 
 
@@ -76,7 +76,8 @@ def _figure(title: str, height: float) -> Iterator[tuple[Any, list[str]]]:
     from matplotlib.figure import Figure
 
     made: list[str] = []
-    with matplotlib.rc_context(_STYLE):
+    # Of the title follow the names of its parts: the same chart is the same file, and another has others.
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         yield figure.add_subplot(), made
         file = io.StringIO()

@@ -12,6 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from dpvision.images.text import written_out
+from dpvision.reports.beside import result_charts
 from dpvision.reports.card_charts import attack_chart, bars
 from dpvision.reports.guarantee_file import sentences
 from dpvision.reports.settings_rows import settings_rows
@@ -63,6 +64,7 @@ def card_html(card: Mapping[str, Any], sheet: bytes | None = None) -> str:
             "encoder": model.get("encoder"),
             "sheet": base64.b64encode(sheet).decode() if sheet else "",
             "sentences": sentences(card),
+            "charts": {name: Markup(svg) for name, svg in result_charts(card.get("beside", {})).items()},
             "settings": settings_rows(card["config"]),
         }
     )

@@ -23,7 +23,13 @@ def card_markdown(card: Mapping[str, Any], template: str = "card.md.j2") -> str:
         finalize=in_markdown,
     )
     return environment.get_template(template).render(
-        {**card, "found": partial(_found, card), "bound": _bound, "settings_rows": settings_rows}
+        {
+            **card,
+            "found": partial(_found, card),
+            "bound": _bound,
+            "share": _share,
+            "settings_rows": settings_rows,
+        }
     )
 
 
@@ -33,6 +39,14 @@ def _found(card: Mapping[str, Any], releases: str) -> str:
     rates = strength["true_positive_rates"][releases]
     at = strength["false_positive_rates"].index(strength["at"])
     return "an unknown share" if rates is None else f"{100 * rates[at]:.3g} %"
+
+
+def _share(figure: Mapping[str, Any]) -> str:
+    """Write a figure with its interval, if it has one."""
+    if figure["value"] is None:
+        return "not defined"
+    interval = figure["interval_95"]
+    return f"{figure['value']:.4f}" + (f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else "")
 
 
 def _bound(value: float | None) -> str:
