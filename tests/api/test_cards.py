@@ -12,13 +12,12 @@ import torch
 import yaml
 
 import dpvision
-from dpvision.api import Comparison
 from dpvision.cli.main import run
 from dpvision.images import Images
 from dpvision.privacy import Event, InputError, epsilon
 from dpvision.reports.markdown import card_markdown
 
-NAMES = ("a: [1]\n- {b}", "!!python/object:os 'x' \"é\" 医")
+NAMES = ("- a: [1] {b}", "!!python/object:os 'x' \"é\" 医")
 FACTS: dict[str, Any] = {
     "curator": "Clinic: {north}\n# east",
     "curator_type": "Nonprofit",
@@ -46,7 +45,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     test = some_images(1).subset(range(50))
     dpvision.train(some_images(), epsilon=1, out=folder / "one", test=test, **RIDGE)
-    dpvision.train(some_images(), epsilon=2, delta=1e-4, out=folder / "two", test=test, **RIDGE)
+    dpvision.train(some_images(), epsilon=2, delta=1e-3, out=folder / "two", test=test, **RIDGE)
     dpvision.train(
         some_images(2), epsilon=1, neighboring_relation="replace_one", out=folder / "others", **RIDGE
     )
@@ -95,7 +94,7 @@ def test_a_release_that_does_not_hold_is_refused(runs: Path, tmp_path: Path) -> 
     (copy / "card.json").write_text(json.dumps(card))
     (copy / "card.md").write_text(card_markdown(card))
     with pytest.raises(
-        InputError, match="does not hold what it states .*files unchanged: changed: card.json"
+        InputError, match=r"does not hold what it states .*files unchanged: changed: card\.json"
     ):
         dpvision.registry_entry(copy, **FACTS)
 
@@ -211,15 +210,14 @@ def test_what_both_cost_is_composed_where_the_images_are_the_same(runs: Path) ->
     [
         ("others", "different data sets", False),
         ("seeded", "NOT PRIVATE", True),
-        ("patients", "NOT", None),
+        ("patients", "other labels or units", False),
     ],
 )
 def test_where_no_cost_is_of_both(runs: Path, other: str, says: str, same_images: bool | None) -> None:
     together = dpvision.compare(runs / "one", runs / other).together
     assert together.epsilons == {}
-    if same_images is not None:
-        assert says in together.says
-        assert together.same_images is same_images
+    assert says in together.says
+    assert together.same_images is same_images
 
 
 def test_both_relations_are_told_where_they_differ(runs: Path) -> None:
@@ -240,18 +238,26 @@ def test_a_comparison_is_shown(runs: Path, capsys: pytest.CaptureFixture[str]) -
     one, two = (card_of(runs / name)["epsilon"] for name in ("one", "two"))
     assert f"epsilon {one:.6g} {two:.6g}" in lines
     assert "do not publish it" in text
-    assert "a: [1]\\n- {b}" in " ".join(lines) or "class names" in text
     assert text.index("epsilon") < text.index("Accuracy: B is") < text.index("The same in both:")
 
 
-def test_a_damaged_card_is_told(runs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change", [{"mechanisms": 3}, {"test": {"accuracy": "x"}}, {"config": None}, {"versions": ["x"]}]
+)
+def test_a_damaged_card_is_told(runs: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     copy = Path(shutil.copytree(runs / "one" / "release", tmp_path / "copy"))
-    for change in ({"mechanisms": 3}, {"test": {"accuracy": "x"}}, {"epsilon": []}, {"config": None}):
-        (copy / "card.json").write_text(json.dumps({**card_of(runs / "one"), **change}))
-        try:
-            found = dpvision.compare(runs / "one", copy)
-        except InputError as error:
-            assert "the card in" in str(error)
-        else:
-            assert isinstance(found, Comparison)
-            assert run(["card", str(runs / "one"), str(copy)]) == 0
+    (copy / "card.json").write_text(json.dumps({**card_of(runs / "one"), **change}))
+    with pytest.raises(InputError, match=r"the card in .* cannot be read"):
+        dpvision.compare(runs / "one", copy)
+
+
+def test_hostile_values_of_a_card_are_shown_harmless(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(runs / "one" / "release", tmp_path / "copy"))
+    hostile = {"method": "\x1b[31m\nThe same", "epsilon": ["\n"], "unit": None, "noise": {"a\n": 1}}
+    (copy / "card.json").write_text(json.dumps({**card_of(runs / "one"), **hostile}))
+    assert run(["card", str(runs / "one"), str(copy)]) == 0
+    text = capsys.readouterr().out
+    assert "\x1b" not in text
+    assert "\nThe same\n" not in text

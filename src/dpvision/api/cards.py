@@ -174,8 +174,8 @@ def _together(a: Path, b: Path, card_a: Mapping[str, Any], card_b: Mapping[str, 
         return Together("both are the same run", True)
     if one.of_account("digest") != other.of_account("digest"):
         return Together(
-            "the runs were on different data sets; what an image that is in both has paid, `dpvision ledger` "
-            "knows",
+            "the runs were on different data sets, or on one with other labels or units; what an image in "
+            "both has paid, `dpvision ledger` knows",
             False,
         )
     return _on_the_same_images(card_a, card_b, _ledger(one) == _ledger(other))
@@ -191,8 +191,6 @@ def _on_the_same_images(card_a: Mapping[str, Any], card_b: Mapping[str, Any], on
         says += ", in two ledgers, neither of which has both"
     if not_private_because(card_a) or not_private_because(card_b):
         return Together(f"{says}; one of them is NOT PRIVATE, so that both have no guarantee", True)
-    if unit_of(card_a) != unit_of(card_b):
-        return Together(f"{says}; one protects images and the other units, so that no ε is of both", True)
     delta = min(card_a["delta"], card_b["delta"])
     relations = dict.fromkeys(card["neighboring_relation"] for card in (card_a, card_b))
     try:
