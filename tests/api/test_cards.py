@@ -28,6 +28,7 @@ FACTS: dict[str, Any] = {
     "author": ["A. Writer", "!!python/object"],
     "data_source": "Photographs of 2020.",
     "preprocessing": "None.",
+    "security": "Locked.",
     "justification": "Agreed.",
 }
 RIDGE = {"method": "dp-ridge", "config": {"encoder": "pixels"}}
@@ -148,7 +149,7 @@ def test_options_win_over_the_file(runs: Path, facts: str, capsys: pytest.Captur
         (["--registry", "--curator", "x"], "--curator-type … (curator_type: what the curator is"),
         (["--registry", "--curator", "x"], "--justification … (justification: why"),
         (["--registry", "--curator", " "], "--curator … is blank"),
-        (["--registry", "--published", "today"], "--published … must be a day"),
+        (["--registry", "--published", "today"], "published must be a day"),
         (["--registry", "--facts", "unknown.toml"], "unknown.toml: there is no fact 'curater'"),
         (["--registry", "--facts", "broken.toml"], "broken.toml is not TOML"),
         (["two", "--registry"], "leave the other out"),

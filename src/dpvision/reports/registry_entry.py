@@ -19,6 +19,7 @@ from dpvision.reports.registry_implementation import implementation
 from dpvision.reports.registry_schema import ENTRY
 from dpvision.reports.registry_words import bullets, number, paragraphs, released, shape, unit_name
 
+_MOST_WORDS = 16
 _WAYS = {"pld": "privacy loss distributions", "renyi": "Rényi divergences, a looser bound"}
 
 
@@ -56,7 +57,7 @@ def registry_entry(card: Mapping[str, Any], verified: Verified, facts: RegistryF
     """
     name = facts.name or f"{released(card)}, by {in_markdown(card['method'])}"
     entry = {
-        "url_slug": _slug(name) or f"release-{verified.sha256[:12]}",
+        "url_slug": _slug(f"{name} {facts.curator}", str(facts.published)[:4]),
         "deployment": {
             "basic": _basic(card, facts, name),
             "dp_variant": _dp_variant(card),
@@ -77,10 +78,10 @@ def registry_entry(card: Mapping[str, Any], verified: Verified, facts: RegistryF
     return entry
 
 
-def _slug(name: str) -> str:
-    """Return a name as a part of an address; "" where none of it is ASCII."""
+def _slug(name: str, year: str) -> str:
+    """Return what of a name is ASCII, and the year, as a part of an address."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    return "-".join(re.findall(r"[a-z0-9]+", plain)[:12])
+    return "-".join([*re.findall(r"[a-z0-9]+", plain)[:_MOST_WORDS], year])
 
 
 def _basic(card: Mapping[str, Any], facts: RegistryFacts, name: str) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def _privacy_loss(card: Mapping[str, Any], verified: Verified, facts: RegistryFa
     return {
         "privacy_unit": unit_name(card, facts),
         "privacy_unit_details": _unit_details(card, facts),
-        "number_of_privacy_units": 1,
+        "number_of_privacy_units": card["num_examples"],
         "privacy_parameters": {"epsilon": card["epsilon"], "delta": card["delta"]},
         "privacy_parameters_details": _parameters_details(card, verified),
     }

@@ -9,7 +9,7 @@ from typing import Any, Self, get_type_hints
 
 from dpvision.privacy.errors import InputError, named_option
 from dpvision.privacy.values import fits, in_words
-from dpvision.reports.registry_schema import EVIDENCE, is_day
+from dpvision.reports.registry_schema import CURATOR_TYPE, EVIDENCE, SECTOR, Day, Kind
 
 
 def _fact(help: str, **more: str) -> Any:
@@ -25,16 +25,19 @@ class RegistryFacts:
     """
 
     curator: str | None = _fact("Who holds the private images, runs the program and answers for the release.")
-    curator_type: str | None = _fact("What the curator is: Government, Nonprofit, Company, ….")
+    curator_type: str | None = _fact("What the curator is: Government, Industry or Nonprofit.")
     intended_use: str | None = _fact("What the release is for.")
     region: str | None = _fact("Of which country or region the images are.")
-    sector: str | None = _fact("Of which sector it is: Technology, Healthcare, Education, Government, ….")
+    sector: str | None = _fact(
+        "Of which sector it is: Technology, Healthcare, Education, Government, Energy or Finance."
+    )
     published: str | None = _fact("The day of publication.", metavar="YYYY-MM-DD")
     author: Sequence[str] | None = _fact("Who writes this entry. Repeat for more.", metavar="NAME")
     data_source: str | None = _fact("What the images are, of whom, and when they were collected.")
     preprocessing: str | None = _fact(
         "What was done with the images before the run, looking at them included, and what that tells of them."
     )
+    security: str | None = _fact("How the private images are guarded, and who has access to them.")
     justification: str | None = _fact("Why this unit, ε and δ, and who has agreed to them.")
     unit_is: str | None = _fact("What one unit is, such as patient; asked for where units are protected.")
     name: str | None = _fact("The name of the release; by default made of its method.")
@@ -45,7 +48,7 @@ class RegistryFacts:
     utility: str | None = _fact("What the release is good for, beside the accuracy on the card.")
     additional: str | None = _fact("Whatever else should be known.")
     evidence: Mapping[str, Any] | None = _fact(
-        "Sources by name, each with its evidence_source_type and a table article of BibTeX fields.",
+        "Sources by name, each with its evidence_source_type and a table of BibTeX's: article, misc, ….",
         python_only="yes",
     )
 
@@ -54,13 +57,11 @@ class RegistryFacts:
             for text in _texts(getattr(self, one.name)):
                 if not text.strip():
                     raise InputError(f"{named_option(one.name)} is blank; say it, or leave it out")
-        if self.published is not None and not is_day(self.published):
-            raise InputError(
-                f"{named_option('published')} must be a day such as 2026-11-30, not '{self.published}'"
-            )
-        fault = next(EVIDENCE.faults(self.evidence or {}, "evidence"), None)
-        if fault:
-            raise InputError(fault)
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            fault = None if value is None else next(kind.faults(value, name), None)
+            if fault:
+                raise InputError(fault)
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
@@ -99,9 +100,18 @@ class RegistryFacts:
 
 NEEDED = (
     *("curator", "curator_type", "intended_use", "region", "sector", "published", "author"),
-    *("data_source", "preprocessing", "justification"),
+    *("data_source", "preprocessing", "security", "justification"),
 )
 """The facts without which there is no entry, of whatever release."""
+
+
+_KINDS: Mapping[str, Kind] = {
+    "curator_type": CURATOR_TYPE,
+    "sector": SECTOR,
+    "published": Day(),
+    "evidence": EVIDENCE,
+}
+"""The facts that may not be any text, with what each must be."""
 
 
 def _texts(value: Any) -> list[str]:

@@ -26,7 +26,7 @@ def implementation(card: Mapping[str, Any], verified: Verified, facts: RegistryF
         "preprocessing_and_hyperparameter_tuning": paragraphs(
             facts.preprocessing, _fitting(card), _tuning(card), facts.tuning
         ),
-        "mechanisms": _mechanisms(card),
+        "mechanisms": paragraphs(_mechanisms(card), _guarded(facts)),
         "composition": _composition(card),
         "post_processing": _post_processing(card),
         "justification": _justification(verified, facts),
@@ -77,6 +77,13 @@ def _mechanisms(card: Mapping[str, Any]) -> str:
         + ", ".join(f"{in_markdown(name)} {in_markdown(value)}" for name, value in card["versions"].items())
         + ". Noise is added in one place, dpvision/privacy/mechanisms.py; dp-accounting does the accounting "
         "alone.",
+    )
+
+
+def _guarded(facts: RegistryFacts) -> str:
+    return (
+        f"How the private images are guarded: {facts.security}\n\nWhat the run keeps of them is in a folder "
+        "that its owner alone may read, and files from others are read without running code in them."
     )
 
 

@@ -1,7 +1,8 @@
 """What an entry of the OpenDP deployments registry may hold: its fields by name, and what each must be.
 
-Written from the registry's template of 2026, with its names and order. Tier 3 is the registry's fullest: all
-fields must be there but those that are marked as optional, and no others.
+Written from the schema and template of opendp/deployments-registry-data in 2026, with its names, order and
+enumerations, which it extends as needed. It requires few fields; tier 3, the fullest, is to have all of them,
+and so has an entry here, but for those that are marked as optional.
 """
 
 from __future__ import annotations
@@ -89,17 +90,35 @@ class ListOf:
 
 @dataclass(frozen=True)
 class Named:
-    """A table with names of one's own."""
+    """A table with names of one's own, of letters, digits and underscores."""
 
     of: Kind
 
     def faults(self, value: Any, path: str) -> Iterator[str]:
         """See `Kind`."""
-        if not (isinstance(value, dict) and all(isinstance(name, str) for name in value)):
+        if not isinstance(value, dict):
             yield f"{path} must be a table, not {value!r}"
             return
+        for name in value:
+            if not (isinstance(name, str) and re.fullmatch(r"\w+", name)):
+                yield f"{path} has the name {name!r}, which is not of letters, digits and underscores"
         for name, one in value.items():
             yield from self.of.faults(one, f"{path}.{name}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source of evidence: its type, and one table of BibTeX's fields under the name of BibTeX's entry."""
+
+    def faults(self, value: Any, path: str) -> Iterator[str]:
+        """See `Kind`."""
+        kinds = [name for name in value if name in BIBTEX_ENTRIES] if isinstance(value, dict) else []
+        if len(kinds) != 1:
+            yield f"{path} must be a table with one of {', '.join(BIBTEX_ENTRIES)} in it, not {value!r}"
+            return
+        fields = {name: Text() for name in BIBTEX_FIELDS}
+        entry = Table(fields, frozenset(fields))
+        yield from Table({"evidence_source_type": EVIDENCE_TYPE, kinds[0]: entry}).faults(value, path)
 
 
 @dataclass(frozen=True)
@@ -138,17 +157,44 @@ def is_day(value: Any) -> bool:
 
 _TEXT = Text()
 
+CURATOR_TYPE = OneOf(("Government", "Industry", "Nonprofit"))
+
+SECTOR = OneOf(("Technology", "Healthcare", "Education", "Government", "Energy", "Finance"))
+
+EVIDENCE_TYPE = OneOf(
+    (
+        "Peer-reviewed publication",
+        "Formal publication by the deploying organization",
+        "Authorized organizational attestation",
+        "Other public source",
+    )
+)
+
+BIBTEX_ENTRIES = (
+    *("article", "book", "booklet", "conference", "inbook", "incollection", "inproceedings", "manual"),
+    *("mastersthesis", "misc", "phdthesis", "proceedings", "techreport", "unpublished"),
+)
+
+BIBTEX_FIELDS = (
+    *("address", "annote", "author", "booktitle", "chapter", "doi", "edition", "editor", "email"),
+    *("howpublished", "institution", "issn", "isbn", "journal", "month", "note", "number", "organization"),
+    *("pages", "publisher", "school", "type", "series", "title", "url", "volume", "year"),
+)
+
 BASIC = Table(
     {
         "name": _TEXT,
-        "data_curators": ListOf(Table({"data_curator_name": _TEXT, "data_curator_type": _TEXT})),
+        "data_curators": ListOf(Table({"data_curator_name": _TEXT, "data_curator_type": CURATOR_TYPE})),
         "description": _TEXT,
         "intended_use": _TEXT,
         "data_product_type": OneOf(
-            ("Summary statistics", "Machine learning model", "Dataset", "Synthetic data")
+            (
+                *("Summary statistics", "Machine learning model", "Dataset", "Synthetic data"),
+                *("Interactive API", "SQL queries"),
+            )
         ),
         "data_product_region": _TEXT,
-        "data_product_sector": _TEXT,
+        "data_product_sector": SECTOR,
         "publication_date": Day(),
     }
 )
@@ -201,7 +247,7 @@ IMPLEMENTATION = Table(
     }
 )
 
-EVIDENCE = Named(Table({"evidence_source_type": _TEXT, "article": Named(_TEXT)}, frozenset({"article"})))
+EVIDENCE = Named(Source())
 
 ADMINISTRATIVE = Table(
     {
