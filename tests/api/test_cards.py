@@ -206,6 +206,26 @@ def test_what_both_cost_is_composed_where_the_images_are_the_same(runs: Path) ->
     assert max(card["epsilon"] for card in cards) < together.epsilons["add_or_remove_one"] < 3
 
 
+def test_what_a_refinement_has_taken_over_is_counted_once(tmp_path: Path) -> None:
+    made: dict[str, Any] = {"epsilon": 1, "delta": 1e-3, "count": 4, "formats": ("npz",)}
+    config = {"rank": 2}
+    dpvision.synthesize(some_images(), out=tmp_path / "one", config=config, **made)
+    dpvision.synthesize(some_images(), out=tmp_path / "two", **made, refine=tmp_path / "one")
+    together = dpvision.compare(tmp_path / "one", tmp_path / "two").together
+    assert together.epsilons == {"add_or_remove_one": card_of(tmp_path / "two")["epsilon"]}
+
+
+def test_without_their_ledger_it_is_not_known(runs: Path, tmp_path: Path) -> None:
+    ledger = tmp_path / "own.jsonl"
+    dpvision.train(some_images(), epsilon=1, out=tmp_path / "run", ledger=ledger, **RIDGE)
+    both = (runs / "one", tmp_path / "run")
+    assert dpvision.compare(*both).together.epsilons  # also in two ledgers
+    ledger.unlink()
+    together = dpvision.compare(*both).together
+    assert (together.epsilons, together.same_images) == ({}, True)
+    assert "does not tell what both cost" in together.says
+
+
 @pytest.mark.parametrize(
     ("other", "says", "same_images"),
     [

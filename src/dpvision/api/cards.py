@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from dpvision.api.options import takes
 from dpvision.api.verifying import Verification, verify
@@ -17,6 +17,9 @@ from dpvision.reports.comparison import AccuracyDifference, accuracy_difference,
 from dpvision.reports.guarantee_file import events_of, not_private_because, unit_of
 from dpvision.reports.registry_facts import RegistryFacts
 from dpvision.runs.places import find_release, is_run
+
+if TYPE_CHECKING:
+    from dpvision.runs import RunDirectory
 
 
 @takes(RegistryFacts)
@@ -71,20 +74,15 @@ def _verified(folder: Path) -> Verification:
 
 def _under_the_other_relation(card: Mapping[str, Any]) -> tuple[NeighboringRelation, float | None]:
     """Return the relation that a card does not state, and what its events cost under that, if it is known."""
-    other = next(one for one in get_args(NeighboringRelation) if one != card["neighboring_relation"])
-    try:
-        return other, _cost([card], card["delta"], other)
-    except InputError:
-        return other, None
-
-
-def _cost(cards: list[Mapping[str, Any]], delta: float, relation: NeighboringRelation) -> float:
-    """Return the ε of all that some cards state, in one account. InputError where it is not known."""
     from dpvision.privacy.accounting import epsilon  # here: it takes seconds to import
     from dpvision.privacy.events import Event
 
-    events = [Event.from_json(one["event"]) for card in cards for one in events_of(card)]
-    return epsilon(events, delta, relation)
+    other = next(one for one in get_args(NeighboringRelation) if one != card["neighboring_relation"])
+    try:
+        events = [Event.from_json(one["event"]) for one in events_of(card)]
+        return other, epsilon(events, card["delta"], other)
+    except InputError:
+        return other, None
 
 
 # Two releases --------------------------------------------------------------------------------------------
@@ -178,27 +176,26 @@ def _together(a: Path, b: Path, card_a: Mapping[str, Any], card_b: Mapping[str, 
             "both has paid, `dpvision ledger` knows",
             False,
         )
-    return _on_the_same_images(card_a, card_b, _ledger(one) == _ledger(other))
+    return _on_the_same_images((one, other), (card_a, card_b))
 
 
-def _ledger(run: Any) -> Path:
-    return Path(run.of_account("ledger")).resolve()
+def _on_the_same_images(runs: Sequence[RunDirectory], cards: Sequence[Mapping[str, Any]]) -> Together:
+    """Compose what the ledger has of both runs: a card may hold an earlier run's events too."""
+    from dpvision.privacy import Ledger
+    from dpvision.privacy.accounting import epsilon
 
-
-def _on_the_same_images(card_a: Mapping[str, Any], card_b: Mapping[str, Any], one_ledger: bool) -> Together:
     says = "both runs were on the same private images"
-    if not one_ledger:
-        says += ", in two ledgers, neither of which has both"
-    if not_private_because(card_a) or not_private_because(card_b):
+    if any(not_private_because(card) for card in cards):
         return Together(f"{says}; one of them is NOT PRIVATE, so that both have no guarantee", True)
-    delta = min(card_a["delta"], card_b["delta"])
-    relations = dict.fromkeys(card["neighboring_relation"] for card in (card_a, card_b))
+    delta = min(card["delta"] for card in cards)
+    relations = dict.fromkeys(card["neighboring_relation"] for card in cards)
     try:
-        epsilons = {relation: _cost([card_a, card_b], delta, relation) for relation in relations}
-    except InputError as error:
-        return Together(f"{says}; what they cost together is not known: {error}", True)
-    at_most = "at most " if "refined" in card_a or "refined" in card_b else ""
-    costs = " and ".join(f"{at_most}epsilon {value:.6g} ({relation})" for relation, value in epsilons.items())
+        counted = [Ledger(run.of_account("ledger")).counted()[run.of_account("run_id")] for run in runs]
+        events = [event for of_run in counted for event in of_run]
+        epsilons = {relation: epsilon(events, delta, relation) for relation in relations}
+    except (InputError, KeyError) as error:
+        return Together(f"{says}; their ledger does not tell what both cost: {error}", True)
+    costs = " and ".join(f"epsilon {value:.6g} ({relation})" for relation, value in epsilons.items())
     return Together(
         f"{says}; all that both have released costs {costs} at delta {delta:g}, in one account",
         True,

@@ -20,7 +20,12 @@ from dpvision.reports.registry_schema import ENTRY
 from dpvision.reports.registry_words import bullets, number, paragraphs, released, shape, unit_name
 
 _MOST_WORDS = 16
-_WAYS = {"pld": "privacy loss distributions", "renyi": "Rényi divergences, a looser bound"}
+_WAYS = {
+    "pld": "privacy loss distributions",
+    "renyi": "Rényi divergences, a looser bound",
+    "grid, rounded down": "a grid, rounded down: a lower bound",
+    "grid, rounded up": "a grid, rounded up: an upper bound",
+}
 
 
 @dataclass(frozen=True)
@@ -130,15 +135,16 @@ def _unprotected(card: Mapping[str, Any]) -> Iterable[str]:
         yield "Read or published without noise:"
         yield bullets(in_markdown(read) for read in card["not_covered"])
     encoder = (card.get("model") or card.get("embedding") or {}).get("encoder")
-    pool = card.get("pool")
+    pool = card.get("pool") or {}
+    of_private = pool.get("guarantee")
     public = [
         *([f"the encoder {in_markdown(encoder['name'])}, and what it was made of"] if encoder else []),
-        *(["the public images that the private ones were mixed with"] if pool else []),
+        *(["the public images that the private ones were mixed with"] if pool and not of_private else []),
     ]
     if public:
         yield "Not made of the private images, as its giver declared, and so not protected here:"
         yield bullets(public)
-    if pool and pool.get("guarantee"):
+    if of_private:
         yield (
             "The images that the private ones were mixed with are synthetic. They were made of private "
             "images in an earlier release, which has a guarantee of its own."
