@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from dpvision.privacy import InputError
-from dpvision.reports.registry_entry import Verified, registry_entry
+from dpvision.reports.registry_entry import registry_entry
 from dpvision.reports.registry_facts import NEEDED, RegistryFacts
+from dpvision.reports.registry_privacy_loss import Verified
 from dpvision.reports.registry_schema import BIBTEX_FIELDS, ENTRY, Kind, ListOf, Named, Table
 
 TEMPLATE = """
@@ -84,7 +85,7 @@ FACTS = RegistryFacts(
     },
 )
 VERIFIED = Verified(
-    {"pld": 1.5, "integral": None}, "replace_one", 2.75, "ab" * 32,
+    {"pld": 1.5, "integral": None}, "ab" * 32,
     [{"says": "it is", "see": "docs"}], [], [{"says": "AES is good", "see": "docs"}],
 )  # fmt: skip
 HOSTILE = (
@@ -117,6 +118,13 @@ def a_card(**facts: Any) -> dict[str, Any]:
             "class_names": list(HOSTILE), "resize": "crop",
         },
         "pool": None, "training_seconds": 3.0,
+        "made": {"began": "2026-11-01", "command": "dpvision train DATA --x '<b>'", "data_name": "<i>X-rays"},
+        "strength": {
+            "epsilon_by_relation": {"add_or_remove_one": 1.5, "replace_one": 2.75},
+            "epsilon_by_delta": [[1e-4, 1.25]], "epsilon_unsampled": None, "mu": 0.5, "regret": 0.01,
+            "at": 0.01, "false_positive_rates": [0.001, 0.01],
+            "true_positive_rates": {"1": [0.01, 0.03], "10": [0.1, 0.4]},
+        },
         "test": {"accuracy": 0.5, "interval_95": [0.25, 0.75], "correct": 5, "total": 10},
         "versions": {"dpvision": "0.1.0"},
         **facts,
@@ -182,7 +190,10 @@ def test_an_entry_fills_all_of_them_in_that_order() -> None:
         ("privacy_loss.privacy_unit_details", "- 2 images: ε = 3.25\n- 10 images: no useful bound"),
         ("privacy_loss.privacy_parameters_details", "ε = 1.75 by Rényi"),
         ("privacy_loss.privacy_parameters_details", "ε = 1.5 recomputed"),
-        ("privacy_loss.privacy_parameters_details", "(`replace_one`) the same releases cost ε = 2.75"),
+        ("privacy_loss.privacy_parameters_details", "- ε for `replace_one`, at δ = 1e-05: 2.75"),
+        ("privacy_loss.privacy_parameters_details", "- ε at δ = 0.0001: 1.25"),
+        ("privacy_loss.privacy_parameters_details", "amplification by sampling: no useful bound"),
+        ("privacy_loss.privacy_parameters_details", "at most: 0.03, and with ten such releases 0.4"),
         ("deployment_model.model_name", "Central"),
         ("deployment_model.trust_assumptions", "- AES is good"),
         ("deployment_model.actors", "all private images but one,"),
@@ -199,10 +210,20 @@ def test_an_entry_fills_all_of_them_in_that_order() -> None:
         ("implementation.utility", "50.00 %, 95 % interval 25.00 to 75.00"),
         ("implementation.utility", "It is exact"),
         ("implementation.additional_information", "ab" * 32),
+        ("implementation.additional_information", "dpvision train DATA --x '&lt;b>'"),
+        ("deployment_model.data_source_type_details", "&lt;i>X-rays"),
     ],
 )
 def test_what_a_field_says(name: str, says: str) -> None:
     assert says in part(name)
+
+
+def test_a_card_of_an_earlier_version_is_taken() -> None:
+    old = a_card()
+    del old["made"], old["strength"], old["groups"], old["unit"]
+    entry = registry_entry(old, VERIFIED, FACTS)["deployment"]
+    assert "in other terms" not in entry["privacy_loss"]["privacy_parameters_details"]
+    assert entry["privacy_loss"]["privacy_unit"] == "image"
 
 
 def test_numbers_are_the_cards() -> None:

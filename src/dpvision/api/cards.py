@@ -6,16 +6,16 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from dpvision.api.options import takes
 from dpvision.api.verifying import Verification, verify
 from dpvision.images.files import read_json, reading
-from dpvision.privacy.budget import NeighboringRelation
 from dpvision.privacy.errors import InputError
 from dpvision.reports.comparison import AccuracyDifference, accuracy_difference, differing
-from dpvision.reports.guarantee_file import events_of, not_private_because, unit_of
+from dpvision.reports.guarantee_file import not_private_because, unit_of
 from dpvision.reports.registry_facts import RegistryFacts
+from dpvision.reports.registry_privacy_loss import Verified
 from dpvision.runs.places import find_release, is_run
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def registry_entry(release: str | os.PathLike[str], **facts: Any) -> dict[str, A
     Raises:
         InputError: names the facts that are missing; or the release is not private, or does not hold.
     """
-    from dpvision.reports.registry_entry import Verified, registry_entry
+    from dpvision.reports.registry_entry import registry_entry
 
     said = RegistryFacts.of({name: value for name, value in facts.items() if value is not None})
     folder, card = _card(release)
@@ -48,9 +48,7 @@ def registry_entry(release: str | os.PathLike[str], **facts: Any) -> dict[str, A
         )
     said.check_complete(unit)
     found = _verified(folder)
-    relation, cost = _under_the_other_relation(card)
-    lists = (found.proved, found.measured, found.assumed)
-    verified = Verified(found.epsilons, relation, cost, str(found.sha256), *lists)
+    verified = Verified(found.epsilons, str(found.sha256), found.proved, found.measured, found.assumed)
     with reading(f"the card in {folder}"):
         return registry_entry(card, verified, said)
 
@@ -70,19 +68,6 @@ def _verified(folder: Path) -> Verification:
             f"{folder} does not hold what it states ({'; '.join(failing)}), so it is not to be registered"
         )
     return found
-
-
-def _under_the_other_relation(card: Mapping[str, Any]) -> tuple[NeighboringRelation, float | None]:
-    """Return the relation that a card does not state, and what its events cost under that, if it is known."""
-    from dpvision.privacy.accounting import epsilon  # here: it takes seconds to import
-    from dpvision.privacy.events import Event
-
-    other = next(one for one in get_args(NeighboringRelation) if one != card["neighboring_relation"])
-    try:
-        events = [Event.from_json(one["event"]) for one in events_of(card)]
-        return other, epsilon(events, card["delta"], other)
-    except InputError:
-        return other, None
 
 
 # Two releases --------------------------------------------------------------------------------------------

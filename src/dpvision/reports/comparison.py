@@ -86,6 +86,8 @@ def _facts(card: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "N", card["num_examples"]
     yield "method", card["method"]
     yield "released", "synthetic images" if "images" in card else "classifier"
+    for relation, value in (card.get("strength") or {}).get("epsilon_by_relation", {}).items():
+        yield f"epsilon for {relation}", value
     test = card.get("test")
     yield "test accuracy", test and test["accuracy"]
     yield "its 95 % interval", test and test["interval_95"]
@@ -93,6 +95,8 @@ def _facts(card: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "mechanisms", [_mechanism(one) for one in card["mechanisms"]]
     yield "sampler", card["sampler"]
     yield "noise", card["noise"]
+    for name, value in (card.get("made") or {}).items():
+        yield name.replace("_", " "), value
     yield "target epsilon", card["target_epsilon"]
     yield "epsilon by RDP", card["accountant"]["epsilon_by_rdp"]
     yield "tuning", card.get("tuning")

@@ -34,6 +34,7 @@ def deployment_model(
         "data_source_type": "Static",
         "data_source_type_details": paragraphs(
             facts.data_source,
+            f"The card calls them: {in_markdown(name)}." if (name := _data_name(card)) else None,
             f"The images were read as one set of {card['num_examples']} {unit_of(card)}s, which did not "
             "change meanwhile.",
         ),
@@ -43,6 +44,11 @@ def deployment_model(
             "nobody asks the private images anything."
         ),
     }
+
+
+def _data_name(card: Mapping[str, Any]) -> str | None:
+    """Return what the private images are called; a card of an earlier version does not say it."""
+    return (card.get("made") or {}).get("data_name")
 
 
 def _trust(assumed: Sequence[Mapping[str, str]]) -> str:

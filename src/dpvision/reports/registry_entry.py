@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dpvision.privacy.errors import InputError
@@ -16,37 +15,11 @@ from dpvision.reports.markdown import in_markdown
 from dpvision.reports.registry_deployment import deployment_model
 from dpvision.reports.registry_facts import RegistryFacts
 from dpvision.reports.registry_implementation import implementation
+from dpvision.reports.registry_privacy_loss import Verified, privacy_loss
 from dpvision.reports.registry_schema import ENTRY
-from dpvision.reports.registry_words import bullets, number, paragraphs, released, shape, unit_name
+from dpvision.reports.registry_words import bullets, number, paragraphs, released, shape
 
 _MOST_WORDS = 16
-_WAYS = {
-    "pld": "privacy loss distributions",
-    "renyi": "Rényi divergences, a looser bound",
-    "grid, rounded down": "a grid, rounded down: a lower bound",
-    "grid, rounded up": "a grid, rounded up: an upper bound",
-}
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What verifying a release has found.
-
-    Attributes:
-        epsilons: ε by each way in which it was computed anew; None where that way knows none.
-        other_relation: the neighbouring relation that the card does not state.
-        other_epsilon: what the same releases cost under that one, at the card's δ; None if not known.
-        sha256: the SHA-256 of guarantee.json.
-        proved, measured, assumed: what guarantee.json says of itself, each with "says" and "see".
-    """
-
-    epsilons: Mapping[str, float | None]
-    other_relation: str
-    other_epsilon: float | None
-    sha256: str
-    proved: Sequence[Mapping[str, str]]
-    measured: Sequence[Mapping[str, str]]
-    assumed: Sequence[Mapping[str, str]]
 
 
 def registry_entry(card: Mapping[str, Any], verified: Verified, facts: RegistryFacts) -> dict[str, Any]:
@@ -66,7 +39,7 @@ def registry_entry(card: Mapping[str, Any], verified: Verified, facts: RegistryF
         "deployment": {
             "basic": _basic(card, facts, name),
             "dp_variant": _dp_variant(card),
-            "privacy_loss": _privacy_loss(card, verified, facts),
+            "privacy_loss": privacy_loss(card, verified, facts),
             "deployment_model": deployment_model(card, verified.assumed, facts),
             "implementation": implementation(card, verified, facts),
             "administrative": {
@@ -130,7 +103,7 @@ def _dp_variant(card: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _unprotected(card: Mapping[str, Any]) -> Iterable[str]:
+def _unprotected(card: Mapping[str, Any]) -> Iterator[str]:
     if card["not_covered"]:
         yield "Read or published without noise:"
         yield bullets(in_markdown(read) for read in card["not_covered"])
@@ -149,60 +122,3 @@ def _unprotected(card: Mapping[str, Any]) -> Iterable[str]:
             "The images that the private ones were mixed with are synthetic. They were made of private "
             "images in an earlier release, which has a guarantee of its own."
         )
-
-
-def _privacy_loss(card: Mapping[str, Any], verified: Verified, facts: RegistryFacts) -> dict[str, Any]:
-    return {
-        "privacy_unit": unit_name(card, facts),
-        "privacy_unit_details": _unit_details(card, facts),
-        "number_of_privacy_units": card["num_examples"],
-        "privacy_parameters": {"epsilon": card["epsilon"], "delta": card["delta"]},
-        "privacy_parameters_details": _parameters_details(card, verified),
-    }
-
-
-def _unit_details(card: Mapping[str, Any], facts: RegistryFacts) -> str:
-    relation = card["neighboring_relation"]
-    parts = [
-        f"Neighbouring are {in_markdown(card['neighbours'])} (`{relation}`). An image counts with its label."
-    ]
-    if unit_of(card) == "unit":
-        parts.append(f"One unit is: {facts.unit_is}")
-    else:
-        parts.append("One image is protected, not one person who has several.")
-    if card.get("groups"):
-        told = [
-            f"{one['images']} images: "
-            + ("no useful bound" if one["epsilon"] is None else f"ε = {number(one['epsilon'])}")
-            for one in card["groups"]
-        ]
-        parts += ["For a person with several images, all of them together, at the same δ:", bullets(told)]
-    return paragraphs(*parts)
-
-
-def _parameters_details(card: Mapping[str, Any], verified: Verified) -> str:
-    accountant, delta = card["accountant"], number(card["delta"])
-    told = [
-        f"ε = {card['epsilon']:.6g} at δ = {delta} by {in_markdown(accountant['epsilon_by'])} "
-        f"({in_markdown(accountant['version'])}), an upper bound",
-        f"ε = {accountant['epsilon_by_rdp']:.6g} by Rényi differential privacy, a looser cross-check",
-        f"the budget was ε = {card['target_epsilon']:.6g}, which was not exceeded",
-        *(
-            f"ε = {value:.6g} recomputed from the release, by: {_WAYS.get(way, way)}"
-            for way, value in verified.epsilons.items()
-            if value is not None
-        ),
-    ]
-    if verified.other_epsilon is not None:
-        told.append(
-            f"under the other neighbouring relation (`{verified.other_relation}`) the same releases cost "
-            f"ε = {verified.other_epsilon:.6g} at the same δ"
-        )
-    parts = [bullets(told), f"δ is below 1/N = 1/{card['num_examples']}."]
-    together = ((card.get("pool") or {}).get("guarantee") or {}).get("with_this_run")
-    if together:
-        parts.append(
-            "For whoever is among the images of both, this release and that of which the pool was made "
-            f"together cost ε = {together['epsilon']:.6g} at δ = {number(together['delta'])}."
-        )
-    return paragraphs(*parts)

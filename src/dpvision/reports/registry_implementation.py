@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dpvision.reports.guarantee_file import unit_of
 from dpvision.reports.markdown import in_markdown
 from dpvision.reports.registry_facts import RegistryFacts
+from dpvision.reports.registry_privacy_loss import Verified
 from dpvision.reports.registry_words import bullets, paragraphs, shape
-
-if TYPE_CHECKING:
-    from dpvision.reports.registry_entry import Verified
 
 
 def implementation(card: Mapping[str, Any], verified: Verified, facts: RegistryFacts) -> dict[str, Any]:
@@ -174,6 +172,12 @@ def _additional(card: Mapping[str, Any], verified: Verified) -> str:
 
 
 def _provenance(card: Mapping[str, Any]) -> Iterator[str]:
+    made = card.get("made")  # which a card of an earlier version has not
+    if made:
+        yield (
+            f"The run began on {in_markdown(made['began'])}. A command that makes such a run: "
+            f"{in_markdown(made['command'])}"
+        )
     encoder = (card.get("model") or card.get("embedding") or {}).get("encoder")
     for what, one in (("The encoder", encoder), ("The pool of images", card.get("pool"))):
         if one and one.get("provenance"):
