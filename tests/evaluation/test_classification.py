@@ -234,7 +234,7 @@ def test_json_has_all_and_no_nan(report: ClassifierReport) -> None:
 
 
 def test_reliability_is_by_bins_of_confidence() -> None:
-    """As many in all as there are images, right as often as the classifier, and of the error that is stated."""
+    """As many in all as there are images, right as often as the classifier, with the error that is stated."""
     says, labels = made_up()
     report = classifier_report(says, labels, CLASSES)
     assert sum(total for _, _, total in report.reliability) == report.total

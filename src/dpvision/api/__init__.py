@@ -8,6 +8,7 @@ from dpvision._lazy import lazy
 
 if TYPE_CHECKING:
     from dpvision.api.auditing import Audit, audit
+    from dpvision.api.cards import Comparison, compare, registry_entry
     from dpvision.api.forecast import Forecast, plan
     from dpvision.api.measuring import evaluate_images
     from dpvision.api.membership_inference import Membership, membership
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Audit",
+    "Comparison",
     "Forecast",
     "Membership",
     "Prediction",
@@ -31,6 +33,7 @@ __all__ = [
     "Synthesis",
     "Verification",
     "audit",
+    "compare",
     "evaluate",
     "evaluate_images",
     "load",
@@ -38,6 +41,7 @@ __all__ = [
     "plan",
     "predict",
     "predictions",
+    "registry_entry",
     "resume",
     "sample",
     "synthesize",
@@ -49,6 +53,7 @@ __all__ = [
 
 _HOMES = {
     "Audit": "dpvision.api.auditing",
+    "Comparison": "dpvision.api.cards",
     "Forecast": "dpvision.api.forecast",
     "Membership": "dpvision.api.membership_inference",
     "Prediction": "dpvision.api.using",
@@ -57,6 +62,7 @@ _HOMES = {
     "Synthesis": "dpvision.api.publishing",
     "Verification": "dpvision.api.verifying",
     "audit": "dpvision.api.auditing",
+    "compare": "dpvision.api.cards",
     "evaluate": "dpvision.api.using",
     "evaluate_images": "dpvision.api.measuring",
     "load": "dpvision.api.using",
@@ -64,6 +70,7 @@ _HOMES = {
     "plan": "dpvision.api.forecast",
     "predict": "dpvision.api.using",
     "predictions": "dpvision.api.using",
+    "registry_entry": "dpvision.api.cards",
     "resume": "dpvision.api.training",
     "sample": "dpvision.api.sampling",
     "synthesize": "dpvision.api.synthesis",
