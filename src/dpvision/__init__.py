@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         train,
         tune,
         verify,
+        write_card,
     )
     from dpvision.images import (
         Images,
@@ -69,6 +70,7 @@ __all__ = [
     "train",
     "tune",
     "verify",
+    "write_card",
 ]
 
 _HOMES = {
@@ -96,6 +98,7 @@ _HOMES = {
     "train": "dpvision.api",
     "tune": "dpvision.api",
     "verify": "dpvision.api",
+    "write_card": "dpvision.api",
 }
 
 

@@ -155,7 +155,9 @@ def test_options_win_over_the_file(runs: Path, facts: str, capsys: pytest.Captur
         (["--registry", "--facts", "broken.toml"], "broken.toml is not TOML"),
         (["two", "--registry"], "leave the other out"),
         (["two", "--curator", "x"], "go with --registry"),
-        ([], "say what is wanted"),
+        (["--with", "broken.toml"], "say where it is to be with --out"),
+        (["two", "--with", "broken.toml"], "leave the other out"),
+        (["--registry", "--with", "broken.toml"], "leave one out"),
         (["nowhere"], "nowhere"),
     ],
 )

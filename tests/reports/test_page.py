@@ -17,6 +17,7 @@ import torch
 
 import dpvision
 from dpvision.api.release_cards import write_card
+from dpvision.cli.main import run
 from dpvision.images import Images
 from dpvision.privacy.errors import InputError
 from dpvision.reports.card_charts import attack_chart
@@ -296,3 +297,21 @@ def test_it_prints(release: Path, tmp_path: Path) -> None:
     boxes = {tuple(map(float, box.split())) for box in re.findall(rb"/MediaBox\s*\[([^\]]*)\]", content)}
     assert all(abs(box[2] - 595) < 2 and abs(box[3] - 842) < 2 for box in boxes)
     assert 2 <= len(re.findall(rb"/Type\s*/Page\b", content)) <= 12
+
+
+# From the command line -----------------------------------------------------------------------------------
+
+
+def test_the_command_shows_and_writes_cards(
+    releases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = releases["classifier"].parent
+    assert run(["card", str(made)]) == 0
+    assert capsys.readouterr().out.strip() == (made / "release" / "card.md").read_text().strip()
+    out, test = tmp_path / "card", made / "private" / "test.json"
+    assert run(["card", str(made), "--out", str(out), "--with", str(test), "--json"]) == 0
+    card = json.loads(capsys.readouterr().out)
+    assert card == json.loads((out / "card.json").read_text())
+    assert {path.name for path in out.iterdir()} == {"card.html", "card.md", "card.json"}
+    assert run(["card", str(made), "--out", str(out)]) == 2
+    assert "is not empty" in capsys.readouterr().err

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dpvision.api.membership_inference import Membership, membership
     from dpvision.api.publishing import Result, Synthesis
     from dpvision.api.refitting import synthesize_from
+    from dpvision.api.release_cards import write_card
     from dpvision.api.sampling import sample
     from dpvision.api.synthesis import synthesize
     from dpvision.api.training import resume, train
@@ -49,6 +50,7 @@ __all__ = [
     "train",
     "tune",
     "verify",
+    "write_card",
 ]
 
 _HOMES = {
@@ -78,6 +80,7 @@ _HOMES = {
     "train": "dpvision.api.training",
     "tune": "dpvision.api.tuning",
     "verify": "dpvision.api.verifying",
+    "write_card": "dpvision.api.release_cards",
 }
 
 __getattr__ = lazy(__name__, _HOMES)

@@ -13,13 +13,17 @@ import typer
 from dpvision import api
 from dpvision.cli.options import AsJson, options_of, read_toml
 from dpvision.cli.output import columns, printable, show
+from dpvision.images.files import read_json, read_text_file
 from dpvision.privacy.errors import InputError
 from dpvision.reports.comparison import SETTING
 from dpvision.reports.registry_facts import RegistryFacts
+from dpvision.runs.places import check_free, find_release
 
 _WIDTH = 110
 _WIDEST = 36
 """Characters of a value that fit into a table; longer ones are below it."""
+_LONGEST_CARD = 2**24
+"""Bytes of a card that are read at most."""
 _LONGEST = 1000
 """Characters of a value that are shown at most."""
 
@@ -48,34 +52,74 @@ def card(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where to write the entry; by default stdout.", show_default=False),
+        typer.Option(
+            metavar="PLACE",
+            help="The folder for the card, made here; or the file of an entry, by default stdout.",
+            show_default=False,
+        ),
+    ] = None,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--with",
+            metavar="FILE",
+            help="What evaluate, audit or membership printed with --json, or RUN/private/test.json, to be on "
+            "the card. No guarantee covers it. Repeat for more.",
+            show_default=False,
+        ),
     ] = None,
     as_json: AsJson = False,
     *,
     facts: dict[str, Any],
 ) -> None:
-    """Show a release beside another, or write it as an entry of the OpenDP deployments registry.
+    """Show the card of a release, write it with more in it, compare it, or register it.
 
     Examples:
+
+        dpvision card run
+
+        dpvision card run --out card --with run/private/test.json --with audit.json
 
         dpvision card run other-run
 
         dpvision card run --registry --facts facts.toml --out entry.yaml
 
+    A release has its own card, as card.html, card.md and card.json. A card with results of other commands
+    goes to a folder of its own: they are exact, and whether it may be published is for you to say.
+
     The entry is YAML of the registry's tier 3. What only a person knows is asked for by name: give it as
     options, or in the file. The release is verified first; one that is NOT PRIVATE is refused.
     """
     if registry:
+        if results:
+            raise InputError("--with is for a card, and --registry writes an entry; leave one out")
         if other is not None:
             raise InputError("--registry writes the entry of one release; leave the other out")
         _register(release, _said(file) | facts, out, as_json)
         return
-    if facts or file or out:
-        raise InputError("--facts, --out and what the registry asks of a person go with --registry; add that")
+    if facts or file:
+        raise InputError("--facts and what the registry asks of a person go with --registry; add that")
     if other is None:
-        raise InputError("say what is wanted: --registry, or a second release to compare with")
+        _show_card(release, out, results or [], as_json)
+        return
+    if out or results:
+        raise InputError("--out and --with are of one release; leave the other out")
     found = api.compare(release, other)
     show(found.to_json(), as_json, _text(found))
+
+
+def _show_card(release: Path, out: Path | None, results: list[Path], as_json: bool) -> None:
+    """Write the card to a folder, or show that of the release."""
+    if out is None and results:
+        raise InputError("--with makes a card of its own; say where it is to be with --out FOLDER")
+    if out is None:
+        folder = find_release(release)
+        text = read_text_file(folder / "card.md", _LONGEST_CARD)
+        show(read_json(folder / "card.json"), as_json, printable(text.decode(errors="replace").rstrip("\n")))
+        return
+    check_free(out)
+    written = api.write_card(release, out, results=results)
+    show(written, as_json, f"wrote {out / 'card.html'}, card.md and card.json")
 
 
 def _said(file: Path | None) -> dict[str, Any]:
