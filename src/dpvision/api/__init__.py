@@ -8,12 +8,14 @@ from dpvision._lazy import lazy
 
 if TYPE_CHECKING:
     from dpvision.api.auditing import Audit, audit
+    from dpvision.api.comparing import Runs, runs_in
     from dpvision.api.forecast import Forecast, plan
     from dpvision.api.measuring import evaluate_images
     from dpvision.api.membership_inference import Membership, membership
     from dpvision.api.publishing import Result, Synthesis
     from dpvision.api.refitting import synthesize_from
     from dpvision.api.sampling import sample
+    from dpvision.api.sweeping import Sweep, sweep
     from dpvision.api.synthesis import synthesize
     from dpvision.api.training import resume, train
     from dpvision.api.tuning import tune
@@ -28,6 +30,8 @@ __all__ = [
     "Prediction",
     "Progress",
     "Result",
+    "Runs",
+    "Sweep",
     "Synthesis",
     "Verification",
     "audit",
@@ -39,7 +43,9 @@ __all__ = [
     "predict",
     "predictions",
     "resume",
+    "runs_in",
     "sample",
+    "sweep",
     "synthesize",
     "synthesize_from",
     "train",
@@ -54,6 +60,8 @@ _HOMES = {
     "Prediction": "dpvision.api.using",
     "Progress": "dpvision.runs",
     "Result": "dpvision.api.publishing",
+    "Runs": "dpvision.api.comparing",
+    "Sweep": "dpvision.api.sweeping",
     "Synthesis": "dpvision.api.publishing",
     "Verification": "dpvision.api.verifying",
     "audit": "dpvision.api.auditing",
@@ -65,7 +73,9 @@ _HOMES = {
     "predict": "dpvision.api.using",
     "predictions": "dpvision.api.using",
     "resume": "dpvision.api.training",
+    "runs_in": "dpvision.api.comparing",
     "sample": "dpvision.api.sampling",
+    "sweep": "dpvision.api.sweeping",
     "synthesize": "dpvision.api.synthesis",
     "synthesize_from": "dpvision.api.refitting",
     "train": "dpvision.api.training",

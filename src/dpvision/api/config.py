@@ -60,6 +60,7 @@ class RunConfig:
         pool_digest: the digest of the public images that private ones are mixed with, if any.
         images: what is to be published, if images are made.
         because: why the method was chosen, of a new run that named none.
+        unpaid: whether the images are said to be public, and what the run costs is in no account of theirs.
     """
 
     method: Method
@@ -79,6 +80,7 @@ class RunConfig:
     because: str | None = None
     allow_overlap: bool = False
     overlaps: tuple[str, ...] = ()
+    unpaid: bool = False
 
     def tell_choice(self) -> None:
         """Announce the method that was chosen, once nothing can be refused any more."""
@@ -113,6 +115,7 @@ class RunConfig:
             "images": asdict(self.images) if self.images else None,
             "allow_overlap": self.allow_overlap,
             "overlaps": list(self.overlaps),
+            "unpaid": self.unpaid,
         }
 
     @classmethod
@@ -149,6 +152,7 @@ class RunConfig:
                 images=FinishOptions(**fields["images"]) if fields["images"] else None,
                 allow_overlap=fields["allow_overlap"],
                 overlaps=tuple(fields["overlaps"]),
+                unpaid=fields["unpaid"] is True,
             )
 
     def session(

@@ -249,6 +249,13 @@ class TrainOptions(Tested, OfClassifiers, RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SweptOptions(TrainOptions):
+    """Options of one run of a sweep. That it is unpaid no other command can say."""
+
+    unpaid: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class TuneOptions(Searched, TrainOptions):
     """Options of a run that tunes the settings of a classifier."""
 
@@ -397,10 +404,11 @@ def check_shadow_models(count: int) -> None:
         )
 
 
-def takes(options: type) -> Callable[[Function], Function]:
-    """Give a function of ``**options`` the signature and the documentation of these options: its docstring
-    has ``{options}`` where they belong.
+def takes(options: type, without: Sequence[str] = ()) -> Callable[[Function], Function]:
+    """Give a function of ``**options`` the signature and the documentation of these options, without some:
+    its docstring has ``{options}`` where they belong.
     """
+    fields = [one for one in dataclasses.fields(options) if one.name not in without]
 
     def documented(function: Function) -> Function:
         hints = get_type_hints(options)
@@ -411,7 +419,7 @@ def takes(options: type) -> Callable[[Function], Function]:
                 default=inspect.Parameter.empty if one.default is MISSING else one.default,
                 annotation=hints[one.name],
             )
-            for one in dataclasses.fields(options)
+            for one in fields
         ]
         signature = inspect.signature(function)
         own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -419,7 +427,7 @@ def takes(options: type) -> Callable[[Function], Function]:
         named += [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
         named.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)
         function.__signature__ = signature.replace(parameters=[*before, *named])  # type: ignore[attr-defined]
-        lines = [f"{one.name}: {described(one)}" for one in dataclasses.fields(options)]
+        lines = [f"{one.name}: {described(one)}" for one in fields]
         wrapped = [textwrap.fill(line, 98, subsequent_indent=" " * 12) for line in lines]
         function.__doc__ = (function.__doc__ or "").replace("{options}", "\n        ".join(wrapped))
         return function

@@ -1,0 +1,234 @@
+"""Compare runs: as rows, by what those on the same images have cost together, and as a chart."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpvision.api.run_rows import RunRow, find_rows
+from dpvision.privacy import Event, InputError, Ledger, epsilon
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TITLE = "Test accuracy against ε"
+
+
+@dataclass(frozen=True)
+class SameData:
+    """Runs on the same private images, and what they have cost together. Private.
+
+    Attributes:
+        data: where the images were, if they were not in memory.
+        runs: the names of the runs.
+        paid: how many of them are paid: in a ledger, and private.
+        epsilon: what the paid ones cost together at ``delta`` and ``neighboring_relation``, those that are
+            not finished as they planned; None where that cannot be told.
+        others, epsilon_with_others: how many further runs their ledgers have, and the ε of all of them.
+        because: why it cannot be told.
+    """
+
+    data: str | None
+    runs: tuple[str, ...]
+    paid: int
+    epsilon: float | None = None
+    delta: float | None = None
+    neighboring_relation: str | None = None
+    others: int = 0
+    epsilon_with_others: float | None = None
+    because: str | None = None
+
+    def in_words(self) -> str:
+        """Say it for people."""
+        whose = f"the same private images{f' ({self.data})' if self.data else ''}"
+        count = f"{len(self.runs)} run{' is' if len(self.runs) == 1 else 's are'} on {whose}"
+        if self.epsilon is None:
+            return f"{count}; what they cost together cannot be told: {self.because}."
+        at = f"at delta {self.delta:g} ({self.neighboring_relation})"
+        paid = "together they" if self.paid == len(self.runs) else f"the {self.paid} paid ones together"
+        said = f"{count}: {paid} cost ε {self.epsilon:.4g} {at}"
+        if self.others:
+            said += f", with {self.others} more in the ledger ε {self.epsilon_with_others:.4g}"
+        return f"{said}. {_CHOOSING}" if len(self.runs) > 1 else f"{said}."
+
+
+_CHOOSING = (
+    "Who publishes one because it is the most accurate has spent what all of them cost, and not its own ε "
+    "alone; by the accuracy on private images, more still, which no ledger has. `dpvision tune` pays for a "
+    "choice."
+)
+_UNPAID = (
+    "{} unpaid on images that were said to be public: no account has what that costs. Where the images are "
+    "private, choose no settings by them."
+)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs in a folder. Private, but for what their cards say.
+
+    Attributes:
+        folder: that folder.
+        rows: a row for each run.
+        same_data: those on the same private images together.
+    """
+
+    folder: str
+    rows: tuple[RunRow, ...]
+    same_data: tuple[SameData, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON types."""
+        return {
+            "folder": self.folder,
+            "runs": [row.to_json() for row in self.rows],
+            "same_data": [asdict(one) for one in self.same_data],
+            "notes": list(self.notes),
+        }
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What has to be said of all of them together, in sentences."""
+        said = [one.in_words() for one in self.same_data]
+        public = [row for row in self.rows if row.cost == "unpaid" and not row.not_private_because]
+        count = sum(row.is_private is True for row in public)
+        if count:
+            said.append(_UNPAID.format(f"{count} run{' is' if count == 1 else 's are'}"))
+        apart = sum(
+            row.state == "finished" and row.digest is None and row.cost == "unknown" for row in self.rows
+        )
+        if apart:
+            said.append(
+                f"{apart} release{' is' if apart == 1 else 's are'} here without "
+                f"{'its run' if apart == 1 else 'their runs'}: on which images, and what they cost together "
+                "with others, cannot be told."
+            )
+        return tuple(said)
+
+    def chart(self) -> Figure:
+        """Draw test accuracy against ε, for each method a line.
+
+        Raises:
+            InputError: no run has a test accuracy.
+        """
+        return chart_of(self.rows, note=self._note())
+
+    def _note(self) -> str:
+        unpaid = sum(row.cost == "unpaid" and row.is_private is True for row in self.rows)
+        return f"{unpaid} of the runs unpaid: on images that were said to be public." if unpaid else ""
+
+
+def runs_in(folder: str | os.PathLike[str], *, sort: str = "name") -> Runs:
+    """Find the runs in a folder and below, and say of each what it is, how far it is and how good.
+
+    Args:
+        folder: the folder; a run's directory, or a release, is one too.
+        sort: by name, method, epsilon, accuracy (the best first) or started.
+
+    Raises:
+        InputError: there is no such folder. A run that is damaged has a row that says so.
+    """
+    rows = find_rows(Path(folder), sort)
+    return Runs(str(folder), tuple(rows), tuple(_together(rows)))
+
+
+def _together(rows: Sequence[RunRow]) -> list[SameData]:
+    """Return the runs of each data set together, but for those that say that theirs is public."""
+    by_digest: dict[str, list[RunRow]] = {}
+    for row in rows:
+        if row.digest is not None and (row.cost != "unpaid" or row.not_private_because):
+            by_digest.setdefault(row.digest, []).append(row)
+    return [_cost_together(of_data) for of_data in by_digest.values()]
+
+
+def _cost_together(rows: Sequence[RunRow]) -> SameData:
+    """Compose what the ledgers of runs on the same images say of them."""
+    paid = [row for row in rows if row.cost == "paid"]
+    data = next((row.data for row in rows if row.data), None)
+    names = tuple(row.name for row in rows)
+    if not paid:
+        return SameData(data, names, 0, because=next(row.cost_because for row in rows))
+    try:
+        ledgers = [Ledger(path) for path in dict.fromkeys(str(row.ledger) for row in paid)]
+        counted: Mapping[str, tuple[Event, ...]] = {
+            run: events for ledger in ledgers for run, events in ledger.counted().items()
+        }
+        at, here = ledgers[0].stated_at, {row.run_id for row in paid}
+        ours = [event for run in here if run is not None for event in counted[run]]
+        everything = [event for events in counted.values() for event in events]
+        together = epsilon(ours, at.delta, at.neighboring_relation)
+        others = len(counted.keys() - here)
+        return SameData(
+            data,
+            names,
+            len(paid),
+            together,
+            at.delta,
+            at.neighboring_relation,
+            others,
+            epsilon(everything, at.delta, at.neighboring_relation) if others else together,
+        )
+    except InputError as error:
+        return SameData(data, names, len(paid), because=str(error))
+
+
+def chart_of(rows: Sequence[RunRow], note: str = "") -> Figure:
+    """Draw rows as `Runs.chart` does, with a note beneath."""
+    from dpvision.reports.charts import Point, Series, privacy_utility
+
+    shown = [row for row in rows if row.test_interval_95 and row.epsilon is not None and row.epsilon > 0]
+    if not shown:
+        raise InputError(
+            "no run here has a test accuracy, so there is nothing to draw; train with test images"
+        )
+    differ = [name for name in ("data", "unit", "neighboring_relation", "delta") if _differs(shown, name)]
+    series: dict[str, list[Point]] = {}
+    for row in shown:
+        assert row.test_interval_95 is not None, "of those that are shown"
+        assert row.test_accuracy is not None
+        assert row.epsilon is not None
+        name = ", ".join([str(row.method), *(_short(name, getattr(row, name)) for name in differ)])
+        low, high = row.test_interval_95
+        point = Point(row.epsilon, row.test_accuracy, low, high, is_hollow=not row.is_private)
+        series.setdefault(name, []).append(point)
+    first, same = shown[0], {"delta", "neighboring_relation", "unit"} - set(differ)
+    said = [
+        "ε spent (log scale)",
+        *([f"δ = {first.delta:g}"] if "delta" in same else []),
+        *([str(first.neighboring_relation)] if "neighboring_relation" in same else []),
+        *([f"of one {first.unit}"] if "unit" in same else []),
+    ]
+    totals = sorted({row.test_total for row in shown if row.test_total})
+    count = f"n = {totals[0]}" if len(totals) == 1 else f"n = {totals[0]} to {totals[-1]}"
+    return privacy_utility(
+        [Series(name, tuple(points)) for name, points in series.items()],
+        x=", ".join(said),
+        y=f"test accuracy, {count}",
+        note=note,
+    )
+
+
+def write_chart(runs: Runs, path: Path) -> None:
+    """Write the chart of runs as SVG or PNG, by the file's name.
+
+    Raises:
+        InputError: as `Runs.chart`, or the name or the file system refuses.
+    """
+    from dpvision.reports.charts import in_form_of
+    from dpvision.runs.files import write_atomically
+
+    write_atomically(path, in_form_of(path, runs.chart(), TITLE))
+
+
+def _differs(rows: Sequence[RunRow], name: str) -> bool:
+    return len({getattr(row, name) for row in rows}) > 1
+
+
+def _short(name: str, value: Any) -> str:
+    """Write what distinguishes a series for the legend."""
+    if name == "delta":
+        return f"δ = {value:g}"
+    return Path(str(value)).name if name == "data" else str(value)
