@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from dpvision.api.run_rows import RunRow, find_rows
 from dpvision.privacy import Event, InputError, Ledger, epsilon
+from dpvision.runs.files import write_atomically
+from dpvision.runs.places import check_chart
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,12 +45,18 @@ class SameData:
 
     def in_words(self) -> str:
         """Say it for people."""
-        whose = f"the same private images{f' ({self.data})' if self.data else ''}"
-        count = f"{len(self.runs)} run{' is' if len(self.runs) == 1 else 's are'} on {whose}"
+        which = f" ({self.data})" if self.data else ""
+        alone = f"1 run is on private images{which} that no other here is on"
+        count = (
+            alone if len(self.runs) == 1 else f"{len(self.runs)} runs are on the same private images{which}"
+        )
         if self.epsilon is None:
-            return f"{count}; what they cost together cannot be told: {self.because}."
+            who = "it" if len(self.runs) == 1 else "they"
+            return f"{count}; what {who} cost cannot be told: {self.because}."
         at = f"at delta {self.delta:g} ({self.neighboring_relation})"
-        paid = "together they" if self.paid == len(self.runs) else f"the {self.paid} paid ones together"
+        paid = f"the {self.paid} paid together"
+        if self.paid == len(self.runs):
+            paid = "it" if self.paid == 1 else "together they"
         said = f"{count}: {paid} cost ε {self.epsilon:.4g} {at}"
         if self.others:
             said += f", with {self.others} more in the ledger ε {self.epsilon_with_others:.4g}"
@@ -118,7 +126,7 @@ class Runs:
 
     def _note(self) -> str:
         unpaid = sum(row.cost == "unpaid" and row.is_private is True for row in self.rows)
-        return f"{unpaid} of the runs unpaid: on images that were said to be public." if unpaid else ""
+        return f"Of these runs {unpaid} unpaid, on images that were said to be public." if unpaid else ""
 
 
 def runs_in(folder: str | os.PathLike[str], *, sort: str = "name") -> Runs:
@@ -199,7 +207,7 @@ def chart_of(rows: Sequence[RunRow], note: str = "") -> Figure:
         "ε spent (log scale)",
         *([f"δ = {first.delta:g}"] if "delta" in same else []),
         *([str(first.neighboring_relation)] if "neighboring_relation" in same else []),
-        *([f"of one {first.unit}"] if "unit" in same else []),
+        *([f"unit: {first.unit}"] if "unit" in same else []),
     ]
     totals = sorted({row.test_total for row in shown if row.test_total})
     count = f"n = {totals[0]}" if len(totals) == 1 else f"n = {totals[0]} to {totals[-1]}"
@@ -217,8 +225,8 @@ def write_chart(runs: Runs, path: Path) -> None:
     Raises:
         InputError: as `Runs.chart`, or the name or the file system refuses.
     """
+    check_chart(path)
     from dpvision.reports.charts import in_form_of
-    from dpvision.runs.files import write_atomically
 
     write_atomically(path, in_form_of(path, runs.chart(), TITLE))
 

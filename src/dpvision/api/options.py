@@ -387,6 +387,16 @@ class AuditOptions(OfClassifiers, RunOptions):
             )
 
 
+SORTS = ("name", "method", "epsilon", "accuracy", "started")
+"""What runs may be sorted by; by accuracy the best is first."""
+
+
+def check_sort(sort: str) -> None:
+    """Raise InputError unless runs can be sorted so."""
+    if sort not in SORTS:
+        raise InputError(f"runs cannot be sorted by '{sort}'; choose one of {', '.join(SORTS)}")
+
+
 def check_seed(seed: int | None) -> None:
     """Raise InputError unless every random generator of a run takes it, torch's among them."""
     if not (seed is None or 0 <= seed < 1 << 63):

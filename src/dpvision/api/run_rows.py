@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dpvision.api.accounts import UNPAID
+from dpvision.api.options import check_sort
 from dpvision.images.files import reading
 from dpvision.privacy import InputError, Ledger
 from dpvision.reports.guarantee_file import FIXED_SEED
 from dpvision.runs import RunDirectory
 from dpvision.runs.files import read_json
 from dpvision.runs.metrics import steps_taken
-from dpvision.runs.places import is_run
+from dpvision.runs.places import check_folder, is_run
 
 State = Literal["finished", "running", "interrupted", "damaged"]
 Cost = Literal["paid", "unpaid", "free", "unknown"]
@@ -26,7 +27,8 @@ Cost = Literal["paid", "unpaid", "free", "unknown"]
 without its run it cannot be told.
 """
 
-_NOT_PRIVATE, _PUBLIC = "not private: {}", "its images were said to be public"
+_NOT_PRIVATE, PUBLIC = "not private: {}", "its images were said to be public"
+"""Why a run is not paid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,20 +98,14 @@ def _by_name(row: RunRow) -> tuple[Any, ...]:
     return tuple((float(part), "") if index % 2 else (0.0, part) for index, part in enumerate(parts))
 
 
-SORTS: dict[str, Callable[[RunRow], Any]] = {
+_KEYS: dict[str, Callable[[RunRow], Any]] = {
     "name": _by_name,
     "method": lambda row: (row.method or "", row.target_epsilon or 0.0, _by_name(row)),
     "epsilon": lambda row: (row.target_epsilon or 0.0, _by_name(row)),
     "accuracy": lambda row: (-1.0 if row.test_accuracy is None else -row.test_accuracy, _by_name(row)),
     "started": lambda row: (row.started or "", _by_name(row)),
 }
-"""What rows may be sorted by; by accuracy the best is first."""
-
-
-def check_sort(sort: str) -> None:
-    """Raise InputError unless rows can be sorted so."""
-    if sort not in SORTS:
-        raise InputError(f"runs cannot be sorted by '{sort}'; choose one of {', '.join(SORTS)}")
+"""How to sort by each of `SORTS`."""
 
 
 def find_rows(folder: Path, sort: str = "name") -> list[RunRow]:
@@ -120,17 +116,11 @@ def find_rows(folder: Path, sort: str = "name") -> list[RunRow]:
     """
     check_sort(sort)
     with reading(str(folder)):
-        if not folder.is_dir():
-            raise InputError(f"{folder} is no folder; give one that has runs in it")
+        check_folder(folder)
         found = list(_places(folder))
     ledgers = _Ledgers()
     rows = [_row(path, str(path.relative_to(folder)), ledgers) for path in found]
-    return sorted(rows, key=SORTS[sort])
-
-
-def row_of(path: Path, name: str) -> RunRow:
-    """Return the row of one run, by a name."""
-    return _row(path, name, _Ledgers())
+    return sorted(rows, key=_KEYS[sort])
 
 
 class _Ledgers:
@@ -272,7 +262,7 @@ def _of_release(release: Path) -> dict[str, Any]:
     if found["not_private_because"]:
         cost, because = "unpaid", _NOT_PRIVATE.format("; ".join(found["not_private_because"]))
     elif UNPAID in read_json(release / "card.json")["not_covered"]:
-        cost, because = "unpaid", _PUBLIC
+        cost, because = "unpaid", PUBLIC
     return {"state": "finished", "has_learned": True, **found, "cost": cost, "cost_because": because}
 
 
@@ -283,5 +273,5 @@ def _cost(run: RunDirectory, ledgers: _Ledgers, not_private: Sequence[str]) -> t
     if not_private:
         return "unpaid", _NOT_PRIVATE.format("; ".join(not_private))
     if run.config.get("unpaid"):
-        return "unpaid", _PUBLIC
+        return "unpaid", PUBLIC
     return ledgers.problem(run.of_account("ledger"), run.of_account("run_id"))

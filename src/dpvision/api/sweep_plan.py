@@ -15,7 +15,7 @@ from dpvision.api.options import SweptOptions
 from dpvision.images.files import read_json
 from dpvision.parallel import are_several
 from dpvision.privacy.errors import InputError, named_option
-from dpvision.runs.places import check_free
+from dpvision.runs.places import check_free, is_run
 
 RECORD, UNPAID_LEDGER = "sweep.json", "unpaid.jsonl"
 """The files beside the runs of a sweep: what it was made with, and the ledger of runs that are unpaid."""
@@ -89,8 +89,8 @@ class Plan:
         shared = {name: value for name, value in config.items() if name not in alone}
         return {**shared, **(config[method] if method in alone else {})}
 
-    def check(self) -> None:
-        """Refuse what no run, or no run of a method, could be made of. Nothing is read or written."""
+    def check_places(self) -> None:
+        """Refuse what no run could be made of, or be put beside. Nothing is read or written."""
         if are_several():
             raise InputError("a sweep does its runs in one process; start it without torchrun")
         SweptOptions.of({**vars(self.jobs[0].options), "out": self.out / "-"}, self.data)
@@ -98,6 +98,9 @@ class Plan:
             self._check_goes_on()
         else:
             check_free(self.out)
+
+    def check_methods(self) -> None:
+        """Refuse methods that make no classifier, and settings that a method has not."""
         from dpvision.methods import check_settings, find_method
         from dpvision.methods.auto import choose_method
         from dpvision.methods.registry import AUTO
@@ -115,7 +118,7 @@ class Plan:
         """Refuse to put runs beside those of another sweep."""
         path = self.out / RECORD
         before, now = read_json(path).get("made_with"), self.made_with()
-        if before != now:
+        if before != now and any(map(is_run, self.out.iterdir())):
             other = sorted(
                 name for name in now if not isinstance(before, Mapping) or before.get(name) != now[name]
             )

@@ -81,10 +81,11 @@ def sweep(
         KeyboardInterrupt: passed on; the same call goes on.
     """
     plan = Plan(data, methods, epsilons, Path(out), seeds, unpaid, options)
-    plan.check()
+    plan.check_places()
+    plan.check_methods()
     from dpvision.api.comparing import runs_in
 
-    _begin_record(plan)
+    _begin(plan)
     failed: dict[str, str] = {}
     for number, one in enumerate(plan.jobs, start=1):
         told = f"{one.name} ({number} of {len(plan.jobs)})"
@@ -129,14 +130,13 @@ def _named(progress: Progress, run: str) -> Progress:
     return tell
 
 
-def _begin_record(plan: Plan) -> None:
-    """Write what the runs are made with, before the first, unless it is written."""
-    if not (plan.out / RECORD).exists():
-        from dpvision.runs.files import writing
+def _begin(plan: Plan) -> None:
+    """Write what the runs are made with, before the first: other runs may not come beside them."""
+    from dpvision.runs.files import writing
 
-        with writing(plan.out):
-            plan.out.mkdir(parents=True, exist_ok=True)
-        _write_record(plan, {})
+    with writing(plan.out):
+        plan.out.mkdir(parents=True, exist_ok=True)
+    _write_record(plan, {})
 
 
 def _write_record(plan: Plan, found: Mapping[str, Any]) -> None:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dpvision import api
-from dpvision.api.options import TrainOptions
+from dpvision.api.options import TrainOptions, check_sort
+from dpvision.api.sweep_plan import Plan
 from dpvision.cli.interruption import repeatable
 from dpvision.cli.options import AsJson, checks, command
 from dpvision.cli.output import columns, duration, show
 from dpvision.cli.progress import work_bars
 from dpvision.privacy.errors import InputError
+from dpvision.runs.places import check_chart, check_folder
 
 if TYPE_CHECKING:
     from dpvision.api.comparing import Runs
@@ -25,17 +27,7 @@ _NOTHING = "–"
 OF_EACH_RUN = ("epsilon", "method", "seed")
 
 
-def _check_chart(path: Path) -> None:
-    if path.suffix.lower() not in (".svg", ".png"):
-        raise InputError(f"--chart {path} must end in .svg or .png: a chart is written in either form")
-
-
-def _check_folder(path: Path) -> None:
-    if not path.is_dir():
-        raise InputError(f"{path} is no folder; give one that has runs in it")
-
-
-@checks(folder=_check_folder, chart=_check_chart)
+@checks(folder=check_folder, chart=check_chart, sort=check_sort)
 def runs(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="A folder with runs or releases in it, or one of them.")
@@ -116,11 +108,13 @@ def sweep(
         if value is None:
             raise InputError(f"{flag} is missing; give it on the command line")
     found.pop("out", None)
+    data, named, numbers = found.pop("data"), str(methods).split(","), _numbers(str(epsilons))
+    Plan(data, named, numbers, Path(str(folder)), seeds, unpaid, found).check_places()
     with repeatable(), work_bars() as progress:
         done = api.sweep(
-            found.pop("data"),
-            methods=str(methods).split(","),
-            epsilons=_numbers(str(epsilons)),
+            data,
+            methods=named,
+            epsilons=numbers,
             seeds=seeds,
             out=str(folder),
             unpaid=unpaid,
@@ -151,12 +145,12 @@ def runs_text(found: Runs) -> str:
         return f"there are no runs in {found.folder}"
     parts = {head: [cell(row) for row in found.rows] for head, cell in _COLUMNS.items()}
     same = {
-        head: cells[0]
+        head: max(cells, key=lambda cell: cell != _NOTHING)
         for head, cells in parts.items()
-        if len(cells) > 1 and head in _OFTEN_THE_SAME and len(set(cells)) == 1
+        if len(cells) > 1 and head in _OFTEN_THE_SAME and len({*cells} - {_NOTHING}) == 1
     }
     shown = {head: cells for head, cells in parts.items() if head not in same and set(cells) != {_NOTHING}}
-    told = ", ".join(f"{head} {value}" for head, value in same.items() if value != _NOTHING)
+    told = ", ".join(f"{head} {value}" for head, value in same.items())
     lines = zip(*shown.values(), strict=True)
     texts = [f"all: {told}"] if told else []
     texts.append(columns([list(shown), *map(list, lines)]))
@@ -222,13 +216,15 @@ _OFTEN_THE_SAME = ("data", "δ", "relation", "unit", "n")
 
 def _reasons(rows: Sequence[RunRow]) -> Iterator[str]:
     """Say what is wrong with runs."""
+    from dpvision.api.run_rows import PUBLIC
+
     said: list[tuple[str, str]] = []
     for row in rows:
         if row.problem is not None:
             said.append((row.name, f"damaged: {row.problem}"))
         elif row.not_private_because:
             said.append((row.name, f"NOT PRIVATE: {'; '.join(row.not_private_because)}"))
-        elif row.cost != "paid":
+        elif row.cost != "paid" and row.cost_because != PUBLIC:  # that is among the notes
             said.append((row.name, f"{row.cost}: {row.cost_because}"))
     return _together(said)
 

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from dpvision.privacy.errors import InputError
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -41,7 +39,6 @@ STYLE: Any = {
 }
 """What all charts have in common, for `matplotlib.rc_context`."""
 
-SUFFIXES = (".svg", ".png")
 _PNG_DPI = 150
 _APART, _WIDEST = 0.035, 0.3
 """How far apart the runs at one ε are drawn, and all of them together at most, in powers of e."""
@@ -72,12 +69,6 @@ class Series:
     points: tuple[Point, ...]
 
 
-def check_chart_file(path: Path) -> None:
-    """Raise InputError unless the name of a file says in which form a chart is to be written."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{path} must end in {' or '.join(SUFFIXES)}: a chart is written in either form")
-
-
 def new_figure(width: float = 7.2, height: float = 4.6) -> tuple[Figure, Axes]:
     """Return a figure of so many inches with one pair of axes, within `STYLE`."""
     with matplotlib.rc_context(STYLE):
@@ -96,8 +87,7 @@ def png(figure: Figure) -> bytes:
 
 
 def in_form_of(path: Path, figure: Figure, title: str) -> bytes:
-    """Return a figure in the form that the name of a file says. InputError as `check_chart_file`."""
-    check_chart_file(path)
+    """Return a figure as PNG where the name of a file says so, or else as SVG."""
     return png(figure) if path.suffix.lower() == ".png" else svg(figure, title)
 
 
@@ -179,8 +169,8 @@ def _near(x: float) -> float:
 def _legend(axes: Axes, has_hollow: bool) -> None:
     if has_hollow:
         axes.plot([], [], "o", color="#444444", markerfacecolor="white", label="hollow: NOT PRIVATE")
-    axes.plot([], [], "|", color="#444444", markersize=9, label="95 % interval of one run")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
+    axes.plot([], [], "|", color="#444444", markersize=9, label="95 % interval of a run")
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, fontsize=10, columnspacing=1.2)
 
 
 def _ticks(values: Sequence[float]) -> list[float]:
