@@ -13,6 +13,7 @@ from typing import Any
 
 from dpvision.api.options import SweptOptions
 from dpvision.images.files import read_json
+from dpvision.methods.registry import AUTO, known_methods
 from dpvision.parallel import are_several
 from dpvision.privacy.errors import InputError, named_option
 from dpvision.runs.places import check_free, is_run
@@ -22,6 +23,8 @@ RECORD, UNPAID_LEDGER = "sweep.json", "unpaid.jsonl"
 
 OF_EACH_RUN = ("epsilon", "method", "seed", "out")
 """The options of `train` that a sweep gives each run."""
+
+_PLACES = ("data", "test", "ledger")
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,7 @@ class Plan:
     def settings_of(self, method: str) -> dict[str, Any]:
         """Return the settings of a method: those of all, and those of it alone."""
         config = self.options.get("config") or {}
-        alone = {
-            name for name, value in config.items() if name in self.methods and isinstance(value, Mapping)
-        }
+        alone = {name for name, value in config.items() if _is_method(name) and isinstance(value, Mapping)}
         shared = {name: value for name, value in config.items() if name not in alone}
         return {**shared, **(config[method] if method in alone else {})}
 
@@ -103,7 +104,6 @@ class Plan:
         """Refuse methods that make no classifier, and settings that a method has not."""
         from dpvision.methods import check_settings, find_method
         from dpvision.methods.auto import choose_method
-        from dpvision.methods.registry import AUTO
 
         for method in self.methods:
             settings = self.settings_of(method)
@@ -116,32 +116,56 @@ class Plan:
 
     def _check_goes_on(self) -> None:
         """Refuse to put runs beside those of another sweep."""
-        path = self.out / RECORD
-        before, now = read_json(path).get("made_with"), self.made_with()
-        if before != now and any(map(is_run, self.out.iterdir())):
-            other = sorted(
-                name for name in now if not isinstance(before, Mapping) or before.get(name) != now[name]
-            )
+        path, now = self.out / RECORD, self._made_with()
+        before = self._made_before()
+        if not any(map(is_run, self.out.iterdir())):
+            return
+        others = [
+            name for name in (now.keys() | before.keys()) - {"settings"} if before.get(name) != now.get(name)
+        ]
+        others += [
+            f"set of settings of {method}"
+            for method, settings in now["settings"].items()
+            if before.get("settings", {}).get(method, settings) != settings
+        ]
+        if others:
+            another = ", ".join(sorted(others))
             raise InputError(
-                f"{path} is of a sweep with another {', '.join(other) or 'set of options'}; give the same "
-                "again, or name another folder"
+                f"{path} is of a sweep with another {another}; give the same again, or name another folder"
             )
 
     def made_with(self) -> dict[str, Any]:
-        """Return what all runs of a sweep have in common, as JSON types."""
+        """Return what the runs in the folder are made with, as JSON types; the settings by method."""
+        now, before = self._made_with(), self._made_before()
+        return {**now, "settings": {**before.get("settings", {}), **now["settings"]}}
+
+    def _made_before(self) -> dict[str, Any]:
+        """Return what earlier runs were made with, if there is a record of them."""
+        path = self.out / RECORD
+        if not path.exists():
+            return {}
+        before = read_json(path).get("made_with")
+        if not isinstance(before, dict) or not isinstance(before.get("settings"), dict):
+            raise InputError(
+                f"{path} is no record of a sweep; it was changed or damaged: name another folder"
+            )
+        return before
+
+    def _made_with(self) -> dict[str, Any]:
         from dpvision.api.sources import lasting
 
-        given = {name: value for name, value in self.options.items() if value not in (None, False)}
-        places = {name: lasting(given[name]) for name in ("test", "ledger") if _is_place(given.get(name))}
-        data = lasting(self.data) if _is_place(self.data) else self.data
-        return {
-            name: _plain(value)
-            for name, value in {"config": {}, **given, **places, "data": data, "unpaid": self.unpaid}.items()
+        given = {
+            name: lasting(value) if name in _PLACES and isinstance(value, str | os.PathLike) else value
+            for name, value in {**self.options, "data": self.data, "config": None}.items()
+            if value is not None and value is not False
         }
+        settings = {method: self.settings_of(method) for method in self.methods}
+        made = {**given, "unpaid": self.unpaid, "settings": settings}
+        return {name: _plain(value) for name, value in made.items()}
 
 
-def _is_place(value: Any) -> bool:
-    return isinstance(value, str | os.PathLike)
+def _is_method(name: str) -> bool:
+    return name == AUTO or name in known_methods()
 
 
 def _plain(value: Any) -> Any:

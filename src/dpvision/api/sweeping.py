@@ -87,10 +87,12 @@ def sweep(
 
     _begin(plan)
     failed: dict[str, str] = {}
+    said_once = _SaidOnce()
     for number, one in enumerate(plan.jobs, start=1):
         told = f"{one.name} ({number} of {len(plan.jobs)})"
         try:
-            result = _work(one, plan, progress and _named(progress, told))
+            with said_once:
+                result = _work(one, plan, progress and _named(progress, told))
             logger.info(f"{told}: test accuracy {result.test_accuracy or 'not measured'}")
         except Exception as error:  # of a method, or of the machine: the others may do
             failed[one.name] = (
@@ -119,6 +121,27 @@ def _work(job: Job, plan: Plan, progress: Progress | None) -> Result:
         return cast("Result", resume(out, **in_memory, network=job.options.network, progress=progress))
     check_free(out)
     return cast("Result", whole_run(plan.data, job.options, "a classifier", progress))
+
+
+class _SaidOnce(logging.Filter):
+    """Within it, what one run has announced of the images the others do not announce again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether something is said for the first time."""
+        message = record.getMessage()
+        is_new = message not in self._said
+        self._said.add(message)
+        return is_new
+
+    def __enter__(self) -> None:
+        logger.addFilter(self)
+
+    def __exit__(self, *_: object) -> None:
+        logger.removeFilter(self)
 
 
 def _named(progress: Progress, run: str) -> Progress:
