@@ -28,7 +28,7 @@ def drawn() -> Any:
 def test_what_it_shows_is_said() -> None:
     found = ElementTree.fromstring(svg(drawn(), "Accuracy against ε"))
     texts = {"".join(one.itertext()).strip() for one in found.iter() if one.tag.endswith(("}text", "}title"))}
-    assert {"dp-sgd", "dp-ridge", "hollow: NOT PRIVATE", "95 % interval of a run"} <= texts
+    assert {"dp-sgd", "dp-ridge", "hollow: NOT PRIVATE", "95 % interval of a run; line: mean"} <= texts
     assert {"ε spent", "test accuracy", "Of these runs 2 unpaid.", "Accuracy against ε"} <= texts
     assert {"1", "8"} <= texts, "ε is marked where there are runs"
 

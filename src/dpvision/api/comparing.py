@@ -64,9 +64,9 @@ class SameData:
 
 
 _CHOOSING = (
-    "Who publishes one because it is the most accurate has spent what all of them cost, and not its own ε "
-    "alone; by the accuracy on private images, more still, which no ledger has. `dpvision tune` pays for a "
-    "choice."
+    "To publish the most accurate of them costs what all of them cost together, not its own ε alone, and "
+    "more where the images that this was measured on are private, which no ledger counts; `dpvision tune` "
+    "pays for a choice."
 )
 _UNPAID = (
     "{} unpaid on images that were said to be public: no account has what that costs. Where the images are "

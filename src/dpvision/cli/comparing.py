@@ -14,7 +14,7 @@ from dpvision.api.options import TrainOptions, check_sort
 from dpvision.api.sweep_plan import Plan
 from dpvision.cli.interruption import repeatable
 from dpvision.cli.options import AsJson, checks, command
-from dpvision.cli.output import columns, duration, show
+from dpvision.cli.output import columns, duration, printable, show
 from dpvision.cli.progress import work_bars
 from dpvision.privacy.errors import InputError
 from dpvision.runs.places import check_chart, check_folder
@@ -235,4 +235,4 @@ def _together(said: Iterable[tuple[str, str]], what: str = "") -> Iterator[str]:
     for name, of_run in said:
         names.setdefault(of_run, []).append(name)
     for of_runs, some in names.items():
-        yield f"{', '.join(some)}: {what}{of_runs}"
+        yield printable(f"{', '.join(some)}: {what}{of_runs}", breaks=False)

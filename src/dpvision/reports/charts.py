@@ -169,8 +169,8 @@ def _near(x: float) -> float:
 def _legend(axes: Axes, has_hollow: bool) -> None:
     if has_hollow:
         axes.plot([], [], "o", color="#444444", markerfacecolor="white", label="hollow: NOT PRIVATE")
-    axes.plot([], [], "|", color="#444444", markersize=9, label="95 % interval of a run")
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, fontsize=10, columnspacing=1.2)
+    axes.plot([], [], "|", color="#444444", markersize=9, label="95 % interval of a run; line: mean")
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=4, fontsize=10, columnspacing=1.2)
 
 
 def _ticks(values: Sequence[float]) -> list[float]:
