@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import dpvision
-from dpvision.api.comparing import SameData, write_chart
+from dpvision.api.comparing import SameData
+from dpvision.api.run_chart import write_chart
 from dpvision.api.run_rows import RunRow
 from dpvision.images import Images
 from dpvision.privacy import Account, Event, InputError, Ledger, default_ledger_path, epsilon
@@ -46,6 +47,9 @@ def test_a_finished_run_is_as_its_card_says(images: Images, tmp_path: Path) -> N
     assert row.started == json.loads((Path(row.path) / "config.json").read_text())["started"]
     assert row.seconds is not None
     assert row.images is None
+    report = result.test_report
+    assert row.figure("auc") == (report.auc.value, *report.auc.interval)
+    assert row.figure("accuracy") == (test.value, *test.interval)
 
 
 def test_a_release_alone_counts_and_does_not_know_its_ledger(images: Images, tmp_path: Path) -> None:
@@ -228,6 +232,8 @@ def test_a_chart_is_written_as_its_name_says(images: Images, tmp_path: Path) -> 
         "unit: image",
     ):
         assert said in text
+    write_chart(found, tmp_path / "auc.svg", "auc")
+    assert "AUC, n = 120" in (tmp_path / "auc.svg").read_text()
     write_chart(found, tmp_path / "chart.PNG")
     assert (tmp_path / "chart.PNG").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(InputError, match=r"must end in \.svg or \.png"):

@@ -30,8 +30,15 @@ def sweep(images: Images, out: Path, **options: Any) -> Sweep:
 
 
 def interrupt(run: str, at: int) -> Progress:
+    """Interrupt a run of a sweep at a step."""
+    current = ""
+
     def progress(what: str, done: int, total: int, account: Account | None = None) -> None:
-        if what.startswith(f"{run} (") and done == at:
+        nonlocal current
+        if what == sweeping.RUNS:
+            assert total in (4, 8)
+            current = RUNS[done]
+        elif current == run and done == at:
             raise KeyboardInterrupt
 
     return progress

@@ -48,6 +48,9 @@ def test_a_sweep_and_its_table(swept: Path, tmp_path: Path, capsys: pytest.Captu
     assert [row["name"] for row in found["runs"]] == NAMES
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
 
+    assert run(["runs", str(swept), "--figure", "auc"]) == 0
+    assert "AUC (95 %)" in capsys.readouterr().out
+
     assert run([*SWEEP, *SETTINGS, "--out", str(swept), "--json"]) == 0
     again = last_line(capsys)
     assert again["runs"] == found["runs"]

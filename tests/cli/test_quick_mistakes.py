@@ -34,6 +34,7 @@ MISTAKES = {
     "audit photos --canaries many": "--epsilon is missing",
     "audit photos --epsilon 1 --canaries many": "no canaries 'many'",
     "runs full --sort colour": "cannot be sorted by 'colour'",
+    "runs full --figure beauty": "cannot be compared by 'beauty'",
     "runs full --chart chart.pdf": "chart.pdf must end in .svg or .png",
     "sweep photos --epsilons 1 --out new": "--methods is missing",
     "sweep photos --methods magic --epsilons 1 --out new": "no method 'magic'",

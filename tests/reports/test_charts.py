@@ -28,7 +28,7 @@ def drawn() -> Any:
 def test_what_it_shows_is_said() -> None:
     found = ElementTree.fromstring(svg(drawn(), "Accuracy against ε"))
     texts = {"".join(one.itertext()).strip() for one in found.iter() if one.tag.endswith(("}text", "}title"))}
-    assert {"dp-sgd", "dp-ridge", "hollow: NOT PRIVATE", "95 % interval of a run; line: mean"} <= texts
+    assert {"dp-sgd", "dp-ridge", "hollow: NOT PRIVATE", "a run's 95 % interval"} <= texts
     assert {"ε spent", "test accuracy", "Of these runs 2 unpaid.", "Accuracy against ε"} <= texts
     assert {"1", "8"} <= texts, "ε is marked where there are runs"
 
@@ -63,6 +63,12 @@ def test_equal_charts_are_equal_files() -> None:
 def test_the_name_of_the_file_says_the_form() -> None:
     assert in_form_of(Path("a.PNG"), drawn(), "").startswith(b"\x89PNG")
     assert b"<svg" in in_form_of(Path("a.svg"), drawn(), "")
+
+
+@pytest.mark.filterwarnings("error")
+def test_there_is_room_for_many_long_names() -> None:
+    names = [f"dp-mix-diff, photographs-{number}, add_or_remove_one, δ = 1e-05" for number in range(9)]
+    png(privacy_utility([Series(name, SERIES[0].points) for name in names], **LABELS))
 
 
 def test_pyplot_is_left_alone() -> None:

@@ -8,15 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpvision.api.run_chart import chart_of
 from dpvision.api.run_rows import RunRow, find_rows
 from dpvision.privacy import Event, InputError, Ledger, epsilon
-from dpvision.runs.files import write_atomically
-from dpvision.runs.places import check_chart
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-TITLE = "Test accuracy against ε"
 
 
 @dataclass(frozen=True)
@@ -116,13 +113,13 @@ class Runs:
             )
         return tuple(said)
 
-    def chart(self) -> Figure:
-        """Draw test accuracy against ε, for each method a line.
+    def chart(self, figure: str = "accuracy") -> Figure:
+        """Draw test accuracy, or "auc", against ε, for each method a line.
 
         Raises:
-            InputError: no run has a test accuracy.
+            InputError: no run has that figure.
         """
-        return chart_of(self.rows, note=self._note())
+        return chart_of(self.rows, figure, self._note())
 
     def _note(self) -> str:
         unpaid = sum(row.cost == "unpaid" and row.is_private is True for row in self.rows)
@@ -145,11 +142,11 @@ def runs_in(folder: str | os.PathLike[str], *, sort: str = "name") -> Runs:
 
 def _together(rows: Sequence[RunRow]) -> list[SameData]:
     """Return the runs of each data set together, but for those that say that theirs is public."""
-    by_digest: dict[str, list[RunRow]] = {}
+    by_data: dict[tuple[str, str | None], list[RunRow]] = {}
     for row in rows:
         if row.digest is not None and (row.cost != "unpaid" or row.not_private_because):
-            by_digest.setdefault(row.digest, []).append(row)
-    return [_cost_together(of_data) for of_data in by_digest.values()]
+            by_data.setdefault((row.digest, row.unit), []).append(row)
+    return [_cost_together(of_data) for of_data in by_data.values()]
 
 
 def _cost_together(rows: Sequence[RunRow]) -> SameData:
@@ -181,62 +178,3 @@ def _cost_together(rows: Sequence[RunRow]) -> SameData:
         )
     except InputError as error:
         return SameData(data, names, len(paid), because=str(error))
-
-
-def chart_of(rows: Sequence[RunRow], note: str = "") -> Figure:
-    """Draw rows as `Runs.chart` does, with a note beneath."""
-    from dpvision.reports.charts import Point, Series, privacy_utility
-
-    shown = [row for row in rows if row.test_interval_95 and row.epsilon is not None and row.epsilon > 0]
-    if not shown:
-        raise InputError(
-            "no run here has a test accuracy, so there is nothing to draw; train with test images"
-        )
-    differ = [name for name in ("data", "unit", "neighboring_relation", "delta") if _differs(shown, name)]
-    series: dict[str, list[Point]] = {}
-    for row in shown:
-        assert row.test_interval_95 is not None, "of those that are shown"
-        assert row.test_accuracy is not None
-        assert row.epsilon is not None
-        name = ", ".join([str(row.method), *(_short(name, getattr(row, name)) for name in differ)])
-        low, high = row.test_interval_95
-        point = Point(row.epsilon, row.test_accuracy, low, high, is_hollow=not row.is_private)
-        series.setdefault(name, []).append(point)
-    first, same = shown[0], {"delta", "neighboring_relation", "unit"} - set(differ)
-    said = [
-        "ε spent (log scale)",
-        *([f"δ = {first.delta:g}"] if "delta" in same else []),
-        *([str(first.neighboring_relation)] if "neighboring_relation" in same else []),
-        *([f"unit: {first.unit}"] if "unit" in same else []),
-    ]
-    totals = sorted({row.test_total for row in shown if row.test_total})
-    count = f"n = {totals[0]}" if len(totals) == 1 else f"n = {totals[0]} to {totals[-1]}"
-    return privacy_utility(
-        [Series(name, tuple(points)) for name, points in series.items()],
-        x=", ".join(said),
-        y=f"test accuracy, {count}",
-        note=note,
-    )
-
-
-def write_chart(runs: Runs, path: Path) -> None:
-    """Write the chart of runs as SVG or PNG, by the file's name.
-
-    Raises:
-        InputError: as `Runs.chart`, or the name or the file system refuses.
-    """
-    check_chart(path)
-    from dpvision.reports.charts import in_form_of
-
-    write_atomically(path, in_form_of(path, runs.chart(), TITLE))
-
-
-def _differs(rows: Sequence[RunRow], name: str) -> bool:
-    return len({getattr(row, name) for row in rows}) > 1
-
-
-def _short(name: str, value: Any) -> str:
-    """Write what distinguishes a series for the legend."""
-    if name == "delta":
-        return f"δ = {value:g}"
-    return Path(str(value)).name if name == "data" else str(value)

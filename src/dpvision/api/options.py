@@ -391,6 +391,16 @@ SORTS = ("name", "method", "epsilon", "accuracy", "started")
 """What runs may be sorted by; by accuracy the best is first."""
 
 
+FIGURES = {"accuracy": "test accuracy", "auc": "AUC"}
+"""What runs may be compared by, and what it is called."""
+
+
+def check_figure(figure: str) -> None:
+    """Raise InputError unless runs can be compared by it."""
+    if figure not in FIGURES:
+        raise InputError(f"runs cannot be compared by '{figure}'; choose one of {', '.join(FIGURES)}")
+
+
 def check_sort(sort: str) -> None:
     """Raise InputError unless runs can be sorted so."""
     if sort not in SORTS:

@@ -4,6 +4,7 @@ account.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ from dpvision.runs import RunDirectory
 from dpvision.runs.files import read_json
 from dpvision.runs.metrics import steps_taken
 from dpvision.runs.places import check_folder, is_run
+
+logger = logging.getLogger("dpvision")
 
 State = Literal["finished", "running", "interrupted", "damaged"]
 Cost = Literal["paid", "unpaid", "free", "unknown"]
@@ -51,6 +54,7 @@ class RunRow:
         has_learned: whether all that takes private images is done.
         test_accuracy, test_interval_95, test_total: the share of the test images that is right, its exact
             95 % interval, and how many images there are; None without.
+        auc, auc_interval_95: the area under the ROC curve on them, which is in RUN/private and on no card.
         images: how many images were released, if it makes images.
         cost: see `Cost`.
         cost_because: why it is not paid.
@@ -78,6 +82,8 @@ class RunRow:
     test_accuracy: float | None = None
     test_interval_95: tuple[float, float] | None = None
     test_total: int | None = None
+    auc: float | None = None
+    auc_interval_95: tuple[float, float] | None = None
     images: int | None = None
     cost: Cost = "unknown"
     cost_because: str = ""
@@ -86,6 +92,13 @@ class RunRow:
     run_id: str | None = None
     digest: str | None = None
     ledger: str | None = None
+
+    def figure(self, name: str) -> tuple[float, float, float] | None:
+        """Return "accuracy" or "auc" on the test images, and the ends of its 95 % interval; None without."""
+        value, interval = self.test_accuracy, self.test_interval_95
+        if name == "auc":
+            value, interval = self.auc, self.auc_interval_95
+        return None if value is None or interval is None else (value, *interval)
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON types."""
@@ -154,7 +167,10 @@ def _places(folder: Path) -> Iterator[Path]:
         return
     for below in sorted(folder.iterdir()):
         if below.is_dir() and not below.is_symlink() and not below.name.startswith("."):
-            yield from _places(below)
+            try:
+                yield from _places(below)
+            except PermissionError:
+                logger.warning(f"{below} may not be read, and is left out")
 
 
 def _is_release(folder: Path) -> bool:
@@ -202,7 +218,7 @@ def _of_run(run: RunDirectory, ledgers: _Ledgers) -> dict[str, Any]:
         "started": config.get("started"),
     }
     if run.is_released:
-        found |= {"state": "finished", "has_learned": True, **_of_card(run.release_path)}
+        found |= {"state": "finished", "has_learned": True, **_of_card(run.release_path), **_of_test(run)}
     else:
         found |= _how_far(run)
     found |= {name: run.private.get(name) for name in ("run_id", "digest", "ledger")}
@@ -252,6 +268,15 @@ def _of_card(release: Path) -> dict[str, Any]:
             "test_total": int(test["total"]),
         }
     return found
+
+
+def _of_test(run: RunDirectory) -> dict[str, Any]:
+    """Return of the figures in RUN/private what no card has."""
+    auc = read_json(run.test_path).get("auc") if run.test_path.exists() else None
+    if auc is None or auc["value"] is None:  # of one class alone
+        return {}
+    low, high = map(float, auc["interval_95"])
+    return {"auc": float(auc["value"]), "auc_interval_95": (low, high)}
 
 
 def _of_release(release: Path) -> dict[str, Any]:

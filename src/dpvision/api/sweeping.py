@@ -25,6 +25,9 @@ logger = logging.getLogger("dpvision")
 CHART = "sweep.svg"
 """The file of the chart, beside the runs."""
 
+RUNS = "runs of the sweep"
+"""What progress is told of, beside what each run tells it."""
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -90,15 +93,18 @@ def sweep(
     said_once = _SaidOnce()
     for number, one in enumerate(plan.jobs, start=1):
         told = f"{one.name} ({number} of {len(plan.jobs)})"
+        logger.info(told)
+        if progress is not None:
+            progress(RUNS, number - 1, len(plan.jobs))
         try:
             with said_once:
-                result = _work(one, plan, progress and _named(progress, told))
-            logger.info(f"{told}: test accuracy {result.test_accuracy or 'not measured'}")
+                result = _work(one, plan, progress)
+            logger.info(f"  test accuracy {result.test_accuracy or 'not measured'}")
         except Exception as error:  # of a method, or of the machine: the others may do
             failed[one.name] = (
                 str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             )
-            logger.warning(f"{told} failed: {failed[one.name]}")
+            logger.warning(f"  failed: {failed[one.name]}")
     runs = runs_in(out)
     done = Sweep(runs, failed, _write_chart(runs, Path(out)))
     _write_record(plan, done.to_json())
@@ -144,15 +150,6 @@ class _SaidOnce(logging.Filter):
         logger.removeFilter(self)
 
 
-def _named(progress: Progress, run: str) -> Progress:
-    """Let progress say which run it is of."""
-
-    def tell(what: str, done: int, total: int, account: Any = None) -> None:
-        progress(f"{run}: {what}", done, total, account)
-
-    return tell
-
-
 def _begin(plan: Plan) -> None:
     """Write what the runs are made with, before the first: other runs may not come beside them."""
     from dpvision.runs.files import writing
@@ -172,7 +169,7 @@ def _write_chart(runs: Runs, out: Path) -> Path | None:
     """Write the chart of a sweep, if there is something to draw."""
     if not any(row.test_accuracy is not None for row in runs.rows):
         return None
-    from dpvision.api.comparing import write_chart
+    from dpvision.api.run_chart import write_chart
 
     path = out / CHART
     write_chart(runs, path)

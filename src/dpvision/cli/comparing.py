@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dpvision import api
-from dpvision.api.options import TrainOptions, check_sort
+from dpvision.api.options import FIGURES, TrainOptions, check_figure, check_sort
 from dpvision.api.sweep_plan import Plan
 from dpvision.cli.interruption import repeatable
 from dpvision.cli.options import AsJson, checks, command
@@ -27,7 +27,7 @@ _NOTHING = "–"
 OF_EACH_RUN = ("epsilon", "method", "seed")
 
 
-@checks(folder=check_folder, chart=check_chart, sort=check_sort)
+@checks(folder=check_folder, chart=check_chart, figure=check_figure, sort=check_sort)
 def runs(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="A folder with runs or releases in it, or one of them.")
@@ -40,6 +40,10 @@ def runs(
             show_default=False,
         ),
     ] = None,
+    figure: Annotated[
+        str,
+        typer.Option(help="Compare by accuracy, or by auc, which is in RUN/private and on no card."),
+    ] = "accuracy",
     sort: Annotated[
         str, typer.Option(help="By name, method, epsilon, accuracy (the best first) or started.")
     ] = "name",
@@ -58,10 +62,10 @@ def runs(
     """
     found = api.runs_in(folder, sort=sort)
     if chart is not None:
-        from dpvision.api.comparing import write_chart
+        from dpvision.api.run_chart import write_chart
 
-        write_chart(found, chart)
-    show(found.to_json(), as_json, runs_text(found))
+        write_chart(found, chart, figure)
+    show(found.to_json(), as_json, runs_text(found, figure))
 
 
 @command(TrainOptions, without=OF_EACH_RUN)
@@ -139,11 +143,11 @@ def _numbers(text: str) -> list[float]:
         ) from None
 
 
-def runs_text(found: Runs) -> str:
+def runs_text(found: Runs, figure: str = "accuracy") -> str:
     """Write runs as a table: what is the same of all of them above it, and what has to be said beneath."""
     if not found.rows:
         return f"there are no runs in {found.folder}"
-    parts = {head: [cell(row) for row in found.rows] for head, cell in _COLUMNS.items()}
+    parts = {head: [cell(row) for row in found.rows] for head, cell in _columns(figure).items()}
     same = {
         head: max(cells, key=lambda cell: cell != _NOTHING)
         for head, cells in parts.items()
@@ -164,11 +168,12 @@ def _epsilon(row: RunRow) -> str:
     return _NOTHING if row.target_epsilon is None else f"{row.target_epsilon:g} planned"
 
 
-def _accuracy(row: RunRow) -> str:
-    if row.test_accuracy is None or row.test_interval_95 is None:
+def _figure(row: RunRow, figure: str) -> str:
+    found = row.figure(figure)
+    if found is None:
         return _NOTHING
-    low, high = row.test_interval_95
-    return f"{row.test_accuracy:.2%} ({low:.2%} to {high:.2%})"
+    value, low, high = (f"{one:.4f}" if figure == "auc" else f"{one:.2%}" for one in found)
+    return f"{value} ({low} to {high})"
 
 
 def _state(row: RunRow) -> str:
@@ -194,23 +199,27 @@ def _or_nothing(value: object) -> str:
     return _NOTHING if value is None else str(value)
 
 
-_COLUMNS: dict[str, Callable[[RunRow], str]] = {
-    "run": lambda row: row.name,
-    "method": lambda row: _or_nothing(row.method),
-    "data": lambda row: _NOTHING if row.data is None else Path(row.data).name,
-    "ε": _epsilon,
-    "δ": lambda row: _NOTHING if row.delta is None else f"{row.delta:g}",
-    "relation": lambda row: _or_nothing(row.neighboring_relation),
-    "unit": lambda row: _or_nothing(row.unit),
-    "private": _private,
-    "cost": lambda row: row.cost,
-    "state": _state,
-    "test accuracy (95 %)": _accuracy,
-    "n": lambda row: _or_nothing(row.test_total),
-    "images": lambda row: _or_nothing(row.images),
-    "started (UTC)": _started,
-    "time": lambda row: _NOTHING if row.seconds is None else duration(row.seconds),
-}
+def _columns(figure: str) -> dict[str, Callable[[RunRow], str]]:
+    """Return what each column says of a run, by its head."""
+    return {
+        "run": lambda row: row.name,
+        "method": lambda row: _or_nothing(row.method),
+        "data": lambda row: _NOTHING if row.data is None else Path(row.data).name,
+        "ε": _epsilon,
+        "δ": lambda row: _NOTHING if row.delta is None else f"{row.delta:g}",
+        "relation": lambda row: _or_nothing(row.neighboring_relation),
+        "unit": lambda row: _or_nothing(row.unit),
+        "private": _private,
+        "cost": lambda row: row.cost,
+        "state": _state,
+        f"{FIGURES[figure]} (95 %)": lambda row: _figure(row, figure),
+        "n": lambda row: _or_nothing(row.test_total),
+        "images": lambda row: _or_nothing(row.images),
+        "started (UTC)": _started,
+        "time": lambda row: _NOTHING if row.seconds is None else duration(row.seconds),
+    }
+
+
 _OFTEN_THE_SAME = ("data", "δ", "relation", "unit", "n")
 
 

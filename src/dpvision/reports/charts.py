@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,6 +43,10 @@ STYLE: Any = {
 _PNG_DPI = 150
 _APART, _WIDEST = 0.035, 0.3
 """How far apart the runs at one ε are drawn, and all of them together at most, in powers of e."""
+
+
+_LEGEND, _MARK = 90, 6
+"""How many characters of the legend stand beside each other, and how many a mark takes the place of."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +96,17 @@ def in_form_of(path: Path, figure: Figure, title: str) -> bytes:
     return png(figure) if path.suffix.lower() == ".png" else svg(figure, title)
 
 
-def privacy_utility(series: Sequence[Series], *, x: str, y: str, note: str = "") -> Figure:
+def privacy_utility(
+    series: Sequence[Series], *, x: str, y: str, note: str = "", in_percent: bool = True
+) -> Figure:
     """Draw what models are worth against the ε that each has cost, on a logarithmic axis.
 
     Args:
         series: at least one, each with a point at least; a line leads through the means of its points that
             are not hollow.
-        x, y: what the axes show; the values of y are shares from 0 to 1, and shown as per cent.
+        x, y: what the axes show.
         note: a sentence or two beneath.
+        in_percent: whether the values of y, which are shares from 0 to 1, are shown as per cent.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure()
@@ -110,7 +118,8 @@ def privacy_utility(series: Sequence[Series], *, x: str, y: str, note: str = "")
         axes.set_xticks([], minor=True)
         first, last = min(at), max(at)
         axes.set_xlim(first / 1.35, last * 1.35)
-        axes.yaxis.set_major_formatter("{x:.0%}" if _is_wide(series) else "{x:.1%}")
+        if in_percent:
+            axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         _legend(axes, any(point.is_hollow for one in series for point in one.points))
@@ -169,8 +178,11 @@ def _near(x: float) -> float:
 def _legend(axes: Axes, has_hollow: bool) -> None:
     if has_hollow:
         axes.plot([], [], "o", color="#444444", markerfacecolor="white", label="hollow: NOT PRIVATE")
-    axes.plot([], [], "|", color="#444444", markersize=9, label="95 % interval of a run; line: mean")
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=4, fontsize=10, columnspacing=1.2)
+    axes.plot([], [], "|", color="#444444", markersize=9, label="a run's 95 % interval")
+    _, names = axes.get_legend_handles_labels()
+    wide = [len(name) + _MARK for name in names]
+    columns = len(wide) if sum(wide) <= _LEGEND else max(1, _LEGEND // max(wide))
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, fontsize=10, columnspacing=1.2)
 
 
 def _ticks(values: Sequence[float]) -> list[float]:
@@ -180,12 +192,6 @@ def _ticks(values: Sequence[float]) -> list[float]:
         if not kept or value > 1.12 * kept[-1]:
             kept.append(value)
     return kept
-
-
-def _is_wide(series: Sequence[Series]) -> bool:
-    """Say whether the values are so far apart that whole per cents tell them apart."""
-    ends = [end for one in series for point in one.points for end in (point.low, point.high)]
-    return max(ends) - min(ends) > 0.06
 
 
 def _drawn(figure: Figure, form: str, metadata: dict[str, str | None]) -> bytes:
