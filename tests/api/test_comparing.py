@@ -75,7 +75,9 @@ def test_an_interrupted_run_says_at_which_step(images: Images, tmp_path: Path, a
 
     with pytest.raises(KeyboardInterrupt):
         train(images, tmp_path / "run", progress=progress)
-    (row,) = dpvision.runs_in(tmp_path).rows
+    found = dpvision.runs_in(tmp_path)
+    assert "with all that is planned by 1 not finished" in found.notes[0]
+    (row,) = found.rows
     assert (row.state, row.step, row.steps, row.epsilon) == ("interrupted", step, STEPS, None)
     assert (row.target_epsilon, row.cost, row.has_learned) == (3.0, "paid", False)
     with RunDirectory.open(tmp_path / "run").locked():
@@ -241,6 +243,6 @@ def test_a_chart_is_written_as_its_name_says(images: Images, tmp_path: Path) -> 
 
 
 def test_one_run_is_not_called_many() -> None:
-    one = SameData("photos", ("run",), 1, 0.5, 1e-5, "add_or_remove_one")
+    one = SameData("photos", ("run",), 1, 0, 0.5, 1e-5, "add_or_remove_one")
     expected = "1 run is on private images (photos) that no other here is on: it cost ε 0.5 at delta 1e-05"
     assert one.in_words() == f"{expected} (add_or_remove_one)."

@@ -192,6 +192,7 @@ def test_an_unpaid_run_does_not_go_on_once_its_images_are_private(images: Images
 MISTAKES: dict[str, dict[str, Any]] = {
     "methods must be one or more values, all different": {"methods": ["dp-sgd", "dp-sgd"]},
     "epsilons must be one or more values, all different": {"epsilons": []},
+    "both runs would be dp-sgd-eps1-run1": {"epsilons": [1, 1 + 1e-9]},
     "seeds must be a whole number of at least 1": {"seeds": 0},
     "there is no option 'seed' of a sweep": {"seed": 1},
     "there is no method 'magic'": {"methods": ["magic"]},

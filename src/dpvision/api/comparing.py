@@ -24,8 +24,9 @@ class SameData:
         data: where the images were, if they were not in memory.
         runs: the names of the runs.
         paid: how many of them are paid: in a ledger, and private.
-        epsilon: what the paid ones cost together at ``delta`` and ``neighboring_relation``, those that are
-            not finished as they planned; None where that cannot be told.
+        unfinished: how many of these are not finished, and count for all that they plan.
+        epsilon: what the paid ones cost together at ``delta`` and ``neighboring_relation``; None where that
+            cannot be told.
         others, epsilon_with_others: how many further runs their ledgers have, and the ε of all of them.
         because: why it cannot be told.
     """
@@ -33,6 +34,7 @@ class SameData:
     data: str | None
     runs: tuple[str, ...]
     paid: int
+    unfinished: int = 0
     epsilon: float | None = None
     delta: float | None = None
     neighboring_relation: str | None = None
@@ -55,8 +57,10 @@ class SameData:
         if self.paid == len(self.runs):
             paid = "it" if self.paid == 1 else "together they"
         said = f"{count}: {paid} cost ε {self.epsilon:.4g} {at}"
+        if self.unfinished:
+            said += f", with all that is planned by {self.unfinished} not finished"
         if self.others:
-            said += f", with {self.others} more in the ledger ε {self.epsilon_with_others:.4g}"
+            said += f"; with {self.others} more in the ledger ε {self.epsilon_with_others:.4g}"
         return f"{said}. {_CHOOSING}" if len(self.runs) > 1 else f"{said}."
 
 
@@ -152,6 +156,7 @@ def _together(rows: Sequence[RunRow]) -> list[SameData]:
 def _cost_together(rows: Sequence[RunRow]) -> SameData:
     """Compose what the ledgers of runs on the same images say of them."""
     paid = [row for row in rows if row.cost == "paid"]
+    unfinished = sum(row.state != "finished" for row in paid)
     data = next((row.data for row in rows if row.data), None)
     names = tuple(row.name for row in rows)
     if not paid:
@@ -170,6 +175,7 @@ def _cost_together(rows: Sequence[RunRow]) -> SameData:
             data,
             names,
             len(paid),
+            unfinished,
             together,
             at.delta,
             at.neighboring_relation,
@@ -177,4 +183,4 @@ def _cost_together(rows: Sequence[RunRow]) -> SameData:
             epsilon(everything, at.delta, at.neighboring_relation) if others else together,
         )
     except InputError as error:
-        return SameData(data, names, len(paid), because=str(error))
+        return SameData(data, names, len(paid), unfinished, because=str(error))

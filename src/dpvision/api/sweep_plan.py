@@ -70,6 +70,12 @@ class Plan:
                 f"{named_option('unpaid', True)} has a ledger of its own; leave out {named_option('ledger')}"
             )
         self.jobs = list(self._jobs())
+        names = [job.name for job in self.jobs]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise InputError(
+                f"two of the epsilons are so near that both runs would be {twice}; leave one out"
+            )
 
     def _jobs(self) -> Iterator[Job]:
         """Yield the job of each run: first one of each kind, so that an interrupted sweep compares all."""

@@ -158,8 +158,8 @@ def runs_text(found: Runs, figure: str = "accuracy") -> str:
     lines = zip(*shown.values(), strict=True)
     texts = [f"all: {told}"] if told else []
     texts.append(columns([list(shown), *map(list, lines)]))
-    reasons = list(_reasons(found.rows))
-    return "\n\n".join([*texts, *(["\n".join(reasons)] if reasons else []), "\n".join(found.notes)]).rstrip()
+    notes = [printable(note, breaks=False) for note in found.notes]
+    return "\n\n".join(filter(None, [*texts, "\n".join(_reasons(found.rows)), "\n".join(notes)]))
 
 
 def _epsilon(row: RunRow) -> str:
