@@ -142,8 +142,8 @@ class _Ledgers:
     def __init__(self) -> None:
         self._runs: dict[str, frozenset[str] | str] = {}
 
-    def problem(self, path: str, run_id: str) -> tuple[Cost, str]:
-        """Say whether a run is in a ledger, and if not, why."""
+    def cost_of(self, path: str, run_id: str) -> tuple[Cost, str]:
+        """Say whether what a run cost is in a ledger, and if not, why."""
         if path not in self._runs:
             try:
                 there = os.path.exists(path)
@@ -299,4 +299,4 @@ def _cost(run: RunDirectory, ledgers: _Ledgers, not_private: Sequence[str]) -> t
         return "unpaid", _NOT_PRIVATE.format("; ".join(not_private))
     if run.config.get("unpaid"):
         return "unpaid", PUBLIC
-    return ledgers.problem(run.of_account("ledger"), run.of_account("run_id"))
+    return ledgers.cost_of(run.of_account("ledger"), run.of_account("run_id"))
