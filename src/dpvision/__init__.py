@@ -15,12 +15,14 @@ from dpvision._lazy import lazy
 if TYPE_CHECKING:
     from dpvision.api import (
         audit,
+        compare,
         evaluate,
         evaluate_images,
         load,
         membership,
         plan,
         predict,
+        registry_entry,
         resume,
         runs_in,
         sample,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
         train,
         tune,
         verify,
+        write_card,
     )
     from dpvision.images import (
         Images,
@@ -49,6 +52,7 @@ __all__ = [
     "InputError",
     "__version__",
     "audit",
+    "compare",
     "evaluate",
     "evaluate_images",
     "images_from_arrays",
@@ -60,6 +64,7 @@ __all__ = [
     "plan",
     "predict",
     "register_network",
+    "registry_entry",
     "resume",
     "runs_in",
     "sample",
@@ -69,6 +74,7 @@ __all__ = [
     "train",
     "tune",
     "verify",
+    "write_card",
 ]
 
 _HOMES = {
@@ -76,6 +82,7 @@ _HOMES = {
     "Images": "dpvision.images",
     "InputError": "dpvision.privacy",
     "audit": "dpvision.api",
+    "compare": "dpvision.api",
     "evaluate": "dpvision.api",
     "evaluate_images": "dpvision.api",
     "load": "dpvision.api",
@@ -87,6 +94,7 @@ _HOMES = {
     "plan": "dpvision.api",
     "predict": "dpvision.api",
     "register_network": "dpvision.networks",
+    "registry_entry": "dpvision.api",
     "resume": "dpvision.api",
     "runs_in": "dpvision.api",
     "sample": "dpvision.api",
@@ -96,6 +104,7 @@ _HOMES = {
     "train": "dpvision.api",
     "tune": "dpvision.api",
     "verify": "dpvision.api",
+    "write_card": "dpvision.api",
 }
 
 

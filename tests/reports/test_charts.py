@@ -65,6 +65,13 @@ def test_the_name_of_the_file_says_the_form() -> None:
     assert b"<svg" in in_form_of(Path("a.svg"), drawn(), "")
 
 
+def test_names_are_no_formulas_and_no_markup() -> None:
+    name = "dp-sgd, $\\frac{$ <script>"
+    drawn = svg(privacy_utility([Series(name, SERIES[0].points)], **LABELS), "a & b")
+    texts = {"".join(one.itertext()).strip() for one in ElementTree.fromstring(drawn).iter()}
+    assert {name, "a & b"} <= texts
+
+
 @pytest.mark.filterwarnings("error")
 def test_there_is_room_for_many_long_names() -> None:
     names = [f"dp-mix-diff, photographs-{number}, add_or_remove_one, δ = 1e-05" for number in range(9)]

@@ -8,12 +8,14 @@ from dpvision._lazy import lazy
 
 if TYPE_CHECKING:
     from dpvision.api.auditing import Audit, audit
+    from dpvision.api.cards import Comparison, compare, registry_entry
     from dpvision.api.comparing import Runs, runs_in
     from dpvision.api.forecast import Forecast, plan
     from dpvision.api.measuring import evaluate_images
     from dpvision.api.membership_inference import Membership, membership
     from dpvision.api.publishing import Result, Synthesis
     from dpvision.api.refitting import synthesize_from
+    from dpvision.api.release_cards import write_card
     from dpvision.api.sampling import sample
     from dpvision.api.sweeping import Sweep, sweep
     from dpvision.api.synthesis import synthesize
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Audit",
+    "Comparison",
     "Forecast",
     "Membership",
     "Prediction",
@@ -35,6 +38,7 @@ __all__ = [
     "Synthesis",
     "Verification",
     "audit",
+    "compare",
     "evaluate",
     "evaluate_images",
     "load",
@@ -42,6 +46,7 @@ __all__ = [
     "plan",
     "predict",
     "predictions",
+    "registry_entry",
     "resume",
     "runs_in",
     "sample",
@@ -51,10 +56,12 @@ __all__ = [
     "train",
     "tune",
     "verify",
+    "write_card",
 ]
 
 _HOMES = {
     "Audit": "dpvision.api.auditing",
+    "Comparison": "dpvision.api.cards",
     "Forecast": "dpvision.api.forecast",
     "Membership": "dpvision.api.membership_inference",
     "Prediction": "dpvision.api.using",
@@ -65,6 +72,7 @@ _HOMES = {
     "Synthesis": "dpvision.api.publishing",
     "Verification": "dpvision.api.verifying",
     "audit": "dpvision.api.auditing",
+    "compare": "dpvision.api.cards",
     "evaluate": "dpvision.api.using",
     "evaluate_images": "dpvision.api.measuring",
     "load": "dpvision.api.using",
@@ -72,6 +80,7 @@ _HOMES = {
     "plan": "dpvision.api.forecast",
     "predict": "dpvision.api.using",
     "predictions": "dpvision.api.using",
+    "registry_entry": "dpvision.api.cards",
     "resume": "dpvision.api.training",
     "runs_in": "dpvision.api.comparing",
     "sample": "dpvision.api.sampling",
@@ -81,6 +90,7 @@ _HOMES = {
     "train": "dpvision.api.training",
     "tune": "dpvision.api.tuning",
     "verify": "dpvision.api.verifying",
+    "write_card": "dpvision.api.release_cards",
 }
 
 __getattr__ = lazy(__name__, _HOMES)

@@ -60,6 +60,8 @@ class RunConfig:
         pool_digest: the digest of the public images that private ones are mixed with, if any.
         images: what is to be published, if images are made.
         because: why the method was chosen, of a new run that named none.
+        data_name: what the card calls the private images, if anything.
+        given: names of the settings that were given, and not left to their defaults.
         unpaid: whether the images are said to be public, and what the run costs is in no account of theirs.
     """
 
@@ -80,6 +82,8 @@ class RunConfig:
     because: str | None = None
     allow_overlap: bool = False
     overlaps: tuple[str, ...] = ()
+    data_name: str | None = None
+    given: tuple[str, ...] = ()
     unpaid: bool = False
 
     def tell_choice(self) -> None:
@@ -115,6 +119,8 @@ class RunConfig:
             "images": asdict(self.images) if self.images else None,
             "allow_overlap": self.allow_overlap,
             "overlaps": list(self.overlaps),
+            "data_name": self.data_name,
+            "given": list(self.given),
             "unpaid": self.unpaid,
         }
 
@@ -152,6 +158,8 @@ class RunConfig:
                 images=FinishOptions(**fields["images"]) if fields["images"] else None,
                 allow_overlap=fields["allow_overlap"],
                 overlaps=tuple(fields["overlaps"]),
+                data_name=fields["data_name"],
+                given=tuple(fields["given"]),
                 unpaid=fields["unpaid"] is True,
             )
 

@@ -212,6 +212,17 @@ class Tested:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Named:
+    """Options of runs whose release has a card."""
+
+    data_name: str | None = option(
+        "What the card calls the private images, for whoever reads it; by default it names them by no name.",
+        None,
+        metavar="TEXT",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Searched(RunOptions):
     """Options of runs whose settings may be tuned."""
 
@@ -242,7 +253,7 @@ class Searched(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(Tested, OfClassifiers, RunOptions):
+class TrainOptions(Named, Tested, OfClassifiers, RunOptions):
     """Options of a run that makes a classifier."""
 
     out: FilePath = option("The run's directory, made here. Publish RUN/release, keep RUN/private.")
@@ -329,7 +340,7 @@ class Refining:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthesisOptions(FinishOptions, Refining, RunOptions):
+class SynthesisOptions(FinishOptions, Refining, Named, RunOptions):
     """Options of a run that makes images."""
 
     out: FilePath = option("The run's directory, made here. Publish RUN/release, keep RUN/private.")
@@ -346,7 +357,7 @@ class SynthesisOptions(FinishOptions, Refining, RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(FinishOptions, Refining, Searched, Tested, OfClassifiers):
+class PlanOptions(FinishOptions, Refining, Named, Searched, Tested, OfClassifiers):
     """Options of a forecast."""
 
     out: FilePath | None = option("The directory that the run would have; it must be free.", None)

@@ -44,7 +44,7 @@ class RunRow:
         state: how far it is.
         problem: what is wrong with one that is damaged; of that little else is known.
         method: what learned.
-        data: where the private images were, if they were not in memory.
+        data: what the card calls the private images, or else where they were, if not in memory.
         epsilon: what the card of a finished run states.
         target_epsilon: the budget's ε.
         delta, neighboring_relation, unit: what ε is stated for.
@@ -58,7 +58,7 @@ class RunRow:
         images: how many images were released, if it makes images.
         cost: see `Cost`.
         cost_because: why it is not paid.
-        started: when it began, in UTC.
+        started: when it began, in UTC; of a release alone the day.
         seconds: how long it learned, or made images, as the card has it.
         run_id, digest, ledger: the run in its ledger, and what identifies its images; None of a release.
     """
@@ -210,7 +210,7 @@ def _of_run(run: RunDirectory, ledgers: _Ledgers) -> dict[str, Any]:
     budget = config["budget"] or {}
     found: dict[str, Any] = {
         "method": str(config["method"]),
-        "data": (config["data"] or {}).get("spec"),
+        "data": config.get("data_name") or (config["data"] or {}).get("spec"),
         "target_epsilon": budget.get("epsilon"),
         "delta": budget.get("delta"),
         "neighboring_relation": budget.get("neighboring_relation"),
@@ -218,7 +218,8 @@ def _of_run(run: RunDirectory, ledgers: _Ledgers) -> dict[str, Any]:
         "started": config.get("started"),
     }
     if run.is_released:
-        found |= {"state": "finished", "has_learned": True, **_of_card(run.release_path), **_of_test(run)}
+        found |= _of_card(run.release_path) | {"started": config.get("started")} | _of_test(run)
+        found |= {"state": "finished", "has_learned": True}
     else:
         found |= _how_far(run)
     found |= {name: run.private.get(name) for name in ("run_id", "digest", "ledger")}
@@ -248,6 +249,7 @@ def _of_card(release: Path) -> dict[str, Any]:
     card = read_json(release / "card.json")
     test, images = card.get("test"), card.get("images")
     seconds = card.get("training_seconds", card.get("fitting_seconds"))
+    made = card.get("made") or {}
     found: dict[str, Any] = {
         "method": str(card["method"]),
         "epsilon": float(card["epsilon"]),
@@ -260,6 +262,9 @@ def _of_card(release: Path) -> dict[str, Any]:
         "images": int(images["count"]) if images else None,
         "seconds": None if seconds is None else float(seconds),
     }
+    for name, said in (("data", made.get("data_name")), ("started", made.get("began"))):
+        if said is not None:
+            found[name] = str(said)
     if test:
         low, high = map(float, test["interval_95"])
         found |= {

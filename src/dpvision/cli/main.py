@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from dpvision.cli import (
     accounting,
     auditing,
+    cards,
     comparing,
     methods,
     models,
@@ -84,7 +85,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Train": (training.train, training.tune, training.plan, training.resume),
     "Synthesize": (synthesis.synthesize, synthesis.sample),
     "Compare": (comparing.runs, comparing.sweep),
-    "Check the guarantee": (verifying.verify, auditing.audit, auditing.membership),
+    "Check the guarantee": (verifying.verify, cards.card, auditing.audit, auditing.membership),
     "Choose a method": (methods.methods, methods.settings),
     "Use a model": (models.evaluate, models.predict),
     "Data and budget": (accounting.data, accounting.ledger, accounting.epsilon, accounting.noise),

@@ -35,6 +35,7 @@ STYLE: Any = {
     # Text stays text, to be found, read aloud and set in whatever font there is.
     "svg.fonttype": "none",
     "font.family": "sans-serif",
+    "text.parse_math": False,  # names of data are nobody's formulas
     # Elements are named by what they are and not at random: equal charts are equal files.
     "svg.hashsalt": "dpvision",
 }
