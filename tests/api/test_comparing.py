@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import dpvision
+from dpvision.api import comparing
 from dpvision.api.comparing import SameData
 from dpvision.api.run_chart import write_chart
 from dpvision.api.run_rows import RunRow
@@ -112,6 +113,16 @@ def test_a_damaged_run_stands_among_good_ones(images: Images, tmp_path: Path, fi
     assert found["good"].state == "finished"
     assert (found["bad"].state, found["bad"].cost) == ("damaged", "unknown")
     assert str(tmp_path / "bad") in str(found["bad"].problem)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), "much", None, [1]])
+def test_a_strangers_card_may_say_anything(images: Images, tmp_path: Path, value: object) -> None:
+    release = train(images, tmp_path / "run").release
+    card = json.loads((release / "card.json").read_text())
+    for name in ("epsilon", "test"):
+        (release / "card.json").write_text(json.dumps({**card, name: value}))
+        (row,) = dpvision.runs_in(release).rows
+        assert row.state == "damaged" or (name, value) == ("test", None)
 
 
 def test_a_run_without_its_private_record_is_a_release(images: Images, tmp_path: Path) -> None:
@@ -240,6 +251,18 @@ def test_a_chart_is_written_as_its_name_says(images: Images, tmp_path: Path) -> 
     assert (tmp_path / "chart.PNG").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(InputError, match=r"must end in \.svg or \.png"):
         write_chart(found, tmp_path / "chart.pdf")
+
+
+def test_what_nothing_bounds_is_said(images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "elsewhere/c"):
+        train(images, tmp_path / name)
+    monkeypatch.setattr(comparing, "epsilon", lambda events, *at: 2.0 if len(events) < 3 else float("inf"))
+    (row_a, row_b, _) = dpvision.runs_in(tmp_path).rows
+    together = comparing._cost_together([row_a, row_b])
+    assert (together.epsilon, together.epsilon_with_others) == (2.0, None)
+    assert "with 1 more in the ledger nothing bounds it" in together.in_words()
+    (everything,) = dpvision.runs_in(tmp_path).same_data
+    assert (everything.epsilon, everything.because) == (None, "nothing bounds it")
 
 
 def test_one_run_is_not_called_many() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +28,8 @@ class SameData:
         unfinished: how many of these are not finished, and count for all that they plan.
         epsilon: what the paid ones cost together at ``delta`` and ``neighboring_relation``; None where that
             cannot be told.
-        others, epsilon_with_others: how many further runs their ledgers have, and the ε of all of them.
+        others, epsilon_with_others: how many further runs their ledgers have, and the ε of all of them; None
+            where nothing bounds it.
         because: why it cannot be told.
     """
 
@@ -60,7 +62,9 @@ class SameData:
         if self.unfinished:
             said += f", with all that is planned by {self.unfinished} not finished"
         if self.others:
-            said += f"; with {self.others} more in the ledger ε {self.epsilon_with_others:.4g}"
+            all_cost = self.epsilon_with_others
+            more = "nothing bounds it" if all_cost is None else f"ε {all_cost:.4g}"
+            said += f"; with {self.others} more in the ledger {more}"
         return f"{said}. {_CHOOSING}" if len(self.runs) > 1 else f"{said}."
 
 
@@ -171,6 +175,9 @@ def _cost_together(rows: Sequence[RunRow]) -> SameData:
         everything = [event for events in counted.values() for event in events]
         together = epsilon(ours, at.delta, at.neighboring_relation)
         others = len(counted.keys() - here)
+        everything_costs = epsilon(everything, at.delta, at.neighboring_relation) if others else together
+        if math.isinf(together):
+            return SameData(data, names, len(paid), unfinished, because="nothing bounds it")
         return SameData(
             data,
             names,
@@ -180,7 +187,7 @@ def _cost_together(rows: Sequence[RunRow]) -> SameData:
             at.delta,
             at.neighboring_relation,
             others,
-            epsilon(everything, at.delta, at.neighboring_relation) if others else together,
+            everything_costs if math.isfinite(everything_costs) else None,
         )
     except InputError as error:
         return SameData(data, names, len(paid), unfinished, because=str(error))

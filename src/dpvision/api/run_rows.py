@@ -5,6 +5,7 @@ account.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -252,23 +253,23 @@ def _of_card(release: Path) -> dict[str, Any]:
     made = card.get("made") or {}
     found: dict[str, Any] = {
         "method": str(card["method"]),
-        "epsilon": float(card["epsilon"]),
-        "target_epsilon": float(card["target_epsilon"]),
-        "delta": float(card["delta"]),
+        "epsilon": _number(card["epsilon"]),
+        "target_epsilon": _number(card["target_epsilon"]),
+        "delta": _number(card["delta"]),
         "neighboring_relation": str(card["neighboring_relation"]),
         "unit": str(card["unit"]),
         "is_private": card["is_private"] is True,
         "not_private_because": tuple(map(str, card["not_private_because"])),
         "images": int(images["count"]) if images else None,
-        "seconds": None if seconds is None else float(seconds),
+        "seconds": None if seconds is None else _number(seconds),
     }
     for name, said in (("data", made.get("data_name")), ("started", made.get("began"))):
         if said is not None:
             found[name] = str(said)
     if test:
-        low, high = map(float, test["interval_95"])
+        low, high = map(_number, test["interval_95"])
         found |= {
-            "test_accuracy": float(test["accuracy"]),
+            "test_accuracy": _number(test["accuracy"]),
             "test_interval_95": (low, high),
             "test_total": int(test["total"]),
         }
@@ -280,8 +281,15 @@ def _of_test(run: RunDirectory) -> dict[str, Any]:
     auc = read_json(run.test_path).get("auc") if run.test_path.exists() else None
     if auc is None or auc["value"] is None:  # of one class alone
         return {}
-    low, high = map(float, auc["interval_95"])
-    return {"auc": float(auc["value"]), "auc_interval_95": (low, high)}
+    low, high = map(_number, auc["interval_95"])
+    return {"auc": _number(auc["value"]), "auc_interval_95": (low, high)}
+
+
+def _number(value: Any) -> float:
+    """Return a number that JSON knows. ValueError or TypeError where it is none."""
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"{number} is no finite number")
+    return number
 
 
 def _of_release(release: Path) -> dict[str, Any]:
