@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -10,7 +10,7 @@ from dpvision.evaluation.classifier_report import ClassifierReport
 from dpvision.evaluation.rows import Reference, Row
 from dpvision.images.files import reading
 from dpvision.privacy.errors import InputError
-from dpvision.reports.card_charts import curves
+from dpvision.reports.card_charts import curve
 
 KINDS = {
     "test": "figures of a classifier",
@@ -79,19 +79,15 @@ def result_charts(beside: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     test = beside.get("test", {})
     charts = {}
     if test.get("reliability"):
-        charts["reliability"] = curves(
+        charts["reliability"] = curve(
             "How often the classifier is right, by how sure it is",
-            [("this classifier", *_columns([[sure, right / n] for sure, right, n in test["reliability"]]))],
+            [(sure, right / total) for sure, right, total in test["reliability"]],
             ("how sure it is", "how often it is right"),
         )
     if test.get("roc"):
-        charts["roc"] = curves(
+        charts["roc"] = curve(
             f"ROC curve of class {test['classes'][1]}",
-            [("this classifier", *_columns(test["roc"]))],
+            test["roc"],
             ("false-positive rate", "true-positive rate"),
         )
     return charts
-
-
-def _columns(rows: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
-    return [row[0] for row in rows], [row[1] for row in rows]

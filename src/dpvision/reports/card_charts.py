@@ -9,18 +9,15 @@ from contextlib import contextmanager
 from html import escape
 from typing import Any
 
+import matplotlib
+from matplotlib.figure import Figure
+
+from dpvision.reports.charts import STYLE
+
 _WIDTH = 4.6  # inches; no wider than a phone at 72 to the inch
 _INK = "#000000"
 _SERIES = ("#010101", "#020202", "#030303")
 """Colours that stand for those of the page: the ink of text, and the series'."""
-
-_STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text: it is read aloud, found, and as large as set
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 
 
 def attack_chart(strength: Mapping[str, Any]) -> str:
@@ -47,7 +44,7 @@ def bars(title: str, values: Mapping[str, float], label: str) -> str:
     with _figure(title, 0.8 + 0.35 * len(values)) as (axes, made):
         places = list(range(len(values)))
         axes.barh(places, list(values.values()), color=_SERIES[0], height=0.6)
-        axes.set_yticks(places, [str(name) for name in values], parse_math=False)
+        axes.set_yticks(places, [str(name) for name in values])
         axes.invert_yaxis()
         axes.set_xlim(0, 1.2 * max([*values.values(), 1e-9]))
         for place, value in zip(places, values.values(), strict=True):
@@ -56,28 +53,22 @@ def bars(title: str, values: Mapping[str, float], label: str) -> str:
     return made[0]
 
 
-def curves(
-    title: str, series: Sequence[tuple[str, Sequence[float], Sequence[float]]], labels: tuple[str, str]
-) -> str:
-    """Return lines in the unit square, beside its diagonal."""
+def curve(title: str, points: Sequence[tuple[float, float]], labels: tuple[str, str]) -> str:
+    """Return a line through points in the unit square, beside its diagonal."""
     with _figure(title, 3.2) as (axes, made):
         axes.plot([0, 1], [0, 1], ":", color=_INK, linewidth=1)
-        for (name, x, y), colour in zip(series, _SERIES, strict=False):
-            axes.plot(x, y, "o-", markersize=3, color=colour, linewidth=2, label=name)
+        axes.plot(*zip(*points, strict=True), "o-", markersize=3, color=_SERIES[0], linewidth=2)
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=labels[0], ylabel=labels[1])
-        axes.legend(frameon=False, loc="best")
     return made[0]
 
 
 @contextmanager
 def _figure(title: str, height: float) -> Iterator[tuple[Any, list[str]]]:
     """Give the axes of a new figure, and a list that has its SVG when they are drawn."""
-    import matplotlib  # here: it takes a second to import
-    from matplotlib.figure import Figure
-
     made: list[str] = []
-    # Of the title follow the names of its parts: the same chart is the same file, and another has others.
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
+    # The names of a chart's parts follow from its title: it is the same whenever it is drawn, and no other
+    # chart on the page has the same names.
+    with matplotlib.rc_context({**STYLE, "font.size": 9, "axes.grid": False, "svg.hashsalt": title}):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         yield figure.add_subplot(), made
         file = io.StringIO()
