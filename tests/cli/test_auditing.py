@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,22 @@ def test_an_audit(capsys: pytest.CaptureFixture[str]) -> None:
     runs = last_line(capsys)["runs"]
     assert [one["open"] for one in runs] == [False, False]
     assert all(one["epsilon_spent"] > 1.9 for one in runs)
+
+
+def test_every_figure_of_an_audit_is_under_a_relation(capsys: pytest.CaptureFixture[str]) -> None:
+    """The ε of mislabelled canaries is larger than what was asked for, and says why."""
+    assert run(["audit", DIGITS, "--epsilon", "2", *FAST, "--canary-kind", "mislabelled"]) == 0
+    rows = dict(re.split(r"  +", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    asked = (
+        "epsilon 2 at delta 1e-05 under add_or_remove_one: data sets that differ by the presence of one image"
+    )
+    assert rows["asked"] == asked
+    assert re.fullmatch(r"epsilon (1\.99\d*|2) under add_or_remove_one", rows["spent"])
+    replaced = "under replace_one: data sets that differ by the content of one image"
+    assert re.fullmatch(rf"epsilon [23]\.\d+ {replaced}", rows["tested"])
+    for bound in ("epsilon is at least", "by (ε, δ) alone"):
+        assert "under replace_one (confidence 0.95" in rows[bound]
+    assert "to replace one image is to remove it and to add another" in rows["meaning"]
 
 
 def test_an_audit_says_when_it_cannot_find_anything(capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,7 +89,9 @@ learning_rate = 0.5
     assert run(["audit", "--config", str(recipe), "--canary-kind", "mislabelled", "--json"]) == 0
     found = last_line(capsys)
     assert (found["method"], found["releases"], found["canaries"]) == ("dp-sgd", 4, 143)
-    assert found["neighboring_relation"] == "replace_one"
+    assert (found["target_epsilon"], found["neighboring_relation"]) == (2, "add_or_remove_one")
+    assert found["epsilon"] <= 2 < found["tested_epsilon"]
+    assert found["tested_relation"] == "replace_one"
     assert list(tmp_path.iterdir()) == [recipe]
 
 

@@ -47,7 +47,8 @@ def audit(
 
         dpvision audit photos/ --epsilon 2 --canary-kind mislabelled --json
 
-    A bound above ε means that the run leaks more than it claims. THE RESULT IS PRIVATE: ε does not cover it.
+    A bound above the ε that is tested means that the run leaks more than it claims. Mislabelled canaries test
+    replace_one, whose ε is larger than that of add_or_remove_one. THE RESULT IS PRIVATE: ε does not cover it.
     The run spends ε of the data's budget, as any other, and is in the ledger; it keeps no model and writes no
     release.
     """
@@ -120,12 +121,16 @@ def membership(
 
 
 def _show(result: api.Audit, as_json: bool) -> None:
-    sure = f"{result.confidence:.4g}"
+    tested, sure = result.tested_relation, f"confidence {result.confidence:.4g}"
+    bound, bound_any = f"{result.epsilon_lower_bound:.4g}", f"{result.epsilon_lower_bound_any:.4g}"
     rows: dict[str, object] = {
         "NOT FOR PUBLICATION": result.notice,
-        "claimed": f"epsilon {result.epsilon:.6g} at delta {result.delta:g} ({result.neighboring_relation})",
-        "epsilon is at least": f"{result.epsilon_lower_bound:.4g} (confidence {sure}, by trade-off curves)",
-        "by (ε, δ) alone": f"{result.epsilon_lower_bound_any:.4g} (confidence {sure})",
+        "asked": f"epsilon {result.target_epsilon:g} at delta {result.delta:g} under "
+        f"{result.neighboring_relation}: {result.neighbours}",
+        "spent": f"epsilon {result.epsilon:.6g} under {result.neighboring_relation}",
+        "tested": f"epsilon {result.tested_epsilon:.6g} under {tested}: {result.tested_neighbours}",
+        "epsilon is at least": f"{bound} under {tested} ({sure}, by trade-off curves)",
+        "by (ε, δ) alone": f"{bound_any} under {tested} ({sure})",
         "canaries": f"{result.canaries} {result.canary_kind}; all told apart they would show "
         f"{result.largest_bound:.4g}",
         "guessed right": "; ".join(f"{found.correct} of {found.guesses}" for found in result.tallies),
@@ -139,7 +144,8 @@ def _show(result: api.Audit, as_json: bool) -> None:
         "verdict": "REFUTED: the run leaks more than it claims"
         if result.refuted
         else "nothing against the claim",
+        "meaning": result.meaning,
     }
-    if result.largest_bound < result.epsilon:
+    if result.largest_bound < result.tested_epsilon:
         rows["take more canaries"] = "so few cannot refute the claim, whatever leaks"
     show(asdict(result), as_json, rows)
