@@ -15,6 +15,7 @@ from dpvision._lazy import lazy
 if TYPE_CHECKING:
     from dpvision.api import (
         audit,
+        curves,
         evaluate,
         evaluate_images,
         load,
@@ -47,6 +48,7 @@ __all__ = [
     "InputError",
     "__version__",
     "audit",
+    "curves",
     "evaluate",
     "evaluate_images",
     "images_from_arrays",
@@ -72,6 +74,7 @@ _HOMES = {
     "Images": "dpvision.images",
     "InputError": "dpvision.privacy",
     "audit": "dpvision.api",
+    "curves": "dpvision.api",
     "evaluate": "dpvision.api",
     "evaluate_images": "dpvision.api",
     "load": "dpvision.api",

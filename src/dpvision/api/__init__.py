@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dpvision.api.tuning import tune
     from dpvision.api.using import Prediction, evaluate, load, predict, predictions
     from dpvision.api.verifying import Verification, verify
+    from dpvision.api.watching import curves
     from dpvision.runs import Progress
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Synthesis",
     "Verification",
     "audit",
+    "curves",
     "evaluate",
     "evaluate_images",
     "load",
@@ -57,6 +59,7 @@ _HOMES = {
     "Synthesis": "dpvision.api.publishing",
     "Verification": "dpvision.api.verifying",
     "audit": "dpvision.api.auditing",
+    "curves": "dpvision.api.watching",
     "evaluate": "dpvision.api.using",
     "evaluate_images": "dpvision.api.measuring",
     "load": "dpvision.api.using",

@@ -70,7 +70,7 @@ def _options(
 
 
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Train": (training.train, training.tune, training.plan, training.resume),
+    "Train": (training.train, training.tune, training.plan, training.resume, training.curves),
     "Synthesize": (synthesis.synthesize, synthesis.sample),
     "Check the guarantee": (verifying.verify, auditing.audit, auditing.membership),
     "Choose a method": (methods.methods, methods.settings),
