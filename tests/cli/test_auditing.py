@@ -8,8 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+import dpvision
 from dpvision.cli.main import run
 
 DIGITS = "bundled:digits"
@@ -127,8 +130,29 @@ def test_membership(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["membership", out, "--json"]) == 0
     found = last_line(capsys)
     assert [attack["name"] for attack in found["attacks"]] == ["confidence", "confidence by class"]
+    assert found["blind"]["low"] < 0.5 < found["blind"]["high"]
+    assert found["warning"] is None
     assert run(["membership", f"{out}/release", "--members", DIGITS, "--non-members", DIGITS]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("NOT FOR PUBLICATION")
     assert "1437 members, 360 non-members" in shown
+    assert f"blind, by the images alone: AUC {found['blind']['auc']:.4f}" in shown
     assert "AUC 0.5" in shown or "AUC 0.4" in shown
+
+
+def test_membership_of_sets_that_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "run")
+    assert run(["train", DIGITS, "--epsilon", "2", "--out", out, *FAST]) == 0
+    test = dpvision.open_images(DIGITS, "test")
+    np.savez(tmp_path / "bright.npz", images=255 - test.take(torch.arange(360))[:, 0], labels=test.labels)
+    capsys.readouterr()
+    others = ["--non-members", str(tmp_path / "bright.npz")]
+    assert run(["membership", out, *others]) == 0
+    shown = capsys.readouterr()
+    assert "THE SETS DIFFER IN KIND, see the warning" in shown.out
+    assert "members and non-members differ in kind" in shown.err
+    assert run(["membership", out, *others, "--json"]) == 0
+    found = last_line(capsys)
+    assert found["blind"]["auc"] > 0.9
+    assert found["blind"]["sets_differ"]
+    assert "measures the difference of the sets" in found["warning"]

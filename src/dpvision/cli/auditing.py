@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from dpvision.cli.progress import work_bars
 from dpvision.images.places import check_exists
 from dpvision.privacy.errors import InputError
 from dpvision.runs.places import find_release
+
+if TYPE_CHECKING:
+    from dpvision.evaluation.blind import Blind
 
 
 @command(AuditOptions, is_run=False)
@@ -98,6 +101,9 @@ def membership(
 
         dpvision membership runs/photos --shadow-models 16
 
+    The blind attack has the images alone. If it tells the two sets apart, they differ in kind, and a warning
+    says so: the AUC of an attack is then that difference, and not what the classifier remembers.
+
     THE RESULT IS PRIVATE: it is measured on the private images without noise. Nothing is spent or written.
     """
     with work_bars() as progress:
@@ -109,6 +115,7 @@ def membership(
         f"{result.members} members, {result.non_members} non-members; "
         f"claimed epsilon {result.epsilon:.6g} at delta {result.delta:g}",
     ]
+    lines.append(f"blind, by the images alone: {_blind(result.blind)}")
     for attack in result.attacks:
         lines.append(f"{attack.name}: AUC {attack.auc:.4f} ({attack.low:.4f} to {attack.high:.4f})")
         lines += [
@@ -118,6 +125,14 @@ def membership(
             for rate in attack.rates
         ]
     show(asdict(result), as_json, "\n".join(lines))
+
+
+def _blind(found: Blind | None) -> str:
+    """Say how well members and non-members are told apart without the classifier."""
+    if found is None:
+        return "too few to say"
+    differ = "THE SETS DIFFER IN KIND, see the warning" if found.sets_differ else "no difference was seen"
+    return f"AUC {found.auc:.4f} ({found.low:.4f} to {found.high:.4f}): {differ}"
 
 
 def _show(result: api.Audit, as_json: bool) -> None:
