@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rich.progress  # noqa: F401 (here: it would keep the clock that a test sets, if that test imported it)
 import torch
 
 import dpvision

@@ -62,9 +62,11 @@ def _resident(process: int) -> int:
 
 
 def _descendants(process: int) -> Iterator[int]:
-    """Yield the processes that one has started, those that these have, and so on."""
-    for thread in (PROCESSES / str(process) / "task").glob("*/children"):
-        with suppress(OSError):
-            for child in map(int, thread.read_text().split()):
-                yield child
-                yield from _descendants(child)
+    """Yield the processes that one has started, those that these have, and so on; any may end meanwhile."""
+    children = list[int]()
+    with suppress(OSError):
+        for thread in (PROCESSES / str(process) / "task").iterdir():
+            children += map(int, (thread / "children").read_text().split())
+    for child in children:
+        yield child
+        yield from _descendants(child)
