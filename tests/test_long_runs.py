@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from checks.points import spends
 from checks.requeue import SCRIPT
@@ -32,7 +33,6 @@ def blocks(language: str) -> list[str]:
 
 
 def manifest() -> Any:
-    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
     (text,) = blocks("yaml")
     return yaml.safe_load(text)
 

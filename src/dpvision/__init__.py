@@ -15,6 +15,7 @@ from dpvision._lazy import lazy
 if TYPE_CHECKING:
     from dpvision.api import (
         audit,
+        compare,
         curves,
         evaluate,
         evaluate_images,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         membership,
         plan,
         predict,
+        registry_entry,
         resume,
         sample,
         synthesize,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         train,
         tune,
         verify,
+        write_card,
     )
     from dpvision.images import (
         Images,
@@ -48,6 +51,7 @@ __all__ = [
     "InputError",
     "__version__",
     "audit",
+    "compare",
     "curves",
     "evaluate",
     "evaluate_images",
@@ -60,6 +64,7 @@ __all__ = [
     "plan",
     "predict",
     "register_network",
+    "registry_entry",
     "resume",
     "sample",
     "synthesize",
@@ -67,6 +72,7 @@ __all__ = [
     "train",
     "tune",
     "verify",
+    "write_card",
 ]
 
 _HOMES = {
@@ -74,6 +80,7 @@ _HOMES = {
     "Images": "dpvision.images",
     "InputError": "dpvision.privacy",
     "audit": "dpvision.api",
+    "compare": "dpvision.api",
     "curves": "dpvision.api",
     "evaluate": "dpvision.api",
     "evaluate_images": "dpvision.api",
@@ -86,6 +93,7 @@ _HOMES = {
     "plan": "dpvision.api",
     "predict": "dpvision.api",
     "register_network": "dpvision.networks",
+    "registry_entry": "dpvision.api",
     "resume": "dpvision.api",
     "sample": "dpvision.api",
     "synthesize": "dpvision.api",
@@ -93,6 +101,7 @@ _HOMES = {
     "train": "dpvision.api",
     "tune": "dpvision.api",
     "verify": "dpvision.api",
+    "write_card": "dpvision.api",
 }
 
 

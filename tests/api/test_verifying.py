@@ -21,6 +21,7 @@ from dpvision.images import Images
 from dpvision.privacy import Event, InputError, Ledger, default_ledger_path
 from dpvision.privacy.events import merge_events
 from dpvision.reports.guarantee_file import canonical
+from dpvision.reports.html import card_html
 from dpvision.reports.markdown import card_markdown
 
 CONFIG = {"network": "linear", "steps": 30, "expected_batch_size": 20}
@@ -58,7 +59,8 @@ def rewrite(release: Path, change: Callable[[dict[str, Any]], object], card: boo
         change(fields)
         (release / "card.json").write_text(json.dumps(fields))
         (release / "card.md").write_text(card_markdown(fields))
-        for name in ("card.json", "card.md"):
+        (release / "card.html").write_text(card_html(fields))
+        for name in ("card.json", "card.md", "card.html"):
             stated["files"][name] = hashlib.sha256((release / name).read_bytes()).hexdigest()
     change(stated)
     (release / "guarantee.json").write_bytes(canonical(stated))

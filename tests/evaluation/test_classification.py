@@ -227,10 +227,36 @@ def test_json_has_all_and_no_nan(report: ClassifierReport) -> None:
     assert ClassifierReport.from_json(json.loads(text)) == report
     figures = {*PUBLISHING["if_the_images_may_be_published"]}
     assert fields.keys() - figures == {"total", "classes", "notes", "publishing"}  # of each it is said
-    for name in figures - {"at_threshold", "by_class", "confusion"}:
+    for name in figures - {"at_threshold", "by_class", "confusion", "reliability", "roc"}:
         value, interval = fields[name]["value"], fields[name]["interval_95"]
         assert interval is None or interval[0] <= value <= interval[1]
         assert interval is not None or report.notes
+
+
+def test_reliability_is_by_bins_of_confidence() -> None:
+    """As many in all as there are images, right as often as the classifier, with the error that is stated."""
+    says, labels = made_up()
+    report = classifier_report(says, labels, CLASSES)
+    assert sum(total for _, _, total in report.reliability) == report.total
+    assert sum(right for _, right, _ in report.reliability) == report.accuracy.correct
+    error = sum(abs(right - total * sure) for sure, right, total in report.reliability) / report.total
+    assert error == pytest.approx(report.calibration_error.value)
+    confidences = np.exp(says.max(axis=1))
+    edges = np.linspace(0, 1, 16)
+    of_bins = [confidences[(low <= confidences) & (confidences < low + 1 / 15)] for low in edges[:-1]]
+    of_bins = [one for one in of_bins if len(one)]
+    assert [total for _, _, total in report.reliability] == [len(one) for one in of_bins]
+    assert [sure for sure, _, _ in report.reliability] == pytest.approx([one.mean() for one in of_bins])
+
+
+def test_two_classes_have_a_curve() -> None:
+    says, labels = made_up(classes=2)
+    report = classifier_report(says, labels, CLASSES[:2])
+    assert len(report.roc) == 101
+    area = np.trapezoid([hits for _, hits in report.roc], [false for false, _ in report.roc])
+    assert area == pytest.approx(report.auc.value, abs=0.01)
+    assert classifier_report(*made_up(), CLASSES).roc == ()
+    assert certain([0, 1], [0, 0]).roc == ()
 
 
 def test_a_classifier_that_diverged_is_measured_as_far_as_it_can_be() -> None:

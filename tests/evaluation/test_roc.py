@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 
-from dpvision.evaluation.roc import area, placements
+from dpvision.evaluation.roc import area, curve, placements
 
 
 def test_area_and_variance_are_those_of_their_definitions() -> None:
@@ -29,3 +29,18 @@ def test_a_single_member_has_no_influence() -> None:
     assert value == 0.5
     assert influence[0] == 0
     assert influence[1:].any()
+
+
+def test_the_curve_is_that_of_scikit_learn() -> None:
+    """At each false-positive rate the largest true-positive rate that a threshold has; ties pass together."""
+    random = np.random.default_rng(0)
+    scores, members = np.round(random.normal(size=300), 1), np.arange(300) % 3 == 0
+    scores[members] += 1
+    false, true, _ = roc_curve(members, scores, drop_intermediate=False)
+    found = curve(scores, members)
+    assert [rate for rate, _ in found] == pytest.approx(np.linspace(0, 1, 101))
+    for rate, hits in found:
+        assert hits == pytest.approx(true[false <= rate + 1e-9].max())
+    assert found[-1] == (1, 1)
+    perfect = curve(np.arange(4.0), np.arange(4) > 1, points=3)
+    assert perfect == [(0, 1), (0.5, 1), (1, 1)]

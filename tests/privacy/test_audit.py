@@ -10,13 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import linprog
-from scipy.stats import binom, norm
+from scipy.stats import binom
 
 from dpvision.privacy import Budget, Event, InputError, calibrate_noise_multiplier, epsilon, gaussian_event
 from dpvision.privacy.audit import (
-    NO_DIFFERENCE,
     Tally,
-    TradeOff,
     all_correct,
     check_canaries,
     epsilon_lower_bound,
@@ -25,6 +23,7 @@ from dpvision.privacy.audit import (
     refutes,
     tally,
 )
+from dpvision.privacy.trade_off import NO_DIFFERENCE, TradeOff
 
 DELTA = 1e-5
 RELATION = "add_or_remove_one"
@@ -180,16 +179,6 @@ def test_guesses_of_equal_scores_know_nothing() -> None:
     included = random.random(10_000) < 0.5
     for found in tally(np.zeros(10_000), included):
         assert abs(found.correct / found.guesses - 0.5) < 4 * 0.5 / found.guesses**0.5
-
-
-def test_a_curve_lies_where_the_mechanism_is() -> None:
-    """Φ(Φ⁻¹(y) − μ), for the Gaussian mechanism."""
-    curve = TradeOff.of([gaussian_event(0.8)], RELATION)
-    for probability in (1e-4, 0.01, 0.3, 0.9):
-        exact = norm.cdf(norm.ppf(probability) - 1 / 0.8)
-        assert curve.least(probability) <= exact
-        assert curve.least(probability) == pytest.approx(exact, rel=0.01)
-    assert [NO_DIFFERENCE.least(p) for p in (0.0, 0.25, 1.0)] == [0, 0.25, 1]
 
 
 def test_without_noise_the_bound_is_what_was_said_to_be_the_largest() -> None:

@@ -30,8 +30,9 @@ from dpvision.privacy import (
     ledger,
     merge_events,
 )
-from dpvision.privacy.audit import TradeOff, scaled
+from dpvision.privacy.audit import scaled
 from dpvision.privacy.events import UnknownEvent, event, register, written
+from dpvision.privacy.trade_off import TradeOff
 
 DIGEST = "ab" * 32
 BEFORE_KINDS = Path(__file__).with_name("ledger-before-kinds.jsonl")

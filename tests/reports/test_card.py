@@ -68,7 +68,7 @@ def test_the_card_states_the_guarantee_and_how_it_was_got(images: Images, tmp_pa
         "correct": result.test_accuracy.correct,
         "total": 20,
     }
-    assert card["versions"].keys() == {"python", "dpvision", "torch", "dp-accounting"}
+    assert card["versions"].keys() == {"python", "dpvision", "torch", "dp-accounting", "matplotlib"}
     for fact in ("157", "cat, dog", "0.0001", "replace_one", "not covered", "0.731", "Clopper"):
         assert fact in text
 
@@ -92,7 +92,10 @@ def test_the_guarantee_states_what_was_spent_and_not_what_was_planned() -> None:
 def test_nothing_private_is_in_the_release(images: Images, tmp_path: Path) -> None:
     dpvision.train(images, epsilon=2, out=tmp_path / "run", config=CONFIG)
     names = {path.name for path in (tmp_path / "run" / "release").iterdir()}
-    assert names == {"model.safetensors", "config.json", "card.json", "card.md", "guarantee.json"}
+    assert names == {
+        *("model.safetensors", "config.json", "guarantee.json"),
+        *("card.json", "card.md", "card.html"),
+    }
     card, text = card_of(tmp_path / "run")
     everything = json.dumps(card) + text + (tmp_path / "run" / "release" / "config.json").read_text()
     private = json.loads((tmp_path / "run" / "private" / "run.json").read_text())

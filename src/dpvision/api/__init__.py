@@ -8,11 +8,13 @@ from dpvision._lazy import lazy
 
 if TYPE_CHECKING:
     from dpvision.api.auditing import Audit, audit
+    from dpvision.api.cards import Comparison, compare, registry_entry
     from dpvision.api.forecast import Forecast, plan
     from dpvision.api.measuring import evaluate_images
     from dpvision.api.membership_inference import Membership, membership
     from dpvision.api.publishing import Result, Synthesis
     from dpvision.api.refitting import synthesize_from
+    from dpvision.api.release_cards import write_card
     from dpvision.api.sampling import sample
     from dpvision.api.synthesis import synthesize
     from dpvision.api.training import resume, train
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Audit",
+    "Comparison",
     "Forecast",
     "Membership",
     "Prediction",
@@ -32,6 +35,7 @@ __all__ = [
     "Synthesis",
     "Verification",
     "audit",
+    "compare",
     "curves",
     "evaluate",
     "evaluate_images",
@@ -40,6 +44,7 @@ __all__ = [
     "plan",
     "predict",
     "predictions",
+    "registry_entry",
     "resume",
     "sample",
     "synthesize",
@@ -47,10 +52,12 @@ __all__ = [
     "train",
     "tune",
     "verify",
+    "write_card",
 ]
 
 _HOMES = {
     "Audit": "dpvision.api.auditing",
+    "Comparison": "dpvision.api.cards",
     "Forecast": "dpvision.api.forecast",
     "Membership": "dpvision.api.membership_inference",
     "Prediction": "dpvision.api.using",
@@ -59,6 +66,7 @@ _HOMES = {
     "Synthesis": "dpvision.api.publishing",
     "Verification": "dpvision.api.verifying",
     "audit": "dpvision.api.auditing",
+    "compare": "dpvision.api.cards",
     "curves": "dpvision.api.watching",
     "evaluate": "dpvision.api.using",
     "evaluate_images": "dpvision.api.measuring",
@@ -67,6 +75,7 @@ _HOMES = {
     "plan": "dpvision.api.forecast",
     "predict": "dpvision.api.using",
     "predictions": "dpvision.api.using",
+    "registry_entry": "dpvision.api.cards",
     "resume": "dpvision.api.training",
     "sample": "dpvision.api.sampling",
     "synthesize": "dpvision.api.synthesis",
@@ -74,6 +83,7 @@ _HOMES = {
     "train": "dpvision.api.training",
     "tune": "dpvision.api.tuning",
     "verify": "dpvision.api.verifying",
+    "write_card": "dpvision.api.release_cards",
 }
 
 __getattr__ = lazy(__name__, _HOMES)

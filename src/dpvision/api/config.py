@@ -60,6 +60,8 @@ class RunConfig:
         pool_digest: the digest of the public images that private ones are mixed with, if any.
         images: what is to be published, if images are made.
         because: why the method was chosen, of a new run that named none.
+        data_name: what the card calls the private images, if anything.
+        given: names of the settings that were given, and not left to their defaults.
     """
 
     method: Method
@@ -79,6 +81,8 @@ class RunConfig:
     because: str | None = None
     allow_overlap: bool = False
     overlaps: tuple[str, ...] = ()
+    data_name: str | None = None
+    given: tuple[str, ...] = ()
 
     def tell_choice(self) -> None:
         """Announce the method that was chosen, once nothing can be refused any more."""
@@ -113,6 +117,8 @@ class RunConfig:
             "images": asdict(self.images) if self.images else None,
             "allow_overlap": self.allow_overlap,
             "overlaps": list(self.overlaps),
+            "data_name": self.data_name,
+            "given": list(self.given),
         }
 
     @classmethod
@@ -149,6 +155,8 @@ class RunConfig:
                 images=FinishOptions(**fields["images"]) if fields["images"] else None,
                 allow_overlap=fields["allow_overlap"],
                 overlaps=tuple(fields["overlaps"]),
+                data_name=fields["data_name"],
+                given=tuple(fields["given"]),
             )
 
     def session(

@@ -229,6 +229,17 @@ class Watched(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Named:
+    """Options of runs whose release has a card."""
+
+    data_name: str | None = option(
+        "What the card calls the private images, for whoever reads it; by default it names them by no name.",
+        None,
+        metavar="TEXT",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Searched(RunOptions):
     """Options of runs whose settings may be tuned."""
 
@@ -259,7 +270,7 @@ class Searched(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(Tested, OfClassifiers, Watched):
+class TrainOptions(Named, Tested, OfClassifiers, Watched):
     """Options of a run that makes a classifier."""
 
     out: FilePath = option("The run's directory, made here. Publish RUN/release, keep RUN/private.")
@@ -339,7 +350,7 @@ class Refining:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthesisOptions(FinishOptions, Refining, Watched):
+class SynthesisOptions(FinishOptions, Refining, Named, Watched):
     """Options of a run that makes images."""
 
     out: FilePath = option("The run's directory, made here. Publish RUN/release, keep RUN/private.")
@@ -356,7 +367,7 @@ class SynthesisOptions(FinishOptions, Refining, Watched):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(FinishOptions, Refining, Searched, Tested, OfClassifiers):
+class PlanOptions(FinishOptions, Refining, Named, Searched, Tested, OfClassifiers):
     """Options of a forecast."""
 
     out: FilePath | None = option("The directory that the run would have; it must be free.", None)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpvision.api.command import command_of
 from dpvision.api.config import RunConfig
 from dpvision.api.options import FinishOptions
 from dpvision.evaluation import Accuracy, ClassifierReport, evaluate_classifier
@@ -25,7 +26,8 @@ from dpvision.privacy import Event
 from dpvision.reports import card_markdown, release_card
 from dpvision.reports.grid import class_sheet, image_sheet
 from dpvision.reports.guarantee_file import FILE, guarantee_file
-from dpvision.reports.markdown import card_template
+from dpvision.reports.html import card_html
+from dpvision.reports.markdown import SHEET, card_template
 from dpvision.reports.synthesis_card import synthesis_card
 from dpvision.runs import RunDirectory, classifier_files, load_release
 from dpvision.runs.files import json_bytes, read_json, write_atomically, writing
@@ -106,6 +108,7 @@ def release_files(
     finished: Finished,
     test: Accuracy | None,
     started: float,
+    began: str,
 ) -> dict[str, bytes]:
     """Return the files of a release, by name.
 
@@ -116,13 +119,16 @@ def release_files(
         finished: what was made of it.
         test: a classifier's accuracy on the test images, if there are any.
         started: when the making began, on the clock of ``time.monotonic``.
+        began: the day on which the run began.
     """
     cost, model, more = learned.facts[GUARANTEE], finished.model, finished.card
     fitting = config.data.fitting() if config.data else {}
+    of_run = {"began": began, "command": command_of(config), "data_name": config.data_name}
     if isinstance(model, Classifier):
         assert how is not None, "a run that makes a classifier learns itself"
         card = release_card(
             cost,
+            made=of_run,
             method=config.method.name,
             config=config.settings,
             model=model,
@@ -138,6 +144,7 @@ def release_files(
         made = drawn(model, config.images, config.finishing_seed)
         card = synthesis_card(
             cost,
+            made=of_run,
             method=config.method.name,
             config=config.settings,
             generator=model,
@@ -147,16 +154,24 @@ def release_files(
             more=more,
         )
         files = generator_files(model) | {
-            "samples.png": class_sheet(made, PREVIEWED_OF_A_CLASS),
+            SHEET: class_sheet(made, PREVIEWED_OF_A_CLASS),
         }
         form: Any
         probabilities = soft_labels(model, made)
         for form in config.images.formats:
             of_form = image_files(made, form, probabilities)
             files |= {f"images/{form}/{name}": file for name, file in of_form.items()}
-    text = card_markdown(card, card_template(card)).encode()
-    files |= dict(finished.files) | {"card.md": text, "card.json": json_bytes(card)}
+    files |= dict(finished.files) | card_files(card, files.get(SHEET))
     return files | {FILE: guarantee_file(card, files)}
+
+
+def card_files(card: Mapping[str, Any], sheet: bytes | None) -> dict[str, bytes]:
+    """Return the card in all its forms, by the names of their files; ``sheet`` as in `card_html`."""
+    return {
+        "card.md": card_markdown(card, card_template(card)).encode(),
+        "card.json": json_bytes(dict(card)),
+        "card.html": card_html(card, sheet).encode(),
+    }
 
 
 def published(run: RunDirectory) -> Result | Synthesis:

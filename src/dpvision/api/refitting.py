@@ -71,6 +71,7 @@ def synthesize_from(
             finishing_seed=secrets.randbits(63) if seed is None else seed,
             device=chosen,
             data=None,
+            given=tuple(sorted(settings)),
             images=to_publish(wanted, facts.class_names, facts.num_examples),
         ),
         out,

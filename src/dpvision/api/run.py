@@ -186,6 +186,8 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
             because=because,
             allow_overlap=options.allow_overlap,
             overlaps=tuple(overlaps.found),
+            data_name=getattr(options, "data_name", None),
+            given=tuple(sorted(overrides)),
         ),
         Sources(private, test_images, pool),
     )
@@ -359,7 +361,8 @@ class Run:
         )
         finished = config.finish(learned, workplace)
         accuracy = measured(directory, finished.model, test)
-        directory.release(release_files(config, learned, how, finished, accuracy, started))
+        began = str(directory.config["started"])[: len("2026-01-31")]
+        directory.release(release_files(config, learned, how, finished, accuracy, started, began))
         return published(directory)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +28,7 @@ from dpvision.reports.guarantee_file import (
     sentences,
     unit_of,
 )
-from dpvision.reports.markdown import card_markdown, card_template
+from dpvision.reports.markdown import SHEET, card_markdown, card_template, without_charts
 from dpvision.runs.digests import digests
 from dpvision.runs.places import find_release, is_run
 
@@ -38,7 +38,7 @@ MOST_BYTES = 2**23
 MOST_EVENTS = 32
 """The most kinds of events that are composed: a run has one for each of its stages."""
 
-_CARD, _TEXT = "card.json", "card.md"
+_CARD, _TEXT, _PAGE = "card.json", "card.md", "card.html"
 _SENTENCES = ("proved", "measured", "assumed")
 _KINDS: dict[str, Any] = {
     "is_private": bool,
@@ -297,26 +297,47 @@ def _of_card(
             differ.append("mechanisms")
         if not _groups_agree(card):
             differ.append("groups")
+        if not _strength_agrees(card):
+            differ.append("strength")
         if not _pool_agrees(card):
             differ.append("pool")
         differ += [name for name, words in _words_of(card).items() if card[name] != words]
-        text = _text_of(card)
+        text, page = _text_of(card), _page_of(folder, card)
     except Exception as error:  # a card of other types, which draws any
         yield Check("card", False, f"{_CARD} is no release card ({type(error).__name__})")
         return
     yield _none_of("card", differ, f"{_CARD} and {FILE} say the same", f"{_CARD} says otherwise of")
-    if text is None:
-        yield Check(
-            "card in words", True, f"{_TEXT} was written by another version: its digest alone was checked"
-        )
-        return
+    yield _of_text(folder, "card in words", _TEXT, text)
+    yield _of_text(folder, "card as a page", _PAGE, page, _same_page(card))
+
+
+def _of_text(
+    folder: Path, name: str, file: str, expected: str | None, same: Callable[[str], str] = str
+) -> Check:
+    """Return the check that a file is a card as this version writes it, if it does.
+
+    Args:
+        folder: the release.
+        name: of the check.
+        file: the name of the file.
+        expected: the whole of it; None of another version's.
+        same: what of a text is compared.
+    """
+    if expected is None:
+        return Check(name, True, f"{file} was written by another version: its digest alone was checked")
     try:
-        is_same = (folder / _TEXT).read_bytes() == text.encode()
-    except OSError:
-        is_same = False
-    yield Check(
-        "card in words", is_same, f"{_TEXT} {'says' if is_same else 'does not say'} what {_CARD} does"
-    )
+        found = (folder / file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        found = ""
+    is_same = same(found) == same(expected)
+    return Check(name, is_same, f"{file} {'says' if is_same else 'does not say'} what {_CARD} does")
+
+
+def _same_page(card: Mapping[str, Any]) -> Callable[[str], str]:
+    """Return what of a page is compared: without its charts, where another matplotlib drew them."""
+    if card["versions"].get("matplotlib") == version("matplotlib"):
+        return str
+    return without_charts
 
 
 def _is_of_this_version(card: Mapping[str, Any]) -> bool:
@@ -338,6 +359,16 @@ def _words_of(card: Mapping[str, Any]) -> dict[str, str]:
 def _text_of(card: Mapping[str, Any]) -> str | None:
     """Return the card in words, as this version writes it; None of another version's."""
     return card_markdown(card, card_template(card)) if _is_of_this_version(card) else None
+
+
+def _page_of(folder: Path, card: Mapping[str, Any]) -> str | None:
+    """Return the card as a page, as this version writes it; None of another version's."""
+    if not _is_of_this_version(card):
+        return None
+    from dpvision.reports.html import card_html  # here: it takes seconds to import
+
+    sheet = folder / SHEET
+    return card_html(card, sheet.read_bytes() if "images" in card and sheet.is_file() else None)
 
 
 def _mechanisms_agree(card: Mapping[str, Any], events: list[dict[str, Any]]) -> bool:
@@ -384,6 +415,33 @@ def _groups_agree(card: Mapping[str, Any]) -> bool:
     return told.keys() == set(SIZES) and all(
         told[size] >= (1 - _PLD_TOLERANCE) * bound for size, bound in found.items() if bound < math.inf
     )
+
+
+def _strength_agrees(card: Mapping[str, Any]) -> bool:
+    """Say whether a card states no less of what is given away than the events say. One that was written
+    before it did states nothing of it.
+    """
+    from dpvision.privacy.events import UnknownEvent  # here: it takes seconds to import
+    from dpvision.reports.card import strength_of
+
+    if "strength" not in card:
+        return True
+    try:
+        found = strength_of(card)
+    except UnknownEvent:
+        return True  # which is told of ε
+    return _states_no_less(card["strength"], found)
+
+
+def _states_no_less(told: Any, found: Any) -> bool:
+    """Say whether no number is below what it must be, of two that have the same form; None is no claim."""
+    if isinstance(found, dict):
+        return told.keys() == found.keys() and all(_states_no_less(told[name], found[name]) for name in found)
+    if isinstance(found, list):
+        return len(told) == len(found) and all(map(_states_no_less, told, found))
+    if told is None or found is None:
+        return told is None
+    return bool(told >= (1 - _PLD_TOLERANCE) * found - 1e-9)
 
 
 def _pool_agrees(card: Mapping[str, Any]) -> bool:

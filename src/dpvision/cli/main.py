@@ -10,7 +10,18 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from dpvision.cli import accounting, auditing, methods, models, pool, prior, synthesis, training, verifying
+from dpvision.cli import (
+    accounting,
+    auditing,
+    cards,
+    methods,
+    models,
+    pool,
+    prior,
+    synthesis,
+    training,
+    verifying,
+)
 from dpvision.cli.allocator import keep_freed_memory
 from dpvision.cli.interruption import interruptible, taking_interruptions
 from dpvision.cli.output import printable, show_messages
@@ -72,7 +83,7 @@ def _options(
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Train": (training.train, training.tune, training.plan, training.resume, training.curves),
     "Synthesize": (synthesis.synthesize, synthesis.sample),
-    "Check the guarantee": (verifying.verify, auditing.audit, auditing.membership),
+    "Check the guarantee": (verifying.verify, cards.card, auditing.audit, auditing.membership),
     "Choose a method": (methods.methods, methods.settings),
     "Use a model": (models.evaluate, models.predict),
     "Data and budget": (accounting.data, accounting.ledger, accounting.epsilon, accounting.noise),

@@ -133,21 +133,37 @@ def reads_images(verb: Verb, without: Sequence[str] = ()) -> Verb:
     """Give a command the options of how images are read, those of `ReadOptions` without some. It takes those
     that were given as ``choices``, by name.
     """
-    hints = get_type_hints(verb, include_extras=True)
-    own = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
-        for name, parameter in inspect.signature(verb).parameters.items()
-        if name != "choices"
-    ]
-    shared = [one for one in dataclasses.fields(ReadOptions) if one.name not in without]
+    return options_of(ReadOptions, "choices", without)(verb)
 
-    @wraps(verb)
-    def run(**given: Any) -> None:
-        chosen = {one.name: value for one in shared if _was_given(value := given.pop(one.name))}
-        verb(choices=chosen, **given)
 
-    _take(run, [*own, *(_option(one, ReadOptions) for one in shared)])
-    return run
+def options_of(options: type, taken_as: str, without: Sequence[str] = ()) -> Callable[[Verb], Verb]:
+    """Give a command the options that are the fields of a dataclass, without some. It takes those that were
+    given in one argument, by name.
+
+    Args:
+        options: the dataclass; each field has its help.
+        taken_as: the name of the argument.
+        without: names of fields.
+    """
+
+    def made(verb: Verb) -> Verb:
+        hints = get_type_hints(verb, include_extras=True)
+        own = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+            for name, parameter in inspect.signature(verb).parameters.items()
+            if name != taken_as
+        ]
+        shared = [one for one in dataclasses.fields(options) if _is_option(one) and one.name not in without]
+
+        @wraps(verb)
+        def run(**given: Any) -> None:
+            found = {one.name: value for one in shared if _was_given(value := given.pop(one.name))}
+            verb(**{taken_as: found}, **given)
+
+        _take(run, [*own, *map(_option, shared)])
+        return run
+
+    return made
 
 
 def reads_images_for_a_model(verb: Verb) -> Verb:
@@ -201,7 +217,7 @@ def command(options: type[RunOptions], *, is_run: bool = True) -> Callable[[Verb
 
         parameters = [
             _parameter("data", Data),
-            *(_option(one, options) for one in shared),
+            *map(_option, shared),
             *own,
             _parameter("phase_iii", PhaseIII),
             _parameter("pool", PoolPath),
@@ -243,7 +259,7 @@ def flag_of(options: type[RunOptions], name: str) -> str:
     return "DATA" if name == "data" else _flag(options.__dataclass_fields__[name])
 
 
-def _option(one: dataclasses.Field[Any], options: type[ReadOptions]) -> inspect.Parameter:
+def _option(one: dataclasses.Field[Any]) -> inspect.Parameter:
     """Return the parameter that typer makes an option of."""
     if one.type == "bool":
         return _parameter(one.name, Annotated[bool, typer.Option(_flag(one), help=described(one))], False)
@@ -282,14 +298,19 @@ def collect(
     return options
 
 
-def _read_recipe(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the fields of a TOML file. InputError where it is none."""
     from dpvision.images.files import read_text_file
 
     content = read_text_file(path)
     try:
-        options = _parse(content.decode())
+        return _parse(content.decode())
     except ValueError as error:
         raise InputError(f"{path} is not TOML: {error}") from error
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    options = read_toml(path)
     for name in options:
         if name not in RECIPE:
             raise InputError(f"{path}: there is no option '{name}'; choose from {', '.join(sorted(RECIPE))}")

@@ -33,7 +33,7 @@ def calibration_error(
     variance is at most that of the mean of squares, for which the upper limit of a share is taken.
     """
     count = len(confidences)
-    bins = np.minimum((confidences * BINS).astype(np.int64), BINS - 1)
+    bins = _bins(confidences)
     gaps = right - confidences
 
     def by_bin(indices: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -48,3 +48,17 @@ def calibration_error(
     _, squares = proportion_interval(float((gaps**2).sum()), count)
     above = float(norm.ppf((1 + CONFIDENCE) / 2)) * math.sqrt(squares / count)
     return value, (max(0.0, value - below), min(1.0, value + above))
+
+
+def reliability(confidences: NDArray[np.float64], right: NDArray[np.bool_]) -> list[tuple[float, int, int]]:
+    """Return for each bin of confidence that has images: their mean confidence, how many are right, and how
+    many there are. Arguments are those of :func:`calibration_error`.
+    """
+    bins = _bins(confidences)
+    totals = np.bincount(bins, minlength=BINS)
+    sums, hits = (np.bincount(bins, weights=of, minlength=BINS) for of in (confidences, right))
+    return [(float(sums[k] / totals[k]), int(hits[k]), int(totals[k])) for k in np.flatnonzero(totals)]
+
+
+def _bins(confidences: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.minimum((confidences * BINS).astype(np.int64), BINS - 1)

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from dpvision.evaluation.accuracy import Accuracy
-from dpvision.evaluation.calibration import calibration_error
+from dpvision.evaluation.calibration import calibration_error, reliability
 from dpvision.evaluation.classifier_report import AtThreshold, ClassifierReport, Measured, OfClass
 from dpvision.evaluation.intervals import bounded_interval, skewed_mean_interval
 from dpvision.evaluation.probabilities import log_probabilities
-from dpvision.evaluation.roc import area, area_interval
+from dpvision.evaluation.roc import area, area_interval, curve
 from dpvision.images import ImageSet
 from dpvision.images.text import listing
 from dpvision.networks.classifier import Classifier
@@ -89,10 +89,15 @@ def classifier_report(
     majority = int(of_class.argmax())
     none = Measured(None, None, count)
     auc, auc_of_class, error, loss = none, [none] * classes, none, none
+    bins: list[tuple[float, int, int]] = []
+    roc: list[tuple[float, float]] = []
     if np.isfinite(log_probabilities).all():
         auc, auc_of_class = _areas(log_probabilities, labels, of_class)
         confidences = np.exp(log_probabilities.max(axis=1))
         error = Measured(*calibration_error(confidences, given == labels), count)
+        bins = reliability(confidences, given == labels)
+        if classes == 2 and of_class.all():
+            roc = curve(_log_odds(log_probabilities)[:, 1], labels == 1)
         loss = _log_loss(-np.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0])
     return ClassifierReport(
         accuracy=Accuracy(int(right.sum()), count),
@@ -116,6 +121,8 @@ def classifier_report(
             for k, name in enumerate(class_names)
         ),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
+        reliability=tuple(bins),
+        roc=tuple(roc),
     )
 
 

@@ -11,7 +11,7 @@ from dpvision.evaluation.calibration import BINS
 from dpvision.evaluation.intervals import proportion_interval
 
 OF_ALL_IMAGES = ("accuracy", "majority", "balanced_accuracy", "auc", "calibration_error", "log_loss")
-OF_FEW_IMAGES = ("at_threshold", "by_class", "confusion")
+OF_FEW_IMAGES = ("at_threshold", "by_class", "confusion", "reliability", "roc")
 """The names of figures by how many images each is of."""
 
 PUBLISHING: Mapping[str, Any] = {
@@ -116,6 +116,10 @@ class ClassifierReport:
         at_threshold: sensitivity and specificity; None for more than two classes, unless one was named.
         by_class: the figures of each class, in the order of the classifier's.
         confusion: how many images of each class (first index) were given each (second index).
+        reliability: see :func:`dpvision.evaluation.calibration.reliability`; empty where the output for some
+            image is no finite number.
+        roc: of two classes, the curve of the second (:func:`dpvision.evaluation.roc.curve`): pairs of false-
+            and true-positive rates. Empty where there is none.
     """
 
     accuracy: Accuracy
@@ -128,6 +132,8 @@ class ClassifierReport:
     at_threshold: AtThreshold | None
     by_class: tuple[OfClass, ...]
     confusion: tuple[tuple[int, ...], ...]
+    reliability: tuple[tuple[float, int, int], ...] = ()
+    roc: tuple[tuple[float, float], ...] = ()
 
     @property
     def total(self) -> int:
@@ -172,7 +178,10 @@ class ClassifierReport:
             "log_loss": self.log_loss.to_json(),
             "at_threshold": at and {name: _json(value) for name, value in vars(at).items()},
             "by_class": [{name: _json(value) for name, value in vars(one).items()} for one in self.by_class],
-            "confusion": [list(row) for row in self.confusion],
+            **{
+                name: [list(row) for row in getattr(self, name)]
+                for name in ("confusion", "reliability", "roc")
+            },
             "notes": list(self.notes),
             "publishing": dict(PUBLISHING),
         }
@@ -198,6 +207,8 @@ class ClassifierReport:
                 OfClass(**{name: _read(value) for name, value in one.items()}) for one in fields["by_class"]
             ),
             confusion=tuple(tuple(row) for row in fields["confusion"]),
+            reliability=tuple((row[0], row[1], row[2]) for row in fields["reliability"]),
+            roc=tuple((row[0], row[1]) for row in fields["roc"]),
         )
 
 

@@ -53,3 +53,20 @@ def area_interval(value: float, influence: Array, counts: NDArray[np.int64]) -> 
     variance = float((influence**2).sum()) / len(influence) ** 2
     # Of two classes, whichever has fewer examples may be the one that all faults are in.
     return bounded_interval(value, variance, len(counts) ** 2 / 2 / float((1 / counts).sum()))
+
+
+def curve(scores: Array, members: NDArray[np.bool_], points: int = 101) -> list[tuple[float, float]]:
+    """Return the ROC curve at so many false-positive rates, evenly spread from 0 to 1: each with the largest
+    share of members that a threshold finds while no larger share of others passes. Arguments as of
+    :func:`area`.
+    """
+    thresholds = np.sort(scores[~members])[::-1]
+    own = np.sort(scores[members])
+    found = []
+    for rate in np.linspace(0, 1, points):
+        passing = int(rate * len(thresholds) + 1e-9)
+        # Those above the first that must not pass; all, where all others may.
+        above = -np.inf if passing >= len(thresholds) else thresholds[passing]
+        hits = len(own) if passing >= len(thresholds) else len(own) - np.searchsorted(own, above, "right")
+        found.append((float(rate), float(hits / len(own))))
+    return found

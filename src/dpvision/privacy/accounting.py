@@ -32,9 +32,9 @@ _RELATIONS = {
 # becomes T times as large, and the sum over the grid's tail a few times that: near 10⁻¹⁴·T. The largest that
 # was seen is 2.7·10⁻¹⁷·T (tests/privacy/test_accounting.py compares with the exact Gaussian, to T = 10⁷).
 _PLD_DELTA_SLACK, _PLD_DELTA_SLACK_OF_ONE = 1e-11, 1e-14
-_SMALLEST_PLD_DELTA = 1e-9
+SMALLEST_PLD_DELTA = 1e-9
 _PROFILE_DELTA = 1e-5  # near which a whole profile is to be accurate
-_LARGEST_PLD_EPSILON = 2500.0  # up to here it was compared with the exact ε of Gaussians
+LARGEST_PLD_EPSILON = 2500.0  # up to here it was compared with the exact ε of Gaussians
 _LARGEST_GRID = 200_000
 # dp_accounting's own list, and before it orders for ε in the hundreds.
 _RDP_ORDERS = (
@@ -76,9 +76,9 @@ def epsilon(
     check_relation(neighboring_relation)
     if accountant not in get_args(Accountant):
         raise InputError(f"unknown accountant {accountant!r}; choose pld or rdp.")
-    if accountant == "pld" and delta < _SMALLEST_PLD_DELTA:
+    if accountant == "pld" and delta < SMALLEST_PLD_DELTA:
         raise InputError(
-            f"delta {delta:g} is below {_SMALLEST_PLD_DELTA:g}, the least the PLD accountant resolves; "
+            f"delta {delta:g} is below {SMALLEST_PLD_DELTA:g}, the least the PLD accountant resolves; "
             "use a larger delta or the rdp accountant."
         )
     merged = merge_events(events)
@@ -182,7 +182,7 @@ def calibrate_steps(sample_rate: float, steps: int, budget: Budget, accountant: 
 @lru_cache(maxsize=256)
 def _pld_epsilon(events: tuple[Event, ...], delta: float, neighboring_relation: NeighboringRelation) -> float:
     bound, usable = _rdp_epsilon(events, delta, neighboring_relation), delta - rounding_slack(events)
-    if bound > _LARGEST_PLD_EPSILON or usable <= 0 or not all(event.has_pair for event in events):
+    if bound > LARGEST_PLD_EPSILON or usable <= 0 or not all(event.has_pair for event in events):
         return bound
     pld = _composed(events, delta, neighboring_relation)
     with np.errstate(over="ignore"):  # of e^ε, where it says that ε is infinite

@@ -17,17 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import binom
 
-from dpvision.privacy.accounting import epsilon, privacy_profile
+from dpvision.privacy.accounting import epsilon
 from dpvision.privacy.budget import NeighboringRelation
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.events import Event
+from dpvision.privacy.trade_off import NO_DIFFERENCE, TradeOff
 
 Array = NDArray[np.float64]
 
@@ -44,7 +44,6 @@ coins are seldom half "in". That either test may decide is paid for (Bonferroni)
 
 _LARGEST_SCALE = 2.0**10  # so much more noise than planned is no different from nothing to see
 _SCALE_ERROR = 0.005
-_LARGEST_EPSILON = 100.0  # of a curve; far beyond what guesses can tell apart
 
 
 @dataclass(frozen=True)
@@ -138,42 +137,6 @@ def epsilon_lower_bound(canaries: int, tallies: Sequence[Tally], delta: float, c
         middle = (low + high) / 2
         low, high = (middle, high) if is_refuted(middle) else (low, middle)
     return low
-
-
-@dataclass(frozen=True)
-class TradeOff:
-    """A bound on how well runs with and without one example can be told apart.
-
-    Attributes:
-        epsilons, deltas: ``[E]``, the run is (ε, δ)-private, in both directions, for each of these pairs. The
-            trade-off curve is the envelope of what they say, so that leaving some out only makes it weaker.
-    """
-
-    epsilons: Array
-    deltas: Array
-
-    @classmethod
-    def of(cls, events: Sequence[Event], relation: NeighboringRelation) -> TradeOff:
-        """Return the trade-off curve of releases, by their privacy loss distribution."""
-        most = min(epsilon(events, 1e-8, relation, "rdp"), _LARGEST_EPSILON)
-        epsilons = np.linspace(0, most, 400)
-        return cls(epsilons, privacy_profile(events, epsilons, relation))
-
-    @cached_property
-    def _ratios(self) -> Array:
-        return np.exp(self.epsilons)
-
-    def least(self, probability: float) -> float:
-        """Bound from below an event's probability without the example (or with another), given that
-        with it.
-        """
-        by_event = (probability - self.deltas) / self._ratios
-        by_complement = 1 - self.deltas - self._ratios * (1 - probability)
-        return max(0.0, float(by_event.max()), float(by_complement.max()))
-
-
-NO_DIFFERENCE = TradeOff(np.zeros(1), np.zeros(1))
-"""The curve of ε = 0: the output says nothing about an example."""
 
 
 def refutes(canaries: int, tallies: Sequence[Tally], trade_off: TradeOff, confidence: float) -> bool:

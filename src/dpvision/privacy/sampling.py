@@ -11,6 +11,8 @@ from dpvision.privacy.by_example import KeySource
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.events import GaussianSumEvent, gaussian_event
 
+_EVERYTHING = "none: every {unit} enters every release"
+
 
 class Sampler(Protocol):
     """Draws batches of examples and states the event that a Gaussian sum over one of them amounts to.
@@ -18,7 +20,8 @@ class Sampler(Protocol):
     ``in_words`` says for a release card who enters a batch; ``{unit}`` in it stands for what is protected.
     """
 
-    in_words: ClassVar[str]
+    @property
+    def in_words(self) -> str: ...
 
     @property
     def num_examples(self) -> int: ...
@@ -106,10 +109,6 @@ class PoissonSampler(_OverExamples):
         InputError: a value is out of range.
     """
 
-    in_words: ClassVar[str] = (
-        "Poisson: every {unit} enters every batch independently, at the mechanism's sample rate"
-    )
-
     sample_rate: float
 
     def __post_init__(self) -> None:
@@ -119,6 +118,13 @@ class PoissonSampler(_OverExamples):
                 f"the sample rate must lie in (0, 1], not {self.sample_rate}; "
                 f"the expected batch size must not exceed the {self.num_examples} examples."
             )
+
+    @property
+    def in_words(self) -> str:
+        """As for :class:`Sampler`."""
+        if self.sample_rate == 1:
+            return _EVERYTHING
+        return "Poisson: every {unit} enters every batch independently, at the mechanism's sample rate"
 
     @property
     def expected_batch_size(self) -> float:
@@ -156,7 +162,7 @@ class FullBatch(_OverExamples):
     ``tests/privacy/test_sampling.py::test_samplers_describe_themselves_exactly`` shows it.
     """
 
-    in_words: ClassVar[str] = "none: every {unit} enters every release"
+    in_words: ClassVar[str] = _EVERYTHING
 
     @property
     def sample_rate(self) -> float:

@@ -16,9 +16,10 @@ from typing import Any
 from dpvision.evaluation import Accuracy
 from dpvision.methods import Calibrated
 from dpvision.networks import Classifier
-from dpvision.privacy import Account, Event, PublicFacts, RandomSource
+from dpvision.privacy import Account, Budget, Event, PublicFacts, RandomSource
 from dpvision.privacy.group_privacy import group_epsilons
-from dpvision.reports.guarantee_file import FIXED_SEED, in_words
+from dpvision.privacy.strength import strength
+from dpvision.reports.guarantee_file import FIXED_SEED, events_of, in_words
 
 _BY_PLD = "privacy loss distributions (PLD)"
 _BY_RDP = "Rényi differential privacy, for a selection is composed by it alone"
@@ -27,6 +28,7 @@ _BY_RDP = "Rényi differential privacy, for a selection is composed by it alone"
 def release_card(
     guarantee: Mapping[str, Any],
     *,
+    made: Mapping[str, Any],
     method: str,
     config: Any,
     model: Classifier,
@@ -40,6 +42,8 @@ def release_card(
 
     Args:
         guarantee: the guarantee of the run, see :func:`guarantee`.
+        made: the day on which the run began, a command that makes such a run, and what the private images are
+            called: "began", "command" and "data_name".
         method, config: those of the training.
         model: what is released.
         fitting: how images are made to fit it: the choices "resize" and "value_range" of `Choices`.
@@ -57,6 +61,8 @@ def release_card(
         reads.append("test images, for the test accuracy: the guarantee does not cover them")
     return {
         **guarantee,
+        "strength": strength_of(guarantee),
+        "made": dict(made),
         "not_covered": [*reads, *guarantee["not_covered"]],
         "method": method,
         "config": asdict(config),
@@ -75,6 +81,13 @@ def release_card(
         **more,
         "versions": versions(),
     }
+
+
+def strength_of(guarantee: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the releases of a guarantee give away; see :func:`dpvision.privacy.strength.strength`."""
+    events = [Event.from_json(one["event"]) for one in events_of(guarantee)]
+    budget = Budget(guarantee["target_epsilon"], guarantee["delta"], guarantee["neighboring_relation"])
+    return strength(events, budget)
 
 
 def guarantee(
@@ -156,10 +169,10 @@ def _groups(account: Account) -> list[dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what the guarantee was computed with."""
+    """Return the versions of what the guarantee was computed, and the card drawn, with."""
     return {
         "python": platform.python_version(),
-        **{package: version(package) for package in ("dpvision", "torch", "dp-accounting")},
+        **{package: version(package) for package in ("dpvision", "torch", "dp-accounting", "matplotlib")},
     }
 
 

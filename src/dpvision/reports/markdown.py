@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jinja2
 
 from dpvision.images.text import written_out
+from dpvision.reports.settings_rows import settings_rows
 
 
 def card_markdown(card: Mapping[str, Any], template: str = "card.md.j2") -> str:
@@ -19,7 +22,44 @@ def card_markdown(card: Mapping[str, Any], template: str = "card.md.j2") -> str:
         undefined=jinja2.StrictUndefined,
         finalize=in_markdown,
     )
-    return environment.get_template(template).render(card)
+    return environment.get_template(template).render(
+        {
+            **card,
+            "found": partial(_found, card),
+            "bound": _bound,
+            "share": _share,
+            "settings_rows": settings_rows,
+        }
+    )
+
+
+def _found(card: Mapping[str, Any], releases: str) -> str:
+    """Write how many members an attacker finds with so many releases, at the rate that a card names."""
+    strength = card["strength"]
+    rates = strength["true_positive_rates"][releases]
+    at = strength["false_positive_rates"].index(strength["at"])
+    return "an unknown share" if rates is None else f"{100 * rates[at]:.3g} %"
+
+
+def _share(figure: Mapping[str, Any]) -> str:
+    """Write a figure with its interval, if it has one."""
+    if figure["value"] is None:
+        return "not defined"
+    interval = figure["interval_95"]
+    return f"{figure['value']:.4f}" + (f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else "")
+
+
+def _bound(value: float | None) -> str:
+    return "no useful bound" if value is None else f"{value:.4g}"
+
+
+SHEET = "samples.png"
+"""The file of a release with the first of its synthetic images."""
+
+
+def without_charts(page: str) -> str:
+    """Return a card's page without its charts, which another version of matplotlib draws otherwise."""
+    return re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL)
 
 
 def card_template(card: Mapping[str, Any]) -> str:

@@ -7,12 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from dpvision.networks.image_generator import ImageGenerator
-from dpvision.reports.card import versions
+from dpvision.reports.card import strength_of, versions
 
 
 def synthesis_card(
     guarantee: Mapping[str, Any],
     *,
+    made: Mapping[str, Any],
     method: str,
     config: Any,
     generator: ImageGenerator,
@@ -25,6 +26,7 @@ def synthesis_card(
 
     Args:
         guarantee: the guarantee of what was released, and so of all that is made of it.
+        made: as of :func:`dpvision.reports.card.release_card`.
         method, config: those of the run.
         generator: what was made of it.
         fitting: how images are made to fit it: the choices "resize" and "value_range" of `Choices`.
@@ -35,6 +37,8 @@ def synthesis_card(
     proportions = generator.class_proportions.tolist()
     return {
         **guarantee,
+        "strength": strength_of(guarantee),
+        "made": dict(made),
         **{"embedding": None, **more},
         "method": method,
         "generator": {

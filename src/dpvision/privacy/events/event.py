@@ -14,7 +14,7 @@ import numpy as np
 from dpvision.privacy.budget import NeighboringRelation
 from dpvision.privacy.errors import InputError
 
-_LARGEST_COUNT = 10_000_000
+LARGEST_COUNT = 10_000_000
 """The largest count: beyond it the accountants take for ever, and no use is known."""
 
 _BEFORE_KINDS = "gaussian"
@@ -59,8 +59,8 @@ class Event(ABC):
     count: int = field(default=1, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.count, int) and 1 <= self.count <= _LARGEST_COUNT):
-            raise InputError(f"count must be a whole number in [1, {_LARGEST_COUNT}], not {self.count}.")
+        if not (isinstance(self.count, int) and 1 <= self.count <= LARGEST_COUNT):
+            raise InputError(f"count must be a whole number in [1, {LARGEST_COUNT}], not {self.count}.")
 
     @property
     def single(self) -> Self:
@@ -74,6 +74,10 @@ class Event(ABC):
     @abstractmethod
     def scaled(self, scale: float) -> Self:
         """Return the same releases with all noise multiplied by ``scale``."""
+
+    def unsampled(self) -> Event:
+        """Return what the releases would be to whoever knew who was in each sample; these, without any."""
+        return self
 
     # What they cost --------------------------------------------------------------------------------------
 

@@ -57,6 +57,10 @@ class PoissonGaussianEvent(Event):
         """Return the same releases with ``scale`` times the noise."""
         return replace(self, noise_multiplier=scale * self.noise_multiplier)
 
+    def unsampled(self) -> GaussianEvent:
+        """Return as many sums over all examples."""
+        return GaussianEvent(self.noise_multiplier, self.replace_one_ratio, count=self.count)
+
     def to_dp_event(self, neighboring_relation: NeighboringRelation) -> dp_accounting.DpEvent:
         """Return a Poisson-sampled Gaussian, composed with itself: dp_accounting knows its pairs."""
         gaussian = dp_accounting.GaussianDpEvent(self.noise_multiplier)

@@ -101,6 +101,12 @@ class SelectionEvent(Event):
         """Return the same selections with ``scale`` times the noise in every trial."""
         return replace(self, trials=tuple(tuple(one.scaled(scale) for one in trial) for trial in self.trials))
 
+    def unsampled(self) -> SelectionEvent:
+        """Return the same selections of trials without samples."""
+        return self.of([[one.unsampled() for one in trial] for trial in self.trials], self.mean).times(
+            self.count
+        )
+
     def to_dp_event(self, neighboring_relation: NeighboringRelation) -> dp_accounting.DpEvent:
         """Raise InputError: there is no pair of distributions whose composition is this."""
         raise InputError("a selection is composed by Rényi divergences alone.")

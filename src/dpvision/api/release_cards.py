@@ -1,0 +1,65 @@
+"""The card of a release, with what was measured of it beside its guarantee."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dpvision.api.publishing import card_files
+from dpvision.images.files import read_json
+from dpvision.privacy.errors import InputError
+from dpvision.reports.beside import KINDS, result_kind
+from dpvision.reports.markdown import SHEET
+from dpvision.runs.files import write_atomically, writing
+from dpvision.runs.places import check_free, find_release
+
+
+def write_card(
+    run: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    results: Sequence[str | os.PathLike[str]] = (),
+) -> dict[str, Any]:
+    """Write the card of a release, as HTML, Markdown and JSON, with results of other commands in it.
+
+    The release's own card stays as it is. No guarantee covers the results, for they are exact: whether the
+    images that they are of may be published is the publisher's to say.
+
+    Args:
+        run: a run's directory or release directory.
+        out: the folder for card.html, card.md and card.json, made here.
+        results: files of what `dpvision evaluate`, `audit` and `membership` print with --json, and
+            private/test.json of the run: one of each kind.
+
+    Returns:
+        The card.
+
+    Raises:
+        InputError: there is no release, a result is none, or the place cannot be written.
+    """
+    check_free(out)
+    release = find_release(run)
+    card = read_json(release / "card.json")
+    if "strength" not in card:
+        raise InputError(
+            f"{release / 'card.json'} was written by an earlier version, which did not say what an attacker "
+            "could gain; make the release again, or use that version"
+        )
+    beside: dict[str, Any] = {}
+    for result in map(Path, results):
+        found = read_json(result)
+        kind = result_kind(found, str(result))
+        if kind in beside:
+            raise InputError(f"{result} is a second result of {KINDS[kind]}; give one")
+        beside[kind] = found
+    card |= {"beside": beside} if beside else {}
+    sheet = release / SHEET
+    folder = Path(out)
+    files = card_files(card, sheet.read_bytes() if sheet.is_file() else None)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    return card
