@@ -229,10 +229,13 @@ def test_an_interrupted_fit_goes_on_as_it_would_have(objective: Any) -> None:
         fitted(again)
 
 
-@pytest.mark.parametrize(("epsilon", "steps"), [(0.01, 2 * AVERAGED), (1000.0, 50)])
-def test_a_fit_ends_where_the_rest_is_noise(epsilon: float, steps: int) -> None:
-    """A generator that starts beside what was released, with hardly any budget and with a lot of it."""
-    images, config = made(), settings(steps=50, encoder_options={"products": True}, gaussian_start=False)
+@pytest.mark.parametrize(
+    ("epsilon", "start", "steps"), [(0.01, True, 2 * AVERAGED), (0.01, False, 50), (1000.0, True, 50)]
+)
+def test_a_fit_ends_where_the_rest_is_noise(epsilon: float, start: bool, steps: int) -> None:
+    """With hardly any budget, if what one sees of the release is in the start; never with a lot of it."""
+    images = made()
+    config = settings(steps=50, encoder_options={"products": True}, gaussian_start=start)
     embedding, encoder = released(config, images, Budget(epsilon, 1e-4)), make_encoder(config, images)
 
     def steps_of(config: DPMEPFConfig, memory: Memory) -> int:

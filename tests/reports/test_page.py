@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from html import unescape
 from html.parser import HTMLParser
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 import dpvision
+from dpvision.api.publishing import card_files
 from dpvision.api.release_cards import write_card
 from dpvision.cli.main import run
 from dpvision.images import Images
@@ -346,3 +348,38 @@ def test_the_command_shows_and_writes_cards(
     assert {path.name for path in out.iterdir()} == {"card.html", "card.md", "card.json"}
     assert run(["card", str(made), "--out", str(out)]) == 2
     assert "is not empty" in capsys.readouterr().err
+
+
+def test_a_card_with_more_on_it_is_verified(
+    releases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, card = releases["classifier"].parent, tmp_path / "card"
+    write_card(made, card, results=[made / "private" / "test.json"])
+    assert run(["verify", str(made), "--card", str(card)]) == 0
+    assert "follow from its counts" in capsys.readouterr().out
+    other = tmp_path / "other"
+    write_card(releases["images"], other)
+    assert run(["verify", str(made), "--card", str(other)]) == 1
+    assert run(["verify", str(made), "--card", str(tmp_path)]) == 1
+    assert "is no card of a release" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "fails"),
+    [
+        (lambda card, test: card.update(epsilon=0.1), "other card"),
+        (lambda card, test: test["accuracy"].update(value=0.99), "other card's figures"),
+        (lambda card, test: test["by_class"][1]["recall"].update(total=9), "other card's figures"),
+        (lambda card, test: test["confusion"][0].__setitem__(0, 500), "other card's figures"),
+    ],
+)
+def test_a_card_with_more_on_it_that_lies_is_found_out(
+    releases: dict[str, Path], tmp_path: Path, change: Callable[[Any, Any], None], fails: str
+) -> None:
+    made, folder = releases["classifier"].parent, tmp_path / "card"
+    card = write_card(made, folder, results=[made / "private" / "test.json"])
+    change(card, card["beside"]["test"])
+    for name, content in card_files(card, None).items():
+        (folder / name).write_bytes(content)
+    checks = dpvision.verify(made, card=folder).checks
+    assert {check.name for check in checks if not check.holds} == {fails}

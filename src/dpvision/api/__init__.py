@@ -9,6 +9,7 @@ from dpvision._lazy import lazy
 if TYPE_CHECKING:
     from dpvision.api.auditing import Audit, audit
     from dpvision.api.cards import Comparison, compare, registry_entry
+    from dpvision.api.comparing import Runs, runs_in
     from dpvision.api.forecast import Forecast, plan
     from dpvision.api.measuring import evaluate_images
     from dpvision.api.membership_inference import Membership, membership
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from dpvision.api.refitting import synthesize_from
     from dpvision.api.release_cards import write_card
     from dpvision.api.sampling import sample
+    from dpvision.api.sweeping import Sweep, sweep
     from dpvision.api.synthesis import synthesize
     from dpvision.api.training import resume, train
     from dpvision.api.tuning import tune
@@ -32,6 +34,8 @@ __all__ = [
     "Prediction",
     "Progress",
     "Result",
+    "Runs",
+    "Sweep",
     "Synthesis",
     "Verification",
     "audit",
@@ -46,7 +50,9 @@ __all__ = [
     "predictions",
     "registry_entry",
     "resume",
+    "runs_in",
     "sample",
+    "sweep",
     "synthesize",
     "synthesize_from",
     "train",
@@ -63,6 +69,8 @@ _HOMES = {
     "Prediction": "dpvision.api.using",
     "Progress": "dpvision.runs",
     "Result": "dpvision.api.publishing",
+    "Runs": "dpvision.api.comparing",
+    "Sweep": "dpvision.api.sweeping",
     "Synthesis": "dpvision.api.publishing",
     "Verification": "dpvision.api.verifying",
     "audit": "dpvision.api.auditing",
@@ -77,7 +85,9 @@ _HOMES = {
     "predictions": "dpvision.api.using",
     "registry_entry": "dpvision.api.cards",
     "resume": "dpvision.api.training",
+    "runs_in": "dpvision.api.comparing",
     "sample": "dpvision.api.sampling",
+    "sweep": "dpvision.api.sweeping",
     "synthesize": "dpvision.api.synthesis",
     "synthesize_from": "dpvision.api.refitting",
     "train": "dpvision.api.training",

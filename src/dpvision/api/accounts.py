@@ -13,10 +13,18 @@ from typing import Any
 
 from dpvision.images import ImageSet
 from dpvision.images.indexed import indexed
+from dpvision.images.public import treated_as_private
 from dpvision.methods import Calibrated
 from dpvision.privacy import Account, Budget, Event, InputError, Ledger, default_ledger_path
+from dpvision.privacy.errors import named_option
 from dpvision.privacy.ledger import About
 from dpvision.runs import RunDirectory
+
+UNPAID = (
+    "what else was learned of these images: they were said to be public (`sweep --unpaid`), so that this run "
+    "is in no account of theirs; where they are private, nothing may be chosen by it"
+)
+"""What is not covered by the guarantee of a run that is on no account, for its card."""
 
 
 def private_record(
@@ -38,6 +46,8 @@ def make_account(
     stages: Calibrated,
     method: str,
     folder: Path | None = None,
+    *,
+    unpaid: bool = False,
 ) -> Account:
     """Return the account of a run on private images, not open yet.
 
@@ -48,13 +58,21 @@ def make_account(
         stages: what it will release.
         method: what learns, for people who read the ledger.
         folder: the run's directory, for them too; None where it has none.
+        unpaid: whether its images are public, and so no business of the index of private ones.
+
+    Guarantee: of an image that anybody on this machine treats as private, no run is unpaid.
+    ``tests/api/test_sweeping.py`` tries it.
 
     Raises:
-        InputError: the ledger is of another data set, or damaged.
+        InputError: the ledger is of another data set, or damaged, or an unpaid run is of private images.
     """
+    if unpaid and (problem := treated_as_private(images)):
+        raise InputError(f"{problem}; leave out {named_option('unpaid', True)}: what a run costs them counts")
     ledger = Ledger.for_dataset(record["ledger"], record["digest"], images.num_protected, images.protects)
     about = About(str(folder.absolute()) if folder else None, method, len(images))
-    return Account(budget, ledger, record["run_id"], stages.events, indexed(images), about)
+    return Account(
+        budget, ledger, record["run_id"], stages.events, None if unpaid else indexed(images), about
+    )
 
 
 def check_ledger(run: RunDirectory, released: Sequence[Event]) -> None:

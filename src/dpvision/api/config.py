@@ -62,6 +62,7 @@ class RunConfig:
         because: why the method was chosen, of a new run that named none.
         data_name: what the card calls the private images, if anything.
         given: names of the settings that were given, and not left to their defaults.
+        unpaid: whether the images are said to be public, and what the run costs is in no account of theirs.
     """
 
     method: Method
@@ -83,6 +84,7 @@ class RunConfig:
     overlaps: tuple[str, ...] = ()
     data_name: str | None = None
     given: tuple[str, ...] = ()
+    unpaid: bool = False
 
     def tell_choice(self) -> None:
         """Announce the method that was chosen, once nothing can be refused any more."""
@@ -119,6 +121,7 @@ class RunConfig:
             "overlaps": list(self.overlaps),
             "data_name": self.data_name,
             "given": list(self.given),
+            "unpaid": self.unpaid,
         }
 
     @classmethod
@@ -157,6 +160,7 @@ class RunConfig:
                 overlaps=tuple(fields["overlaps"]),
                 data_name=fields["data_name"],
                 given=tuple(fields["given"]),
+                unpaid=fields["unpaid"] is True,
             )
 
     def session(

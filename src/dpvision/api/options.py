@@ -277,6 +277,13 @@ class TrainOptions(Named, Tested, OfClassifiers, Watched):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SweptOptions(TrainOptions):
+    """Options of one run of a sweep. That it is unpaid no other command can say."""
+
+    unpaid: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class TuneOptions(Searched, TrainOptions):
     """Options of a run that tunes the settings of a classifier."""
 
@@ -408,6 +415,26 @@ class AuditOptions(OfClassifiers, RunOptions):
             )
 
 
+SORTS = ("name", "method", "epsilon", "accuracy", "started")
+"""What runs may be sorted by; by accuracy the best is first."""
+
+
+FIGURES = {"accuracy": "test accuracy", "auc": "AUC"}
+"""What runs may be compared by, and what it is called."""
+
+
+def check_figure(figure: str) -> None:
+    """Raise InputError unless runs can be compared by it."""
+    if figure not in FIGURES:
+        raise InputError(f"runs cannot be compared by '{figure}'; choose one of {', '.join(FIGURES)}")
+
+
+def check_sort(sort: str) -> None:
+    """Raise InputError unless runs can be sorted so."""
+    if sort not in SORTS:
+        raise InputError(f"runs cannot be sorted by '{sort}'; choose one of {', '.join(SORTS)}")
+
+
 def check_seed(seed: int | None) -> None:
     """Raise InputError unless every random generator of a run takes it, torch's among them."""
     if not (seed is None or 0 <= seed < 1 << 63):
@@ -425,10 +452,11 @@ def check_shadow_models(count: int) -> None:
         )
 
 
-def takes(options: type) -> Callable[[Function], Function]:
-    """Give a function of ``**options`` the signature and the documentation of these options: its docstring
-    has ``{options}`` where they belong.
+def takes(options: type, without: Sequence[str] = ()) -> Callable[[Function], Function]:
+    """Give a function of ``**options`` the signature and the documentation of these options, without some:
+    its docstring has ``{options}`` where they belong.
     """
+    fields = [one for one in dataclasses.fields(options) if one.name not in without]
 
     def documented(function: Function) -> Function:
         hints = get_type_hints(options)
@@ -439,7 +467,7 @@ def takes(options: type) -> Callable[[Function], Function]:
                 default=inspect.Parameter.empty if one.default is MISSING else one.default,
                 annotation=hints[one.name],
             )
-            for one in dataclasses.fields(options)
+            for one in fields
         ]
         signature = inspect.signature(function)
         own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -447,7 +475,7 @@ def takes(options: type) -> Callable[[Function], Function]:
         named += [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
         named.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)
         function.__signature__ = signature.replace(parameters=[*before, *named])  # type: ignore[attr-defined]
-        lines = [f"{one.name}: {described(one)}" for one in dataclasses.fields(options)]
+        lines = [f"{one.name}: {described(one)}" for one in fields]
         wrapped = [textwrap.fill(line, 98, subsequent_indent=" " * 12) for line in lines]
         function.__doc__ = (function.__doc__ or "").replace("{options}", "\n        ".join(wrapped))
         return function

@@ -21,6 +21,7 @@ from typing import Any
 import safetensors.torch
 
 from dpvision.api.accounts import (
+    UNPAID,
     check_ledger,
     check_unchanged,
     check_version,
@@ -31,7 +32,7 @@ from dpvision.api.accounts import (
 )
 from dpvision.api.config import RunConfig, Sources, open_pool_of, read_images, to_publish
 from dpvision.api.devices import resolve_device
-from dpvision.api.options import FinishOptions, RunOptions
+from dpvision.api.options import FinishOptions, RunOptions, SweptOptions
 from dpvision.api.pool_cost import described_pool, warn_of_unknown_spending
 from dpvision.api.publishing import (
     GUARANTEE,
@@ -188,6 +189,7 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
             overlaps=tuple(overlaps.found),
             data_name=getattr(options, "data_name", None),
             given=tuple(sorted(overrides)),
+            unpaid=isinstance(options, SweptOptions) and options.unpaid,
         ),
         Sources(private, test_images, pool),
     )
@@ -257,7 +259,8 @@ class Run:
         def open_account() -> Account:
             check_ledger(directory, released)
             record = {name: directory.of_account(name) for name in ("run_id", "digest", "ledger")}
-            account = make_account(record, images, budget, stages, config.method.name, directory.path)
+            name = config.method.name
+            account = make_account(record, images, budget, stages, name, directory.path, unpaid=config.unpaid)
             if is_new and account.images:
                 warn_of_other_kind(images, account.images)
                 then = "what was spent on those is not composed with this run"
@@ -296,6 +299,8 @@ class Run:
             )
             if GUARANTEE in learned.facts:  # of an earlier run, whose release is part of what was learned
                 cost = cost_of_both(learned.facts[GUARANTEE], cost)
+            if config.unpaid:
+                cost["not_covered"].append(UNPAID)
             self.keep(
                 replace(learned, facts={**learned.facts, GUARANTEE: cost}),
                 OfLearning(

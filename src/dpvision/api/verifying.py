@@ -6,12 +6,12 @@ import hashlib
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
+from dpvision.api.verifying_cards import CARD, Check, forms, is_of_this_version, other_card
 from dpvision.images.files import parse_json, read_json, read_text_file, reading
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import Unit
@@ -28,7 +28,6 @@ from dpvision.reports.guarantee_file import (
     sentences,
     unit_of,
 )
-from dpvision.reports.markdown import SHEET, card_markdown, card_template, without_charts
 from dpvision.runs.digests import digests
 from dpvision.runs.places import find_release, is_run
 
@@ -38,7 +37,6 @@ MOST_BYTES = 2**23
 MOST_EVENTS = 32
 """The most kinds of events that are composed: a run has one for each of its stages."""
 
-_CARD, _TEXT, _PAGE = "card.json", "card.md", "card.html"
 _SENTENCES = ("proved", "measured", "assumed")
 _KINDS: dict[str, Any] = {
     "is_private": bool,
@@ -62,15 +60,6 @@ _RDP_TOLERANCE = 0.05
 """How far ε by PLD may differ from that stated, for versions of dp-accounting differ; and how far above the
 bound from Rényi divergences ε may be stated, for large ε are stated from a coarser bound.
 """
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was checked: its name, whether it holds, and what was found."""
-
-    name: str
-    holds: bool
-    found: str
 
 
 @dataclass(frozen=True)
@@ -106,7 +95,7 @@ class Verification:
         return all(check.holds for check in self.checks)
 
 
-def verify(release: str | os.PathLike[str]) -> Verification:
+def verify(release: str | os.PathLike[str], *, card: str | os.PathLike[str] | None = None) -> Verification:
     """Check a release against what it states of itself: every file, the card, and ε by other accountants.
 
     Nothing private is needed and nothing is written: a copy of the release will do. What cannot be seen from
@@ -114,6 +103,7 @@ def verify(release: str | os.PathLike[str]) -> Verification:
 
     Args:
         release: a run's directory or release directory.
+        card: the folder of a card that :func:`dpvision.write_card` made of it, to be checked too.
 
     Raises:
         InputError: there is no release, or its guarantee.json is damaged.
@@ -121,9 +111,9 @@ def verify(release: str | os.PathLike[str]) -> Verification:
     folder = _find(release)
     found = digests(folder)
     path = folder / FILE
-    card, unreadable = _card(folder)
+    own_card, unreadable = _card(folder)
     if path.name not in found:
-        return _without_file(folder, card, unreadable)
+        return _without_file(folder, own_card, unreadable)
     if found[path.name] is None:
         raise InputError(f"{path} is no file of the release itself, but a link or a folder")
     content = read_text_file(path, MOST_BYTES)
@@ -131,9 +121,10 @@ def verify(release: str | os.PathLike[str]) -> Verification:
     epsilons, of_epsilon = _recomputed(stated)
     checks = (
         *_of_files(stated["files"], {name: digest for name, digest in found.items() if name != FILE}),
-        *_of_card(folder, stated, card, unreadable),
+        *_of_card(folder, stated, own_card, unreadable),
         *_of_promise(stated),
         *of_epsilon,
+        *(other_card(Path(card), folder, own_card) if card is not None else ()),
     )
     return Verification(
         str(folder),
@@ -164,7 +155,7 @@ def _without_file(folder: Path, card: Mapping[str, Any] | None, unreadable: str)
     if card is None:
         raise InputError(f"{folder} has no {FILE}, and {unreadable}; give the release of a run")
     no_file = Check("files", False, f"there is no {FILE}, so no file can be checked against its digest")
-    path = folder / _CARD
+    path = folder / CARD
     with reading(f"the guarantee in {path}"):
         stated = {
             **{name: card[name] for name in (*STATED, "accountant")},
@@ -269,7 +260,7 @@ def _none_of(name: str, names: Any, holds: str, fails: str) -> Check:
 def _card(folder: Path) -> tuple[dict[str, Any] | None, str]:
     """Return card.json, or why it cannot be read."""
     try:
-        return read_json(folder / _CARD), ""
+        return read_json(folder / CARD), ""
     except InputError as error:
         return None, str(error)
 
@@ -302,73 +293,24 @@ def _of_card(
         if not _pool_agrees(card):
             differ.append("pool")
         differ += [name for name, words in _words_of(card).items() if card[name] != words]
-        text, page = _text_of(card), _page_of(folder, card)
+        of_forms = forms(folder, card, folder)
     except Exception as error:  # a card of other types, which draws any
-        yield Check("card", False, f"{_CARD} is no release card ({type(error).__name__})")
+        yield Check("card", False, f"{CARD} is no release card ({type(error).__name__})")
         return
-    yield _none_of("card", differ, f"{_CARD} and {FILE} say the same", f"{_CARD} says otherwise of")
-    yield _of_text(folder, "card in words", _TEXT, text)
-    yield _of_text(folder, "card as a page", _PAGE, page, _same_page(card))
-
-
-def _of_text(
-    folder: Path, name: str, file: str, expected: str | None, same: Callable[[str], str] = str
-) -> Check:
-    """Return the check that a file is a card as this version writes it, if it does.
-
-    Args:
-        folder: the release.
-        name: of the check.
-        file: the name of the file.
-        expected: the whole of it; None of another version's.
-        same: what of a text is compared.
-    """
-    if expected is None:
-        return Check(name, True, f"{file} was written by another version: its digest alone was checked")
-    try:
-        found = (folder / file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        found = ""
-    is_same = same(found) == same(expected)
-    return Check(name, is_same, f"{file} {'says' if is_same else 'does not say'} what {_CARD} does")
-
-
-def _same_page(card: Mapping[str, Any]) -> Callable[[str], str]:
-    """Return what of a page is compared: without its charts, where another matplotlib drew them."""
-    if card["versions"].get("matplotlib") == version("matplotlib"):
-        return str
-    return without_charts
-
-
-def _is_of_this_version(card: Mapping[str, Any]) -> bool:
-    return card["versions"]["dpvision"] == version("dpvision")
+    yield _none_of("card", differ, f"{CARD} and {FILE} say the same", f"{CARD} says otherwise of")
+    yield from of_forms
 
 
 def _sentences_of(card: Mapping[str, Any]) -> dict[str, Any]:
     """Return what this version proves, measures and assumes of such a card; nothing of another version's."""
-    return sentences(card) if _is_of_this_version(card) else {}
+    return sentences(card) if is_of_this_version(card) else {}
 
 
 def _words_of(card: Mapping[str, Any]) -> dict[str, str]:
     """Return how this version puts relation and noise of such a card; nothing of another version's."""
-    if not _is_of_this_version(card):
+    if not is_of_this_version(card):
         return {}
     return in_words(card["neighboring_relation"], unit_of(card), not_private_because(card))
-
-
-def _text_of(card: Mapping[str, Any]) -> str | None:
-    """Return the card in words, as this version writes it; None of another version's."""
-    return card_markdown(card, card_template(card)) if _is_of_this_version(card) else None
-
-
-def _page_of(folder: Path, card: Mapping[str, Any]) -> str | None:
-    """Return the card as a page, as this version writes it; None of another version's."""
-    if not _is_of_this_version(card):
-        return None
-    from dpvision.reports.html import card_html  # here: it takes seconds to import
-
-    sheet = folder / SHEET
-    return card_html(card, sheet.read_bytes() if "images" in card and sheet.is_file() else None)
 
 
 def _mechanisms_agree(card: Mapping[str, Any], events: list[dict[str, Any]]) -> bool:

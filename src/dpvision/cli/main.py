@@ -14,6 +14,7 @@ from dpvision.cli import (
     accounting,
     auditing,
     cards,
+    comparing,
     methods,
     models,
     pool,
@@ -83,6 +84,7 @@ def _options(
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Train": (training.train, training.tune, training.plan, training.resume, training.curves),
     "Synthesize": (synthesis.synthesize, synthesis.sample),
+    "Compare": (comparing.runs, comparing.sweep),
     "Check the guarantee": (verifying.verify, cards.card, auditing.audit, auditing.membership),
     "Choose a method": (methods.methods, methods.settings),
     "Use a model": (models.evaluate, models.predict),

@@ -179,7 +179,9 @@ def _take(run: Verb, parameters: Sequence[inspect.Parameter]) -> None:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
 
 
-def command(options: type[RunOptions], *, is_run: bool = True) -> Callable[[Verb], Verb]:
+def command(
+    options: type[RunOptions], *, is_run: bool = True, without: Sequence[str] = ()
+) -> Callable[[Verb], Verb]:
     """Make a command of a function ``(found, as_json, **own)``: ``found`` holds DATA and what was given of
     ``options``, in a recipe and on the command line; ``own`` are the function's further options, which take
     the place of those of the same name.
@@ -188,6 +190,7 @@ def command(options: type[RunOptions], *, is_run: bool = True) -> Callable[[Verb
         options: each becomes an option of the command.
         is_run: whether it refuses a recipe's options that it has not. A forecast or an audit of the same
             recipe leaves them aside.
+        without: those that the command has not, and leaves aside in a recipe.
     """
 
     def made(verb: Verb) -> Verb:
@@ -198,13 +201,14 @@ def command(options: type[RunOptions], *, is_run: bool = True) -> Callable[[Verb
             if name not in ("found", "as_json")
         ]
         names = {parameter.name for parameter in own}
-        shared = [one for one in dataclasses.fields(options) if _is_option(one) and one.name not in names]
+        taken = [one for one in dataclasses.fields(options) if one.name not in without]
+        shared = [one for one in taken if _is_option(one) and one.name not in names]
 
         def run(**given: Any) -> None:
             found = collect(given["config"], given["settings"], {n: given[n] for n in ("phase_iii", "pool")})
-            known = {"data", "config", *(one.name for one in dataclasses.fields(options))}
+            known = {"data", "config", *(one.name for one in taken)}
             for name in sorted(found.keys() - known):
-                if is_run:
+                if is_run and name not in without:
                     raise InputError(
                         f"{given['config']}: {name} is no option of {verb.__name__}; leave it out"
                     )

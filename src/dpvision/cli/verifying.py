@@ -17,6 +17,14 @@ def verify(
     release: Annotated[
         Path, typer.Argument(metavar="RELEASE", help="A release directory, or the directory of its run.")
     ],
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="A card that `dpvision card --out` wrote of it, to be checked too.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a release from the release alone: every file, the card, and ε by other accountants.
@@ -27,10 +35,12 @@ def verify(
 
         dpvision verify downloaded-release --json
 
+        dpvision verify run --card card
+
     Exit code 0 if all holds, 1 if a check fails. Nothing private is needed. The SHA-256 of guarantee.json is
     for comparing with what the publisher tells you by another way: nothing in the release guards that file.
     """
-    found = api.verify(release)
+    found = api.verify(release, card=card)
     show({**asdict(found), "holds": found.holds}, as_json, _text(found))
     if not found.holds:
         raise typer.Exit(1)

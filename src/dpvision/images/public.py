@@ -61,7 +61,7 @@ def refuse_data_with_ledger(images: ImageSet, what: str, overlaps: Overlaps | No
     Raises:
         InputError: somebody has, and that is not allowed.
     """
-    problem = _treated_as_private(images)
+    problem = treated_as_private(images)
     if problem:
         (overlaps or Overlaps()).refuse(
             USED_AS.format(what),
@@ -69,7 +69,7 @@ def refuse_data_with_ledger(images: ImageSet, what: str, overlaps: Overlaps | No
         )
 
 
-def _treated_as_private(images: ImageSet) -> str | None:
+def treated_as_private(images: ImageSet) -> str | None:
     """Say by what somebody on this machine has treated some of the images as private."""
     ledger = default_ledger_path(images.digest)
     if ledger.exists():

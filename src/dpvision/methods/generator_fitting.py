@@ -48,8 +48,10 @@ class FittingSettings:
             a vector v follows the difference of the two, and the generator minimises its scalar product with
             v.
         steps: at most how many steps of Adam, with β = (0.5, 0.999), fit the generator; they cost no budget.
-        stop_at_noise: ends the fit as soon as the generator's mean embedding is as near to the released one
-            as noise lets the true one be (:class:`~dpvision.methods.discrepancy.Discrepancy`).
+        stop_at_noise: ends the fit of a generator with a start in closed form (gaussian_start) as soon as its
+            mean embedding is as near to the released one as noise lets the true one be
+            (:class:`~dpvision.methods.discrepancy.Discrepancy`). What stands out of the noise is in the start
+            then; a generator without one could end before it has found it.
         batch_size: how many images a step draws, as many of each class, and at least two.
         learning_rate: scales the steps of Adam that fit the generator.
         learning_rate_of_average: scales the steps of Adam for v, with "moving_average" alone.
@@ -200,7 +202,8 @@ class GeneratorFitting:
     @property
     def is_done(self) -> bool:
         """Whether all steps were taken, or the settings say that no more are worth it."""
-        if self.settings.stop_at_noise and self.discrepancy.is_noise(self.steps_done):
+        may_stop = self.settings.stop_at_noise and self.generator.start is not None
+        if may_stop and self.discrepancy.is_noise(self.steps_done):
             return True
         return self.steps_done == self.settings.steps
 

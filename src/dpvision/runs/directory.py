@@ -127,6 +127,18 @@ class RunDirectory:
                 ) from error
             yield
 
+    @property
+    def is_worked_on(self) -> bool:
+        """True while a process works on the run, as far as that can be told without one's own lock."""
+        try:
+            with (self.private_path / "run.json").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # of a file system without locks, or that refuses
+            return False
+        return False
+
     def of_account(self, name: str) -> str:
         """Return an entry of private/run.json: "run_id", "digest" or "ledger".
 

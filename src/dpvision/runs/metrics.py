@@ -94,6 +94,15 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [steps[step] for step in sorted(steps)]
 
 
+def steps_taken(path: Path) -> int | None:
+    """Return how many steps the lines of a run's file are of, by the last whole one; None where none says."""
+    try:
+        whole, _, _ = path.read_bytes().rpartition(b"\n")
+        return int(json.loads(whole.rpartition(b"\n")[2])["step"]) + 1
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        return None
+
+
 def _last_seconds(path: Path) -> float:
     """Return the time on the last line; 0 without one. The torn line of a killed process is cut off.
 

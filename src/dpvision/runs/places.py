@@ -38,6 +38,18 @@ def check_run(path: str | os.PathLike[str]) -> None:
         raise InputError(f"{path} is no run directory; give the --out of an earlier run")
 
 
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Raise InputError unless a folder is there."""
+    if not os.path.isdir(path):
+        raise InputError(f"{path} is no folder; give one that has runs in it")
+
+
+def check_chart(path: str | os.PathLike[str]) -> None:
+    """Raise InputError unless the name of a file says in which form a chart is to be written."""
+    if Path(path).suffix.lower() not in (".svg", ".png"):
+        raise InputError(f"{path} must end in .svg or .png, for a chart is written as either")
+
+
 def check_release(path: str | os.PathLike[str]) -> None:
     """Raise InputError unless a release directory is there."""
     config = Path(path, "config.json")
