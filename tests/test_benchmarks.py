@@ -56,6 +56,16 @@ def test_gradients_benchmark_compares_all_contestants(tmp_path: Path) -> None:
     assert errors[1] is None
 
 
+def test_the_blind_attack_is_tried_on_every_change() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "blind.py"), "--count", "100", "--pairs", "2"]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=100, text=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 9
+    (brighter,) = (line for line in lines if line.startswith("brighter by 8"))
+    assert brighter.endswith(")  differ")
+    assert lines[-1] in [f"unchanged pairs said to differ: {count} of 2" for count in range(2)]
+
+
 @pytest.mark.slow
 def test_shares_of_a_step_come_to_one() -> None:
     options = ["--network", "tanh-cnn", "--views", "2", "--examples", "2", "--json"]

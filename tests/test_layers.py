@@ -41,6 +41,7 @@ EXTRAS = {
     "huggingface_hub",
     "torch_fidelity",
     "pydicom",
+    "tensorboard",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 DRAWING = Path(__file__).parents[1] / "docs" / "house.md"

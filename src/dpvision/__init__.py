@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dpvision.api import (
         audit,
         compare,
+        curves,
         evaluate,
         evaluate_images,
         load,
@@ -53,6 +54,7 @@ __all__ = [
     "__version__",
     "audit",
     "compare",
+    "curves",
     "evaluate",
     "evaluate_images",
     "images_from_arrays",
@@ -83,6 +85,7 @@ _HOMES = {
     "InputError": "dpvision.privacy",
     "audit": "dpvision.api",
     "compare": "dpvision.api",
+    "curves": "dpvision.api",
     "evaluate": "dpvision.api",
     "evaluate_images": "dpvision.api",
     "load": "dpvision.api",

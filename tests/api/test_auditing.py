@@ -116,6 +116,9 @@ def test_every_method_stays_below_what_it_claims(
     assert 0 < found.epsilon_lower_bound < found.epsilon < found.largest_bound
     assert found.epsilon_lower_bound_any < found.epsilon
     assert not found.refuted
+    assert (found.tested_relation, found.tested_epsilon) == (found.neighboring_relation, found.epsilon)
+    assert "the relation that was asked for" in found.meaning
+    assert "which the claim allows" in found.meaning
     assert "private" in found.notice
     assert not list(tmp_path.iterdir())  # nothing is written but the ledger
 
@@ -133,6 +136,7 @@ def test_too_little_noise_is_caught(
     found = audit(digits, method, pool)
     assert found.refuted
     assert found.epsilon_lower_bound > found.epsilon
+    assert "the claim does not hold: repeat" in found.meaning
 
 
 @pytest.mark.slow
@@ -225,6 +229,7 @@ def test_mislabelled_units_are_audited(of_units: Images, pool: Path) -> None:
         config=STEPS | {"expected_batch_size": 100},
     )
     assert found.canaries == 28  # a tenth of the units
+    assert found.tested_neighbours.startswith("data sets that differ by the content of one unit")
     assert not found.refuted
 
 
@@ -237,6 +242,7 @@ def test_a_fault_that_gradient_canaries_cannot_see_is_refuted(
     found = audit(digits, "dp-sgd", pool, config=config, canary_kind="images")
     assert found.refuted
     assert found.largest_contribution.share == pytest.approx(1.01, abs=1e-3)
+    assert "a single image changed a sum by more" in found.meaning
     assert found.epsilon_lower_bound < found.epsilon
 
 
@@ -250,9 +256,16 @@ def test_mislabelled_images_are_audited_as_replaced_ones(digits: Images, pool: P
         canary_kind="mislabelled",
         progress=lambda *told: steps.append(told[:3]),
     )
-    assert (found.canaries, found.neighboring_relation) == (143, "replace_one")
-    assert found.epsilon_lower_bound < found.epsilon
-    assert found.epsilon > EPSILON
+    assert (found.canaries, found.neighboring_relation) == (143, "add_or_remove_one")
+    assert (found.target_epsilon, found.tested_relation) == (EPSILON, "replace_one")
+    assert 0.99 * EPSILON < found.epsilon <= EPSILON < found.tested_epsilon
+    assert found.epsilon_lower_bound < found.tested_epsilon
+    assert (found.neighbours, found.tested_neighbours) == (
+        "data sets that differ by the presence of one image",
+        "data sets that differ by the content of one image",
+    )
+    assert "test replace_one, which was not asked for" in found.meaning
+    assert f"are to be compared with {found.tested_epsilon:.4g} (replace_one)" in found.meaning
     assert steps == [("training", done, 15) for done in range(16)]
     (run,) = Ledger(default_ledger_path(digits.digest)).summary()["runs"]  # not that of the mislabelled ones
     assert 0.99 * EPSILON < run["epsilon_spent"] <= EPSILON

@@ -53,7 +53,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_private_images_are_put_beside_and_copies_looked_for(run: Path) -> None:
     rows = dpvision.evaluate_images(run, stripes(60, 1), reference=True, copies=True, **PLAIN)
-    assert [row.name for row in rows if row.reference is None] == [
+    assert [row.name for row in rows if row.reference is None] == ["blind membership AUC"] + [
         f"{figure} ({features})"
         for features in ("pixels", "scattering")
         for figure in (
@@ -63,7 +63,7 @@ def test_private_images_are_put_beside_and_copies_looked_for(run: Path) -> None:
             "membership TPR at FPR 1.0%",
         )
     ]
-    assert len(rows) == 7 + 8
+    assert len(rows) == 7 + 9
     assert rows[0].reference is not None
     assert rows[0].reference.num_private == 40
     written = run / "private" / "evaluation.json"
@@ -161,7 +161,7 @@ def test_a_run_without_labels(tmp_path: Path) -> None:
 
 def test_of_very_few_images_what_can_be_measured_is(tmp_path: Path) -> None:
     data, test = save(tmp_path / "data.npz", stripes(120, 0)), stripes(60, 1)
-    for count, expected in ((1, 0), (7, 4 + 8), (25, 6 + 8)):
+    for count, expected in ((1, 0), (7, 4 + 9), (25, 6 + 9)):
         out = tmp_path / str(count)
         synthesize(data, out, count=count, balanced=True)
         arguments = {"encoder": "scattering", "copies": True, "reference": True, "sheet": True}

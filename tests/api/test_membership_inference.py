@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import dpvision
 from dpvision.api import membership_inference
@@ -37,6 +38,9 @@ def test_a_run_knows_its_members(run: Path) -> None:
         assert 0.4 < attack.auc < 0.6
         for rate in attack.rates:
             assert rate.low <= rate.most_private  # as it must be, of a private release
+    assert found.blind is not None
+    assert found.blind.low < 0.5 < found.blind.high
+    assert (found.blind.sets_differ, found.warning) == (False, None)
     assert [done for _, done, _ in steps] == [0, 1, 2, 3]
     assert contents(run) == before
 
@@ -45,6 +49,21 @@ def test_a_release_is_told_its_members(run: Path) -> None:
     by_name = dpvision.membership(run / "release", "bundled:digits", "bundled:digits")
     images = dpvision.open_images("bundled:digits"), dpvision.open_images("bundled:digits", "test")
     assert by_name == dpvision.membership(run / "release", *images) == dpvision.membership(run)
+
+
+def test_sets_of_different_kinds_are_warned_of(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Blurred images are harder, whatever the classifier remembers: an attack succeeds without a cause."""
+    digits, test = (dpvision.open_images("bundled:digits", split) for split in ("train", "test"))
+    blurred = torch.nn.functional.avg_pool2d(test.pixels.float(), 3, 1, 1).to(torch.uint8)
+    others = Images(blurred, test.labels, test.class_names, "blurred digits")
+    found = dpvision.membership(run, digits, others)
+    assert found.attacks[0].low > 0.6
+    assert found.blind is not None
+    assert found.blind.low > 0.9
+    assert found.warning in caplog.messages
+    assert found.warning is not None
+    assert found.warning.startswith("members and non-members differ in kind")
+    assert f"{found.blind.auc:.3f}" in found.warning
 
 
 def test_what_was_learned_by_heart_is_found(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from dpvision.api import forecast
 from dpvision.api.publishing import Result
 from dpvision.images import Images
 from dpvision.privacy import Account, Budget, InputError, Ledger, default_ledger_path
+from dpvision.reports.markdown import without_charts
 from dpvision.runs import Progress, RunDirectory
 
 STEPS = 8
@@ -90,8 +91,10 @@ def test_a_declared_number_of_examples_hides_how_many_there_are(
     (mechanism,) = card["mechanisms"]
     assert mechanism["sample_rate"] == (40 / declared if method == "dp-sgd" else 1)
     for path in release.glob("*.*"):
-        # By itself: the digits of a digest may hold it by chance.
-        told = path.suffix != ".safetensors" and re.search(rf"\b{len(images)}\b", path.read_text())
+        if path.suffix == ".safetensors":
+            continue
+        # By itself: the digits of a digest may hold it by chance, and the places of a chart's lines.
+        told = re.search(rf"\b{len(images)}\b", without_charts(path.read_text()))
         assert not told, path
     assert ledger_of(images).num_examples == len(images)
 

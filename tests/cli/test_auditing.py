@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+import dpvision
 from dpvision.cli.main import run
 
 DIGITS = "bundled:digits"
@@ -36,6 +40,22 @@ def test_an_audit(capsys: pytest.CaptureFixture[str]) -> None:
     runs = last_line(capsys)["runs"]
     assert [one["open"] for one in runs] == [False, False]
     assert all(one["epsilon_spent"] > 1.9 for one in runs)
+
+
+def test_every_figure_of_an_audit_is_under_a_relation(capsys: pytest.CaptureFixture[str]) -> None:
+    """The ε of mislabelled canaries is larger than what was asked for, and says why."""
+    assert run(["audit", DIGITS, "--epsilon", "2", *FAST, "--canary-kind", "mislabelled"]) == 0
+    rows = dict(re.split(r"  +", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    asked = (
+        "epsilon 2 at delta 1e-05 under add_or_remove_one: data sets that differ by the presence of one image"
+    )
+    assert rows["asked"] == asked
+    assert re.fullmatch(r"epsilon (1\.99\d*|2) under add_or_remove_one", rows["spent"])
+    replaced = "under replace_one: data sets that differ by the content of one image"
+    assert re.fullmatch(rf"epsilon [23]\.\d+ {replaced}", rows["tested"])
+    for bound in ("epsilon is at least", "by (ε, δ) alone"):
+        assert "under replace_one (confidence 0.95" in rows[bound]
+    assert "to replace one image is to remove it and to add another" in rows["meaning"]
 
 
 def test_an_audit_says_when_it_cannot_find_anything(capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,7 +92,9 @@ learning_rate = 0.5
     assert run(["audit", "--config", str(recipe), "--canary-kind", "mislabelled", "--json"]) == 0
     found = last_line(capsys)
     assert (found["method"], found["releases"], found["canaries"]) == ("dp-sgd", 4, 143)
-    assert found["neighboring_relation"] == "replace_one"
+    assert (found["target_epsilon"], found["neighboring_relation"]) == (2, "add_or_remove_one")
+    assert found["epsilon"] <= 2 < found["tested_epsilon"]
+    assert found["tested_relation"] == "replace_one"
     assert list(tmp_path.iterdir()) == [recipe]
 
 
@@ -108,8 +130,29 @@ def test_membership(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["membership", out, "--json"]) == 0
     found = last_line(capsys)
     assert [attack["name"] for attack in found["attacks"]] == ["confidence", "confidence by class"]
+    assert found["blind"]["low"] < 0.5 < found["blind"]["high"]
+    assert found["warning"] is None
     assert run(["membership", f"{out}/release", "--members", DIGITS, "--non-members", DIGITS]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("NOT FOR PUBLICATION")
     assert "1437 members, 360 non-members" in shown
+    assert f"blind, by the images alone: AUC {found['blind']['auc']:.4f}" in shown
     assert "AUC 0.5" in shown or "AUC 0.4" in shown
+
+
+def test_membership_of_sets_that_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "run")
+    assert run(["train", DIGITS, "--epsilon", "2", "--out", out, *FAST]) == 0
+    test = dpvision.open_images(DIGITS, "test")
+    np.savez(tmp_path / "bright.npz", images=255 - test.take(torch.arange(360))[:, 0], labels=test.labels)
+    capsys.readouterr()
+    others = ["--non-members", str(tmp_path / "bright.npz")]
+    assert run(["membership", out, *others]) == 0
+    shown = capsys.readouterr()
+    assert "THE SETS DIFFER IN KIND, see the warning" in shown.out
+    assert "members and non-members differ in kind" in shown.err
+    assert run(["membership", out, *others, "--json"]) == 0
+    found = last_line(capsys)
+    assert found["blind"]["auc"] > 0.9
+    assert found["blind"]["sets_differ"]
+    assert "measures the difference of the sets" in found["warning"]

@@ -75,6 +75,15 @@ def test_from_data_to_predictions(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert run(["resume", str(out), "--json"]) == 0
     assert last_line(capsys) == trained
 
+    assert run(["curves", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("NOT FOR PUBLICATION")
+    curves = out / "private" / "curves.csv"
+    assert shown.splitlines()[-1].split() == ["curves", str(curves)]
+    assert len(curves.read_text().splitlines()) == 21
+    assert run(["curves", str(out), "--json"]) == 0
+    assert last_line(capsys)["curves"] == str(curves)
+
     assert run(["ledger", DIGITS, "--json"]) == 0
     assert last_line(capsys)["epsilon_spent"] == trained["epsilon"]
     assert run(["ledger", DIGITS, "--limit-epsilon", "3", "--limit-delta", "1e-5", "--json"]) == 0
@@ -161,8 +170,8 @@ def test_ctrl_c_says_how_to_go_on(
     step = Metrics.append
     calls = []
 
-    def interrupt(self: Any, statistics: Any) -> None:
-        step(self, statistics)
+    def interrupt(self: Any, statistics: Any, account: Any) -> None:
+        step(self, statistics, account)
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt

@@ -60,7 +60,10 @@ def test_copies_are_found_and_independent_images_are_not(shape: Shape) -> None:
     private, others = images(150, 1, shape), images(120, 2, shape)
     for synthetic, is_copy in ((private, True), (images(150, 3, shape), False)):
         rows = measured(synthetic, private, others)
-        assert len(rows) == 8
+        assert len(rows) == 9
+        blind = rows["blind membership AUC"]
+        assert blind.low < 0.5 < blind.high  # both are noise, whatever is released
+        assert (blind.num_synthetic, blind.num_real) == (0, 240)
         for name in ("pixels", "scattering"):
             nearest, auc = rows[f"nearest real image is private ({name})"], rows[f"membership AUC ({name})"]
             rates = [rows[f"membership TPR at FPR {rate} ({name})"] for rate in ("0.1%", "1.0%")]
@@ -140,3 +143,21 @@ def test_very_few_images_have_wide_intervals() -> None:
         measured(images(2, 0), images(1, 1), images(2, 2))
     with pytest.raises(InputError, match="with the same size and channels"):
         measured(images(2, 0), images(2, 1, (3, 8, 8)), images(2, 2))
+
+
+def test_private_images_of_another_kind_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """A release that knows nothing is near to images of its kind, and seems to know the private ones."""
+    synthetic, private = (
+        Images(64 + images(100, seed).pixels // 2, None, (), "pale images") for seed in (3, 1)
+    )
+    rows = measured(synthetic, private, images(100, 2))
+    assert rows["membership AUC (pixels)"].low > 0.9
+    assert rows["blind membership AUC"].low > 0.9
+    assert "the other AUCs measure that" in rows["blind membership AUC"].how
+    (warning,) = caplog.messages
+    assert "private and other images differ in kind" in warning
+    assert "do not publish" in warning
+
+
+def test_a_few_images_have_no_blind_row() -> None:
+    assert "blind membership AUC" not in measured(images(50, 3), images(19, 1), images(40, 2))

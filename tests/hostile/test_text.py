@@ -17,6 +17,7 @@ from dpvision.privacy import Ledger
 from dpvision.privacy.errors import InputError
 from dpvision.reports.markdown import in_markdown
 from dpvision.runs import Metrics, RunDirectory
+from dpvision.runs.metrics import read_metrics
 from dpvision.views.pool import pool_provenance
 
 CheckRefused = Callable[..., None]
@@ -102,7 +103,9 @@ def test_a_file_that_is_no_ledger_stays_as_it_is(content: bytes, tmp_path: Path)
 def test_records_of_steps_that_are_none(line: bytes, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(line + b"\n")
     with pytest.raises(InputError, match="changed or damaged"):
-        Metrics(tmp_path / "metrics.jsonl")
+        Metrics(tmp_path)
+    with pytest.raises(InputError, match="changed or damaged"):
+        read_metrics(tmp_path)
 
 
 @pytest.mark.parametrize("private", [{}, {"ledger": 3}, {"ledger": None, "digest": [], "run_id": {}}])

@@ -164,6 +164,37 @@ def test_results_of_other_commands_come_beside(releases: dict[str, Path], tmp_pa
     assert dpvision.verify(run).holds
 
 
+def test_an_audit_and_an_attack_say_what_their_figures_compare_with(
+    releases: dict[str, Path], tmp_path: Path
+) -> None:
+    """The relation of the canaries beside that of the budget; the blind attack beside the others."""
+    audit = {
+        **{"canaries": 143, "canary_kind": "mislabelled", "confidence": 0.95, "delta": 1e-5},
+        **{"target_epsilon": 2.0, "neighboring_relation": "add_or_remove_one", "epsilon": 1.998},
+        **{"tested_relation": "replace_one", "tested_epsilon": 3.997, "refuted": False},
+        **{"epsilon_lower_bound": 0.5, "epsilon_lower_bound_any": 0.25},
+    }
+    blind = {"auc": 0.9, "low": 0.875, "high": 0.925, "sets_differ": True}
+    attack = {"name": "confidence", "auc": 0.75, "low": 0.7, "high": 0.8, "rates": []}
+    membership = {"members": 100, "non_members": 50, "attacks": [attack], "blind": blind}
+    for name, result in (("audit", audit), ("membership", membership)):
+        (tmp_path / name).write_text(json.dumps(result))
+    write_card(
+        releases["classifier"], tmp_path / "card", results=[tmp_path / "audit", tmp_path / "membership"]
+    )
+    said = " ".join(Page((tmp_path / "card" / "card.html").read_text()).text.split())
+    assert (
+        "ε = 2 was asked for under data sets that differ by the presence of one, and 1.998 was spent" in said
+    )
+    assert "under which the same releases have another ε" in said
+    assert "Under data sets that differ by the content of one the run claims ε = 3.997 at" in said
+    assert "with an AUC of 0.9000 (0.8750 to 0.9250)" in said
+    assert "the two sets differ in kind" in said
+    text = (tmp_path / "card" / "card.md").read_text()
+    assert "(`replace_one`; ε = 2 was asked for, `add_or_remove_one`)" in text
+    assert "The two sets differ in kind" in text
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

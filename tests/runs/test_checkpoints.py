@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from dpvision.privacy.errors import InputError
-from dpvision.runs import FileCheckpoints, Metrics, checkpoints
-from dpvision.training import StepStatistics
+from dpvision.runs import FileCheckpoints, checkpoints
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
@@ -50,14 +49,3 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"checkpoint\.safetensors"):
         FileCheckpoints(path).load()
-
-
-def test_metrics_go_on_after_a_torn_line(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    Metrics(path).append(StepStatistics(0, 3, 0.5, 1.0, 0.25, 0))
-    first = path.read_bytes()
-    path.write_bytes(first.replace(b'"seconds": 0.0', b'"seconds": 50.0') + b'{"step": 1, "batch_')
-    again = Metrics(path)
-    assert again.seconds >= 50.0
-    again.append(StepStatistics(1, 4, 0.5, 1.0, 0.25, 0))
-    assert [line[:11] for line in path.read_text().splitlines()] == ['{"step": 0,', '{"step": 1,']

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dpvision.api.tuning import tune
     from dpvision.api.using import Prediction, evaluate, load, predict, predictions
     from dpvision.api.verifying import Verification, verify
+    from dpvision.api.watching import curves
     from dpvision.runs import Progress
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Verification",
     "audit",
     "compare",
+    "curves",
     "evaluate",
     "evaluate_images",
     "load",
@@ -73,6 +75,7 @@ _HOMES = {
     "Verification": "dpvision.api.verifying",
     "audit": "dpvision.api.auditing",
     "compare": "dpvision.api.cards",
+    "curves": "dpvision.api.watching",
     "evaluate": "dpvision.api.using",
     "evaluate_images": "dpvision.api.measuring",
     "load": "dpvision.api.using",

@@ -30,6 +30,7 @@ from dpvision.privacy.audit import (
     tally,
 )
 from dpvision.privacy.canaries import AuditedMechanism, Canaries
+from dpvision.reports.guarantee_file import neighbours
 from dpvision.runs import Progress
 
 NOTICE = "private: it comes of training on the private images and is not covered by epsilon; do not publish"
@@ -46,21 +47,27 @@ class Audit:
     Attributes:
         notice: says that none of this may be published.
         method, canary_kind, canaries, confidence: what was audited, and how.
-        neighboring_relation: the relation of the two data sets between which a canary's coin decides.
-        epsilon, delta: what the run claims under that relation.
-        epsilon_lower_bound: a lower bound on ε, by comparison with the run's own trade-off curves, see
-            :func:`dpvision.privacy.audit.f_dp_lower_bound`.
-        epsilon_lower_bound_any: a lower bound on ε that holds for any algorithm, see
+        target_epsilon, delta, neighboring_relation: the budget that was asked for; ``neighbours``: its
+            relation in words.
+        epsilon: what the run spent under that relation: as its card would state.
+        tested_relation: the relation of the two data sets between which a canary's coin decides;
+            ``tested_neighbours``: the same in words. Of mislabelled canaries it is "replace_one", whatever
+            was asked for.
+        tested_epsilon: the ε of the same releases under that relation, which the bounds are compared with.
+        epsilon_lower_bound: a lower bound on tested_epsilon, by comparison with the run's own trade-off
+            curves, see :func:`dpvision.privacy.audit.f_dp_lower_bound`.
+        epsilon_lower_bound_any: a lower bound on tested_epsilon that holds for any algorithm, see
             :func:`dpvision.privacy.audit.epsilon_lower_bound`. Each of the two bounds holds by itself with
             the stated confidence.
         largest_bound: the epsilon_lower_bound if all guesses were right: so many canaries cannot refute an ε
             above it.
-        largest_contribution: the worst-case image that changed a sum before noise the most, if such images
-            were added. A share of the sensitivity above 1 is no accident: the sums are exact.
-        refuted: whether epsilon_lower_bound is above ε, or that share above 1: the run leaks more than it
-            claims.
+        refuted: whether epsilon_lower_bound is above tested_epsilon, or the share of largest_contribution
+            above 1: the run leaks more than it claims.
+        meaning: what all this says, in words.
         releases: the number of releases in the run.
         tallies: the guesses that were made.
+        largest_contribution: the worst-case image that changed a sum before noise the most, if such images
+            were added. A share of the sensitivity above 1 is no accident: the sums are exact.
     """
 
     notice: str
@@ -68,13 +75,19 @@ class Audit:
     canary_kind: str
     canaries: int
     confidence: float
-    neighboring_relation: NeighboringRelation
-    epsilon: float
+    target_epsilon: float
     delta: float
+    neighboring_relation: NeighboringRelation
+    neighbours: str
+    epsilon: float
+    tested_relation: NeighboringRelation
+    tested_neighbours: str
+    tested_epsilon: float
     epsilon_lower_bound: float
     epsilon_lower_bound_any: float
     largest_bound: float
     refuted: bool
+    meaning: str
     releases: int
     tallies: tuple[Tally, ...]
     largest_contribution: Contribution | None = None
@@ -136,30 +149,71 @@ def audit(data: Source, *, progress: Progress | None = None, **options: Any) -> 
 
     tallies = tally(scores.numpy(), included.numpy())
     events, delta = stages.events, budget.delta
-    claimed = epsilon_of(events, delta, relation)
+    asked, unit = budget.neighboring_relation, config.facts.unit
+    tested = epsilon_of(events, delta, relation)
     bound, largest = (
         f_dp_lower_bound(count, guessed, events, delta, relation, confidence)
         for guessed in (tallies, all_correct(count))
     )
     largest_contribution = worst.largest if worst else None
-    too_large = largest_contribution is not None and largest_contribution.share > 1
+    share = largest_contribution.share if largest_contribution else 0.0
     return Audit(
         notice=NOTICE,
         method=config.method.name,
         canary_kind=kind,
         canaries=count,
         confidence=confidence,
-        neighboring_relation=relation,
-        epsilon=claimed,
+        target_epsilon=budget.epsilon,
         delta=delta,
+        neighboring_relation=asked,
+        neighbours=neighbours(asked, unit),
+        epsilon=epsilon_of(events, delta, asked),
+        tested_relation=relation,
+        tested_neighbours=neighbours(relation, unit),
+        tested_epsilon=tested,
         epsilon_lower_bound=bound,
         epsilon_lower_bound_any=epsilon_lower_bound(count, tallies, delta, confidence),
         largest_bound=largest,
-        refuted=bound > claimed or too_large,
+        refuted=bound > tested or share > 1,
+        meaning=_meaning(unit, asked, relation, tested, bound, share),
         releases=stages.num_releases,
         tallies=tallies,
         largest_contribution=largest_contribution,
     )
+
+
+def _meaning(
+    unit: str,
+    asked: NeighboringRelation,
+    tested: NeighboringRelation,
+    epsilon: float,
+    bound: float,
+    share: float,
+) -> str:
+    """Say what was found: under which relation, and what it says of the claim.
+
+    Args:
+        unit: what is protected, "image" or "unit".
+        asked, tested: the relation of the budget and that of the canaries.
+        epsilon, bound: under the relation that was tested.
+        share: of the sensitivity, that of the largest contribution.
+    """
+    if asked == tested:
+        compared = "the canaries test the relation that was asked for"
+    else:
+        compared = (
+            f"the canaries test {tested}, which was not asked for: to replace one {unit} is to remove it and "
+            "to add another, so that the same releases have a larger epsilon"
+        )
+    if share > 1:
+        found = f"a single {unit} changed a sum by more than the noise is for, so the claim does not hold"
+    elif bound > epsilon:
+        found = "more than that leaks, so the claim does not hold: repeat the audit before you believe it"
+    elif bound > 0:
+        found = f"{bound:.4g} of that was seen to leak, which the claim allows; more may leak unseen"
+    else:
+        found = "nothing was seen to leak, which is no proof that nothing does"
+    return f"{compared}; the bounds are to be compared with {epsilon:.4g} ({tested}); {found}"
 
 
 def _learn(

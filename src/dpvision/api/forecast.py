@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from dpvision.api.options import PlanOptions, takes
+from dpvision.runs.memory import forget_peak, peak_bytes
 
 if TYPE_CHECKING:
     from dpvision.api.config import RunConfig
@@ -124,7 +125,6 @@ def plan(data: Source, **options: Any) -> Forecast:
     given = PlanOptions.of(options, data)
     from dpvision.api.admission import admission_of  # here: it takes seconds to import
     from dpvision.api.run import prepare
-    from dpvision.methods.estimates import forget_peak, peak_bytes
 
     config, sources = prepare(data, given)
     facts, (budget, stages) = config.facts, config.spending

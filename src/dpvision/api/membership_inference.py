@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,6 +18,7 @@ from dpvision.api.devices import resolve_device
 from dpvision.api.options import check_shadow_models
 from dpvision.api.sources import Reading, Source, fitting_reading
 from dpvision.api.using import choices_of, load_classifier
+from dpvision.evaluation.blind import Blind, blind_attack
 from dpvision.evaluation.membership import (
     Attack,
     attacks,
@@ -37,6 +39,8 @@ from dpvision.runs.files import read_json
 from dpvision.runs.places import find_release
 from dpvision.views import Pool
 
+logger = logging.getLogger("dpvision")
+
 NOTICE = "private: measured on the private images without noise, and not covered by epsilon; do not publish"
 
 
@@ -50,6 +54,9 @@ class Membership:
         members, non_members: the number of images, or units, of each kind.
         shadow_models: the number of models that were trained for the scores that need them.
         attacks: the results, one for each kind of score.
+        blind: how well the images alone tell members from non-members, without the model: what the AUC of
+            an attack must be compared with. None where there are too few to say.
+        warning: what follows, where the two sets are seen to differ in kind; else None.
     """
 
     notice: str
@@ -59,6 +66,8 @@ class Membership:
     non_members: int
     shadow_models: int
     attacks: tuple[Attack, ...]
+    blind: Blind | None
+    warning: str | None
 
 
 def membership(
@@ -77,7 +86,8 @@ def membership(
     log p/(1 − p) of its label's probability p, and the same "by class", less the median of the image's class.
     With shadow models there is online LiRA, too (Carlini et al., arXiv 2112.03570, Algorithm 1). Where the
     images are of units, units are attacked: by the mean of these scores over their images, and by the sum of
-    LiRA's.
+    LiRA's. Beside them there is the blind attack, which has the images alone (Das et al., arXiv 2406.16201):
+    if it does better than guessing, the two sets differ in kind, and a warning says so.
 
     Args:
         run: a run's directory, or its release directory with ``members`` and ``non_members``.
@@ -116,6 +126,10 @@ def membership(
         # The logarithms of likelihood ratios, which add up.
         scores[f"online LiRA, {shadow_models} shadow models"] = np.bincount(unit, ratios).astype(np.float64)
     card = read_json(find_release(run) / "card.json")
+    blind = blind_attack(learned_from, others)
+    warning = blind.warning("members and non-members") if blind else None
+    if warning:
+        logger.warning(warning)
     return Membership(
         notice=NOTICE,
         epsilon=card["epsilon"],
@@ -129,6 +143,8 @@ def membership(
             card["epsilon"],
             card["delta"],
         ),
+        blind=blind,
+        warning=warning,
     )
 
 

@@ -23,6 +23,7 @@ from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.values import fits, in_words
 from dpvision.runs.places import check_free, find_release
+from dpvision.runs.tensorboard import check_tensorboard
 
 if TYPE_CHECKING:
     from dpvision.images.choices import Choices
@@ -212,6 +213,22 @@ class Tested:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Watched(RunOptions):
+    """Options of runs that one can watch."""
+
+    tensorboard: bool = option(
+        "Show each step, of methods that take steps, to TensorBoard, by event files in "
+        "RUN/private/tensorboard, which are private. It comes with the extra tensorboard.",
+        False,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tensorboard:
+            check_tensorboard()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Named:
     """Options of runs whose release has a card."""
 
@@ -253,7 +270,7 @@ class Searched(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(Named, Tested, OfClassifiers, RunOptions):
+class TrainOptions(Named, Tested, OfClassifiers, Watched):
     """Options of a run that makes a classifier."""
 
     out: FilePath = option("The run's directory, made here. Publish RUN/release, keep RUN/private.")
@@ -340,7 +357,7 @@ class Refining:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthesisOptions(FinishOptions, Refining, Named, RunOptions):
+class SynthesisOptions(FinishOptions, Refining, Named, Watched):
     """Options of a run that makes images."""
 
     out: FilePath = option("The run's directory, made here. Publish RUN/release, keep RUN/private.")

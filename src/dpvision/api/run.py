@@ -10,6 +10,7 @@ import os
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -56,6 +57,7 @@ from dpvision.images.units import refuse_units_of_both
 from dpvision.methods import (
     Learned,
     Makes,
+    Session,
     Workplace,
     calibrate,
     check_settings,
@@ -81,6 +83,8 @@ from dpvision.privacy import (
 from dpvision.reports import guarantee
 from dpvision.runs import FileCheckpoints, Metrics, Progress, RunDirectory
 from dpvision.runs.files import write_atomically
+from dpvision.runs.tensorboard import show_to_tensorboard
+from dpvision.training import StepStatistics
 
 logger = logging.getLogger("dpvision")
 
@@ -266,23 +270,28 @@ class Run:
             config.tell_choice()
             return account
 
-        session = None
+        def look_at(step: StepStatistics) -> None:
+            assert session is not None
+            metrics.append(step, session.opened_account())
+
+        session: Session | None = None
         try:
             if not is_new:
                 check_unchanged(directory, images)
             released = checkpoints.spent()
-            random, metrics = random_source(config.seed), Metrics(directory.private_path / "metrics.jsonl")
+            random, metrics = random_source(config.seed), Metrics(directory.private_path)
             session = config.session(
                 sources,
                 open_account,
                 random,
                 progress,
                 checkpoints=checkpoints,
-                on_step=metrics.append,
+                on_step=look_at,
                 overlaps=self.overlaps,
                 peers=group,
             )
-            learned = config.learn(session)
+            with closing(metrics):
+                learned = config.learn(session)
             _warn_of_divergence(metrics.last_loss, config.facts)
             account = session.opened_account()
             cost = guarantee(
@@ -384,6 +393,8 @@ def whole_run(data: Source, given: Any, makes: Makes, progress: Progress | None)
     record = private_record(sources.images, given.ledger, datetime.now(UTC))
     run = Run.begin(config, given.out, record)
     with run.directory.locked():
+        if given.tensorboard:
+            show_to_tensorboard(run.directory.private_path)
         run.learn(sources, progress, is_new=True, group=group)
         return run.finish(sources.test, progress)
 

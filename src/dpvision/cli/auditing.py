@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from dpvision.cli.progress import work_bars
 from dpvision.images.places import check_exists
 from dpvision.privacy.errors import InputError
 from dpvision.runs.places import find_release
+
+if TYPE_CHECKING:
+    from dpvision.evaluation.blind import Blind
 
 
 @command(AuditOptions, is_run=False)
@@ -47,7 +50,8 @@ def audit(
 
         dpvision audit photos/ --epsilon 2 --canary-kind mislabelled --json
 
-    A bound above ε means that the run leaks more than it claims. THE RESULT IS PRIVATE: ε does not cover it.
+    A bound above the ε that is tested means that the run leaks more than it claims. Mislabelled canaries test
+    replace_one, whose ε is larger than that of add_or_remove_one. THE RESULT IS PRIVATE: ε does not cover it.
     The run spends ε of the data's budget, as any other, and is in the ledger; it keeps no model and writes no
     release.
     """
@@ -97,6 +101,9 @@ def membership(
 
         dpvision membership runs/photos --shadow-models 16
 
+    The blind attack has the images alone. If it tells the two sets apart, they differ in kind, and a warning
+    says so: the AUC of an attack is then that difference, and not what the classifier remembers.
+
     THE RESULT IS PRIVATE: it is measured on the private images without noise. Nothing is spent or written.
     """
     with work_bars() as progress:
@@ -108,6 +115,7 @@ def membership(
         f"{result.members} members, {result.non_members} non-members; "
         f"claimed epsilon {result.epsilon:.6g} at delta {result.delta:g}",
     ]
+    lines.append(f"blind, by the images alone: {_blind(result.blind)}")
     for attack in result.attacks:
         lines.append(f"{attack.name}: AUC {attack.auc:.4f} ({attack.low:.4f} to {attack.high:.4f})")
         lines += [
@@ -119,13 +127,25 @@ def membership(
     show(asdict(result), as_json, "\n".join(lines))
 
 
+def _blind(found: Blind | None) -> str:
+    """Say how well members and non-members are told apart without the classifier."""
+    if found is None:
+        return "too few to say"
+    differ = "THE SETS DIFFER IN KIND, see the warning" if found.sets_differ else "no difference was seen"
+    return f"AUC {found.auc:.4f} ({found.low:.4f} to {found.high:.4f}): {differ}"
+
+
 def _show(result: api.Audit, as_json: bool) -> None:
-    sure = f"{result.confidence:.4g}"
+    tested, sure = result.tested_relation, f"confidence {result.confidence:.4g}"
+    bound, bound_any = f"{result.epsilon_lower_bound:.4g}", f"{result.epsilon_lower_bound_any:.4g}"
     rows: dict[str, object] = {
         "NOT FOR PUBLICATION": result.notice,
-        "claimed": f"epsilon {result.epsilon:.6g} at delta {result.delta:g} ({result.neighboring_relation})",
-        "epsilon is at least": f"{result.epsilon_lower_bound:.4g} (confidence {sure}, by trade-off curves)",
-        "by (ε, δ) alone": f"{result.epsilon_lower_bound_any:.4g} (confidence {sure})",
+        "asked": f"epsilon {result.target_epsilon:g} at delta {result.delta:g} under "
+        f"{result.neighboring_relation}: {result.neighbours}",
+        "spent": f"epsilon {result.epsilon:.6g} under {result.neighboring_relation}",
+        "tested": f"epsilon {result.tested_epsilon:.6g} under {tested}: {result.tested_neighbours}",
+        "epsilon is at least": f"{bound} under {tested} ({sure}, by trade-off curves)",
+        "by (ε, δ) alone": f"{bound_any} under {tested} ({sure})",
         "canaries": f"{result.canaries} {result.canary_kind}; all told apart they would show "
         f"{result.largest_bound:.4g}",
         "guessed right": "; ".join(f"{found.correct} of {found.guesses}" for found in result.tallies),
@@ -139,7 +159,8 @@ def _show(result: api.Audit, as_json: bool) -> None:
         "verdict": "REFUTED: the run leaks more than it claims"
         if result.refuted
         else "nothing against the claim",
+        "meaning": result.meaning,
     }
-    if result.largest_bound < result.epsilon:
+    if result.largest_bound < result.tested_epsilon:
         rows["take more canaries"] = "so few cannot refute the claim, whatever leaks"
     show(asdict(result), as_json, rows)

@@ -82,7 +82,7 @@ def _options(
 
 
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Train": (training.train, training.tune, training.plan, training.resume),
+    "Train": (training.train, training.tune, training.plan, training.resume, training.curves),
     "Synthesize": (synthesis.synthesize, synthesis.sample),
     "Compare": (comparing.runs, comparing.sweep),
     "Check the guarantee": (verifying.verify, cards.card, auditing.audit, auditing.membership),

@@ -57,6 +57,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
+def in_bytes(count: int) -> str:
+    """Write the bytes of memory as people say them."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
 def show_messages() -> None:
     """Send announcements of the package (such as a size that was chosen) to stderr."""
     handler = logging.StreamHandler(sys.stderr)

@@ -11,18 +11,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from dpvision.cli.output import duration
+from dpvision.cli.output import duration, in_bytes
+from dpvision.runs.epsilon_so_far import EpsilonSoFar
+from dpvision.runs.memory import gpu_bytes, held_bytes, peak_bytes
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import TaskID
-
     from dpvision.privacy import Account
     from dpvision.runs import Progress
-
-# ε so far takes up to a second to compute: it may cost one part in this many of the time.
-EPSILON_PAUSE = 200
-LEAST_EPSILON_PAUSE = 5.0  # seconds
 
 FIRST_LINE, LINES, SILENCE = 5.0, 20.0, 50.0
 """The seconds until the first line of progress, between later lines, and, where work tells nothing new, until
@@ -34,33 +29,57 @@ MARKS = 6
 
 @contextmanager
 def work_bars() -> Iterator[Progress]:
-    """Tell on stderr what is done, how far it is, the time left and, of a run, the ε so far: as bars, or,
-    where stderr is no terminal, as a line now and then, and at least once a minute.
+    """Tell on stderr what is done, how far it is, its rate, the time left, the memory and, of a run, the ε so
+    far: as bars, or, where stderr is no terminal, as a line now and then, and at least once a minute.
     """
     from rich.console import Console
 
     console = Console(stderr=True)
-    with _bars(console) if console.is_terminal else _lines() as progress:
+    if console.is_terminal:
+        from dpvision.cli.bars import bars
+
+        shown = bars(console)
+    else:
+        shown = _lines()
+    with shown as progress:
         yield progress
 
 
-class _EpsilonSoFar:
-    """The ε of an account in words, not computed anew more often than it may cost."""
+class EpsilonInWords:
+    """The ε of an account so far, in words."""
 
     def __init__(self) -> None:
-        self._text = ""
-        self._next = time.monotonic() + LEAST_EPSILON_PAUSE
+        self._so_far = EpsilonSoFar()
 
     def of(self, account: Account | None) -> str:
         """Return what is known of the account, as text; empty without an account."""
         if account is None:
             return ""
-        started = time.monotonic()
-        if started >= self._next:
-            self._text = f"ε {account.epsilon_spent():.2f} of {account.budget.epsilon:g}"
-            ended = time.monotonic()
-            self._next = ended + max(LEAST_EPSILON_PAUSE, EPSILON_PAUSE * (ended - started))
-        return self._text or f"ε … of {account.budget.epsilon:g}"
+        found = self._so_far.of(account)
+        return f"ε {'…' if found is None else f'{found:.2f}'} of {account.budget.epsilon:g}"
+
+
+class MemoryInWords:
+    """The memory of this process and those that it has started, and the most there was, in words."""
+
+    def __init__(self) -> None:
+        self._most = 0
+
+    def now(self) -> str:
+        """Say how much there is now: of GPUs too, where some are used."""
+        held = held_bytes()
+        self._most = max(self._most, held or 0, peak_bytes())
+        said = [self._words("memory", held, self._most)]
+        gpu = gpu_bytes()
+        if gpu is not None:
+            said.append(self._words("GPU", *gpu))
+        return ", ".join(said)
+
+    @staticmethod
+    def _words(what: str, held: int | None, most: int) -> str:
+        if held is None:
+            return f"peak {what} {in_bytes(most)}"
+        return f"{what} {in_bytes(held)} (peak {in_bytes(most)})"
 
 
 class _Lines:
@@ -68,7 +87,7 @@ class _Lines:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # a line is said by one thread at a time
-        self._account = _EpsilonSoFar()
+        self._account, self._memory = EpsilonInWords(), MemoryInWords()
         self._what, self._done, self._total, self._epsilon = "preparing", 0, 0, ""
         self._news = self._said = time.monotonic()  # when something new was told, and when a line was said
         self._next = 0.0
@@ -100,7 +119,7 @@ class _Lines:
 
     def _say(self, now: float, more: list[str]) -> None:
         begun = f"{self._what}: {self._done} of {self._total}" if self._total else self._what
-        typer.echo(", ".join(filter(None, [begun, self._epsilon, *more])), err=True)
+        typer.echo(", ".join(filter(None, [begun, self._epsilon, *more, self._memory.now()])), err=True)
         self._said = now
 
     def _pace(self, silent: float = 0.0) -> list[str]:
@@ -113,7 +132,7 @@ class _Lines:
             return []
         each = (self._news - began) / done
         # What is being done now may take longer than it should; what comes after it takes as long as ever.
-        return [_rate(1 / each), f"{duration(max(left * each - silent, (left - 1) * each))} left"]
+        return [rate(1 / each), f"{duration(max(left * each - silent, (left - 1) * each))} left"]
 
     def _silence(self, seconds: float) -> str:
         """Say what takes so long."""
@@ -123,7 +142,7 @@ class _Lines:
         return f"{what} {duration(seconds)} so far"
 
 
-def _rate(of_a_second: float) -> str:
+def rate(of_a_second: float) -> str:
     """Write how many are done in a second, a minute or an hour: in the first of these that has one."""
     for seconds, name in ((1, "s"), (60, "min")):
         if of_a_second * seconds >= 1:
@@ -142,28 +161,3 @@ def _lines() -> Iterator[Progress]:
     finally:
         ended.set()
         repeating.join()  # no line comes after the work
-
-
-@contextmanager
-def _bars(console: Console) -> Iterator[Progress]:
-    """Show progress as bars, one for each thing that is done: on 80 columns too."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=16),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[epsilon]}"),
-    )
-    with Bars(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
-        epsilon = _EpsilonSoFar()
-
-        def update(what: str, done: int, total: int, account: Account | None = None) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total, epsilon="")
-            bars.update(tasks[what], completed=done, total=total, epsilon=epsilon.of(account))
-
-        yield update

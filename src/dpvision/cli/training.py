@@ -1,4 +1,4 @@
-"""dpvision train, tune, plan and resume."""
+"""dpvision train, tune, plan, resume and curves."""
 
 from __future__ import annotations
 
@@ -162,6 +162,32 @@ def resume(
     with interruptible(run=run), work_bars() as progress:
         result = api.resume(run, progress=progress)
     show_result(result, as_json)
+
+
+@checks(run=check_run)
+def curves(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write the curves of a run as CSV, while it works or later.
+
+    Example:
+
+        dpvision curves runs/photos
+
+    RUN/private/curves.csv has a row for each step: loss, gradient norm, clipped share, batch size, learning
+    rate, seconds, and the ε so far. A step that was taken
+    again after an interruption has one row, of the last time; its ε counts both. PRIVATE: no noise covers it.
+    Nothing is spent.
+    """
+    from dpvision.api.watching import NOTICE
+
+    path = api.curves(run)
+    show(
+        {"notice": NOTICE, "curves": str(path)},
+        as_json,
+        {"NOT FOR PUBLICATION": NOTICE, "curves": path},
+    )
 
 
 def show_result(result: api.Result | api.Synthesis, as_json: bool) -> None:

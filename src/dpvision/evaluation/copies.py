@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dpvision.evaluation.blind import blind_attack
 from dpvision.evaluation.downstream import check_same_shape
 from dpvision.evaluation.features import image_features
 from dpvision.evaluation.intervals import Figure, bounded_interval
@@ -30,6 +32,8 @@ PIXELS_SIDE = 32
 
 FALSE_POSITIVE_RATES = (0.001, 0.01)
 
+logger = logging.getLogger("dpvision")
+
 
 def evaluate_copies(
     synthetic: ImageSet,
@@ -46,7 +50,8 @@ def evaluate_copies(
     """Return how near synthetic images are to the private ones they were made from, against other real
     images of the same kind: in pixels and in the features of each encoder, the share of synthetic images
     whose nearest real image is a private one (:func:`nearest_is_private`), and how well distances tell
-    private images from others (:func:`nearest_distances`).
+    private images from others (:func:`nearest_distances`). Before these, how well the real images alone tell
+    it (:func:`dpvision.evaluation.blind.blind_attack`).
 
     As many private as other images are compared, chosen at random, at most 10,000 of each set. Private.
 
@@ -73,7 +78,7 @@ def evaluate_copies(
         images.subset(torch.randperm(len(images), generator=generator)[:most])
         for images, most in ((synthetic, MOST_IMAGES), (private, count), (others, count))
     ]
-    rows = []
+    rows = _blind(some[1], some[2], seed)
     named = {encoder.config["name"] for encoder in encoders}
     for encoder in (*([] if "pixels" in named else [_pixels(synthetic.shape)]), *encoders):
         x, members, non_members = (
@@ -123,6 +128,26 @@ def nearest_distances(
     """
     blocks = squared_distances(real, synthetic, pairs_at_a_time)
     return torch.cat([distances.min(dim=1).values for _, distances in blocks]).double().cpu().numpy()
+
+
+def _blind(private: ImageSet, others: ImageSet, seed: int) -> list[Row]:
+    """Return the row of the attack that does not see the synthetic images, and warn where it succeeds; no row
+    where there are too few images to say.
+    """
+    found = blind_attack(private, others, seed=seed)
+    if found is None:
+        return []
+    warning = found.warning("private and other images")
+    if warning:
+        logger.warning(warning)
+    return [
+        Row.of(
+            "blind membership AUC",
+            Figure(found.auc, found.low, found.high, 0, len(private) + len(others)),
+            f"telling {len(private)} private images from {len(others)} others without any synthetic image; "
+            f"above 0.5 if the sets differ in kind, and then the other AUCs measure that; seed {seed}",
+        )
+    ]
 
 
 def _pixels(shape: tuple[int, int, int]) -> Encoder:

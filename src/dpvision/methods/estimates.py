@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 
 import torch
@@ -125,19 +121,3 @@ def training_memory(model: Classifier, num_examples: int) -> int:
     """
     channels, height, width = model.image_shape
     return 2 * num_examples * channels * height * width + 6 * 4 * sum(p.numel() for p in model.parameters())
-
-
-def forget_peak() -> None:
-    """Let the memory that this process once held not count in `peak_bytes`, where the system can forget."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_bytes() -> int:
-    """Return the most memory that this process has held, in bytes."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
-    except (OSError, StopIteration):
-        unit = 1 if sys.platform == "darwin" else 1024
-        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

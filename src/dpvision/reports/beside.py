@@ -63,10 +63,14 @@ def _check(kind: str, found: Mapping[str, Any]) -> None:
             if row["reference"] is not None:
                 Reference(**row["reference"])
     elif kind == "audit":
-        for name in ("epsilon", "delta", "epsilon_lower_bound", "epsilon_lower_bound_any", "confidence"):
+        for name in ("target_epsilon", "epsilon", "tested_epsilon", "delta", "confidence"):
             float(found[name])
-        str(found["neighboring_relation"]), str(found["canary_kind"]), bool(found["refuted"])
+        float(found["epsilon_lower_bound"]), float(found["epsilon_lower_bound_any"]), bool(found["refuted"])
+        str(found["neighboring_relation"]), str(found["tested_relation"]), str(found["canary_kind"])
     else:
+        blind = found["blind"]
+        if blind is not None:
+            float(blind["auc"]), float(blind["low"]), float(blind["high"]), bool(blind["sets_differ"])
         for attack in found["attacks"]:
             float(attack["auc"]), float(attack["low"]), float(attack["high"]), str(attack["name"])
             for rate in attack["rates"]:

@@ -74,9 +74,14 @@ def in_words(neighboring_relation: str, unit: str, broken_by: Sequence[str]) -> 
         broken_by: why the run is not private.
     """
     return {
-        "neighbours": _NEIGHBOURS[unit][neighboring_relation],
+        "neighbours": neighbours(neighboring_relation, unit),
         "noise": "a fixed seed" if FIXED_SEED in broken_by else _RANDOM_NOISE,
     }
+
+
+def neighbours(neighboring_relation: str, unit: str) -> str:
+    """Say in words which data sets a relation is between, where "image" or "unit" is protected."""
+    return _NEIGHBOURS[unit][neighboring_relation]
 
 
 def canonical(fields: Mapping[str, Any]) -> bytes:

@@ -62,6 +62,7 @@ class StepStatistics:
     median_norm: float
     fraction_clipped: float
     nonfinite: int
+    learning_rate: float
 
 
 class OnBatch(Protocol):
@@ -163,17 +164,17 @@ class PrivateTrainer:
         keys = self.keys(step)
         announce(self.peers, step, keys, self._trained())
         clipped = self._sum_of_batch(keys)
-        statistics = self._statistics(clipped, step)
         phase, step_of_phase = self._phase_of(step)
+        learning_rate = phase.learning_rate * schedule_factor(phase.schedule, step_of_phase, phase.steps)
+        statistics = self._statistics(clipped, step, learning_rate)
         with uninterrupted():  # a checkpoint is of whole steps
             noisy = self.mechanism.release(clipped.gradients, account, self.random.at("noise", step))
             expected = self.mechanism.sampler.expected_batch_size
             for name, parameter in self.model.named_parameters():
                 if name in noisy:
                     parameter.grad = (noisy[name] / expected).to(parameter.dtype)
-            factor = schedule_factor(phase.schedule, step_of_phase, phase.steps)
             for group in self.optimizer.param_groups:
-                group["lr"] = phase.learning_rate * factor
+                group["lr"] = learning_rate
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self.average.update(self.model, step)
@@ -269,7 +270,7 @@ class PrivateTrainer:
         make = self.policy if self._of_units is None else self._of_units.of_units
         return make(examples, labels, keys.views.of(ids))
 
-    def _statistics(self, clipped: ClippedSum, step: int) -> StepStatistics:
+    def _statistics(self, clipped: ClippedSum, step: int, learning_rate: float) -> StepStatistics:
         norms, losses = clipped.norms, clipped.losses
         count = len(norms)
         return StepStatistics(
@@ -279,6 +280,7 @@ class PrivateTrainer:
             median_norm=float(norms.median()) if count else 0.0,
             fraction_clipped=float((norms > self.engine.max_grad_norm).float().mean()) if count else 0.0,
             nonfinite=clipped.nonfinite,
+            learning_rate=learning_rate,
         )
 
     def state(self) -> dict[str, Tensor]:
