@@ -15,6 +15,7 @@ import dpvision
 from dpvision.cli.main import run
 from dpvision.images import Images
 from dpvision.privacy import Event, InputError, epsilon
+from dpvision.reports.comparison import accuracy_difference
 from dpvision.reports.markdown import card_markdown
 
 NAMES = ("- a: [1] {b}", "!!python/object:os 'x' \"é\" 医")
@@ -255,7 +256,7 @@ def test_a_comparison_is_shown(runs: Path, capsys: pytest.CaptureFixture[str]) -
     found = json.loads(capsys.readouterr().out)
     assert found["differs"]["epsilon"] == [card_of(runs / name)["epsilon"] for name in ("one", "two")]
     assert found["accuracy"]["totals"] == [50, 50]
-    assert found["accuracy"]["is_within"] in (True, False)
+    assert found["accuracy"]["is_within"] == (found["accuracy"]["low"] <= 0 <= found["accuracy"]["high"])
     assert run(["card", str(runs / "one"), str(runs / "two")]) == 0
     text = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in text.splitlines()]
@@ -285,3 +286,25 @@ def test_hostile_values_of_a_card_are_shown_harmless(
     text = capsys.readouterr().out
     assert "\x1b" not in text
     assert "\nThe same\n" not in text
+
+
+def wilson(right: int, total: int) -> dict[str, Any]:
+    """A test of a card with Wilson's interval, as in the paper."""
+    z, share = 1.959964, right / total
+    middle, half = share + z**2 / 2 / total, z * (share * (1 - share) / total + z**2 / 4 / total**2) ** 0.5
+    low, high = ((middle + sign * half) / (1 + z**2 / total) for sign in (-1, 1))
+    return {"test": {"accuracy": share, "interval_95": [low, high], "total": total}}
+
+
+def test_the_interval_of_a_difference_is_that_of_the_paper() -> None:
+    """Newcombe, table II, (a): 56/70 less 48/80 is 0.2, 0.0524 to 0.3339 by method 10."""
+    found = accuracy_difference(wilson(48, 80), wilson(56, 70))
+    assert found is not None
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    assert not found.is_within
+    less = accuracy_difference(wilson(56, 70), wilson(48, 80))
+    assert less is not None
+    assert (less.low, less.high) == pytest.approx((-found.high, -found.low))
+    same = accuracy_difference(wilson(48, 80), wilson(50, 80))
+    assert same is not None
+    assert same.is_within

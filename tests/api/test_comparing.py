@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import dpvision
-from dpvision.api import comparing
+from dpvision.api import comparing, run_rows
 from dpvision.api.comparing import SameData
 from dpvision.api.run_chart import write_chart
 from dpvision.api.run_rows import RunRow
@@ -218,6 +218,11 @@ def test_rows_are_sorted(images: Images, tmp_path: Path) -> None:
     assert orders["name"] == orders["epsilon"] == orders["method"] == ["run9", "run10"]
     best = dpvision.runs_in(tmp_path, sort="accuracy").rows
     assert [row.test_accuracy for row in best] == sorted((row.test_accuracy for row in best), reverse=True)
+    assert {*orders["started"]} == {"run9", "run10"}
+    by_accuracy = run_rows._KEYS["accuracy"]  # of a run without one, behind all others
+    assert by_accuracy(replace(best[-1], test_accuracy=None)) > by_accuracy(
+        replace(best[-1], test_accuracy=0.0)
+    )
     with pytest.raises(InputError, match="cannot be sorted by 'colour'"):
         dpvision.runs_in(tmp_path, sort="colour")
 

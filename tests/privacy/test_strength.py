@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from scipy.stats import norm
 
@@ -41,9 +43,8 @@ def test_epsilon_in_other_terms() -> None:
     assert found["alone"] == [epsilon([event], 1e-5) for event in events]
     assert found["epsilon_unsampled"] == epsilon([gaussian_event(1.5, count=30), gaussian_event(9.0)], 1e-5)
     assert found["epsilon_unsampled"] > 3 * epsilon(events, 1e-5)
-    assert found["certainty"] / (1 - found["certainty"]) == pytest.approx(
-        2.718281828 ** epsilon(events, 1e-5)
-    )
+    assert found["certainty"] == pytest.approx(found["odds"] / (1 + found["odds"]))
+    assert found["odds"] > math.exp(epsilon(events, 1e-5))
 
 
 def test_events_keep_their_places_though_some_are_alike() -> None:
@@ -76,4 +77,5 @@ def test_what_cannot_be_told_is_not_told() -> None:
     lost = strength([gaussian_event(0.001)], BUDGET)
     assert lost["mu"] is None
     assert lost["regret"] is None
-    assert lost["certainty"] == 1
+    assert lost["odds"] is None
+    assert lost["certainty"] is None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from dpvision.privacy import gaussian_event
+from dpvision.privacy import epsilon, gaussian_event
 from dpvision.privacy.events import SelectionEvent
 from dpvision.privacy.trade_off import NO_DIFFERENCE, TradeOff
 
@@ -51,6 +51,24 @@ def test_a_gaussian_is_told_by_its_mu() -> None:
     mu, regret = TradeOff.of([gaussian_event(2.0, count=9)], RELATION).gaussian(1e-6)
     assert 1.5 <= mu <= 1.503
     assert regret < 2e-3
+
+
+@pytest.mark.parametrize("mu", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("probability", [1e-6, 1e-5, 1e-3])
+def test_the_odds_change_by_no_more_but_for_a_probability(mu: float, probability: float) -> None:
+    """The loss of a Gaussian is N(μ²/2, μ²): the bound is above its quantile, by a little."""
+    bound = math.log(TradeOff.of([gaussian_event(1 / mu)], RELATION).odds(probability))
+    quantile = mu**2 / 2 + mu * norm.isf(probability)
+    assert quantile <= bound <= quantile + 0.4 * mu
+
+
+def test_epsilon_is_exceeded_more_often_than_delta() -> None:
+    """What a card must not say: that odds change by e^ε at most, but for a probability of δ."""
+    mu = 0.5
+    event = gaussian_event(1 / mu)
+    exceeded = norm.sf((epsilon([event], 1e-5) - mu**2 / 2) / mu)
+    assert exceeded > 5e-5
+    assert TradeOff.of([event], RELATION).odds(1e-5) > math.exp(epsilon([event], 1e-5))
 
 
 @pytest.mark.parametrize(("sigma", "rate", "steps"), [(1.0, 0.02, 500), (0.6, 0.001, 100)])

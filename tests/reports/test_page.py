@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from html import unescape
 from html.parser import HTMLParser
 from importlib.util import find_spec
@@ -27,7 +31,27 @@ from dpvision.reports.html import card_html, number, percent
 
 HOSTILE = ("<script>alert(1)</script>", "a\"b'c&amp;", "{{ 7*7 }}", "</style>")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+SAMPLE = Path(__file__).parents[2] / "docs" / "sample-card"
+
+
+@cache
+def is_usable() -> bool:
+    """Whether there is a Chromium that opens a page in a temporary folder: some are packaged so as not to."""
+    if CHROMIUM is None:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "page.html"
+        page.write_text("<p>here</p>")
+        try:
+            return "<p>here</p>" in browse(page, "--dump-dom")
+        except (OSError, subprocess.SubprocessError):
+            return False
+
+
+@pytest.fixture
+def in_a_browser() -> None:
+    if not is_usable():
+        pytest.skip("there is no Chromium here that opens files")
 
 
 def some_images(n: int, seed: int) -> Images:
@@ -127,12 +151,18 @@ def test_a_page_that_says_otherwise_is_found_out(release: Path, tmp_path: Path) 
     assert dpvision.verify(release).holds
 
 
-@pytest.mark.parametrize("changed", ["mu", "certainty", "true_positive_rates", "epsilon_by_delta"])
+@pytest.mark.parametrize(
+    "changed", ["mu", "odds", "certainty", "true_positive_rates", "epsilon_by_delta", "false_positive_rates"]
+)
 def test_less_than_the_truth_is_found_out(release: Path, tmp_path: Path, changed: str) -> None:
     """Whoever understates what an attacker could gain, on all forms of the card."""
     copy = Path(shutil.copytree(release, tmp_path / "copy"))
     card = json.loads((copy / "card.json").read_text())
-    card["strength"][changed] = _halved(card["strength"][changed])
+    strength = card["strength"]
+    if changed == "false_positive_rates":  # as much is found, at more false alarms than it takes
+        strength |= {changed: [2 * one for one in strength[changed]], "at": 2 * strength["at"]}
+    else:
+        strength[changed] = _halved(strength[changed])
     (copy / "card.json").write_text(json.dumps(card))
     sheet = copy / "samples.png"
     (copy / "card.html").write_text(card_html(card, sheet.read_bytes() if sheet.exists() else None))
@@ -157,8 +187,9 @@ def test_results_of_other_commands_come_beside(releases: dict[str, Path], tmp_pa
     assert card["beside"]["test"] == report
     page = Page((tmp_path / "card" / "card.html").read_text())
     assert "no guarantee covers it" in page.text
-    for name in report["classes"][2:3]:
+    for name in report["classes"]:
         assert name in page.text
+    assert "More figures are below" in page.text
     assert "Measured beside the guarantee" in (tmp_path / "card" / "card.md").read_text()
     assert "beside" not in json.loads((run / "release" / "card.json").read_text())
     assert dpvision.verify(run).holds
@@ -221,11 +252,70 @@ def test_two_results_of_a_kind_are_refused(releases: dict[str, Path], tmp_path: 
         write_card(releases["classifier"], tmp_path / "card", results=[test, test])
 
 
-def test_charts_are_the_same_wherever_they_are_drawn(release: Path) -> None:
-    strength = json.loads((release / "card.json").read_text())["strength"]
-    assert attack_chart(strength) == attack_chart(strength)
-    assert attack_chart(strength).startswith("<svg")
-    assert "#000000" not in attack_chart(strength)
+def test_charts_are_the_same_whoever_draws_them(releases: dict[str, Path], tmp_path: Path) -> None:
+    """Settings of matplotlib that a user has made for other charts change nothing."""
+    card = releases["classifier"] / "card.json"
+    (tmp_path / "matplotlibrc").write_text("axes.linewidth: 3\naxes.labelsize: 20\nfont.family: serif\n")
+    script = (
+        "import json, sys; from dpvision.reports.card_charts import attack_chart; "
+        f"sys.stdout.write(attack_chart(json.load(open({str(card)!r}))['strength']))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert found == attack_chart(json.loads(card.read_text())["strength"])
+    assert found.startswith("<svg")
+    assert "#000000" not in found
+
+
+def test_words_within_a_chart_are_compared_whatever_drew_it(release: Path, tmp_path: Path) -> None:
+    """A card that names another matplotlib cannot say what it likes in charts, nor have more of them."""
+    copy = Path(shutil.copytree(release, tmp_path / "copy"))
+    card = json.loads((copy / "card.json").read_text())
+    card["versions"]["matplotlib"] = "1.0"
+    (copy / "card.json").write_text(json.dumps(card))
+    sheet = copy / "samples.png"
+    page = card_html(card, sheet.read_bytes() if sheet.exists() else None)
+    for shown, holds in (
+        (page, True),
+        (page.replace("stroke-width: 2", "stroke-width: 3"), True),
+        (page.replace("ten such releases</text>", "a million</text>"), False),
+        (page.replace("<h3>", "<svg><text>safe</text></svg><h3>", 1), False),
+    ):
+        (copy / "card.html").write_text(shown)
+        (check,) = [check for check in dpvision.verify(copy).checks if check.name == "card as a page"]
+        assert check.holds == holds
+
+
+def test_a_card_is_not_written_into_the_release(releases: dict[str, Path]) -> None:
+    made = releases["classifier"]
+    with pytest.raises(InputError, match="within the release"):
+        write_card(made, made / "card", results=[made.parent / "private" / "test.json"])
+    assert not (made / "card").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("test", lambda found: found.pop("total")),
+        ("test", lambda found: found.update(classes=None)),
+        ("membership", lambda found: found.pop("non_members")),
+    ],
+)
+def test_results_that_lack_something_are_refused(
+    releases: dict[str, Path], tmp_path: Path, kind: str, change: Callable[[dict[str, Any]], object]
+) -> None:
+    made = releases["classifier"].parent
+    found = json.loads((SAMPLE / "card.json").read_text())["beside"][kind]
+    change(found)
+    (tmp_path / "result.json").write_text(json.dumps(found))
+    with pytest.raises(InputError):
+        write_card(made, tmp_path / "card", results=[tmp_path / "result.json"])
+    assert not (tmp_path / "card").exists()
 
 
 @pytest.mark.parametrize(
@@ -294,7 +384,7 @@ WIDTHS = f"""
 """
 
 
-@in_a_browser
+@pytest.mark.usefixtures("in_a_browser")
 @pytest.mark.skipif(find_spec("axe_core_python") is None, reason="axe-core is not installed")
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_is_accessible(release: Path, tmp_path: Path, dark: bool) -> None:
@@ -307,7 +397,7 @@ def test_it_is_accessible(release: Path, tmp_path: Path, dark: bool) -> None:
     assert found_by(browse(page, "--dump-dom", "--virtual-time-budget=20000", *options)) == [dark]
 
 
-@in_a_browser
+@pytest.mark.usefixtures("in_a_browser")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_it_fits_its_width(release: Path, tmp_path: Path, width: int) -> None:
     """Nothing but wide tables, which scroll by themselves, is wider than a phone or a screen."""
@@ -322,7 +412,7 @@ def test_it_fits_its_width(release: Path, tmp_path: Path, width: int) -> None:
     assert scrolled == width
 
 
-@in_a_browser
+@pytest.mark.usefixtures("in_a_browser")
 def test_it_prints(release: Path, tmp_path: Path) -> None:
     browse(release / "card.html", "--no-pdf-header-footer", f"--print-to-pdf={tmp_path / 'card.pdf'}")
     content = (tmp_path / "card.pdf").read_bytes()
@@ -371,6 +461,9 @@ def test_a_card_with_more_on_it_is_verified(
         (lambda card, test: test["accuracy"].update(value=0.99), "other card's figures"),
         (lambda card, test: test["by_class"][1]["recall"].update(total=9), "other card's figures"),
         (lambda card, test: test["confusion"][0].__setitem__(0, 500), "other card's figures"),
+        (lambda card, test: test.update(total=36_000), "other card's figures"),
+        (lambda card, test: test["by_class"].pop(), "other card's figures"),
+        (lambda card, test: test["majority"].update(value=0.1), "other card's figures"),
     ],
 )
 def test_a_card_with_more_on_it_that_lies_is_found_out(

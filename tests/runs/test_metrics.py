@@ -54,7 +54,6 @@ def test_metrics_go_on_after_a_torn_line(tmp_path: Path) -> None:
     take_steps(Metrics(tmp_path), account, 0)
     path = tmp_path / "metrics.jsonl"
     first = path.read_bytes()
-    assert b'"seconds": 0.0' in first
     later = first[: first.index(b'"seconds"')] + b'"seconds": 50.0, "releases": [1, 1]}\n'
     path.write_bytes(later + b'{"step": 1, "batch_')
     again = Metrics(tmp_path)

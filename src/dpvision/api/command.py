@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from dpvision.api.config import RunConfig
+from dpvision.images.choices import Choices
 from dpvision.methods.registry import TUNED
+from dpvision.reports.settings_rows import flat
+
+_NAMED = {"pool": "POOL", "encoder": "ENCODER", "refine": "RELEASE"}
+"""Settings that may be places, and what stands for one."""
 
 
 def command_of(config: RunConfig) -> str:
-    """Return the command. DATA, RUN and RELEASE stand for places, which are nobody's business.
+    """Return the command. DATA, RUN, RELEASE, POOL and ENCODER stand for places, which are nobody's business,
+    and so do columns of a table for themselves.
 
     Settings that were left to their defaults are left out, also such as a search chose.
     """
-    return shlex.join(["dpvision", *_verb(config), *_settings(config)])
+    return shlex.join(["dpvision", *_verb(config), *_of_images(config), *_settings(config)])
 
 
 def _verb(config: RunConfig) -> Iterator[str]:
@@ -28,33 +35,61 @@ def _verb(config: RunConfig) -> Iterator[str]:
     if config.budget is not None:
         yield from ["--epsilon", f"{config.budget.epsilon:g}", "--delta", f"{config.budget.delta:g}"]
         yield from ["--relation", config.budget.neighboring_relation]
+        yield from ["--num-examples", str(config.facts.num_examples)]
         yield from ["--method", name.removeprefix(TUNED)]
-    if config.data is not None and (size := config.data.size) is not None:
-        yield from ["--size", str(size)]
+    if "refine" in config.given:
+        yield from ["--refine", "RELEASE"]
+    if config.data is not None:
+        yield from _reading(config.data)
     if config.seed is not None:
         yield from ["--seed", str(config.seed)]
-    if config.images is not None:
-        yield from ["--count", str(config.images.count)]
-        for form in config.images.formats:
-            yield from ["--format", form]
-        if config.images.balanced:
-            yield "--balanced"
-        for class_name, count in (config.images.class_counts or {}).items():
-            yield from ["--class-count", f"{class_name}={count}"]
     yield from ["--out", "RUN"]
+
+
+def _reading(choices: Choices) -> Iterator[str]:
+    """Yield how images were read, where that was not left open."""
+    for one in fields(Choices):
+        value, flag = getattr(choices, one.name), f"--{one.name.replace('_', '-')}"
+        if value == one.default:
+            continue
+        if value is True:
+            yield flag
+        elif one.name.endswith("_column"):
+            yield from [flag, "COLUMN"]
+        elif isinstance(value, int | str):
+            yield from [flag, str(value)]
+        elif one.name == "value_range":
+            yield from [flag, ":".join(map(str, value))]
+        elif isinstance(value, Mapping):
+            yield from [flag, ",".join(f"{label}={name}" for label, name in value.items())]
+        else:
+            yield from [flag, ",".join(map(str, value))]
+
+
+def _of_images(config: RunConfig) -> Iterator[str]:
+    """Yield what is to be published of images."""
+    if config.images is None:
+        return
+    yield from ["--count", str(config.images.count)]
+    for form in config.images.formats:
+        yield from ["--format", form]
+    if config.images.balanced:
+        yield "--balanced"
+    for class_name, count in (config.images.class_counts or {}).items():
+        yield from ["--class-count", f"{class_name}={count}"]
 
 
 def _settings(config: RunConfig) -> Iterator[str]:
     settings = asdict(config.settings)
-    given = [one for name in config.given if name in settings for one in _flat(name, settings[name])]
-    if given:
-        yield from ["--set", *given]
+    given = {name: settings[name] for name in config.given if name in settings and name != "refine"}
+    for name, value in flat("", given):
+        yield from ["--set", f"{name}={_written(name, value)}"]
 
 
-def _flat(name: str, value: Any) -> Iterator[str]:
-    """Yield KEY=VALUE of a setting, with a dot for each level of a mapping."""
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from _flat(f"{name}.{key}", inner)
-    else:
-        yield f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+def _written(name: str, value: Any) -> str:
+    """Write a setting's value. Of what may be a place, only a name that the package knows is written out."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    last = name.rpartition(".")[2]
+    is_place = os.sep in value or value.endswith((".safetensors", ".npz", ".parquet"))
+    return _NAMED.get(last, "FILE") if last == "pool" or is_place else value

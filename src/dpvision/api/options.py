@@ -374,7 +374,7 @@ class SynthesisOptions(FinishOptions, Refining, Named, Watched):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(FinishOptions, Refining, Named, Searched, Tested, OfClassifiers):
+class PlanOptions(FinishOptions, Refining, Named, Searched, Tested, OfClassifiers, Watched):
     """Options of a forecast."""
 
     out: FilePath | None = option("The directory that the run would have; it must be free.", None)

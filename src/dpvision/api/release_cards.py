@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dpvision.api.publishing import card_files
-from dpvision.images.files import read_json
+from dpvision.api.verifying_cards import MOST_BYTES
+from dpvision.images.files import read_json, read_text_file, reading
 from dpvision.privacy.errors import InputError
 from dpvision.reports.beside import KINDS, result_kind
 from dpvision.reports.markdown import SHEET
@@ -41,6 +42,8 @@ def write_card(
     """
     check_free(out)
     release = find_release(run)
+    if Path(out).resolve().is_relative_to(release.resolve()):
+        raise InputError(f"{out} is within the release, whose files are fixed; name another folder")
     card = read_json(release / "card.json")
     if "strength" not in card:
         raise InputError(
@@ -57,7 +60,9 @@ def write_card(
     card |= {"beside": beside} if beside else {}
     sheet = release / SHEET
     folder = Path(out)
-    files = card_files(card, sheet.read_bytes() if sheet.is_file() else None)
+    drawn = read_text_file(sheet, MOST_BYTES) if "images" in card and sheet.is_file() else None
+    with reading(f"what is to be on the card of {release}"):
+        files = card_files(card, drawn)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():

@@ -116,7 +116,7 @@ _KEYS: dict[str, Callable[[RunRow], Any]] = {
     "name": _by_name,
     "method": lambda row: (row.method or "", row.target_epsilon or 0.0, _by_name(row)),
     "epsilon": lambda row: (row.target_epsilon or 0.0, _by_name(row)),
-    "accuracy": lambda row: (-1.0 if row.test_accuracy is None else -row.test_accuracy, _by_name(row)),
+    "accuracy": lambda row: (math.inf if row.test_accuracy is None else -row.test_accuracy, _by_name(row)),
     "started": lambda row: (row.started or "", _by_name(row)),
 }
 """How to sort by each of `SORTS`."""

@@ -25,6 +25,8 @@ OF_EACH_RUN = ("epsilon", "method", "seed", "out")
 """The options of `train` that a sweep gives each run."""
 
 _PLACES = ("data", "test", "ledger")
+_FREE = ("device", "tensorboard", "data_name")
+"""Options that may be others when a sweep goes on: they change no result but by chance."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class Plan:
         given = {
             name: lasting(value) if name in _PLACES and isinstance(value, str | os.PathLike) else value
             for name, value in {**self.options, "data": self.data, "config": None}.items()
-            if value is not None and value is not False
+            if value is not None and value is not False and name not in _FREE
         }
         settings = {method: self.settings_of(method) for method in self.methods}
         made = {**given, "unpaid": self.unpaid, "settings": settings}

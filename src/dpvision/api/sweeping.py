@@ -137,7 +137,9 @@ class _SaidOnce(logging.Filter):
         self._said: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether something is said for the first time."""
+        """Say whether something is said for the first time, or is a warning."""
+        if record.levelno > logging.INFO:
+            return True
         message = record.getMessage()
         is_new = message not in self._said
         self._said.add(message)

@@ -372,7 +372,14 @@ def _strength_agrees(card: Mapping[str, Any]) -> bool:
         found = strength_of(card)
     except UnknownEvent:
         return True  # which is told of ε
-    return _states_no_less(card["strength"], found)
+    told = card["strength"]
+    rates = ("at", "false_positive_rates")
+    deltas = [[delta for delta, _ in of["epsilon_by_delta"]] for of in (told, found)]
+    return (
+        all(told[name] == found[name] for name in rates)
+        and deltas[0] == deltas[1]
+        and _states_no_less(told, found)
+    )
 
 
 def _states_no_less(told: Any, found: Any) -> bool:

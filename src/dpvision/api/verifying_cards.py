@@ -15,7 +15,7 @@ from dpvision.reports.markdown import SHEET, card_markdown, card_template, witho
 CARD, TEXT, PAGE = "card.json", "card.md", "card.html"
 """The forms of a card."""
 
-_MOST_BYTES = 2**25
+MOST_BYTES = 2**25
 """The largest form of a card, or sheet on one, that is read, in bytes."""
 
 
@@ -50,7 +50,7 @@ def forms(folder: Path, card: Mapping[str, Any], release: Path) -> list[Check]:
     from dpvision.reports.html import card_html  # here: it takes seconds to import
 
     sheet = release / SHEET
-    drawn = read_text_file(sheet, _MOST_BYTES) if "images" in card and sheet.is_file() else None
+    drawn = read_text_file(sheet, MOST_BYTES) if "images" in card and sheet.is_file() else None
     return [
         _same("card in words", folder / TEXT, card_markdown(card, card_template(card)), str),
         _same("card as a page", folder / PAGE, card_html(card, drawn), _compared_of_page(card)),
@@ -64,7 +64,7 @@ def _compared_of_page(card: Mapping[str, Any]) -> Callable[[str], str]:
 
 def _same(name: str, path: Path, expected: str, compared: Callable[[str], str]) -> Check:
     try:
-        found = read_text_file(path, _MOST_BYTES).decode()
+        found = read_text_file(path, MOST_BYTES).decode()
     except (InputError, UnicodeDecodeError):
         found = ""
     is_same = compared(found) == compared(expected)
@@ -103,11 +103,23 @@ def _wrong_figures(test: Mapping[str, Any] | None) -> list[str]:
         return []
     from dpvision.evaluation.classifier_report import Measured  # here: it takes seconds to import
 
-    matrix = test["confusion"]
+    matrix, names = test["confusion"], list(test["classes"])
     count, right = sum(map(sum, matrix)), [row[k] for k, row in enumerate(matrix)]
     given = [sum(column) for column in zip(*matrix, strict=True)]
-    expected = {"accuracy": Measured.share(sum(right), count).to_json() | {"correct": sum(right)}}
-    told = {"accuracy": test["accuracy"]}
+    of_classes = [sum(row) for row in matrix]
+    commonest = max(range(len(matrix)), key=of_classes.__getitem__)
+    expected: dict[str, Any] = {
+        "number of images": count,
+        "classes": names,
+        "accuracy": Measured.share(sum(right), count).to_json() | {"correct": sum(right)},
+        "majority": {"class": names[commonest]} | Measured.share(of_classes[commonest], count).to_json(),
+    }
+    told = {
+        "number of images": test["total"],
+        "classes": [one["name"] for one in test["by_class"]],
+        "accuracy": test["accuracy"],
+        "majority": test["majority"],
+    }
     for k, one in enumerate(test["by_class"]):
         of_class = sum(matrix[k])
         shares = {

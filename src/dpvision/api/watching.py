@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dpvision.privacy.errors import InputError
 from dpvision.runs.places import check_run
 
 NOTICE = "private: no noise covers what the steps saw of the private images; do not publish"
@@ -33,5 +34,8 @@ def curves(run: str | os.PathLike[str]) -> Path:
     from dpvision.runs.curves import write_curves
 
     directory = RunDirectory.open(run)
-    budget, stages = RunConfig.from_json(directory.config).spending
+    config = RunConfig.from_json(directory.config)
+    if config.budget is None:
+        raise InputError(f"{run} was made of an earlier release and took no step; give the run of that")
+    budget, stages = config.spending
     return write_curves(directory.private_path, stages.events, budget)

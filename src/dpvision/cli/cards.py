@@ -85,7 +85,7 @@ def card(
         dpvision card run --registry --facts facts.toml --out entry.yaml
 
     A release has its own card, as card.html, card.md and card.json. A card with results of other commands
-    goes to a folder of its own: they are exact, and whether it may be published is for you to say.
+    goes to a folder of its own: the results are exact; whether they may be published is yours to decide.
 
     The entry is YAML of the registry's tier 3. What only a person knows is asked for by name: give it as
     options, or in the file. The release is verified first; one that is NOT PRIVATE is refused.

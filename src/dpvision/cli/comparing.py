@@ -36,7 +36,7 @@ def runs(
         Path | None,
         typer.Option(
             metavar="FILE.svg|.png",
-            help="Draw test accuracy against ε, by method; runs that are not private are hollow.",
+            help="Draw the figure against ε, by method; runs that are not private are hollow.",
             show_default=False,
         ),
     ] = None,
@@ -112,7 +112,8 @@ def sweep(
         if value is None:
             raise InputError(f"{flag} is missing; give it on the command line")
     found.pop("out", None)
-    data, named, numbers = found.pop("data"), str(methods).split(","), _numbers(str(epsilons))
+    named = [name.strip() for name in str(methods).split(",")]
+    data, numbers = found.pop("data"), _numbers(str(epsilons))
     Plan(data, named, numbers, Path(str(folder)), seeds, unpaid, found).check_places()
     with repeatable(), work_bars() as progress:
         done = api.sweep(

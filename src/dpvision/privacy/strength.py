@@ -41,8 +41,8 @@ def strength(events: Iterable[Event], budget: Budget) -> dict[str, Any]:
         at: :data:`AT`.
         false_positive_rates: :data:`FALSE_POSITIVE_RATES`.
         true_positive_rates: of a test for membership at each of these, with 1 and with 10 such releases.
-        certainty: how sure an attacker can be at most, who held it to be as likely as not, except with
-            probability δ: e^ε/(1 + e^ε).
+        odds: by how much the odds change at most, except with probability δ: see :meth:`TradeOff.odds`.
+        certainty: how sure an attacker is then at most, who held it to be as likely as not.
         alone: ε of each event by itself, in order.
     """
     return _strength(tuple(events), budget.delta, budget.neighboring_relation)
@@ -56,10 +56,10 @@ def _strength(events: tuple[Event, ...], delta: float, relation: NeighboringRela
     relations: tuple[NeighboringRelation, ...] = ("add_or_remove_one", "replace_one")
     deltas = [float(f"{scale * delta:.3g}") for scale in _DELTAS]
     deltas = [some for some in deltas if SMALLEST_PLD_DELTA <= some < 0.5]
-    spent = at(events)
     curves = {count: _curve(events, count, relation) for count in RELEASES}
     once = curves[1]
     mu, regret = once.gaussian(delta) if once else (math.inf, math.inf)
+    odds = _finite(once.odds(delta)) if once else None
     return {
         "epsilon_by_relation": {name: at(events, relation=name) for name in relations},
         "epsilon_by_delta": [[some, at(events, delta=some)] for some in deltas],
@@ -72,7 +72,8 @@ def _strength(events: tuple[Event, ...], delta: float, relation: NeighboringRela
             str(count): [curve.most(rate) for rate in FALSE_POSITIVE_RATES] if curve else None
             for count, curve in curves.items()
         },
-        "certainty": None if spent is None else 1 / (1 + math.exp(-spent)),
+        "odds": odds,
+        "certainty": None if odds is None else odds / (1 + odds),
         "alone": [at([event]) for event in events],
     }
 

@@ -63,6 +63,21 @@ class TradeOff:
         by_complement = 1 - (1 - self.deltas - probability) / self._ratios
         return min(1.0, float(by_event.min()), float(by_complement.min()))
 
+    def odds(self, probability: float) -> float:
+        """Bound from above by how much the releases change the odds of the example's being in the data, but
+        for this probability; ∞ where no bound was found.
+
+        They change them by e^L, with the privacy loss L of what was released. For ε′ below ε, δ(ε′) is the
+        mean of (1 − e^{ε′−L})⁺, so that L is above ε with probability δ(ε′)/(1 − e^{ε′−ε}) at most. That is
+        more than δ(ε): "with probability δ" and (ε, δ)-private are not the same.
+        """
+        for place in range(1, len(self.epsilons)):
+            before = slice(0, place)
+            exceeded = self.deltas[before] / -np.expm1(self.epsilons[before] - self.epsilons[place])
+            if exceeded.min() <= probability:
+                return float(self._ratios[place])
+        return math.inf
+
     def gaussian(self, delta: float) -> tuple[float, float]:
         """Return the μ of Gaussian differential privacy (Dong, Roth and Su, arXiv 1905.02383) that gives away
         no less than this curve at any δ from that given upwards, and how much more it gives away at worst.

@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from html import escape
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
 
-from dpvision.reports.charts import STYLE
+from dpvision.reports.charts import style
 
 _WIDTH = 4.6  # inches; no wider than a phone at 72 to the inch
 _INK = "#000000"
@@ -68,7 +67,7 @@ def _figure(title: str, height: float) -> Iterator[tuple[Any, list[str]]]:
     made: list[str] = []
     # The names of a chart's parts follow from its title: it is the same whenever it is drawn, and no other
     # chart on the page has the same names.
-    with matplotlib.rc_context({**STYLE, "font.size": 9, "axes.grid": False, "svg.hashsalt": title}):
+    with style({"font.size": 9, "axes.grid": False, "svg.hashsalt": title}):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         yield figure.add_subplot(), made
         file = io.StringIO()

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
+import matplotlib.style
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -39,7 +41,7 @@ STYLE: Any = {
     # Elements are named by what they are and not at random: equal charts are equal files.
     "svg.hashsalt": "dpvision",
 }
-"""What all charts have in common, for `matplotlib.rc_context`."""
+"""What all charts have in common."""
 
 _PNG_DPI = 150
 _APART, _WIDEST = 0.035, 0.3
@@ -75,9 +77,17 @@ class Series:
     points: tuple[Point, ...]
 
 
+@contextmanager
+def style(more: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Draw in `STYLE` while this lasts, and with no setting of the user's own: a chart is the same to all."""
+    settings: Any = {**STYLE, **(more or {})}
+    with matplotlib.style.context("default"), matplotlib.rc_context(settings):
+        yield
+
+
 def new_figure(width: float = 7.2, height: float = 4.6) -> tuple[Figure, Axes]:
     """Return a figure of so many inches with one pair of axes, within `STYLE`."""
-    with matplotlib.rc_context(STYLE):
+    with style():
         made = Figure(figsize=(width, height), layout="constrained")
         return made, made.add_subplot()
 
@@ -109,7 +119,7 @@ def privacy_utility(
         note: a sentence or two beneath.
         in_percent: whether the values of y, which are shares from 0 to 1, are shown as per cent.
     """
-    with matplotlib.rc_context(STYLE):
+    with style():
         figure, axes = new_figure()
         axes.set_xscale("log")
         for number, (one, places) in enumerate(zip(series, _places(series), strict=True)):
@@ -197,6 +207,6 @@ def _ticks(values: Sequence[float]) -> list[float]:
 
 def _drawn(figure: Figure, form: str, metadata: dict[str, str | None]) -> bytes:
     file = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
+    with style():
         figure.savefig(file, format=form, dpi=_PNG_DPI, metadata=metadata)
     return file.getvalue()

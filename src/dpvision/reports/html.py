@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
@@ -57,7 +56,6 @@ def card_html(card: Mapping[str, Any], sheet: bytes | None = None) -> str:
             else "",
             "at": strength["at"],
             "hits": hits,
-            "odds": math.exp(card["epsilon"]) if card["epsilon"] < 700 else None,
             "relations": _RELATIONS,
             "columns": ("name", "noise_multiplier", "sample_rate", "sensitivity", "count"),
             "tuned": _tuned(card),
@@ -75,7 +73,7 @@ def number(value: float | None) -> str:
     if value is None:
         return "no useful bound"
     if value == 0 or 1e-3 <= abs(value) < 1e6:
-        return f"{value:.4g}"
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     digits, power = f"{value:.3g}".split("e") if "e" in f"{value:.3g}" else f"{value:.2e}".split("e")
     raised = str(int(power)).translate(_RAISED)
     return f"10{raised}" if float(digits) == 1 else f"{float(digits):g} · 10{raised}"

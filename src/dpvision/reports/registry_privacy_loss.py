@@ -56,7 +56,7 @@ def privacy_loss(card: Mapping[str, Any], verified: Verified, facts: RegistryFac
 def _unit_details(card: Mapping[str, Any], facts: RegistryFacts) -> str:
     relation = card["neighboring_relation"]
     parts = [
-        f"Neighbouring are {in_markdown(card['neighbours'])} (`{relation}`). An image counts with its label."
+        f"Neighbours are {in_markdown(card['neighbours'])} (`{relation}`). An image counts with its label."
     ]
     if unit_of(card) == "unit":
         parts.append(f"One unit is: {facts.unit_is}")

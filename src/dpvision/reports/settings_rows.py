@@ -21,15 +21,18 @@ def settings_rows(config: Mapping[str, Any]) -> SettingsRows:
     """Return the settings of a configuration as rows."""
     on: dict[str, Any] = {}
     off: dict[str, Any] = {}
-    for name, value in _flat("", config):
+    for name, value in flat("", config):
         (off if _is_off(value) else on)[name] = value
     return SettingsRows(on, off)
 
 
-def _flat(before: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def flat(before: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the settings; those of a part one by one, with the part's name and a dot before theirs, and
+    ``before`` all of them.
+    """
     for name, value in settings.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(f"{before}{name}.", value)
+            yield from flat(f"{before}{name}.", value)
         else:
             yield f"{before}{name}", value
 
