@@ -30,8 +30,8 @@ def test_an_attacker_of_one_and_of_ten_gaussians() -> None:
                 assert hits(scale * mu, rate) <= most <= 1.03 * hits(scale * mu, rate)
         assert found["true_positive_rates"][count][-1] == 1
     assert found["at"] in rates
-    assert mu <= found["mu"] <= 1.002 * mu
-    assert found["regret"] < 1e-3
+    assert mu <= found["mu"] <= 1.01 * mu
+    assert found["regret"] < 5e-3
 
 
 def test_epsilon_in_other_terms() -> None:

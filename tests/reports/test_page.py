@@ -280,11 +280,15 @@ def test_words_within_a_chart_are_compared_whatever_drew_it(release: Path, tmp_p
     (copy / "card.json").write_text(json.dumps(card))
     sheet = copy / "samples.png"
     page = card_html(card, sheet.read_bytes() if sheet.exists() else None)
+    assert "<g>" in page
     for shown, holds in (
         (page, True),
         (page.replace("stroke-width: 2", "stroke-width: 3"), True),
         (page.replace("ten such releases</text>", "a million</text>"), False),
         (page.replace("<h3>", "<svg><text>safe</text></svg><h3>", 1), False),
+        (page.replace("<g>", "<g><style>.big{font-size:0}</style>", 1), False),
+        (page.replace("<g>", '<g onclick="alert(1)">', 1), False),
+        (page.replace("<g>", '<g><image href="data:image/png;base64,"/>', 1), False),
     ):
         (copy / "card.html").write_text(shown)
         (check,) = [check for check in dpvision.verify(copy).checks if check.name == "card as a page"]
@@ -476,3 +480,49 @@ def test_a_card_with_more_on_it_that_lies_is_found_out(
         (folder / name).write_bytes(content)
     checks = dpvision.verify(made, card=folder).checks
     assert {check.name for check in checks if not check.holds} == {fails}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda card: card.pop("groups"),
+        lambda card: card["test"].update(accuracy=0.999),
+        lambda card: card["test"].update(interval_95=[0.99, 1.0]),
+        lambda card: card.update(beside={"test": {}}),
+        lambda card: card.update(events=200 * card["events"]),
+    ],
+)
+def test_other_lies_of_a_card_are_found_out(
+    releases: dict[str, Path], tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    copy = Path(shutil.copytree(releases["classifier"], tmp_path / "copy"))
+    card = json.loads((copy / "card.json").read_text())
+    change(card)
+    (copy / "card.json").write_text(json.dumps(card))
+    (check,) = [check for check in dpvision.verify(copy).checks if check.name == "card"]
+    assert not check.holds
+
+
+@pytest.mark.parametrize("name", ["card.md", "card.html", "samples.png"])
+def test_a_pipe_or_a_link_in_the_place_of_a_form_is_told(
+    releases: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    """A pipe would be read for ever; behind a link may be a file that nobody wants on a card."""
+    copy = Path(shutil.copytree(releases["images"], tmp_path / "copy"))
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    assert not dpvision.verify(copy).holds
+    (copy / name).unlink()
+    secret = tmp_path / "secret.png"
+    secret.write_bytes((releases["images"] / "samples.png").read_bytes())
+    (copy / name).symlink_to(secret)
+    assert not dpvision.verify(copy).holds
+    if name == "samples.png":
+        with pytest.raises(InputError, match="is a link"):
+            write_card(copy, tmp_path / "card")
+
+
+def test_a_name_is_short(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="data_name must have 1 to 200 characters"):
+        dpvision.train(some_images(150, 0), epsilon=1, out=tmp_path / "run", data_name="x" * 201)
+    assert not (tmp_path / "run").exists()

@@ -66,6 +66,11 @@ def make_account(
     Raises:
         InputError: the ledger is of another data set, or damaged, or an unpaid run is of private images.
     """
+    if unpaid and images.units is not None:
+        raise InputError(
+            f"{images.source} says whose each image is, and they may have private images elsewhere; leave "
+            f"out {named_option('unpaid', True)}, or say {named_option('unit', 'image')} of public images"
+        )
     if unpaid and (problem := treated_as_private(images)):
         raise InputError(f"{problem}; leave out {named_option('unpaid', True)}: what a run costs them counts")
     ledger = Ledger.for_dataset(record["ledger"], record["digest"], images.num_protected, images.protects)

@@ -37,6 +37,10 @@ def _verb(config: RunConfig) -> Iterator[str]:
         yield from ["--relation", config.budget.neighboring_relation]
         yield from ["--num-examples", str(config.facts.num_examples)]
         yield from ["--method", name.removeprefix(TUNED)]
+    if name.startswith(TUNED):
+        for setting, values in config.settings.search.items():
+            yield from ["--search", f"{setting}={','.join(map(_plainly, values))}"]
+        yield from ["--trials", f"{config.settings.trials:g}"]
     if "refine" in config.given:
         yield from ["--refine", "RELEASE"]
     if config.data is not None:
@@ -87,9 +91,25 @@ def _settings(config: RunConfig) -> Iterator[str]:
 
 
 def _written(name: str, value: Any) -> str:
-    """Write a setting's value. Of what may be a place, only a name that the package knows is written out."""
-    if not isinstance(value, str):
-        return json.dumps(value)
-    last = name.rpartition(".")[2]
+    """Write a setting's value."""
+    return _plainly(_told(name.rpartition(".")[2], value))
+
+
+def _plainly(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with POOL, ENCODER, RELEASE or FILE for each that is a place on the owner's machine."""
+    return {
+        name: without_places(value) if isinstance(value, Mapping) else _told(name, value)
+        for name, value in settings.items()
+    }
+
+
+def _told(name: str, value: Any) -> Any:
+    """Return a setting's value, or what stands for it where it is a place."""
+    if not isinstance(value, str) or not value:
+        return value
     is_place = os.sep in value or value.endswith((".safetensors", ".npz", ".parquet"))
-    return _NAMED.get(last, "FILE") if last == "pool" or is_place else value
+    return _NAMED.get(name, "FILE") if name in ("pool", "refine") or is_place else value

@@ -28,6 +28,9 @@ from dpvision.runs.tensorboard import check_tensorboard
 if TYPE_CHECKING:
     from dpvision.images.choices import Choices
 
+LONGEST_NAME = 200
+"""Characters of what a card calls the private images, at most."""
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 FilePath = str | os.PathLike[str]
 
@@ -154,6 +157,9 @@ class RunOptions(ReadOptions):
         if self.method != AUTO:
             check_known(self.method)
         check_seed(self.seed)
+        name = getattr(self, "data_name", None)
+        if name is not None and not 1 <= len(name) <= LONGEST_NAME:
+            raise InputError(f"data_name must have 1 to {LONGEST_NAME} characters, not {len(name)}")
 
     @classmethod
     def of(cls, given: Mapping[str, Any], data: Any = None) -> Self:

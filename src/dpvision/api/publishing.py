@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpvision.api.command import command_of
+from dpvision.api.command import command_of, without_places
 from dpvision.api.config import RunConfig
 from dpvision.api.options import FinishOptions
 from dpvision.evaluation import Accuracy, ClassifierReport, evaluate_classifier
@@ -161,6 +161,7 @@ def release_files(
         for form in config.images.formats:
             of_form = image_files(made, form, probabilities)
             files |= {f"images/{form}/{name}": file for name, file in of_form.items()}
+    card["config"] = without_places(card["config"])
     files |= dict(finished.files) | card_files(card, files.get(SHEET))
     return files | {FILE: guarantee_file(card, files)}
 

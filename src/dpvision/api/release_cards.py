@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dpvision.api.publishing import card_files
-from dpvision.api.verifying_cards import MOST_BYTES
-from dpvision.images.files import read_json, read_text_file, reading
+from dpvision.images.files import read_json, reading
 from dpvision.privacy.errors import InputError
 from dpvision.reports.beside import KINDS, result_kind
-from dpvision.reports.markdown import SHEET
+from dpvision.reports.markdown import sheet_of
 from dpvision.runs.files import write_atomically, writing
 from dpvision.runs.places import check_free, find_release
 
@@ -58,9 +57,8 @@ def write_card(
             raise InputError(f"{result} is a second result of {KINDS[kind]}; give one")
         beside[kind] = found
     card |= {"beside": beside} if beside else {}
-    sheet = release / SHEET
     folder = Path(out)
-    drawn = read_text_file(sheet, MOST_BYTES) if "images" in card and sheet.is_file() else None
+    drawn = sheet_of(release) if "images" in card else None
     with reading(f"what is to be on the card of {release}"):
         files = card_files(card, drawn)
     with writing(folder):

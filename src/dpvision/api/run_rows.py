@@ -159,19 +159,26 @@ class _Ledgers:
         return ("paid", "") if run_id in known else ("unpaid", f"the ledger {path} does not have it")
 
 
-def _places(folder: Path) -> Iterator[Path]:
+def _places(folder: Path, depth: int = 0) -> Iterator[Path]:
     """Yield the runs and releases at a folder or below. Links are not followed, nor is what begins with a
     dot: such are the folders of runs that are just being made.
     """
+    if depth > DEEPEST:
+        logger.warning(f"{folder} is {DEEPEST} folders deep, and what is below is left out")
+        return
     if is_run(folder) or _is_release(folder) or _was_run(folder):
         yield folder
         return
     for below in sorted(folder.iterdir()):
         if below.is_dir() and not below.is_symlink() and not below.name.startswith("."):
             try:
-                yield from _places(below)
+                yield from _places(below, depth + 1)
             except PermissionError:
                 logger.warning(f"{below} may not be read, and is left out")
+
+
+DEEPEST = 32
+"""Folders within each other that are looked into."""
 
 
 def _is_release(folder: Path) -> bool:
@@ -268,11 +275,10 @@ def _of_card(release: Path) -> dict[str, Any]:
             found[name] = str(said)
     if test:
         low, high = map(_number, test["interval_95"])
-        found |= {
-            "test_accuracy": _number(test["accuracy"]),
-            "test_interval_95": (low, high),
-            "test_total": int(test["total"]),
-        }
+        accuracy, total = _number(test["accuracy"]), int(test["total"])
+        if not (0 <= low <= accuracy <= high <= 1 and 1 <= total < 2**53):
+            raise ValueError("its test accuracy is none")
+        found |= {"test_accuracy": accuracy, "test_interval_95": (low, high), "test_total": total}
     return found
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from dpvision.api.verifying_cards import CARD, Check, forms, is_of_this_version, other_card
+from dpvision.api.verifying_cards import CARD, Check, accuracy_agrees, forms, is_of_this_version, other_card
 from dpvision.images.files import parse_json, read_json, read_text_file, reading
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import Unit
@@ -286,6 +286,13 @@ def _of_card(
         ]
         if not _mechanisms_agree(card, stated["events"]):
             differ.append("mechanisms")
+        if "beside" in card:
+            differ.append("beside")
+        if not accuracy_agrees(card):
+            differ.append("test")
+        if {"events", "mechanisms"} & {*differ}:  # what follows takes long of many, and there may be any
+            yield _none_of("card", differ, "", f"{CARD} says otherwise of")
+            return
         if not _groups_agree(card):
             differ.append("groups")
         if not _strength_agrees(card):
@@ -346,6 +353,8 @@ def _groups_agree(card: Mapping[str, Any]) -> bool:
     from dpvision.privacy.events import Event, UnknownEvent  # here: it takes seconds to import
     from dpvision.privacy.group_privacy import SIZES, group_epsilons
 
+    if "groups" not in card and is_of_this_version(card) and unit_of(card) == "image":
+        return False
     if "groups" not in card or unit_of(card) != "image":
         return not card.get("groups")
     told = {one["images"]: math.inf if one["epsilon"] is None else one["epsilon"] for one in card["groups"]}
@@ -401,15 +410,25 @@ def _pool_agrees(card: Mapping[str, Any]) -> bool:
     from dpvision.privacy.events import Event, UnknownEvent
 
     guarantee = (card.get("pool") or {}).get("guarantee")
-    if not (guarantee and guarantee["with_this_run"]):
+    if not guarantee:
         return True
+    of_pool = guarantee["events"]
+    if len(of_pool) > MOST_EVENTS:
+        return False
     stated = guarantee["with_this_run"]
+    if not stated:
+        return unit_of(guarantee) != unit_of(card)
     try:
-        events = [Event.from_json(one["event"]) for one in [*guarantee["events"], *card["events"]]]
+        earlier, this = (
+            [Event.from_json(one["event"]) for one in some] for some in (of_pool, card["events"])
+        )
     except UnknownEvent:
         return True  # which is told of ε
-    cost = epsilon(events, stated["delta"], card["neighboring_relation"])
-    return bool(stated["epsilon"] >= (1 - _PLD_TOLERANCE) * cost)
+    costs = (
+        (guarantee, epsilon(earlier, guarantee["delta"], guarantee["neighboring_relation"])),
+        (stated, epsilon([*earlier, *this], stated["delta"], card["neighboring_relation"])),
+    )
+    return all(told["epsilon"] >= (1 - _PLD_TOLERANCE) * cost for told, cost in costs)
 
 
 # The promise ---------------------------------------------------------------------------------------------

@@ -10,13 +10,10 @@ from typing import Any
 
 from dpvision.images.files import read_json, read_text_file
 from dpvision.privacy.errors import InputError
-from dpvision.reports.markdown import SHEET, card_markdown, card_template, without_charts
+from dpvision.reports.markdown import MOST_BYTES, card_markdown, card_template, sheet_of, without_charts
 
 CARD, TEXT, PAGE = "card.json", "card.md", "card.html"
 """The forms of a card."""
-
-MOST_BYTES = 2**25
-"""The largest form of a card, or sheet on one, that is read, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +46,7 @@ def forms(folder: Path, card: Mapping[str, Any], release: Path) -> list[Check]:
         ]
     from dpvision.reports.html import card_html  # here: it takes seconds to import
 
-    sheet = release / SHEET
-    drawn = read_text_file(sheet, MOST_BYTES) if "images" in card and sheet.is_file() else None
+    drawn = sheet_of(release) if "images" in card else None
     return [
         _same("card in words", folder / TEXT, card_markdown(card, card_template(card)), str),
         _same("card as a page", folder / PAGE, card_html(card, drawn), _compared_of_page(card)),
@@ -130,4 +126,23 @@ def _wrong_figures(test: Mapping[str, Any] | None) -> list[str]:
         for name, (part, total) in shares.items():
             expected[f"{name} of {one['name']}"] = Measured.share(part, total).to_json()
             told[f"{name} of {one['name']}"] = one[name]
-    return [name for name, figure in expected.items() if told[name] != figure]
+    recalls = [part / total for part, total in zip(right, of_classes, strict=True) if total]
+    balanced = test["balanced_accuracy"]["value"]
+    wrong = [name for name, figure in expected.items() if told[name] != figure]
+    return wrong if abs(balanced - sum(recalls) / len(recalls)) < 1e-9 else [*wrong, "balanced accuracy"]
+
+
+def accuracy_agrees(card: Mapping[str, Any]) -> bool:
+    """Say whether a card's test accuracy and its interval follow from its counts."""
+    from dpvision.evaluation.accuracy import Accuracy  # here: it takes seconds to import
+
+    test = card.get("test")
+    if test is None:
+        return True
+    if not 0 <= test["correct"] <= test["total"] < 2**53 or test["total"] < 1:
+        return False
+    found = Accuracy(test["correct"], test["total"])
+    told = (test["accuracy"], *test["interval_95"])
+    return all(
+        abs(one - other) < 1e-9 for one, other in zip(told, (found.value, *found.interval), strict=True)
+    )

@@ -129,10 +129,13 @@ def read_text_file(path: Path, most: int = MAX_TEXT_BYTES) -> bytes:
     """Read the content of a file of JSON or TOML.
 
     Raises:
-        InputError: it cannot be read, or is larger than ``most`` bytes.
+        InputError: it cannot be read, is no regular file, or is larger than ``most`` bytes.
     """
     try:
-        with path.open("rb") as file:
+        # A pipe that nobody writes to is opened at once, and then refused.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InputError(f"{path} is not a regular file; remove it, or give a file in its place")
             content = file.read(most + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error

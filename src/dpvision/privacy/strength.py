@@ -22,6 +22,9 @@ AT = 0.01
 RELEASES = (1, 10)
 """How many such releases an attacker may hold."""
 
+_LEAST_DELTA, _POINTS = 1e-10, 2000
+"""How far, and how finely, the curves are known."""
+
 _DELTAS = (10.0, 1.0, 0.1)
 """The δ that ε is stated at, in units of the budget's."""
 
@@ -82,7 +85,8 @@ def _curve(events: tuple[Event, ...], releases: int, relation: NeighboringRelati
     """Return the curve of so many such releases; None where they are too many to count."""
     if any(event.count * releases > LARGEST_COUNT for event in events):
         return None
-    return TradeOff.of([event.times(event.count * releases) for event in events], relation)
+    many = [event.times(event.count * releases) for event in events]
+    return TradeOff.of(many, relation, _LEAST_DELTA, _POINTS)
 
 
 def _finite(value: float) -> float | None:

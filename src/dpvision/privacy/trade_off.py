@@ -33,12 +33,16 @@ class TradeOff:
     deltas: Array
 
     @classmethod
-    def of(cls, events: Sequence[Event], relation: NeighboringRelation) -> TradeOff:
-        """Return the trade-off curve of releases, by their privacy loss distribution; by Rényi divergences
-        where one of them has none, or ε is so large that it cannot be resolved.
+    def of(
+        cls, events: Sequence[Event], relation: NeighboringRelation, delta: float = 1e-8, points: int = 400
+    ) -> TradeOff:
+        """Return the trade-off curve of releases, at so many ε up to that of δ.
+
+        It is by their privacy loss distribution; by Rényi divergences where one of them has none, or ε is
+        so large that it cannot be resolved.
         """
-        most = epsilon(events, 1e-8, relation, "rdp")
-        epsilons = np.linspace(0, min(most, _LARGEST_EPSILON), 400)
+        most = epsilon(events, delta, relation, "rdp")
+        epsilons = np.linspace(0, min(most, _LARGEST_EPSILON), points)
         resolved = most <= LARGEST_PLD_EPSILON and all(event.has_pair for event in events)
         profile = privacy_profile if resolved else renyi_profile
         return cls(epsilons, profile(events, epsilons, relation))
@@ -95,13 +99,17 @@ class TradeOff:
                 -mu / 2 - self.epsilons / mu
             )
 
+        def says_no_less(mu: float) -> bool:
+            # From one ε to the next δ falls: it is at most that of the first, and at least that of the next.
+            return bool((profile(mu)[1:] >= self.deltas[:-1])[told[:-1]].all())
+
         low, high = 0.0, 1.0
-        while (profile(high) < self.deltas)[told].any():
+        while not says_no_less(high):
             high *= 2
         while high - low > 1e-4 * high:
             middle = (low + high) / 2
-            low, high = (low, middle) if (profile(middle) >= self.deltas)[told].all() else (middle, high)
-        regrets = (profile(high) - self.deltas)[told] / (1 + self._ratios[told])
+            low, high = (low, middle) if says_no_less(middle) else (middle, high)
+        regrets = (profile(high)[:-1] - self.deltas[1:])[told[:-1]] / (1 + self._ratios[:-1][told[:-1]])
         return high, max(0.0, float(regrets.max(initial=0.0)))
 
 

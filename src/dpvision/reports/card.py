@@ -61,7 +61,7 @@ def release_card(
         reads.append("test images, for the test accuracy: the guarantee does not cover them")
     return {
         **guarantee,
-        "strength": strength_of(guarantee),
+        "strength": strength_of({**guarantee, "pool": pool}),
         "made": dict(made),
         "not_covered": [*reads, *guarantee["not_covered"]],
         "method": method,
@@ -84,10 +84,18 @@ def release_card(
 
 
 def strength_of(guarantee: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the releases of a guarantee give away; see :func:`dpvision.privacy.strength.strength`."""
+    """Return what the releases of a guarantee give away; see :func:`dpvision.privacy.strength.strength`.
+
+    Where its "pool" was made of private images by a run that protects the same, "with_pool" has what both
+    give away of whoever is among the images of both; else it is None.
+    """
     events = [Event.from_json(one["event"]) for one in events_of(guarantee)]
     budget = Budget(guarantee["target_epsilon"], guarantee["delta"], guarantee["neighboring_relation"])
-    return strength(events, budget)
+    of_pool, with_pool = (guarantee.get("pool") or {}).get("guarantee"), None
+    if of_pool and of_pool["with_this_run"]:
+        both = strength([*(Event.from_json(one["event"]) for one in events_of(of_pool)), *events], budget)
+        with_pool = {name: both[name] for name in ("true_positive_rates", "odds", "certainty")}
+    return {**strength(events, budget), "with_pool": with_pool}
 
 
 def guarantee(

@@ -81,6 +81,9 @@ def _inline(svg: str, title: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     opening, rest = svg.split(">", 1)
     opening = re.sub(r' (width|height)="[^"]*"', "", opening)
+    # What is said of all shapes would be said of the whole page, whose own style says it.
+    rest = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", rest, flags=re.DOTALL)
+    rest = re.sub(r"<!--.*?-->", "", rest, flags=re.DOTALL)
     rest = re.sub(r'<g id="[^"]*"', "<g", rest)  # there may be several on a page
     rest = rest.replace(_INK, "currentColor")
     for number, colour in enumerate(_SERIES, 1):

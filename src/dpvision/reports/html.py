@@ -42,7 +42,10 @@ def card_html(card: Mapping[str, Any], sheet: bytes | None = None) -> str:
     environment.filters |= {"number": number, "percent": percent}
     strength = card["strength"]
     at = strength["false_positive_rates"].index(strength["at"])
-    hits = {count: rates and rates[at] for count, rates in strength["true_positive_rates"].items()}
+    hits, pool_hits = (
+        {count: rates and rates[at] for count, rates in of["true_positive_rates"].items()} if of else {}
+        for of in (strength, strength["with_pool"])
+    )
     alone = dict(zip(_names(card), strength["alone"], strict=True))
     several = len(alone) > 1 and None not in alone.values()
     model = card.get("model") or card.get("embedding") or {}
@@ -56,6 +59,7 @@ def card_html(card: Mapping[str, Any], sheet: bytes | None = None) -> str:
             else "",
             "at": strength["at"],
             "hits": hits,
+            "pool_hits": pool_hits,
             "relations": _RELATIONS,
             "columns": ("name", "noise_multiplier", "sample_rate", "sensitivity", "count"),
             "tuned": _tuned(card),

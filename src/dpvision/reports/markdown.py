@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from dpvision.images.files import read_text_file
 from dpvision.images.text import written_out
+from dpvision.privacy.errors import InputError
+from dpvision.reports.chart_words import words_of_chart
 from dpvision.reports.settings_rows import settings_rows
 
 
@@ -33,10 +38,10 @@ def card_markdown(card: Mapping[str, Any], template: str = "card.md.j2") -> str:
     )
 
 
-def _found(card: Mapping[str, Any], releases: str) -> str:
+def _found(card: Mapping[str, Any], releases: str, of: Mapping[str, Any] | None = None) -> str:
     """Write how many members an attacker finds with so many releases, at the rate that a card names."""
     strength = card["strength"]
-    rates = strength["true_positive_rates"][releases]
+    rates = (of or strength)["true_positive_rates"][releases]
     at = strength["false_positive_rates"].index(strength["at"])
     return "an unknown share" if rates is None else f"{100 * rates[at]:.3g} %"
 
@@ -56,19 +61,32 @@ def _bound(value: float | None) -> str:
 SHEET = "samples.png"
 """The file of a release with the first of its synthetic images."""
 
+MOST_BYTES = 2**25
+"""The largest form of a card, or sheet on one, that is read, in bytes."""
+
 
 def without_charts(page: str) -> str:
     """Return a card's page with the words of its charts alone: another version of matplotlib draws them
     otherwise.
     """
-    return re.sub(r"<svg.*?</svg>", _words, page, flags=re.DOTALL)
+    return re.sub(r"<svg.*?</svg>", lambda chart: words_of_chart(chart[0]), page, flags=re.DOTALL)
 
 
-def _words(chart: re.Match[str]) -> str:
-    """Return the label of a chart, and all of its text."""
-    label = re.search(r'aria-label="[^"]*"', chart[0])
-    said = re.sub(r"<style.*?</style>|<[^>]*>", " ", chart[0], flags=re.DOTALL).split()
-    return f"<svg {label[0] if label else ''}>{' '.join(said)}</svg>"
+def sheet_of(release: Path) -> bytes | None:
+    """Read the sheet of a release's images, if it has one.
+
+    Raises:
+        InputError: what is there is no PNG file of the release itself, or is too large.
+    """
+    path = release / SHEET
+    if not os.path.lexists(path):
+        return None
+    if path.is_symlink():
+        raise InputError(f"{path} is a link, and no file of the release itself")
+    sheet = read_text_file(path, MOST_BYTES)
+    if not sheet.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise InputError(f"{path} is no PNG file")
+    return sheet
 
 
 def card_template(card: Mapping[str, Any]) -> str:
