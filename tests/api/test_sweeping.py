@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import dpvision
 from dpvision.api import Sweep, sweeping
@@ -242,3 +244,27 @@ def test_without_test_images_there_is_no_chart(images: Images, tmp_path: Path) -
     assert done.chart is None
     assert not (tmp_path / "sweep" / "sweep.svg").exists()
     assert done.to_json()["chart"] is None
+
+
+def test_images_of_people_are_not_unpaid(tmp_path: Path) -> None:
+    """The same people may have other images, which are private: what these cost them would be in no account."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rows = ["path,label,patient"]
+    for number in range(60):
+        pixels = np.random.default_rng(number).integers(0, 255, (8, 8), np.uint8)
+        Image.fromarray(pixels).save(photos / f"{number}.png")
+        rows.append(f"{number}.png,{'ab'[number % 2]},p{number // 3}")
+    (photos / "table.csv").write_text("\n".join(rows))
+    made = dpvision.sweep(
+        photos / "table.csv",
+        methods=["dp-ridge"],
+        epsilons=[1],
+        seeds=1,
+        out=tmp_path / "sweep",
+        unpaid=True,
+        config={"encoder": "pixels"},
+    )
+    (problem,) = made.failed.values()
+    assert "leave out unpaid" in problem
+    assert "say unit" in problem
