@@ -247,7 +247,7 @@ def test_without_test_images_there_is_no_chart(images: Images, tmp_path: Path) -
 
 
 def test_images_of_people_are_not_unpaid(tmp_path: Path) -> None:
-    """The same people may have other images, which are private: what these cost them would be in no account."""
+    """The same people may have other images, which are private: what these cost is in no account."""
     photos = tmp_path / "photos"
     photos.mkdir()
     rows = ["path,label,patient"]
