@@ -167,6 +167,8 @@ def test_what_others_wrote_stays_in_its_place_in_a_card(value: object) -> None:
 def test_a_card_shows_the_words_of_others_as_words() -> None:
     assert in_markdown("<script>a & b</script>") == "&lt;script>a &amp; b&lt;/script>"
     assert in_markdown("a\n\n# Guarantee\n| ε | 0.1 |") == "a\\n\\n# Guarantee\\n\\| ε \\| 0.1 \\|"
-    assert in_markdown("![x](http://e.com)") == "![x]\\(http://e.com)"
+    assert in_markdown("![x](http://e.com)") == "![x]\\(http&#58;//e.com)"
+    assert in_markdown("[x]: //e.com") == "[x]\\: //e.com"
+    assert in_markdown("www.e.com a@e.com") == "www&#46;e.com a&#64;e.com"
     assert in_markdown(["cat", "dog"]) == "['cat', 'dog']"
     assert in_markdown(0.5) == 0.5

@@ -216,7 +216,7 @@ def show_result(result: api.Result | api.Synthesis, as_json: bool) -> None:
     if used:
         rows["owner's limit"] = f"ε {used.epsilon:.4g} of {used.limit.budget.epsilon:g} used"
     fields["release"] = str(result.release)
-    rows["release"] = f"{result.release} (card: {result.release / 'card.md'})"
+    rows["release"] = f"{result.release} (card: {result.release / 'card.html'})"
     show(fields, as_json, rows)
 
 

@@ -94,13 +94,21 @@ def card_template(card: Mapping[str, Any]) -> str:
     return "synthesis.md.j2" if "images" in card else "card.md.j2"
 
 
+_SHOWN = (
+    *(("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("](", "]\\("), ("]:", "]\\:")),
+    # Renderers make links of what looks like an address.
+    *(("://", "&#58;//"), ("www.", "www&#46;"), ("@", "&#64;")),
+)
+"""What acts in Markdown, and what is written so that it is shown."""
+
+
 def in_markdown(value: Any) -> Any:
     """Return a value as a card may hold it: classes are named, and provenances written, by others. A text
     stays in its line and its cell, is no HTML and no link, and what would not show is written out.
     """
     if isinstance(value, str | list | tuple | dict):
         text = written_out(str(value))
-        for character, replacement in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("](", "]\\(")):
-            text = text.replace(character, replacement)
+        for acting, shown in _SHOWN:
+            text = text.replace(acting, shown)
         return text
     return value
