@@ -106,3 +106,12 @@ def test_bad_input_is_refused() -> None:
         precision_recall(features(9, 0), features(5, 0))
     with pytest.raises(InputError, match="synthetic images are not finite"):
         precision_recall(torch.full((9, 2), torch.inf), features(9, 0, d=2))
+
+
+def test_the_density_of_images_in_equally_many_balls_is_in_its_interval() -> None:
+    """Seven images in seven balls each, of which five make 1: sevens of 1.4 do not quite add up to the mean."""
+    real = torch.eye(7)
+    found = precision_recall(real * 1e-3, real, k=5)
+    assert found.density.value == 1.4
+    assert found.density.low <= found.density.value <= found.density.high
+    assert found.density.high - found.density.low < 1e-9

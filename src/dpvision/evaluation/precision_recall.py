@@ -74,7 +74,8 @@ def precision_recall(
         return Figure(count / total, *proportion_interval(count, total), len(synthetic), len(real))
 
     density = int(near_real.sum()) / (k * len(synthetic))
-    low, high = mean_interval((near_real / k).cpu().numpy())
+    low, high = mean_interval((near_real.double() / k).cpu().numpy())
+    low, high = min(low, density), max(high, density)  # of equal numbers, but for their rounding
     return PrecisionRecall(
         precision=fraction(int((near_real > 0).sum()), len(synthetic)),
         recall=fraction(recalled, len(real)),
