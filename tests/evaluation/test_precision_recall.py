@@ -109,7 +109,7 @@ def test_bad_input_is_refused() -> None:
 
 
 def test_the_density_of_images_in_equally_many_balls_is_in_its_interval() -> None:
-    """Seven images in seven balls each, of which five make 1: sevens of 1.4 do not quite add up to the mean."""
+    """Seven images in seven balls each, of which five make 1: their mean is 1.4 but for rounding."""
     real = torch.eye(7)
     found = precision_recall(real * 1e-3, real, k=5)
     assert found.density.value == 1.4
