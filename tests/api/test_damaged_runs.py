@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 import dpvision
+from dpvision.api.config import RunConfig
 from dpvision.api.run import Run
 from dpvision.images import Images
 from dpvision.networks.weights import checked_facts, safetensors_bytes
 from dpvision.privacy import InputError, Ledger, default_ledger_path
+from dpvision.runs import RunDirectory
 from dpvision.runs.files import json_bytes
 
 
@@ -378,3 +380,14 @@ def test_metrics_that_were_damaged(content: bytes, images: Images, tmp_path: Pat
     refused(images, tmp_path / "run", r"metrics\.jsonl was changed or damaged")
     path.unlink()
     dpvision.resume(tmp_path / "run", data=images)
+
+
+@pytest.mark.parametrize("lost", ["budget", "data"])
+def test_a_configuration_without_budget_or_data_is_refused(lost: str, images: Images, tmp_path: Path) -> None:
+    """However its seal came to fit: what was never learned cannot be gone on with."""
+    begin("dp-sgd", images, tmp_path / "run")
+    config = replace(RunConfig.from_json(RunDirectory.open(tmp_path / "run").config), **{lost: None})
+    with pytest.raises(InputError, match="no budget or no data"):
+        config.check_learns()
+    with pytest.raises(InputError, match="changed or damaged"):
+        config.spending  # noqa: B018

@@ -94,10 +94,19 @@ class RunConfig:
 
     @property
     def spending(self) -> tuple[Budget, Calibrated]:
-        """The budget and the stages, of a run that takes private images."""
-        if self.budget is None or self.stages is None:
-            raise ValueError("the run takes no private image")
+        """The budget and the stages, of a run that takes private images. InputError where it takes none."""
+        self.check_learns()
+        assert self.budget is not None
+        assert self.stages is not None
         return self.budget, self.stages
+
+    def check_learns(self) -> None:
+        """Raise InputError unless it is of a run that takes private images."""
+        if self.budget is None or self.stages is None or self.data is None:
+            raise InputError(
+                "the config.json of the run has no budget or no data, though nothing was learned yet; it was "
+                "changed or damaged: restore it, or start a new run"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return the run as JSON types."""

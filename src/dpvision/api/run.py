@@ -412,6 +412,7 @@ def rest_of_run(
         if run.has_learned:
             run.settle()
             return run.finish(run.config.opened_test(test), progress)
+        run.config.check_learns()
         sources = run.config.opened(data, test, run.overlaps)
         begin_together(group, run.config, sources)
         run.learn(sources, progress, group=group)
