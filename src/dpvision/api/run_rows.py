@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from dpvision.api.accounts import UNPAID
 from dpvision.api.options import check_sort
-from dpvision.images.files import reading
+from dpvision.images.files import MAX_NESTING, reading
 from dpvision.privacy import InputError, Ledger
 from dpvision.reports.guarantee_file import FIXED_SEED
 from dpvision.runs import RunDirectory
@@ -163,8 +163,8 @@ def _places(folder: Path, depth: int = 0) -> Iterator[Path]:
     """Yield the runs and releases at a folder or below. Links are not followed, nor is what begins with a
     dot: such are the folders of runs that are just being made.
     """
-    if depth > DEEPEST:
-        logger.warning(f"{folder} is {DEEPEST} folders deep, and what is below is left out")
+    if depth > MAX_NESTING:
+        logger.warning(f"{folder} is {MAX_NESTING} folders deep, and what is below is left out")
         return
     if is_run(folder) or _is_release(folder) or _was_run(folder):
         yield folder
@@ -175,10 +175,6 @@ def _places(folder: Path, depth: int = 0) -> Iterator[Path]:
                 yield from _places(below, depth + 1)
             except PermissionError:
                 logger.warning(f"{below} may not be read, and is left out")
-
-
-DEEPEST = 32
-"""Folders within each other that are looked into."""
 
 
 def _is_release(folder: Path) -> bool:

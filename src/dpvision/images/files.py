@@ -121,6 +121,10 @@ def check_regular(path: Path) -> None:
     """Raise InputError unless a regular file is there: a pipe would block for ever, a device never end."""
     with reading(str(path)):
         mode = path.stat().st_mode
+    _check_mode(path, mode)
+
+
+def _check_mode(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
         raise InputError(f"{path} is not a regular file; remove it, or give a file in its place")
 
@@ -134,8 +138,7 @@ def read_text_file(path: Path, most: int = MAX_TEXT_BYTES) -> bytes:
     try:
         # A pipe that nobody writes to is opened at once, and then refused.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise InputError(f"{path} is not a regular file; remove it, or give a file in its place")
+            _check_mode(path, os.fstat(file.fileno()).st_mode)
             content = file.read(most + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
