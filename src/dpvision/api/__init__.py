@@ -8,19 +8,20 @@ from dpvision._lazy import lazy
 
 if TYPE_CHECKING:
     from dpvision.api.auditing import Audit, audit
-    from dpvision.api.cards import Comparison, compare, registry_entry
     from dpvision.api.comparing import Runs, runs_in
     from dpvision.api.forecast import Forecast, plan
     from dpvision.api.measuring import evaluate_images
     from dpvision.api.membership_inference import Membership, membership
     from dpvision.api.publishing import Result, Synthesis
     from dpvision.api.refitting import synthesize_from
+    from dpvision.api.registering import registry_entry
     from dpvision.api.release_cards import write_card
     from dpvision.api.sampling import sample
     from dpvision.api.sweeping import Sweep, sweep
     from dpvision.api.synthesis import synthesize
     from dpvision.api.training import resume, train
     from dpvision.api.tuning import tune
+    from dpvision.api.two_releases import Comparison, compare
     from dpvision.api.using import Prediction, evaluate, load, predict, predictions
     from dpvision.api.verifying import Verification, verify
     from dpvision.api.watching import curves
@@ -63,7 +64,7 @@ __all__ = [
 
 _HOMES = {
     "Audit": "dpvision.api.auditing",
-    "Comparison": "dpvision.api.cards",
+    "Comparison": "dpvision.api.two_releases",
     "Forecast": "dpvision.api.forecast",
     "Membership": "dpvision.api.membership_inference",
     "Prediction": "dpvision.api.using",
@@ -74,7 +75,7 @@ _HOMES = {
     "Synthesis": "dpvision.api.publishing",
     "Verification": "dpvision.api.verifying",
     "audit": "dpvision.api.auditing",
-    "compare": "dpvision.api.cards",
+    "compare": "dpvision.api.two_releases",
     "curves": "dpvision.api.watching",
     "evaluate": "dpvision.api.using",
     "evaluate_images": "dpvision.api.measuring",
@@ -83,7 +84,7 @@ _HOMES = {
     "plan": "dpvision.api.forecast",
     "predict": "dpvision.api.using",
     "predictions": "dpvision.api.using",
-    "registry_entry": "dpvision.api.cards",
+    "registry_entry": "dpvision.api.registering",
     "resume": "dpvision.api.training",
     "runs_in": "dpvision.api.comparing",
     "sample": "dpvision.api.sampling",

@@ -15,6 +15,7 @@ from dpvision.reports.beside import result_charts
 from dpvision.reports.card_charts import attack_chart, bars
 from dpvision.reports.guarantee_file import sentences
 from dpvision.reports.settings_rows import settings_rows
+from dpvision.reports.shares_found import shares_found
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -41,11 +42,7 @@ def card_html(card: Mapping[str, Any], sheet: bytes | None = None) -> str:
     )
     environment.filters |= {"number": number, "percent": percent}
     strength = card["strength"]
-    at = strength["false_positive_rates"].index(strength["at"])
-    hits, pool_hits = (
-        {count: rates and rates[at] for count, rates in of["true_positive_rates"].items()} if of else {}
-        for of in (strength, strength["with_pool"])
-    )
+    with_pool = strength["with_pool"]
     alone = dict(zip(_names(card), strength["alone"], strict=True))
     several = len(alone) > 1 and None not in alone.values()
     model = card.get("model") or card.get("embedding") or {}
@@ -58,8 +55,8 @@ def card_html(card: Mapping[str, Any], sheet: bytes | None = None) -> str:
             if several
             else "",
             "at": strength["at"],
-            "hits": hits,
-            "pool_hits": pool_hits,
+            "hits": shares_found(strength),
+            "pool_hits": shares_found(strength, with_pool) if with_pool else {},
             "relations": _RELATIONS,
             "columns": ("name", "noise_multiplier", "sample_rate", "sensitivity", "count"),
             "tuned": _tuned(card),

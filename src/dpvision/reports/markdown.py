@@ -16,6 +16,7 @@ from dpvision.images.text import written_out
 from dpvision.privacy.errors import InputError
 from dpvision.reports.chart_words import words_of_chart
 from dpvision.reports.settings_rows import settings_rows
+from dpvision.reports.shares_found import shares_found
 
 
 def card_markdown(card: Mapping[str, Any], template: str = "card.md.j2") -> str:
@@ -40,10 +41,8 @@ def card_markdown(card: Mapping[str, Any], template: str = "card.md.j2") -> str:
 
 def _found(card: Mapping[str, Any], releases: str, of: Mapping[str, Any] | None = None) -> str:
     """Write how many members an attacker finds with so many releases, at the rate that a card names."""
-    strength = card["strength"]
-    rates = (of or strength)["true_positive_rates"][releases]
-    at = strength["false_positive_rates"].index(strength["at"])
-    return "an unknown share" if rates is None else f"{100 * rates[at]:.3g} %"
+    share = shares_found(card["strength"], of)[releases]
+    return "an unknown share" if share is None else f"{100 * share:.3g} %"
 
 
 def _share(figure: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from dpvision.reports.guarantee_file import unit_of
 from dpvision.reports.markdown import in_markdown
 from dpvision.reports.registry_facts import RegistryFacts
 from dpvision.reports.registry_words import bullets, number, paragraphs, unit_name
+from dpvision.reports.shares_found import shares_found
 
 _WAYS = {
     "pld": "privacy loss distributions",
@@ -107,9 +108,7 @@ def _in_other_terms(card: Mapping[str, Any]) -> Iterator[str]:
     if not strength:
         return
     yield "The same in other terms, each a bound:"
-    rates = dict(strength["true_positive_rates"])
-    place = strength["false_positive_rates"].index(strength["at"])
-    found = {count: rates[count] and rates[count][place] for count in ("1", "10")}
+    found = shares_found(strength)
     yield bullets(
         [
             *(

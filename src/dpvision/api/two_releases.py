@@ -1,4 +1,4 @@
-"""What a release says, in other forms: an entry of a registry, and beside another release."""
+"""Two releases beside each other, and what they cost together."""
 
 from __future__ import annotations
 
@@ -8,69 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpvision.api.options import takes
-from dpvision.api.verifying import Verification, verify
 from dpvision.images.files import read_json, reading
 from dpvision.privacy.errors import InputError
 from dpvision.reports.comparison import AccuracyDifference, accuracy_difference, differing
-from dpvision.reports.guarantee_file import not_private_because, unit_of
-from dpvision.reports.registry_facts import RegistryFacts
-from dpvision.reports.registry_privacy_loss import Verified
+from dpvision.reports.guarantee_file import not_private_because
 from dpvision.runs.places import find_release, is_run
 
 if TYPE_CHECKING:
     from dpvision.runs import RunDirectory
-
-
-@takes(RegistryFacts)
-def registry_entry(release: str | os.PathLike[str], **facts: Any) -> dict[str, Any]:
-    """Return a release as an entry of the OpenDP deployments registry, of tier 3.
-
-    All of it follows from what may be published, and from what is said here. The release is verified first.
-
-    Args:
-        release: a run's directory or release directory.
-        {options}
-
-    Raises:
-        InputError: names the facts that are missing; or the release is not private, or does not hold.
-    """
-    from dpvision.reports.registry_entry import registry_entry
-
-    said = RegistryFacts.of({name: value for name, value in facts.items() if value is not None})
-    folder, card = _card(release)
-    with reading(f"the card in {folder}"):
-        because, unit = not_private_because(card), unit_of(card)
-    if because:
-        raise InputError(
-            f"{folder} is NOT PRIVATE ({'; '.join(map(str, because))}), so there is nothing to register; "
-            "give a release that is private"
-        )
-    said.check_complete(unit)
-    found = _verified(folder)
-    verified = Verified(found.epsilons, str(found.sha256), found.proved, found.measured, found.assumed)
-    with reading(f"the card in {folder}"):
-        return registry_entry(card, verified, said)
-
-
-def _card(release: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
-    """Return the release directory, and its card."""
-    folder = find_release(release)
-    return folder, read_json(folder / "card.json")
-
-
-def _verified(folder: Path) -> Verification:
-    """Verify a release. InputError where something does not hold."""
-    found = verify(folder)
-    failing = [f"{check.name}: {check.found}" for check in found.checks if not check.holds]
-    if failing:
-        raise InputError(
-            f"{folder} does not hold what it states ({'; '.join(failing)}), so it is not to be registered"
-        )
-    return found
-
-
-# Two releases --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -134,7 +79,8 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Comparison:
     Raises:
         InputError: there is no release, or a card is damaged.
     """
-    (folder_a, card_a), (folder_b, card_b) = _card(a), _card(b)
+    folder_a, folder_b = find_release(a), find_release(b)
+    card_a, card_b = (read_json(folder / "card.json") for folder in (folder_a, folder_b))
     with reading(f"the card in {folder_a} or {folder_b}"):
         differs, same = differing(card_a, card_b)
         accuracy = accuracy_difference(card_a, card_b)
