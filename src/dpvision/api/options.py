@@ -276,21 +276,44 @@ class Searched(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(Named, Tested, OfClassifiers, Watched):
-    """Options of a run that makes a classifier."""
+class GoingOn(RunOptions):
+    """Options of runs that may go on from an earlier one."""
+
+    from_run: FilePath | None = option(
+        "An earlier run that made a classifier, or its release: training goes on from that one, and the card "
+        "states what both cost together. Settings are by default those of that run.",
+        None,
+        flag="--from",
+        metavar="RUN",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.from_run is not None:
+            find_release(self.from_run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneClassifier(Named, Tested, OfClassifiers, Watched):
+    """Options of every run that makes a classifier."""
 
     out: FilePath = option("The run's directory, made here. Publish RUN/release, keep RUN/private.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweptOptions(TrainOptions):
+class TrainOptions(GoingOn, OneClassifier):
+    """Options of a run that makes a classifier."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweptOptions(OneClassifier):
     """Options of one run of a sweep. That it is unpaid no other command can say."""
 
     unpaid: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneOptions(Searched, TrainOptions):
+class TuneOptions(Searched, OneClassifier):
     """Options of a run that tunes the settings of a classifier."""
 
     search: Mapping[str, Any] = option(
@@ -380,7 +403,7 @@ class SynthesisOptions(FinishOptions, Refining, Named, Watched):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(FinishOptions, Refining, Named, Searched, Tested, OfClassifiers, Watched):
+class PlanOptions(FinishOptions, Refining, GoingOn, Named, Searched, Tested, OfClassifiers, Watched):
     """Options of a forecast."""
 
     out: FilePath | None = option("The directory that the run would have; it must be free.", None)
