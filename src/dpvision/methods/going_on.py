@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from dpvision.methods.continued import Continued, check_not_released
+from dpvision.methods.gradient_descent import images_over_noise
 from dpvision.methods.method import GUARANTEE, Learned, Method
 from dpvision.methods.registry import FROM
 from dpvision.methods.session import Session
@@ -35,6 +36,10 @@ SETTING, DIGEST = "from_run", "from_digest"
 """The settings that say where a run goes on from: the directory of the earlier run, or its release; and the
 SHA-256 of the guarantee.json there, which no run chooses.
 """
+
+BATCH = "expected_batch_size"
+RATES = frozenset({"learning_rate", "phase_iii_learning_rate", "calibration_learning_rate"})
+"""The settings of which a run that goes on has by default what fits its own N and ε."""
 
 
 @runtime_checkable
@@ -85,7 +90,8 @@ class GoingOn(Continued):
         self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
     ) -> Any:
         """Keep what says what classifier it is. The other settings are by default those of the earlier run,
-        if that was of the same method, with batches of the same share of the images; or else the method's.
+        if that was of the same method, with batches of the same share of the images, and with learning rates
+        that are smaller in proportion where there is more noise; or else the method's.
 
         Raises:
             InputError: a setting says otherwise than the release, or the images do not fit it.
@@ -96,21 +102,25 @@ class GoingOn(Continued):
         others = {name: value for name, value in given.items() if value != kept.get(name)}
         check_not_released(others, kept, start.place)
         _check_fits(facts, start)
-        before = self._before(start, facts, given)
+        before = self._before(start, facts, budget, given)
         config = self.method.default_config(facts, budget, device, {**before, **given, **kept})
         return self.config_class(**asdict(config), **{SETTING: start.place, DIGEST: start.digest})
 
-    def _before(self, start: Start, facts: PublicFacts, given: Mapping[str, Any]) -> dict[str, Any]:
+    def _before(
+        self, start: Start, facts: PublicFacts, budget: Budget, given: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Return the defaults that follow from the settings of the earlier run."""
         if start.method != self.method.name:
             return {}
         known = setting_types(self.method.config_class)
         settings = {name: value for name, value in start.settings.items() if name in known}
         found = self.method.taken_over(settings, given)
-        batch = "expected_batch_size"
-        if batch in found:
-            share = found[batch] / start.card["num_examples"]
-            found[batch] = max(1, round(share * facts.num_examples))
+        if BATCH in found:
+            share = found[BATCH] / start.card["num_examples"]
+            found[BATCH] = max(1, round(share * facts.num_examples))
+        more_noise = images_over_noise(facts.num_examples, budget) / start.images_over_noise
+        for name in RATES & found.keys():
+            found[name] = float(f"{min(1.0, more_noise) * found[name]:.3g}")
         return found
 
     def learn(self, config: Any, session: Session) -> Learned:

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from dpvision.images.files import read_json, read_text_file, reading
 from dpvision.images.released import CARD, GUARANTEE
+from dpvision.methods.gradient_descent import images_over_noise
 from dpvision.methods.registry import TUNED, plain_name
 from dpvision.networks import Classifier
+from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.runs import load_release
 from dpvision.runs.digests import digests
@@ -48,6 +50,15 @@ class Start:
     weights: Mapping[str, Tensor]
     card: Mapping[str, Any]
     digest: str
+
+    @property
+    def images_over_noise(self) -> float:
+        """N/σ of a single release with what the run itself has spent; see
+        :func:`dpvision.methods.gradient_descent.images_over_noise`.
+        """
+        own = self.card.get("refined", [self.card])[-1]
+        budget = Budget(own["epsilon"], own["delta"], own["neighboring_relation"])
+        return images_over_noise(self.card["num_examples"], budget)
 
     def check_makes(self, model: Classifier) -> None:
         """Raise InputError unless a classifier is built as the released one was."""
