@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, get_type_hints
 from dpvision.images.places import check_exists
 from dpvision.methods.registry import AUTO, check_known
 from dpvision.methods.search import DEFAULT_TRIALS, Search
+from dpvision.parallel import follows
 from dpvision.priors.phase_one.places import check_prior_files
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
@@ -289,7 +290,7 @@ class GoingOn(RunOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.from_run is not None:
+        if self.from_run is not None and not follows():  # one that follows may not see it
             find_release(self.from_run)
 
 

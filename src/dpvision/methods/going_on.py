@@ -96,6 +96,8 @@ class GoingOn(Continued):
         Raises:
             InputError: a setting says otherwise than the release, or the images do not fit it.
         """
+        if DIGEST in overrides:
+            raise InputError(f"no run chooses {DIGEST}; leave it out")
         start = open_start(overrides[SETTING])
         given = {name: value for name, value in overrides.items() if name not in (SETTING, DIGEST)}
         kept = self.method.settings_of_start(start)
