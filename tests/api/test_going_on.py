@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,17 @@ from torch import Tensor, nn
 
 import dpvision
 from dpvision.api import Result
+from dpvision.api.accounts import UNPAID
+from dpvision.api.earlier import earlier_of
+from dpvision.api.options import TrainOptions
 from dpvision.api.publishing import card_files
+from dpvision.api.verifying import MOST_EVENTS
 from dpvision.cli.main import run as command
 from dpvision.images import Images
+from dpvision.methods import Calibrated, Stage
 from dpvision.methods.going_on import GoingOn
 from dpvision.methods.registry import find_method
-from dpvision.privacy import Event, InputError, Ledger, default_ledger_path
+from dpvision.privacy import Event, FullBatch, GaussianSumMechanism, InputError, Ledger, default_ledger_path
 from dpvision.privacy.accounting import epsilon
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.group_privacy import group_epsilons
@@ -127,15 +133,33 @@ def test_in_a_chain_each_run_is_counted_once(runs: Path) -> None:
     assert len(events_of(card)) == 3
     assert card["epsilon"] == epsilon(events_of(card), DELTA)
     assert dpvision.verify(runs / "three").holds
+    # The one between is in what the last has released, also where two others are compared.
     together = dpvision.compare(runs / "one", runs / "three").together
-    ledger = events_of(card_of(runs / "one")) + events_of(card)[2:]
-    assert together.epsilons["add_or_remove_one"] <= card["epsilon"] * (1 + 1e-6)
-    assert together.epsilons["add_or_remove_one"] >= epsilon(ledger, DELTA) * (1 - 1e-6)
-    rows = {row.name: row for row in dpvision.runs_in(runs).rows}
-    assert rows["three"].method == "from:dp-sgd"
-    cost = next(one for one in dpvision.runs_in(runs).same_data if "three" in one.runs)
-    assert cost.epsilon == pytest.approx(epsilon(spent_on(made()), cost.delta or 0), rel=1e-6)
-    assert len(spent_on(made())) == cost.paid + 1  # dp-moments releases twice
+    assert together.epsilons == {"add_or_remove_one": card["epsilon"]}
+    with_head = dpvision.compare(runs / "head", runs / "three").together
+    assert with_head.epsilons["add_or_remove_one"] > card["epsilon"]
+    assert dpvision.runs_in(runs).rows[-1].method == "from:dp-sgd"
+
+
+def test_runs_in_a_folder_cost_what_they_have_taken_up_too_and_once(runs: Path) -> None:
+    (every,) = dpvision.runs_in(runs).same_data
+    assert (every.taken_up, every.delta) == (0, DELTA)
+    assert every.epsilon == pytest.approx(epsilon(spent_on(made()), DELTA), rel=1e-6)
+    (last,) = dpvision.runs_in(runs / "three").same_data
+    assert (last.epsilon, last.taken_up) == (card_of(runs / "three")["epsilon"], 2)
+    assert "with 2 earlier that they go on from" in last.in_words()
+
+
+def test_where_an_earlier_run_is_gone_it_is_not_told_what_both_cost(tmp_path: Path) -> None:
+    images = made(13)
+    for name, more in (("one", {"config": LINEAR}), ("two", {"from_run": tmp_path / "one"})):
+        train(images, tmp_path / name, **more)
+    train(images, tmp_path / "other", config=LINEAR)
+    shutil.rmtree(tmp_path / "one")
+    together = dpvision.compare(tmp_path / "two", tmp_path / "other").together
+    assert together.epsilons == {}
+    assert "whose run is not there" in together.says
+    assert "cannot be told" in dpvision.runs_in(tmp_path).notes[0]
 
 
 class Net(nn.Module):
@@ -282,8 +306,36 @@ def test_nothing_but_train_goes_on(runs: Path, tmp_path: Path, capsys: pytest.Ca
         train(made(), tmp_path / "no", method="from:dp-sgd")
     with pytest.raises(InputError, match="does not train by steps"):
         GoingOn(find_method("tune:dp-sgd"))
-    assert command(["audit", "bundled:digits", "--epsilon", "1", "--from", str(runs / "one")]) == 2
+    assert command(["tune", "bundled:digits", "--epsilon", "1", "--from", str(runs / "one")]) == 2
     assert "--from" in capsys.readouterr().err
+
+
+def test_an_audit_is_of_the_steps_that_follow(runs: Path) -> None:
+    found = dpvision.audit(made(), epsilon=1, delta=DELTA, canaries=20, from_run=runs / "one")
+    assert (found.method, found.refuted) == ("from:dp-sgd", False)
+    assert found.epsilon < 1.01  # without what the earlier run has cost, of which there are no canaries
+
+
+def test_what_one_epsilon_cannot_stand_for(runs: Path) -> None:
+    """An unpaid run, a pool that was made of private images, an N that δ is not for, and too many events."""
+    options = TrainOptions(epsilon=1, out=runs / "no", from_run=runs / "three")
+    earlier, budget = earlier_of(options), Budget(1.0, DELTA)
+    assert earlier is not None
+    earlier.check(made(), None, budget)
+    pool = {"pool": {"images": 3, "guarantee": {"epsilon": 1.0}}}
+    parts = {"refined": [{**earlier.guarantee["refined"][0], "num_examples": 1000}]}
+    for changed, message in (
+        ({"not_covered": [UNPAID]}, "in no account"),
+        (pool, "a pool that was made of private images"),
+        (parts, "not below 1/N for the 1000"),
+    ):
+        with pytest.raises(InputError, match=message):
+            replace(earlier, guarantee={**earlier.guarantee, **changed}).check(made(), None, budget)
+    mechanism = GaussianSumMechanism(1.0, 1.0, FullBatch(N))
+    stages = Calibrated(1.0, (Stage("a sum", mechanism, 1),), 1.0)
+    many = {**earlier.guarantee, "events": earlier.guarantee["events"][:1] * MOST_EVENTS}
+    with pytest.raises(InputError, match="33 kinds of events"):
+        replace(earlier, guarantee=many).check_length(stages)
 
 
 def test_a_release_that_was_changed_is_refused(runs: Path, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def cost_of_both(earlier: Mapping[str, Any], this: Mapping[str, Any]) -> dict[st
 def _part(guarantee: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a card has of one of the releases that it counts."""
     return {
-        **{name: guarantee[name] for name in ("epsilon", "delta", "neighboring_relation")},
+        **{name: guarantee[name] for name in ("epsilon", "delta", "neighboring_relation", "num_examples")},
         "events": len(guarantee["events"]),
     }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dpvision.api.accounts import UNPAID
 from dpvision.api.pool_cost import warn_of_unknown_spending
 from dpvision.api.releases import open_earlier
 from dpvision.api.sources import lasting
@@ -107,11 +108,17 @@ class Earlier:
         """Raise InputError where one ε at this run's δ cannot stand for both runs, be they on the same images
         or on others.
         """
-        before = self.guarantee["num_examples"]
+        parts = self.guarantee.get("refined", [self.guarantee])
+        before = max(part["num_examples"] for part in parts)
         if budget.delta >= 1 / before:
             raise InputError(
                 f"delta {budget.delta:g} is not below 1/N for the {before} of {self.place}, for which the "
                 "card speaks too; give a smaller one"
+            )
+        if UNPAID in self.guarantee["not_covered"]:
+            raise InputError(
+                f"{self.place} is on images that were said to be public, in no account (sweep --unpaid); "
+                "go on from a run that is paid for"
             )
         if (self.guarantee.get("pool") or {}).get("guarantee"):
             raise InputError(

@@ -423,7 +423,7 @@ CANARY_KINDS = ("gradient", "images", "mislabelled")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditOptions(OfClassifiers, RunOptions):
+class AuditOptions(OfClassifiers, GoingOn):
     """Options of an audit."""
 
     canaries: int | None = option(
