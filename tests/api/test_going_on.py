@@ -36,7 +36,7 @@ from dpvision.reports.card import strength_of
 from dpvision.reports.guarantee_file import FILE, guarantee_file
 from dpvision.testing import check_guarantee, method_run
 
-N, DELTA = 90, 1e-3
+N, DELTA, LEDGER = 90, 1e-3, "ledger.jsonl"
 LINEAR = {"network": "linear", "steps": 3, "expected_batch_size": N, "learning_rate": 0.05}
 STILL = {"learning_rate": 1e-12}
 UNTRAINED = {"encoder": "random-wrn-10-1", "steps": 2}
@@ -65,9 +65,9 @@ def events_of(*cards: Mapping[str, Any]) -> list[Event]:
     return [Event.from_json(one["event"]) for card in cards for one in card["events"]]
 
 
-def spent_on(images: Images) -> list[Event]:
-    ledger = Ledger(default_ledger_path(images.digest))
-    return [event for events in ledger.counted().values() for event in events]
+def spent_on(images: Images, ledger: Path | None = None) -> list[Event]:
+    counted = Ledger(ledger or default_ledger_path(images.digest)).counted()
+    return [event for events in counted.values() for event in events]
 
 
 def weights_of(run: Path) -> dict[str, Tensor]:
@@ -78,14 +78,14 @@ def weights_of(run: Path) -> dict[str, Tensor]:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, one that went on from it, and one that went on from that, on the same images."""
     folder = tmp_path_factory.mktemp("runs")
-    train(made(), folder / "one", test=made(1), config=LINEAR)
-    train(made(), folder / "two", epsilon=2.0, from_run=folder / "one")
-    train(made(), folder / "three", from_run=folder / "two" / "release", config={"steps": 2})
-    train(made(), folder / "head", method="dp-randp", config=PIXELS)
-    train(made(), folder / "ridge", method="dp-ridge", config={"encoder": "pixels"})
-    dpvision.synthesize(
-        made(), epsilon=1, delta=DELTA, count=4, config={"size": 4}, out=folder / "images", formats=("npz",)
-    )
+    kept: dict[str, Any] = {"ledger": folder / LEDGER}
+    train(made(), folder / "one", test=made(1), config=LINEAR, **kept)
+    train(made(), folder / "two", epsilon=2.0, from_run=folder / "one", **kept)
+    train(made(), folder / "three", from_run=folder / "two" / "release", config={"steps": 2}, **kept)
+    train(made(), folder / "head", method="dp-randp", config=PIXELS, **kept)
+    train(made(), folder / "ridge", method="dp-ridge", config={"encoder": "pixels"}, **kept)
+    images: dict[str, Any] = {"epsilon": 1, "delta": DELTA, "count": 4, "formats": ("npz",)}
+    dpvision.synthesize(made(), config={"size": 4}, out=folder / "images", **images, **kept)
     return folder
 
 
@@ -144,7 +144,7 @@ def test_in_a_chain_each_run_is_counted_once(runs: Path) -> None:
 def test_runs_in_a_folder_cost_what_they_have_taken_up_too_and_once(runs: Path) -> None:
     (every,) = dpvision.runs_in(runs).same_data
     assert (every.taken_up, every.delta) == (0, DELTA)
-    assert every.epsilon == pytest.approx(epsilon(spent_on(made()), DELTA), rel=1e-6)
+    assert every.epsilon == pytest.approx(epsilon(spent_on(made(), runs / LEDGER), DELTA), rel=1e-6)
     (last,) = dpvision.runs_in(runs / "three").same_data
     assert (last.epsilon, last.taken_up) == (card_of(runs / "three")["epsilon"], 2)
     assert "with 2 earlier that they go on from" in last.in_words()
@@ -277,13 +277,12 @@ def test_what_cannot_be_gone_on_from(
     runs: Path, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     images = options.get("images", made())
-    before = len(spent_on(made()))
     given = {name: value for name, value in options.items() if name != "images"}
     given["from_run"] = runs / given.get("from_run", "one")
     with pytest.raises(InputError, match=message):
         train(images, tmp_path / "no", **given)
     assert not (tmp_path / "no").exists()
-    assert len(spent_on(made())) == before
+    assert not default_ledger_path(images.digest).exists()
 
 
 def test_of_a_phase_iii_all_that_learned_goes_on_learning(tmp_path: Path) -> None:
