@@ -63,6 +63,7 @@ search = {"learning_rate": [0.1, 0.3]}
 dpvision.tune(
     made(120), method="dp-sgd", config=linear, search=search, trials=3, out=out / "tuned", seed=3, **budget
 )
+train("randp-on", method="dp-randp", config={}, from_run=out / "randp", seed=4)
 train("tiny", made(3), config={**linear, "expected_batch_size": 1}, seed=3)
 """
 
@@ -95,7 +96,7 @@ def test_several_processes_release_what_one_does(
     ended_well(ended)
     together = weights_of(tmp_path)
     assert together.keys() == alone.keys()
-    assert len({name.split("/")[0] for name in together}) == 10
+    assert len({name.split("/")[0] for name in together}) == 11
     for name, tensor in together.items():
         one = alone[name].double()
         # Sums in float64 in another order, with noise, rounded to float32: a last bit at a step.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dpvision.api.config import RunConfig
+from dpvision.api.earlier import TAKES_UP
 from dpvision.api.options import PlanOptions
 from dpvision.images import ImageSet
 from dpvision.images.indexed import standings
@@ -62,8 +63,9 @@ def admission_of(config: RunConfig, images: ImageSet, given: PlanOptions) -> Adm
     overrides = dict(given.config or {})
     if given.network is not None:
         overrides["network"] = config.settings.network  # by its name
-    if given.refine is not None:
-        overrides["refine"] = config.settings.refine
+    overrides |= {
+        name: getattr(config.settings, name) for name in TAKES_UP if getattr(given, name) is not None
+    }
     fits = largest_epsilon(config, overrides, found)
     limit = after.limit.budget.epsilon
     return Admission(after.is_allowed, after.epsilon, after.images, after.standing.unit, limit, fits)

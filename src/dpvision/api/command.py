@@ -11,11 +11,14 @@ from typing import Any
 
 from dpvision.api.config import RunConfig
 from dpvision.images.choices import Choices
-from dpvision.methods.registry import TUNED
+from dpvision.methods.registry import TUNED, plain_name
 from dpvision.reports.settings_rows import flat
 
-_NAMED = {"pool": "POOL", "encoder": "ENCODER", "refine": "RELEASE"}
+_NAMED = {"pool": "POOL", "encoder": "ENCODER", "refine": "RELEASE", "from_run": "RELEASE"}
 """Settings that may be places, and what stands for one."""
+
+_TAKEN_UP = {"refine": "--refine", "from_run": "--from"}
+"""Settings that name an earlier run, and the options that give them."""
 
 
 def command_of(config: RunConfig) -> str:
@@ -36,13 +39,14 @@ def _verb(config: RunConfig) -> Iterator[str]:
         yield from ["--epsilon", f"{config.budget.epsilon:g}", "--delta", f"{config.budget.delta:g}"]
         yield from ["--relation", config.budget.neighboring_relation]
         yield from ["--num-examples", str(config.facts.num_examples)]
-        yield from ["--method", name.removeprefix(TUNED)]
+        yield from ["--method", plain_name(name)]
     if name.startswith(TUNED):
         for setting, values in config.settings.search.items():
             yield from ["--search", f"{setting}={','.join(map(_plainly, values))}"]
         yield from ["--trials", f"{config.settings.trials:g}"]
-    if "refine" in config.given:
-        yield from ["--refine", "RELEASE"]
+    for setting, flag in _TAKEN_UP.items():
+        if setting in config.given:
+            yield from [flag, "RELEASE"]
     if config.data is not None:
         yield from _reading(config.data)
     if config.seed is not None:
@@ -85,7 +89,7 @@ def _of_images(config: RunConfig) -> Iterator[str]:
 
 def _settings(config: RunConfig) -> Iterator[str]:
     settings = asdict(config.settings)
-    given = {name: settings[name] for name in config.given if name in settings and name != "refine"}
+    given = {name: settings[name] for name in config.given if name in settings and name not in _TAKEN_UP}
     for name, value in flat("", given):
         yield from ["--set", f"{name}={_written(name, value)}"]
 
@@ -112,4 +116,4 @@ def _told(name: str, value: Any) -> Any:
     if not isinstance(value, str) or not value:
         return value
     is_place = os.sep in value or value.endswith((".safetensors", ".npz", ".parquet"))
-    return _NAMED.get(name, "FILE") if name in ("pool", "refine") or is_place else value
+    return _NAMED.get(name, "FILE") if name in ("pool", *_TAKEN_UP) or is_place else value

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from dpvision.api.run_chart import chart_of
 from dpvision.api.run_rows import RunRow, find_rows
+from dpvision.api.taken_up import spent_by
 from dpvision.privacy import Event, InputError, Ledger, epsilon
+from dpvision.runs import RunDirectory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +33,8 @@ class SameData:
         others, epsilon_with_others: how many further runs their ledgers have, and the ε of all of them; None
             where nothing bounds it.
         because: why it cannot be told.
+        taken_up: how many earlier runs, not in the folder, they have refined or gone on from; what these have
+            cost is part of it.
     """
 
     data: str | None
@@ -43,6 +47,7 @@ class SameData:
     others: int = 0
     epsilon_with_others: float | None = None
     because: str | None = None
+    taken_up: int = 0
 
     def in_words(self) -> str:
         """Say it for people."""
@@ -61,6 +66,8 @@ class SameData:
         said = f"{count}: {paid} cost ε {self.epsilon:.4g} {at}"
         if self.unfinished:
             said += f", with all that is planned by {self.unfinished} not finished"
+        if self.taken_up:
+            said += f", with {self.taken_up} earlier that they go on from"
         if self.others:
             all_cost = self.epsilon_with_others
             more = "nothing bounds it" if all_cost is None else f"ε {all_cost:.4g}"
@@ -171,11 +178,13 @@ def _cost_together(rows: Sequence[RunRow]) -> SameData:
             run: events for ledger in ledgers for run, events in ledger.counted().items()
         }
         at, here = ledgers[0].stated_at, {row.run_id for row in paid}
-        ours = [event for run in here if run is not None for event in counted[run]]
-        everything = [event for events in counted.values() for event in events]
-        together = epsilon(ours, at.delta, at.neighboring_relation)
-        others = len(counted.keys() - here)
-        everything_costs = epsilon(everything, at.delta, at.neighboring_relation) if others else together
+        ours = spent_by(RunDirectory.open(row.path) for row in paid)
+        everything = {**counted, **ours}
+        together = epsilon(_all_of(ours), at.delta, at.neighboring_relation)
+        others = len(counted.keys() - ours.keys())
+        everything_costs = (
+            epsilon(_all_of(everything), at.delta, at.neighboring_relation) if others else together
+        )
         if math.isinf(together):
             return SameData(data, names, len(paid), unfinished, because="nothing bounds it")
         return SameData(
@@ -188,6 +197,11 @@ def _cost_together(rows: Sequence[RunRow]) -> SameData:
             at.neighboring_relation,
             others,
             everything_costs if math.isfinite(everything_costs) else None,
+            taken_up=len(ours.keys() - here),
         )
     except InputError as error:
         return SameData(data, names, len(paid), unfinished, because=str(error))
+
+
+def _all_of(by_run: Mapping[str, tuple[Event, ...]]) -> list[Event]:
+    return [event for events in by_run.values() for event in events]

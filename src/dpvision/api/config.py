@@ -31,7 +31,7 @@ from dpvision.methods import (
     check_settings,
     find_method,
 )
-from dpvision.methods.registry import TUNED
+from dpvision.methods.registry import plain_name
 from dpvision.privacy import Account, Budget, InputError, PublicFacts, RandomSource
 from dpvision.runs import Progress
 from dpvision.views import Pool, open_pool
@@ -89,7 +89,7 @@ class RunConfig:
     def tell_choice(self) -> None:
         """Announce the method that was chosen, once nothing can be refused any more."""
         if self.because:
-            name = self.method.name.removeprefix(TUNED)
+            name = plain_name(self.method.name)
             logger.info(f"method {name}, because {self.because}; --method chooses another")
 
     @property

@@ -81,6 +81,8 @@ class Forecast:
         epsilon_limit: the limit that would be used up, or exceeded, the most; None without a limit.
         epsilon_fits: the largest ε with which the run would be allowed, with the same method and what was
             given of its settings; 0 where none is, None without a limit.
+        epsilon_with_earlier: what the run and the earlier one that it takes up cost together, which
+            its card would state; None where it takes up none.
         config: all settings, those of the method.
         tuning: what is tuned, if anything; then noise_multiplier scales that of all candidates.
     """
@@ -105,6 +107,7 @@ class Forecast:
     after_of: str
     epsilon_limit: float | None
     epsilon_fits: float | None
+    epsilon_with_earlier: float | None
     config: Any
     tuning: TuningForecast | None = None
 
@@ -162,10 +165,25 @@ def plan(data: Source, **options: Any) -> Forecast:
         + (test_examples + (made or 0)) * expected.seconds_per_image
         + files * SECONDS_PER_FILE,
         memory_bytes=held + expected.memory_bytes + (made or 0) * COPIES * prod(facts.image_shape),
+        epsilon_with_earlier=_with_earlier(given, config),
         config=config.settings,
         tuning=_tuning(config) if given.searching else None,
         **asdict(admission),
     )
+
+
+def _with_earlier(given: PlanOptions, config: RunConfig) -> float | None:
+    """Return the ε of a run and of the one that it takes up, in one account."""
+    from dpvision.api.earlier import earlier_of
+    from dpvision.api.pool_cost import events_of_card
+    from dpvision.privacy.accounting import epsilon
+
+    earlier = earlier_of(given)
+    if earlier is None:
+        return None
+    budget, stages = config.spending
+    events = [*events_of_card(earlier.guarantee), *stages.events]
+    return epsilon(events, budget.delta, budget.neighboring_relation)
 
 
 def _tuning(config: RunConfig) -> TuningForecast:

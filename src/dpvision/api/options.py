@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, get_type_hints
 from dpvision.images.places import check_exists
 from dpvision.methods.registry import AUTO, check_known
 from dpvision.methods.search import DEFAULT_TRIALS, Search
+from dpvision.parallel import follows
 from dpvision.priors.phase_one.places import check_prior_files
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
@@ -276,21 +277,44 @@ class Searched(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(Named, Tested, OfClassifiers, Watched):
-    """Options of a run that makes a classifier."""
+class GoingOn(RunOptions):
+    """Options of runs that may go on from an earlier one."""
+
+    from_run: FilePath | None = option(
+        "An earlier run that made a classifier, or its release: training goes on from that one, and the card "
+        "states what both cost together. Settings are by default those of that run.",
+        None,
+        flag="--from",
+        metavar="RUN",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.from_run is not None and not follows():  # one that follows may not see it
+            find_release(self.from_run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneClassifier(Named, Tested, OfClassifiers, Watched):
+    """Options of every run that makes a classifier."""
 
     out: FilePath = option("The run's directory, made here. Publish RUN/release, keep RUN/private.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweptOptions(TrainOptions):
+class TrainOptions(GoingOn, OneClassifier):
+    """Options of a run that makes a classifier."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweptOptions(OneClassifier):
     """Options of one run of a sweep. That it is unpaid no other command can say."""
 
     unpaid: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneOptions(Searched, TrainOptions):
+class TuneOptions(Searched, OneClassifier):
     """Options of a run that tunes the settings of a classifier."""
 
     search: Mapping[str, Any] = option(
@@ -380,7 +404,7 @@ class SynthesisOptions(FinishOptions, Refining, Named, Watched):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(FinishOptions, Refining, Named, Searched, Tested, OfClassifiers, Watched):
+class PlanOptions(FinishOptions, Refining, GoingOn, Named, Searched, Tested, OfClassifiers, Watched):
     """Options of a forecast."""
 
     out: FilePath | None = option("The directory that the run would have; it must be free.", None)
@@ -399,7 +423,7 @@ CANARY_KINDS = ("gradient", "images", "mislabelled")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditOptions(OfClassifiers, RunOptions):
+class AuditOptions(OfClassifiers, GoingOn):
     """Options of an audit."""
 
     canaries: int | None = option(

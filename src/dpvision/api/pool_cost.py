@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,8 @@ from dpvision.images import ImageSet
 from dpvision.images.files import reading
 from dpvision.images.public import USED_AS, Overlaps
 from dpvision.images.released import release_with
-from dpvision.privacy import Account, Budget, Event, Ledger, default_ledger_path
+from dpvision.privacy import Event, Ledger, default_ledger_path
 from dpvision.privacy.accounting import epsilon
-from dpvision.privacy.facts import Unit
 from dpvision.runs import RunDirectory
 from dpvision.runs.places import is_run
 from dpvision.views import Pool
@@ -35,10 +34,10 @@ def refuse_unguarded(pool: Pool, overlaps: Overlaps) -> None:
         overlaps.refuse(USED_AS.format("images that the pool was made of"), refusal)
 
 
-def described_pool(pool: Pool, account: Account, unit: Unit) -> dict[str, Any]:
+def described_pool(pool: Pool, cost: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the card says of a pool. Of one that was made of private images, "with_this_run" is what
-    both releases together cost an image, or unit, that is in both: all that either has spent, in one account.
-    None where they do not protect the same.
+    both releases together cost an image, or unit, that is in both: all that either has spent, in one account,
+    by the pool's card and by ``cost``, the guarantee of this run. None where they do not protect the same.
 
     Guarantee: the releases of both runs together, and so the classifier, which is made of both, are that
     private, whether or not the images are the same: composition is adaptive, so that what the second run does
@@ -49,17 +48,13 @@ def described_pool(pool: Pool, account: Account, unit: Unit) -> dict[str, Any]:
     if guarantee is None:
         return facts
     with_this_run = None
-    if guarantee["unit"] == unit:
-        with_this_run = composed(guarantee, account.spent, account.budget)
+    if guarantee["unit"] == cost["unit"]:
+        events, delta = [*events_of_card(guarantee), *events_of_card(cost)], cost["delta"]
+        with_this_run = {
+            "epsilon": epsilon(events, delta, cost["neighboring_relation"]),
+            "delta": delta,
+        }
     return {**facts, "guarantee": {**guarantee, "with_this_run": with_this_run}}
-
-
-def composed(card: Mapping[str, Any], spent: Sequence[Event], at: Budget) -> dict[str, float]:
-    """Return the ε of the events that a card states and of others, in one account, and its δ."""
-    return {
-        "epsilon": epsilon([*events_of_card(card), *spent], at.delta, at.neighboring_relation),
-        "delta": at.delta,
-    }
 
 
 def warn_of_unknown_spending(

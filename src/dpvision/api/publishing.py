@@ -20,6 +20,7 @@ from dpvision.images import Images, ImageSet
 from dpvision.images.files import reading
 from dpvision.images.write import image_files
 from dpvision.methods import PREVIEWED_OF_A_CLASS, Finished, Learned
+from dpvision.methods.method import GUARANTEE
 from dpvision.networks import Classifier
 from dpvision.networks.image_generator import ImageGenerator, apportion
 from dpvision.privacy import Event
@@ -32,9 +33,6 @@ from dpvision.reports.synthesis_card import synthesis_card
 from dpvision.runs import RunDirectory, classifier_files, load_release
 from dpvision.runs.files import json_bytes, read_json, write_atomically, writing
 from dpvision.runs.generator_release import generator_files
-
-GUARANTEE = "guarantee"
-"""The fact about what was learned that says what it has cost."""
 
 
 @dataclass(frozen=True)

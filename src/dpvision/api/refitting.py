@@ -10,11 +10,12 @@ from typing import Any, cast
 from dpvision.api.config import RunConfig, to_publish
 from dpvision.api.devices import resolve_device
 from dpvision.api.options import FinishOptions, check_seed
-from dpvision.api.publishing import GUARANTEE, Synthesis
+from dpvision.api.publishing import Synthesis
 from dpvision.api.releases import open_earlier
 from dpvision.api.run import Run
 from dpvision.methods import check_settings
-from dpvision.methods.refined import check_not_released
+from dpvision.methods.continued import check_not_released
+from dpvision.methods.method import GUARANTEE
 from dpvision.methods.releases import public_facts
 from dpvision.privacy import Budget
 from dpvision.reports.guarantee_file import unit_of

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from dpvision.api.publishing import GUARANTEE
 from dpvision.images.files import reading
 from dpvision.methods import Learned
+from dpvision.methods.method import GUARANTEE
 from dpvision.methods.releases import Reusable, open_release
 from dpvision.reports import card_markdown
 

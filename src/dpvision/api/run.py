@@ -31,11 +31,12 @@ from dpvision.api.accounts import (
     private_record,
 )
 from dpvision.api.config import RunConfig, Sources, open_pool_of, read_images, to_publish
+from dpvision.api.cost_of_both import cost_of_both
 from dpvision.api.devices import resolve_device
+from dpvision.api.earlier import earlier_of
 from dpvision.api.options import FinishOptions, RunOptions, SweptOptions
 from dpvision.api.pool_cost import described_pool, warn_of_unknown_spending
 from dpvision.api.publishing import (
-    GUARANTEE,
     OfLearning,
     Result,
     Synthesis,
@@ -44,7 +45,6 @@ from dpvision.api.publishing import (
     release_files,
     write_preview,
 )
-from dpvision.api.refinement import check_refined, cost_of_both, refining
 from dpvision.api.sources import Reading, Source, fitting_reading, lasting, training_reading
 from dpvision.api.together import begin_together, follow, leading
 from dpvision.images import ImageSet, available_splits
@@ -64,6 +64,7 @@ from dpvision.methods import (
     find_method,
 )
 from dpvision.methods.auto import choose_method
+from dpvision.methods.method import GUARANTEE
 from dpvision.methods.registry import AUTO, OF_IMAGES
 from dpvision.methods.search import Search
 from dpvision.methods.tuned import Tuned
@@ -109,12 +110,13 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
         overrides["network"] = register_network(network)
     search: Search | None = getattr(options, "searching", None)
     given = [{**overrides, **chosen} for chosen in (search.combinations() if search else [{}])]
-    refine = getattr(options, "refine", None)
-    automatic = options.method == AUTO and makes != "images" and refine is None
-    if refine is None:
+    earlier = earlier_of(options)
+    automatic = options.method == AUTO and makes != "images" and earlier is None
+    if earlier is None:
         method = find_method(choose_method(given[0]).method if automatic else options.method, makes)
     else:
-        method, given = refining(refine, options.method), [{**overrides, "refine": lasting(refine)}]
+        overrides |= earlier.settings
+        method, given = earlier.method, [overrides]
     if search:
         Tuned(method, search)  # refuses a method that cannot be tuned
     for settings in given:
@@ -122,6 +124,8 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
     device = resolve_device(options.device)
 
     choices = options.choices()
+    if earlier is not None and not isinstance(data, ImageSet):
+        choices = earlier.read_likewise(choices)
     how, chosen_size = training_reading(data, choices, keep_large=_takes_large(given[0]))
     private = data if isinstance(data, ImageSet) else read_images(how, method.needs_labels)
     if method.needs_labels:
@@ -157,9 +161,8 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
     if options.delta is None:
         budget = replace(budget, delta=default_delta(declared))
     _check_delta(budget.delta, private)
-    if refine is not None:
-        overrides["refine"] = lasting(refine)
-        check_refined(refine, private, options.ledger)
+    if earlier is not None:
+        earlier.check(private, options.ledger, budget)
     settings = method.default_config(facts, budget, device, overrides)
     pool = open_pool_of(settings, private, overlaps)
     if pool is not None:
@@ -168,13 +171,16 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
         if pool.guarantee is not None:
             made = f"the pool {pool.source}"
             warn_of_unknown_spending(pool.guarantee, made, settings.pool, private, ledger)
+    stages = calibrate(partial(method.stages, settings, facts), declared, budget)
+    if earlier is not None:
+        earlier.check_length(stages)
     return (
         RunConfig(
             method=method,
             settings=settings,
             facts=facts,
             budget=budget,
-            stages=calibrate(partial(method.stages, settings, facts), declared, budget),
+            stages=stages,
             seed=options.seed,
             finishing_seed=secrets.randbits(63) if options.seed is None else options.seed,
             device=device,
@@ -306,7 +312,7 @@ class Run:
                 OfLearning(
                     spent=account.spent,
                     seconds=metrics.seconds,
-                    pool=described_pool(sources.pool, account, config.facts.unit) if sources.pool else None,
+                    pool=described_pool(sources.pool, cost) if sources.pool else None,
                 ),
             )
         except Exception:

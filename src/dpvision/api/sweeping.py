@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from dpvision.api.options import TrainOptions, takes
+from dpvision.api.options import OneClassifier, takes
 from dpvision.api.sweep_plan import OF_EACH_RUN, RECORD, Job, Plan
 from dpvision.privacy.errors import InputError
 from dpvision.runs.places import check_free, is_run
@@ -49,7 +49,7 @@ class Sweep:
         return {**self.runs.to_json(), "failed": dict(self.failed), "chart": chart}
 
 
-@takes(TrainOptions, without=OF_EACH_RUN)
+@takes(OneClassifier, without=OF_EACH_RUN)
 def sweep(
     data: Source,
     *,

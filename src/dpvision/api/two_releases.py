@@ -111,8 +111,8 @@ def _together(a: Path, b: Path, card_a: Mapping[str, Any], card_b: Mapping[str, 
 
 
 def _on_the_same_images(runs: Sequence[RunDirectory], cards: Sequence[Mapping[str, Any]]) -> Together:
-    """Compose what the ledger has of both runs: a card may hold an earlier run's events too."""
-    from dpvision.privacy import Ledger
+    """Compose what the ledgers have of both runs, and of earlier ones that these have taken up."""
+    from dpvision.api.taken_up import spent_by  # here: it takes seconds to import
     from dpvision.privacy.accounting import epsilon
 
     says = "both runs were on the same private images"
@@ -121,10 +121,9 @@ def _on_the_same_images(runs: Sequence[RunDirectory], cards: Sequence[Mapping[st
     delta = min(card["delta"] for card in cards)
     relations = dict.fromkeys(card["neighboring_relation"] for card in cards)
     try:
-        counted = [Ledger(run.of_account("ledger")).counted()[run.of_account("run_id")] for run in runs]
-        events = [event for of_run in counted for event in of_run]
+        events = [event for of_run in spent_by(runs).values() for event in of_run]
         epsilons = {relation: epsilon(events, delta, relation) for relation in relations}
-    except (InputError, KeyError) as error:
+    except InputError as error:
         return Together(f"{says}; their ledger does not tell what both cost: {error}", True)
     costs = " and ".join(f"epsilon {value:.6g} ({relation})" for relation, value in epsilons.items())
     return Together(

@@ -8,11 +8,13 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
 from dpvision.api.verifying_cards import CARD, Check, accuracy_agrees, forms, is_of_this_version, other_card
 from dpvision.images.files import parse_json, read_json, read_text_file, reading
+from dpvision.methods.registry import FROM, REFINED
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import Unit
 from dpvision.privacy.values import fits
@@ -299,6 +301,8 @@ def _of_card(
             differ.append("strength")
         if not _pool_agrees(card):
             differ.append("pool")
+        if not _parts_agree(card):
+            differ.append("earlier releases")
         differ += [name for name, words in _words_of(card).items() if card[name] != words]
         of_forms = forms(folder, card, folder)
     except Exception as error:  # a card of other types, which draws any
@@ -429,6 +433,35 @@ def _pool_agrees(card: Mapping[str, Any]) -> bool:
         (stated, epsilon([*earlier, *this], stated["delta"], card["neighboring_relation"])),
     )
     return all(told["epsilon"] >= (1 - _PLD_TOLERANCE) * cost for told, cost in costs)
+
+
+def _parts_agree(card: Mapping[str, Any]) -> bool:
+    """Say whether a card that counts earlier releases has the events of each, and states no less for it than
+    they cost. On a card of before it is not said which are whose.
+    """
+    from dpvision.privacy.accounting import epsilon  # here: it takes seconds to import
+    from dpvision.privacy.events import Event, UnknownEvent
+
+    parts = card.get("refined", [])
+    if str(card["method"]).startswith((REFINED, FROM)) and len(parts) < 2:
+        return False
+    if not all("events" in part for part in parts):
+        return True
+    counts = [part["events"] for part in parts]
+    if not all(fits(count, int) and count >= 1 for count in counts):
+        return False
+    if parts and sum(counts) != len(card["events"]):
+        return False
+    events = iter(card["events"])
+    try:
+        for part in parts:
+            own = [Event.from_json(one["event"]) for one in islice(events, part["events"])]
+            cost = epsilon(own, part["delta"], part["neighboring_relation"])
+            if part["epsilon"] < (1 - _PLD_TOLERANCE) * cost:
+                return False
+    except UnknownEvent:
+        return True  # which is told of ε
+    return True
 
 
 # The promise ---------------------------------------------------------------------------------------------

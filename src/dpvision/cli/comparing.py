@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dpvision import api
-from dpvision.api.options import FIGURES, TrainOptions, check_figure, check_sort
+from dpvision.api.options import FIGURES, OneClassifier, check_figure, check_sort
 from dpvision.api.sweep_plan import Plan
 from dpvision.cli.interruption import repeatable
 from dpvision.cli.options import AsJson, checks, command
@@ -68,7 +68,7 @@ def runs(
     show(found.to_json(), as_json, runs_text(found, figure))
 
 
-@command(TrainOptions, without=OF_EACH_RUN)
+@command(OneClassifier, without=OF_EACH_RUN)
 def sweep(
     found: dict[str, Any],
     as_json: bool,

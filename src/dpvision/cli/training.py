@@ -33,6 +33,8 @@ def train(found: dict[str, Any], as_json: bool) -> None:
 
         dpvision train --config recipe.toml --out runs/recipe
 
+        dpvision train photos/ --epsilon 1 --from runs/photos --out runs/more
+
     RUN/release may be published: the weights, a configuration that rebuilds the network, and the release
     card. RUN/private may not.
     """
@@ -94,6 +96,7 @@ def plan(found: dict[str, Any], as_json: bool, search: SearchFor = None) -> None
         f"{forecast.test_examples} to test on",
         **({} if forecast.images is None else {"images": f"{forecast.images} to release"}),
         "epsilon": f"{forecast.epsilon:.6g} ({forecast.neighboring_relation})",
+        **_of_earlier(forecast),
         "delta": f"{forecast.delta:g}{by_default}",
         **(_of_tuning(forecast) if forecast.tuning else _of_releases(forecast)),
         "expected time": duration(forecast.seconds),
@@ -103,6 +106,12 @@ def plan(found: dict[str, Any], as_json: bool, search: SearchFor = None) -> None
     if not forecast.tuning:
         rows |= {f"  {name}": value for name, value in asdict(forecast.config).items()}
     show(asdict(forecast), as_json, rows)
+
+
+def _of_earlier(forecast: api.Forecast) -> dict[str, object]:
+    """Say what a run costs together with the one that it takes up."""
+    both = forecast.epsilon_with_earlier
+    return {} if both is None else {"  with the earlier run": f"{both:.6g}, which the card would state"}
 
 
 def _of_releases(forecast: api.Forecast) -> dict[str, object]:

@@ -46,6 +46,7 @@ from dpvision.methods.features import (
     public_model,
     trial_features,
 )
+from dpvision.methods.going_on import Begin
 from dpvision.methods.gradient_descent import (
     GradientSettings,
     check_batch,
@@ -59,6 +60,7 @@ from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.session import Session
 from dpvision.methods.settings import check, check_settings, with_overrides
 from dpvision.methods.stages import Stage
+from dpvision.methods.start import Start
 from dpvision.networks import Classifier
 from dpvision.priors.feature_classifier import Head, encoded
 from dpvision.priors.remembered import features_remembered
@@ -331,7 +333,11 @@ class DPRandP:
 
     def learn(self, config: DPRandPConfig, session: Session) -> Learned:
         """Train the head, then, in a Phase III, all, or else the scale of the head's logits."""
-        model = public_model(config, session)
+        return self.learn_from(config, session, None)
+
+    def learn_from(self, config: DPRandPConfig, session: Session, begin: Begin | None) -> Learned:
+        """Train a classifier from given weights; see :class:`dpvision.methods.going_on.GoesOn`."""
+        model = public_model(config, session, begin)
         head, num_examples = features_of(model).head, session.facts.num_examples
         encode = partial(encoded, model, tell=partial(session.tell, "features"))
 
@@ -354,8 +360,37 @@ class DPRandP:
                     scale.apply_to(head)
                 else:
                     train(model, part.settings, part.phases, config.views(session.pool))
-        learned = learned_weights(model, HEAD if config.phase_iii == "none" else "")
+        of_head_alone = config.phase_iii == "none" and begin is None
+        learned = learned_weights(model, HEAD if of_head_alone else "")
         return with_counts_learned(config, session, len(parts), learned)
+
+    def settings_of_start(self, start: Start) -> dict[str, Any]:
+        """Return the encoder and the form of the head. InputError where there is none."""
+        if "encoder" not in start.config:
+            raise InputError(
+                f"the classifier of {start.place} is no head on an encoder, so that dp-randp cannot go on "
+                "from it; name dp-sgd, which can (--method)"
+            )
+        if "encoder" not in start.settings:
+            raise InputError(
+                f"the encoder of {start.place} is a file, which only the run's directory names, and not its "
+                "release; give the directory"
+            )
+        encoder = {name: start.settings[name] for name in ("encoder", "encoder_options")}
+        return encoder | {name: start.config[name] for name in ("mirror", "head", "feature_norm")}
+
+    def taken_over(self, settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all settings where the same phases follow, none where others do. The head has learned, so
+        that a Phase III begins at once. InputError where one is to end that has begun.
+        """
+        before, now = settings["phase_iii"], given.get("phase_iii", settings["phase_iii"])
+        if before not in ("none", now):
+            raise InputError(
+                f"phase_iii was {before}, and what has learned goes on learning; leave phase_iii out"
+            )
+        at_once = {} if now == "none" else {"phase_ii_share": 0.0}
+        same = now == before and given.get("phase_ii", settings["phase_ii"]) == settings["phase_ii"]
+        return {**settings, **at_once} if same else at_once
 
     def finish(
         self, config: DPRandPConfig, learned: Learned, facts: PublicFacts, workplace: Workplace

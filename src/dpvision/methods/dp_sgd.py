@@ -21,6 +21,7 @@ from dpvision.methods.estimates import (
     training_memory,
     training_seconds,
 )
+from dpvision.methods.going_on import Begin
 from dpvision.methods.gradient_descent import (
     GradientSettings,
     check_batch,
@@ -33,9 +34,11 @@ from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.session import Session
 from dpvision.methods.settings import check_settings, with_overrides
 from dpvision.methods.stages import Stage
+from dpvision.methods.start import Start
 from dpvision.networks import Classifier, TanhCNN, build_classifier
 from dpvision.networks.own import check_logits, is_own
 from dpvision.privacy.budget import Budget
+from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
 
 MOMENTUM = 0.9
@@ -121,9 +124,28 @@ class DPSGD:
 
     def learn(self, config: DPSGDConfig, session: Session) -> Learned:
         """Train a new network; its averaged weights are what was learned."""
+        return self.learn_from(config, session, None)
+
+    def learn_from(self, config: DPSGDConfig, session: Session, begin: Begin | None) -> Learned:
+        """Train a network from given weights; see :class:`dpvision.methods.going_on.GoesOn`."""
         model = session.initialized(lambda: config.build_model(session.facts))
+        if begin is not None:
+            begin(model)
         descend(session, 0, "training", model, config, [config.phase()], config.views(session.pool))
         return with_counts_learned(config, session, 1, learned_weights(model))
+
+    def settings_of_start(self, start: Start) -> dict[str, Any]:
+        """Return the network and its options. InputError where there is an encoder."""
+        if "encoder" in start.config:
+            raise InputError(
+                f"the classifier of {start.place} is a head on an encoder, from which dp-randp can go on and "
+                f"{self.name} cannot; name that (--method)"
+            )
+        return {"network": start.config["network"], "network_options": start.config["options"]}
+
+    def taken_over(self, settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all settings."""
+        return dict(settings)
 
     def finish(
         self, config: DPSGDConfig, learned: Learned, facts: PublicFacts, workplace: Workplace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
@@ -66,13 +67,25 @@ class EncoderSettings:
         )
 
 
-def public_model(config: EncoderSettings, session: Session) -> Classifier:
-    """Build the model on the session's device. InputError where its encoder was learned from the session's
-    own images.
+def public_model(
+    config: EncoderSettings, session: Session, begin: Callable[[Classifier], None] | None = None
+) -> Classifier:
+    """Build the model on the session's device.
+
+    Args:
+        config: says which.
+        session: the session.
+        begin: gives it its weights, also those of the encoder, which by default is fitted.
+
+    Raises:
+        InputError: its encoder was learned from the session's own images.
     """
     model = config.build_model(session.facts, fit=False)
     encoder = features_of(model).encoder
     session.refuse_own(encoder)
+    if begin is not None:
+        begin(model.to(session.device))
+        return model
     fit_once(encoder.to(session.device), partial(session.tell, "looking at random processes"))
     session.agree(encoder)
     return model.to(session.device)

@@ -24,6 +24,11 @@ Makes = Literal["a classifier", "images"]
 PREVIEWED_OF_A_CLASS = 10
 """The number of images of each class in a preview, which fill a row of its grid."""
 
+GUARANTEE = "guarantee"
+"""The fact about what was learned that says what it has cost: while a run learns, what the earlier run has
+that it takes up, if there is one.
+"""
+
 
 @dataclass(frozen=True, eq=False)
 class Learned:

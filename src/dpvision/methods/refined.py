@@ -4,16 +4,14 @@ are one release with less. The private images pay for both.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, make_dataclass
-from functools import cache
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from dpvision.methods.estimates import Estimate
-from dpvision.methods.method import Finished, Learned, Makes, Method, Workplace
+from dpvision.methods.continued import Continued, check_not_released
+from dpvision.methods.method import Learned, Method
 from dpvision.methods.registry import REFINED
 from dpvision.methods.releases import Reusable, open_release
 from dpvision.methods.session import Session
@@ -23,24 +21,21 @@ from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
 
 
-class Refined:
+class Refined(Continued):
     """Another method, whose release refines that of an earlier run on the same images.
 
     Args:
         method: the method.
     """
 
-    makes: Makes = "images"
-    needs_labels = False
+    method: Reusable
 
     def __init__(self, method: Method) -> None:
         if not isinstance(method, Reusable):
             raise InputError(
                 f"what {method.name} releases cannot be refined; that of dp-moments or dp-mepf can"
             )
-        self.method: Reusable = method
-        self.name = REFINED + method.name
-        self.config_class = _with_refine(method.config_class)
+        super().__init__(method, REFINED, "refine")
 
     def default_config(
         self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
@@ -61,36 +56,11 @@ class Refined:
         """Return those of the second release."""
         return self.method.stages_again(config, facts, noise_multiplier)
 
-    def estimate(self, config: Any, facts: PublicFacts, device: torch.device) -> Estimate:
-        """Estimate what a run takes; see :class:`Method`."""
-        return self.method.estimate(config, facts, device)
-
     def learn(self, config: Any, session: Session) -> Learned:
         """Make the second release. What is learned is the mean of both, with what is known of the earlier
         one: its guarantee too.
         """
         return self.method.learn_again(config, open_release(config.refine)[1], session)
-
-    def finish(self, config: Any, learned: Learned, facts: PublicFacts, workplace: Workplace) -> Finished:
-        """Make of the mean of both releases what is published."""
-        return self.method.finish(config, learned, facts, workplace)
-
-
-@cache
-def _with_refine(settings: type) -> type:
-    """Return a class of settings that has "refine" beside: the directory of the earlier run, or its
-    release.
-    """
-    name = f"Refined{settings.__name__}"
-    return make_dataclass(name, [("refine", str)], bases=(settings,), frozen=True, kw_only=True)
-
-
-def check_not_released(
-    given: Mapping[str, Any], of_release: Mapping[str, Any], where: str | os.PathLike[str]
-) -> None:
-    """Raise InputError for a setting that is part of what was released."""
-    for name in given.keys() & of_release.keys():
-        raise InputError(f"{name} is part of what was released in {where} and stays as it is; leave it out")
 
 
 def _check_same(facts: PublicFacts, earlier: Learned, run: str) -> None:

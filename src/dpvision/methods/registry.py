@@ -21,7 +21,7 @@ name of the method.
 
 AUTO = "auto"
 """What stands in the place of a method that was not named: of a classifier's it is chosen by
-:mod:`dpvision.methods.auto`, of images' it is `OF_IMAGES`, or that of the run that is refined.
+:mod:`dpvision.methods.auto`, of images' it is `OF_IMAGES`, or that of the run that is taken up.
 """
 
 OF_IMAGES = "dp-moments"
@@ -33,6 +33,11 @@ TUNED = "tune:"
 REFINED = "refine:"
 """What a method's name has before it where an earlier release is refined, see
 :mod:`dpvision.methods.refined`.
+"""
+
+FROM = "from:"
+"""What a method's name has before it where training goes on from an earlier release, see
+:mod:`dpvision.methods.going_on`.
 """
 
 _OURS = {
@@ -86,6 +91,10 @@ def find_method(name: str, makes: Makes | None = None) -> Method:
         from dpvision.methods.refined import Refined
 
         return Refined(find_method(name.removeprefix(REFINED)))
+    if name.startswith(FROM):
+        from dpvision.methods.going_on import GoingOn
+
+        return GoingOn(find_method(name.removeprefix(FROM)))
     if name == AUTO and makes == "images":
         name = OF_IMAGES
     check_known(name)
@@ -94,6 +103,17 @@ def find_method(name: str, makes: Makes | None = None) -> Method:
         fitting = ", ".join(each for each in known_methods() if find_method(each).makes == makes)
         raise InputError(f"there is no method '{name}' that makes {makes}; choose one of {fitting}")
     return method
+
+
+def plain_name(name: str) -> str:
+    """Return what a method is called where nothing is tuned, refined or gone on from.
+
+    >>> plain_name("from:dp-sgd")
+    'dp-sgd'
+    """
+    for prefix in (TUNED, REFINED, FROM):
+        name = name.removeprefix(prefix)
+    return name
 
 
 @cache

@@ -144,6 +144,22 @@ class Session:
             torch.default_generator.manual_seed(seed)
             return build().to(self.device)
 
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that has the run's directory and its account."""
+        return self._peers.leads
+
+    def begin_with(self, module: nn.Module, weights: Sums) -> None:
+        """Give a module weights that were released before, in all processes of the run. Those that follow get
+        the leader's.
+
+        Raises:
+            InputError: the weights are of another module.
+        """
+        if self.leads:
+            module.load_state_dict(_checked(weights, module.state_dict()))
+        self.agree(module)
+
     def agree(self, module: nn.Module) -> None:
         """Let all processes of the run have the leader's weights of a module, such as an encoder: fitted on
         other hardware they may differ.

@@ -21,6 +21,11 @@ from dpvision.privacy.group_privacy import group_epsilons
 from dpvision.privacy.strength import strength
 from dpvision.reports.guarantee_file import FIXED_SEED, events_of, in_words
 
+TRAINING_TIME = "training time, to one digit: it depends on how many images the batches happened to hold"
+TEST_IMAGES = "test images, for the test accuracy: the guarantee does not cover them"
+OF_A_CARD = (TRAINING_TIME, TEST_IMAGES)
+"""What no guarantee covers of a card itself, and so not of what is made of its release."""
+
 _BY_PLD = "privacy loss distributions (PLD)"
 _BY_RDP = "Rényi differential privacy, for a selection is composed by it alone"
 
@@ -54,11 +59,9 @@ def release_card(
     """
     reads = []
     if "training_seconds" not in more:
-        reads.append(
-            "training time, to one digit: it depends on how many images the batches happened to hold"
-        )
+        reads.append(TRAINING_TIME)
     if test is not None:
-        reads.append("test images, for the test accuracy: the guarantee does not cover them")
+        reads.append(TEST_IMAGES)
     return {
         **guarantee,
         "strength": strength_of({**guarantee, "pool": pool}),
@@ -133,7 +136,7 @@ def guarantee(
         **in_words(budget.neighboring_relation, facts.unit, broken_by),
         "target_epsilon": budget.epsilon,
         "accountant": {
-            "epsilon_by": _BY_PLD if all(event.has_pair for event in account.spent) else _BY_RDP,
+            "epsilon_by": accounted_by(account.spent),
             "version": f"dp-accounting {version('dp-accounting')}",
             "epsilon_by_rdp": account.epsilon_spent("rdp"),
         },
@@ -164,6 +167,11 @@ def guarantee(
             else [f"sizes of the images, from which the size {chosen_size} was chosen"]
         ),
     }
+
+
+def accounted_by(events: Sequence[Event]) -> str:
+    """Say by what account the ε of these events is stated."""
+    return _BY_PLD if all(event.has_pair for event in events) else _BY_RDP
 
 
 def _groups(account: Account) -> list[dict[str, Any]]:

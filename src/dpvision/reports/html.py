@@ -13,7 +13,7 @@ from markupsafe import Markup
 from dpvision.images.text import written_out
 from dpvision.reports.beside import result_charts
 from dpvision.reports.card_charts import attack_chart, bars
-from dpvision.reports.guarantee_file import sentences
+from dpvision.reports.guarantee_file import events_of, sentences
 from dpvision.reports.settings_rows import settings_rows
 from dpvision.reports.shares_found import shares_found
 
@@ -92,6 +92,8 @@ def _names(card: Mapping[str, Any]) -> list[str]:
 
 def _tuned(card: Mapping[str, Any]) -> str:
     if "tuning" not in card:
+        if any(one["event"].get("kind") == "selection" for one in events_of(card)):
+            return "that of an earlier release, which is paid for"
         return "none on the private images; that settings were not chosen by looking at them is assumed"
     return (
         f"paid for: the best of {card['tuning']['expected_trials']:g} trials on average "

@@ -79,11 +79,10 @@ def _actors(card: Mapping[str, Any], facts: RegistryFacts) -> str:
 
 def _releases(card: Mapping[str, Any], facts: RegistryFacts) -> str:
     earlier = card.get("refined")
+    how = " of the same sums" if "images" in card else ", each trained from the one before"
     return paragraphs(
         f"{released(card)}. The loss that is stated is that of this release.",
-        f"It was made of {len(earlier)} releases of the same sums, all of which are counted."
-        if earlier
-        else None,
+        f"It was made of {len(earlier)} releases{how}, all of which are counted." if earlier else None,
         facts.other_releases
         or "What else was released of the same images, and cost them, cannot be known from this release: it "
         "is in the curator's ledger, which composes all runs and refuses what would exceed the limit that "

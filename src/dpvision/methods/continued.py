@@ -1,0 +1,70 @@
+"""Share what methods have in common whose run takes up the release of an earlier one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import make_dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+from dpvision.methods.estimates import Estimate
+from dpvision.methods.method import Finished, Learned, Makes, Method, Workplace
+from dpvision.methods.stages import Stage
+from dpvision.privacy.errors import InputError
+from dpvision.privacy.facts import PublicFacts
+
+
+class Continued:
+    """Another method, in a run that takes up what an earlier one has released. All is as that method does it
+    but for what a subclass defines.
+
+    Args:
+        method: the other method.
+        prefix: what its name has before it.
+        settings: names of settings, texts, that there are beside its own.
+    """
+
+    method: Method
+    makes: Makes
+    needs_labels: bool
+
+    def __init__(self, method: Method, prefix: str, *settings: str) -> None:
+        self.method = method
+        self.name = prefix + method.name
+        self.makes, self.needs_labels = method.makes, method.needs_labels
+        self.config_class = _with_texts(method.config_class, prefix, settings)
+
+    def stages(self, config: Any, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
+        """Return the stages of this run alone; see :class:`Method`."""
+        return self.method.stages(config, facts, noise_multiplier)
+
+    def estimate(self, config: Any, facts: PublicFacts, device: torch.device) -> Estimate:
+        """Estimate what a run takes; see :class:`Method`."""
+        return self.method.estimate(config, facts, device)
+
+    def finish(self, config: Any, learned: Learned, facts: PublicFacts, workplace: Workplace) -> Finished:
+        """Make of what both runs have released what is published."""
+        return self.method.finish(config, learned, facts, workplace)
+
+
+def check_not_released(
+    given: Mapping[str, Any], of_release: Mapping[str, Any], where: str | os.PathLike[str]
+) -> None:
+    """Raise InputError for a setting that is part of what was released."""
+    for name in given.keys() & of_release.keys():
+        raise InputError(f"{name} is part of what was released in {where} and stays as it is; leave it out")
+
+
+@cache
+def _with_texts(settings: type, prefix: str, names: tuple[str, ...]) -> type:
+    """Return a class of settings that has texts of these names beside."""
+    return make_dataclass(
+        f"{prefix.rstrip(':').title()}{settings.__name__}",
+        [(name, str) for name in names],
+        bases=(settings,),
+        frozen=True,
+        kw_only=True,
+    )

@@ -1,0 +1,161 @@
+"""Go on training from the classifier that an earlier run has released, in place of one with fresh weights.
+The private images pay for both runs.
+
+Guarantee:
+    The earlier release came of mechanisms that were paid for, so that to begin with it is to choose the next
+    steps by what has been released: composition is adaptive. What both runs cost is composed in one account
+    (:func:`dpvision.api.refinement.cost_of_both`), whether they were on the same images or on others, for an
+    image that is in one of them alone pays for less. ``tests/api/test_going_on.py`` compares it with the
+    ledger of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from dpvision.methods.continued import Continued, check_not_released
+from dpvision.methods.gradient_descent import images_over_noise
+from dpvision.methods.method import GUARANTEE, Learned, Method
+from dpvision.methods.registry import FROM
+from dpvision.methods.session import Session
+from dpvision.methods.settings import setting_types
+from dpvision.methods.start import Start, open_start
+from dpvision.networks import Classifier
+from dpvision.privacy.budget import Budget
+from dpvision.privacy.errors import InputError
+from dpvision.privacy.facts import PublicFacts
+
+Begin = Callable[[Classifier], None]
+"""It gives a classifier, on the session's device, the weights that training begins with."""
+
+SETTING, DIGEST = "from_run", "from_digest"
+"""The settings that say where a run goes on from: the directory of the earlier run, or its release; and the
+SHA-256 of the guarantee.json there, which no run chooses.
+"""
+
+BATCH = "expected_batch_size"
+RATES = frozenset({"learning_rate", "phase_iii_learning_rate", "calibration_learning_rate"})
+"""The settings of which a run that goes on has by default what fits its own N and ε."""
+
+
+@runtime_checkable
+class GoesOn(Method, Protocol):
+    """A method whose training can begin with a classifier that was released before."""
+
+    def settings_of_start(self, start: Start) -> dict[str, Any]:
+        """Return the settings that say what classifier it is. InputError where this method trains none such,
+        or they are not known.
+        """
+
+    def taken_over(self, settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of an earlier run of this method that one from there has by default.
+
+        Args:
+            settings: those of the earlier run.
+            given: those that are given for this one.
+
+        Raises:
+            InputError: the one cannot follow on the other.
+        """
+
+    def learn_from(self, config: Any, session: Session, begin: Begin | None) -> Learned:
+        """Learn as `learn` does, but from a classifier to which ``begin`` gives its first weights. What is
+        learned are then all weights, also those that did not learn. None is for fresh ones.
+        """
+
+
+class GoingOn(Continued):
+    """Another method, whose training begins with what an earlier run has released.
+
+    Args:
+        method: the method.
+    """
+
+    method: GoesOn
+
+    def __init__(self, method: Method) -> None:
+        if not isinstance(method, GoesOn):
+            raise InputError(
+                f"{method.name} does not train by steps, and cannot go on from a release; dp-sgd, "
+                "dp-mix-self and dp-mix-diff can, from a network, and dp-randp from a head on an encoder "
+                "(--method)"
+            )
+        super().__init__(method, FROM, SETTING, DIGEST)
+
+    def default_config(
+        self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
+    ) -> Any:
+        """Keep what says what classifier it is. The other settings are by default those of the earlier run,
+        if that was of the same method, with batches of the same share of the images, and with learning rates
+        that are smaller in proportion where there is more noise; or else the method's.
+
+        Raises:
+            InputError: a setting says otherwise than the release, or the images do not fit it.
+        """
+        if DIGEST in overrides:
+            raise InputError(f"no run chooses {DIGEST}; leave it out")
+        start = open_start(overrides[SETTING])
+        given = {name: value for name, value in overrides.items() if name not in (SETTING, DIGEST)}
+        kept = self.method.settings_of_start(start)
+        others = {name: value for name, value in given.items() if value != kept.get(name)}
+        check_not_released(others, kept, start.place)
+        _check_fits(facts, start)
+        before = self._before(start, facts, budget, given)
+        config = self.method.default_config(facts, budget, device, {**before, **given, **kept})
+        return self.config_class(**asdict(config), **{SETTING: start.place, DIGEST: start.digest})
+
+    def _before(
+        self, start: Start, facts: PublicFacts, budget: Budget, given: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the defaults that follow from the settings of the earlier run."""
+        if start.method != self.method.name:
+            return {}
+        known = setting_types(self.method.config_class)
+        settings = {name: value for name, value in start.settings.items() if name in known}
+        found = self.method.taken_over(settings, given)
+        if BATCH in found:
+            share = found[BATCH] / start.card["num_examples"]
+            found[BATCH] = max(1, round(share * facts.num_examples))
+        more_noise = images_over_noise(facts.num_examples, budget) / start.images_over_noise
+        for name in RATES & found.keys():
+            found[name] = float(f"{min(1.0, more_noise) * found[name]:.3g}")
+        return found
+
+    def learn(self, config: Any, session: Session) -> Learned:
+        """Train from there. With what is learned is the guarantee of the earlier release."""
+        if not session.leads:  # a process that follows may not see the release, and is given the weights
+            return self.method.learn_from(config, session, lambda model: session.begin_with(model, {}))
+        start = open_start(getattr(config, SETTING))
+        if start.digest != getattr(config, DIGEST):
+            raise InputError(
+                f"{start.place} is not the release that this run began with; restore that, or start a new run"
+            )
+
+        def begin(model: Classifier) -> None:
+            start.check_makes(model)
+            session.begin_with(model, start.weights)
+
+        learned = self.method.learn_from(config, session, begin)
+        return replace(learned, facts={**learned.facts, GUARANTEE: start.card})
+
+
+def _check_fits(facts: PublicFacts, start: Start) -> None:
+    """Raise InputError unless a classifier can learn more from such images."""
+    model, unit = start.card["model"], start.card.get("unit", "image")
+    if unit != facts.unit:
+        raise InputError(
+            f"{start.place} protects {unit}s and a run on these images {facts.unit}s; both must protect the "
+            "same"
+        )
+    ours = {"images of shape": list(facts.image_shape), "the classes": list(facts.class_names)}
+    theirs = {"images of shape": model["image_shape"], "the classes": model["class_names"]}
+    for what, here in ours.items():
+        if here != theirs[what]:
+            raise InputError(
+                f"the classifier of {start.place} is for {what} {theirs[what]}, not {here}; give images that "
+                "fit it, with the same classes in the same order"
+            )
