@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dpvision.api.auditing import Audit, audit
     from dpvision.api.cards import Comparison, compare, registry_entry
     from dpvision.api.comparing import Runs, runs_in
+    from dpvision.api.diagnosing import Diagnosis, doctor
     from dpvision.api.forecast import Forecast, plan
     from dpvision.api.measuring import evaluate_images
     from dpvision.api.membership_inference import Membership, membership
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Audit",
     "Comparison",
+    "Diagnosis",
     "Forecast",
     "Membership",
     "Prediction",
@@ -41,6 +43,7 @@ __all__ = [
     "audit",
     "compare",
     "curves",
+    "doctor",
     "evaluate",
     "evaluate_images",
     "load",
@@ -64,6 +67,7 @@ __all__ = [
 _HOMES = {
     "Audit": "dpvision.api.auditing",
     "Comparison": "dpvision.api.cards",
+    "Diagnosis": "dpvision.api.diagnosing",
     "Forecast": "dpvision.api.forecast",
     "Membership": "dpvision.api.membership_inference",
     "Prediction": "dpvision.api.using",
@@ -76,6 +80,7 @@ _HOMES = {
     "audit": "dpvision.api.auditing",
     "compare": "dpvision.api.cards",
     "curves": "dpvision.api.watching",
+    "doctor": "dpvision.api.diagnosing",
     "evaluate": "dpvision.api.using",
     "evaluate_images": "dpvision.api.measuring",
     "load": "dpvision.api.using",
