@@ -9,6 +9,7 @@ from dpvision._lazy import lazy
 if TYPE_CHECKING:
     from dpvision.api.auditing import Audit, audit
     from dpvision.api.comparing import Runs, runs_in
+    from dpvision.api.diagnosing import Diagnosis, doctor
     from dpvision.api.forecast import Forecast, plan
     from dpvision.api.measuring import evaluate_images
     from dpvision.api.membership_inference import Membership, membership
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Audit",
     "Comparison",
+    "Diagnosis",
     "Forecast",
     "Membership",
     "Prediction",
@@ -42,6 +44,7 @@ __all__ = [
     "audit",
     "compare",
     "curves",
+    "doctor",
     "evaluate",
     "evaluate_images",
     "load",
@@ -65,6 +68,7 @@ __all__ = [
 _HOMES = {
     "Audit": "dpvision.api.auditing",
     "Comparison": "dpvision.api.two_releases",
+    "Diagnosis": "dpvision.api.diagnosing",
     "Forecast": "dpvision.api.forecast",
     "Membership": "dpvision.api.membership_inference",
     "Prediction": "dpvision.api.using",
@@ -77,6 +81,7 @@ _HOMES = {
     "audit": "dpvision.api.auditing",
     "compare": "dpvision.api.two_releases",
     "curves": "dpvision.api.watching",
+    "doctor": "dpvision.api.diagnosing",
     "evaluate": "dpvision.api.using",
     "evaluate_images": "dpvision.api.measuring",
     "load": "dpvision.api.using",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Unpack
 
 from dpvision.api.accounts import make_account, private_record
 from dpvision.api.config import RunConfig, Sources
+from dpvision.api.keywords import AuditKeywords
 from dpvision.api.options import AuditOptions, takes
 from dpvision.api.run import prepare
 from dpvision.api.sources import Source
@@ -94,7 +95,7 @@ class Audit:
 
 
 @takes(AuditOptions)
-def audit(data: Source, *, progress: Progress | None = None, **options: Any) -> Audit:
+def audit(data: Source, *, progress: Progress | None = None, **options: Unpack[AuditKeywords]) -> Audit:
     """Train with canaries, as a run would, and bound ε from below by what comes out.
 
     The run spends ε of the data's budget, as any other, and is in the ledger. It keeps no model and writes no

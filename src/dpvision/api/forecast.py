@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import prod
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from dpvision.api.options import PlanOptions, takes
 from dpvision.runs.memory import forget_peak, peak_bytes
 
 if TYPE_CHECKING:
     from dpvision.api.config import RunConfig
+    from dpvision.api.keywords import PlanKeywords
     from dpvision.api.sources import Source
     from dpvision.privacy import NeighboringRelation
 
@@ -113,7 +114,7 @@ class Forecast:
 
 
 @takes(PlanOptions)
-def plan(data: Source, **options: Any) -> Forecast:
+def plan(data: Source, **options: Unpack[PlanKeywords]) -> Forecast:
     """Say what a run with the same options would do. Spends nothing and writes nothing.
 
     Args:

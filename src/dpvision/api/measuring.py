@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Unpack
 
 from dpvision.api.devices import resolve_device
 from dpvision.api.membership_inference import NOTICE
@@ -33,6 +33,7 @@ from dpvision.evaluation import (
 from dpvision.evaluation.benchmark_training import BENCHMARK_NETWORKS
 from dpvision.evaluation.soft_labels import soft_labels
 from dpvision.images import open_images
+from dpvision.images.keywords import ChoiceKeywords
 from dpvision.methods import check_settings
 from dpvision.networks import WideResNet
 from dpvision.priors import build_encoder
@@ -68,7 +69,7 @@ def evaluate_images(
     seed: int = 0,
     device: str | None = None,
     progress: Progress | None = None,
-    **choices: Any,
+    **choices: Unpack[ChoiceKeywords],
 ) -> list[Row]:
     """Measure the synthetic images that a run released, see `dpvision.evaluation.evaluate_synthetic`.
 

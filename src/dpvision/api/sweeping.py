@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from dpvision.api.options import OneClassifier, takes
 from dpvision.api.sweep_plan import OF_EACH_RUN, RECORD, Job, Plan
@@ -16,6 +16,7 @@ from dpvision.runs.places import check_free, is_run
 
 if TYPE_CHECKING:
     from dpvision.api.comparing import Runs
+    from dpvision.api.keywords import SweepKeywords
     from dpvision.api.publishing import Result
     from dpvision.api.sources import Source
     from dpvision.runs import Progress
@@ -59,7 +60,7 @@ def sweep(
     seeds: int = 1,
     unpaid: bool = False,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[SweepKeywords],
 ) -> Sweep:
     """Train a classifier by each method at each ε, so many times, and compare them.
 

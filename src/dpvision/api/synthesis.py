@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Unpack, cast
 
 from dpvision.api.options import SynthesisOptions, takes
 
 if TYPE_CHECKING:
+    from dpvision.api.keywords import SynthesisKeywords
     from dpvision.api.publishing import Synthesis
     from dpvision.api.sources import Source
     from dpvision.runs import Progress
 
 
 @takes(SynthesisOptions)
-def synthesize(data: Source, *, progress: Progress | None = None, **options: Any) -> Synthesis:
+def synthesize(
+    data: Source, *, progress: Progress | None = None, **options: Unpack[SynthesisKeywords]
+) -> Synthesis:
     """Release synthetic images that are (ε, δ)-differentially private in the images they are made from.
 
     Args:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from dpvision.api.options import TrainOptions, takes
 from dpvision.parallel import follows
 from dpvision.runs.places import check_run
 
 if TYPE_CHECKING:
+    from dpvision.api.keywords import TrainKeywords
     from dpvision.api.publishing import Result, Synthesis
     from dpvision.api.sources import Source
     from dpvision.images import ImageSet
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @takes(TrainOptions)
-def train(data: Source, *, progress: Progress | None = None, **options: Any) -> Result:
+def train(data: Source, *, progress: Progress | None = None, **options: Unpack[TrainKeywords]) -> Result:
     """Train a classifier that is (ε, δ)-differentially private in its training images, and release it.
 
     Args:

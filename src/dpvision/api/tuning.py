@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Unpack, cast
 
 from dpvision.api.options import TuneOptions, takes
 
 if TYPE_CHECKING:
+    from dpvision.api.keywords import TuneKeywords
     from dpvision.api.publishing import Result
     from dpvision.api.sources import Source
     from dpvision.runs import Progress
 
 
 @takes(TuneOptions)
-def tune(data: Source, *, progress: Progress | None = None, **options: Any) -> Result:
+def tune(data: Source, *, progress: Progress | None = None, **options: Unpack[TuneKeywords]) -> Result:
     """Tune the settings of a classifier on its training images and release the best, all within (ε, δ).
 
     A random number of trials are trained, each with settings that are drawn from the candidates. The one that

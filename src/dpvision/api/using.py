@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 from dpvision.api.devices import resolve_device
 from dpvision.api.sources import Reading, Source, fitting_images
@@ -16,6 +16,7 @@ from dpvision.evaluation.classification import class_at_threshold
 from dpvision.evaluation.probabilities import log_probabilities_in_parts
 from dpvision.images import ImageSet
 from dpvision.images.choices import Choices
+from dpvision.images.keywords import ChoiceKeywords
 from dpvision.networks import Classifier, register_network
 from dpvision.networks.image_generator import ImageGenerator
 from dpvision.privacy.errors import InputError
@@ -97,7 +98,7 @@ def evaluate(
     positive: str | None = None,
     threshold: float | None = None,
     progress: Progress | None = None,
-    **choices: Any,
+    **choices: Unpack[ChoiceKeywords],
 ) -> ClassifierReport:
     """Measure a run's classifier on labelled images: every figure, with its 95 % interval. The images are not
     covered by the run's guarantee.
@@ -128,7 +129,7 @@ def predict(
     split: str | None = None,
     *,
     progress: Progress | None = None,
-    **choices: Any,
+    **choices: Unpack[ChoiceKeywords],
 ) -> list[Prediction]:
     """Return the class of every image, according to a run's classifier. Last come those that cannot be read.
 
@@ -151,7 +152,7 @@ def predictions(
     split: str | None = None,
     *,
     progress: Progress | None = None,
-    **choices: Any,
+    **choices: Unpack[ChoiceKeywords],
 ) -> Iterator[Prediction]:
     """Return what :func:`predict` does one by one, so that those of very many images need not be held. The
     arguments are the same. InputError as there, before the first; or if the images cannot be read further.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from dpvision.api.options import ReadOptions
+from dpvision.cli import completion
 from dpvision.cli.interruption import interruptible
 from dpvision.cli.options import AsJson, checks, reads_images
 from dpvision.cli.output import show, table
@@ -30,7 +31,9 @@ Relation = Annotated[str, typer.Option(help="Neighbouring relation: add_or_remov
 
 @reads_images
 def data(
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help="Images, as for train.")],
+    spec: Annotated[
+        str, typer.Argument(metavar="SPEC", help="Images, as for train.", autocompletion=completion.data)
+    ],
     choices: dict[str, Any],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
     to: Annotated[
@@ -152,7 +155,12 @@ def _check_target(target: str) -> None:
 @reads_images
 def ledger(
     target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="Data as for train, a run's directory, or a ledger file.")
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="Data as for train, a run's directory, or a ledger file.",
+            autocompletion=completion.data,
+        ),
     ],
     choices: dict[str, Any],
     limit_epsilon: Annotated[

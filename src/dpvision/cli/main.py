@@ -15,6 +15,7 @@ from dpvision.cli import (
     auditing,
     cards,
     comparing,
+    diagnosing,
     methods,
     models,
     pool,
@@ -57,7 +58,6 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     help=HELP,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -89,6 +89,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Choose a method": (methods.methods, methods.settings),
     "Use a model": (models.evaluate, models.predict),
     "Data and budget": (accounting.data, accounting.ledger, accounting.epsilon, accounting.noise),
+    "This machine": (diagnosing.doctor,),
 }
 for panel, commands in PANELS.items():
     for command in commands:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dpvision.cli import completion
 from dpvision.cli.options import AsJson, checks
 from dpvision.cli.output import show
 from dpvision.methods.registry import AUTO, check_known, find_method, known_methods
@@ -29,7 +30,12 @@ def methods(as_json: AsJson = False) -> None:
 
 @checks(method=check_known)
 def settings(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="One of `dpvision methods`.")],
+    method: Annotated[
+        str,
+        typer.Argument(
+            metavar="METHOD", help="One of `dpvision methods`.", autocompletion=completion.known_method
+        ),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """List a method's settings: name, type and what each does. Defaults follow from what is public of the

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dpvision import api
+from dpvision.cli import completion
 from dpvision.cli.figures import NOT_COVERED, by_class, of_images, summary
 from dpvision.cli.options import AsJson, Run, checks, reads_images_for_a_model, with_settings
 from dpvision.cli.output import printable, show, table
@@ -39,7 +40,10 @@ Split = Annotated[
 @reads_images_for_a_model
 def evaluate(
     run: Run,
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled images, as for train.")],
+    data: Annotated[
+        str,
+        typer.Argument(metavar="DATA", help="Labelled images, as for train.", autocompletion=completion.data),
+    ],
     choices: dict[str, Any],
     split: Split = None,
     positive: Annotated[
@@ -234,7 +238,12 @@ def _evaluate_images(
 def predict(
     run: Run,
     images: Annotated[
-        str, typer.Argument(metavar="IMAGES", help="A folder of images, one image, or data as for train.")
+        str,
+        typer.Argument(
+            metavar="IMAGES",
+            help="A folder of images, one image, or data as for train.",
+            autocompletion=completion.data,
+        ),
     ],
     choices: dict[str, Any],
     out: Annotated[

@@ -25,6 +25,7 @@ from dpvision.api.options import (
     TuneOptions,
     described,
 )
+from dpvision.cli import completion
 from dpvision.privacy.errors import InputError
 
 Data = Annotated[
@@ -34,6 +35,7 @@ Data = Annotated[
         help="The private images: a folder of class folders (or of train/ and test/ with class folders), "
         "a .csv, .tsv or .parquet with a column of paths, Parquet with images, what datasets saved, .npz, "
         "a folder of IDX files or of CIFAR's, a run of synthesize, or bundled:digits.",
+        autocompletion=completion.data,
         show_default=False,
     ),
 ]
@@ -54,6 +56,7 @@ Settings = Annotated[
         metavar="KEY=VALUE",
         help="A setting of the method, such as network=wrn-16-4, steps=500 or network_options.order=1; "
         "`dpvision settings METHOD` lists them, and so does docs/reference/settings.md. Repeat for more.",
+        autocompletion=completion.setting,
         show_default=False,
     ),
 ]
@@ -64,6 +67,7 @@ SearchFor = Annotated[
         metavar="KEY=VALUE,VALUE,…",
         help="A setting to tune, with the values to choose from, such as learning_rate=10,30,100. Repeat for "
         "more: every combination is a candidate.",
+        autocompletion=completion.setting,
         show_default=False,
     ),
 ]
@@ -271,7 +275,11 @@ def _option(one: dataclasses.Field[Any]) -> inspect.Parameter:
     kinds = {"float": float, "int": int, "FilePath": Path, **several}
     kind: Any = kinds.get(str(one.type).removesuffix(" | None"), str)
     given = typer.Option(
-        _flag(one), help=described(one), metavar=one.metadata.get("metavar"), show_default=False
+        _flag(one),
+        help=described(one),
+        metavar=one.metadata.get("metavar"),
+        show_default=False,
+        autocompletion=completion.OF_OPTIONS.get(one.name),
     )
     return _parameter(one.name, Annotated[kind | None, given])
 

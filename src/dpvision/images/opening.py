@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from dpvision.images.bundled import Bundled
 from dpvision.images.choices import Choices, takes_choices
@@ -18,6 +18,7 @@ from dpvision.images.files import NoLabelsError, physical_memory
 from dpvision.images.folder import Folder
 from dpvision.images.idx import Idx
 from dpvision.images.image_set import ImageSet
+from dpvision.images.keywords import ChoiceKeywords
 from dpvision.images.npz import Npz
 from dpvision.images.parquet import Parquet
 from dpvision.images.pixel_file import Told
@@ -49,7 +50,11 @@ READERS: tuple[type[DataSet], ...] = (
 
 @takes_choices
 def open_images(
-    spec: str | os.PathLike[str], split: str = "train", *, labelled: bool | None = True, **choices: Any
+    spec: str | os.PathLike[str],
+    split: str = "train",
+    *,
+    labelled: bool | None = True,
+    **choices: Unpack[ChoiceKeywords],
 ) -> ImageSet:
     """Read one split of a data set: into memory, as `Images`; or, where its pixels take more than a quarter
     of the memory, into a store on disk, see `cache_images`. Where there is such a store it is used.
@@ -103,7 +108,7 @@ def cache_images(
     *,
     labelled: bool | None = True,
     told: Told | None = None,
-    **choices: Any,
+    **choices: Unpack[ChoiceKeywords],
 ) -> StoredImages:
     """Read one split of a data set into a store on disk, unless that was done, and return the images in it.
 
@@ -163,7 +168,7 @@ def _untold(done: int, total: int) -> None:
 
 
 @takes_choices
-def available_splits(spec: str | os.PathLike[str], **choices: Any) -> tuple[str, ...]:
+def available_splits(spec: str | os.PathLike[str], **choices: Unpack[ChoiceKeywords]) -> tuple[str, ...]:
     """Return the splits that open_images can read from spec, with the same choices, out of "train", "val" and
     "test".
 
@@ -175,7 +180,7 @@ def available_splits(spec: str | os.PathLike[str], **choices: Any) -> tuple[str,
 
 @takes_choices
 def image_sizes(
-    spec: str | os.PathLike[str], split: str = "train", **choices: Any
+    spec: str | os.PathLike[str], split: str = "train", **choices: Unpack[ChoiceKeywords]
 ) -> Counter[tuple[int, int]]:
     """Count the images of a split by size (width, height), as stored (and as kept if no size is asked for).
 

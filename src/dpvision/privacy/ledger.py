@@ -99,6 +99,11 @@ class Ledger:
 
     Safe to use from several processes at once.
 
+    Args:
+        path: the file.
+        read_only: leave the file as it is: also who may read it, and a line that was cut off. Nothing can be
+            written.
+
     Guarantee: what a run records is on disk before `record` returns; what all runs have spent, and what open
     ones have reserved, never costs more than a limit that was set before they opened. It holds as long as
     nobody takes the file away or puts an older one in its place (see above). ``tests/privacy/test_ledger.py``
@@ -108,8 +113,9 @@ class Ledger:
         InputError: from any method, when the file cannot be read or written, or was tampered with.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
         self.path = Path(path)
+        self._read_only = read_only
         self._forget()
         if not os.path.exists(self.path):
             raise InputError(f"there is no ledger at {self.path}; restore it from a copy if there was one.")
@@ -138,7 +144,7 @@ class Ledger:
         except OSError as error:
             raise _unusable(path, error) from error
         ledger = cls.__new__(cls)
-        ledger.path = path
+        ledger.path, ledger._read_only = path, False
         ledger._forget()
         with ledger._locked() as file:
             if ledger._dataset is None:
@@ -258,6 +264,11 @@ class Ledger:
         with self._locked():
             return {run_id: run.counted for run_id, run in self._runs.items()}
 
+    def open_runs(self) -> dict[str, About]:
+        """Return what the runs that may still spend are, by their id."""
+        with self._locked():
+            return {run_id: run.about for run_id, run in self._runs.items() if run.is_open}
+
     def close_run(self, run_id: str) -> None:
         """End a run: what it planned but did not spend is free again.
 
@@ -342,14 +353,15 @@ class Ledger:
     def _locked(self) -> Iterator[IO[bytes]]:
         """Open the file under an exclusive lock, with whatever other processes appended taken in."""
         try:
-            file = self.path.open("r+b", buffering=0)
+            file = self.path.open("rb" if self._read_only else "r+b", buffering=0)
         except OSError as error:
-            raise _unusable(self.path, error) from error
+            raise self._unusable(error) from error
         try:
-            with suppress(OSError):  # of who may write, but is not the owner
-                os.fchmod(file.fileno(), 0o600)  # whatever the umask, and who wrote it before
+            if not self._read_only:
+                with suppress(OSError):  # of who may write, but is not the owner
+                    os.fchmod(file.fileno(), 0o600)  # whatever the umask, and who wrote it before
             try:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                fcntl.flock(file, fcntl.LOCK_SH if self._read_only else fcntl.LOCK_EX)
             except OSError as error:
                 raise InputError(
                     f"the ledger {self.path} cannot be locked: {error.strerror or error}; keep it on a file "
@@ -358,13 +370,13 @@ class Ledger:
             try:
                 self._catch_up(file)
             except OSError as error:
-                raise _unusable(self.path, error) from error
+                raise self._unusable(error) from error
             yield file
         finally:
             try:
                 file.close()
             except OSError as error:  # that of an earlier write, over a network
-                raise _unusable(self.path, error) from error
+                raise self._unusable(error) from error
 
     def _catch_up(self, file: IO[bytes]) -> None:
         size = os.fstat(file.fileno()).st_size
@@ -382,7 +394,7 @@ class Ledger:
             self._take_in(torn)  # a line whose end was changed
         elif torn and not torn.startswith(_BEGINNING[: len(torn)]):
             raise InputError(f"{self.path} is no ledger; name another file.")
-        elif torn:
+        elif torn and not self._read_only:
             # Its writer died within the write, so before any noise was drawn for it.
             file.truncate(self._offset)
 
@@ -443,8 +455,11 @@ class Ledger:
         except OSError as error:
             with suppress(OSError):  # a line that stays counts, though nothing is released for it
                 file.truncate(self._offset)
-            raise _unusable(self.path, error) from error
+            raise self._unusable(error) from error
         self._take_in(line)
+
+    def _unusable(self, error: OSError) -> InputError:
+        return _unusable(self.path, error, "read" if self._read_only else "written")
 
 
 def default_ledger_path(digest: str) -> Path:
@@ -471,8 +486,8 @@ def _hash(entry: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
 
 
-def _unusable(path: Path, error: OSError) -> InputError:
-    return InputError(f"the ledger {path} cannot be written: {error.strerror or error}.")
+def _unusable(path: Path, error: OSError, what_fails: str = "written") -> InputError:
+    return InputError(f"the ledger {path} cannot be {what_fails}: {error.strerror or error}.")
 
 
 def sync_folder(folder: Path) -> None:

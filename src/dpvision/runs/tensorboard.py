@@ -56,7 +56,7 @@ class EventFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._writer_of = import_extra(
-            "torch.utils.tensorboard", f"going on with the event files in {folder}", FOLDER
+            "torch.utils.tensorboard", f"going on with the event files in {folder}", extra="tensorboard"
         ).SummaryWriter
         self._writer: Any = None
         self._epsilon = EpsilonSoFar()
