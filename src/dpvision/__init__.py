@@ -14,6 +14,7 @@ from dpvision._lazy import lazy
 
 if TYPE_CHECKING:
     from dpvision.api import (
+        DPImageClassifier,
         audit,
         compare,
         curves,
@@ -49,6 +50,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Budget",
+    "DPImageClassifier",
     "Images",
     "InputError",
     "__version__",
@@ -81,6 +83,7 @@ __all__ = [
 
 _HOMES = {
     "Budget": "dpvision.privacy",
+    "DPImageClassifier": "dpvision.api",
     "Images": "dpvision.images",
     "InputError": "dpvision.privacy",
     "audit": "dpvision.api",

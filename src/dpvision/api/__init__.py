@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dpvision.api.auditing import Audit, audit
     from dpvision.api.cards import Comparison, compare, registry_entry
     from dpvision.api.comparing import Runs, runs_in
+    from dpvision.api.estimator import DPImageClassifier
     from dpvision.api.forecast import Forecast, plan
     from dpvision.api.measuring import evaluate_images
     from dpvision.api.membership_inference import Membership, membership
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Audit",
     "Comparison",
+    "DPImageClassifier",
     "Forecast",
     "Membership",
     "Prediction",
@@ -64,6 +66,7 @@ __all__ = [
 _HOMES = {
     "Audit": "dpvision.api.auditing",
     "Comparison": "dpvision.api.cards",
+    "DPImageClassifier": "dpvision.api.estimator",
     "Forecast": "dpvision.api.forecast",
     "Membership": "dpvision.api.membership_inference",
     "Prediction": "dpvision.api.using",
