@@ -236,7 +236,8 @@ class DPImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
         """Return the likeliest class of each image, [n]. Arguments and errors as for `predict_proba`."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        likeliest = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[likeliest]
 
     @classmethod
     def from_release(cls, path: str | os.PathLike[str], *, classes: Any = None, **parameters: Any) -> Self:
