@@ -15,6 +15,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits
@@ -146,7 +147,7 @@ def test_images_are_the_same_however_they_are_laid_out() -> None:
     of_range = clone(digits).set_params(value_range=(0, 255))
     vars(of_range).update({name: value for name, value in vars(digits).items() if name.endswith("_")})
     for one, given in (
-        (digits, X[:, None]),
+        (digits, torch.from_numpy(X)[:, None]),
         (digits, X[..., None]),
         (digits, X.reshape(-1, 64)),
         (digits, X / 255),
@@ -165,6 +166,10 @@ def test_colours_and_names_of_columns() -> None:
     table = pd.DataFrame(X.reshape(-1, 64), columns=[f"pixel {index}" for index in range(64)])
     found = classifier(unpaid=True, image_shape=(8, 8)).fit(table, pd.Series(NAMES))
     assert found.feature_names_in_.tolist() == table.columns.tolist()
+    mixed = table.rename(columns={"pixel 0": 0})
+    with pytest.raises(TypeError, match="Feature names are only supported"):
+        classifier(image_shape=(8, 8)).fit(mixed, NAMES)
+    assert ledgers() == []
     with pytest.raises(ValueError, match="feature names should match"):
         found.predict(table.rename(columns={"pixel 0": "other"}))
 

@@ -72,13 +72,13 @@ class DPImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Each `fit` is a run of `dpvision.train`, or of `dpvision.tune` where there is something to search.
 
     Guarantee: a fitted classifier, its pickle and its release are (ε, δ)-differentially private in the images
-    and labels given to `fit`, as ``card_`` says, as long as each row of X is of one image alone. To keep it
-    so, and to keep ε the price of all that was learned,
+    and labels given to `fit`, as ``card_`` says, as long as each row of X is of one image alone, and that is
+    in no other row. To keep it so, and to keep ε the price of all that was learned,
 
     - `fit` refuses images on which anything was spent already, by whichever run on this machine and as part
-      of whichever data set; with ``again`` it does not, and the ledger adds it up. Images that are the same
-      number for number are found for certain, and, where there are several, most copies that were scaled,
-      resized, compressed again or flipped left to right.
+      of whichever data set; with ``again`` it does not, and the ledger adds it up. Images are known for
+      certain by their pixels of 8 bits, those with a ``value_range`` by the numbers before it; and, where
+      there are several, most that were scaled, resized, compressed again or flipped left to right.
     - `fit` and `clone` refuse to work within `GridSearchCV`, `cross_val_score`, `BaggingClassifier` and
       whatever else of scikit-learn fits many classifiers; ``search`` pays for a choice within the one ε.
     - `fit` refuses to work after a step of a `Pipeline` that learns from the images.
@@ -194,6 +194,10 @@ class DPImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         array, labels = check_X_y(X, y, allow_nd=True, estimator=self)
         check_classification_targets(labels)
         classes, numbers = _numbered(labels, self.classes)
+        columns = BaseEstimator()
+        validate_data(
+            columns, X, skip_check_array=True, ensure_2d=False
+        )  # finds their names, if they have some
         images = self._images(array, numbers, classes=[str(one) for one in classes.tolist()], units=units)
         with self._directory() as place:
             given = {name: getattr(self, name) for name in _OF_TRAIN}
@@ -203,7 +207,8 @@ class DPImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             result = cast(
                 "Result", whole_run(images, options, "a classifier", _Lines() if self.verbose else None)
             )
-        validate_data(self, X, skip_check_array=True, ensure_2d=False)  # takes the names of columns
+        self.__dict__.pop("feature_names_in_", None)
+        self.__dict__.update(columns.__dict__)
         self._take(place, result.release, result.model, classes)
         if self.again and not self.unpaid:
             _tell_total(images, Budget(self.epsilon, self.delta_, cast(Any, self.neighboring_relation)))
