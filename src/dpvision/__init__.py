@@ -14,6 +14,7 @@ from dpvision._lazy import lazy
 
 if TYPE_CHECKING:
     from dpvision.api import (
+        DPImageClassifier,
         audit,
         compare,
         curves,
@@ -50,6 +51,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Budget",
+    "DPImageClassifier",
     "Images",
     "InputError",
     "__version__",
@@ -83,6 +85,7 @@ __all__ = [
 
 _HOMES = {
     "Budget": "dpvision.privacy",
+    "DPImageClassifier": "dpvision.api",
     "Images": "dpvision.images",
     "InputError": "dpvision.privacy",
     "audit": "dpvision.api",

@@ -164,7 +164,7 @@ def test_unpaid_runs_are_in_no_account_and_say_so(images: Images, tmp_path: Path
     for row in done.runs.rows:
         release = Path(row.path) / "release"
         for file in ("card.json", "card.md", "guarantee.json"):
-            assert "they were said to be public (`sweep --unpaid`)" in (release / file).read_text()
+            assert "they were said to be public (unpaid)" in (release / file).read_text()
         assert dpvision.runs_in(release).rows[0].cost == "unpaid"
         assert dpvision.verify(release).holds
     assert done.chart is not None

@@ -56,10 +56,14 @@ class Machine:
     def ledger(self, name: str) -> Ledger:
         return Ledger.for_dataset(self.folder / f"{name}.jsonl", (name.encode().hex() * 64)[:64], 1000)
 
-    def account(self, run: str, ledger: str, numbers: Sequence[int], count: int = 100) -> Account:
+    def account(
+        self, run: str, ledger: str, numbers: Sequence[int], count: int = 100, *, first: bool = False
+    ) -> Account:
         prints = self.index.fingerprints(sketches(numbers))
         images = IndexedImages(self.index, self.index.identities(digests(numbers)), prints)
-        return Account(Budget(50.0, 1e-5), self.ledger(ledger), run, [EVENT.times(count)], images)
+        return Account(
+            Budget(50.0, 1e-5), self.ledger(ledger), run, [EVENT.times(count)], images, first=first
+        )
 
     def open(self, run: str, ledger: str, numbers: Sequence[int], count: int = 100) -> Account:
         account = self.account(run, ledger, numbers, count)
@@ -371,3 +375,27 @@ def run_in_processes(count: int, target: Callable[..., None], folder: Path, expe
     for process in many:
         process.join()
         assert process.exitcode == expected
+
+
+def test_a_run_that_is_to_be_the_first_is_refused_where_another_is(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    refusal = "earlier runs have learned from 2 of the images"
+    machine.cover(machine.ledger("limited"), digests(range(10, 20)))  # by which nothing is spent
+    begun = machine.account("begun", "a", range(8, 12), first=True)
+    begun.open()
+    late = machine.account("late", "b", range(10, 20), first=True)
+    with pytest.raises(BudgetExceeded, match=refusal):
+        late.open()  # also while the other has spent nothing, for it may
+    begun.record(EVENT)
+    begun.close()
+    with pytest.raises(BudgetExceeded, match=refusal):
+        late.open()
+    assert set(machine.ledger("b").counted()) == set()
+    machine.open("insisting", "b", range(10, 20)).close()
+    machine.account("elsewhere", "c", range(20, 30), first=True).open()
+
+
+def test_a_run_that_ended_without_spending_was_not_the_first(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.open("nothing", "a", range(10)).close()
+    machine.account("first", "b", range(10), first=True).open()

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dpvision.api.auditing import Audit, audit
     from dpvision.api.comparing import Runs, runs_in
     from dpvision.api.diagnosing import Diagnosis, doctor
+    from dpvision.api.estimator import DPImageClassifier
     from dpvision.api.forecast import Forecast, plan
     from dpvision.api.measuring import evaluate_images
     from dpvision.api.membership_inference import Membership, membership
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Audit",
     "Comparison",
+    "DPImageClassifier",
     "Diagnosis",
     "Forecast",
     "Membership",
@@ -69,6 +71,7 @@ _HOMES = {
     "Audit": "dpvision.api.auditing",
     "Comparison": "dpvision.api.two_releases",
     "Diagnosis": "dpvision.api.diagnosing",
+    "DPImageClassifier": "dpvision.api.estimator",
     "Forecast": "dpvision.api.forecast",
     "Membership": "dpvision.api.membership_inference",
     "Prediction": "dpvision.api.using",

@@ -21,7 +21,7 @@ from dpvision.privacy.ledger import About
 from dpvision.runs import RunDirectory
 
 UNPAID = (
-    "what else was learned of these images: they were said to be public (`sweep --unpaid`), so that this run "
+    "what else was learned of these images: they were said to be public (unpaid), so that this run "
     "is in no account of theirs; where they are private, nothing may be chosen by it"
 )
 """What is not covered by the guarantee of a run that is on no account, for its card."""
@@ -48,6 +48,7 @@ def make_account(
     folder: Path | None = None,
     *,
     unpaid: bool = False,
+    first: bool = False,
 ) -> Account:
     """Return the account of a run on private images, not open yet.
 
@@ -59,6 +60,7 @@ def make_account(
         method: what learns, for people who read the ledger.
         folder: the run's directory, for them too; None where it has none.
         unpaid: whether its images are public, and so no business of the index of private ones.
+        first: whether it is refused, when it opens, where others have spent anything on some of the images.
 
     Guarantee: of an image that anybody on this machine treats as private, no run is unpaid.
     ``tests/api/test_sweeping.py`` tries it.
@@ -75,9 +77,8 @@ def make_account(
         raise InputError(f"{problem}; leave out {named_option('unpaid', True)}: what a run costs them counts")
     ledger = Ledger.for_dataset(record["ledger"], record["digest"], images.num_protected, images.protects)
     about = About(str(folder.absolute()) if folder else None, method, len(images))
-    return Account(
-        budget, ledger, record["run_id"], stages.events, None if unpaid else indexed(images), about
-    )
+    known = None if unpaid else indexed(images)
+    return Account(budget, ledger, record["run_id"], stages.events, known, about, first=first)
 
 
 def check_ledger(run: RunDirectory, released: Sequence[Event]) -> None:

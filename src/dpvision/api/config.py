@@ -63,6 +63,8 @@ class RunConfig:
         data_name: what the card calls the private images, if anything.
         given: names of the settings that were given, and not left to their defaults.
         unpaid: whether the images are said to be public, and what the run costs is in no account of theirs.
+        first: whether the run is refused where others have spent anything on some of the images, or, when it
+            begins, on look-alikes.
     """
 
     method: Method
@@ -85,6 +87,7 @@ class RunConfig:
     data_name: str | None = None
     given: tuple[str, ...] = ()
     unpaid: bool = False
+    first: bool = False
 
     def tell_choice(self) -> None:
         """Announce the method that was chosen, once nothing can be refused any more."""
@@ -131,6 +134,7 @@ class RunConfig:
             "data_name": self.data_name,
             "given": list(self.given),
             "unpaid": self.unpaid,
+            "first": self.first,
         }
 
     @classmethod
@@ -170,6 +174,7 @@ class RunConfig:
                 data_name=fields["data_name"],
                 given=tuple(fields["given"]),
                 unpaid=fields["unpaid"] is True,
+                first=fields["first"] is True,
             )
 
     def session(

@@ -308,7 +308,7 @@ class TrainOptions(GoingOn, OneClassifier):
 
 @dataclass(frozen=True, kw_only=True)
 class SweptOptions(OneClassifier):
-    """Options of one run of a sweep. That it is unpaid no other command can say."""
+    """Options of one run of a sweep. That it is unpaid no command can say of a run by itself."""
 
     unpaid: bool = False
 
@@ -320,6 +320,15 @@ class TuneOptions(Searched, OneClassifier):
     search: Mapping[str, Any] = option(
         "Settings to tune, each with a list of values; every combination is a candidate."
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions(Searched, SweptOptions):
+    """Options of a fit of `DPImageClassifier`: with a search or without, and only on images on which nothing
+    was spent, unless the user insists.
+    """
+
+    first: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

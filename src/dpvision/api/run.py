@@ -34,7 +34,7 @@ from dpvision.api.config import RunConfig, Sources, open_pool_of, read_images, t
 from dpvision.api.cost_of_both import cost_of_both
 from dpvision.api.devices import resolve_device
 from dpvision.api.earlier import earlier_of
-from dpvision.api.options import FinishOptions, RunOptions, SweptOptions
+from dpvision.api.options import FinishOptions, FitOptions, RunOptions, SweptOptions
 from dpvision.api.pool_cost import described_pool, warn_of_unknown_spending
 from dpvision.api.publishing import (
     OfLearning,
@@ -196,6 +196,7 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
             data_name=getattr(options, "data_name", None),
             given=tuple(sorted(overrides)),
             unpaid=isinstance(options, SweptOptions) and options.unpaid,
+            first=isinstance(options, FitOptions) and options.first,
         ),
         Sources(private, test_images, pool),
     )
@@ -266,11 +267,20 @@ class Run:
             check_ledger(directory, released)
             record = {name: directory.of_account(name) for name in ("run_id", "digest", "ledger")}
             name = config.method.name
-            account = make_account(record, images, budget, stages, name, directory.path, unpaid=config.unpaid)
+            account = make_account(
+                record,
+                images,
+                budget,
+                stages,
+                name,
+                directory.path,
+                unpaid=config.unpaid,
+                first=config.first,
+            )
             if is_new and account.images:
                 warn_of_other_kind(images, account.images)
                 then = "what was spent on those is not composed with this run"
-                warn_of_indexed_look_alikes(images, account.images, "images", then)
+                warn_of_indexed_look_alikes(images, account.images, "images", then, refuse=config.first)
             account.open()
             checkpoints.account = account
             config.tell_choice()

@@ -17,6 +17,7 @@ from torch import Tensor
 from dpvision.images.image_set import ImageSet
 from dpvision.images.rows_on_disk import RowsOnDisk, rows_at
 from dpvision.images.sketch import mirrored
+from dpvision.privacy.errors import InputError, named_option
 from dpvision.privacy.fingerprint import Fingerprints, fingerprints_of
 from dpvision.privacy.image_index import IndexedImages
 from dpvision.privacy.near import BLOCK, Lookup
@@ -59,13 +60,19 @@ def warn_of_look_alikes(images: ImageSet, private: ImageSet, what: str, then: st
     _warn_if_more(alike, float(usual), images, what, like, then)
 
 
-def warn_of_indexed_look_alikes(images: ImageSet, known: IndexedImages, what: str, then: str) -> None:
+def warn_of_indexed_look_alikes(
+    images: ImageSet, known: IndexedImages, what: str, then: str, *, refuse: bool = False
+) -> None:
     """Warn where images look like private ones that the index of this machine knows, other than themselves.
 
     Args:
         images: the images.
         known: the same, as the index knows them.
         what, then: as for `warn_of_look_alikes`.
+        refuse: whether to refuse them instead.
+
+    Raises:
+        InputError: they are refused.
     """
     index, chosen = known.index, _evenly(len(images), MOST_LOOKED_AT)
     queries = index.fingerprints(_with_mirrored(rows_at(images.sketches, chosen)).numpy())
@@ -80,7 +87,8 @@ def warn_of_indexed_look_alikes(images: ImageSet, known: IndexedImages, what: st
     some = _evenly(len(chosen), SAMPLE)
     in_images = near_some(queries[some.numpy()], known.fingerprints, chosen[some].numpy())
     usual = max(in_index.mean(), in_images.mean())
-    _warn_if_more(alike, float(usual), images, what, "private images of earlier runs", then)
+    like = "private images of earlier runs"
+    _warn_if_more(alike, float(usual), images, what, like, then, refuse)
 
 
 def look_alikes(
@@ -141,13 +149,22 @@ def _evenly(count: int, most: int) -> Tensor:
 
 
 def _warn_if_more(
-    alike: NDArray[np.bool_], usual: float, images: ImageSet, what: str, like: str, then: str
+    alike: NDArray[np.bool_],
+    usual: float,
+    images: ImageSet,
+    what: str,
+    like: str,
+    then: str,
+    refuse: bool = False,
 ) -> None:
     """Warn where clearly more images than usual look alike, ``usual`` a share."""
     count, size = int(alike.sum()), len(alike)
     if count > UNREPORTED + CLEARLY_MORE * usual * size:
         looked_at = "" if size == len(images) else f" that were looked at, of {len(images)},"
-        logger.warning(
+        found = (
             f"{count} of the {size} {what} ({images.source}){looked_at} look like {like} (resized, "
-            f"re-compressed or flipped copies?); {then} (this is private: do not publish it)"
+            f"re-compressed or flipped copies?); {then}"
         )
+        if refuse:
+            raise InputError(f"{found}; {named_option('again', True)} insists")
+        logger.warning(f"{found} (this is private: do not publish it)")

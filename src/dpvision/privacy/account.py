@@ -39,6 +39,7 @@ class Account:
         planned: everything the run means to release.
         images: the images of the run, where what other runs spend on some of them counts too.
         about: what the run is, for people who read the ledger.
+        first: whether `open` refuses the run where others have spent anything on some of its images.
     """
 
     def __init__(
@@ -49,12 +50,15 @@ class Account:
         planned: Sequence[Event],
         images: IndexedImages | None = None,
         about: About | None = None,
+        *,
+        first: bool = False,
     ) -> None:
         self.budget = budget
         self.ledger = ledger
         self.run_id = run_id
         self.images = images
         self.about = about
+        self._first = first
         self._reservation = Reservation(planned)
         self._is_open = False
 
@@ -62,7 +66,8 @@ class Account:
         """Reserve the plan in the ledger; on taking a run up again, learn what it has spent.
 
         Raises:
-            BudgetExceeded: the plan exceeds this account's budget or the owner's limit. Nothing was written.
+            BudgetExceeded: the plan exceeds this account's budget or the owner's limit, or the run was to be
+                the first on its images and is not. Nothing was written.
         """
         planned = self.epsilon_planned()
         if planned > self.budget.epsilon:
@@ -82,7 +87,7 @@ class Account:
         if self.images is None:
             return nullcontext()
         known, planned = self.images, self._reservation.reserved
-        return known.index.admitting(self.run_id, ledger, planned, known)
+        return known.index.admitting(self.run_id, ledger, planned, known, self._first)
 
     def record(self, event: Event) -> None:
         """Count a release that is about to happen; durable when this returns.

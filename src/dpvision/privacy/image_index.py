@@ -50,7 +50,7 @@ from dpvision.privacy.ledger import Ledger, default_ledger_path, sync_folder
 from dpvision.privacy.names import AT_A_TIME, Names, in_order, names_of, rows_of
 from dpvision.privacy.owner_only import for_the_owner
 from dpvision.privacy.roles import Role
-from dpvision.privacy.standing import Standing, check_limits
+from dpvision.privacy.standing import Standing, check_first, check_limits
 
 KEY_BYTES = 32
 DIGEST_BYTES = 32
@@ -139,14 +139,18 @@ class ImageIndex:
 
     @contextlib.contextmanager
     def admitting(
-        self, run: str, ledger: Ledger, planned: Sequence[Event], images: IndexedImages
+        self, run: str, ledger: Ledger, planned: Sequence[Event], images: IndexedImages, first: bool = False
     ) -> Iterator[None]:
         """Enter a run on these images, unless it is there; while the block opens it in its ledger, no other
         is admitted. One that its ledger has already, also from before there was an index, is not checked.
 
+        Args:
+            run, ledger, planned, images: its id, its ledger, what it means to release, and its images.
+            first: refuse it where other runs have spent anything on one of the images or units, or may still.
+
         Raises:
-            BudgetExceeded: with what other runs have spent on one of the images or units, or may still, the
-                plan exceeds the limit of an owner. Nothing was written.
+            BudgetExceeded: that is so, or with what others have spent on one of the images or units, or may
+                still, the plan exceeds the limit of an owner. Nothing was written.
         """
         with self._opened() as database:
             is_known, is_open, of_all = _has(database, run), run in ledger.counted(), ledgers_of_all(ledger)
@@ -154,7 +158,10 @@ class ImageIndex:
                 _fill_batch(database, images.identities, images.fingerprints, images.units)
                 _take_over(database, of_all, besides=run)
             if not is_open:  # also of one that was killed before it was, for others may have its place by now
-                check_limits(_standings_of_batch(database, of_all), planned)
+                found = _standings_of_batch(database, of_all)
+                if first:
+                    check_first(found)
+                check_limits(found, planned)
             if not is_known:
                 _enter_batch(database, run, ledger.path, planned)
             yield

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dpvision.privacy.accounting import epsilon, noise_beside
 from dpvision.privacy.budget import Budget
-from dpvision.privacy.errors import BudgetExceeded
+from dpvision.privacy.errors import BudgetExceeded, named_option
 from dpvision.privacy.events import Event, gaussian_event
 from dpvision.privacy.facts import Unit
 from dpvision.privacy.roles import PROTECTED, Role
@@ -120,6 +120,17 @@ def check_limits(standings: Sequence[Standing], planned: Sequence[Event]) -> Non
         f"this run would bring {whom} to epsilon {to} at delta {limit.delta:g}, over {whose} "
         f"owner's limit of {limit.epsilon:g}; {rest}, or close abandoned runs (ledger {found.limit.ledger})."
     )
+
+
+def check_first(standings: Sequence[Standing]) -> None:
+    """Raise BudgetExceeded where an earlier run has spent something on one of the images, or still may."""
+    spent = [one for one in standings if one.counted]
+    if spent:
+        count, what = sum(one.images for one in spent), spent[0].unit
+        raise BudgetExceeded(
+            f"earlier runs have learned from {count} of the {what}s, and this one would spend more on them, "
+            f"which the ledger adds up; {named_option('again', True)} insists."
+        )
 
 
 def largest_fit(standings: Sequence[Standing], at: Budget) -> float:
