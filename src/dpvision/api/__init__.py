@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from dpvision._lazy import lazy
 
 if TYPE_CHECKING:
+    from dpvision.api.accounts import open_account
     from dpvision.api.auditing import Audit, audit
     from dpvision.api.cards import Comparison, compare, registry_entry
     from dpvision.api.comparing import Runs, runs_in
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from dpvision.api.sampling import sample
     from dpvision.api.sweeping import Sweep, sweep
     from dpvision.api.synthesis import synthesize
+    from dpvision.api.synthetic_dataset import SyntheticDataset, synthetic_dataset
     from dpvision.api.training import resume, train
     from dpvision.api.tuning import tune
     from dpvision.api.using import Prediction, evaluate, load, predict, predictions
@@ -37,6 +39,7 @@ __all__ = [
     "Runs",
     "Sweep",
     "Synthesis",
+    "SyntheticDataset",
     "Verification",
     "audit",
     "compare",
@@ -45,6 +48,7 @@ __all__ = [
     "evaluate_images",
     "load",
     "membership",
+    "open_account",
     "plan",
     "predict",
     "predictions",
@@ -55,6 +59,7 @@ __all__ = [
     "sweep",
     "synthesize",
     "synthesize_from",
+    "synthetic_dataset",
     "train",
     "tune",
     "verify",
@@ -72,6 +77,7 @@ _HOMES = {
     "Runs": "dpvision.api.comparing",
     "Sweep": "dpvision.api.sweeping",
     "Synthesis": "dpvision.api.publishing",
+    "SyntheticDataset": "dpvision.api.synthetic_dataset",
     "Verification": "dpvision.api.verifying",
     "audit": "dpvision.api.auditing",
     "compare": "dpvision.api.cards",
@@ -80,6 +86,7 @@ _HOMES = {
     "evaluate_images": "dpvision.api.measuring",
     "load": "dpvision.api.using",
     "membership": "dpvision.api.membership_inference",
+    "open_account": "dpvision.api.accounts",
     "plan": "dpvision.api.forecast",
     "predict": "dpvision.api.using",
     "predictions": "dpvision.api.using",
@@ -90,6 +97,7 @@ _HOMES = {
     "sweep": "dpvision.api.sweeping",
     "synthesize": "dpvision.api.synthesis",
     "synthesize_from": "dpvision.api.refitting",
+    "synthetic_dataset": "dpvision.api.synthetic_dataset",
     "train": "dpvision.api.training",
     "tune": "dpvision.api.tuning",
     "verify": "dpvision.api.verifying",
