@@ -112,7 +112,8 @@ def open_account(
             "train, or say unit='image' where one image is all that is to be protected"
         )
     budget.check_against(len(images))
-    book = Ledger.for_dataset(ledger or default_ledger_path(images.digest), images.digest, len(images))
+    path = Path(ledger or default_ledger_path(images.digest))
+    book = Ledger.for_dataset(path, images.digest, len(images))
     account = Account(
         budget, book, run, planned, indexed(images), About(method="own loop", images=len(images))
     )
