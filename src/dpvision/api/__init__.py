@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dpvision.api.auditing import Audit, audit
     from dpvision.api.cards import Comparison, compare, registry_entry
     from dpvision.api.comparing import Runs, runs_in
+    from dpvision.api.datasets import SyntheticDataset, synthetic_dataset
     from dpvision.api.forecast import Forecast, plan
     from dpvision.api.measuring import evaluate_images
     from dpvision.api.membership_inference import Membership, membership
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from dpvision.api.sampling import sample
     from dpvision.api.sweeping import Sweep, sweep
     from dpvision.api.synthesis import synthesize
-    from dpvision.api.synthetic_dataset import SyntheticDataset, synthetic_dataset
     from dpvision.api.training import resume, train
     from dpvision.api.tuning import tune
     from dpvision.api.using import Prediction, evaluate, load, predict, predictions
@@ -77,7 +77,7 @@ _HOMES = {
     "Runs": "dpvision.api.comparing",
     "Sweep": "dpvision.api.sweeping",
     "Synthesis": "dpvision.api.publishing",
-    "SyntheticDataset": "dpvision.api.synthetic_dataset",
+    "SyntheticDataset": "dpvision.api.datasets",
     "Verification": "dpvision.api.verifying",
     "audit": "dpvision.api.auditing",
     "compare": "dpvision.api.cards",
@@ -97,7 +97,7 @@ _HOMES = {
     "sweep": "dpvision.api.sweeping",
     "synthesize": "dpvision.api.synthesis",
     "synthesize_from": "dpvision.api.refitting",
-    "synthetic_dataset": "dpvision.api.synthetic_dataset",
+    "synthetic_dataset": "dpvision.api.datasets",
     "train": "dpvision.api.training",
     "tune": "dpvision.api.tuning",
     "verify": "dpvision.api.verifying",

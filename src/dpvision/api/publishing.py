@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dpvision.api.command import command_of, without_places
 from dpvision.api.config import RunConfig
+from dpvision.api.datasets import SyntheticDataset, synthetic_dataset
 from dpvision.api.options import FinishOptions
-from dpvision.api.synthetic_dataset import SyntheticDataset, synthetic_dataset
 from dpvision.evaluation import Accuracy, ClassifierReport, evaluate_classifier
 from dpvision.evaluation.soft_labels import soft_labels
 from dpvision.images import Images, ImageSet
