@@ -307,6 +307,18 @@ def test_all_of_a_pass_is_in_float32_and_settings_are_set_back(monkeypatch: pyte
     assert (in_force(), matmul_precision()) == before
 
 
+def test_the_autocast_of_whoever_calls_reaches_nothing() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(16, 3))
+    engine = ClippedGradient(model, loss, C, precision="float32", engine="by-size")
+    batch = torch.rand(2, 1, 2, 4, 4), torch.tensor([0, 2])
+    expected = engine.sum(*batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = ClippedGradient(model, loss, C, precision="float32", engine="by-size").sum(*batch)
+    assert torch.equal(found.norms, expected.norms)
+    assert all(torch.equal(total, expected.gradients[name]) for name, total in found.gradients.items())
+
+
 @needs_the_new_settings
 @pytest.mark.usefixtures("allowed")
 def test_settings_are_set_back_after_an_error() -> None:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from dpvision._lazy import lazy
 
 if TYPE_CHECKING:
+    from dpvision.api.accounts import open_account
     from dpvision.api.auditing import Audit, audit
     from dpvision.api.comparing import Runs, runs_in
+    from dpvision.api.datasets import SyntheticDataset, synthetic_dataset
     from dpvision.api.diagnosing import Diagnosis, doctor
     from dpvision.api.estimator import DPImageClassifier
     from dpvision.api.forecast import Forecast, plan
@@ -42,6 +44,7 @@ __all__ = [
     "Runs",
     "Sweep",
     "Synthesis",
+    "SyntheticDataset",
     "Verification",
     "audit",
     "compare",
@@ -51,6 +54,7 @@ __all__ = [
     "evaluate_images",
     "load",
     "membership",
+    "open_account",
     "plan",
     "predict",
     "predictions",
@@ -61,6 +65,7 @@ __all__ = [
     "sweep",
     "synthesize",
     "synthesize_from",
+    "synthetic_dataset",
     "train",
     "tune",
     "verify",
@@ -80,6 +85,7 @@ _HOMES = {
     "Runs": "dpvision.api.comparing",
     "Sweep": "dpvision.api.sweeping",
     "Synthesis": "dpvision.api.publishing",
+    "SyntheticDataset": "dpvision.api.datasets",
     "Verification": "dpvision.api.verifying",
     "audit": "dpvision.api.auditing",
     "compare": "dpvision.api.two_releases",
@@ -89,6 +95,7 @@ _HOMES = {
     "evaluate_images": "dpvision.api.measuring",
     "load": "dpvision.api.using",
     "membership": "dpvision.api.membership_inference",
+    "open_account": "dpvision.api.accounts",
     "plan": "dpvision.api.forecast",
     "predict": "dpvision.api.using",
     "predictions": "dpvision.api.using",
@@ -99,6 +106,7 @@ _HOMES = {
     "sweep": "dpvision.api.sweeping",
     "synthesize": "dpvision.api.synthesis",
     "synthesize_from": "dpvision.api.refitting",
+    "synthetic_dataset": "dpvision.api.datasets",
     "train": "dpvision.api.training",
     "tune": "dpvision.api.tuning",
     "verify": "dpvision.api.verifying",

@@ -1,4 +1,6 @@
-"""Open the private record and the privacy account of a run: every run on private images begins with them."""
+"""Open the private record and the privacy account of a run: every run on private images begins with them.
+So does a training loop of a user's own, with the account alone.
+"""
 
 from __future__ import annotations
 
@@ -79,6 +81,45 @@ def make_account(
     about = About(str(folder.absolute()) if folder else None, method, len(images))
     known = None if unpaid else indexed(images)
     return Account(budget, ledger, record["run_id"], stages.events, known, about, first=first)
+
+
+def open_account(
+    images: ImageSet,
+    budget: Budget,
+    planned: Sequence[Event],
+    *,
+    run: str,
+    ledger: str | os.PathLike[str] | None = None,
+) -> Account:
+    """Open the account of a training loop of one's own: all that it will release is reserved in the ledger of
+    the images, where every run on them counts, and in the index of this machine.
+
+    Args:
+        images: the private images, each of which is protected by itself.
+        budget: what the loop may spend in total.
+        planned: all that it will release, such as ``[mechanism.cost(steps)]``.
+        run: its name in the ledger. That of a loop that was interrupted, with the same plan, goes on with
+            what that one had left.
+        ledger: the file; by default the one that all runs on these images share.
+
+    Raises:
+        BudgetExceeded: the plan costs more than the budget, or than the images' owners allow.
+        InputError: the images have units, a run of this name has ended or has another plan, or the ledger is
+            of other images or damaged. In each case nothing is spent.
+    """
+    if images.units is not None:
+        raise InputError(
+            f"{images.source} says whose each image is, and a loop of your own protects single images; use "
+            "train, or say unit='image' where one image is all that is to be protected"
+        )
+    budget.check_against(len(images))
+    path = Path(ledger or default_ledger_path(images.digest))
+    book = Ledger.for_dataset(path, images.digest, len(images))
+    account = Account(
+        budget, book, run, planned, indexed(images), About(method="own loop", images=len(images))
+    )
+    account.open()
+    return account
 
 
 def check_ledger(run: RunDirectory, released: Sequence[Event]) -> None:

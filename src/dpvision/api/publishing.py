@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dpvision.api.command import command_of, without_places
 from dpvision.api.config import RunConfig
+from dpvision.api.datasets import SyntheticDataset, synthetic_dataset
 from dpvision.api.options import FinishOptions
 from dpvision.evaluation import Accuracy, ClassifierReport, evaluate_classifier
 from dpvision.evaluation.soft_labels import soft_labels
@@ -97,6 +98,10 @@ class Synthesis:
     count: int
     release: Path
     generator: ImageGenerator
+
+    def dataset(self, **options: Any) -> SyntheticDataset:
+        """Return the images as a data set of PyTorch; the options are those of `synthetic_dataset`."""
+        return synthetic_dataset(self.release, **options)
 
 
 def release_files(

@@ -26,6 +26,7 @@ from dpvision.gradients.module_state import (
     parameter_named,
     with_tensors,
 )
+from dpvision.gradients.notices import quiet_vmap
 from dpvision.gradients.ownership import Ownership, leaves_with_rows
 from dpvision.gradients.per_example import Instantiated, PerExample, widened
 from dpvision.gradients.replay import first_tensor, replayed_gradients
@@ -79,7 +80,7 @@ def per_example_gradients(
         InputError: a buffer of the network was changed.
         RowsMoved: of several examples, the rows of one cannot be told from those of another.
     """
-    with left_as_it_was(model), dropout_drawn(model, dropout), unchanged_buffers(model):
+    with left_as_it_was(model), dropout_drawn(model, dropout), unchanged_buffers(model), quiet_vmap():
         if ownership.one_by_one:
             return _by_autograd(model, loss, views, targets, autocast)
         trainable = {name: widened(p.detach()) for name, p in model.named_parameters() if p.requires_grad}

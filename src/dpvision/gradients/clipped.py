@@ -93,7 +93,7 @@ class ClippedGradient:
         loss: ``(logits [N, classes], targets [N, …]) -> [N]``.
         max_grad_norm: C, the L2 norm that an example's gradient is clipped to, from 1e-10 to 1e10.
         precision: the precision of forward and backward; norms, clipping and sums do not depend on it.
-            "float32" is float32, also where a GPU would rather use TensorFloat-32.
+            "float32" is float32, also where a GPU would rather use TensorFloat-32, or within autocast.
         expected_batch_size: public. Chunks are chosen by it, for the last one of a batch is filled up.
         memory_bytes: bound on what a chunk of examples may take; by default 2 GiB on a CPU, half of what is
             free on a GPU.
@@ -165,7 +165,7 @@ class ClippedGradient:
         }
         norms, losses = [views.new_zeros(0, dtype=torch.float32)], [views.new_zeros(0, dtype=torch.float32)]
         if len(views):
-            with full_precision():
+            with full_precision(), torch.autocast(views.device.type, enabled=False):  # of the caller
                 self._prepare(views, targets)
                 if dropout is None and active_dropout(self.model):
                     dropout = SecureRandom().by_example().of(torch.arange(len(views)))

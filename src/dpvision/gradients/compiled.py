@@ -19,6 +19,7 @@ from dpvision.gradients.chunks import is_the_same_everywhere
 from dpvision.gradients.dropout import Draws, active_dropout
 from dpvision.gradients.forward import Loss, told
 from dpvision.gradients.module_state import left_as_it_was
+from dpvision.gradients.notices import quiet_vmap
 from dpvision.gradients.per_example import Instantiated, widened
 from dpvision.gradients.trial import random_like
 
@@ -64,7 +65,7 @@ class CompiledPass:
         """
         values = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
         # Other strides, or another grad mode, would be compiled for anew.
-        with left_as_it_was(self.model), unchanged_buffers(self.model), torch.enable_grad():
+        with left_as_it_was(self.model), unchanged_buffers(self.model), quiet_vmap(), torch.enable_grad():
             gradients, losses = self._run(values, views.contiguous(), targets.contiguous())
         return Pass(losses, {name: Instantiated(widened(found)) for name, found in gradients.items()})
 

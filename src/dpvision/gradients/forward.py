@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from dpvision.gradients.notices import rms_norms_in_full
 from dpvision.gradients.per_example import widened
 from dpvision.privacy.errors import InputError
 
@@ -39,7 +41,11 @@ def example_losses(
     InputError where they return something else than they must.
     """
     rows, labels = _laid_out(views.flatten(0, 1)), targets.flatten(0, 1)
-    with torch.autocast(views.device.type, dtype=autocast, enabled=autocast is not None):
+    lowered = autocast is not None
+    with (
+        torch.autocast(views.device.type, dtype=autocast, enabled=lowered),
+        rms_norms_in_full(model) if lowered else nullcontext(),
+    ):
         output = forward(model, rows)
     output = tree_map_only(Tensor, lambda leaf: widened(leaf) if leaf.is_floating_point() else leaf, output)
     try:
