@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         tune,
         verify,
         write_card,
+        write_hub_folder,
     )
     from dpvision.images import (
         Images,
@@ -77,6 +78,7 @@ __all__ = [
     "tune",
     "verify",
     "write_card",
+    "write_hub_folder",
 ]
 
 _HOMES = {
@@ -108,6 +110,7 @@ _HOMES = {
     "tune": "dpvision.api",
     "verify": "dpvision.api",
     "write_card": "dpvision.api",
+    "write_hub_folder": "dpvision.api",
 }
 
 

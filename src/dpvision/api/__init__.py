@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dpvision.api.cards import Comparison, compare, registry_entry
     from dpvision.api.comparing import Runs, runs_in
     from dpvision.api.forecast import Forecast, plan
+    from dpvision.api.hub import HubFolder, write_hub_folder
     from dpvision.api.measuring import evaluate_images
     from dpvision.api.membership_inference import Membership, membership
     from dpvision.api.publishing import Result, Synthesis
@@ -30,6 +31,7 @@ __all__ = [
     "Audit",
     "Comparison",
     "Forecast",
+    "HubFolder",
     "Membership",
     "Prediction",
     "Progress",
@@ -59,12 +61,14 @@ __all__ = [
     "tune",
     "verify",
     "write_card",
+    "write_hub_folder",
 ]
 
 _HOMES = {
     "Audit": "dpvision.api.auditing",
     "Comparison": "dpvision.api.cards",
     "Forecast": "dpvision.api.forecast",
+    "HubFolder": "dpvision.api.hub",
     "Membership": "dpvision.api.membership_inference",
     "Prediction": "dpvision.api.using",
     "Progress": "dpvision.runs",
@@ -94,6 +98,7 @@ _HOMES = {
     "tune": "dpvision.api.tuning",
     "verify": "dpvision.api.verifying",
     "write_card": "dpvision.api.release_cards",
+    "write_hub_folder": "dpvision.api.hub",
 }
 
 __getattr__ = lazy(__name__, _HOMES)

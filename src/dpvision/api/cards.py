@@ -38,19 +38,14 @@ def registry_entry(release: str | os.PathLike[str], **facts: Any) -> dict[str, A
     from dpvision.reports.registry_entry import registry_entry
 
     said = RegistryFacts.of({name: value for name, value in facts.items() if value is not None})
-    folder, card = _card(release)
+    folder, card = private_card(release, "there is nothing to register")
     with reading(f"the card in {folder}"):
-        because, unit = not_private_because(card), unit_of(card)
-    if because:
-        raise InputError(
-            f"{folder} is NOT PRIVATE ({'; '.join(map(str, because))}), so there is nothing to register; "
-            "give a release that is private"
-        )
+        unit = unit_of(card)
     said.check_complete(unit)
-    found = _verified(folder)
-    verified = Verified(found.epsilons, str(found.sha256), found.proved, found.measured, found.assumed)
+    found = verified(folder, "it is not to be registered")
+    recomputed = Verified(found.epsilons, str(found.sha256), found.proved, found.measured, found.assumed)
     with reading(f"the card in {folder}"):
-        return registry_entry(card, verified, said)
+        return registry_entry(card, recomputed, said)
 
 
 def _card(release: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
@@ -59,14 +54,25 @@ def _card(release: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
     return folder, read_json(folder / "card.json")
 
 
-def _verified(folder: Path) -> Verification:
-    """Verify a release. InputError where something does not hold."""
+def private_card(release: str | os.PathLike[str], so: str) -> tuple[Path, dict[str, Any]]:
+    """Return the release directory and its card. InputError, with what follows, where it is not private."""
+    folder, card = _card(release)
+    with reading(f"the card in {folder}"):
+        because = not_private_because(card)
+    if because:
+        raise InputError(
+            f"{folder} is NOT PRIVATE ({'; '.join(map(str, because))}), so {so}; give a release that is "
+            "private"
+        )
+    return folder, card
+
+
+def verified(folder: Path, so: str) -> Verification:
+    """Verify a release. InputError, with what follows, where something does not hold."""
     found = verify(folder)
     failing = [f"{check.name}: {check.found}" for check in found.checks if not check.holds]
     if failing:
-        raise InputError(
-            f"{folder} does not hold what it states ({'; '.join(failing)}), so it is not to be registered"
-        )
+        raise InputError(f"{folder} does not hold what it states ({'; '.join(failing)}), so {so}")
     return found
 
 
