@@ -30,8 +30,8 @@ def hub(
         str | None,
         typer.Option(
             metavar="OWNER/NAME",
-            help="Push the folder to a new repository of this name; it is private until you change that on the "
-            "hub.",
+            help="Push the folder to a new repository of this name, which is private until you change that "
+            "on the hub.",
             show_default=False,
         ),
     ] = None,
