@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         tune,
         verify,
         write_card,
+        write_hub_folder,
     )
     from dpvision.images import (
         Images,
@@ -85,6 +86,7 @@ __all__ = [
     "tune",
     "verify",
     "write_card",
+    "write_hub_folder",
 ]
 
 _HOMES = {
@@ -120,6 +122,7 @@ _HOMES = {
     "tune": "dpvision.api",
     "verify": "dpvision.api",
     "write_card": "dpvision.api",
+    "write_hub_folder": "dpvision.api",
 }
 
 

@@ -166,7 +166,10 @@ def test_so_it_is_in_python(tmp_path: Path) -> None:
         [sys.executable, "-c", IN_PYTHON], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert json.loads(done.stdout) == {
-        "train": ["nowhere does not exist; give the path of a data set, or one of: bundled:digits", []],
+        "train": [
+            "nowhere does not exist; give the path of a data set, or one of: bundled:digits, hf:OWNER/NAME",
+            [],
+        ],
         "plan": ["full is not empty; resume the run in it, or name another directory", []],
         "synthesize": ["epsilon must be a number, not 'two'", []],
         "resume": ["nowhere is no run directory; give the --out of an earlier run", []],

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dpvision.api.diagnosing import Diagnosis, doctor
     from dpvision.api.estimator import DPImageClassifier
     from dpvision.api.forecast import Forecast, plan
+    from dpvision.api.hub import HubFolder, write_hub_folder
     from dpvision.api.measuring import evaluate_images
     from dpvision.api.membership_inference import Membership, membership
     from dpvision.api.publishing import Result, Synthesis
@@ -37,6 +38,7 @@ __all__ = [
     "DPImageClassifier",
     "Diagnosis",
     "Forecast",
+    "HubFolder",
     "Membership",
     "Prediction",
     "Progress",
@@ -70,6 +72,7 @@ __all__ = [
     "tune",
     "verify",
     "write_card",
+    "write_hub_folder",
 ]
 
 _HOMES = {
@@ -78,6 +81,7 @@ _HOMES = {
     "Diagnosis": "dpvision.api.diagnosing",
     "DPImageClassifier": "dpvision.api.estimator",
     "Forecast": "dpvision.api.forecast",
+    "HubFolder": "dpvision.api.hub",
     "Membership": "dpvision.api.membership_inference",
     "Prediction": "dpvision.api.using",
     "Progress": "dpvision.runs",
@@ -111,6 +115,7 @@ _HOMES = {
     "tune": "dpvision.api.tuning",
     "verify": "dpvision.api.verifying",
     "write_card": "dpvision.api.release_cards",
+    "write_hub_folder": "dpvision.api.hub",
 }
 
 __getattr__ = lazy(__name__, _HOMES)

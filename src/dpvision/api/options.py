@@ -74,7 +74,8 @@ class ReadOptions:
         None,
     )
     path_column: str | None = option(
-        "The column of a table that names the image files; by default one with a usual name.",
+        "The column of a table that names the image files, or of Parquet with images, which holds them; by "
+        "default one with a usual name.",
         None,
         metavar="NAME",
     )

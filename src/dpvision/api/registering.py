@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from dpvision.api.options import takes
-from dpvision.api.verifying import Verification, verify
-from dpvision.images.files import read_json, reading
-from dpvision.privacy.errors import InputError
-from dpvision.reports.guarantee_file import not_private_because, unit_of
+from dpvision.api.publishable import private_card, verified
+from dpvision.images.files import reading
+from dpvision.reports.guarantee_file import unit_of
 from dpvision.reports.registry_facts import RegistryFacts
 from dpvision.reports.registry_privacy_loss import Verified
-from dpvision.runs.places import find_release
 
 
 @takes(RegistryFacts)
@@ -32,28 +29,11 @@ def registry_entry(release: str | os.PathLike[str], **facts: Any) -> dict[str, A
     from dpvision.reports.registry_entry import registry_entry
 
     said = RegistryFacts.of({name: value for name, value in facts.items() if value is not None})
-    folder = find_release(release)
-    card = read_json(folder / "card.json")
+    folder, card = private_card(release, "there is nothing to register")
     with reading(f"the card in {folder}"):
-        because, unit = not_private_because(card), unit_of(card)
-    if because:
-        raise InputError(
-            f"{folder} is NOT PRIVATE ({'; '.join(map(str, because))}), so there is nothing to register; "
-            "give a release that is private"
-        )
+        unit = unit_of(card)
     said.check_complete(unit)
-    found = _verified(folder)
-    verified = Verified(found.epsilons, str(found.sha256), found.proved, found.measured, found.assumed)
+    found = verified(folder, "it is not to be registered")
+    recomputed = Verified(found.epsilons, str(found.sha256), found.proved, found.measured, found.assumed)
     with reading(f"the card in {folder}"):
-        return registry_entry(card, verified, said)
-
-
-def _verified(folder: Path) -> Verification:
-    """Verify a release. InputError where something does not hold."""
-    found = verify(folder)
-    failing = [f"{check.name}: {check.found}" for check in found.checks if not check.holds]
-    if failing:
-        raise InputError(
-            f"{folder} does not hold what it states ({'; '.join(failing)}), so it is not to be registered"
-        )
-    return found
+        return registry_entry(card, recomputed, said)

@@ -12,6 +12,7 @@ from typing import Any
 
 from dpvision.images import ImageSet, available_splits, cache_images, image_sizes, open_images
 from dpvision.images.choices import Choices
+from dpvision.images.hub import is_hub, pinned
 from dpvision.images.pixel_file import Told
 from dpvision.images.stored import StoredImages
 from dpvision.privacy.errors import InputError, named_option
@@ -179,7 +180,11 @@ def _tell_of_other_sizes(sizes: Counter[tuple[int, int]], side: int, resized: st
 
 
 def lasting(spec: str | os.PathLike[str]) -> str:
-    """Return a spec that means the same from another working directory."""
+    """Return a spec that means the same from another working directory and on another day: of what is on the
+    Hugging Face Hub, with its commit.
+    """
+    if is_hub(spec):
+        return pinned(spec)
     return str(Path(spec).absolute() if Path(spec).exists() else spec)
 
 

@@ -56,7 +56,10 @@ def data(
         ),
     ] = False,
     forget: Annotated[
-        bool, typer.Option("--forget", help="Remove all stores of SPEC, of any split, and do no more.")
+        bool,
+        typer.Option(
+            "--forget", help="Remove all stores of SPEC, of any split, and its downloads; do no more."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -34,7 +34,8 @@ Data = Annotated[
         metavar="DATA",
         help="The private images: a folder of class folders (or of train/ and test/ with class folders), "
         "a .csv, .tsv or .parquet with a column of paths, Parquet with images, what datasets saved, .npz, "
-        "a folder of IDX files or of CIFAR's, a run of synthesize, or bundled:digits.",
+        "a folder of IDX files or of CIFAR's, a run of synthesize, hf:OWNER/NAME on the Hugging Face Hub, or "
+        "bundled:digits.",
         autocompletion=completion.data,
         show_default=False,
     ),
@@ -98,7 +99,12 @@ def help_of(options: type[ReadOptions], name: str) -> str:
 
 
 Device = Annotated[str | None, typer.Option(help=help_of(RunOptions, "device"))]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or its release directory.")]
+Run = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", help="A run's directory, or its release directory; or a release as hf:OWNER/NAME."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 
 RECIPE = {

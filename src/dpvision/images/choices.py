@@ -29,8 +29,8 @@ class Choices:
         classes: which classes there are: their number, where labels are numbers from 0; their names, in the
             order of these numbers, or of the classes; or names by label. May be given as a text:
             "10", "normal,pneumonia", "1=normal,2=pneumonia", "1..26".
-        path_column, label_column, split_column: the columns of a table with the paths, labels and splits; by
-            default those with the usual names.
+        path_column, label_column, split_column: the columns of a table with the paths, or the images
+            themselves, and with labels and splits; by default those with the usual names.
         unit_column: the column that says whose image each is; by default one with a usual name.
         unit: "image", for each image to be protected by itself whatever the data say; "dicom-patient", for
             all images of a patient to be protected together, by the headers of DICOM files.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,12 +15,15 @@ from torch import Tensor
 from dpvision.images.arrays import labels_from_array
 from dpvision.images.choices import Choices, takes_choices
 from dpvision.images.class_list import indexed_labels, named_labels, numbered_labels
+from dpvision.images.conversion import Deep
 from dpvision.images.decode import values_of
+from dpvision.images.files import NoLabelsError
 from dpvision.images.images import Images
+from dpvision.images.rows import LABEL_COLUMNS
 from dpvision.images.stack import stack
 from dpvision.images.units import Units, names_given, unit_name
 from dpvision.images.whose import Whose, unit_column, with_told_units
-from dpvision.privacy.errors import InputError
+from dpvision.privacy.errors import InputError, named_option
 
 Layout = Literal["NHWC", "NCHW"]
 
@@ -125,7 +129,7 @@ def images_from_dataset(
     found = stack(
         items(),
         len(dataset),
-        lambda image, name: _of_item(image, chosen.value_range is not None, name),
+        lambda image, name: _of_item(image, chosen, name),
         source,
         chosen.conversion,
         skip_unreadable=chosen.skip_unreadable,
@@ -172,22 +176,48 @@ def _whose(
 
 def _columns(dataset: Any, choices: Choices, labelled: bool, source: str) -> tuple[str, str | None]:
     """Return the columns of a Hugging Face data set with the images and the labels."""
-    kinds = {name: type(feature).__name__ for name, feature in dataset.features.items()}
-    images = [name for name, kind in kinds.items() if kind == "Image"]
-    if len(images) != 1:
-        raise InputError(f"{source} has {len(images)} columns of images; leave one (remove_columns)")
+    kinds, images = _kinds(dataset), image_column(dataset, choices, source)
     if not labelled:
-        return images[0], None
+        return images, None
     if choices.label_column is not None:
         if choices.label_column not in kinds:
             raise InputError(f"{source} has no column '{choices.label_column}' (it has {', '.join(kinds)})")
-        return images[0], choices.label_column
+        return images, choices.label_column
     named = [name for name, kind in kinds.items() if kind == "ClassLabel"]
-    if len(named) != 1:
-        raise InputError(
-            f"{source} has {len(named)} columns that name classes; say which holds the labels: label_column="
+    named = named or [name for name in kinds if name in LABEL_COLUMNS]
+    if not named:
+        raise NoLabelsError(
+            f"{source} has no column that names classes (it has {', '.join(kinds)}); say which holds the "
+            f"labels, with {named_option('label_column')}"
         )
-    return images[0], named[0]
+    if len(named) > 1:
+        raise InputError(
+            f"{source} has {len(named)} columns that name classes ({', '.join(named)}); say which holds the "
+            f"labels, with {named_option('label_column', named[0])}"
+        )
+    return images, named[0]
+
+
+def image_column(dataset: Any, choices: Choices, source: str) -> str:
+    """Return the column of a Hugging Face data set with the images: the one that was named, or the only one.
+
+    Raises:
+        InputError: there is none, or several.
+    """
+    images = [name for name, kind in _kinds(dataset).items() if kind == "Image"]
+    if choices.path_column is not None and choices.path_column in images:
+        return choices.path_column
+    if len(images) != 1 or choices.path_column is not None:
+        raise InputError(
+            f"{source} has {len(images)} columns of images ({', '.join(images)}); name one, with "
+            f"{named_option('path_column')}"
+        )
+    return images[0]
+
+
+def _kinds(dataset: Any) -> dict[str, str]:
+    """Return the kind of feature that each column of a Hugging Face data set has, by name."""
+    return {name: type(feature).__name__ for name, feature in dataset.features.items()}
 
 
 def _own_names(dataset: Any, columns: tuple[str, str | None] | None) -> Sequence[str]:
@@ -259,8 +289,22 @@ def _values(array: NDArray[Any], has_range: bool, name: str) -> NDArray[Any]:
     return np.rint(array.astype(np.float64) * 255).astype(np.uint8)
 
 
-def _of_item(image: Any, has_range: bool, name: str) -> NDArray[Any]:
+def encoded_image(image: Any) -> bytes | Path | None:
+    """Return an image as Hugging Face's data sets give it that is not decoded: its bytes, or its file; None
+    where it is anything else.
+    """
+    if not (isinstance(image, Mapping) and image.keys() == {"bytes", "path"}):
+        return None
+    path = image["path"] and Path(image["path"])
+    return path if image["bytes"] is None else bytes(image["bytes"])
+
+
+def _of_item(image: Any, choices: Choices, name: str) -> NDArray[Any] | Deep:
     """Return the values [C, H, W] of an image that a data set gave."""
+    if image is None:
+        raise InputError(f"{name} has no image; remove it")
+    if (encoded := encoded_image(image)) is not None:
+        return choices.decode(encoded, name)
     if isinstance(image, Image.Image):
         return values_of(ImageOps.exif_transpose(image))
     array = _as_array(image)
@@ -273,4 +317,4 @@ def _of_item(image: Any, has_range: bool, name: str) -> NDArray[Any]:
             f"{name} is no image (a {type(image).__name__} of shape {list(np.shape(array))}); give Pillow "
             "images or arrays [H, W], [H, W, C] or [C, H, W]"
         )
-    return _values(array, has_range, name)
+    return _values(array, choices.value_range is not None, name)

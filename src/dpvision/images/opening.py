@@ -7,7 +7,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Unpack
 
 from dpvision.images.bundled import Bundled
@@ -16,7 +15,9 @@ from dpvision.images.cifar import Cifar
 from dpvision.images.data_set import DataSet
 from dpvision.images.files import NoLabelsError, physical_memory
 from dpvision.images.folder import Folder
+from dpvision.images.hub import downloaded, forget_downloads, is_hub, placed
 from dpvision.images.idx import Idx
+from dpvision.images.image_folder import ImageFolder
 from dpvision.images.image_set import ImageSet
 from dpvision.images.keywords import ChoiceKeywords
 from dpvision.images.npz import Npz
@@ -47,6 +48,9 @@ READERS: tuple[type[DataSet], ...] = (
     Folder,
 )  # folder last: it takes any folder
 
+READERS_OF_HUB: tuple[type[DataSet], ...] = (*READERS[:-1], ImageFolder, Folder)
+"""Those of specs that begin with ``hf:``. Elsewhere a table beside class folders is left aside."""
+
 
 @takes_choices
 def open_images(
@@ -64,7 +68,8 @@ def open_images(
     ((1, 8, 8), 10)
 
     Args:
-        spec: "bundled:digits", or the path of one of these:
+        spec: "bundled:digits"; "hf:OWNER/NAME" or "hf:OWNER/NAME/FOLDER@REVISION", a data set of the Hugging
+            Face Hub, which is downloaded once; or the path of one of these:
             a folder of class folders (PNG, JPEG, WebP, BMP, TIFF), or of train/ and test/ that hold class
             folders; a NumPy archive .npz with train_images and train_labels, test_…, val_…, or with images
             and labels; a folder of IDX files (train-images-idx3-ubyte, …, plain or gzip);
@@ -128,12 +133,16 @@ def cache_images(
 
 
 def forget_images(spec: str | os.PathLike[str]) -> Forgotten:
-    """Remove all stores of a data set, of any split and choices, whether the data set is still there or not.
+    """Remove all stores of a data set, of any split and choices, whether the data set is still there or not;
+    and what was downloaded of one of the Hugging Face Hub.
 
     Raises:
         InputError: one is being made, or cannot be removed.
     """
-    return forget_stores(os.fspath(spec))
+    stores = [forget_stores(str(place)) for place in downloaded(spec)]
+    return Forgotten(
+        sum(one.stores for one in stores), sum(one.bytes for one in stores) + forget_downloads(spec)
+    )
 
 
 def _opened(
@@ -214,8 +223,8 @@ def _with_split(spec: str | os.PathLike[str], split: str, choices: Choices) -> D
 def _data_set(spec: str | os.PathLike[str], choices: Choices) -> DataSet:
     """Return the data set, which parses what it is asked for once."""
     check_exists(spec)
-    path = Path(spec)
-    for reader in READERS:
+    path = placed(spec)
+    for reader in READERS_OF_HUB if is_hub(spec) else READERS:
         if reader.recognises(path):
             return reader(path, choices)
     raise InputError(

@@ -18,6 +18,7 @@ from typing import Any, get_args
 from dpvision.images.data_set import DataSet
 from dpvision.images.files import read_json, reading
 from dpvision.images.folder import Folder
+from dpvision.images.hub import placed
 from dpvision.images.images import Images
 from dpvision.images.npz import Npz
 from dpvision.images.parquet import Parquet
@@ -100,7 +101,7 @@ def release_with(spec: str | os.PathLike[str]) -> Path | None:
     """Return the release whose images a spec names, if it does: that of a run, or the release itself, or what
     lies in its folder of images.
     """
-    path = Path(spec).absolute()
+    path = placed(spec).absolute()
     for place in (path / "release", path, *path.parents[:3]):
         is_inside = place == path / "release" or place == path or path.is_relative_to(place / "images")
         if is_inside and _is_release(place) and (place / "images").is_dir():

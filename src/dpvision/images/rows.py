@@ -41,7 +41,9 @@ class RowFiles(DataSet):
 
     def sizes(self, split: str) -> Counter[tuple[int, int]]:
         """Count the images of a split by size (width, height), by headers, as far as these can be read."""
-        return count_sizes((encoded or b"", name) for name, encoded in _encoded_images(self.splits[split]))
+        return count_sizes(
+            (encoded or b"", name) for name, encoded in _encoded_images(self.splits[split], self.choices)
+        )
 
     def read(self, split: str, labelled: bool) -> Images:
         """Read one split, all its files in order. Without ClassLabel names the classes are numbered."""
@@ -64,7 +66,7 @@ class RowFiles(DataSet):
                 "replace it"
             )
         found = stack(
-            _encoded_images(files),
+            _encoded_images(files, choices),
             count,
             self._decoded,
             source,
@@ -113,21 +115,32 @@ class RowFiles(DataSet):
         return numbered_labels(labels, split, classes, source)
 
 
-def _encoded_images(files: Sequence[RowFile]) -> Iterator[tuple[str, bytes | None]]:
+def _encoded_images(files: Sequence[RowFile], choices: Choices) -> Iterator[tuple[str, bytes | None]]:
     """Yield the encoded images, None where there is none, each with the words "FILE, row i"."""
     rows: Counter[RowFile] = Counter()
-    for file, _, block in blocks_of_all(((file, _image_column(file)) for file in files), "bytes"):
+    for file, _, block in blocks_of_all(((file, _image_column(file, choices)) for file in files), "bytes"):
         for value in block:
             yield f"{file.path}, row {rows[file]}", value.as_py()
             rows[file] += 1
 
 
-def _image_column(file: RowFile) -> str:
-    column = next((name for name in IMAGE_COLUMNS if name in file.names), None)
+def _image_column(file: RowFile, choices: Choices) -> str:
+    """Return the name of the column of images: the one that was named, or has a usual name, or is the only
+    one that is said to hold images.
+    """
+    column = choices.path_column
+    if column is not None and column not in file.names:
+        raise InputError(f"{file.path} has no column '{column}' (it has {', '.join(file.names)})")
+    column = column or next((name for name in IMAGE_COLUMNS if name in file.names), None)
     if column is None:
-        raise InputError(
-            f"{file.path} has no column {' or '.join(IMAGE_COLUMNS)}; rename the column of images"
-        )
+        with reading(f"the metadata of {file.path}"):
+            said = [name for name in file.names if file.features.get(name, {}).get("_type") == "Image"]
+        if len(said) != 1:
+            raise InputError(
+                f"{file.path} has no column {' or '.join(IMAGE_COLUMNS)} (it has {', '.join(file.names)}); "
+                f"name the column of images, with {named_option('path_column')}"
+            )
+        column = said[0]
     kind, in_words = file.kind(column)
     at = kind.get_field_index("bytes") if pa.types.is_struct(kind) else -1
     if at < 0 or not _is_binary(kind.field(at).type):

@@ -12,12 +12,16 @@ from dpvision.privacy.errors import InputError
 
 _BLOCK = 1 << 20
 
+_OF_DOWNLOADS = (".cache/huggingface", ".git")
+"""Folders in which what downloads a release keeps its own notes. Nothing of a release is read from there."""
+
 
 def digests(folder: Path) -> dict[str, str | None]:
     """Return the SHA-256 of every file under a folder, by its path within it ("images/png/0.png").
 
     Of what is no file, it is None: links, which are not followed, pipes and devices, which are not opened,
-    and folders that hold nothing.
+    and folders that hold nothing. What downloads a release leaves in ``.cache/huggingface`` and ``.git`` does
+    not count.
 
     Raises:
         InputError: something cannot be read.
@@ -39,6 +43,8 @@ def _entries(folder: Path) -> Iterator[tuple[str, str]]:
             yield prefix, path
         for entry in found:
             name = f"{prefix}/{entry.name}" if prefix else entry.name
+            if name in _OF_DOWNLOADS and entry.is_dir(follow_symlinks=False):
+                continue
             if entry.is_dir(follow_symlinks=False):
                 waiting.append((name, entry.path))
             else:

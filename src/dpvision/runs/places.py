@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dpvision.images.hub import placed
 from dpvision.privacy.errors import InputError
 
 
@@ -58,12 +59,13 @@ def check_release(path: str | os.PathLike[str]) -> None:
 
 
 def find_release(path: str | os.PathLike[str]) -> Path:
-    """Return the release directory of a run, or ``path`` itself where it is no run's.
+    """Return the release directory of a run, or ``path`` itself where it is no run's. A release on the
+    Hugging Face Hub, "hf:OWNER/NAME@REVISION", is downloaded unless it was; see :mod:`dpvision.images.hub`.
 
     Raises:
         InputError: the run is not complete, or there is no release.
     """
-    path = Path(path)
+    path = placed(path, "model")
     if is_run(path):
         path = path / "release"
         if not path.is_dir():

@@ -11,7 +11,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from dpvision.images import ImageSet, available_splits, open_images
 from dpvision.images.files import parse_json, read_text_file, reading
+from dpvision.images.hub import placed
 from dpvision.images.images import check_class_names
 from dpvision.images.public import Overlaps, refuse_data_with_ledger
 from dpvision.images.released import check_as_released, provenance_of, release_with, stated_guarantee
@@ -158,7 +158,7 @@ def pool_provenance(spec: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: the record is damaged.
     """
-    release, path = release_with(spec), Path(spec)
+    release, path = release_with(spec), placed(spec)
     if release is not None:
         return provenance_of(release)
     record = (path if path.is_dir() else path.parent) / POOL_RECORD
