@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dpvision.api.auditing import Audit, audit
     from dpvision.api.cards import Comparison, compare, registry_entry
     from dpvision.api.comparing import Runs, runs_in
+    from dpvision.api.exporting import Exported, export
     from dpvision.api.forecast import Forecast, plan
     from dpvision.api.measuring import evaluate_images
     from dpvision.api.membership_inference import Membership, membership
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Audit",
     "Comparison",
+    "Exported",
     "Forecast",
     "Membership",
     "Prediction",
@@ -43,6 +45,7 @@ __all__ = [
     "curves",
     "evaluate",
     "evaluate_images",
+    "export",
     "load",
     "membership",
     "plan",
@@ -64,6 +67,7 @@ __all__ = [
 _HOMES = {
     "Audit": "dpvision.api.auditing",
     "Comparison": "dpvision.api.cards",
+    "Exported": "dpvision.api.exporting",
     "Forecast": "dpvision.api.forecast",
     "Membership": "dpvision.api.membership_inference",
     "Prediction": "dpvision.api.using",
@@ -78,6 +82,7 @@ _HOMES = {
     "curves": "dpvision.api.watching",
     "evaluate": "dpvision.api.using",
     "evaluate_images": "dpvision.api.measuring",
+    "export": "dpvision.api.exporting",
     "load": "dpvision.api.using",
     "membership": "dpvision.api.membership_inference",
     "plan": "dpvision.api.forecast",

@@ -15,6 +15,7 @@ from dpvision.cli import (
     auditing,
     cards,
     comparing,
+    exporting,
     methods,
     models,
     pool,
@@ -87,7 +88,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Compare": (comparing.runs, comparing.sweep),
     "Check the guarantee": (verifying.verify, cards.card, auditing.audit, auditing.membership),
     "Choose a method": (methods.methods, methods.settings),
-    "Use a model": (models.evaluate, models.predict),
+    "Use a model": (models.evaluate, models.predict, exporting.export),
     "Data and budget": (accounting.data, accounting.ledger, accounting.epsilon, accounting.noise),
 }
 for panel, commands in PANELS.items():
