@@ -42,6 +42,9 @@ EXTRAS = {
     "torch_fidelity",
     "pydicom",
     "tensorboard",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 DRAWING = Path(__file__).parents[1] / "docs" / "house.md"

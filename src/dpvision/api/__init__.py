@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dpvision.api.datasets import SyntheticDataset, synthetic_dataset
     from dpvision.api.diagnosing import Diagnosis, doctor
     from dpvision.api.estimator import DPImageClassifier
+    from dpvision.api.exporting import Exported, export
     from dpvision.api.forecast import Forecast, plan
     from dpvision.api.hub import HubFolder, write_hub_folder
     from dpvision.api.measuring import evaluate_images
@@ -37,6 +38,7 @@ __all__ = [
     "Comparison",
     "DPImageClassifier",
     "Diagnosis",
+    "Exported",
     "Forecast",
     "HubFolder",
     "Membership",
@@ -54,6 +56,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "evaluate_images",
+    "export",
     "load",
     "membership",
     "open_account",
@@ -80,6 +83,7 @@ _HOMES = {
     "Comparison": "dpvision.api.two_releases",
     "Diagnosis": "dpvision.api.diagnosing",
     "DPImageClassifier": "dpvision.api.estimator",
+    "Exported": "dpvision.api.exporting",
     "Forecast": "dpvision.api.forecast",
     "HubFolder": "dpvision.api.hub",
     "Membership": "dpvision.api.membership_inference",
@@ -97,6 +101,7 @@ _HOMES = {
     "doctor": "dpvision.api.diagnosing",
     "evaluate": "dpvision.api.using",
     "evaluate_images": "dpvision.api.measuring",
+    "export": "dpvision.api.exporting",
     "load": "dpvision.api.using",
     "membership": "dpvision.api.membership_inference",
     "open_account": "dpvision.api.accounts",

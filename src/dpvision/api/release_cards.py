@@ -13,7 +13,7 @@ from dpvision.privacy.errors import InputError
 from dpvision.reports.beside import KINDS, result_kind
 from dpvision.reports.markdown import sheet_of
 from dpvision.runs.files import write_atomically, writing
-from dpvision.runs.places import check_free, find_release
+from dpvision.runs.places import check_free, check_outside, find_release
 
 
 def write_card(
@@ -41,8 +41,7 @@ def write_card(
     """
     check_free(out)
     release = find_release(run)
-    if Path(out).resolve().is_relative_to(release.resolve()):
-        raise InputError(f"{out} is within the release, whose files are fixed; name another folder")
+    check_outside(out, release)
     card = read_json(release / "card.json")
     if "strength" not in card:
         raise InputError(

@@ -16,6 +16,7 @@ from dpvision.cli import (
     cards,
     comparing,
     diagnosing,
+    exporting,
     hub,
     methods,
     models,
@@ -89,7 +90,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Check the guarantee": (verifying.verify, cards.card, auditing.audit, auditing.membership),
     "Choose a method": (methods.methods, methods.settings),
     "Use a model": (models.evaluate, models.predict),
-    "Publish": (hub.hub,),
+    "Publish": (exporting.export, hub.hub),
     "Data and budget": (accounting.data, accounting.ledger, accounting.epsilon, accounting.noise),
     "This machine": (diagnosing.doctor,),
 }

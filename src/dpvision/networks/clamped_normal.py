@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -103,16 +103,38 @@ class ClampedNormal(ImageGenerator):
         self.details = (images - self._scaled(averaged)).mul(127).round().to(torch.int8)
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
-        rank, n = self.root.shape[2], self.root.shape[1]
-        z, rest, affine, elastic, last = noise.split([rank, n, _AFFINE, _ELASTIC, 1], dim=1)
+        z, rest, _ = self._split(noise)
         x = torch.empty_like(rest)
         for label in labels.unique().tolist():  # a root for each image would take much memory
             of_class, root = labels == label, self.root[label]
             free = (1 - root.square().sum(dim=1)).clamp(min=0).sqrt()
             x[of_class] = z[of_class] @ root.T + free * rest[of_class]
+        return self._images_of(x, labels, noise, bool(self.warps.any()))
+
+    def traceable(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return what gathers a root for each image, where `forward` goes class by class."""
+        warped = bool(self.warps.any())
+        free = (1 - self.root.square().sum(dim=2)).clamp(min=0).sqrt()  # rounds badly: done once, here
+
+        def images(labels: Tensor, noise: Tensor) -> Tensor:
+            z, rest, _ = self._split(noise)
+            x = (self.root[labels] @ z[:, :, None]).squeeze(2) + free[labels] * rest
+            return self._images_of(x, labels, noise, warped)
+
+        return images
+
+    def _split(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return z and z′ in noise, and what is left for warps and details."""
+        rank, n = self.root.shape[2], self.root.shape[1]
+        z, rest, others = noise.split([rank, n, _AFFINE + _ELASTIC + 1], dim=1)
+        return z, rest, others
+
+    def _images_of(self, x: Tensor, labels: Tensor, noise: Tensor, warped: bool) -> Tensor:
+        """Return images ``[B, C, H, W]`` of a standard normal vector for each, ``[B, n]``."""
+        affine, elastic, last = self._split(noise)[2].split([_AFFINE, _ELASTIC, 1], dim=1)
         x = (self.location[labels] + self.scale[labels] * x).clamp(0, 1)
         x = self._scaled(x.unflatten(1, self.small_shape))
-        if self.warps.any():
+        if warped:
             x = self._warped(x, affine, elastic)
         count = len(self.details)
         if count:
@@ -121,7 +143,7 @@ class ClampedNormal(ImageGenerator):
         return x
 
     def _warped(self, x: Tensor, affine: Tensor, elastic: Tensor) -> Tensor:
-        size = len(x)
+        size = x.shape[0]
         stretch, shift = affine.view(size, 2, 3).split([2, 1], dim=2)
         strength = self.warps[0]
         maps = torch.cat([torch.eye(2).to(x) + strength * stretch, SHIFT * strength * shift], dim=2)

@@ -87,6 +87,10 @@ class Classifier(nn.Module):
                     f"the classifier takes floating point in [0, 1], not {float(low):.4g} to "
                     f"{float(high):.4g}; divide pixels of 0 to 255 by 255, or give them as uint8"
                 )
+        return self.unchecked(x)
+
+    def unchecked(self, x: Tensor) -> Tensor:
+        """Compute what `forward` does, without a look at what it is given."""
         return self.shifted(self.network(self.normalize(x)))
 
     def shifted(self, logits: Tensor) -> Tensor:

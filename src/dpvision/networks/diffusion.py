@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from dpvision.privacy.errors import InputError
 MOST_NOISE, LEAST_NOISE = 80.0, 0.02
 """Standard deviations of the noise at the first step and at the last, for pixels from −1 to 1."""
 MOST_STEPS, MOST_GUIDANCE = 1000, 100.0
+MOST_TRACED = 100
+"""Steps that a trace may have: it has the whole network for each of them."""
 CURVE = 7.0
 """ρ of Karras et al.: the larger, the more steps are taken at little noise."""
 
@@ -96,6 +98,15 @@ class DiffusionGenerator(ImageGenerator):
             before, step_before = clean, step
         raise AssertionError("the last step returns")
 
+    def traceable(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return `forward`, all of whose steps are traced one after the other, unless they are too many."""
+        if self.steps > MOST_TRACED:
+            raise InputError(
+                f"the generator calls its network {self.steps} times an image, and each call is written out; "
+                f"generators of at most {MOST_TRACED} can be exported"
+            )
+        return self.forward
+
     def denoised(self, x: Tensor, sigma: float, classes: Tensor) -> Tensor:
         """Return what images ``[B, C, H, W]`` are without their noise of this standard deviation, all less
         the centres of their one-hot classes ``[B, classes]``.
@@ -109,7 +120,7 @@ class DiffusionGenerator(ImageGenerator):
 
     def _clean(self, x: Tensor, sigma: float, classes: Tensor) -> Tensor:
         how = preconditioning(torch.tensor(sigma, device=x.device))
-        output = self.denoiser(packed(how.scale * x, how.level.expand(len(x), 1), classes))
+        output = self.denoiser(packed(how.scale * x, how.level.expand(x.shape[0], 1), classes))
         return how.kept * x + how.added * output
 
 

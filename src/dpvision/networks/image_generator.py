@@ -61,6 +61,15 @@ class ImageGenerator(nn.Module, ABC):
         noise ``[B, *noise_shape]``.
         """
 
+    def traceable(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return what makes the images that `forward` makes, up to rounding, by the same operations for every
+        batch, so that it can be traced; here it is `forward`.
+
+        Raises:
+            InputError: there is no such thing of a bearable size.
+        """
+        return self.forward
+
     def soft_labels(self, pixels: Tensor) -> Tensor | None:
         """Return the probabilities of the classes ``[B, K]`` that go with images ``[B, C, H, W]`` that this
         generator made, or None where it says no more than one class of each.

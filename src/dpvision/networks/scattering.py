@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -89,8 +90,11 @@ class Scattering2d(nn.Module):
                 f"not {x.shape[-2]}×{x.shape[-1]}; build another for them"
             )
         piece_size = _CPU_PIECE if x.device.type == "cpu" else _GPU_PIECE
-        pieces = x.flatten(0, 1).split(max(1, piece_size // self.widest))
-        dtype = self.averages[0].rows.dtype  # float32, or float64 after .double()
+        planes = x.flatten(0, 1)
+        # A batch of any size, as it is traced for export, has no number of pieces.
+        is_traced = isinstance(x.shape[0], torch.SymInt)
+        pieces = [planes] if is_traced else planes.split(max(1, piece_size // self.widest))
+        dtype = cast(LocalAverage, self.averages[0]).rows.dtype  # float32, or float64 after .double()
         with torch.autocast(x.device.type, enabled=False):
             features = torch.cat([self._scatter(piece.to(dtype)) for piece in pieces])
         return features.unflatten(0, x.shape[:2]).flatten(1, 2)

@@ -51,6 +51,23 @@ def check_chart(path: str | os.PathLike[str]) -> None:
         raise InputError(f"{path} must end in .svg or .png, for a chart is written as either")
 
 
+def check_onnx(path: str | os.PathLike[str]) -> None:
+    """Raise InputError unless an ONNX file can be made at a place."""
+    path = Path(path)
+    if path.suffix.lower() != ".onnx":
+        raise InputError(f"{path} must be called *.onnx, or it would not be known again")
+    if os.path.lexists(path):
+        raise InputError(f"{path} exists already; remove it, or name another file")
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {path.parent} to write {path.name} to; make it first")
+
+
+def check_outside(path: str | os.PathLike[str], release: Path) -> None:
+    """Raise InputError if a place is within a release: verification would find a file that is not its own."""
+    if Path(path).resolve().is_relative_to(release.resolve()):
+        raise InputError(f"{path} is within the release, whose files are fixed; name another place")
+
+
 def check_release(path: str | os.PathLike[str]) -> None:
     """Raise InputError unless a release directory is there."""
     config = Path(path, "config.json")

@@ -92,7 +92,9 @@ class PatchEncoder(Encoder):
             scale = (square - mean.square()).clamp(min=0).add(LEAST_VARIANCE).rsqrt()
             # Filters sum to zero, so that the mean of a patch needs no subtraction. [B, positions, k]
             patches = (F.unfold(x, self.size) * scale.flatten(2)).transpose(1, 2)
-            products = torch.baddbmm(-self.offsets, patches, self.filters.flatten(1).T.expand(len(x), -1, -1))
+            products = torch.baddbmm(
+                -self.offsets, patches, self.filters.flatten(1).T.expand(x.shape[0], -1, -1)
+            )
             above = self.cell_means @ F.relu(products - self.threshold)
             below = self.cell_means @ F.relu(-products - self.threshold)
             return torch.cat([above, below], dim=2).flatten(1)
