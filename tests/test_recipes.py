@@ -53,3 +53,21 @@ def test_recipes_carry_their_command_and_figures(recipe: Path) -> None:
     assert "dpvision train" in text or "dpvision synthesize" in text
     assert f"--config recipes/{recipe.name}" in text
     assert re.search(r"Test accuracy.*(\d\d\.\d+.* %|not measured)", text)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipes_say_where_their_data_are_from(recipe: Path) -> None:
+    """In the head, and on the page that it names, which has a row with the files of that data set."""
+    (name,) = [name for name in FACTS if recipe.stem.startswith(name)]
+    head = recipe.read_text().partition("\n\n")[0].replace("\n# ", " ")
+    count, shape = FACTS[name]
+    assert re.search(
+        rf"where {name} is .*{count:,} .* of {shape[1]} pixels.*docs/guide/getting-data\.md", head
+    )
+    assert "licence" in head
+    page = (recipe.parents[1] / "docs" / "guide" / "getting-data.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| `{name}` \|.*$", page, re.MULTILINE)
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1].startswith(f"{count:,} / ")
+    assert "`" in cells[2], "names no file"
+    assert re.search(r"CC BY|MIT|no licence", cells[3])

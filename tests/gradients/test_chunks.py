@@ -151,6 +151,13 @@ def test_gradients_in_factors_take_no_memory(tied: bool, examples: int) -> None:
     assert chunk_sizes(model, torch.zeros(1, 1, 512), 10**6, memory_bytes=2**30)[0] == examples
 
 
+def test_a_weight_that_two_layers_share_is_counted_once() -> None:
+    """As that of a layer that is used twice: its gradient is formed."""
+    layers = nn.Linear(512, 512, bias=False), nn.Linear(512, 512, bias=False)
+    layers[1].weight = layers[0].weight
+    assert chunk_sizes(nn.Sequential(*layers), torch.zeros(1, 1, 512), 10**6, memory_bytes=2**30)[0] == 64
+
+
 def test_all_passes_have_one_shape() -> None:
     views, targets = batch(11, 8)
     engine = ClippedGradient(nn.Linear(8, 3), loss, C, expected_batch_size=8)

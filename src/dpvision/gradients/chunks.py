@@ -118,7 +118,9 @@ def bytes_per_example(model: nn.Module, views: Tensor) -> int:
     """
     gradient = sum(p.numel() for p in model.parameters() if p.requires_grad)
     kept = largest = 0
-    calls: Counter[nn.Linear] = Counter()  # one: its weight's gradient is kept as factors
+    calls: Counter[Tensor] = (
+        Counter()
+    )  # of weights, which layers may share; one: the gradient is kept as factors
 
     def count(module: nn.Module, args: tuple[object, ...], output: object) -> None:
         nonlocal kept, largest
@@ -128,13 +130,13 @@ def bytes_per_example(model: nn.Module, views: Tensor) -> int:
             if type(module) is nn.Linear and module.weight.requires_grad:
                 inputs, outputs = module.in_features, module.out_features
                 positions = views.shape[1] * output.numel() // outputs
-                calls[module] += 1 if ghost_is_cheaper(positions, inputs, outputs) else 2
+                calls[module.weight] += 1 if ghost_is_cheaper(positions, inputs, outputs) else 2
 
     with left_as_it_was(model), dropout_drawn(model, None), torch.enable_grad():
         for module in model.modules():
             module.register_forward_hook(count)
         forward(model, torch.zeros_like(views[0, :1]))
-    gradient -= sum(layer.weight.numel() for layer, number in calls.items() if number == 1)
+    gradient -= sum(weight.numel() for weight, number in calls.items() if number == 1)
     # Saved, its gradient, and room for a layer's work.
     return gradient * 4 * 2 + max(kept, largest) * 4 * 2 * views.shape[1]
 
