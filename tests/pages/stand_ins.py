@@ -6,18 +6,21 @@ name.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import json
 import re
 import shutil
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 import dpvision
-from checks.doc_blocks import Block, blocks
+from checks.doc_blocks import DOCS, Block, blocks
 from dpvision.cli.main import run
 
 PRIOR = Path(dpvision.__path__[0]) / "priors" / "weights" / "wrn-10-4-small.safetensors"
@@ -105,6 +108,22 @@ class _Maker:
         quick = QUICK[command]
         assert run([quick[0], "photos", "--epsilon", "2", *quick[1:], "--out", name]) == 0
 
+    def abandoned(self) -> None:
+        """Interrupt a run before its first step."""
+
+        def stop(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        self.photos("photos")
+        options: dict[str, Any] = {"method": "dp-sgd", "config": {"network": "linear", "steps": 3}}
+        with contextlib.suppress(KeyboardInterrupt):
+            dpvision.train("photos", epsilon=1, out="abandoned", progress=stop, **options)
+
+    def audit(self) -> None:
+        """Write that of the sample card."""
+        card = json.loads((DOCS / "sample-card" / "card.json").read_text(encoding="utf-8"))
+        (self.folder / "audit.json").write_text(json.dumps(card["beside"]["audit"]))
+
     def runs(self) -> None:
         self.learned("train", "runs/first")
         self.learned("train", "runs/second")
@@ -123,6 +142,8 @@ MAKERS: dict[str, Callable[[_Maker], object]] = {
         maker.folder / "run" / "release", maker.folder / "downloaded-release"
     ),
     "runs": lambda maker: maker.runs(),
+    "abandoned": lambda maker: maker.abandoned(),
+    "audit.json": lambda maker: maker.audit(),
     "small.safetensors": lambda maker: shutil.copy(PRIOR, maker.folder / "small.safetensors"),
     "pool": lambda maker: maker.images("pool", "test", range(100, 200)),
 }
