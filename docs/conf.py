@@ -45,6 +45,7 @@ highlight_language = "text"
 myst_heading_anchors = 4
 nitpicky = True
 
+python_maximum_signature_line_length = 100
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}

@@ -26,7 +26,7 @@ from checks.doc_blocks import Block, Command, blocks, commands
 from dpvision.cli.main import app, run
 from dpvision.cli.options import collect
 from dpvision.methods import check_settings, find_method
-from tests.pages.stand_ins import QUICK
+from tests.pages.stand_ins import QUICK, leave
 
 LEARN = {"train", "tune", "sweep", "synthesize", "audit", "resume", "sample", "prior", "pool"}
 """The commands that take long by default: they learn, or make thousands of images."""
@@ -118,14 +118,13 @@ class PageRun:
 
     def _leave(self, command: Command) -> None:
         """Put a quick run where that of a command would be, if anything that follows takes it."""
-        quick = QUICK.get(command.arguments[1]) if command.arguments[0] == "dpvision" else None
-        given = parsed(command.arguments[1:]) if quick else {}
-        place = str(given.get("out"))
-        if quick and given.get("data") and re.search(rf"(?<!out ){re.escape(place)}\b", self._after(command)):
+        if command.arguments[0] != "dpvision" or command.arguments[1] not in QUICK:
+            return
+        given = parsed(command.arguments[1:])
+        data, place = given.get("data"), str(given.get("out"))
+        if data and re.search(rf"(?<!out ){re.escape(place)}\b", self._after(command)):
             _clear(Path(place))
-            budget = str(given.get("epsilon") or 2)
-            arguments = [quick[0], str(given["data"]), "--epsilon", budget, *quick[1:], "--out", place]
-            assert run(arguments) == 0, arguments
+            leave(command.arguments[1], str(data), Path(place))
 
     def _after(self, command: Command) -> str:
         """What is run after a command."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import os
 import re
 import shutil
+import tempfile
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +35,8 @@ QUICK = {
 }
 """For commands that learn, what leaves the like in a second: a command, and its options beside data and ε."""
 
+_KEPT = tempfile.TemporaryDirectory(prefix="dpvision-pages-")
+
 CLASSES = {
     "docs/guide/rare-classes.md": ("ill", "well"),
     "docs/guide/your-files.md": ("normal", "pneumonia"),
@@ -43,7 +47,8 @@ CLASSES = {
 
 def make(page: Path, folder: Path, patch: pytest.MonkeyPatch) -> None:
     """Put into a folder what the blocks of a page name and do not make, and install its package."""
-    text = "\n".join(block.text for block in blocks(page))
+    code = [*blocks(page, "python"), *blocks(page, "console")]
+    text = "\n".join(block.text for block in code if block.mark != "not run")
     maker = _Maker(folder, CLASSES.get(blocks(page)[0].page, ("cat", "dog")))
     if page.name == "own-method.md":
         install(blocks(page), folder / "installed", patch)
@@ -54,6 +59,26 @@ def make(page: Path, folder: Path, patch: pytest.MonkeyPatch) -> None:
         first = re.search(rf"""(--out |out=")?(?<![\w./-]){re.escape(name)}(?![\w-]|\.\w)""", text)
         if first and not first[1]:
             made(maker)
+
+
+def leave(command: str, data: str, place: Path) -> None:
+    """Put at a place what a command leaves that learns from data, and into the ledgers what it spends.
+
+    It is learned once, by a quick command in a folder of its own, and copied.
+    """
+    folders = sorted(one.name for one in Path(data).rglob("*") if one.is_dir())
+    kept = Path(_KEPT.name) / "-".join([command, data.replace(":", "-"), *folders])
+    if not kept.exists():
+        kept.mkdir()
+        if Path(data).is_dir():
+            shutil.copytree(data, kept / data)
+        name, *options = QUICK[command]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(kept)
+            patch.setenv("DPVISION_HOME", str(kept / "home"))
+            assert run([name, data, "--epsilon", "2", *options, "--out", "made"]) == 0, (command, data)
+    shutil.copytree(kept / "made", place)
+    shutil.copytree(kept / "home", os.environ["DPVISION_HOME"], dirs_exist_ok=True)
 
 
 def install(package: Sequence[Block], folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -105,8 +130,7 @@ class _Maker:
     def learned(self, command: str, name: str) -> None:
         if not (self.folder / "photos").exists():
             self.photos("photos")
-        quick = QUICK[command]
-        assert run([quick[0], "photos", "--epsilon", "2", *quick[1:], "--out", name]) == 0
+        leave(command, "photos", self.folder / name)
 
     def abandoned(self) -> None:
         """Interrupt a run before its first step."""
@@ -124,10 +148,6 @@ class _Maker:
         card = json.loads((DOCS / "sample-card" / "card.json").read_text(encoding="utf-8"))
         (self.folder / "audit.json").write_text(json.dumps(card["beside"]["audit"]))
 
-    def runs(self) -> None:
-        self.learned("train", "runs/first")
-        self.learned("train", "runs/second")
-
 
 MAKERS: dict[str, Callable[[_Maker], object]] = {
     "photos": lambda maker: maker.photos("photos"),
@@ -141,7 +161,7 @@ MAKERS: dict[str, Callable[[_Maker], object]] = {
     "downloaded-release": lambda maker: shutil.copytree(
         maker.folder / "run" / "release", maker.folder / "downloaded-release"
     ),
-    "runs": lambda maker: maker.runs(),
+    "runs": lambda maker: maker.learned("train", "runs/first"),
     "abandoned": lambda maker: maker.abandoned(),
     "audit.json": lambda maker: maker.audit(),
     "small.safetensors": lambda maker: shutil.copy(PRIOR, maker.folder / "small.safetensors"),
