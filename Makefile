@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: venv demo test lint check
+.PHONY: venv demo test lint check docs
 
 venv: $(INSTALLED)
 
@@ -28,6 +28,12 @@ lint: $(INSTALLED)
 	$(VENV)/bin/mypy
 
 check: lint test
+
+# The documentation as a site, of docs/ and the docstrings. A warning is an error.
+docs: $(INSTALLED)
+	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[docs]'
+	$(VENV)/bin/python -m sphinx -c docs -W --keep-going -q . build/docs
+	@echo "The site is in build/docs: open build/docs/index.html"
 
 # The long checks of the guarantee (docs/guarantee/index.md): check-mutants, check-kill, check-requeue, check-disk, check-race,
 # check-index, check-fuzz, check-noise, check-clip, check-accountants.

@@ -5,57 +5,35 @@ up to date.
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-import torch
-import typer.main
 
 import dpvision
+from checks.doc_blocks import DOCS, ROOT, blocks, commands
+from checks.doc_blocks import pages as all_pages
 from checks.reference import FOLDER, all_commands, pages
 from dpvision.api.options import RunOptions
-from dpvision.cli.main import app
 from dpvision.cli.options import with_settings
 from dpvision.methods import check_settings, find_method, known_methods
 from dpvision.methods.documentation import documented_settings
-from dpvision.networks import own
+from tests.pages.running import parsed
 
-ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
+PAGES = all_pages()
 FEWEST_COMMANDS = 40
 """There are at least as many in the pages, or else they are not found any more."""
 
 
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-
-
-def commands(page: Path) -> list[list[str]]:
+def dpvision_commands(page: Path) -> list[tuple[str, ...]]:
     """The arguments of each `$ dpvision …` of a page."""
-    found = []
-    for block in blocks(page.read_text(encoding="utf-8"), "console"):
-        for line in block.replace("\\\n", " ").splitlines():
-            if line.startswith("$ dpvision"):
-                found.append(shlex.split(line.removeprefix("$ dpvision"), comments=True))
-    return found
-
-
-def parsed(arguments: list[str]) -> dict[str, Any]:
-    """What a command would be run with. Raises where it would not understand its options."""
-    command: Any = typer.main.get_command(app)
-    names = list(arguments)
-    while hasattr(command, "commands"):
-        command = command.commands[names.pop(0)]
-    return command.make_context("dpvision", names).params
+    found = [command for block in blocks(page, "console") for command in commands(block)]
+    return [command.arguments[1:] for command in found if command.arguments[0] == "dpvision"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_are_understood(page: Path) -> None:
-    for arguments in commands(page):
+    for arguments in dpvision_commands(page):
         given = parsed(arguments)
         if "settings" not in given or "method" not in given:
             continue
@@ -69,14 +47,7 @@ def test_commands_are_understood(page: Path) -> None:
 
 
 def test_there_are_commands_to_understand() -> None:
-    assert sum(len(commands(page)) for page in PAGES) >= FEWEST_COMMANDS
-
-
-def test_a_command_that_is_wrong_is_seen() -> None:
-    with pytest.raises(KeyError):
-        parsed(["trian", "photos"])
-    with pytest.raises(Exception, match="No such option"):
-        parsed(["train", "photos", "--epsilno", "2"])
+    assert sum(len(dpvision_commands(page)) for page in PAGES) >= FEWEST_COMMANDS
 
 
 def anchors(page: Path) -> set[str]:
@@ -142,19 +113,6 @@ def test_help_says_where_settings_are(name: str) -> None:
     said = " ".join(getattr(one, "help", None) or "" for one in dict(all_commands())[name].params)
     assert "`dpvision settings METHOD`" in said
     assert "docs/reference/settings.md" in said
-
-
-def test_the_network_of_ones_own_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DPVISION_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(own, "_OWN", {})
-    train, check = blocks((DOCS / "guide" / "own-network.md").read_text(encoding="utf-8"), "python")
-    names: dict[str, Any] = {"__name__": "theirs"}
-    exec(train, names)
-    assert names["result"].epsilon <= 2
-    for name, weights in names["result"].model.state_dict().items():
-        assert torch.equal(weights, names["model"].state_dict()[name])
-    exec(check, names)
 
 
 def test_the_picture_can_be_drawn() -> None:

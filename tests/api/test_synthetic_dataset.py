@@ -19,7 +19,7 @@ from dpvision.images import Images, open_images
 from dpvision.privacy import InputError
 from tests.test_docs import blocks
 
-PAGE = Path(__file__).parents[2] / "docs" / "guide" / "first-synthetic-release.md"
+PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "synthetic-release.md"
 TEACHER = {"encoder": "pixels", "encoder_options": {}, "steps": 4, "calibration_share": 0.0}
 
 

@@ -96,7 +96,7 @@ def membership(
         shadow_models: how many classifiers to train, as the run was but on random halves of members and non-
             members, and to forget. They take as long as so many runs on half as many images.
         device: as for `dpvision.train`.
-        progress: see `dpvision.evaluation.Progress`.
+        progress: see `dpvision.runs.Progress`.
 
     Raises:
         InputError: the run or the images cannot be used, or too few shadow models were asked for.

@@ -71,8 +71,8 @@ def open_images(
         spec: "bundled:digits"; "hf:OWNER/NAME" or "hf:OWNER/NAME/FOLDER@REVISION", a data set of the Hugging
             Face Hub, which is downloaded once; or the path of one of these:
             a folder of class folders (PNG, JPEG, WebP, BMP, TIFF), or of train/ and test/ that hold class
-            folders; a NumPy archive .npz with train_images and train_labels, test_…, val_…, or with images
-            and labels; a folder of IDX files (train-images-idx3-ubyte, …, plain or gzip);
+            folders; a NumPy archive .npz with ``train_images``, ``train_labels``, ``test_…``, ``val_…``, or
+            with images and labels; a folder of IDX files (train-images-idx3-ubyte, …, plain or gzip);
             a Parquet file, or a folder of them, in the Hugging Face image layout, or a folder that its
             ``datasets`` wrote by ``save_to_disk``; a run of `synthesize`, or its release directory, for the
             images in it; a table (CSV, TSV, Parquet) with a column of paths, and columns of labels and
