@@ -117,6 +117,17 @@ def test_an_empty_batch_is_a_step_of_noise_alone(names: dict[str, Any]) -> None:
     assert float(moved.std()) == pytest.approx(2.0 * 2.0 / expected, rel=0.15)  # learning rate · σC / qN
 
 
+def test_what_is_frozen_stays(names: dict[str, Any]) -> None:
+    images = names["images"]
+    mechanism = GaussianSumMechanism(1.0, 1.0, PoissonSampler(len(images), sample_rate=0.01))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    model[1].bias.requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    names["learn"](model, images, mechanism, account_of(mechanism, 1), SeededRandom(0))
+    assert torch.equal(model[1].bias, before["1.bias"])
+    assert not torch.equal(model[1].weight, before["1.weight"])
+
+
 def test_a_loop_that_was_interrupted_goes_on_with_what_is_left(names: dict[str, Any]) -> None:
     images, mechanism, budget = names["images"], names["mechanism"], names["budget"]
 
@@ -174,6 +185,21 @@ def test_images_of_units_are_refused() -> None:
     with pytest.raises(InputError, match="a loop of your own protects single images"):
         dpvision.open_account(images, Budget(2.0, 1e-5), [], run="units")
     assert not default_ledger_path(images.digest).exists()
+
+
+def test_it_counts_in_other_sets_of_the_same_images(names: dict[str, Any]) -> None:
+    few, mechanism = names["images"].subset(range(50)), names["mechanism"]
+    account = dpvision.open_account(few, names["budget"], [mechanism.cost(1)], run="few")
+    mechanism.release({"sum": torch.zeros(2)}, account, SecureRandom())
+    account.close()
+    Ledger(default_ledger_path(few.digest)).set_limit(Budget(1.0, 1e-5))
+    with pytest.raises(BudgetExceeded):
+        dpvision.open_account(names["images"], names["budget"], [mechanism.cost(60)], run="all")
+
+
+def test_a_place_is_no_set_of_images(names: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="an account is of images, as open_images returns them"):
+        dpvision.open_account("bundled:digits", names["budget"], [], run="new")  # type: ignore[arg-type]
 
 
 def test_the_owners_limit_holds_for_it(names: dict[str, Any]) -> None:

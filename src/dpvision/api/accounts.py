@@ -106,7 +106,17 @@ def open_account(
         BudgetExceeded: the plan costs more than the budget, or than the images' owners allow.
         InputError: the images have units, a run of this name has ended or has another plan, or the ledger is
             of other images or damaged. In each case nothing is spent.
+
+    >>> import dpvision
+    >>> from dpvision.privacy import Budget, GaussianSumMechanism, PoissonSampler
+    >>> images = dpvision.open_images("bundled:digits")
+    >>> step = GaussianSumMechanism(2.0, 1.0, PoissonSampler(len(images), 0.1))
+    >>> account = dpvision.open_account(images, Budget(2.0, 1e-5), [step.cost(50)], run="mine")
+    >>> account.left(step.event), round(account.epsilon_planned(), 2)
+    (50, 1.65)
     """
+    if not isinstance(images, ImageSet):
+        raise InputError(f"an account is of images, as open_images returns them, not {images!r}")
     if images.units is not None:
         raise InputError(
             f"{images.source} says whose each image is, and a loop of your own protects single images; use "
