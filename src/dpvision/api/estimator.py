@@ -194,19 +194,13 @@ class DPImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         array, labels = check_X_y(X, y, allow_nd=True, estimator=self)
         check_classification_targets(labels)
         classes, numbers = _numbered(labels, self.classes)
-        columns = BaseEstimator()
-        validate_data(
-            columns, X, skip_check_array=True, ensure_2d=False
-        )  # finds their names, if they have some
+        columns = BaseEstimator()  # takes their names, if they have some, or refuses them
+        validate_data(columns, X, skip_check_array=True, ensure_2d=False)
         images = self._images(array, numbers, classes=[str(one) for one in classes.tolist()], units=units)
         with self._directory() as place:
-            given = {name: getattr(self, name) for name in _OF_TRAIN}
-            ledger = place.with_name(f"{place.name}-{UNPAID_LEDGER}") if self.unpaid else None
-            more = {"out": place, "ledger": ledger, "unpaid": self.unpaid, "first": not self.again}
-            options = FitOptions.of({**given, **more}, images)
-            result = cast(
-                "Result", whole_run(images, options, "a classifier", _Lines() if self.verbose else None)
-            )
+            progress = _Lines() if self.verbose else None
+            run = whole_run(images, self._options(place, images), "a classifier", progress)
+        result = cast("Result", run)
         self.__dict__.pop("feature_names_in_", None)
         self.__dict__.update(columns.__dict__)
         self._take(place, result.release, result.model, classes)
@@ -299,6 +293,13 @@ class DPImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 ) from error
         layout: Any = self.layout
         return images_from_arrays(array, labels, layout=layout, value_range=self.value_range, **more)
+
+    def _options(self, place: Path, images: Images) -> FitOptions:
+        """Return the options of a run on these images at a place."""
+        given = {name: getattr(self, name) for name in _OF_TRAIN}
+        ledger = place.with_name(f"{place.name}-{UNPAID_LEDGER}") if self.unpaid else None
+        more = {"out": place, "ledger": ledger, "unpaid": self.unpaid, "first": not self.again}
+        return FitOptions.of({**given, **more}, images)
 
     @contextmanager
     def _directory(self) -> Iterator[Path]:
