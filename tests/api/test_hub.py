@@ -282,9 +282,8 @@ def test_a_run_learns_from_the_hub_and_goes_on_at_the_same_commit(
     runs: Path, tmp_path: Path, hub: Hub
 ) -> None:
     hub.repositories["dataset", "someone/set"] = runs / "hub-images"
-    learning = {"config": {"network": "linear", "steps": 3}}
     with pytest.raises(KeyboardInterrupt):
-        dpvision.train("hf:someone/set", epsilon=1, out=tmp_path / "run", progress=interrupted, **learning)
+        dpvision.train("hf:someone/set", epsilon=1, out=tmp_path / "run", progress=interrupted, **RIDGE)
     recorded = json.loads((tmp_path / "run" / "config.json").read_bytes())["data"]
     assert recorded["spec"] == f"hf:datasets/someone/set@{COMMIT}"
     hub.fails = ConnectionError("no network")

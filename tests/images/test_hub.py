@@ -115,7 +115,9 @@ def test_what_names_nothing_is_refused_before_anything_is_asked(spec: str, hub: 
 def test_a_path_after_hf_is_that_path(tmp_path: Path) -> None:
     save(tmp_path / "images.parquet", [7], [0])
     assert values(open_images(f"hf:{tmp_path}/images.parquet")) == [7]
-    assert pinned(f"hf:{tmp_path}") == str(tmp_path)
+    assert pinned(f"hf:{tmp_path}") == f"hf:{tmp_path}"
+    assert pinned("hf:./images.parquet") == f"hf:{Path.cwd()}/images.parquet"
+    assert pinned(tmp_path) == str(tmp_path)
     assert repository_of(tmp_path, "dataset") is None
 
 

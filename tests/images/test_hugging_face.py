@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from dpvision.images import Images, available_splits, image_sizes, images_from_dataset, open_images
+from dpvision.images.hub import pinned
 from dpvision.privacy.errors import InputError
 
 datasets = pytest.importorskip("datasets")
@@ -178,6 +179,7 @@ def test_metadata_say_labels_and_units(with_metadata: Path, tmp_path: Path) -> N
     assert images.units.of_images == ["0", "0", "1", "1"]
     assert images.source == str(with_metadata)
     assert image_sizes(spec, "test") == {(4, 3): 2}
+    assert open_images(pinned(spec)).digest == images.digest, "as a run reads it, and reads it again"
     assert not (tmp_path / "hf-cache").exists(), "nothing of private images stays with datasets"
 
 

@@ -106,7 +106,10 @@ def pinned(spec: str | os.PathLike[str], kind: Kind = "dataset") -> str:
         InputError: as :func:`placed`.
     """
     repository = repository_of(spec, kind)
-    return str(local_path(spec).absolute()) if repository is None else str(_at_commit(repository))
+    if repository is not None:
+        return str(_at_commit(repository))
+    # It stays one after hf:, which is read as the hub's are.
+    return f"{PREFIX if is_hub(spec) else ''}{local_path(spec).absolute()}"
 
 
 def placed(spec: str | os.PathLike[str], kind: Kind = "dataset") -> Path:
