@@ -150,6 +150,7 @@ def test_runs_in_a_folder_cost_what_they_have_taken_up_too_and_once(runs: Path) 
     assert "with 2 earlier that they go on from" in last.in_words()
 
 
+@pytest.mark.slow
 def test_where_an_earlier_run_is_gone_it_is_not_told_what_both_cost(tmp_path: Path) -> None:
     images = made(13)
     for name, more in (("one", {"config": LINEAR}), ("two", {"from_run": tmp_path / "one"})):
@@ -160,6 +161,10 @@ def test_where_an_earlier_run_is_gone_it_is_not_told_what_both_cost(tmp_path: Pa
     assert together.epsilons == {}
     assert "whose run is not there" in together.says
     assert "cannot be told" in dpvision.runs_in(tmp_path).notes[0]
+
+
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 class Net(nn.Module):
@@ -176,17 +181,20 @@ class Net(nn.Module):
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        ({"config": LINEAR}, {}),
         ({"config": LINEAR | {"class_weight": "balanced"}}, {"config": {"class_weight": "none"}}),
-        ({"config": LINEAR}, {"method": "dp-mix-self", "config": {"augmult": 2, "k_self": 1, "steps": 2}}),
-        ({"config": {"steps": 3, "learning_rate": 0.05}, "network": Net}, {"network": Net}),
         ({"method": "dp-randp", "config": PIXELS}, {}),
-        ({"method": "dp-ridge", "config": {"encoder": "pixels"}}, {"method": "dp-randp", "config": PIXELS}),
+        slow({"config": LINEAR}, {}),
+        slow({"config": LINEAR}, {"method": "dp-mix-self", "config": {"augmult": 2, "steps": 2}}),
+        slow({"config": {"steps": 3, "learning_rate": 0.05}, "network": Net}, {"network": Net}),
+        slow(
+            {"method": "dp-ridge", "config": {"encoder": "pixels"}},
+            {"method": "dp-randp", "config": PIXELS},
+        ),
         (
             {"method": "dp-randp", "config": UNTRAINED | {"calibration_share": 0.0}},
             {"config": {"phase_iii": "full", "phase_iii_learning_rate": 1e-12, "steps": 2}},
         ),
-        (
+        slow(
             {"method": "dp-randp", "config": UNTRAINED | {"phase_iii": "full"}},
             {"config": {"phase_iii_learning_rate": 1e-12}},
         ),
@@ -285,6 +293,7 @@ def test_what_cannot_be_gone_on_from(
     assert not default_ledger_path(images.digest).exists()
 
 
+@pytest.mark.slow
 def test_of_a_phase_iii_all_that_learned_goes_on_learning(tmp_path: Path) -> None:
     whole = {"encoder": "random-wrn-10-1", "phase_iii": "full", "steps": 1}
     train(made(side=16), tmp_path / "one", method="dp-randp", config=whole)
@@ -400,6 +409,7 @@ def test_on_other_images_one_account_is_a_bound_for_both(
     assert "no ledger of made with 5 has what that cost" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_limit_of_the_owner_counts_both(tmp_path: Path) -> None:
     images, ledger = made(11), tmp_path / "ledger.jsonl"
     train(images, tmp_path / "one", config=LINEAR, ledger=ledger)
@@ -436,6 +446,7 @@ def test_a_card_that_leaves_the_earlier_part_out_is_told(runs: Path, tmp_path: P
         assert "earlier releases" in wrong[0].found
 
 
+@pytest.mark.slow
 def test_what_a_tuning_has_cost_is_accounted_for_as_a_selection(tmp_path: Path) -> None:
     config = {name: value for name, value in LINEAR.items() if name != "learning_rate"}
     search = {"learning_rate": [0.02, 0.05]}

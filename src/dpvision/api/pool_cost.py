@@ -75,7 +75,9 @@ def warn_of_unknown_spending(
         ledger: the path of their ledger, which may not be there yet.
     """
     ledgers, release = {ledger, default_ledger_path(images.digest)}, release_with(spec)
-    run = RunDirectory.open(release.parent) if release is not None and is_run(release.parent) else None
+    # A classifier's release is none of images, and is the place itself.
+    homes = [release.parent] if release is not None else [Path(spec), Path(spec).absolute().parent]
+    run = next((RunDirectory.open(home) for home in homes if is_run(home)), None)
     if run is not None and run.private:  # a run that read private images
         if run.of_account("digest") != images.digest:
             return
