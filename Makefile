@@ -30,7 +30,7 @@ lint: $(INSTALLED)
 check: lint test
 
 # The long checks of the guarantee (docs/guarantee/index.md): check-mutants, check-kill, check-requeue, check-disk, check-race,
-# check-index, check-fuzz, check-noise, check-clip, check-accountants.
+# check-index, check-fuzz, check-noise, check-clip, check-accountants; and of the package, check-package.
 check-%: $(INSTALLED)
 	$(VENV)/bin/python -m checks.$*
 

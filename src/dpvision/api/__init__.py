@@ -101,4 +101,5 @@ _HOMES = {
     "write_card": "dpvision.api.release_cards",
 }
 
-__getattr__ = lazy(__name__, _HOMES)
+if not TYPE_CHECKING:  # which would take any name for one of these
+    __getattr__ = lazy(__name__, _HOMES)
