@@ -36,7 +36,7 @@ docs: $(INSTALLED)
 	@echo "The site is in build/docs: open build/docs/index.html"
 
 # The long checks of the guarantee (docs/guarantee/index.md): check-mutants, check-kill, check-requeue, check-disk, check-race,
-# check-index, check-fuzz, check-noise, check-clip, check-accountants.
+# check-index, check-fuzz, check-noise, check-clip, check-accountants; and of the package, check-package.
 check-%: $(INSTALLED)
 	$(VENV)/bin/python -m checks.$*
 

@@ -129,7 +129,8 @@ _HOMES = {
 }
 
 
-__getattr__ = lazy(__name__, _HOMES)
+if not TYPE_CHECKING:  # which would take any name for one of these
+    __getattr__ = lazy(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

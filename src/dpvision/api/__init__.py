@@ -123,4 +123,5 @@ _HOMES = {
     "write_hub_folder": "dpvision.api.hub",
 }
 
-__getattr__ = lazy(__name__, _HOMES)
+if not TYPE_CHECKING:  # which would take any name for one of these
+    __getattr__ = lazy(__name__, _HOMES)

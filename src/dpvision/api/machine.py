@@ -68,7 +68,7 @@ def file_system(path: Path) -> str | None:
 
 def _that_exists(path: Path) -> Path:
     """Return the path, or the nearest folder above it that there is."""
-    return next(one for one in (path, *path.absolute().parents) if one.exists())
+    return next(one for one in (path, *path.absolute().parents) if os.path.exists(one))
 
 
 def _name(dtype: torch.dtype | None) -> str:

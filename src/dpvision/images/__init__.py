@@ -48,4 +48,5 @@ _HOMES = {
     "open_images": "dpvision.images.opening",
 }
 
-__getattr__ = lazy(__name__, _HOMES)
+if not TYPE_CHECKING:  # which would take any name for one of these
+    __getattr__ = lazy(__name__, _HOMES)

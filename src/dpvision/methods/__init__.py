@@ -58,4 +58,5 @@ _HOMES = {
     "with_overrides": "dpvision.methods.settings",
 }
 
-__getattr__ = lazy(__name__, _HOMES)
+if not TYPE_CHECKING:  # which would take any name for one of these
+    __getattr__ = lazy(__name__, _HOMES)

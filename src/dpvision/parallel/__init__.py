@@ -26,4 +26,5 @@ _HOMES = {
     "peers": "dpvision.parallel.start",
     "share_of": "dpvision.parallel.shares",
 }
-__getattr__ = lazy(__name__, _HOMES)
+if not TYPE_CHECKING:  # which would take any name for one of these
+    __getattr__ = lazy(__name__, _HOMES)

@@ -53,4 +53,5 @@ _HOMES = {
     "scales_images": "dpvision.priors.encoders",
 }
 
-__getattr__ = lazy(__name__, _HOMES)
+if not TYPE_CHECKING:  # which would take any name for one of these
+    __getattr__ = lazy(__name__, _HOMES)

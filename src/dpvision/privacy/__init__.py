@@ -100,4 +100,5 @@ _HOMES = {
     "random_source": "dpvision.privacy.noise",
 }
 
-__getattr__ = lazy(__name__, _HOMES)
+if not TYPE_CHECKING:  # which would take any name for one of these
+    __getattr__ = lazy(__name__, _HOMES)

@@ -18,4 +18,5 @@ _HOMES = {
     "release_card": "dpvision.reports.card",
 }
 
-__getattr__ = lazy(__name__, _HOMES)
+if not TYPE_CHECKING:  # which would take any name for one of these
+    __getattr__ = lazy(__name__, _HOMES)

@@ -33,4 +33,5 @@ _HOMES = {
     "load_release": "dpvision.runs.release",
 }
 
-__getattr__ = lazy(__name__, _HOMES)
+if not TYPE_CHECKING:  # which would take any name for one of these
+    __getattr__ = lazy(__name__, _HOMES)
