@@ -98,6 +98,7 @@ class PageRun:
                 continue
             _clear_outs(command)
             code, printed = _run(command)
+            printed = printed.replace(f"{Path.cwd()}/", "")  # pages shorten paths
             assert code == command.exit_code, f"{where}\nexit code {code}; it printed\n{printed}"
             if block.mark != "other output":
                 assert re.search(as_pattern(command.shown), printed), f"{where}\nprinted\n{printed}"

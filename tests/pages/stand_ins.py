@@ -118,6 +118,24 @@ class _Maker:
         self.images(f"{name}/train", "train", range(80))
         self.images(f"{name}/test", "test", range(40))
 
+    def damaged(self) -> None:
+        """Write scans of which two are in colour, one is a GIF and one is empty, and a text among them."""
+        files = self.images("scans", "train", range(120))
+        for path in files:
+            Image.open(path).resize((32, 32)).save(path)
+        well, ill = ([path for path in files if path.parent.name == name] for name in self.classes)
+        Image.open(well[3]).save(well[3], "GIF")
+        ill[3].write_bytes(b"")
+        for path in ill[:2]:
+            Image.open(path).convert("RGB").save(path)
+        (self.folder / "scans" / self.classes[0] / "notes.txt").write_text("p003 came by mail")
+
+    def scans(self) -> None:
+        if self.classes == CLASSES["docs/guide/your-files.md"]:
+            self.damaged()
+        else:
+            self.photos("scans")
+
     def table(self) -> None:
         files = self.images("files", "train", range(80))
         with (self.folder / "scans.csv").open("w", newline="") as file:
@@ -151,7 +169,7 @@ class _Maker:
 
 MAKERS: dict[str, Callable[[_Maker], object]] = {
     "photos": lambda maker: maker.photos("photos"),
-    "scans": lambda maker: maker.photos("scans"),
+    "scans": lambda maker: maker.scans(),
     "scans.csv": lambda maker: maker.table(),
     "new-photos": lambda maker: maker.images("new-photos", "test", range(40, 60), by_class=False),
     "labelled-photos": lambda maker: maker.images("labelled-photos", "test", range(60, 100)),
