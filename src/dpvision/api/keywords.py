@@ -46,6 +46,7 @@ class TrainKeywords(RunKeywords, total=False):
     test: Any
     data_name: str | None
     out: Required[FilePath]
+    from_run: FilePath | None
 
 
 class TuneKeywords(RunKeywords, total=False):
@@ -82,6 +83,7 @@ class PlanKeywords(RunKeywords, total=False):
     search: Mapping[str, Any] | None
     trials: float | None
     data_name: str | None
+    from_run: FilePath | None
     refine: FilePath | None
     count: int | None
     formats: Sequence[str]
@@ -93,6 +95,7 @@ class PlanKeywords(RunKeywords, total=False):
 class AuditKeywords(RunKeywords, total=False):
     """The options of `audit`."""
 
+    from_run: FilePath | None
     network: Any
     canaries: int | None
     canary_kind: str
@@ -125,3 +128,4 @@ class SweepKeywords(TypedDict, total=False):
     network: Any
     test: Any
     data_name: str | None
+    from_run: FilePath | None
