@@ -202,6 +202,24 @@ def test_a_place_is_no_set_of_images(names: dict[str, Any]) -> None:
         dpvision.open_account("bundled:digits", names["budget"], [], run="new")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"run": ""}, "run must be a name"),
+        ({"run": "two\nlines"}, "run must be a name"),
+        ({"run": None}, "run must be a name"),
+        ({"run": "public demo"}, "call it otherwise"),
+        ({"planned": []}, "planned must be a list of events"),
+        ({"planned": [1.0]}, "planned must be a list of events"),
+        ({"budget": 2.0}, "budget must be a Budget"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(names: dict[str, Any], wrong: dict[str, Any], message: str) -> None:
+    right = {"run": "new", "planned": [names["mechanism"].cost(1)], "budget": names["budget"]}
+    with pytest.raises(InputError, match=message):
+        dpvision.open_account(names["images"].subset(range(40)), **{**right, **wrong})
+
+
 def test_the_owners_limit_holds_for_it(names: dict[str, Any]) -> None:
     images = names["images"]
     Ledger.for_dataset(default_ledger_path(images.digest), images.digest, len(images)).set_limit(

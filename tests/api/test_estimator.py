@@ -326,7 +326,7 @@ def test_steps_that_learn_nothing_are_taken() -> None:
     scaler = FrozenEstimator(StandardScaler(with_mean=False).fit(np.full((2, 64), 0.1) * [[0], [5]]))
     pipeline = make_pipeline(
         "passthrough",
-        FunctionTransformer(lambda rows: rows / 1020),
+        make_pipeline(FunctionTransformer(lambda rows: rows / 1020)),
         scaler,
         classifier(image_shape=(8, 8)),
     )
@@ -355,6 +355,30 @@ def test_private_images_are_never_said_to_be_public() -> None:
     with pytest.raises(InputError, match="are private ones"):
         classifier(unpaid=True).fit(X[:500], NUMBERS[:500])
     assert spent() == [["complete"]]
+
+
+def test_nor_are_scaled_copies_of_them() -> None:
+    whole = X.astype(float) / 255 * 16
+    classifier(value_range=(0, 16)).fit(whole, NUMBERS)
+    public = classifier(unpaid=True)
+    for _ in range(2):  # what is refused leaves nothing by which the next would be judged otherwise
+        with pytest.raises(InputError, match=r"look like private images.*leave out unpaid"):
+            public.fit(whole / 16, NUMBERS)
+    assert spent() == [["complete"]]
+
+
+def test_copies_of_an_image_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    often = np.concatenate([X[:200], X[:20]])
+    classifier().fit(often, np.concatenate([NUMBERS[:200], NUMBERS[:20]]))
+    assert "20 of the 220 images are copies of others" in caplog.text
+
+
+def test_a_second_fit_ends_the_folder_of_the_first(temporary: Path) -> None:
+    fitted = classifier().fit(X[:300], NUMBERS[:300])
+    first = fitted.run_
+    fitted.fit(X[300:], NUMBERS[300:])
+    assert not first.exists()
+    assert fitted.run_.exists()
 
 
 def test_all_images_of_a_person_are_protected_together() -> None:

@@ -360,6 +360,25 @@ def test_a_release_that_was_changed_is_refused(runs: Path, tmp_path: Path) -> No
         train(made(), tmp_path / "no", from_run=copy)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("sampler", None), ("num_examples", "x"), ("epsilon", 0.1), ("mechanisms", "x")]
+)
+def test_a_card_that_is_not_true_is_refused_before_anything_is_spent(
+    runs: Path, tmp_path: Path, name: str, value: Any
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(runs / "one" / "release", copy)
+    card = card_of(runs / "one") | {name: value}
+    (copy / "card.json").write_text(json.dumps(card))
+    others = {path.name: path.read_bytes() for path in copy.iterdir() if path.name != FILE}
+    (copy / FILE).write_bytes(guarantee_file(card_of(runs / "one"), others))
+    images = made(seed=7)
+    with pytest.raises(InputError, match="does not hold what it states"):
+        train(images, tmp_path / "no", from_run=copy)
+    assert not default_ledger_path(images.digest).exists()
+    assert not (tmp_path / "no").exists()
+
+
 def test_an_interrupted_run_goes_on_only_from_where_it_began(tmp_path: Path) -> None:
     train(made(), tmp_path / "one", config=LINEAR, seed=1)
 

@@ -399,3 +399,22 @@ def test_a_run_that_ended_without_spending_was_not_the_first(tmp_path: Path) -> 
     machine = Machine(tmp_path)
     machine.open("nothing", "a", range(10)).close()
     machine.account("first", "b", range(10), first=True).open()
+
+
+def test_a_name_is_of_one_run_on_one_set_of_images(machine: Machine) -> None:
+    """Else the second would be taken for the first, and its images for none that a run has learned from."""
+    account = machine.open("mine", "a", range(10))
+    account.record(EVENT)
+    account.close()
+    with pytest.raises(InputError, match=r"'mine' is in the ledger .*a\.jsonl already"):
+        machine.open("mine", "b", range(20, 30))
+    assert machine.ledger("b").counted() == {}
+    with pytest.raises(BudgetExceeded):
+        machine.account("other", "b", range(5, 30), first=True).open()
+
+
+@pytest.mark.parametrize("name", ["public demo", "limit /a"])
+def test_a_run_has_no_name_that_means_something_else(machine: Machine, name: str) -> None:
+    with pytest.raises(InputError, match="call it otherwise"):
+        machine.open(name, "a", range(10))
+    assert machine.index.count_private(machine.index.identities(digests(range(10)))) == 0

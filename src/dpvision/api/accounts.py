@@ -98,14 +98,15 @@ def open_account(
         images: the private images, each of which is protected by itself.
         budget: what the loop may spend in total.
         planned: all that it will release, such as ``[mechanism.cost(steps)]``.
-        run: its name in the ledger. That of a loop that was interrupted, with the same plan, goes on with
-            what that one had left.
+        run: its name in the ledger, which no run on other images has. That of a loop that was interrupted,
+            with the same plan, goes on with what that one had left.
         ledger: the file; by default the one that all runs on these images share.
 
     Raises:
         BudgetExceeded: the plan costs more than the budget, or than the images' owners allow.
-        InputError: the images have units, a run of this name has ended or has another plan, or the ledger is
-            of other images or damaged. In each case nothing is spent.
+        InputError: the images have units, a run of this name has ended, has another plan or is on other
+            images, the ledger is of other images or damaged, or an argument is of the wrong type. In each
+            case nothing is spent.
 
     >>> import dpvision
     >>> from dpvision.privacy import Budget, GaussianSumMechanism, PoissonSampler
@@ -122,6 +123,12 @@ def open_account(
             f"{images.source} says whose each image is, and a loop of your own protects single images; use "
             "train, or say unit='image' where one image is all that is to be protected"
         )
+    if not isinstance(budget, Budget):
+        raise InputError(f"budget must be a Budget, such as Budget(epsilon=2, delta=1e-5), not {budget!r}")
+    if not isinstance(run, str) or not run.strip() or not run.isprintable():
+        raise InputError(f"run must be a name on one line, such as 'own loop', not {run!r}")
+    if not isinstance(planned, Sequence) or not planned or not all(isinstance(e, Event) for e in planned):
+        raise InputError("planned must be a list of events, such as [mechanism.cost(steps)]")
     budget.check_against(len(images))
     path = Path(ledger or default_ledger_path(images.digest))
     book = Ledger.for_dataset(path, images.digest, len(images))

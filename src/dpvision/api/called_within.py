@@ -53,10 +53,15 @@ def refuse_steps_that_learn() -> None:
 
 def _learns(step: Any) -> bool:
     from sklearn.frozen import FrozenEstimator
+    from sklearn.pipeline import FeatureUnion, Pipeline
     from sklearn.utils import get_tags
 
-    if step is None or step == "passthrough" or isinstance(step, FrozenEstimator):
+    if step is None or step in ("passthrough", "drop") or isinstance(step, FrozenEstimator):
         return False
+    if isinstance(step, Pipeline):
+        return any(_learns(one) for _, one in step.steps)
+    if isinstance(step, FeatureUnion):
+        return any(_learns(one) for _, one in step.transformer_list)
     return not hasattr(step, "__sklearn_tags__") or bool(get_tags(step).requires_fit)
 
 

@@ -9,12 +9,13 @@ import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
@@ -66,6 +67,10 @@ _OF_TRAIN = (
 """The parameters that are options of `dpvision.train` and `dpvision.tune`, of the same names."""
 
 
+_FOLDERS: weakref.WeakKeyDictionary[Any, Callable[[], Any]] = weakref.WeakKeyDictionary()
+"""What deletes the temporary folder of each fitted classifier."""
+
+
 class DPImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Learn to classify images under (ε, δ)-differential privacy, as an estimator of scikit-learn.
 
@@ -77,8 +82,9 @@ class DPImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     - `fit` refuses images on which anything was spent already, by whichever run on this machine and as part
       of whichever data set; with ``again`` it does not, and the ledger adds it up. Images are known for
-      certain by their pixels of 8 bits, those with a ``value_range`` by the numbers before it; and, where
-      there are several, most that were scaled, resized, compressed again or flipped left to right.
+      certain by their shape and pixels of 8 bits, those with a ``value_range`` by the numbers before it; and,
+      where there are several, most that were scaled, resized, compressed again or flipped left to right. Not
+      seen: what was turned, inverted, padded, or given another ``image_shape``.
     - `fit` and `clone` refuse to work within `GridSearchCV`, `cross_val_score`, `BaggingClassifier` and
       whatever else of scikit-learn fits many classifiers; ``search`` pays for a choice within the one ε.
     - `fit` refuses to work after a step of a `Pipeline` that learns from the images.
@@ -197,6 +203,8 @@ class DPImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         columns = BaseEstimator()  # takes their names, if they have some, or refuses them
         validate_data(columns, X, skip_check_array=True, ensure_2d=False)
         images = self._images(array, numbers, classes=[str(one) for one in classes.tolist()], units=units)
+        if units is None and not self.unpaid:
+            _warn_of_copies(images)
         with self._directory() as place:
             progress = _Lines() if self.verbose else None
             run = whole_run(images, self._options(place, images), "a classifier", progress)
@@ -317,7 +325,9 @@ class DPImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 close_account(RunDirectory.open(folder / "run"))
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        if (earlier := _FOLDERS.pop(self, None)) is not None:
+            earlier()
+        _FOLDERS[self] = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
     def _take(self, run: Path, release: Path, model: Classifier, classes: NDArray[Any]) -> None:
         """Take what a run has released as what was fitted."""
@@ -345,6 +355,16 @@ def _numbered(labels: NDArray[Any], given: Any) -> tuple[NDArray[Any], NDArray[n
             f"({listing(list(map(str, classes)))}); give all classes"
         )
     return classes, np.searchsorted(classes, labels)
+
+
+def _warn_of_copies(images: Images) -> None:
+    """Warn where an image is there several times, as an oversampled one is: each is protected by itself."""
+    copies = len(images) - len(torch.unique(images.identities, dim=0))
+    if copies:
+        logger.warning(
+            f"{copies} of the {len(images)} images are copies of others, and an image that is there k times "
+            "is protected as k images are: give units, the same for all copies of one"
+        )
 
 
 def _tell_total(images: Images, at: Budget) -> None:

@@ -50,7 +50,7 @@ from dpvision.api.together import begin_together, follow, leading
 from dpvision.images import ImageSet, available_splits
 from dpvision.images.choices import Choices
 from dpvision.images.files import reading
-from dpvision.images.indexed import warn_of_other_kind
+from dpvision.images.indexed import indexed_if_any, warn_of_other_kind
 from dpvision.images.look_alikes import warn_of_indexed_look_alikes, warn_of_look_alikes
 from dpvision.images.public import USED_AS, Overlaps, refuse_data_with_ledger, refuse_private_images
 from dpvision.images.units import refuse_units_of_both
@@ -81,6 +81,7 @@ from dpvision.privacy import (
     default_ledger_path,
     random_source,
 )
+from dpvision.privacy.errors import named_option
 from dpvision.reports import guarantee
 from dpvision.runs import FileCheckpoints, Metrics, Progress, RunDirectory
 from dpvision.runs.files import write_atomically
@@ -280,7 +281,14 @@ class Run:
             if is_new and account.images:
                 warn_of_other_kind(images, account.images)
                 then = "what was spent on those is not composed with this run"
-                warn_of_indexed_look_alikes(images, account.images, "images", then, refuse=config.first)
+                refuse = f"{named_option('again', True)} insists" if config.first else ""
+                warn_of_indexed_look_alikes(images, account.images, "images", then, refuse=refuse)
+            elif is_new and (known := indexed_if_any(images)):
+                then, refuse = (
+                    "what it tells of those is in no account",
+                    f"leave out {named_option('unpaid', True)}",
+                )
+                warn_of_indexed_look_alikes(images, known, "images of an unpaid run", then, refuse=refuse)
             account.open()
             checkpoints.account = account
             config.tell_choice()

@@ -155,6 +155,8 @@ class ClippedGradient:
                 f"views: expected [B, K, …] and as many targets, got {list(views.shape)} "
                 f"and {list(targets.shape)}"
             )
+        if torch.is_inference_mode_enabled():
+            raise InputError("there are no gradients within torch.inference_mode(); call sum outside of it")
         if targets.ndim == 1:
             targets = targets.unsqueeze(1).expand(-1, views.shape[1])
         refuse_unusable(self.model)

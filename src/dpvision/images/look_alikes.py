@@ -17,7 +17,7 @@ from torch import Tensor
 from dpvision.images.image_set import ImageSet
 from dpvision.images.rows_on_disk import RowsOnDisk, rows_at
 from dpvision.images.sketch import mirrored
-from dpvision.privacy.errors import InputError, named_option
+from dpvision.privacy.errors import InputError
 from dpvision.privacy.fingerprint import Fingerprints, fingerprints_of
 from dpvision.privacy.image_index import IndexedImages
 from dpvision.privacy.near import BLOCK, Lookup
@@ -61,7 +61,7 @@ def warn_of_look_alikes(images: ImageSet, private: ImageSet, what: str, then: st
 
 
 def warn_of_indexed_look_alikes(
-    images: ImageSet, known: IndexedImages, what: str, then: str, *, refuse: bool = False
+    images: ImageSet, known: IndexedImages, what: str, then: str, *, refuse: str = ""
 ) -> None:
     """Warn where images look like private ones that the index of this machine knows, other than themselves.
 
@@ -69,7 +69,7 @@ def warn_of_indexed_look_alikes(
         images: the images.
         known: the same, as the index knows them.
         what, then: as for `warn_of_look_alikes`.
-        refuse: whether to refuse them instead.
+        refuse: where they are refused instead, how to mend it.
 
     Raises:
         InputError: they are refused.
@@ -155,7 +155,7 @@ def _warn_if_more(
     what: str,
     like: str,
     then: str,
-    refuse: bool = False,
+    refuse: str = "",
 ) -> None:
     """Warn where clearly more images than usual look alike, ``usual`` a share."""
     count, size = int(alike.sum()), len(alike)
@@ -166,5 +166,5 @@ def _warn_if_more(
             f"re-compressed or flipped copies?); {then}"
         )
         if refuse:
-            raise InputError(f"{found}; {named_option('again', True)} insists")
+            raise InputError(f"{found}; {refuse}")
         logger.warning(f"{found} (this is private: do not publish it)")

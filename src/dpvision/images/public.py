@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dpvision.images.identity import identities_of
 from dpvision.images.image_set import ImageSet
 from dpvision.images.indexed import indexed_if_any
-from dpvision.privacy import InputError, default_ledger_path
+from dpvision.privacy import InputError, Ledger, default_ledger_path
 from dpvision.privacy.names import AT_A_TIME, Names, rows_of
 
 USED_AS = "there are private images among the {}, where the guarantee does not cover them"
@@ -72,7 +72,7 @@ def refuse_data_with_ledger(images: ImageSet, what: str, overlaps: Overlaps | No
 def treated_as_private(images: ImageSet) -> str | None:
     """Say by what somebody on this machine has treated some of the images as private."""
     ledger = default_ledger_path(images.digest)
-    if ledger.exists():
+    if ledger.exists() and _counts(Ledger(ledger)):
         return f"{images.source} is a private data set, with the ledger {ledger}"
     known = indexed_if_any(images)
     shared = known.index.count_private(known.identities) if known else 0
@@ -82,6 +82,11 @@ def treated_as_private(images: ImageSet) -> str | None:
             "machine have learned from"
         )
     return None
+
+
+def _counts(ledger: Ledger) -> bool:
+    """Say whether a ledger has a run or a limit. What was refused may have left one without."""
+    return bool(ledger.counted()) or ledger.limit is not None
 
 
 def refuse_private_images(images: ImageSet, private: ImageSet, what: str, overlaps: Overlaps) -> None:

@@ -57,8 +57,10 @@ DIGEST_BYTES = 32
 IDENTITY_BYTES = 16
 """Two of a million images share an identity with a probability of 2·10⁻²⁷."""
 
-_PUBLIC = "public "
-"""The beginning of what stands in the place of a run where images were taken for public ones."""
+_PUBLIC, _LIMIT = "public ", "limit "
+"""The beginnings of what stands in the place of a run where images were taken for public ones, and where a
+limit was set for them. No run's name begins so.
+"""
 
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS images (
@@ -151,9 +153,20 @@ class ImageIndex:
         Raises:
             BudgetExceeded: that is so, or with what others have spent on one of the images or units, or may
                 still, the plan exceeds the limit of an owner. Nothing was written.
+            InputError: a run of this id is in another ledger, and this would be taken for that one; or it has
+                a name that stands for something else here.
         """
+        if run.startswith((_PUBLIC, _LIMIT)):
+            raise InputError(f"a run cannot be called {run!r}, which means something else; call it otherwise")
         with self._opened() as database:
-            is_known, is_open, of_all = _has(database, run), run in ledger.counted(), ledgers_of_all(ledger)
+            is_open, of_all = run in ledger.counted(), ledgers_of_all(ledger)
+            place = _place_of(database, run)
+            is_known = place is not None
+            if is_known and not is_open and place != stored(database, ledger.path):
+                raise InputError(
+                    f"a run called {run!r} is in the ledger {place} already, and each run has a name of its "
+                    "own; call this one otherwise"
+                )
             if not (is_known and is_open):
                 _fill_batch(database, images.identities, images.fingerprints, images.units)
                 _take_over(database, of_all, besides=run)
@@ -171,7 +184,7 @@ class ImageIndex:
     def cover(self, ledger: Ledger, images: IndexedImages) -> None:
         """Let a ledger's limit hold for these images or units, though no run has touched them yet."""
         with self._opened() as database:
-            name = f"limit {ledger.path.absolute()}"
+            name = f"{_LIMIT}{ledger.path.absolute()}"
             if not _has(database, name):
                 _fill_batch(database, images.identities, images.fingerprints, images.units)
                 _take_over(database, ledgers_of_all(ledger))
@@ -317,7 +330,13 @@ class ImageIndex:
 
 
 def _has(database: sqlite3.Connection, run: str) -> bool:
-    return database.execute("SELECT 1 FROM runs WHERE run = ?", (run,)).fetchone() is not None
+    return _place_of(database, run) is not None
+
+
+def _place_of(database: sqlite3.Connection, run: str) -> str | None:
+    """Return where the ledger of a run is, as the index keeps it; None where it does not know the run."""
+    found = database.execute("SELECT ledger FROM runs WHERE run = ?", (run,)).fetchone()
+    return None if found is None else str(found[0])
 
 
 def _add_fingerprints(database: sqlite3.Connection) -> None:
