@@ -76,8 +76,8 @@ On = Literal["views", "features", "logits"]
 
 MOMENTUM = 0.9
 
-HEAD = "network.head."
-"""The beginning of the names of the head's parameters."""
+HEAD, ENCODER = "network.head.", "network.encoder."
+"""The beginnings of the names of the head's tensors and of the encoder's."""
 
 
 WHITEN = 0.2
@@ -396,7 +396,8 @@ class DPRandP:
         self, config: DPRandPConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
     ) -> Finished:
         """Return the encoder with what was learned, and its classes weighted."""
-        finished = finished_classifier(lambda: config.build_model(facts), learned, workplace)
+        fit = not any(name.startswith(ENCODER) for name in learned.tensors)  # else it is replaced at once
+        finished = finished_classifier(lambda: config.build_model(facts, fit=fit), learned, workplace)
         return weigh(config, learned, finished)
 
 
