@@ -3,11 +3,11 @@
     python -m checks.package
     python -m checks.package --extras dicom,tensorboard
 
-The wheel is made of the sdist, and the environment takes the versions in constraints.txt, so it needs a
-package registry, minutes, and 2 GB of disk, or 5 where torch comes with CUDA. There a private classifier is
-trained and verified, `dpvision doctor` looks over what is there, a user's script passes ``mypy --strict`` and
-runs, and each of the extras is installed and imported, which doctor does. The exit code is 1 where an extra
-fails; whatever else fails ends it with an error.
+The wheel is made of the sdist, and the environment takes versions as far as they are in constraints.txt, so
+it needs a package registry, minutes, and 2 GB of disk, or 5 where torch comes with CUDA. There a private
+classifier is trained and verified, `dpvision doctor` looks over what is there, a user's script passes ``mypy
+--strict`` and runs, and each of the extras is installed and imported, which doctor does. The exit code is 1
+where an extra fails; whatever else fails ends it with an error.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Environment:
         return done.stdout
 
     def install(self, *what: str) -> None:
-        """Install packages in the versions of constraints.txt."""
+        """Install packages, in the versions of constraints.txt as far as they are there."""
         self.run("python", "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", *what)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import warnings
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,25 +10,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from checks.doc_blocks import DOCS, blocks
 from dpvision.gradients import ClippedGradient
 from dpvision.privacy import GaussianSumMechanism, PoissonSampler, epsilon, gaussian_event
 
 opacus = pytest.importorskip("opacus", reason="opacus is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # of Opacus' hooks
 
-PAGE = Path(__file__).parents[1] / "docs" / "guide" / "from-opacus.md"
+PAGE = DOCS / "guide" / "from-opacus.md"
 
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the page's blocks have defined and done."""
     found: dict[str, Any] = {"__name__": "theirs"}
-    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(action="ignore"):
         patch.setenv("DPVISION_HOME", str(tmp_path_factory.mktemp("home")))
         patch.chdir(tmp_path_factory.mktemp("here"))
-        for block in blocks:
-            exec(block, found)
+        for block in blocks(PAGE, "python"):
+            exec(block.text, found)
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import dpvision
+from checks.doc_blocks import DOCS, blocks
 from dpvision.cli.main import app
 from dpvision.privacy import (
     Account,
@@ -27,12 +27,7 @@ from dpvision.privacy import (
     default_ledger_path,
 )
 
-PAGE = Path(__file__).parents[1] / "docs" / "guide" / "own-loop.md"
-
-
-def blocks(language: str) -> list[str]:
-    text = PAGE.read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+LOOP, CHECK, LIGHTNING = (block.text for block in blocks(DOCS / "guide" / "own-loop.md", "python"))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +37,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         home = tmp_path_factory.mktemp("home")
         patch.setenv("DPVISION_HOME", str(home))
-        exec(blocks("python")[0], found)
+        exec(LOOP, found)
         found["ledger"] = Ledger(default_ledger_path(found["images"].digest))
     return found
 
@@ -54,8 +49,7 @@ def account_of(mechanism: GaussianSumMechanism, releases: int) -> Account:
 
 
 def test_the_loop_is_about_fifteen_lines() -> None:
-    code = blocks("python")[0]
-    body = code[code.index("def learn") :]
+    body = LOOP[LOOP.index("def learn") :]
     lines = [line for line in body.splitlines() if line and not line.startswith(("def ", "print"))]
     assert len(lines) <= 18
 
@@ -147,15 +141,14 @@ def test_a_loop_that_was_interrupted_goes_on_with_what_is_left(names: dict[str, 
 
 
 def test_the_check_of_the_page_passes_and_finds_a_division_by_the_batch(names: dict[str, Any]) -> None:
-    check = blocks("python")[1]
-    exec(check, names)
-    wrong = blocks("python")[0].replace("/ sampler.expected_batch_size", "/ max(1, len(batch))")
-    assert wrong != blocks("python")[0]
+    exec(CHECK, names)
+    wrong = LOOP.replace("/ sampler.expected_batch_size", "/ max(1, len(batch))")
+    assert wrong != LOOP
     code = wrong[wrong.index("def learn") : wrong.index("images = ")]
     theirs = dict(names)
     exec(code, theirs)
     with pytest.raises(AssertionError):
-        exec(check, theirs)
+        exec(CHECK, theirs)
 
 
 @pytest.mark.parametrize(
@@ -232,8 +225,7 @@ def test_the_owners_limit_holds_for_it(names: dict[str, Any]) -> None:
 def test_the_module_for_lightning(names: dict[str, Any]) -> None:
     pytest.importorskip("lightning", reason="lightning is not installed")
     found = dict(names)
-    (code,) = blocks("python lightning")
-    exec(code, found)
+    exec(LIGHTNING, found)
     assert found["account"].epsilon_spent() == names["account"].epsilon_spent()
     assert float(found["trainer"].callback_metrics["epsilon"]) == pytest.approx(
         found["account"].epsilon_spent()

@@ -24,7 +24,7 @@ pytest.importorskip("build", reason="needs the extra test")
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MADE_BY_COMMANDS = {"build", "dist", "runs", "fuzz-failures"}
-"""Folders that .gitignore has, which are no part of the source."""
+"""Folders that .gitignore has, which are no part of the source; docs/api is one too."""
 
 LITTER = (
     "runs/demo/private/checkpoint.safetensors",
@@ -38,14 +38,16 @@ LITTER = (
 
 
 def parts_of_the_source() -> list[Path]:
-    return [one for one in ROOT.iterdir() if one.name[0] != "." and one.name not in MADE_BY_COMMANDS]
+    """All that is no hidden file and that no command makes, and the list for building containers."""
+    shown = (one for one in ROOT.iterdir() if one.name[0] != "." or one.name == ".dockerignore")
+    return [one for one in shown if one.name not in MADE_BY_COMMANDS]
 
 
 def files_in(folder: Path) -> set[str]:
     """The paths of the source files under a folder of the repository."""
     found = (one.relative_to(ROOT) for one in folder.rglob("*") if one.is_file())
     made = ("__pycache__", "dpvision.egg-info")
-    return {str(one) for one in found if not set(one.parts) & set(made)}
+    return {str(one) for one in found if not set(one.parts) & set(made) and one.parts[:2] != ("docs", "api")}
 
 
 @pytest.fixture(scope="module")

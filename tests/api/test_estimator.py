@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
-import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -459,17 +458,3 @@ def test_images_of_another_size_are_refused() -> None:
         digits.predict(X[:, ::2, ::2])
     with pytest.raises(InputError, match="takes images of shape"):
         digits.predict(X.reshape(-1, 4, 16))
-
-
-def test_the_page_does_what_it_says(
-    whole_card: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).parents[2] / "docs" / "guide" / "scikit-learn.md").read_text(encoding="utf-8")
-    names: dict[str, Any] = {"__name__": "theirs"}
-    for code in re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
-        exec(code, names)
-    assert names["digits"].score(names["X_test"], names["y_test"]) > 0.8
-    said = capsys.readouterr().out
-    for refusal in ("GridSearchCV fits many times", "again=True insists", "the step 'standardscaler'"):
-        assert said.count(refusal) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -322,28 +321,6 @@ def test_nan_is_no_agreement() -> None:
     model = network("linear", SMALL).eval()
     with pytest.raises(dpvision.InputError, match="does not compute"):
         compared(model, lambda inputs: torch.full((len(inputs["images"]), 3), torch.nan), "it")
-
-
-PAGE = Path(__file__).parents[2] / "docs" / "guide" / "exporting.md"
-
-
-def test_the_code_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DPVISION_HOME", str(tmp_path / "home"))
-    of_onnx, of_torch = re.findall(
-        r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.M
-    )
-    names: dict[str, Any] = {}
-    exec(of_onnx, names)
-    assert names["logits"].shape == (5, 10)
-    dpvision.export("run", torch="model")
-    code = "import torch\nimages = torch.zeros(5, 1, 8, 8)\n" + of_torch + "print(len(logits))"
-    told = subprocess.run(
-        [sys.executable, "-c", code], check=True, cwd="model", timeout=120, capture_output=True, text=True
-    ).stdout
-    assert told.splitlines()[-1] == "5"
 
 
 # Networks of one's own -----------------------------------------------------------------------------------

@@ -17,9 +17,7 @@ import dpvision
 from dpvision.api import Synthesis, SyntheticDataset
 from dpvision.images import Images, open_images
 from dpvision.privacy import InputError
-from tests.test_docs import blocks
 
-PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "synthetic-release.md"
 TEACHER = {"encoder": "pixels", "encoder_options": {}, "steps": 4, "calibration_share": 0.0}
 
 
@@ -155,15 +153,3 @@ def test_what_is_refused(runs: Path, tmp_path: Path) -> None:
     release = only(runs / "moments", "none", tmp_path / "release")
     with pytest.raises(InputError, match="released no images"):
         dpvision.synthetic_dataset(release)
-
-
-def test_the_example_of_the_page(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other block of the page, in place of which is a run here, makes what it reads."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(runs / "moments", "synthetic")
-    text = PAGE.read_text(encoding="utf-8")
-    (code,) = (block for block in blocks(text, "python") if "DataLoader" in block)
-    names: dict[str, Any] = {"dpvision": dpvision}
-    exec(code, names)
-    assert names["pixels"].shape == (12, 1, 8, 8)
-    assert names["labels"].dtype == torch.int64

@@ -61,6 +61,14 @@ def make(page: Path, folder: Path, patch: pytest.MonkeyPatch) -> None:
             made(maker)
 
 
+def leave_the_hub_alone(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let Hugging Face's libraries, here and in programs, call no hub; put their cache into a folder."""
+    patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    patch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    patch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "cache")
+    patch.setenv("HF_HUB_OFFLINE", "1")  # last: the libraries read it when they are imported
+
+
 def leave(command: str, data: str, place: Path) -> None:
     """Put at a place what a command leaves that learns from data, and into the ledgers what it spends.
 

@@ -12,7 +12,7 @@ import pytest
 from checks.doc_blocks import ROOT, blocks, commands, pages
 from dpvision.methods import known_methods
 from tests.pages.running import PageRun, as_pattern, parsed
-from tests.pages.stand_ins import make
+from tests.pages.stand_ins import leave_the_hub_alone, make
 
 PAGES = [page for page in pages() if blocks(page)]
 MOST_NOT_RUN = 20
@@ -23,22 +23,37 @@ def name(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-def readme(names: dict[str, Any]) -> None:
+def readme(names: dict[str, Any], printed: str) -> None:
     assert names["result"].test_accuracy.value > 0.8
     assert names["logits"].shape == (360, 10)
 
 
-def own_network(names: dict[str, Any]) -> None:
+def hugging_face(names: dict[str, Any], printed: str) -> None:
+    assert f"model {names['found'].sha256}" in printed
+    assert "True" in printed
+    assert "100 images of 1×8×8" in printed
+    assert len(names["more"]) == 50
+
+
+def own_network(names: dict[str, Any], printed: str) -> None:
     assert names["result"].epsilon <= 2
     for weight, released in names["model"].state_dict().items():
         assert released.equal(names["result"].model.state_dict()[weight])
 
 
-RESULTS: dict[str, Callable[[dict[str, Any]], None]] = {
+def scikit_learn(names: dict[str, Any], printed: str) -> None:
+    assert names["digits"].score(names["X_test"], names["y_test"]) > 0.8
+    for refusal in ("GridSearchCV fits many times", "again=True insists", "the step 'standardscaler'"):
+        assert printed.count(refusal) == 1
+
+
+RESULTS: dict[str, Callable[[dict[str, Any], str], None]] = {
     "README.md": readme,
+    "docs/guide/hugging-face.md": hugging_face,
     "docs/guide/own-network.md": own_network,
+    "docs/guide/scikit-learn.md": scikit_learn,
 }
-"""What the blocks of some pages must have made."""
+"""What the Python blocks of some pages must have defined and printed."""
 
 
 def run_page(page: Path, whole: bool) -> PageRun:
@@ -46,6 +61,7 @@ def run_page(page: Path, whole: bool) -> PageRun:
     known_methods.cache_clear()
     try:
         with pytest.MonkeyPatch.context() as patch:
+            leave_the_hub_alone(Path.cwd(), patch)
             make(page, Path.cwd(), patch)
             ran = PageRun(page, whole)
             ran.run()
@@ -60,9 +76,10 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_what_is_quick(page: Path) -> None:
+def test_what_is_quick(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran = run_page(page, whole=False)
-    RESULTS.get(name(page), lambda names: None)(ran.names)
+    if look := RESULTS.get(name(page)):
+        look(ran.names, capsys.readouterr().out)
 
 
 @pytest.mark.slow
