@@ -22,6 +22,7 @@ from dpvision.api.installation import Library, extras
 from dpvision.api.machine import file_system
 from dpvision.cli.main import run
 from dpvision.privacy import Ledger, default_ledger_path, gaussian_event
+from dpvision.privacy.image_index import ImageIndex, IndexedImages
 from dpvision.privacy.ledger import About
 
 FAST = {"network": "linear", "steps": 3, "expected_batch_size": 64, "augmult": 1}
@@ -129,6 +130,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         lambda home: only_ledger(home).unlink(),
         "ledgers/",
         "is gone, though the index",
+    ),
+    "a ledger cut to its first line": (
+        lambda home: only_ledger(home).write_bytes(only_ledger(home).read_bytes().splitlines(True)[0]),
+        "ledgers/",
+        "has lost 1 of the 1 runs that the index knows of.*; restore it from a copy",
     ),
     "the index gone": (index_gone, "index.sqlite", "is missing though ledgers have runs"),
     "the index damaged": (index_damaged, "index.sqlite", "is damaged|cannot be read"),
@@ -258,6 +264,19 @@ def test_a_line_that_was_cut_off_stays_and_is_sound(home: Path) -> None:
     before = path.read_bytes()
     assert dpvision.doctor().sound
     assert path.read_bytes() == before
+
+
+def test_what_the_index_knows_besides_runs_is_not_looked_for_in_ledgers(home: Path) -> None:
+    """Limits, public images, and a run whose process was killed before its ledger had it."""
+    index = ImageIndex(home / "images")
+    digest = "ab" * 32
+    ledger = Ledger.for_dataset(default_ledger_path(digest), digest, 1000)
+    images = IndexedImages(index, index.identities([b"a" * 32]))
+    index.cover(ledger, images)
+    index.note_public("a use", images.identities)
+    with pytest.raises(KeyboardInterrupt), index.admitting("killed", ledger, [], images):
+        raise KeyboardInterrupt
+    assert dpvision.doctor().faults == ()
 
 
 def test_a_library_that_cannot_be_imported_is_a_fault(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

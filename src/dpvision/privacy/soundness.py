@@ -63,11 +63,12 @@ def look_over_ledgers() -> Ledgers:
     """Read every ledger and the index as they are."""
     folder, index = default_ledger_path("").parent, default_index_folder()
     faults = [*_faults_of_folder(folder), *_faults_of_folder(index)]
-    found, missing = _known_to_index(index, faults)
+    known = _known_to_index(index, faults)
+    missing = {path for path in known if not path.exists()}
     here = set(folder.glob("*.jsonl")) if os.access(folder, _ALL, effective_ids=True) else set()
-    faults += [_lost(path) for path in sorted(missing)]
-    paths = sorted(here | found)
-    ledgers = [ledger for path in paths if (ledger := _sound_ledger(path, faults))]
+    faults += [_gone(path) for path in sorted(missing)]
+    paths = sorted((here | known.keys()) - missing)
+    ledgers = [ledger for path in paths if (ledger := _sound_ledger(path, known.get(path, set()), faults))]
     has_index = os.path.exists(index / "index.sqlite")
     if not has_index and any(ledger.counted() for ledger in ledgers):
         faults.append(
@@ -114,8 +115,14 @@ def _faults_of_mode(path: Path, mode: str) -> Iterator[Fault]:
         )
 
 
-def _sound_ledger(path: Path, faults: list[Fault]) -> Ledger | None:
-    """Return the ledger at a path if it can be trusted; what is wrong with it is added to the faults."""
+def _sound_ledger(path: Path, known: set[str], faults: list[Fault]) -> Ledger | None:
+    """Return the ledger at a path if it can be read; what is wrong with it is added to the faults.
+
+    Args:
+        path: the file.
+        known: the runs that the index knows to have been opened in it.
+        faults: those found so far.
+    """
     try:
         faults += _faults_of_mode(path, "600")
         ledger = Ledger(path, read_only=True)
@@ -123,6 +130,15 @@ def _sound_ledger(path: Path, faults: list[Fault]) -> Ledger | None:
             name = default_ledger_path(ledger.digest).name
             faults.append(
                 Fault(str(path), "is the ledger of another data set than its name says", f"call it {name}")
+            )
+        if lost := known - ledger.counted().keys():
+            faults.append(
+                Fault(
+                    str(path),
+                    f"has lost {len(lost)} of the {len(known)} runs that the index knows of: it is an "
+                    "older copy, or was cut off or begun anew",
+                    "restore it from a copy that has them",
+                )
             )
         return ledger
     except InputError as error:
@@ -136,7 +152,7 @@ def _sound_ledger(path: Path, faults: list[Fault]) -> Ledger | None:
     return None
 
 
-def _lost(path: Path) -> Fault:
+def _gone(path: Path) -> Fault:
     return Fault(
         str(path),
         "is gone, though the index knows runs of it: they count for what it knows of them, and the ledger's "
@@ -145,9 +161,9 @@ def _lost(path: Path) -> Fault:
     )
 
 
-def _known_to_index(folder: Path, faults: list[Fault]) -> tuple[set[Path], set[Path]]:
-    """Return the ledgers that the index names and that are there, and those that are not; what is wrong with
-    the index is added to the faults.
+def _known_to_index(folder: Path, faults: list[Fault]) -> dict[Path, set[str]]:
+    """Return the runs that were opened in each ledger, as the index knows them; what is wrong with the index
+    is added to the faults.
     """
     path, key = folder / "index.sqlite", folder / "key"
     try:
@@ -157,7 +173,7 @@ def _known_to_index(folder: Path, faults: list[Fault]) -> tuple[set[Path], set[P
         if key in present and key.stat().st_size != KEY_BYTES:
             faults.append(Fault(str(key), "is damaged", "restore it from a copy"))
         if path not in present or path.stat().st_size == 0:
-            return set(), set()
+            return {}
         if key not in present:
             faults.append(
                 Fault(
@@ -168,14 +184,14 @@ def _known_to_index(folder: Path, faults: list[Fault]) -> tuple[set[Path], set[P
             faults.append(
                 Fault(str(path), "a write to it was cut off", "the next run undoes that; look again then")
             )
-            return set(), set()
+            return {}
         return _read_index(path, faults)
     except (sqlite3.Error, OSError) as error:
         faults.append(Fault(str(path), f"cannot be read ({error})", "restore it from a copy"))
-        return set(), set()
+        return {}
 
 
-def _read_index(path: Path, faults: list[Fault]) -> tuple[set[Path], set[Path]]:
+def _read_index(path: Path, faults: list[Fault]) -> dict[Path, set[str]]:
     """Look an index over as it is; as `_known_to_index`. OSError or sqlite3.Error where it cannot be read."""
     with ExitStack() as stack:
         if (path.parent / "lock").exists():
@@ -185,13 +201,15 @@ def _read_index(path: Path, faults: list[Fault]) -> tuple[set[Path], set[Path]]:
         )
         ((said,),) = database.execute("PRAGMA quick_check(1)").fetchall()
         disagree = [what for what, query in _DISAGREEMENTS.items() if database.execute(query).fetchone()[0]]
-        rows = database.execute("SELECT DISTINCT ledger FROM runs WHERE opened").fetchall()
+        # A limit and the images taken for public ones have rows too, which are never opened.
+        rows = database.execute("SELECT run, ledger FROM runs WHERE opened").fetchall()
     if said != "ok":
         disagree.append(said)
     faults += [Fault(str(path), f"is damaged: {what}", "restore it from a copy") for what in disagree]
-    ledgers = {(path.parent.parent / name).absolute() for (name,) in rows}
-    there = {one for one in ledgers if one.exists()}
-    return there, ledgers - there
+    known: dict[Path, set[str]] = {}
+    for run, ledger in rows:
+        known.setdefault((path.parent.parent / ledger).absolute(), set()).add(run)
+    return known
 
 
 _DISAGREEMENTS = {
