@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from dpvision.api.installation import FOR_DEVELOPERS
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "guide" / "installing.md"
 TEXT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 EXTRAS: dict[str, list[str]] = tomllib.loads(TEXT)["project"]["optional-dependencies"]
-FOR_DEVELOPERS = {"test", "dev", "fuzz", "docs"}
 FOR_USERS = sorted(EXTRAS.keys() - FOR_DEVELOPERS)
 FILES = sorted((ROOT / "src").rglob("*.py"))
 CALLED_OTHERWISE = {"open_clip_torch": "open_clip"}

@@ -18,7 +18,7 @@ import pytest
 import dpvision
 from dpvision.api import diagnosing
 from dpvision.api.diagnosing import Diagnosis
-from dpvision.api.installation import Library, extras
+from dpvision.api.installation import FOR_DEVELOPERS, Library, extras
 from dpvision.api.machine import file_system
 from dpvision.cli.main import run
 from dpvision.privacy import Ledger, default_ledger_path, gaussian_event
@@ -288,7 +288,7 @@ def test_a_library_that_cannot_be_imported_is_a_fault(home: Path, monkeypatch: p
 
 def test_every_extra_for_users_is_asked_for() -> None:
     known = set(importlib.metadata.metadata("dpvision").get_all("Provides-Extra") or ())
-    assert set(extras()) == known - {"test", "dev", "fuzz", "docs"}
+    assert set(extras()) == known - FOR_DEVELOPERS
     assert extras()["dicom"] == ["pydicom"]
 
 

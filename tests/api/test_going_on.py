@@ -36,6 +36,8 @@ from dpvision.reports.card import strength_of
 from dpvision.reports.guarantee_file import FILE, guarantee_file
 from dpvision.testing import check_guarantee, method_run
 
+UNPAID_BEFORE = UNPAID.replace("(unpaid)", "(`sweep --unpaid`)")
+"""As cards had it before other runs than those of a sweep could be unpaid."""
 N, DELTA, LEDGER = 90, 1e-3, "ledger.jsonl"
 LINEAR = {"network": "linear", "steps": 3, "expected_batch_size": N, "learning_rate": 0.05}
 STILL = {"learning_rate": 1e-12}
@@ -334,6 +336,7 @@ def test_what_one_epsilon_cannot_stand_for(runs: Path) -> None:
     parts = {"refined": [{**earlier.guarantee["refined"][0], "num_examples": 1000}]}
     for changed, message in (
         ({"not_covered": [UNPAID]}, "in no account"),
+        ({"not_covered": ["another", UNPAID_BEFORE]}, "in no account"),
         (pool, "a pool that was made of private images"),
         (parts, "not below 1/N for the 1000"),
     ):

@@ -167,6 +167,11 @@ def test_unpaid_runs_are_in_no_account_and_say_so(images: Images, tmp_path: Path
             assert "they were said to be public (unpaid)" in (release / file).read_text()
         assert dpvision.runs_in(release).rows[0].cost == "unpaid"
         assert dpvision.verify(release).holds
+    card = release / "card.json"
+    card.write_text(
+        card.read_text().replace("public (unpaid)", "public (`sweep --unpaid`)")
+    )  # as it once was
+    assert dpvision.runs_in(release).rows[0].cost == "unpaid"
     assert done.chart is not None
     assert "Of these runs 8 unpaid" in done.chart.read_text()
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from dpvision.api.config import RunConfig
-from dpvision.api.earlier import TAKES_UP
 from dpvision.api.options import PlanOptions
 from dpvision.images import ImageSet
 from dpvision.images.indexed import standings
 from dpvision.methods import calibrate
+from dpvision.methods.continued import TAKES_UP
 from dpvision.methods.stages import Stage, at_noise
 from dpvision.privacy import Event, InputError, Ledger, default_ledger_path
 from dpvision.privacy.books import ledgers_of_all

@@ -11,9 +11,9 @@ import torch
 
 from dpvision.api.installation import Library, libraries, versions
 from dpvision.api.machine import computing, file_system, room
+from dpvision.api.soundness import Fault, Ledgers, look_over_ledgers
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.ledger import About
-from dpvision.privacy.soundness import Fault, Ledgers, look_over_ledgers
 from dpvision.runs import RunDirectory
 from dpvision.runs.places import is_run
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dpvision.api.accounts import UNPAID
 from dpvision.api.cost_of_both import cost_of_both
 from dpvision.api.pool_cost import warn_of_unknown_spending
 from dpvision.api.releases import open_earlier
@@ -16,22 +15,17 @@ from dpvision.api.sources import lasting
 from dpvision.api.verifying import MOST_EVENTS, verify
 from dpvision.images import ImageSet
 from dpvision.images.choices import Choices
-from dpvision.methods.going_on import SETTING, GoingOn
+from dpvision.methods.continued import FROM_RUN, REFINE, TAKES_UP
+from dpvision.methods.going_on import GoingOn
 from dpvision.methods.method import GUARANTEE, Method
 from dpvision.methods.refined import Refined
 from dpvision.methods.registry import AUTO, find_method
 from dpvision.methods.stages import Calibrated
 from dpvision.methods.start import Start, open_start
 from dpvision.privacy import Budget, InputError, default_ledger_path
-from dpvision.reports.guarantee_file import events_of, unit_of
+from dpvision.reports.guarantee_file import events_of, is_unpaid, unit_of
 from dpvision.runs import RunDirectory
 from dpvision.runs.places import is_run
-
-REFINE = "refine"
-"""The option and the setting that name a run to refine; `SETTING` are those of one to go on from."""
-
-TAKES_UP = (REFINE, SETTING)
-"""The settings that name an earlier run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,9 +111,9 @@ class Earlier:
                 f"delta {budget.delta:g} is not below 1/N for the {before} of {self.place}, for which the "
                 "card speaks too; give a smaller one"
             )
-        if UNPAID in self.guarantee["not_covered"]:
+        if is_unpaid(self.guarantee):
             raise InputError(
-                f"{self.place} is on images that were said to be public, in no account (sweep --unpaid); "
+                f"{self.place} is on images that were said to be public, in no account (unpaid); "
                 "go on from a run that is paid for"
             )
         if (self.guarantee.get("pool") or {}).get("guarantee"):
@@ -156,7 +150,7 @@ def earlier_of(options: Any) -> Earlier | None:
         start = open_start(from_run)
         _check_holds(from_run)
         method = find_method(start.method if options.method == AUTO else options.method)
-        return Earlier(from_run, SETTING, GoingOn(method), start.card, start)
+        return Earlier(from_run, FROM_RUN, GoingOn(method), start.card, start)
     if refine is None:
         return None
     reusable, learned = open_earlier(refine)

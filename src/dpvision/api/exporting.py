@@ -25,7 +25,7 @@ from dpvision.privacy.errors import InputError
 from dpvision.reports.guarantee_file import not_private_because, unit_of
 from dpvision.runs.files import json_bytes, write_atomically, write_folder
 from dpvision.runs.onnx_file import check_exporter, onnx_bytes, runner
-from dpvision.runs.places import check_free, check_onnx, check_outside, find_release
+from dpvision.runs.places import check_export, check_outside, find_release
 
 _LONGEST_CARD = 2**24
 """Bytes of a card that are read at most."""
@@ -86,7 +86,9 @@ def export(
         InputError: there is no release; a place is taken; the model cannot be exported, or what comes of it
             does not compute what the model does.
     """
-    check_export(onnx, torch, input)
+    if input not in get_args(Pixels):
+        raise InputError(f"input must be one of {', '.join(get_args(Pixels))}, not '{input}'")
+    check_export(onnx, torch)
     release = find_release(run)
     for place in (onnx, torch):
         if place is not None:
@@ -105,20 +107,6 @@ def export(
     if torch is not None:
         write_folder(Path(torch), files, mode=0o755)
     return exported
-
-
-def check_export(
-    onnx: str | os.PathLike[str] | None, torch: str | os.PathLike[str] | None, input: Pixels
-) -> None:
-    """Raise InputError unless these forms can be written to these places."""
-    if onnx is None and torch is None:
-        raise InputError("say what to export to: an ONNX file, a folder for torch, or both")
-    if input not in get_args(Pixels):
-        raise InputError(f"input must be one of {', '.join(get_args(Pixels))}, not '{input}'")
-    if onnx is not None:
-        check_onnx(onnx)
-    if torch is not None:
-        check_free(torch)
 
 
 def _for_torch(

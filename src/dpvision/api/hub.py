@@ -15,12 +15,12 @@ from dpvision.images import open_images
 from dpvision.images.files import reading
 from dpvision.images.hub import PREFIX, Kind, hub_library, repository_of
 from dpvision.images.write import image_files
-from dpvision.privacy.errors import InputError
+from dpvision.privacy.errors import InputError, first_line
 from dpvision.reports.guarantee_file import FILE, guarantee_file
 from dpvision.reports.hub_card import README, check_license, hub_card
 from dpvision.runs.digests import digests
 from dpvision.runs.files import write_folder
-from dpvision.runs.places import check_free
+from dpvision.runs.places import check_free, check_outside
 
 PARQUET = "images/parquet/images.parquet"
 """The file of a release that has its images as the hub's viewer and `datasets` read them."""
@@ -75,8 +75,7 @@ def write_hub_folder(
     check_license(license)
     check_repository(push)
     release, card = private_card(run, "it is not to be published")
-    if Path(out).resolve().is_relative_to(release.resolve()):
-        raise InputError(f"{out} is within the release, whose files are fixed; name another folder")
+    check_outside(out, release)
     verified(release, "it is not to be published")
     kind: Kind = "dataset" if "images" in card else "model"
     files = _released_files(release)
@@ -127,9 +126,9 @@ def _pushed(folder: Path, name: str, kind: Kind) -> str:
             repo_id=name, repo_type=kind, folder_path=folder, commit_message="A release of dpvision"
         ).oid
     except Exception as error:  # what the hub and the network raise is no closed set
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = first_line(error) or type(error).__name__
         raise InputError(
-            f"{folder} is complete, and could not be pushed ({reason.strip().rstrip('.')}); push it with "
+            f"{folder} is complete, and could not be pushed ({reason}); push it with "
             f"`hf upload {name} {shlex.quote(str(folder))} --repo-type {kind}`"
         ) from error
     return f"{PREFIX}{kind}s/{name}@{commit}"

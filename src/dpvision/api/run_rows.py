@@ -13,11 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dpvision.api.accounts import UNPAID
 from dpvision.api.options import check_sort
 from dpvision.images.files import MAX_NESTING, reading
 from dpvision.privacy import InputError, Ledger
-from dpvision.reports.guarantee_file import FIXED_SEED
+from dpvision.reports.guarantee_file import FIXED_SEED, is_unpaid
 from dpvision.runs import RunDirectory
 from dpvision.runs.files import read_json
 from dpvision.runs.metrics import steps_taken
@@ -301,7 +300,7 @@ def _of_release(release: Path) -> dict[str, Any]:
     because = "which ledger it is in is known to its run alone"
     if found["not_private_because"]:
         cost, because = "unpaid", _NOT_PRIVATE.format("; ".join(found["not_private_because"]))
-    elif UNPAID in read_json(release / "card.json")["not_covered"]:
+    elif is_unpaid(read_json(release / "card.json")):
         cost, because = "unpaid", PUBLIC
     return {"state": "finished", "has_learned": True, **found, "cost": cost, "cost_because": because}
 

@@ -6,12 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from dpvision.images.files import reading
+from dpvision.methods.continued import TAKES_UP
 from dpvision.privacy import Event, InputError, Ledger
 from dpvision.runs import RunDirectory
 from dpvision.runs.places import is_run
-
-SETTINGS = ("refine", "from_run")
-"""The settings that name an earlier run, its release, or a file of that."""
 
 
 def with_taken_up(runs: Iterable[RunDirectory]) -> dict[str, RunDirectory]:
@@ -52,7 +50,7 @@ def _earlier(run: RunDirectory) -> list[RunDirectory]:
     """Return the run that a run has taken up, if it has."""
     with reading(str(run.path)):
         settings = run.config["config"]
-        places = [Path(settings[name]) for name in SETTINGS if settings.get(name)]
+        places = [Path(settings[name]) for name in TAKES_UP if settings.get(name)]
     return [_run_at(place, run) for place in places]
 
 

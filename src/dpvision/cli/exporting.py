@@ -10,11 +10,10 @@ import typer
 from dpvision import api
 from dpvision.cli.options import AsJson, Run, checks
 from dpvision.cli.output import show, table
-from dpvision.privacy.errors import InputError
-from dpvision.runs.places import check_free, check_onnx, find_release
+from dpvision.runs.places import check_export, find_release
 
 
-@checks(run=find_release, onnx=check_onnx, torch=check_free)
+@checks(run=find_release)
 def export(
     run: Run,
     onnx: Annotated[
@@ -49,8 +48,7 @@ def export(
     A generator takes labels and normal noise, and gives images in 0 to 1. A file that does not compute what
     the model does, at batches of 1, 2, 7 and 64, is not written.
     """
-    if onnx is None and torch is None:
-        raise InputError("say what to export to: --onnx FILE.onnx, --torch FOLDER, or both")
+    check_export(onnx, torch)
     found = api.export(run, onnx=onnx, torch=torch, input=cast(Any, input))
     text = "\n\n".join(table(_rows(one)) for one in found.values())
     show({form: one.to_json() for form, one in found.items()}, as_json, text)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dpvision.images.text import listing
-from dpvision.privacy.errors import InputError
+from dpvision.privacy.errors import InputError, first_line
 
 logger = logging.getLogger("dpvision")
 
@@ -225,11 +225,11 @@ def _asking(repository: Repository) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = first_line(error) or type(error).__name__
         commits = {mark.stem for mark in repository.folder.glob("*.*")}
         known = f", or name a commit that was downloaded: {listing(sorted(commits))}" if commits else ""
         raise InputError(
-            f"{repository} cannot be had from the Hugging Face Hub ({reason.strip().rstrip('.')}); look at "
+            f"{repository} cannot be had from the Hugging Face Hub ({reason}); look at "
             f"its name and the network, sign in with `hf auth login` if it is not public{known}"
         ) from error
 

@@ -16,6 +16,9 @@ from dpvision.methods.stages import Stage
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
 
+REFINE, FROM_RUN = TAKES_UP = ("refine", "from_run")
+"""The settings that name an earlier run, its release, or a file of that: one to refine, or to go on from."""
+
 
 class Continued:
     """Another method, in a run that takes up what an earlier one has released. All is as that method does it

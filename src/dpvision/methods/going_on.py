@@ -4,8 +4,8 @@ The private images pay for both runs.
 Guarantee:
     The earlier release came of mechanisms that were paid for, so that to begin with it is to choose the next
     steps by what has been released: composition is adaptive. What both runs cost is composed in one account
-    (:func:`dpvision.api.refinement.cost_of_both`), whether they were on the same images or on others, for an
-    image that is in one of them alone pays for less. ``tests/api/test_going_on.py`` compares it with the
+    (:func:`dpvision.api.cost_of_both.cost_of_both`), whether they were on the same images or on others, for
+    an image that is in one of them alone pays for less. ``tests/api/test_going_on.py`` compares it with the
     ledger of both.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from dpvision.methods.continued import Continued, check_not_released
+from dpvision.methods.continued import FROM_RUN, Continued, check_not_released
 from dpvision.methods.gradient_descent import images_over_noise
 from dpvision.methods.method import GUARANTEE, Learned, Method
 from dpvision.methods.registry import FROM
@@ -32,10 +32,8 @@ from dpvision.privacy.facts import PublicFacts
 Begin = Callable[[Classifier], None]
 """It gives a classifier, on the session's device, the weights that training begins with."""
 
-SETTING, DIGEST = "from_run", "from_digest"
-"""The settings that say where a run goes on from: the directory of the earlier run, or its release; and the
-SHA-256 of the guarantee.json there, which no run chooses.
-"""
+FROM_DIGEST = "from_digest"
+"""The setting that has the SHA-256 of the guarantee.json of the release to go on from; no run chooses it."""
 
 BATCH = "expected_batch_size"
 RATES = frozenset({"learning_rate", "phase_iii_learning_rate", "calibration_learning_rate"})
@@ -84,7 +82,7 @@ class GoingOn(Continued):
                 "dp-mix-self and dp-mix-diff can, from a network, and dp-randp from a head on an encoder "
                 "(--method)"
             )
-        super().__init__(method, FROM, SETTING, DIGEST)
+        super().__init__(method, FROM, FROM_RUN, FROM_DIGEST)
 
     def default_config(
         self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
@@ -96,17 +94,17 @@ class GoingOn(Continued):
         Raises:
             InputError: a setting says otherwise than the release, or the images do not fit it.
         """
-        if DIGEST in overrides:
-            raise InputError(f"no run chooses {DIGEST}; leave it out")
-        start = open_start(overrides[SETTING])
-        given = {name: value for name, value in overrides.items() if name not in (SETTING, DIGEST)}
+        if FROM_DIGEST in overrides:
+            raise InputError(f"no run chooses {FROM_DIGEST}; leave it out")
+        start = open_start(overrides[FROM_RUN])
+        given = {name: value for name, value in overrides.items() if name not in (FROM_RUN, FROM_DIGEST)}
         kept = self.method.settings_of_start(start)
         others = {name: value for name, value in given.items() if value != kept.get(name)}
         check_not_released(others, kept, start.place)
         _check_fits(facts, start)
         before = self._before(start, facts, budget, given)
         config = self.method.default_config(facts, budget, device, {**before, **given, **kept})
-        return self.config_class(**asdict(config), **{SETTING: start.place, DIGEST: start.digest})
+        return self.config_class(**asdict(config), **{FROM_RUN: start.place, FROM_DIGEST: start.digest})
 
     def _before(
         self, start: Start, facts: PublicFacts, budget: Budget, given: Mapping[str, Any]
@@ -129,8 +127,8 @@ class GoingOn(Continued):
         """Train from there. With what is learned is the guarantee of the earlier release."""
         if not session.leads:  # a process that follows may not see the release, and is given the weights
             return self.method.learn_from(config, session, lambda model: session.begin_with(model, {}))
-        start = open_start(getattr(config, SETTING))
-        if start.digest != getattr(config, DIGEST):
+        start = open_start(getattr(config, FROM_RUN))
+        if start.digest != getattr(config, FROM_DIGEST):
             raise InputError(
                 f"{start.place} is not the release that this run began with; restore that, or start a new run"
             )
@@ -145,12 +143,7 @@ class GoingOn(Continued):
 
 def _check_fits(facts: PublicFacts, start: Start) -> None:
     """Raise InputError unless a classifier can learn more from such images."""
-    model, unit = start.card["model"], start.card.get("unit", "image")
-    if unit != facts.unit:
-        raise InputError(
-            f"{start.place} protects {unit}s and a run on these images {facts.unit}s; both must protect the "
-            "same"
-        )
+    model = start.card["model"]
     ours = {"images of shape": list(facts.image_shape), "the classes": list(facts.class_names)}
     theirs = {"images of shape": model["image_shape"], "the classes": model["class_names"]}
     for what, here in ours.items():

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dpvision.methods.continued import Continued, check_not_released
+from dpvision.methods.continued import REFINE, Continued, check_not_released
 from dpvision.methods.method import Learned, Method
 from dpvision.methods.registry import REFINED
 from dpvision.methods.releases import Reusable, open_release
@@ -35,7 +35,7 @@ class Refined(Continued):
             raise InputError(
                 f"what {method.name} releases cannot be refined; that of dp-moments or dp-mepf can"
             )
-        super().__init__(method, REFINED, "refine")
+        super().__init__(method, REFINED, REFINE)
 
     def default_config(
         self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
@@ -43,8 +43,8 @@ class Refined(Continued):
         """Keep the settings of the earlier release, and choose the others as the method does. InputError
         where one of the former is given, or the images cannot be those of the earlier run.
         """
-        given = {name: value for name, value in overrides.items() if name != "refine"}
-        run = str(overrides["refine"])
+        given = {name: value for name, value in overrides.items() if name != REFINE}
+        run = str(overrides[REFINE])
         _, earlier = open_release(run)
         kept = self.method.settings_of_release(earlier)
         check_not_released(given, kept, run)

@@ -15,7 +15,7 @@ from torch.export import Dim, ExportedProgram
 
 from dpvision.networks.classifier import Classifier
 from dpvision.networks.image_generator import ImageGenerator
-from dpvision.privacy.errors import InputError
+from dpvision.privacy.errors import InputError, first_line
 
 Pixels = Literal["uint8", "float32"]
 """The type of the images that a traced classifier takes: 0 to 255, or 0 to 1."""
@@ -92,8 +92,7 @@ def examples(model: Classifier | ImageGenerator, count: int, pixels: Pixels = "u
 
 def reason(error: BaseException) -> str:
     """Return the first of what torch says went wrong, on one line."""
-    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {said}"[:LONGEST_REASON]
+    return f"{type(error).__name__}: {first_line(error)}"[:LONGEST_REASON]
 
 
 @contextmanager

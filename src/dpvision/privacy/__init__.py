@@ -4,7 +4,7 @@ This package imports nothing of the rest of dpvision and is meant to be read in 
 facts, budget, trial_count, events (event, gaussian, poisson_gaussian, selection), sampled_gaussian,
 accounting, second_accountant, second_selection, loss_bracket, gaussian, by_example, noise, sampling,
 mechanisms, selection, reservation, standing, owner_only, ledger, books, fingerprint, near, image_index,
-soundness, account, canaries, audit.
+account, canaries, audit.
 """
 
 from __future__ import annotations

@@ -28,6 +28,14 @@ def named_option(name: str, value: object = "…") -> str:
     return flag if value is True else f"{flag} {value}"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what another library's error says, without a full stop at its end: "" where
+    it says nothing.
+    """
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), "").rstrip(".")
+
+
 class InputError(ValueError):
     """Something the user gave cannot be used.
 

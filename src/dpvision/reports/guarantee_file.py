@@ -25,6 +25,9 @@ FIELDS = {
 FIXED_SEED = "the noise came from a fixed seed; whoever knows or guesses it can remove the noise"
 """A reason why a run is not private."""
 
+_SAID_TO_BE_PUBLIC = "what else was learned of these images: they were said to be public"
+"""How the sentence begins that cards have of it; what follows is not the same on older ones."""
+
 _NEIGHBOURS = {
     "image": {
         "add_or_remove_one": "data sets that differ by the presence of one image",
@@ -100,6 +103,11 @@ def not_private_because(card: Mapping[str, Any]) -> list[str]:
     """Return why the release of a card is not private; empty if it is."""
     because = card.get("not_private_because", [])
     return list(because) if because or card["is_private"] else [FIXED_SEED]
+
+
+def is_unpaid(card: Mapping[str, Any]) -> bool:
+    """Say whether a card states that its run was on images said to be public, so that no account has it."""
+    return any(str(one).startswith(_SAID_TO_BE_PUBLIC) for one in card["not_covered"])
 
 
 def events_of(card: Mapping[str, Any]) -> list[dict[str, Any]]:

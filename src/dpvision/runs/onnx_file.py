@@ -22,8 +22,8 @@ LARGEST = 2**31 - 2**24
 
 def check_exporter() -> None:
     """Raise InputError unless what torch needs to write ONNX is installed."""
-    for library in ("onnx", "onnxscript"):
-        import_extra(library, "exporting to ONNX", "onnx")
+    import_extra("onnx", "exporting to ONNX", "onnx")
+    import_extra("onnxscript", "exporting to ONNX", "onnx")
 
 
 def runner(content: bytes) -> Run | None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from dpvision.images.hub import placed
-from dpvision.privacy.errors import InputError
+from dpvision.privacy.errors import InputError, named_option
 
 
 def check_free(path: str | os.PathLike[str]) -> None:
@@ -60,6 +60,17 @@ def check_onnx(path: str | os.PathLike[str]) -> None:
         raise InputError(f"{path} exists already; remove it, or name another file")
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent} to write {path.name} to; make it first")
+
+
+def check_export(onnx: str | os.PathLike[str] | None, torch: str | os.PathLike[str] | None) -> None:
+    """Raise InputError unless a model is to be exported to one place or both, and can be made there."""
+    if onnx is None and torch is None:
+        forms = f"{named_option('onnx', 'FILE.onnx')}, {named_option('torch', 'FOLDER')}"
+        raise InputError(f"say what to export to: {forms}, or both")
+    if onnx is not None:
+        check_onnx(onnx)
+    if torch is not None:
+        check_free(torch)
 
 
 def check_outside(path: str | os.PathLike[str], release: Path) -> None:

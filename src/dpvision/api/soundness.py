@@ -144,10 +144,12 @@ def _sound_ledger(path: Path, known: set[str], faults: list[Fault]) -> Ledger | 
     except InputError as error:
         said = str(error).removesuffix(".").removeprefix("the ledger ").removeprefix(f"{path} ")
         what, _, mend = said.rpartition("; ")
-        faults.append(Fault(str(path), what or mend, mend if what else "let its owner read it: chmod 600"))
+        faults.append(
+            Fault(str(path), what or mend, mend if what else f"let its owner read it: chmod 600 {path}")
+        )
     except OSError as error:
         faults.append(
-            Fault(str(path), f"cannot be read: {error.strerror}", "let its owner read it: chmod 600")
+            Fault(str(path), f"cannot be read: {error.strerror}", f"let its owner read it: chmod 600 {path}")
         )
     return None
 
