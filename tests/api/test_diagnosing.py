@@ -11,6 +11,7 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -55,9 +56,14 @@ def only_ledger(home: Path) -> Path:
 def state(folder: Path) -> dict[str, tuple[int, int, bytes]]:
     """The mode, the time of the last change and the content of all there is."""
     return {
-        str(one): (one.stat().st_mode, one.stat().st_mtime_ns, one.read_bytes() if one.is_file() else b"")
+        str(one): (one.lstat().st_mode, one.lstat().st_mtime_ns, content(one))
         for one in [folder, *folder.rglob("*")]
     }
+
+
+def content(path: Path) -> bytes:
+    """Of a file that is no terabyte."""
+    return path.read_bytes() if path.is_file() and path.stat().st_size < 2**30 else b""
 
 
 def test_a_home_that_is_sound(home: Path) -> None:
@@ -99,6 +105,17 @@ def index_damaged(home: Path) -> None:
     path.write_bytes(path.read_bytes()[: size // 2] + b"\xff" * (size - size // 2))
 
 
+def notes_for_a_ledger(home: Path) -> None:
+    (home / "notes").write_text("my notes\n")
+    (home / "notes").chmod(0o644)  # so they are to stay
+    of_index(home, "UPDATE runs SET ledger = 'notes'")
+
+
+def pipe_for(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path, 0o600)
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a byte of a ledger flipped": (
         lambda home: flip(only_ledger(home), 300),
@@ -119,7 +136,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a folder in the place of a ledger": (
         lambda home: (home / "ledgers" / "x.jsonl").mkdir(mode=0o700),
         "x.jsonl",
-        "cannot be read: Is a directory",
+        "is no regular file; restore it from a copy, or move it away",
     ),
     "another file in the place of a ledger": (
         lambda home: only_ledger(home).write_text("my notes\n"),
@@ -136,6 +153,54 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "ledgers/",
         "has lost 1 of the 1 runs that the index knows of.*; restore it from a copy",
     ),
+    "a pipe in the place of a ledger": (
+        lambda home: os.mkfifo(home / "ledgers" / "x.jsonl", 0o600),
+        "x.jsonl",
+        "is no regular file",
+    ),
+    "a hole of a terabyte at the end of a ledger": (
+        lambda home: os.truncate(only_ledger(home), 2**40),
+        "ledgers/",
+        f"was not read, for it has {2**40} bytes",
+    ),
+    "a pipe in the place of the index": (
+        lambda home: pipe_for(home / "images" / "index.sqlite"),
+        "index.sqlite",
+        "is no regular file",
+    ),
+    "a pipe in the place of the index's lock": (
+        lambda home: pipe_for(home / "images" / "lock"),
+        "images/lock",
+        "is no regular file; move it away",
+    ),
+    "an empty ledger": (
+        lambda home: (home / "ledgers" / "x.jsonl").touch(0o600),
+        "x.jsonl",
+        "does not say which data set it belongs to; restore it from a copy, or move it away",
+    ),
+    "a link that leads nowhere in the place of a ledger": (
+        lambda home: (home / "ledgers" / "x.jsonl").symlink_to("nowhere"),
+        "x.jsonl",
+        "cannot be read: No such file or directory; restore it from a copy, or move it away",
+    ),
+    "another file's name in the index": (
+        notes_for_a_ledger,
+        "notes:",
+        "was changed or damaged at byte .*; restore it from a copy$",
+    ),
+    "a name in the index that is too long": (
+        lambda home: of_index(home, f"UPDATE runs SET ledger = '{'x' * 300}'"),
+        "xxx:",
+        "cannot be read: File name too long; restore it from a copy$",
+    ),
+    **{
+        f"a ledger in the index called {name}": (
+            partial(of_index, command=f"UPDATE runs SET ledger = {name}"),
+            "index.sqlite",
+            "is damaged: it has a run without a name or a ledger",
+        )
+        for name in ("x'00ff'", "''", "'a' || char(0) || 'b'")
+    },
     "the index gone": (index_gone, "index.sqlite", "is missing though ledgers have runs"),
     "the index damaged": (index_damaged, "index.sqlite", "is damaged|cannot be read"),
     "the index's key gone": (lambda home: (home / "images" / "key").unlink(), "images/key", "is missing"),
@@ -187,6 +252,9 @@ def test_what_is_damaged_is_said(damage: str, home: Path) -> None:
     found = dpvision.doctor()
     said = [str(one) for one in found.faults]
     (line,) = [one for one in said if re.search(what, one)]
+    assert (
+        len([one for one in said if one.startswith(line.split(": ")[0] + ": ")]) == 1
+    )  # no other advice for it
     assert where in line
     assert state(home) == before
     assert not found.sound

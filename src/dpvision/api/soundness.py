@@ -20,6 +20,11 @@ from dpvision.privacy.ledger import About, Ledger, default_ledger_path
 
 _ALL = os.R_OK | os.W_OK | os.X_OK
 
+_MOST_BYTES = 2**29
+"""Of a ledger, which is read whole: room for the lines of a million steps."""
+
+_RESTORE = "restore it from a copy"
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -64,7 +69,7 @@ def look_over_ledgers() -> Ledgers:
     folder, index = default_ledger_path("").parent, default_index_folder()
     faults = [*_faults_of_folder(folder), *_faults_of_folder(index)]
     known = _known_to_index(index, faults)
-    missing = {path for path in known if not path.exists()}
+    missing = {path for path in known if _is_gone(path)}
     here = set(folder.glob("*.jsonl")) if os.access(folder, _ALL, effective_ids=True) else set()
     faults += [_gone(path) for path in sorted(missing)]
     paths = sorted((here | known.keys()) - missing)
@@ -100,6 +105,16 @@ def _faults_of_folder(folder: Path) -> Iterator[Fault]:
         yield from _faults_of_mode(folder, "700")
 
 
+def _may_be_opened(path: Path, faults: list[Fault], mend: str) -> bool:
+    """Say whether there is a regular file at a path, for opening a pipe waits for a writer; if not, a fault
+    is added. OSError where it cannot be told.
+    """
+    is_file = stat.S_ISREG(path.stat().st_mode)
+    if not is_file:
+        faults.append(Fault(str(path), "is no regular file", mend))
+    return is_file
+
+
 def _faults_of_mode(path: Path, mode: str) -> Iterator[Fault]:
     """Yield a fault where others than the owner may read what is at a path, or its owner is somebody else."""
     found = path.stat()
@@ -123,35 +138,54 @@ def _sound_ledger(path: Path, known: set[str], faults: list[Fault]) -> Ledger | 
         known: the runs that the index knows to have been opened in it.
         faults: those found so far.
     """
+    restore = _RESTORE if known else f"{_RESTORE}, or move it away"
     try:
-        faults += _faults_of_mode(path, "600")
+        if not _may_be_opened(path, faults, restore):
+            return None
+        if (size := path.stat().st_size) > _MOST_BYTES:
+            what = f"was not read, for it has {size} bytes, and hardly a ledger has over {_MOST_BYTES}"
+            faults.append(Fault(str(path), what, restore))
+            return None
         ledger = Ledger(path, read_only=True)
-        if ledger.path.parent == default_ledger_path("").parent and ledger.digest != path.stem:
-            name = default_ledger_path(ledger.digest).name
-            faults.append(
-                Fault(str(path), "is the ledger of another data set than its name says", f"call it {name}")
-            )
-        if lost := known - ledger.counted().keys():
-            faults.append(
-                Fault(
-                    str(path),
-                    f"has lost {len(lost)} of the {len(known)} runs that the index knows of: it is an "
-                    "older copy, or was cut off or begun anew",
-                    "restore it from a copy that has them",
-                )
-            )
-        return ledger
-    except InputError as error:
-        said = str(error).removesuffix(".").removeprefix("the ledger ").removeprefix(f"{path} ")
-        what, _, mend = said.rpartition("; ")
+        name, lost = default_ledger_path(ledger.digest).name, known - ledger.counted().keys()
+        faults += _faults_of_mode(path, "600")  # asked last: the index may name a file that is no ledger
+    except (InputError, OSError) as error:
+        faults.append(_unreadable(path, error, restore))
+        return None
+    if path.parent == default_ledger_path("").parent and path.name != name:
         faults.append(
-            Fault(str(path), what or mend, mend if what else f"let its owner read it: chmod 600 {path}")
+            Fault(str(path), "is the ledger of another data set than its name says", f"call it {name}")
         )
-    except OSError as error:
-        faults.append(
-            Fault(str(path), f"cannot be read: {error.strerror}", f"let its owner read it: chmod 600 {path}")
+    if lost:
+        what = (
+            f"has lost {len(lost)} of the {len(known)} runs that the index knows of: it is an older copy, or "
+            "was cut off or begun anew"
         )
-    return None
+        faults.append(Fault(str(path), what, "restore it from a copy that has them"))
+    return ledger
+
+
+def _unreadable(path: Path, error: InputError | OSError, restore: str) -> Fault:
+    """Say why a ledger cannot be read; how to mend it is ``restore``, unless the error knows better."""
+    if isinstance(error.__cause__ or error, PermissionError):
+        return Fault(str(path), "cannot be read: Permission denied", f"as its owner, chmod u+rw {path}")
+    if isinstance(error, OSError):
+        return Fault(str(path), f"cannot be read: {error.strerror}", restore)
+    said = str(error).removesuffix(".").removeprefix("the ledger ").removeprefix(f"{path} ")
+    what, _, mend = said.rpartition("; ")
+    is_known = what and mend not in (_RESTORE, "name another file")  # which nobody has named here
+    return Fault(str(path), what or mend, mend if is_known else restore)
+
+
+def _is_gone(path: Path) -> bool:
+    """Say whether nothing is at a path, not even a link that leads nowhere."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False  # which reading it says
+    return False
 
 
 def _gone(path: Path) -> Fault:
@@ -159,7 +193,7 @@ def _gone(path: Path) -> Fault:
         str(path),
         "is gone, though the index knows runs of it: they count for what it knows of them, and the ledger's "
         "limit holds no more",
-        "restore it from a copy",
+        _RESTORE,
     )
 
 
@@ -169,11 +203,18 @@ def _known_to_index(folder: Path, faults: list[Fault]) -> dict[Path, set[str]]:
     """
     path, key = folder / "index.sqlite", folder / "key"
     try:
-        present = [one for one in (path, key, folder / "lock") if one.exists()]
+        mends = {
+            path: _RESTORE,
+            key: _RESTORE,
+            folder / "lock": "move it away while no run goes on",
+        }
+        present = [one for one in mends if one.exists()]
+        if not all(_may_be_opened(one, faults, mends[one]) for one in present):
+            return {}
         for one in present:
             faults += _faults_of_mode(one, "600")
         if key in present and key.stat().st_size != KEY_BYTES:
-            faults.append(Fault(str(key), "is damaged", "restore it from a copy"))
+            faults.append(Fault(str(key), "is damaged", _RESTORE))
         if path not in present or path.stat().st_size == 0:
             return {}
         if key not in present:
@@ -189,7 +230,7 @@ def _known_to_index(folder: Path, faults: list[Fault]) -> dict[Path, set[str]]:
             return {}
         return _read_index(path, faults)
     except (sqlite3.Error, OSError) as error:
-        faults.append(Fault(str(path), f"cannot be read ({error})", "restore it from a copy"))
+        faults.append(Fault(str(path), f"cannot be read ({error})", _RESTORE))
         return {}
 
 
@@ -207,9 +248,9 @@ def _read_index(path: Path, faults: list[Fault]) -> dict[Path, set[str]]:
         rows = database.execute("SELECT run, ledger FROM runs WHERE opened").fetchall()
     if said != "ok":
         disagree.append(said)
-    faults += [Fault(str(path), f"is damaged: {what}", "restore it from a copy") for what in disagree]
+    faults += [Fault(str(path), f"is damaged: {what}", _RESTORE) for what in disagree]
     known: dict[Path, set[str]] = {}
-    for run, ledger in rows:
+    for run, ledger in () if disagree else rows:
         known.setdefault((path.parent.parent / ledger).absolute(), set()).add(run)
     return known
 
@@ -224,6 +265,10 @@ _DISAGREEMENTS = {
     ),
     "it names runs of which it says nothing": (
         "SELECT COUNT(*) FROM members WHERE run NOT IN (SELECT run FROM runs)"
+    ),
+    "it has a run without a name or a ledger": (
+        "SELECT COUNT(*) FROM runs WHERE typeof(run) <> 'text' OR typeof(ledger) <> 'text' OR ledger = '' "
+        "OR instr(ledger, char(0))"
     ),
 }
 """What cannot be so in a sound index, with a query that counts it."""
