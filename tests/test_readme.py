@@ -5,6 +5,7 @@ That its examples work is tried with those of all pages (`tests/pages/test_block
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,11 @@ def test_the_commands_exist(
     ours = [command.arguments[1:] for command in found if command.arguments[0] == "dpvision"]
     assert len(ours) >= 7
     monkeypatch.chdir(tmp_path)  # where there are no data and no runs
-    for arguments in ours:
+    for words in ours:
+        arguments = tuple(takewhile(lambda word: word != ">", words))
+        if arguments in (("doctor",), ("runs", ".")):  # which name nothing that does not exist
+            continue
         # What is named does not exist, which is found only once the options were understood.
-        assert run(arguments) == 2
+        assert run(arguments) == 2, arguments
         said = capsys.readouterr().err
-        assert any(told in said for told in ("does not exist", "missing", "is no folder")), arguments
+        assert any(told in said for told in ("does not exist", "missing")), arguments
