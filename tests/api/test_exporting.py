@@ -329,6 +329,31 @@ def test_a_release_is_not_added_to(release: Path) -> None:
         dpvision.export(release, torch=release / "torch")
 
 
+def test_nothing_is_written_into_a_run(release: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(release, run / "release")
+    (run / "private").mkdir()
+    (run / "private" / "run.json").write_text("{}")
+    before = sorted(run.rglob("*"))
+    for place in ({"torch": run / "t"}, {"torch": run / "private" / "t"}, {"onnx": run / "a.onnx"}):
+        with pytest.raises(dpvision.InputError, match="within the run's directory"):
+            dpvision.export(run, **place)
+    assert sorted(run.rglob("*")) == before
+
+
+def test_both_forms_are_written_or_neither(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "model.onnx"
+    with pytest.raises(dpvision.InputError, match="named for both forms"):
+        dpvision.export(release, onnx=out, torch=out)
+    monkeypatch.setattr("dpvision.api.exporting.check_exporter", lambda: None)
+    monkeypatch.setattr("dpvision.api.exporting._as_onnx", lambda *_: (b"onnx", None))
+    with pytest.raises(dpvision.InputError, match="cannot be written"):
+        dpvision.export(release, onnx=out, torch=out / "folder")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_disagrees_is_not_written(
     release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

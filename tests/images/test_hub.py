@@ -122,7 +122,7 @@ def test_what_names_nothing_is_refused_before_anything_is_asked(spec: str, hub: 
 
 
 def test_the_home_of_nobody_is_no_path() -> None:
-    with pytest.raises(InputError, match="^hf:~no-such-user/x is no path: "):
+    with pytest.raises(InputError, match=r"^hf:~no-such-user/x is no path: "):
         open_images("hf:~no-such-user/x")
 
 

@@ -63,9 +63,14 @@ def check_onnx(path: str | os.PathLike[str]) -> None:
 
 
 def check_outside(path: str | os.PathLike[str], release: Path) -> None:
-    """Raise InputError if a place is within a release: verification would find a file that is not its own."""
-    if Path(path).resolve().is_relative_to(release.resolve()):
+    """Raise InputError if a place is within a release, or the run that it is of: verification would find a
+    file that is not its own, or what may be given away would lie among what is private.
+    """
+    place, release = Path(path).resolve(), release.resolve()
+    if place.is_relative_to(release):
         raise InputError(f"{path} is within the release, whose files are fixed; name another place")
+    if is_run(release.parent) and place.is_relative_to(release.parent):
+        raise InputError(f"{path} is within the run's directory; name another place")
 
 
 def check_release(path: str | os.PathLike[str]) -> None:
