@@ -104,6 +104,7 @@ def test_forgetting_removes_what_was_downloaded(hub: Hub) -> None:
         "hf:-a/b",
         "hf:a/b@x y",
         "hf:a/b\n",
+        "hf:datasets/a",
         f"hf:{'a' * 300}/b",
         f"hf:a/{'b' * 97}",
         f"hf:a/b/{'c' * 256}",

@@ -31,8 +31,10 @@ PREFIX = "hf:"
 FORM = "hf:OWNER/NAME, hf:OWNER/NAME/FOLDER or hf:OWNER/NAME@REVISION"
 COMMIT = re.compile("[0-9a-f]{40}")
 _NAME = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}"
+REPOSITORY = re.compile(f"(?!(?:dataset|model|space)s/){_NAME}/{_NAME}")
+"""What a repository may be called: OWNER/NAME."""
 _PARTS = re.compile(
-    rf"(?:(dataset|model)s/)?({_NAME}/{_NAME})((?:/[\w .=-]+)*)(?:@([A-Za-z0-9_./-]{{1,200}}))?"
+    rf"(?:(dataset|model)s/)?({REPOSITORY.pattern})((?:/[\w .=-]+)*)(?:@([A-Za-z0-9_./-]{{1,200}}))?"
 )
 _LONGEST = 1000
 """Bytes of a spec; of a name in it 255, as file systems have it."""
