@@ -223,7 +223,12 @@ def test_a_place_that_is_taken_and_what_is_no_name_are_refused(runs: Path, tmp_p
         ({"out": release / "hub"}, "is within the release"),
         ({"license": "Apache 2: yes"}, "no name of a licence"),
         ({"license": "mit\nprivate: true"}, "no name of a licence"),
-        ({"push": "name"}, "names nothing"),
+        ({"out": tmp_path / "full"}, "is not empty; name another directory"),
+        ({"out": "z\0"}, "has a zero in it"),
+        ({"license": None}, "no name of a licence"),
+        ({"push": ""}, "'' names no repository"),
+        ({"push": "name"}, "names no repository"),
+        ({"push": "datasets/a"}, "names no repository"),
         ({"push": "datasets/a/b"}, "names no repository"),
         ({"push": "a/b@main"}, "names no repository"),
     ):

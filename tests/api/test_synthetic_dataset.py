@@ -128,6 +128,9 @@ def test_it_is_indexed_as_a_sequence(runs: Path) -> None:
     for index in (12, -13):
         with pytest.raises(IndexError, match="there are 12 images"):
             data[index]
+    for several in (slice(0, 2), "a", 1.5):
+        with pytest.raises(TypeError, match="an image is taken by an int"):
+            data[several]  # type: ignore[index]
     assert repr(data) == "<SyntheticDataset: 12 of 1×8×8, 2 classes>"
 
 
@@ -146,6 +149,8 @@ def test_what_is_refused(runs: Path, tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match=r"config\.json is missing; give the release directory"):
             dpvision.synthetic_dataset(place)
+    with pytest.raises(InputError, match="give a run's directory or release directory, not None"):
+        dpvision.synthetic_dataset(None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="seed is for new images"):
         dpvision.synthetic_dataset(runs / "moments", seed=1)
     with pytest.raises(InputError, match="must be at least 1, not 0"):

@@ -60,6 +60,18 @@ def test_data(offered: Offered) -> None:
     assert offered("dpvision train nowhere/") == []
 
 
+def test_links_that_go_round_and_names_of_several_lines_do_no_harm(
+    offered: Offered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("loop").symlink_to("loop")
+    Path("two\nlines").touch()
+    Path(os.fsdecode(b"no-text-\xff")).touch()
+    assert offered("dpvision train ./") == ["./bees.csv", "./loop", "./photos/"]
+    assert offered("dpvision train l") == ["loop"]
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    assert offered("dpvision train ~/p") == ["~/photos/"]
+
+
 def test_values_of_options(offered: Offered) -> None:
     assert offered("dpvision plan photos --relation ") == ["add_or_remove_one", "replace_one"]
 

@@ -175,7 +175,7 @@ def test_so_it_is_in_python(tmp_path: Path) -> None:
             "nowhere does not exist; give the path of a data set, or one of: bundled:digits, hf:OWNER/NAME",
             [],
         ],
-        "plan": ["full is not empty; resume the run in it, or name another directory", []],
+        "plan": ["full is not empty; name another directory", []],
         "synthesize": ["epsilon must be a number, not 'two'", []],
         "resume": ["nowhere is no run directory; give the --out of an earlier run", []],
     }

@@ -104,12 +104,27 @@ def test_forgetting_removes_what_was_downloaded(hub: Hub) -> None:
         "hf:-a/b",
         "hf:a/b@x y",
         "hf:a/b\n",
+        "hf:datasets/a",
+        f"hf:{'a' * 300}/b",
+        f"hf:a/{'b' * 97}",
+        f"hf:a/b/{'c' * 256}",
+        f"hf:a/b/{'ü' * 128}",
+        f"hf:a/b{'/c' * 500}",
+        f"hf:a/b@{'d' * 201}",
+        f"hf:a/b@{'d' * 5000}",
     ],
 )
 def test_what_names_nothing_is_refused_before_anything_is_asked(spec: str, hub: Hub) -> None:
-    with pytest.raises(InputError, match="names nothing on the Hugging Face Hub"):
+    with pytest.raises(InputError, match="names nothing on the Hugging Face Hub") as said:
         open_images(spec)
+    assert "\n" not in str(said.value)
+    assert len(str(said.value)) < 500
     assert hub.asked == []
+
+
+def test_the_home_of_nobody_is_no_path() -> None:
+    with pytest.raises(InputError, match=r"^hf:~no-such-user/x is no path: "):
+        open_images("hf:~no-such-user/x")
 
 
 def test_a_path_after_hf_is_that_path(tmp_path: Path) -> None:

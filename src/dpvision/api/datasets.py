@@ -48,6 +48,10 @@ class SyntheticDataset(Dataset[Any]):
         return len(self._images)
 
     def __getitem__(self, index: int) -> Any:
+        if not hasattr(index, "__index__"):
+            raise TypeError(
+                f"an image is taken by an int, not by {index!r}; torch.utils.data.Subset takes several"
+            )
         if not -len(self) <= index < len(self):
             raise IndexError(f"there are {len(self)} images, and none has the index {index}")
         index %= len(self)

@@ -93,6 +93,8 @@ def export(
     for place in (onnx, torch):
         if place is not None:
             check_outside(place, release)
+    if onnx is not None and torch is not None and os.path.realpath(onnx) == os.path.realpath(torch):
+        raise InputError(f"{onnx} is named for both forms; name two places")
     if onnx is not None:
         check_exporter()
     model = load(release, network)
@@ -105,7 +107,12 @@ def export(
         content, exported["onnx"] = _as_onnx(model, facts, Path(onnx), input)
         write_atomically(Path(onnx), content, public=True)
     if torch is not None:
-        write_folder(Path(torch), files, mode=0o755)
+        try:
+            write_folder(Path(torch), files, mode=0o755)
+        except BaseException:
+            if onnx is not None:
+                Path(onnx).unlink(missing_ok=True)  # both, or neither
+            raise
     return exported
 
 

@@ -13,7 +13,7 @@ from dpvision.api.using import load_generator
 from dpvision.evaluation.soft_labels import soft_labels
 from dpvision.images import open_images
 from dpvision.images.files import reading
-from dpvision.images.hub import PREFIX, Kind, hub_library, repository_of
+from dpvision.images.hub import PREFIX, REPOSITORY, Kind, hub_library
 from dpvision.images.write import image_files
 from dpvision.privacy.errors import InputError, first_line
 from dpvision.reports.guarantee_file import FILE, guarantee_file
@@ -93,11 +93,8 @@ def write_hub_folder(
 
 def check_repository(push: str | None) -> None:
     """Raise InputError unless this is OWNER/NAME, or None."""
-    if push is None:
-        return
-    found = repository_of(f"{PREFIX}{push}", "model")
-    if found is None or found.name != push:
-        raise InputError(f"{push} names no repository of the Hugging Face Hub; write OWNER/NAME")
+    if push is not None and not REPOSITORY.fullmatch(push):
+        raise InputError(f"{push!r} names no repository of the Hugging Face Hub; write OWNER/NAME")
 
 
 def _released_files(release: Path) -> dict[str, bytes]:

@@ -49,12 +49,13 @@ def _settings_of(method: str) -> tuple[str, ...]:
 def _paths(incomplete: str) -> Iterator[str]:
     folder, name = os.path.split(incomplete)
     try:
-        there = sorted(os.scandir(folder or "."), key=lambda one: one.name)
-    except OSError:
+        there = sorted(os.listdir(os.path.expanduser(folder) or "."))
+    except (OSError, ValueError):
         return
     for one in there:
-        if one.name.startswith(name) and (name or not one.name.startswith(".")):
-            yield os.path.join(folder, one.name) + ("/" if one.is_dir() else "")
+        if one.startswith(name) and (name or not one.startswith(".")) and one.isprintable():
+            path = os.path.join(folder, one)
+            yield path + ("/" if os.path.isdir(os.path.expanduser(path)) else "")
 
 
 def _begun(words: Sequence[str], incomplete: str) -> list[str]:

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from dpvision.images.text import listing
+from dpvision.images.text import listing, written_out
 from dpvision.privacy.errors import InputError, first_line
 
 logger = logging.getLogger("dpvision")
@@ -30,8 +30,14 @@ Kind = Literal["dataset", "model"]
 PREFIX = "hf:"
 FORM = "hf:OWNER/NAME, hf:OWNER/NAME/FOLDER or hf:OWNER/NAME@REVISION"
 COMMIT = re.compile("[0-9a-f]{40}")
-_NAME = r"\w[\w.-]*"
-_PARTS = re.compile(rf"(?:(dataset|model)s/)?({_NAME}/{_NAME})((?:/[\w .=-]+)*)(?:@([\w./-]+))?")
+_NAME = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}"
+REPOSITORY = re.compile(f"(?!(?:dataset|model|space)s/){_NAME}/{_NAME}")
+"""What a repository may be called: OWNER/NAME."""
+_PARTS = re.compile(
+    rf"(?:(dataset|model)s/)?({REPOSITORY.pattern})((?:/[\w .=-]+)*)(?:@([A-Za-z0-9_./-]{{1,200}}))?"
+)
+_LONGEST = 1000
+"""Bytes of a spec; of a name in it 255, as file systems have it."""
 _LOCAL = ("/", "./", "../", "~")
 
 
@@ -93,8 +99,12 @@ def repository_of(spec: str | os.PathLike[str], kind: Kind) -> Repository | None
         return None
     found = _PARTS.fullmatch(rest)
     within = (found[3] if found else "").strip("/")
-    if not found or any(set(part) <= {"."} for part in within.split("/") if part):
-        raise InputError(f"{spec} names nothing on the Hugging Face Hub; write {FORM}, or hf: and a path")
+    is_bounded = len(os.fsencode(rest)) <= _LONGEST and all(
+        len(os.fsencode(part)) <= 255 for part in within.split("/")
+    )
+    if not found or not is_bounded or any(set(part) <= {"."} for part in within.split("/") if part):
+        shown = listing(written_out(os.fspath(spec)), "", 300)
+        raise InputError(f"{shown} names nothing on the Hugging Face Hub; write {FORM}, or hf: and a path")
     of_kind: Any = found[1] or kind
     return Repository(of_kind, found[2], within, found[4] or "main")
 
@@ -144,8 +154,17 @@ def check_spec(spec: str | os.PathLike[str], kind: Kind = "dataset") -> bool:
 
 
 def local_path(spec: str | os.PathLike[str]) -> Path:
-    """Return the path that a spec is which is none of the hub's, without the ``hf:`` before it."""
-    return Path(os.fspath(spec).removeprefix(PREFIX)).expanduser() if is_hub(spec) else Path(spec)
+    """Return the path that a spec is which is none of the hub's, without the ``hf:`` before it.
+
+    Raises:
+        InputError: it is in the home of a user that there is not.
+    """
+    if not is_hub(spec):
+        return Path(spec)
+    try:
+        return Path(os.fspath(spec).removeprefix(PREFIX)).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{written_out(os.fspath(spec))} is no path: {error}") from error
 
 
 def downloaded(spec: str | os.PathLike[str]) -> list[Path]:

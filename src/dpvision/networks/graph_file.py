@@ -104,12 +104,13 @@ def _operation(node: Node) -> list[Any]:
 def _name_of(node: Node) -> str:
     """Return the name of what a node calls. InputError where the loader does not know such operations."""
     target: Any = node.target
-    if isinstance(target, torch._ops.OpOverload) and target.namespace == "aten":
+    is_aten = isinstance(target, torch._ops.OpOverload) and target.namespace == "aten"
+    if is_aten and load_model.may_call(target):
         return str(target)
     name = getattr(target, "__name__", str(target))
     if name in load_model.ARITHMETIC and target is getattr(operator, name):
         return f"arithmetic.{name}"
-    raise InputError(f"the model has {target} in it, which torch alone does not know; it cannot be exported")
+    raise InputError(f"the model has {target} in it, which the loader does not call; it cannot be exported")
 
 
 def _json(x: Any) -> Any:

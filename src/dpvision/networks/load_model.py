@@ -15,6 +15,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+OPERATIONS = """
+_unsafe_view _upsample_bilinear2d_aa adaptive_avg_pool2d addcmul affine_grid_generator baddbmm chunk
+clamp_min conv1d conv2d conv3d conv_transpose2d einsum eye fft_fft2 fft_ifft2 flatten grid_sampler
+group_norm hardsigmoid hardswish im2col layer_norm linalg_vector_norm linear log_softmax masked_fill
+matmul max_pool2d mish one_hot pad pixel_shuffle pixel_unshuffle prelu scaled_dot_product_attention silu
+softmax softplus special_ndtr split square stack transpose unbind unflatten upsample_bicubic2d
+view_as_complex view_as_real where zeros_like
+"""  # that networks are made of, beside those of torch's core
 ARITHMETIC = ("add", "sub", "mul", "floordiv", "mod", "neg", "getitem")  # on sizes, and of tuples
 
 
@@ -41,7 +49,12 @@ class Model(torch.nn.Module):
             ((kind, name),) = x.items()
             if kind == "device":
                 return inputs[0].device
-            return values[name] if kind == "value" else getattr(torch, name)
+            if kind == "value":
+                return values[name]
+            found = getattr(torch, name) if kind == "torch" else None
+            if not isinstance(found, torch.dtype | torch.memory_format):
+                raise ValueError(f"{x} is no argument of an operation")
+            return found
 
         for name, operation, args, kwargs, done in self.graph["operations"]:
             values[name] = find(operation)(*read(args), **{key: read(x) for key, x in kwargs.items()})
@@ -56,9 +69,17 @@ def find(operation: str) -> Any:
     if kind == "arithmetic" and name in ARITHMETIC:
         return getattr(operator, name)
     found = getattr(getattr(torch.ops.aten, name), *overload) if kind == "aten" else None
-    if not isinstance(found, torch._ops.OpOverload) or "file" in name:
-        raise ValueError(f"{operation} is no operation on tensors")
+    if not isinstance(found, torch._ops.OpOverload) or not may_call(found):
+        raise ValueError(f"{operation} is no operation of networks")
     return found
+
+
+def may_call(operation: torch._ops.OpOverload) -> bool:
+    """Say whether an operation is one of those above, or of torch's core; none that changes its arguments."""
+    if operation._schema.is_mutable:
+        return False
+    is_core = torch.Tag.core in operation.tags and torch.Tag.nondeterministic_seeded not in operation.tags
+    return is_core or operation._schema.name.removeprefix("aten::") in OPERATIONS.split()
 
 
 def load_model(folder: str | Path = Path(__file__).parent) -> Model:

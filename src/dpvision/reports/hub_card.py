@@ -21,7 +21,7 @@ _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "
 
 def check_license(license: str) -> None:
     """Raise InputError unless this may be the hub's name of a licence."""
-    if not _LICENSE.fullmatch(license):
+    if not isinstance(license, str) or not _LICENSE.fullmatch(license):
         raise InputError(
             f"{license!r} is no name of a licence as the Hugging Face Hub has them; give one such as "
             "apache-2.0, cc-by-4.0 or other"

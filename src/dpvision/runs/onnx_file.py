@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,6 +81,7 @@ def onnx_bytes(traced: Traced, facts: Mapping[str, str]) -> bytes:
         raise InputError(f"the model has no form in ONNX: {reason(error.__cause__ or error)}") from error
     assert program is not None
     model = program.model_proto
+    _remove_sources(model)
     del model.graph.value_info[:]  # shapes of what is between, which follow
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = BATCH
@@ -88,3 +90,15 @@ def onnx_bytes(traced: Traced, facts: Mapping[str, str]) -> bytes:
         entry = model.metadata_props.add()
         entry.key, entry.value = name, fact
     return model.SerializeToString(deterministic=True)
+
+
+def _remove_sources(message: Any) -> None:
+    """Remove what torch notes of where each part of a model comes from, at any depth: lines of the code that
+    was traced, with its comments and the paths of its files.
+    """
+    for field, value in message.ListFields():
+        if field.name in ("metadata_props", "doc_string"):
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for one in [value] if hasattr(value, "ListFields") else value:
+                _remove_sources(one)

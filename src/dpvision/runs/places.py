@@ -10,22 +10,30 @@ from dpvision.privacy.errors import InputError, named_option
 
 
 def check_free(path: str | os.PathLike[str]) -> None:
-    """Refuse a place where a run's directory cannot be made because something is there.
+    """Refuse a place where a directory cannot be made because something is there.
 
     Raises:
         InputError: ``path`` is a file, or a directory with something in it.
     """
-    path = Path(path)
+    path = _nameable(path)
     try:
         if not path.exists():
             return
         if not path.is_dir():
-            raise InputError(f"{path} is a file; name a new directory for the run")
+            raise InputError(f"{path} is a file; name a new directory")
         is_empty = not any(path.iterdir())
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     if not is_empty:
-        raise InputError(f"{path} is not empty; resume the run in it, or name another directory")
+        resume = "resume the run in it, or " if is_run(path) else ""
+        raise InputError(f"{path} is not empty; {resume}name another directory")
+
+
+def _nameable(path: str | os.PathLike[str]) -> Path:
+    """Return a path. InputError where no file may be called so."""
+    if "\0" in os.fspath(path):
+        raise InputError(f"{os.fspath(path)!r} has a zero in it, which no name may have; name another place")
+    return Path(path)
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
@@ -53,7 +61,7 @@ def check_chart(path: str | os.PathLike[str]) -> None:
 
 def check_onnx(path: str | os.PathLike[str]) -> None:
     """Raise InputError unless an ONNX file can be made at a place."""
-    path = Path(path)
+    path = _nameable(path)
     if path.suffix.lower() != ".onnx":
         raise InputError(f"{path} must be called *.onnx, or it would not be known again")
     if os.path.lexists(path):
@@ -74,9 +82,14 @@ def check_export(onnx: str | os.PathLike[str] | None, torch: str | os.PathLike[s
 
 
 def check_outside(path: str | os.PathLike[str], release: Path) -> None:
-    """Raise InputError if a place is within a release: verification would find a file that is not its own."""
-    if Path(path).resolve().is_relative_to(release.resolve()):
+    """Raise InputError if a place is within a release, or the run that it is of: verification would find a
+    file that is not its own, or what may be given away would lie among what is private.
+    """
+    place, release = Path(path).resolve(), release.resolve()
+    if place.is_relative_to(release):
         raise InputError(f"{path} is within the release, whose files are fixed; name another place")
+    if is_run(release.parent) and place.is_relative_to(release.parent):
+        raise InputError(f"{path} is within the run's directory; name another place")
 
 
 def check_release(path: str | os.PathLike[str]) -> None:
@@ -93,6 +106,8 @@ def find_release(path: str | os.PathLike[str]) -> Path:
     Raises:
         InputError: the run is not complete, or there is no release.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"give a run's directory or release directory, not {path!r}")
     path = placed(path, "model")
     if is_run(path):
         path = path / "release"
