@@ -5,7 +5,6 @@ That its examples work is tried with those of all pages (`tests/pages/test_block
 
 from __future__ import annotations
 
-from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,7 @@ def test_the_commands_exist(
     ours = [command.arguments[1:] for command in found if command.arguments[0] == "dpvision"]
     assert len(ours) >= 7
     monkeypatch.chdir(tmp_path)  # where there are no data and no runs
-    for words in ours:
-        arguments = tuple(takewhile(lambda word: word != ">", words))
+    for arguments in ours:
         if arguments in (("doctor",), ("runs", ".")):  # which name nothing that does not exist
             continue
         # What is named does not exist, which is found only once the options were understood.

@@ -493,6 +493,7 @@ def test_a_run_that_goes_on_keeps_its_guarantee(tmp_path: Path) -> None:
     check_guarantee(run, images, "add_or_remove_one", example=5)
 
 
+@pytest.mark.slow
 def test_the_commands(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fast = ["--set", "network=linear", "--set", "steps=2", "--json"]
     one, two = str(tmp_path / "one"), str(tmp_path / "two")
