@@ -149,7 +149,7 @@ class StandInWriter:
 def writers(monkeypatch: pytest.MonkeyPatch) -> list[StandInWriter]:
     monkeypatch.setattr(StandInWriter, "made", [], raising=False)
     library = SimpleNamespace(SummaryWriter=StandInWriter)
-    monkeypatch.setattr(tensorboard, "import_extra", lambda *what: library)
+    monkeypatch.setattr(tensorboard, "import_extra", lambda *_, **__: library)
     monkeypatch.setattr(epsilon_so_far, "LEAST_PAUSE", 0.0)
     monkeypatch.setattr(epsilon_so_far, "PAUSE", 0.0)
     return StandInWriter.made
