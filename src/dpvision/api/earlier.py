@@ -10,9 +10,10 @@ from typing import Any
 
 from dpvision.api.cost_of_both import cost_of_both
 from dpvision.api.pool_cost import warn_of_unknown_spending
+from dpvision.api.publishable import verified
 from dpvision.api.releases import open_earlier
 from dpvision.api.sources import lasting
-from dpvision.api.verifying import MOST_EVENTS, verify
+from dpvision.api.verifying import MOST_EVENTS
 from dpvision.images import ImageSet
 from dpvision.images.choices import Choices
 from dpvision.methods.continued import FROM_RUN, REFINE, TAKES_UP
@@ -123,16 +124,6 @@ class Earlier:
             )
 
 
-def _check_holds(place: str | os.PathLike[str]) -> None:
-    """Raise InputError where the card of an earlier run, which this run's will take up, is not true. That it
-    is not private is no fault of it: the card of this run will say so.
-    """
-    failing = [one for one in verify(place).checks if not one.holds and one.name != "private"]
-    if failing:
-        said = "; ".join(f"{one.name}: {one.found}" for one in failing)
-        raise InputError(f"{place} does not hold what it states ({said}); go on from another release")
-
-
 def earlier_of(options: Any) -> Earlier | None:
     """Return the earlier run that a run with these options takes up, or None.
 
@@ -148,7 +139,8 @@ def earlier_of(options: Any) -> Earlier | None:
                 "a tuning begins afresh, and cannot go on from a run; leave out search or from_run"
             )
         start = open_start(from_run)
-        _check_holds(from_run)
+        # That it is not private is no fault of it: the card of this run will say so.
+        verified(from_run, "no run can go on from it", but="private")
         method = find_method(start.method if options.method == AUTO else options.method)
         return Earlier(from_run, FROM_RUN, GoingOn(method), start.card, start)
     if refine is None:

@@ -218,11 +218,7 @@ def _known_to_index(folder: Path, faults: list[Fault]) -> dict[Path, set[str]]:
         if path not in present or path.stat().st_size == 0:
             return {}
         if key not in present:
-            faults.append(
-                Fault(
-                    str(key), "is missing, so that no image is found in the index", "restore it from a copy"
-                )
-            )
+            faults.append(Fault(str(key), "is missing, so that no image is found in the index", _RESTORE))
         if (folder / "index.sqlite-journal").exists():
             faults.append(
                 Fault(str(path), "a write to it was cut off", "the next run undoes that; look again then")
