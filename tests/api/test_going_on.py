@@ -105,7 +105,7 @@ def test_the_card_states_what_both_cost_and_so_does_the_ledger(tmp_path: Path) -
     assert both == pytest.approx(exact, rel=1e-3)
     assert 2 < both < 3
     assert first.epsilon == own["epsilon"] < 1.01
-    assert [part["epsilon"] for part in card["refined"]] == pytest.approx([own["epsilon"], 2], rel=1e-2)
+    assert [part["epsilon"] for part in card["parts"]] == pytest.approx([own["epsilon"], 2], rel=1e-2)
     assert card["events"][0] == own["events"][0]
     assert events_of(card) == [*events_of(own), *(e for e in spent_on(images) if e not in events_of(own))]
 
@@ -131,7 +131,7 @@ def test_each_figure_of_the_card_is_of_both_runs(runs: Path) -> None:
 
 def test_in_a_chain_each_run_is_counted_once(runs: Path) -> None:
     card = card_of(runs / "three")
-    assert [part["events"] for part in card["refined"]] == [1, 1, 1]
+    assert [part["events"] for part in card["parts"]] == [1, 1, 1]
     assert len(events_of(card)) == 3
     assert card["epsilon"] == epsilon(events_of(card), DELTA)
     assert dpvision.verify(runs / "three").holds
@@ -333,7 +333,7 @@ def test_what_one_epsilon_cannot_stand_for(runs: Path) -> None:
     assert earlier is not None
     earlier.check(made(), None, budget)
     pool = {"pool": {"images": 3, "guarantee": {"epsilon": 1.0}}}
-    parts = {"refined": [{**earlier.guarantee["refined"][0], "num_examples": 1000}]}
+    parts = {"parts": [{**earlier.guarantee["parts"][0], "num_examples": 1000}]}
     for changed, message in (
         ({"not_covered": [UNPAID]}, "in no account"),
         ({"not_covered": ["another", UNPAID_BEFORE]}, "in no account"),
@@ -449,12 +449,12 @@ def test_a_card_that_leaves_the_earlier_part_out_is_told(runs: Path, tmp_path: P
     release can tell from a true one.
     """
     shutil.copytree(runs / "two" / "release", tmp_path / "copy")
-    card, own = card_of(runs / "two"), card_of(runs / "two")["refined"][1]
+    card, own = card_of(runs / "two"), card_of(runs / "two")["parts"][1]
     card |= {"events": card["events"][1:], "mechanisms": card["mechanisms"][1:], "epsilon": own["epsilon"]}
     card["accountant"]["epsilon_by_rdp"] = epsilon(events_of(card), DELTA, "add_or_remove_one", "rdp")
     card["strength"] = strength_of(card)
-    for parts in (card["refined"], [own], []):
-        card["refined"] = parts
+    for parts in (card["parts"], [own], []):
+        card["parts"] = parts
         forms = card_files(card, None)
         files = {
             path.name: path.read_bytes()

@@ -130,7 +130,7 @@ def test_both_releases_are_on_the_card_and_in_the_ledger(images: Images, tmp_pat
     assert second.epsilon == epsilon(events, DELTA)
     assert 2 < second.epsilon < 3
     card = card_of(tmp_path / "refined")
-    assert [part["epsilon"] for part in card["refined"]] == pytest.approx([first.epsilon, 2], rel=1e-2)
+    assert [part["epsilon"] for part in card["parts"]] == pytest.approx([first.epsilon, 2], rel=1e-2)
     assert len(card["events"]) == len(card["mechanisms"]) == 3
     assert "2 releases of the same sums" in (second.release / "card.md").read_text()
     assert dpvision.verify(tmp_path / "refined").holds
@@ -181,7 +181,7 @@ def test_refined_again_and_taken_up(images: Images, tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             synthesize(images, out, refine=tmp_path / str(number), progress=stop)
         assert isinstance(dpvision.resume(out, data=images), Synthesis)
-    assert len(card_of(tmp_path / "2")["refined"]) == 3
+    assert len(card_of(tmp_path / "2")["parts"]) == 3
     assert dpvision.resume(tmp_path / "2").epsilon == epsilon(spent(images), DELTA)
     one, _, last = (released(tmp_path / str(number)).facts["noise"][1] for number in range(3))
     again = spent(images)[-1].noise_multiplier

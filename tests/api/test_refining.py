@@ -76,7 +76,7 @@ def test_both_releases_are_on_the_card_and_in_the_ledger(images: Images, tmp_pat
     assert second.epsilon == epsilon(spent, DELTA)
     assert 2 < second.epsilon < 3
     card, text = card_of(second.release)
-    parts = [part["epsilon"] for part in card["refined"]]
+    parts = [part["epsilon"] for part in card["parts"]]
     assert parts[0] == first.epsilon
     assert parts[1] == pytest.approx(2, rel=1e-2)
     assert len(card["events"]) == len(card["mechanisms"]) == 2
@@ -101,7 +101,7 @@ def test_refined_again_with_the_same_budget(images: Images, tmp_path: Path) -> N
     ledger = Ledger(default_ledger_path(images.digest))
     assert last.epsilon == epsilon([e for events in ledger.counted().values() for e in events], DELTA)
     card, _ = card_of(last.release)
-    assert len(card["refined"]) == len(card["events"]) == 3
+    assert len(card["parts"]) == len(card["events"]) == 3
     noises = [embedding(tmp_path / name / "release").facts["noise"] for name in "abc"]
     assert noises[2] == pytest.approx(noises[0] / 3**0.5, rel=1e-3)
     assert dpvision.verify(tmp_path / "c").holds
@@ -137,7 +137,7 @@ def test_an_interrupted_run_is_resumed(images: Images, tmp_path: Path) -> None:
             synthesize(images, out, refine=tmp_path / "run", progress=interrupt)
         resumed = dpvision.resume(out, data=images)
         assert isinstance(resumed, Synthesis)
-        assert len(card_of(resumed.release)[0]["refined"]) == 2
+        assert len(card_of(resumed.release)[0]["parts"]) == 2
 
 
 def test_what_cannot_be_refined(images: Images, tmp_path: Path) -> None:

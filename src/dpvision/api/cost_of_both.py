@@ -37,7 +37,7 @@ def cost_of_both(earlier: Mapping[str, Any], this: Mapping[str, Any]) -> dict[st
         broken_by = list(dict.fromkeys([*earlier["not_private_because"], *this["not_private_because"]]))
         total = epsilon(events, delta, relation)
         groups = group_epsilons(events, delta, relation) if unit == "image" else {}
-        parts = earlier.get("refined", [_part(earlier)])
+        parts = earlier.get("parts", [_part(earlier)])
         joined = {name: [*earlier[name], *this[name]] for name in ("mechanisms", "events")}
         public = [*earlier["taken_as_public"], *_mixed_with(earlier), *this["taken_as_public"]]
         joined["taken_as_public"] = list(dict.fromkeys(public))
@@ -64,7 +64,7 @@ def cost_of_both(earlier: Mapping[str, Any], this: Mapping[str, Any]) -> dict[st
                 dict.fromkeys([*earlier["sampler"].split("; "), *this["sampler"].split("; ")])
             ),
             "lost_steps": earlier["lost_steps"] + this["lost_steps"],
-            "refined": [*parts, _part(this)],
+            "parts": [*parts, _part(this)],
         }
 
 

@@ -105,7 +105,7 @@ class Earlier:
         """Raise InputError where one ε at this run's δ cannot stand for both runs, be they on the same images
         or on others.
         """
-        parts = self.guarantee.get("refined", [self.guarantee])
+        parts = self.guarantee.get("parts", [self.guarantee])
         before = max(part["num_examples"] for part in parts)
         if budget.delta >= 1 / before:
             raise InputError(

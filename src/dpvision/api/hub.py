@@ -12,8 +12,9 @@ from dpvision.api.publishable import private_card, verified
 from dpvision.api.using import load_generator
 from dpvision.evaluation.soft_labels import soft_labels
 from dpvision.images import open_images
+from dpvision.images.extras import import_extra
 from dpvision.images.files import reading
-from dpvision.images.hub import PREFIX, REPOSITORY, Kind, hub_library
+from dpvision.images.hub import PREFIX, REPOSITORY, Kind
 from dpvision.images.write import image_files
 from dpvision.privacy.errors import InputError, first_line
 from dpvision.reports.guarantee_file import FILE, guarantee_file
@@ -115,7 +116,7 @@ def _parquet(release: Path) -> bytes:
 
 def _pushed(folder: Path, name: str, kind: Kind) -> str:
     """Push a folder to a new private repository, and return what it is called there."""
-    hub = hub_library("huggingface_hub", "a push to the Hugging Face Hub")
+    hub = import_extra("huggingface_hub", "a push to the Hugging Face Hub", extra="hub")
     try:
         api = hub.HfApi()
         api.create_repo(name, repo_type=kind, private=True)

@@ -278,7 +278,7 @@ class Searched(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GoingOn(RunOptions):
+class FromRun(RunOptions):
     """Options of runs that may go on from an earlier one."""
 
     from_run: FilePath | None = option(
@@ -303,7 +303,7 @@ class OneClassifier(Named, Tested, OfClassifiers, Watched):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(GoingOn, OneClassifier):
+class TrainOptions(FromRun, OneClassifier):
     """Options of a run that makes a classifier."""
 
 
@@ -414,7 +414,7 @@ class SynthesisOptions(FinishOptions, Refining, Named, Watched):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(FinishOptions, Refining, GoingOn, Named, Searched, Tested, OfClassifiers, Watched):
+class PlanOptions(FinishOptions, Refining, FromRun, Named, Searched, Tested, OfClassifiers, Watched):
     """Options of a forecast."""
 
     out: FilePath | None = option("The directory that the run would have; it must be free.", None)
@@ -433,7 +433,7 @@ CANARY_KINDS = ("gradient", "images", "mislabelled")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditOptions(OfClassifiers, GoingOn):
+class AuditOptions(OfClassifiers, FromRun):
     """Options of an audit."""
 
     canaries: int | None = option(

@@ -57,6 +57,7 @@ from dpvision.images.units import refuse_units_of_both
 from dpvision.methods import (
     Learned,
     Makes,
+    Method,
     Session,
     Workplace,
     calibrate,
@@ -87,6 +88,7 @@ from dpvision.runs import FileCheckpoints, Metrics, Progress, RunDirectory
 from dpvision.runs.files import write_atomically
 from dpvision.runs.tensorboard import show_to_tensorboard
 from dpvision.training import StepStatistics
+from dpvision.views.pool import Pool
 
 logger = logging.getLogger("dpvision")
 
@@ -144,34 +146,17 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
         method, because = find_method(choice.method), choice.because
     if search:
         method = Tuned(method, search)
-    publishes = options if isinstance(options, FinishOptions) and method.makes == "images" else None
-    if publishes is None and isinstance(options, FinishOptions) and options.of_images:
-        raise InputError(
-            f"{options.of_images[0]} is for a method that makes images, and {method.name} makes a "
-            f"classifier; name the method {OF_IMAGES}"
-        )
+    publishes = _publishing(options, method)
     how_test, test_images, overlaps = None, None, Overlaps(options.allow_overlap)
     if method.makes == "a classifier":
         how_test, test_images = _test_images(data, getattr(options, "test", None), private, overlaps, choices)
-    if test_images is not None:
-        refuse_units_of_both(private, test_images)
-        refuse_private_images(test_images, private, "test images", overlaps)
-        refuse_data_with_ledger(test_images, "test images", overlaps)
-        then = "the accuracy on the card would be exact on them"
-        warn_of_look_alikes(test_images, private, "test images", then)
     if options.delta is None:
         budget = replace(budget, delta=default_delta(declared))
     _check_delta(budget.delta, private)
     if earlier is not None:
         earlier.check(private, options.ledger, budget)
     settings = method.default_config(facts, budget, device, overrides)
-    pool = open_pool_of(settings, private, overlaps)
-    if pool is not None:
-        settings = replace(settings, pool=lasting(settings.pool))
-        ledger = Path(options.ledger or default_ledger_path(private.digest))
-        if pool.guarantee is not None:
-            made = f"the pool {pool.source}"
-            warn_of_unknown_spending(pool.guarantee, made, settings.pool, private, ledger)
+    settings, pool = _with_pool(settings, private, options.ledger, overlaps)
     stages = calibrate(partial(method.stages, settings, facts), declared, budget)
     if earlier is not None:
         earlier.check_length(stages)
@@ -443,6 +428,34 @@ def rest_of_run(
         return run.finish(sources.test, progress)
 
 
+def _publishing(options: RunOptions, method: Method) -> FinishOptions | None:
+    """Return the options of the images that a method publishes, if it makes images. InputError where such
+    options are given for a method that does not.
+    """
+    if not isinstance(options, FinishOptions):
+        return None
+    if method.makes != "images" and options.of_images:
+        raise InputError(
+            f"{options.of_images[0]} is for a method that makes images, and {method.name} makes a "
+            f"classifier; name the method {OF_IMAGES}"
+        )
+    return options if method.makes == "images" else None
+
+
+def _with_pool(
+    settings: Any, private: ImageSet, ledger: str | os.PathLike[str] | None, overlaps: Overlaps
+) -> tuple[Any, Pool | None]:
+    """Open the pool of public images that settings name, if any, and return them with a path that lasts."""
+    pool = open_pool_of(settings, private, overlaps)
+    if pool is None:
+        return settings, None
+    settings = replace(settings, pool=lasting(settings.pool))
+    if pool.guarantee is not None:
+        ledger = Path(ledger or default_ledger_path(private.digest))
+        warn_of_unknown_spending(pool.guarantee, f"the pool {pool.source}", settings.pool, private, ledger)
+    return settings, pool
+
+
 def _to_publish(options: FinishOptions, settings: Any, facts: PublicFacts) -> FinishOptions:
     """Resolve which images to publish, of a method that may leave the labels aside."""
     names = facts.class_names if getattr(settings, "labelled", True) else ()
@@ -479,7 +492,11 @@ def _check_delta(delta: float, images: ImageSet) -> None:
 def _test_images(
     data: Source, test: Source | None, images: ImageSet, overlaps: Overlaps, choices: Choices
 ) -> tuple[Reading | None, ImageSet | None]:
-    """Return the test images: those given, or else the test split that comes with the data, if any."""
+    """Return the test images: those given, or else the test split that comes with the data, if any.
+
+    Raises:
+        InputError: they are of other kind than the images, or private images are among them.
+    """
     if test is None:
         if isinstance(data, ImageSet) or "test" not in available_splits(data, **choices.given()):
             return None, None
@@ -499,7 +516,13 @@ def _test_images(
             f"test images from {test_images.source} have the shape {list(test_images.shape)}, but those to "
             f"train on {list(images.shape)}; read both with the same size and channels"
         )
-    return how, test_images.with_classes(images.class_names)
+    test_images = test_images.with_classes(images.class_names)
+    refuse_units_of_both(images, test_images)
+    refuse_private_images(test_images, images, "test images", overlaps)
+    refuse_data_with_ledger(test_images, "test images", overlaps)
+    then = "the accuracy on the card would be exact on them"
+    warn_of_look_alikes(test_images, images, "test images", then)
+    return how, test_images
 
 
 def _same_place(data: Source, test: str | os.PathLike[str]) -> bool:

@@ -442,7 +442,7 @@ def _parts_agree(card: Mapping[str, Any]) -> bool:
     from dpvision.privacy.accounting import epsilon  # here: it takes seconds to import
     from dpvision.privacy.events import Event, UnknownEvent
 
-    parts = card.get("refined", [])
+    parts = card.get("parts", [])
     if str(card["method"]).startswith((REFINED, FROM)) and len(parts) < 2:
         return False
     if not all("events" in part for part in parts):

@@ -8,7 +8,6 @@ Hugging Face write no copy of their own. ``tests/images/test_hub.py`` puts a sta
 from __future__ import annotations
 
 import hashlib
-import importlib
 import logging
 import os
 import re
@@ -20,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from dpvision.images.extras import import_extra
 from dpvision.images.text import listing, written_out
 from dpvision.privacy.errors import InputError, first_line
 
@@ -253,16 +253,5 @@ def _asking(repository: Repository) -> Iterator[None]:
         ) from error
 
 
-def hub_library(name: str, what: str) -> Any:
-    """Return one of Hugging Face's libraries, which ``what`` needs. InputError where it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(
-            f"{what} needs {name}, which cannot be imported ({error}); install it with pip install "
-            "'dpvision[hub]'"
-        ) from error
-
-
 def _library() -> Any:
-    return hub_library("huggingface_hub", "what is on the Hugging Face Hub")
+    return import_extra("huggingface_hub", "what is on the Hugging Face Hub", extra="hub")

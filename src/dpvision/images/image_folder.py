@@ -13,8 +13,8 @@ from typing import Any
 
 from dpvision.images.data_set import DataSet
 from dpvision.images.decode import count_sizes
+from dpvision.images.extras import import_extra
 from dpvision.images.files import SPLIT_WORDS, reading
-from dpvision.images.hub import hub_library
 from dpvision.images.images import Images
 from dpvision.images.in_memory import encoded_image, image_column, images_from_dataset
 from dpvision.images.text import listing
@@ -68,7 +68,7 @@ class ImageFolder(DataSet):
 
     @cached_property
     def _datasets(self) -> Any:
-        return hub_library("datasets", f"{self.path} has a table of metadata, which")
+        return import_extra("datasets", f"{self.path} has a table of metadata, which", extra="hub")
 
     def _loaded(self) -> Mapping[str, Any]:
         self._written = TemporaryDirectory(prefix="dpvision-")

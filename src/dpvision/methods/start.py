@@ -56,7 +56,7 @@ class Start:
         """N/σ of a single release with what the run itself has spent; see
         :func:`dpvision.methods.gradient_descent.images_over_noise`.
         """
-        own = self.card.get("refined", [self.card])[-1]
+        own = self.card.get("parts", [self.card])[-1]
         budget = Budget(own["epsilon"], own["delta"], own["neighboring_relation"])
         return images_over_noise(self.card["num_examples"], budget)
 

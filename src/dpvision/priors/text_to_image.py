@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dpvision.images.extras import import_extra
 from dpvision.networks.precision import resolve_precision
-from dpvision.priors.extras import import_extra
 from dpvision.privacy.errors import InputError
 
 

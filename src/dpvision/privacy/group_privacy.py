@@ -88,16 +88,17 @@ def _bound(
             return epsilon([one.scaled(1 / size) for one in events], delta, neighboring_relation)
         except InputError:  # hardly any noise is left
             return math.inf
-    sums = [cast("GaussianSumEvent", event) for event in events if type(event) in get_args(GaussianSumEvent)]
+    sums = tuple(cast("GaussianSumEvent", one) for one in events if type(one) in get_args(GaussianSumEvent))
     if len(sums) == len(events) and neighboring_relation == "add_or_remove_one":
         return _by_mixtures(sums, size, delta)
     by_divergences = epsilon(Role(size).cost(events), delta, neighboring_relation)
     return min(by_divergences, _by_chain(events, size, delta, neighboring_relation))
 
 
-def _by_mixtures(events: Sequence[GaussianSumEvent], size: int, delta: float) -> float:
+@lru_cache(maxsize=64)
+def _by_mixtures(events: tuple[GaussianSumEvent, ...], size: int, delta: float) -> float:
     """Compose the worst pairs of Gaussian sums, some of them over samples."""
-    usable = delta - rounding_slack(tuple(events))
+    usable = delta - rounding_slack(events)
     if usable <= 0:
         return math.inf
     rough = size * epsilon(events, delta)

@@ -10,10 +10,13 @@ from html import escape
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from dpvision.reports.charts import style
 
 _WIDTH = 4.6  # inches; no wider than a phone at 72 to the inch
+_MARGINS = {"left": 0.16, "right": 0.95, "bottom": 0.15, "top": 0.85}
+"""Those of the chart that is on every card, as shares of its sides."""
 _INK = "#000000"
 _SERIES = ("#010101", "#020202", "#030303")
 """Colours that stand for those of the page: the ink of text, and the series'."""
@@ -25,13 +28,14 @@ def attack_chart(strength: Mapping[str, Any]) -> str:
     names = {"1": "this release", "10": "ten such releases"}
     found = {names[count]: hits for count, hits in strength["true_positive_rates"].items() if hits}
     title = "How many members an attacker finds at most, by the share of false alarms"
-    with _figure(title, 3.2) as (axes, made):
+    with _figure(title, 3.2, _MARGINS) as (axes, made):
         for (name, hits), colour, dashes in zip(found.items(), _SERIES, ("-", "--"), strict=False):
             axes.plot(rates, hits, dashes, color=colour, linewidth=2, label=name)
         axes.plot(rates, rates, ":", color=_INK, linewidth=1.5, label="a coin: nothing known")
         axes.set(xscale="log", xlim=(rates[0], 1), ylim=(0, 1.02))
         axes.set(xlabel="false alarms, of those not in the data", ylabel="found, of those in it")
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+        axes.xaxis.set_minor_locator(NullLocator())  # each line would take a millisecond to draw
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
         # Above the axes: nowhere within them is free at any ε.
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
@@ -62,13 +66,19 @@ def curve(title: str, points: Sequence[tuple[float, float]], labels: tuple[str, 
 
 
 @contextmanager
-def _figure(title: str, height: float) -> Iterator[tuple[Any, list[str]]]:
-    """Give the axes of a new figure, and a list that has its SVG when they are drawn."""
+def _figure(
+    title: str, height: float, margins: Mapping[str, float] | None = None
+) -> Iterator[tuple[Any, list[str]]]:
+    """Give the axes of a new figure, and a list that has its SVG when they are drawn. Without margins they
+    are found, which takes longer than the drawing.
+    """
     made: list[str] = []
     # The names of a chart's parts follow from its title: it is the same whenever it is drawn, and no other
     # chart on the page has the same names.
     with style({"font.size": 9, "axes.grid": False, "svg.hashsalt": title}):
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, height), layout=None if margins else "constrained")
+        if margins:
+            figure.subplots_adjust(**margins)
         yield figure.add_subplot(), made
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

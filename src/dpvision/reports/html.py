@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -32,6 +33,41 @@ def card_html(card: Mapping[str, Any], sheet: bytes | None = None) -> str:
         card: the card, of this version.
         sheet: a PNG of the first synthetic images, where there are any.
     """
+    strength = card["strength"]
+    with_pool = strength["with_pool"]
+    alone = dict(zip(_names(card), strength["alone"], strict=True))
+    several = len(alone) > 1 and None not in alone.values()
+    model = card.get("model") or card.get("embedding") or {}
+    return (
+        _environment()
+        .get_template("card.html.j2")
+        .render(
+            {
+                **card,
+                "css": Markup(resources.files("dpvision.reports").joinpath("card.css").read_text()),
+                "attack_chart": Markup(attack_chart(strength)),
+                "shares_chart": Markup(bars("ε of each mechanism by itself", alone, "ε alone"))
+                if several
+                else "",
+                "at": strength["at"],
+                "hits": shares_found(strength),
+                "pool_hits": shares_found(strength, with_pool) if with_pool else {},
+                "relations": _RELATIONS,
+                "columns": ("name", "noise_multiplier", "sample_rate", "sensitivity", "count"),
+                "tuned": _tuned(card),
+                "encoder": model.get("encoder"),
+                "sheet": base64.b64encode(sheet).decode() if sheet else "",
+                "sentences": sentences(card),
+                "charts": {name: Markup(svg) for name, svg in result_charts(card.get("beside", {})).items()},
+                "settings": settings_rows(card["config"]),
+            }
+        )
+    )
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """Return what the templates are read by; it keeps those that it has compiled."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dpvision", "reports"),
         autoescape=True,
@@ -41,32 +77,7 @@ def card_html(card: Mapping[str, Any], sheet: bytes | None = None) -> str:
         finalize=_shown,
     )
     environment.filters |= {"number": number, "percent": percent}
-    strength = card["strength"]
-    with_pool = strength["with_pool"]
-    alone = dict(zip(_names(card), strength["alone"], strict=True))
-    several = len(alone) > 1 and None not in alone.values()
-    model = card.get("model") or card.get("embedding") or {}
-    return environment.get_template("card.html.j2").render(
-        {
-            **card,
-            "css": Markup(resources.files("dpvision.reports").joinpath("card.css").read_text()),
-            "attack_chart": Markup(attack_chart(strength)),
-            "shares_chart": Markup(bars("ε of each mechanism by itself", alone, "ε alone"))
-            if several
-            else "",
-            "at": strength["at"],
-            "hits": shares_found(strength),
-            "pool_hits": shares_found(strength, with_pool) if with_pool else {},
-            "relations": _RELATIONS,
-            "columns": ("name", "noise_multiplier", "sample_rate", "sensitivity", "count"),
-            "tuned": _tuned(card),
-            "encoder": model.get("encoder"),
-            "sheet": base64.b64encode(sheet).decode() if sheet else "",
-            "sentences": sentences(card),
-            "charts": {name: Markup(svg) for name, svg in result_charts(card.get("beside", {})).items()},
-            "settings": settings_rows(card["config"]),
-        }
-    )
+    return environment
 
 
 def number(value: float | None) -> str:

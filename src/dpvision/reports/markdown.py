@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,30 @@ from dpvision.reports.shares_found import shares_found
 
 def card_markdown(card: Mapping[str, Any], template: str = "card.md.j2") -> str:
     """Return the card as text for people."""
-    environment = jinja2.Environment(
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            {
+                **card,
+                "found": partial(_found, card),
+                "bound": _bound,
+                "share": _share,
+                "settings_rows": settings_rows,
+            }
+        )
+    )
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """Return what the templates are read by; it keeps those that it has compiled."""
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("dpvision", "reports"),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
         finalize=in_markdown,
-    )
-    return environment.get_template(template).render(
-        {
-            **card,
-            "found": partial(_found, card),
-            "bound": _bound,
-            "share": _share,
-            "settings_rows": settings_rows,
-        }
     )
 
 

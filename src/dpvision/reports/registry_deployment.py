@@ -78,7 +78,7 @@ def _actors(card: Mapping[str, Any], facts: RegistryFacts) -> str:
 
 
 def _releases(card: Mapping[str, Any], facts: RegistryFacts) -> str:
-    earlier = card.get("refined")
+    earlier = card.get("parts")
     how = " of the same sums" if "images" in card else ", each trained from the one before"
     return paragraphs(
         f"{released(card)}. The loss that is stated is that of this release.",

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpvision.images.extras import import_extra
 from dpvision.networks.agreement import Run
 from dpvision.networks.tracing import Traced, quietly, reason
-from dpvision.priors.extras import import_extra
 from dpvision.privacy.errors import InputError
 
 BATCH = "batch"

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpvision.priors.extras import import_extra
+from dpvision.images.extras import import_extra
 from dpvision.privacy.errors import InputError, named_option
 from dpvision.runs.epsilon_so_far import EpsilonSoFar
 from dpvision.runs.files import writing

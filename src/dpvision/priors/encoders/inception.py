@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpvision.images.extras import import_extra
 from dpvision.networks import Normalize
 from dpvision.priors.encoders.encoder import Encoder, Provenance, Shape, as_rgb
-from dpvision.priors.extras import import_extra
 from dpvision.privacy.errors import InputError
 
 NAME = "inception"

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from dpvision.images.extras import import_extra
 from dpvision.priors.encoders.encoder import Encoder, Provenance, Shape
 from dpvision.priors.encoders.network import NetworkEncoder
-from dpvision.priors.extras import import_extra
 from dpvision.privacy.errors import InputError
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dpvision.images.extras import import_extra
 from dpvision.priors.encoders.encoder import Encoder, Provenance, Shape
 from dpvision.priors.encoders.network import NetworkEncoder
-from dpvision.priors.extras import import_extra
 from dpvision.privacy.errors import InputError
 
 
