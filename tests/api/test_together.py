@@ -87,7 +87,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     return weights_of(folder)
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_release_what_one_does(
     size: int, alone: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
@@ -162,7 +162,7 @@ def test_what_the_first_refuses_all_refuse(tmp_path: Path) -> None:
     assert "stepz" in ended[0].output
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_process_that_dies_ends_the_others_and_the_run_goes_on_with_another_number(
     victim: int, tmp_path: Path
 ) -> None:

@@ -270,7 +270,7 @@ def test_a_release_that_was_lost_is_not_drawn_again(
 
 def test_settings_and_their_estimate() -> None:
     public = (facts(300, (3, 16, 16)), Budget(1.0, 1e-3), CPU)
-    config = DPRidge().default_config(*public, {"encoder": "scattering"})
+    config = DPRidge().default_config(*public, {"encoder": "scattering", "encoder_options": {"cells": 1}})
     assert (config.encoder, config.mirror) == ("scattering", True)
     assert DPRidge().estimate(config, public[0], CPU).seconds > 0
     with pytest.raises(InputError, match="no setting 'steps'"):

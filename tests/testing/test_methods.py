@@ -57,9 +57,19 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "dp-distill": [{"teacher": HEAD, "moments": {"size": 4}, "candidates": 2}],
 }
 EXAMPLES = [0, 5, FEW - 1]
+
+
+def is_more(method: str, number: int, example: int) -> bool:
+    """Whether a case is more than the default tests have time for."""
+    return example > 0 and (number > 0 or (method in {"dp-diffusion", "dp-distill"} and example < FEW - 1))
+
+
 CASES = [
-    # The first example with all settings, the others with a method's first; the rest takes two minutes.
-    pytest.param(method, config, example, marks=[pytest.mark.slow] if number > 0 and example > 0 else [])
+    # The first example with all settings; the others with a method's first, those that take long the last
+    # alone. The rest takes minutes.
+    pytest.param(
+        method, config, example, marks=[pytest.mark.slow] if is_more(method, number, example) else []
+    )
     for method, configs in SETTINGS.items()
     for number, config in enumerate(configs)
     for example in EXAMPLES

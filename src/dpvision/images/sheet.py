@@ -85,7 +85,8 @@ def _text(name: str, otherwise: str) -> str:
         return otherwise
     if _length(text) <= LONGEST_TEXT:
         return text
-    kept = next(n for n in range(len(text) - 1, -1, -1) if _length(f"{text[:n]}...") <= LONGEST_TEXT)
+    most = min(len(text) - 1, LONGEST_TEXT)  # no letter is narrower than a pixel
+    kept = next(n for n in range(most, -1, -1) if _length(f"{text[:n]}...") <= LONGEST_TEXT)
     return f"{text[:kept].rstrip()}..."
 
 

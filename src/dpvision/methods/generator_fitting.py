@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
@@ -36,6 +37,9 @@ Objective = Literal["squared", "moving_average"]
 
 BATCHES_OF_STATISTICS = 50
 """The number of batches over which the released generator's BatchNorm takes its statistics."""
+
+MOST_PIXELS_KEPT = 2**20
+"""Of public images that are kept for the next run of this process: 12 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +150,16 @@ def process_images(count: int, shape: Sequence[int]) -> Tensor:
     """Generate public images, always the same: ``[count, C, H, W]`` in [0, 1], shapes over each other."""
     channels, height, width = shape
     side = max(height, width, SMALLEST_SIZE)
-    images = generate("dead-leaves-mixed", count, side, torch.Generator().manual_seed(0))
-    images = images[:, :, :height, :width]
-    return images if channels == 3 else images.mean(dim=1, keepdim=True)
+    make = _kept_leaves if count * side**2 <= MOST_PIXELS_KEPT else _leaves
+    images = make(count, side)[:, :, :height, :width]
+    return images.clone() if channels == 3 else images.mean(dim=1, keepdim=True)
+
+
+def _leaves(count: int, side: int) -> Tensor:
+    return generate("dead-leaves-mixed", count, side, torch.Generator().manual_seed(0))
+
+
+_kept_leaves = lru_cache(maxsize=2)(_leaves)
 
 
 class GeneratorFitting:
