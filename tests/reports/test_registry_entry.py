@@ -256,7 +256,7 @@ def test_tuning_that_was_paid_for() -> None:
 
 def test_synthetic_images_with_a_prior_and_a_pool_of_private_images() -> None:
     encoder = {"name": "patches", "provenance": {"source": "<b>drawn</b>"}}
-    card = a_card(images={"count": 55}, embedding={"encoder": encoder}, test=None, refined=[{}, {}])
+    card = a_card(images={"count": 55}, embedding={"encoder": encoder}, test=None, parts=[{}, {}])
     card["generator"] = card.pop("model")
     card["pool"] = {
         "digest": "d", "images": 3, "provenance": {"method": "dp-moments"},

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Annotated
+from functools import cache, partial
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.main import get_command
 
 from dpvision.cli import (
     accounting,
@@ -119,7 +120,7 @@ def run(arguments: Sequence[str]) -> int:
     show_messages()
     try:
         with on_command_line():
-            command = partial(app, list(arguments), prog_name="dpvision", standalone_mode=False)
+            command = partial(_command(), list(arguments), prog_name="dpvision", standalone_mode=False)
             return (with_others(command) if are_several() else command()) or 0
     except Exception as error:
         message = _input_error(error)
@@ -128,6 +129,12 @@ def run(arguments: Sequence[str]) -> int:
         if message:
             typer.echo(f"error: {printable(message, breaks=False)}", err=True)
         return 1 if isinstance(error, ProcessLostError) else 2
+
+
+@cache
+def _command() -> Any:
+    """Return the command line; to build it takes a tenth of a second."""
+    return get_command(app)
 
 
 def _input_error(error: Exception) -> str | None:
