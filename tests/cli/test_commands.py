@@ -250,6 +250,22 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     assert "Usage: dpvision" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ([], "Publish run/release and nothing else."),
+        (["audit"], "THE RESULT IS PRIVATE: ε does not cover it. The run spends ε of the data's budget"),
+        (["prior", "train"], "An interrupted training goes on from the checkpoint beside FILE."),
+    ],
+)
+def test_paragraphs_are_as_wide_as_the_terminal(
+    command: list[str], sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "900")
+    assert run([*command, "--help"]) == 0
+    assert sentence in capsys.readouterr().out
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"dpvision {dpvision.__version__}\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from inspect import cleandoc
 from typing import Annotated, Any
 
 import typer
@@ -58,9 +59,17 @@ class _Commands(TyperGroup):
     invoke = interruptible()(TyperGroup.invoke)
 
 
+def _paragraphs(text: str) -> str:
+    """Join the lines of each paragraph, for a terminal is not as wide as the source; indented ones, which are
+    commands, stay as they are.
+    """
+    found = cleandoc(text).split("\n\n")
+    return "\n\n".join(one if one.startswith(" ") else " ".join(one.split()) for one in found)
+
+
 app = typer.Typer(
     cls=_Commands,
-    help=HELP,
+    help=_paragraphs(HELP),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -102,6 +111,11 @@ for panel, commands in PANELS.items():
 
 app.add_typer(prior.app, name="prior", rich_help_panel="Public images")
 app.add_typer(pool.app, name="pool", rich_help_panel="Public images")
+
+
+for group in (app, prior.app, pool.app):
+    for registered in group.registered_commands:
+        registered.help = _paragraphs(str(registered.callback.__doc__))
 
 
 def main() -> None:
