@@ -90,7 +90,9 @@ SLOW_CLASSIFIERS: dict[str, Callable[[], Classifier]] = {
     "grey-prior": lambda: on_encoder("wrn-16-4", (1, 28, 28), "linear_with_intercept"),
     "random": lambda: on_encoder("random-wrn-10-1", WIDE, cells="all"),
     "scattering": lambda: on_encoder("scattering", (3, 32, 32), cells=4, whiten=0.1),
-    "sum": lambda: on_encoder("scattering+patches", (1, 16, 16), parts=[{"J": 3, "groups": 7}, {"centroids": 4}]),
+    "sum": lambda: on_encoder(
+        "scattering+patches", (1, 16, 16), parts=[{"J": 3, "groups": 7}, {"centroids": 4}]
+    ),
     "small-network": lambda: file_network("resnet18-small", (1, 28, 28)),
     "scaled-network": lambda: file_network("squeezenet1_0", WIDE, size=64, cells=2),
 }
@@ -172,7 +174,7 @@ def test_onnxruntime_computes_the_same(make: Callable[[], Any]) -> None:
     assert run is not None
     found = compared(model, run, "it")
     assert found.differing == 0
-    assert found.largest_difference < found.tolerance / 3  # what it is off by differs from machine to machine
+    assert found.largest_difference < found.tolerance / 3  # machines differ in how they round
 
 
 @pytest.mark.parametrize("make", [law, lambda: TaughtImages(law(), built(CLASSIFIERS["linear"]), 4)])
