@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,7 +33,7 @@ LEARN = {"train", "tune", "sweep", "synthesize", "audit", "resume", "sample", "p
 """The commands that take long by default: they learn, or make thousands of images."""
 
 MEASURES = r"python (-m checks\.|benchmarks/)"
-INSTALLS = r"(\S*python\S* -m )?pip install |make |docker |tensorboard "
+INSTALLS = r"(\S*python\S* -m )?pip install |make |(docker|podman) |tensorboard "
 """Commands of which only the form is tried: they take hours, or change the machine."""
 
 _TOKEN = re.compile(r"(?P<space>\s+)|(?P<any>…)|(?P<number>[-+]?\d+(?:[.,]\d+)*(?:e[-+]?\d+)?)")
@@ -109,6 +110,8 @@ class PageRun:
             return block.reason
         if re.match(f"{MEASURES}|{INSTALLS}", command.text):
             return "its form is tried"
+        if "--tensorboard" in command.arguments and find_spec("tensorboard") is None:
+            return "TensorBoard is not installed"
         if self.whole:
             return ""
         if block.mark == "slow":

@@ -169,6 +169,12 @@ class _Maker:
         with contextlib.suppress(KeyboardInterrupt):
             dpvision.train("photos", epsilon=1, out="abandoned", progress=stop, **options)
 
+    def recipe(self) -> None:
+        """Write one, where the page does not show it."""
+        path = self.folder / "recipe.toml"
+        if not path.exists():
+            path.write_text('data = "bundled:digits"\nepsilon = 2\n')
+
     def audit(self) -> None:
         """Write that of the sample card."""
         card = json.loads((DOCS / "sample-card" / "card.json").read_text(encoding="utf-8"))
@@ -190,6 +196,9 @@ MAKERS: dict[str, Callable[[_Maker], object]] = {
     "runs": lambda maker: maker.learned("train", "runs/first"),
     "abandoned": lambda maker: maker.abandoned(),
     "audit.json": lambda maker: maker.audit(),
+    "recipe.toml": lambda maker: maker.recipe(),
     "small.safetensors": lambda maker: shutil.copy(PRIOR, maker.folder / "small.safetensors"),
     "pool": lambda maker: maker.images("pool", "test", range(100, 200)),
+    "public": lambda maker: maker.images("public", "test", range(100, 200)),
+    "cifar": lambda maker: maker.photos("cifar"),
 }
