@@ -121,7 +121,13 @@ def leave_unlinked(app: Sphinx, env: Any, node: Any, shown: nodes.Element) -> no
     return shown
 
 
+def leave_out(app: Sphinx, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out methods that scikit-learn has put into an estimator: it documents them itself."""
+    return True if str(getattr(value, "__module__", "")).startswith("sklearn.") else None
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("autodoc-skip-member", leave_out)
     app.connect("builder-inited", write_api)
     app.connect("source-read", add_contents)
     app.connect("missing-reference", leave_unlinked)
