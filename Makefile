@@ -10,7 +10,7 @@ venv: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[test,dev]'
+	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[test,dev,docs]'
 	touch $@
 
 # A private classifier of handwritten digits at ε = 2, in a run directory of its own.
@@ -31,7 +31,6 @@ check: lint test
 
 # The documentation as a site, of docs/ and the docstrings. A warning is an error.
 docs: $(INSTALLED)
-	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[docs]'
 	$(VENV)/bin/python -m sphinx -c docs -W --keep-going -q . build/docs
 	@echo "The site is in build/docs: open build/docs/index.html"
 

@@ -46,7 +46,6 @@ def test_other_pages_are_left_as_they_are(conf: Any) -> None:
     assert source == ["## Guide\n\n| [A](a.md) | b |\n"]
 
 
-@pytest.mark.slow
 def test_it_is_built_without_a_warning(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sphinx", "-c", "docs", "-W", "--keep-going", "-q", ".", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)

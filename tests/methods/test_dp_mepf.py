@@ -166,8 +166,7 @@ def distance_to(embedding: Embedding, generator: Generator, encoder: Any) -> flo
     return float((means - embedding.means["first"]).square().sum())
 
 
-@pytest.mark.parametrize("objective", ["squared", "moving_average"])
-@pytest.mark.parametrize("c", [0.0, 1.0])
+@pytest.mark.parametrize(("objective", "c"), [("squared", 1.0), ("moving_average", 0.0)])
 def test_a_fit_comes_near_the_embedding(objective: Any, c: float) -> None:
     images = made()
     config = settings(
