@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import re
@@ -18,11 +19,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import dpvision
-from checks.doc_blocks import DOCS, Block, blocks
+from checks.doc_blocks import DOCS, Block, blocks, commands
 from dpvision.cli.main import run
 
 PRIOR = Path(dpvision.__path__[0]) / "priors" / "weights" / "wrn-10-4-small.safetensors"
@@ -47,8 +49,7 @@ CLASSES = {
 
 def make(page: Path, folder: Path, patch: pytest.MonkeyPatch) -> None:
     """Put into a folder what the blocks of a page name and do not make, and install its package."""
-    code = [*blocks(page, "python"), *blocks(page, "console")]
-    text = "\n".join(block.text for block in code if block.mark != "not run")
+    text = "\n".join(code for block in blocks(page) if block.mark != "not run" for code in _code(block))
     maker = _Maker(folder, CLASSES.get(blocks(page)[0].page, ("cat", "dog")))
     if page.name == "own-method.md":
         install(blocks(page), folder / "installed", patch)
@@ -59,6 +60,13 @@ def make(page: Path, folder: Path, patch: pytest.MonkeyPatch) -> None:
         first = re.search(rf"""(--out |out=")?(?<![\w./-]){re.escape(name)}(?![\w-]|\.\w)""", text)
         if first and not first[1]:
             made(maker)
+
+
+def _code(block: Block) -> list[str]:
+    """Return what a block runs: of a console not what it shows."""
+    if block.language == "console":
+        return [command.text for command in commands(block)]
+    return [block.text] if block.language == "python" else []
 
 
 def leave_the_hub_alone(folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -125,6 +133,15 @@ class _Maker:
     def photos(self, name: str) -> None:
         self.images(f"{name}/train", "train", range(80))
         self.images(f"{name}/test", "test", range(40))
+
+    def others(self, name: str) -> None:
+        """Write images that are no digits."""
+        random = np.random.default_rng(0)
+        for split, label, number in itertools.product(("train", "test"), (0, 1), range(30)):
+            place = self.folder / name / split / self.classes[label] / f"{number}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            pixels = random.integers(100, size=(8, 8), dtype=np.uint8) + 100 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(place)
 
     def damaged(self) -> None:
         """Write scans of which two are in colour, one is a GIF and one is empty, and a text among them."""
@@ -200,5 +217,5 @@ MAKERS: dict[str, Callable[[_Maker], object]] = {
     "small.safetensors": lambda maker: shutil.copy(PRIOR, maker.folder / "small.safetensors"),
     "pool": lambda maker: maker.images("pool", "test", range(100, 200)),
     "public": lambda maker: maker.images("public", "test", range(100, 200)),
-    "cifar": lambda maker: maker.photos("cifar"),
+    "cifar": lambda maker: maker.others("cifar"),
 }
