@@ -13,6 +13,7 @@ where an extra fails; whatever else fails ends it with an error.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ TRAIN = ("train", "bundled:digits", "--epsilon", "2", "--test", "bundled:digits"
 
 
 class Environment:
-    """An empty virtual environment in a folder, in which commands are run."""
+    """An empty virtual environment in a folder, in which commands are run, with ledgers of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -35,8 +36,14 @@ class Environment:
         """What a command of the environment prints. CalledProcessError where it fails."""
         started = monotonic()
         path = self.folder / "environment" / "bin" / command
+        home = {"DPVISION_HOME": str(self.folder / "home")}
         done = subprocess.run(
-            [path, *arguments], cwd=self.folder, check=True, stdout=subprocess.PIPE, text=True
+            [path, *arguments],
+            cwd=self.folder,
+            env=os.environ | home,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         print(f"{monotonic() - started:6.0f} s  {command} {' '.join(map(str, arguments))}", flush=True)
         return done.stdout

@@ -257,7 +257,7 @@ def _entries(folder: Path, root: Path) -> Iterator[Path]:
             continue
         if entry.is_symlink():
             with reading(str(entry)):  # links that lead in a circle
-                target = entry.resolve()
+                target = entry.resolve(strict=True)
             if target.is_dir() or not target.is_relative_to(root.resolve()):
                 raise InputError(
                     f"{entry} links to {target}; links to folders or out of {root} are not followed: copy it"
