@@ -256,8 +256,10 @@ def _entries(folder: Path, root: Path) -> Iterator[Path]:
         if entry.name.startswith(".") or entry.name in CLUTTER:
             continue
         if entry.is_symlink():
-            with reading(str(entry)):  # links that lead in a circle
-                target = entry.resolve(strict=True)
+            with reading(str(entry)):  # links that lead in a circle, before Python 3.13
+                target = entry.resolve()
+            if target.is_symlink():
+                raise InputError(f"{entry} links to itself in the end; remove it, or copy what it is to be")
             if target.is_dir() or not target.is_relative_to(root.resolve()):
                 raise InputError(
                     f"{entry} links to {target}; links to folders or out of {root} are not followed: copy it"
