@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shlex
 import signal
@@ -87,6 +88,35 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
         time.sleep(0.05)
     planning.communicate(timeout=60)
     assert planning.returncode == 0
+
+
+def test_an_import_is_not_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library would go on without what it has not imported, or end in an error of its own."""
+    (tmp_path / "is_asked_to_end.py").write_text(
+        "import signal, time\n"
+        "try:\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "    time.sleep(0.2)\n"
+        "except BaseException:\n"
+        "    broken_off = True\n"
+        "done = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def import_and_wait() -> None:
+        importlib.import_module("is_asked_to_end")
+        time.sleep(10)
+
+    before = {number: signal.getsignal(number) for number in CODES}
+    try:
+        with interruption.taking_interruptions(), pytest.raises(interruption.Terminated):
+            import_and_wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    module = sys.modules["is_asked_to_end"]
+    assert module.done
+    assert not hasattr(module, "broken_off")
 
 
 def test_who_asks_again_later_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:

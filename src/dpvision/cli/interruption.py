@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from threading import Timer
 from types import FrameType
 
 import typer
@@ -17,6 +19,9 @@ from dpvision.privacy.uninterrupted import INTERRUPTIONS
 
 GRACE = 30.0
 """Seconds in which a command may save what it has. Schedulers and impatient people ask again meanwhile."""
+
+LATER = 0.05
+"""Seconds after which a signal that came during an import comes again."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -36,13 +41,19 @@ def taking_interruptions() -> Iterator[None]:
     """Let SIGTERM and SIGHUP raise an exception in the main thread, as Ctrl-C does, so that what is under way
     is saved. Another signal within `GRACE` does not break that off. When this is left, nothing is under way
     any more, and each of them ends the program at once. Signals that whoever started the program has it
-    ignore (nohup) stay ignored.
+    ignore (nohup) stay ignored. One that comes while modules are imported waits until they are: of a module
+    that was broken off its library may make any error, or none.
     """
     last = -math.inf
 
-    def interrupt(number: int, _: FrameType | None) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal last
         now = time.monotonic()
+        if _is_importing(frame):
+            again = Timer(LATER, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+            return
         if now >= last + GRACE:
             last = now
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
@@ -55,6 +66,15 @@ def taking_interruptions() -> Iterator[None]:
     finally:
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Say whether the import of a module is under way in a frame or whatever called it."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager
