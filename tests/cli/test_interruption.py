@@ -119,6 +119,25 @@ def test_an_import_is_not_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not hasattr(module, "broken_off")
 
 
+def test_an_import_that_never_ends_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interruption, "_is_importing", lambda frame: True)
+    monkeypatch.setattr(interruption, "LONGEST_IMPORT", 0.3)
+    before = {number: signal.getsignal(number) for number in CODES}
+    began = time.monotonic()
+    try:
+        with interruption.taking_interruptions(), pytest.raises(interruption.Terminated):
+            ask_and_wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert 0.3 <= time.monotonic() - began < 5
+
+
+def ask_and_wait() -> None:
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(10)
+
+
 def test_who_asks_again_later_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(interruption.time, "monotonic", lambda: now[0])

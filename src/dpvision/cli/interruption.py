@@ -20,8 +20,8 @@ from dpvision.privacy.uninterrupted import INTERRUPTIONS
 GRACE = 30.0
 """Seconds in which a command may save what it has. Schedulers and impatient people ask again meanwhile."""
 
-LATER = 0.05
-"""Seconds after which a signal that came during an import comes again."""
+LATER, LONGEST_IMPORT = 0.05, 20.0
+"""Seconds after which a signal that came during an import comes again, and for how long it does."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -41,15 +41,16 @@ def taking_interruptions() -> Iterator[None]:
     """Let SIGTERM and SIGHUP raise an exception in the main thread, as Ctrl-C does, so that what is under way
     is saved. Another signal within `GRACE` does not break that off. When this is left, nothing is under way
     any more, and each of them ends the program at once. Signals that whoever started the program has it
-    ignore (nohup) stay ignored. One that comes while modules are imported waits until they are: of a module
-    that was broken off its library may make any error, or none.
+    ignore (nohup) stay ignored. One that comes while modules are imported waits until they are, or for
+    `LONGEST_IMPORT`: of a module that was broken off its library may make any error, or none.
     """
-    last = -math.inf
+    last, first = -math.inf, math.inf
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal last
+        nonlocal last, first
         now = time.monotonic()
-        if _is_importing(frame):
+        first = min(first, now)
+        if now < first + LONGEST_IMPORT and _is_importing(frame):
             again = Timer(LATER, os.kill, (os.getpid(), number))
             again.daemon = True
             again.start()

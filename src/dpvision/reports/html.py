@@ -38,31 +38,24 @@ def card_html(card: Mapping[str, Any], sheet: bytes | None = None) -> str:
     alone = dict(zip(_names(card), strength["alone"], strict=True))
     several = len(alone) > 1 and None not in alone.values()
     model = card.get("model") or card.get("embedding") or {}
-    return (
-        _environment()
-        .get_template("card.html.j2")
-        .render(
-            {
-                **card,
-                "css": Markup(resources.files("dpvision.reports").joinpath("card.css").read_text()),
-                "attack_chart": Markup(attack_chart(strength)),
-                "shares_chart": Markup(bars("ε of each mechanism by itself", alone, "ε alone"))
-                if several
-                else "",
-                "at": strength["at"],
-                "hits": shares_found(strength),
-                "pool_hits": shares_found(strength, with_pool) if with_pool else {},
-                "relations": _RELATIONS,
-                "columns": ("name", "noise_multiplier", "sample_rate", "sensitivity", "count"),
-                "tuned": _tuned(card),
-                "encoder": model.get("encoder"),
-                "sheet": base64.b64encode(sheet).decode() if sheet else "",
-                "sentences": sentences(card),
-                "charts": {name: Markup(svg) for name, svg in result_charts(card.get("beside", {})).items()},
-                "settings": settings_rows(card["config"]),
-            }
-        )
-    )
+    with_charts = {
+        **card,
+        "css": Markup(resources.files("dpvision.reports").joinpath("card.css").read_text()),
+        "attack_chart": Markup(attack_chart(strength)),
+        "shares_chart": Markup(bars("ε of each mechanism by itself", alone, "ε alone")) if several else "",
+        "at": strength["at"],
+        "hits": shares_found(strength),
+        "pool_hits": shares_found(strength, with_pool) if with_pool else {},
+        "relations": _RELATIONS,
+        "columns": ("name", "noise_multiplier", "sample_rate", "sensitivity", "count"),
+        "tuned": _tuned(card),
+        "encoder": model.get("encoder"),
+        "sheet": base64.b64encode(sheet).decode() if sheet else "",
+        "sentences": sentences(card),
+        "charts": {name: Markup(svg) for name, svg in result_charts(card.get("beside", {})).items()},
+        "settings": settings_rows(card["config"]),
+    }
+    return _environment().get_template("card.html.j2").render(with_charts)
 
 
 @cache

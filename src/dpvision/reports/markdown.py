@@ -21,19 +21,14 @@ from dpvision.reports.shares_found import shares_found
 
 def card_markdown(card: Mapping[str, Any], template: str = "card.md.j2") -> str:
     """Return the card as text for people."""
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            {
-                **card,
-                "found": partial(_found, card),
-                "bound": _bound,
-                "share": _share,
-                "settings_rows": settings_rows,
-            }
-        )
-    )
+    with_words = {
+        **card,
+        "found": partial(_found, card),
+        "bound": _bound,
+        "share": _share,
+        "settings_rows": settings_rows,
+    }
+    return _environment().get_template(template).render(with_words)
 
 
 @cache
