@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,15 @@ TRAIN = (
     "--set expected_batch_size=32 --set steps=400 --out run"
 )
 CODES = {signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGINT: 130}
+
+
+@pytest.fixture
+def _handlers() -> Iterator[None]:
+    """Leave the handlers of the tests' own process as they are."""
+    before = {number: signal.getsignal(number) for number in CODES}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def start(command: str, folder: Path, **options: object) -> subprocess.Popen[str]:
@@ -90,6 +100,7 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
     assert planning.returncode == 0
 
 
+@pytest.mark.usefixtures("_handlers")
 def test_an_import_is_not_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A library would go on without what it has not imported, or end in an error of its own."""
     (tmp_path / "is_asked_to_end.py").write_text(
@@ -107,29 +118,20 @@ def test_an_import_is_not_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyP
         importlib.import_module("is_asked_to_end")
         time.sleep(10)
 
-    before = {number: signal.getsignal(number) for number in CODES}
-    try:
-        with interruption.taking_interruptions(), pytest.raises(interruption.Terminated):
-            import_and_wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with interruption.taking_interruptions(), pytest.raises(interruption.Terminated):
+        import_and_wait()
     module = sys.modules["is_asked_to_end"]
     assert module.done
     assert not hasattr(module, "broken_off")
 
 
+@pytest.mark.usefixtures("_handlers")
 def test_an_import_that_never_ends_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interruption, "_is_importing", lambda frame: True)
     monkeypatch.setattr(interruption, "LONGEST_IMPORT", 0.3)
-    before = {number: signal.getsignal(number) for number in CODES}
     began = time.monotonic()
-    try:
-        with interruption.taking_interruptions(), pytest.raises(interruption.Terminated):
-            ask_and_wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with interruption.taking_interruptions(), pytest.raises(interruption.Terminated):
+        ask_and_wait()
     assert 0.3 <= time.monotonic() - began < 5
 
 
@@ -138,19 +140,15 @@ def ask_and_wait() -> None:
     time.sleep(10)
 
 
+@pytest.mark.usefixtures("_handlers")
 def test_who_asks_again_later_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(interruption.time, "monotonic", lambda: now[0])
-    before = {number: signal.getsignal(number) for number in CODES}
     heard = []
-    try:
-        with interruption.taking_interruptions():
-            for now[0] in (100.0, 100.0 + interruption.GRACE / 2, 100.0 + interruption.GRACE):
-                try:
-                    signal.raise_signal(signal.SIGTERM)
-                except interruption.Terminated:
-                    heard.append(now[0])
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with interruption.taking_interruptions():
+        for now[0] in (100.0, 100.0 + interruption.GRACE / 2, 100.0 + interruption.GRACE):
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except interruption.Terminated:
+                heard.append(now[0])
     assert heard == [100.0, 100.0 + interruption.GRACE]

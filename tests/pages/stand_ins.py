@@ -141,7 +141,7 @@ class _Maker:
             place = self.folder / name / split / self.classes[label] / f"{number}.png"
             place.parent.mkdir(parents=True, exist_ok=True)
             pixels = random.integers(100, size=(8, 8), dtype=np.uint8) + 100 * label
-            Image.fromarray(pixels.astype(np.uint8)).save(place)
+            Image.fromarray(pixels).save(place)
 
     def damaged(self) -> None:
         """Write scans of which two are in colour, one is a GIF and one is empty, and a text among them."""

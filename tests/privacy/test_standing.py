@@ -137,7 +137,9 @@ def test_what_fits_fits_and_is_the_largest_by_the_formula(
     fits = largest_fit([found], at)
     left = exact_sigma(limit, delta) ** -2 - sum(sigma**-2 for sigma in sigmas)
     largest = exact_epsilon([left**-0.5], delta) if left > 1e-6 else 0.0
-    assert fits <= largest * (1 + 1e-4)  # by the accountant's grid, which rounds ε up
+    stated = epsilon([gaussian_event(left**-0.5)], delta) if left > 1e-6 else 0.0
+    assert fits <= stated * (1 + 1e-6)  # what a run with the noise of the largest would be charged
+    assert stated <= largest * (1 + 1e-4)  # the accountant's grid rounds up
     if fits:
         sigma = calibrate_noise_multiplier(lambda sigma: [gaussian_event(sigma)], Budget(fits, delta))
         check_limits([found], [gaussian_event(sigma)])

@@ -144,7 +144,7 @@ def largest_fit(standings: Sequence[Standing], at: Budget) -> float:
         at: whose δ and relation ε is stated at.
 
     Returns:
-        An ε that fits, close to the largest: never above it. 0 where nothing fits.
+        An ε that fits, close to the largest: never above it, as the accountant counts. 0 where nothing fits.
     """
     noise = least_noise(standings, lambda sigma: [gaussian_event(sigma)])
     return epsilon([gaussian_event(noise)], at.delta, at.neighboring_relation) if noise < math.inf else 0.0
