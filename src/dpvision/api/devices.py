@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dpvision.privacy.errors import InputError
+from dpvision.privacy.errors import InputError, reason_of
 
 
 def resolve_device(name: str | None) -> torch.device:
@@ -21,5 +21,5 @@ def resolve_device(name: str | None) -> torch.device:
             raise InputError(f"there is no way to train on device '{name}'; choose cpu, cuda or mps")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:  # torch raises either, by how it was built
-        raise InputError(f"device '{name}' cannot be used here ({str(error).splitlines()[0]})") from error
+        raise InputError(f"device '{name}' cannot be used here ({reason_of(error)})") from error
     return device

@@ -16,7 +16,7 @@ from dpvision.images.extras import import_extra
 from dpvision.images.files import reading
 from dpvision.images.hub import PREFIX, REPOSITORY, Kind
 from dpvision.images.write import image_files
-from dpvision.privacy.errors import InputError, first_line
+from dpvision.privacy.errors import InputError, reason_of
 from dpvision.reports.guarantee_file import FILE, guarantee_file
 from dpvision.reports.hub_card import README, check_license, hub_card
 from dpvision.runs.digests import digests
@@ -124,7 +124,7 @@ def _pushed(folder: Path, name: str, kind: Kind) -> str:
             repo_id=name, repo_type=kind, folder_path=folder, commit_message="A release of dpvision"
         ).oid
     except Exception as error:  # what the hub and the network raise is no closed set
-        reason = first_line(error) or type(error).__name__
+        reason = reason_of(error)
         raise InputError(
             f"{folder} is complete, and could not be pushed ({reason}); push it with "
             f"`hf upload {name} {shlex.quote(str(folder))} --repo-type {kind}`"

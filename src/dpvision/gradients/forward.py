@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from dpvision.gradients.notices import rms_norms_in_full
 from dpvision.gradients.per_example import widened
-from dpvision.privacy.errors import InputError
+from dpvision.privacy.errors import InputError, first_line
 
 # Maps the network's output (mostly logits [N, classes]) and targets [N, …] to one loss per row, [N]: e.g.
 # cross-entropy with reduction="none".
@@ -86,7 +86,7 @@ def forward(model: nn.Module, rows: Tensor) -> Any:
 
 def told(error: BaseException) -> str:
     """Describe an error of another library in one line."""
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _laid_out(rows: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from dpvision.parallel.variables import are_several, number
-from dpvision.privacy.errors import InputError
+from dpvision.privacy.errors import InputError, reason_of
 
 FREE_BYTES = 2**28
 """Bytes that any file may unpack to, however small it is."""
@@ -70,9 +70,8 @@ def reading(what: str) -> Iterator[None]:
     except Exception as error:
         if _is_mistake(error):
             raise
-        reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         raise InputError(
-            f"{what} cannot be read ({reason}); it may be damaged: replace or remove it"
+            f"{what} cannot be read ({reason_of(error)}); it may be damaged: replace or remove it"
         ) from error
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from dpvision.images.extras import import_extra
 from dpvision.images.text import listing, written_out
-from dpvision.privacy.errors import InputError, first_line
+from dpvision.privacy.errors import InputError, reason_of
 
 logger = logging.getLogger("dpvision")
 
@@ -244,7 +244,7 @@ def _asking(repository: Repository) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        reason = first_line(error) or type(error).__name__
+        reason = reason_of(error)
         commits = {mark.stem for mark in repository.folder.glob("*.*")}
         known = f", or name a commit that was downloaded: {listing(sorted(commits))}" if commits else ""
         raise InputError(

@@ -21,7 +21,7 @@ from dpvision.networks.generators import NARROWEST, WIDEST, Generator
 from dpvision.networks.precision import Precision, resolve_precision
 from dpvision.priors.encoders import Encoder
 from dpvision.priors.processes import SMALLEST_SIZE, generate
-from dpvision.privacy.errors import InputError
+from dpvision.privacy.errors import InputError, reason_of
 from dpvision.privacy.noise import RandomSource
 from dpvision.training import (
     ExponentialMovingAverage,
@@ -325,8 +325,7 @@ class GeneratorFitting:
             self.steps_done = whole_number(state, "steps_done", self.settings.steps)
         except (KeyError, RuntimeError, ValueError) as error:
             raise InputError(
-                f"checkpoint: it is of another generator or embedding, or damaged "
-                f"({str(error).splitlines()[0]})"
+                f"checkpoint: it is of another generator or embedding, or damaged ({reason_of(error)})"
             ) from error
 
 

@@ -15,7 +15,7 @@ from torch.distributed.rendezvous import rendezvous
 from dpvision.parallel.group import ALONE, Group, Peers
 from dpvision.parallel.heartbeat import Heartbeat
 from dpvision.parallel.variables import are_several, number
-from dpvision.privacy.errors import InputError
+from dpvision.privacy.errors import InputError, reason_of
 
 LONGEST_WAIT = timedelta(days=30)
 """How long a process waits for another that lives: until its images are read, or its features computed. That
@@ -49,10 +49,9 @@ def peers() -> Peers:
             timeout=LONGEST_WAIT,
         )
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"the {number('WORLD_SIZE', 1)} processes of this run do not find each other; start them all, "
-            f"by torchrun, or unset WORLD_SIZE ({reason})"
+            f"by torchrun, or unset WORLD_SIZE ({reason_of(error)})"
         ) from error
     heartbeat = Heartbeat(PrefixStore("heartbeat", store), rank, size)
     atexit.register(_leave, heartbeat)

@@ -36,6 +36,13 @@ def first_line(error: BaseException) -> str:
     return next(filter(None, lines), "").rstrip(".")
 
 
+def reason_of(error: BaseException) -> str:
+    """Return the first line of what another library's error says, or the name of its type where it says
+    nothing.
+    """
+    return first_line(error) or type(error).__name__
+
+
 class InputError(ValueError):
     """Something the user gave cannot be used.
 

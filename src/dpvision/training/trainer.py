@@ -19,7 +19,7 @@ from dpvision.images import ImageSet
 from dpvision.images.units import Units
 from dpvision.parallel import ALONE, Peers
 from dpvision.privacy.by_example import distinct_ids
-from dpvision.privacy.errors import InputError
+from dpvision.privacy.errors import InputError, reason_of
 from dpvision.privacy.mechanisms import Mechanism, Recorder, Stateful
 from dpvision.privacy.noise import RandomSource
 from dpvision.privacy.uninterrupted import uninterrupted
@@ -325,6 +325,5 @@ class PrivateTrainer:
             self.steps_done = steps_done
         except (KeyError, RuntimeError, ValueError) as error:
             raise InputError(
-                f"checkpoint: it is of another network or optimiser, or damaged "
-                f"({str(error).splitlines()[0]})"
+                f"checkpoint: it is of another network or optimiser, or damaged ({reason_of(error)})"
             ) from error
