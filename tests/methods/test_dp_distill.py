@@ -216,6 +216,13 @@ def test_small_laws_get_details_of_many_contrasts() -> None:
     assert generator.sample(4, seed=0).shape == (1, 16, 16)
 
 
+def test_details_are_for_images_much_larger_than_the_moments() -> None:
+    images = made(side=12)
+    assert config_for(images, moments={"size": 9}).num_details == 0
+    assert config_for(images, moments={"size": 8}).num_details == 4000
+    assert config_for(images, moments={"size": 9}, num_details=3).num_details == 3
+
+
 def test_soft_labels_of_a_release_are_those_of_its_images_in_every_format(tmp_path: Path) -> None:
     release(tmp_path, 30, ["png", "npz", "parquet"])
     generator, place = dpvision.load(tmp_path / "run"), tmp_path / "run" / "release" / "images"

@@ -330,6 +330,15 @@ def test_images_of_smaller_pixels_are_given_public_details(
     assert num_details == 0 or start.details.any()
 
 
+@pytest.mark.parametrize(("shape", "count"), [((1, 32, 32), 0), ((3, 8, 8), 1000), ((3, 16, 16), 1000)])
+def test_details_are_for_images_much_larger_than_the_pixels_that_are_released(
+    shape: tuple[int, int, int], count: int
+) -> None:
+    assert config_for(shape, {}).num_details == count
+    assert config_for(shape, {"num_details": 7}).num_details == 7
+    assert config_for(shape, {"encoder_options": {"size": 4}}).num_details == 1000
+
+
 def test_a_size_given_leaves_the_products_of_the_default_encoder() -> None:
     assert settings(encoder_options={"size": 4}).encoder_options == {"size": 4, "products": True}
     assert settings(encoder_options={"products": False}).encoder_options == {"products": False}

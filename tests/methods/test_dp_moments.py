@@ -231,6 +231,21 @@ def test_moments_of_images_wider_than_high(tmp_path: Path) -> None:
     assert generator.sample(3).shape == (1, 8, 12)
 
 
+@pytest.mark.parametrize(
+    ("shape", "size", "count"),
+    [((1, 32, 32), 28, 0), ((1, 41, 60), 28, 0), ((1, 42, 42), 28, 1000), ((3, 32, 32), 16, 1000)],
+)
+def test_details_are_for_images_much_larger_than_the_moments_unless_they_are_asked_for(
+    shape: tuple[int, int, int], size: int, count: int
+) -> None:
+    """Or the law has much of what they add already."""
+    of = facts(10_000, shape, NAMES)
+    config = DPMoments().default_config(of, BUDGET, CPU, {})
+    assert (config.size, config.num_details) == (size, count)
+    assert DPMoments().default_config(of, BUDGET, CPU, {"num_details": 7}).num_details == 7
+    assert DPMoments().default_config(of, BUDGET, CPU, {"size": 8}).num_details == 1000
+
+
 def test_a_clamped_law_has_the_moments_that_were_asked_for() -> None:
     """Of a law that is known: its moments are measured, and a law with these is found."""
     generator = torch.Generator().manual_seed(0)

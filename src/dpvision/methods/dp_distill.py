@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpvision.methods.details import with_fitting_details
 from dpvision.methods.dp_moments import DPMoments, DPMomentsConfig
 from dpvision.methods.dp_randp import SMALLEST_FOR_PRIORS, WHITEN, DPRandP, DPRandPConfig
 from dpvision.methods.estimates import Estimate
@@ -54,7 +55,8 @@ class DPDistillConfig:
         share_of_teacher: is the share of the budget, in terms of 1/σ², that trains the teacher.
         candidates: is how many images are drawn for one, at most, until the teacher takes it for its class.
         num_details: says how many public images, of all random processes, give images their details, where
-            they are larger than the moments' ``size``.
+            they are larger than the moments' ``size``; by default none do where these are less than one and a
+            half times as large.
         teacher: has the settings of the teacher, which are those of dp-randp.
         moments: has the settings of the law, which are those of dp-moments.
 
@@ -124,6 +126,7 @@ class DPDistill:
             "0, as those here stand for it",
             moments.num_details,
         )
+        config = with_fitting_details(config, overrides, moments.size, facts.image_shape)
         return replace(config, teacher=asdict(teacher), moments=asdict(moments))
 
     def stages(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dpvision.images import Images, ImageSet
+from dpvision.methods.details import with_fitting_details
 from dpvision.methods.embedding import EMBEDDING, Embedding
 from dpvision.methods.estimates import PROBE_SECONDS, Estimate
 from dpvision.methods.generator_fitting import FittingSettings, GeneratorFitting, new_generator
@@ -110,6 +111,9 @@ class DPMEPF:
         config = with_overrides(_by_shape(facts, device), _with_products(facts, overrides))
         if config.labelled and not facts.class_names:
             raise InputError("the images have no labels; give labelled images, or set labelled to false")
+        size = config.encoder_options.get("size") if config.encoder == "pixels" else None
+        if isinstance(size, int):  # what is none is refused where the encoder is built
+            config = with_fitting_details(config, overrides, size, facts.image_shape)
         return config
 
     def stages(self, config: DPMEPFConfig, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:

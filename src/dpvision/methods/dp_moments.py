@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dpvision.images import Images, ImageSet
+from dpvision.methods.details import with_fitting_details
 from dpvision.methods.estimates import Estimate
 from dpvision.methods.law_of_images import law_of_images
 from dpvision.methods.method import PREVIEWED_OF_A_CLASS, Finished, Learned, Makes, Workplace
@@ -72,7 +73,8 @@ class DPMomentsConfig:
         warps: says whether images may be warped at random, where the released moments are nearer to those of
             warped images.
         num_details: says how many public images, made by a random process, give images their details, where
-            they are larger than ``size``.
+            they are larger than ``size``; by default none do where these are less than one and a half times
+            as large.
 
     Raises:
         InputError: a value is out of range.
@@ -133,7 +135,7 @@ class DPMoments:
         if config.labelled and not facts.class_names:
             raise InputError("the images have no labels; give labelled images, or set labelled to false")
         _check_size(config, facts)
-        return config
+        return with_fitting_details(config, overrides, config.size, facts.image_shape)
 
     def stages(
         self, config: DPMomentsConfig, facts: PublicFacts, noise_multiplier: float

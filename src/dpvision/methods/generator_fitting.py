@@ -67,7 +67,8 @@ class FittingSettings:
             over pixels, in units of the noise's expected squared norm, so that the start is left where the
             moments are known well enough.
         num_details: how many public images, made by a random process, give the start its details, where the
-            released pixels are of smaller images.
+            released pixels are of smaller images; by default none do where images are less than one and a
+            half times as large.
         latent_size: how many normal numbers the generator makes an image of, beside the class.
         network_width: how many channels the first layers have of the generator for sides other than 28.
         published_network: whether the generator's network is that of the paper's code in all it does, down to
