@@ -16,7 +16,7 @@ import dpvision
 from dpvision.images import Images
 from dpvision.methods.clamped_law import clamped_law
 from dpvision.methods.dp_moments import DPMoments, DPMomentsConfig
-from dpvision.methods.law_of_images import WARPS, _above_noise, _thinned
+from dpvision.methods.law_of_images import IMAGES_OF_A_CLASS, WARPS, _above_noise, _thinned
 from dpvision.methods.method import Workplace
 from dpvision.methods.moments import Moments, class_sizes, first_sums, second_sums
 from dpvision.networks.clamped_normal import ClampedNormal
@@ -132,17 +132,47 @@ def test_with_more_noise_than_signal_images_are_plain_and_finite() -> None:
     assert 0.1 < float(x.mean()) < 0.7
 
 
-def test_images_that_are_shifted_at_random_are_warped() -> None:
+@pytest.mark.parametrize("side", [16, 64])
+def test_images_that_are_shifted_at_random_are_warped(side: int) -> None:
     """Spots here or there, which a law of pixels blurs and a warp does not."""
     generator = torch.Generator().manual_seed(0)
     grid = torch.arange(16).float()
     places = 7.5 + 1.2 * torch.randn(6000, 2, generator=generator)
     squares = (grid[None, :, None] - places[:, :1, None]) ** 2 + (grid[None, None] - places[:, 1:, None]) ** 2
     pixels = (255 * torch.exp(-squares / 8)).round().to(torch.uint8)[:, None]
+    pixels = pixels.repeat_interleave(side // 16, dim=2).repeat_interleave(side // 16, dim=3)
     images = Images(pixels, torch.arange(6000) % 2, NAMES, "spots")
-    warped, card = law_of(images, Budget(10.0, 1e-5), rank=1)
+    warped, card = law_of(images, Budget(10.0, 1e-5), rank=1, size=16, num_details=0)
     assert (card["warps"]["affine"], card["warps"]["elastic"]) in [pytest.approx(each) for each in WARPS[1:]]
     assert warped.warps.all()
+
+
+def test_warps_are_chosen_by_images_that_are_not_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of one class at a time: memory grows with neither."""
+    drawn = []
+
+    def sample(self: ClampedNormal, count: int, **options: Any) -> Images:
+        drawn.append((count, self.image_shape))
+        return sampled(self, count, **options)
+
+    sampled = ClampedNormal.sample
+    monkeypatch.setattr(ClampedNormal, "sample", sample)
+    law_of(made(side=40), size=4, num_details=3)
+    assert set(drawn) == {(IMAGES_OF_A_CLASS, (1, 8, 8))}
+    assert len(drawn) == len(NAMES) * len(WARPS)
+
+
+def test_a_forecast_counts_the_choice_of_warps_and_the_details(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = facts(100, (1, 48, 48))
+
+    def seconds(**overrides: Any) -> float:
+        config = DPMoments().default_config(of, BUDGET, CPU, {"size": 4, "num_details": 0, **overrides})
+        return DPMoments().estimate(config, of, CPU).seconds
+
+    monkeypatch.setattr("dpvision.methods.dp_moments.seconds_of_warps", lambda *_: 1000.0)
+    assert seconds(warps=False) < 1000
+    assert 2000 < seconds() < 3000
+    assert seconds(num_details=10_000, warps=False) > seconds(num_details=100, warps=False)
 
 
 def test_unlabelled_images_have_one_law() -> None:

@@ -66,6 +66,25 @@ def test_larger_images_have_details() -> None:
     assert (plain != detailed).float().mean() > 0.3
 
 
+@pytest.mark.parametrize("num_details", [0, 100])
+def test_averaged_images_are_the_averages_of_images(num_details: int) -> None:
+    """But for clamping, which this law needs next to never."""
+    generator = law((1, 16, 12), num_details=num_details)
+    generator.location.fill_(0.5)
+    generator.scale.fill_(0.05)
+    if num_details:
+        shape = (num_details, 1, 16, 12)
+        generator.set_details(0.4 * torch.rand(shape, generator=torch.Generator().manual_seed(1)))
+    generator.warps.fill_(0.1)
+    small = generator.averaged((8, 6))
+    assert small.image_shape == (1, 8, 6)
+    assert not small.warps.any()
+    generator.warps.zero_()
+    images, averages = (each.sample(50, seed=0).take(torch.arange(50)).float() for each in (generator, small))
+    expected = torch.nn.functional.adaptive_avg_pool2d(images, (8, 6))
+    torch.testing.assert_close(averages, expected, rtol=0, atol=6)
+
+
 def test_a_generator_is_made_again_of_its_configuration() -> None:
     generator = law((3, 8, 8), rank=3, num_details=2)
     again = ClampedNormal.from_config(generator.config)

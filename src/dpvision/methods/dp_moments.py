@@ -23,7 +23,8 @@ from torch import Tensor
 from dpvision.images import Images, ImageSet
 from dpvision.methods.details import with_fitting_details
 from dpvision.methods.estimates import Estimate
-from dpvision.methods.law_of_images import law_of_images
+from dpvision.methods.generator_fitting import leaves
+from dpvision.methods.law_of_images import law_of_images, seconds_of_warps
 from dpvision.methods.method import PREVIEWED_OF_A_CLASS, Finished, Learned, Makes, Workplace
 from dpvision.methods.moments import Centred, Moments, first_sums, second_sums
 from dpvision.methods.releases import METHOD, check_sums, mean_of, read_release
@@ -33,6 +34,7 @@ from dpvision.methods.stages import Stage
 from dpvision.networks.by_row import rows_at_a_time
 from dpvision.networks.clamped_normal import ClampedNormal
 from dpvision.networks.weights import safetensors_bytes
+from dpvision.priors.processes import SMALLEST_SIZE
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
@@ -52,6 +54,9 @@ LARGEST_SIDES = {1: 28, 3: 16}
 
 MOST_NUMBERS = 25_000_000
 """The most numbers that second moments may have, all classes together: 200 MB in float64."""
+
+DETAILS_TRIED = 16
+"""The number of details by whose time that of all is estimated."""
 
 SMALLEST_SHARE, LARGEST_SHARE = 1 / 16, 1 / 2
 """Range of the default share of the first step."""
@@ -161,21 +166,30 @@ class DPMoments:
         first_sums(moments, images, device)  # the first takes longer
         started = perf_counter()
         first = {name: total.cpu() for name, total in first_sums(moments, images, device).items()}
-        second_sums(moments.centred(first, 1.0, count), images, device)
+        centred = moments.centred(first, 1.0, count)
+        second_sums(centred, images, device)
         seconds = facts.num_examples * (perf_counter() - started) / count
         blocks, numbers = moments.second.num_classes, moments.second.num_numbers
         matrix = torch.randn(numbers, numbers, dtype=torch.float64)
         started = perf_counter()
         torch.linalg.eigh(matrix + matrix.T)
         seconds += blocks * 4 * (perf_counter() - started)  # of the law two, and what is computed beside
-        generator = ClampedNormal(
-            facts.image_shape, (), moments.shape[1:], min(config.rank, numbers - 1)
-        ).eval()
+        memory = facts.num_examples * math.prod(facts.image_shape) + 4 * 8 * blocks * numbers**2
+        details = config.num_details if moments.shape != facts.image_shape else 0
+        if details:
+            side = max(*facts.image_shape[1:], SMALLEST_SIZE)
+            started = perf_counter()
+            leaves(DETAILS_TRIED, side)
+            seconds += details * (perf_counter() - started) / DETAILS_TRIED
+            memory += details * (3 * 4 * side**2 + math.prod(facts.image_shape))
+        rank = min(config.rank, numbers - 1)
+        generator = ClampedNormal(facts.image_shape, (), moments.shape[1:], rank, details).eval()
+        if config.warps:
+            seconds += blocks * seconds_of_warps(generator, centred)
         generator.sample(1)  # the first takes longer
         started = perf_counter()
         generator.sample(count)
         per_image = (perf_counter() - started) / count
-        memory = facts.num_examples * math.prod(facts.image_shape) + 4 * 8 * blocks * numbers**2
         return Estimate(seconds, memory, per_image)
 
     def learn(self, config: DPMomentsConfig, session: Session) -> Learned:

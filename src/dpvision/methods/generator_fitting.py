@@ -38,8 +38,8 @@ Objective = Literal["squared", "moving_average"]
 BATCHES_OF_STATISTICS = 50
 """The number of batches over which the released generator's BatchNorm takes its statistics."""
 
-MOST_PIXELS_KEPT = 2**20
-"""Of public images that are kept for the next run of this process: 12 MiB."""
+PIXELS_AT_A_TIME = 2**20
+"""Of public images that are made at once. No more are kept for the next run of this process: 12 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,16 +151,19 @@ def process_images(count: int, shape: Sequence[int]) -> Tensor:
     """Generate public images, always the same: ``[count, C, H, W]`` in [0, 1], shapes over each other."""
     channels, height, width = shape
     side = max(height, width, SMALLEST_SIZE)
-    make = _kept_leaves if count * side**2 <= MOST_PIXELS_KEPT else _leaves
+    make = _kept_leaves if count * side**2 <= PIXELS_AT_A_TIME else leaves
     images = make(count, side)[:, :, :height, :width]
     return images.clone() if channels == 3 else images.mean(dim=1, keepdim=True)
 
 
-def _leaves(count: int, side: int) -> Tensor:
-    return generate("dead-leaves-mixed", count, side, torch.Generator().manual_seed(0))
+def leaves(count: int, side: int) -> Tensor:
+    """Generate squares of shapes over each other, always the same: ``[count, 3, side, side]`` in [0, 1]."""
+    random, at_a_time = torch.Generator().manual_seed(0), max(1, PIXELS_AT_A_TIME // side**2)
+    parts = torch.arange(count).split(at_a_time)
+    return torch.cat([generate("dead-leaves-mixed", len(part), side, random) for part in parts])
 
 
-_kept_leaves = lru_cache(maxsize=2)(_leaves)
+_kept_leaves = lru_cache(maxsize=2)(leaves)
 
 
 class GeneratorFitting:

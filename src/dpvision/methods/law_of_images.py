@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ def law_of_images(
         random = torch.Generator().manual_seed(workplace.seed)
         one, other = _thinned(sums, noise, random)
         _set_laws(generator, centred, one, sizes, math.sqrt(2) * noise, workplace, "trying laws of classes")
-        strengths = _fitting_warps(generator, centred, other, sizes, math.sqrt(2) * noise)
+        strengths = _fitting_warps(generator, centred, other, sizes, math.sqrt(2) * noise, workplace)
         generator.warps.copy_(torch.tensor(strengths))
     kept = _set_laws(generator, centred, sums, sizes, noise, workplace, "making the laws of classes")
     return generator.eval(), kept
@@ -134,9 +135,23 @@ def _thinned(sums: Tensor, noise: float, random: torch.Generator) -> tuple[Tenso
     return sums + more, sums - more
 
 
+def seconds_of_warps(generator: ClampedNormal, centred: Centred) -> float:
+    """Measure the time that a class takes where the strength of warps is chosen."""
+    smaller = _for_trial(generator)
+    _drawn_moments(smaller, centred, 0, WARPS[0])  # the first takes longer
+    started = perf_counter()
+    _drawn_moments(smaller, centred, 0, WARPS[-1])
+    return len(WARPS) * (perf_counter() - started)
+
+
 @torch.no_grad()
 def _fitting_warps(
-    generator: ClampedNormal, centred: Centred, sums: Tensor, sizes: Tensor, noise: float
+    generator: ClampedNormal,
+    centred: Centred,
+    sums: Tensor,
+    sizes: Tensor,
+    noise: float,
+    workplace: Workplace,
 ) -> tuple[float, float]:
     """Return the greatest of the warps that bring the moments of the generator's images nearer to those of
     the private images, by more than the noise may pretend: images that vary as much as these may.
@@ -145,34 +160,39 @@ def _fitting_warps(
     generator knows nothing of the noise in these sums, and of a sample's squared norm only products of
     different images count.
     """
-    chosen, without = WARPS[0], _drawn_moments(generator, centred, WARPS[0])
-    for strengths in WARPS[1:]:
-        warped = _drawn_moments(generator, centred, strengths)
-        change, variance = 0.0, 0.0
-        both = zip(sizes, sums, without, warped, strict=True)
-        for size, total, (before, length), (after, new_length) in both:
+    smaller = _for_trial(generator)
+    change, variance = torch.zeros(2, len(WARPS), dtype=torch.float64)
+    for number, (size, total) in enumerate(zip(sizes, sums, strict=True)):
+        before, length = _drawn_moments(smaller, centred, number, WARPS[0])
+        for place, strengths in enumerate(WARPS[1:], start=1):
+            after, new_length = _drawn_moments(smaller, centred, number, strengths)
             moved = after - before
-            change += float(size**2 * (new_length - length) - 2 * size * (moved * total).sum())
-            variance += float((2 * size * noise) ** 2 * moved.square().sum())
-        if change < -CERTAINTY * math.sqrt(variance):
-            chosen = strengths
-    return chosen
+            change[place] += size**2 * (new_length - length) - 2 * size * (moved * total).sum()
+            variance[place] += (2 * size * noise) ** 2 * moved.square().sum()
+        if workplace.progress:
+            workplace.progress("trying warps", number + 1, len(sums))
+    nearer = (change < -CERTAINTY * variance.sqrt()).nonzero()
+    return WARPS[int(nearer.max())] if len(nearer) else WARPS[0]
+
+
+def _for_trial(generator: ClampedNormal) -> ClampedNormal:
+    """Return the generator by which warps are chosen, of images no larger than twice the moments' sides: of
+    larger ones the moments see an average. At these sides themselves a warp blurs what no larger image has.
+    """
+    both = zip(generator.small_shape[1:], generator.image_shape[1:], strict=True)
+    return generator.averaged([min(2 * small, side) for small, side in both])
 
 
 def _drawn_moments(
-    generator: ClampedNormal, centred: Centred, warps: tuple[float, float]
-) -> list[tuple[Tensor, Tensor]]:
-    """Return for each class the mean second moments of images with such warps, always of the same noise, and
-    an estimate without bias of their squared norm.
+    generator: ClampedNormal, centred: Centred, number: int, warps: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """Return the mean second moments of a class's images with such warps, always of the same noise, and an
+    estimate without bias of their squared norm.
     """
     generator.warps.copy_(torch.tensor(warps))
-    blocks = len(generator.location)
-    classes = torch.arange(blocks).repeat_interleave(IMAGES_OF_A_CLASS)
-    images = generator.sample(len(classes), labels=classes if generator.class_names else None, seed=0)
-    found = []
-    for number, some in enumerate(images.take(torch.arange(len(images))).split(IMAGES_OF_A_CLASS)):
-        v = centred.vectors(centred.moments.waves(some), torch.full((len(some),), number))
-        products = (v @ v.T).square()
-        length = (products.sum() - products.trace()) / (len(v) * (len(v) - 1))
-        found.append((v.T @ v / len(v), length))
-    return found
+    labels = torch.full((IMAGES_OF_A_CLASS,), number)
+    images = generator.sample(len(labels), labels=labels if generator.class_names else None, seed=number)
+    v = centred.vectors(centred.moments.waves(images.pixels), labels)
+    products = (v @ v.T).square()
+    length = (products.sum() - products.trace()) / (len(v) * (len(v) - 1))
+    return v.T @ v / len(v), length

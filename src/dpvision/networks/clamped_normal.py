@@ -16,6 +16,8 @@ GRID = 4
 """The side of the grid of random shifts that an elastic warp smoothly joins."""
 SHIFT = 0.25
 """What a warp shifts an image by, in units of what it stretches it by."""
+AT_A_TIME = 64
+"""The number of details that are computed at once."""
 _AFFINE, _ELASTIC = 6, 2 * GRID**2
 
 
@@ -99,8 +101,21 @@ class ClampedNormal(ImageGenerator):
     def set_details(self, images: Tensor) -> None:
         """Take what public images ``[M, C, H, W]`` in [0, 1] lose when averaged to half the small size."""
         _, rows, columns = self.small_shape
-        averaged = F.adaptive_avg_pool2d(images, (max(1, rows // 2), max(1, columns // 2)))
-        self.details = (images - self._scaled(averaged)).mul(127).round().to(torch.int8)
+        half = max(1, rows // 2), max(1, columns // 2)
+        lost = (some - self._scaled(F.adaptive_avg_pool2d(some, half)) for some in images.split(AT_A_TIME))
+        self.details = torch.cat([some.mul(127).round().to(torch.int8) for some in lost])
+
+    def averaged(self, sides: Sequence[int]) -> ClampedNormal:
+        """Return a generator of these images averaged to sides (h, w), none larger than theirs, up to what
+        clamping and warps do. It shares the laws, and has no warps yet.
+        """
+        height, width = sides
+        made = ClampedNormal.from_config({**self.config, "image_shape": [self.image_shape[0], height, width]})
+        made.location, made.scale, made.root = self.location, self.scale, self.root
+        parts = (some.float() for some in self.details.split(AT_A_TIME))
+        small = [F.adaptive_avg_pool2d(some, (height, width)).round().to(torch.int8) for some in parts]
+        made.details = torch.cat(small)
+        return made.eval()
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
         z, rest, _ = self._split(noise)
