@@ -18,6 +18,7 @@ from dpvision.images import Images, open_images
 from dpvision.methods.embedding import Embedding
 from dpvision.networks.generators import Generator
 from dpvision.privacy import Account, Budget, InputError, Ledger, default_ledger_path
+from dpvision.reports.grid import class_sheet
 
 CONFIG = {"steps": 6, "batch_size": 20, "latent_size": 3}
 
@@ -66,10 +67,47 @@ def test_a_run_releases_images_generator_and_embedding(images: Images, tmp_path:
     assert "90 images" not in (result.release / "card.md").read_text()
     grid = Image.open(result.release / "samples.png")
     assert 900 < grid.width < 1100
-    assert sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())[-1] == "000006.png"
+    names = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
+    assert names[-2:] == ["000006.png", "finished.png"]
     loaded = dpvision.load(tmp_path / "run")
     assert isinstance(loaded, Generator)
     assert torch.equal(loaded.sample(9, seed=1).pixels, result.generator.sample(9, seed=1).pixels)
+
+
+@pytest.mark.parametrize(
+    ("method", "config"),
+    [
+        ("dp-moments", {}),
+        ("dp-mepf", CONFIG | {"steps": 0}),
+        ("dp-distill", {"teacher": {"encoder": "pixels", "encoder_options": {}, "steps": 2}}),
+        (
+            "dp-diffusion",
+            {"steps": 2, "width": 8, "pretraining_steps": 0, "warm_up_steps": 0, "sampling_steps": 2},
+        ),
+    ],
+)
+def test_a_sheet_shows_what_the_finished_generator_draws(
+    images: Images, tmp_path: Path, method: str, config: dict[str, Any]
+) -> None:
+    synthesize(images, tmp_path / "run", method=method, config=config, count=3)
+    assert [path.name for path in (tmp_path / "run" / "samples").iterdir()] == ["finished.png"]
+    again = dpvision.load(tmp_path / "run").sample(20, labels=[0] * 10 + [1] * 10, seed=0)
+    assert (tmp_path / "run" / "samples" / "finished.png").read_bytes() == class_sheet(again, columns=10)
+
+
+def test_a_sheet_of_many_classes_shows_some_and_one_without_classes_a_row(
+    images: Images, tmp_path: Path
+) -> None:
+    names = tuple(map(str, range(30)))
+    for number, given in enumerate(
+        [
+            replace(images, labels=torch.arange(90) % 30, class_names=names),
+            replace(images, labels=None, class_names=()),
+        ]
+    ):
+        synthesize(given, tmp_path / str(number), method="dp-moments", config={"warps": False})
+    many, none = (Image.open(tmp_path / n / "samples" / "finished.png") for n in ("0", "1"))
+    assert 10 * none.height < many.height < 30 * none.height
 
 
 def test_the_ledger_has_the_one_release(images: Images, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from dpvision.networks import Classifier
 from dpvision.networks.image_generator import ImageGenerator, apportion
 from dpvision.privacy import Event
 from dpvision.reports import card_markdown, release_card
-from dpvision.reports.grid import class_sheet, image_sheet
+from dpvision.reports.grid import MOST_ROWS, class_sheet, image_sheet
 from dpvision.reports.guarantee_file import FILE, guarantee_file
 from dpvision.reports.html import card_html
 from dpvision.reports.markdown import SHEET, card_template
@@ -215,16 +215,28 @@ def _read_report(run: RunDirectory) -> ClassifierReport | None:
 
 
 def write_preview(folder: Path, class_names: Sequence[str], pixels: Tensor, step: int) -> None:
-    """Write a sheet of what a generator draws at a step, uint8 ``[N, C, H, W]``, by class: made of releases
-    alone.
+    """Write a sheet of what a generator draws at a step of its fit, uint8 ``[N, C, H, W]``, by class: made of
+    releases alone.
     """
     rows = pixels.split(PREVIEWED_OF_A_CLASS)
     sheet = image_sheet(
         rows, class_names if len(class_names) == len(rows) else (), columns=PREVIEWED_OF_A_CLASS
     )
+    _write_sheet(folder, f"{step:06d}", sheet)
+
+
+def write_last_preview(folder: Path, generator: ImageGenerator) -> None:
+    """Write a sheet of what a finished generator draws of its classes, always of the same noise."""
+    classes = min(len(generator.class_proportions), MOST_ROWS)
+    labels = torch.arange(classes).repeat_interleave(PREVIEWED_OF_A_CLASS)
+    some = generator.sample(len(labels), labels=labels if generator.class_names else None, seed=0)
+    _write_sheet(folder, "finished", class_sheet(some, PREVIEWED_OF_A_CLASS))
+
+
+def _write_sheet(folder: Path, name: str, sheet: bytes) -> None:
     with writing(folder):
         folder.mkdir(exist_ok=True)
-    write_atomically(folder / f"{step:06d}.png", sheet, public=True)
+    write_atomically(folder / f"{name}.png", sheet, public=True)
 
 
 def drawn(generator: ImageGenerator, images: FinishOptions, seed: int | None) -> Images:

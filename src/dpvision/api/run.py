@@ -43,6 +43,7 @@ from dpvision.api.publishing import (
     measured,
     published,
     release_files,
+    write_last_preview,
     write_preview,
 )
 from dpvision.api.sources import Reading, Source, fitting_reading, lasting, training_reading
@@ -70,6 +71,7 @@ from dpvision.methods.registry import AUTO, OF_IMAGES
 from dpvision.methods.search import Search
 from dpvision.methods.tuned import Tuned
 from dpvision.networks import register_network
+from dpvision.networks.image_generator import ImageGenerator
 from dpvision.networks.weights import checked_facts, safetensors_bytes
 from dpvision.parallel import ALONE, Peers, peers
 from dpvision.priors import scales_images
@@ -365,15 +367,17 @@ class Run:
         """Make of what was learned what is published, and publish it."""
         directory, config = self.directory, self.config
         learned, how = self._kept
-        started = time.monotonic()
+        started, samples = time.monotonic(), directory.path / "samples"
         workplace = Workplace(
             config.device,
             config.finishing_seed,
             FileCheckpoints(directory.finishing_path, directory.seal),
             progress,
-            partial(write_preview, directory.path / "samples", config.facts.class_names),
+            partial(write_preview, samples, config.facts.class_names),
         )
         finished = config.finish(learned, workplace)
+        if isinstance(finished.model, ImageGenerator):
+            write_last_preview(samples, finished.model)
         accuracy = measured(directory, finished.model, test)
         began = str(directory.config["started"])[: len("2026-01-31")]
         directory.release(release_files(config, learned, how, finished, accuracy, started, began))

@@ -43,7 +43,7 @@ def synthesize(
         dpvision synthesize --from-release runs/mnist --set rank=100 --out again
 
     RUN/release may be published: images, generator, what it was made of and the release card. RUN/private
-    may not. RUN/samples shows how the generator learns.
+    may not. RUN/samples shows what the generator draws.
     """
     if from_release is None:
         require(SynthesisOptions, found)

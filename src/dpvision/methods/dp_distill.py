@@ -24,7 +24,7 @@ from dpvision.methods.dp_randp import SMALLEST_FOR_PRIORS, WHITEN, DPRandP, DPRa
 from dpvision.methods.estimates import Estimate
 from dpvision.methods.features import PRIOR
 from dpvision.methods.gradient_descent import LARGEST_EPSILON
-from dpvision.methods.method import PREVIEWED_OF_A_CLASS, Finished, Learned, Makes, Workplace
+from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.part_of_session import PartOfSession
 from dpvision.methods.session import Session
 from dpvision.methods.settings import check, with_overrides
@@ -169,19 +169,14 @@ class DPDistill:
         self, config: DPDistillConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
     ) -> Finished:
         """Make the teacher and the law, and balance what the teacher says of the law's images."""
-        quiet = replace(workplace, preview=None)
-        teacher = DPRandP().finish(config.of_teacher(), _of(learned, TEACHER), facts, quiet)
-        law = DPMoments().finish(config.of_moments(), _of(learned, MOMENTS), facts, quiet)
+        teacher = DPRandP().finish(config.of_teacher(), _of(learned, TEACHER), facts, workplace)
+        law = DPMoments().finish(config.of_moments(), _of(learned, MOMENTS), facts, workplace)
         assert isinstance(teacher.model, Classifier)
         assert isinstance(law.model, ClampedNormal)
         if law.model.small_shape != law.model.image_shape and config.num_details:
             law.model.set_details(_details(facts.image_shape, config.num_details).to(workplace.device))
         generator = TaughtImages(law.model, teacher.model, config.candidates).to(workplace.device).eval()
         generator.balance(_balanced_by(facts), workplace.seed)
-        if workplace.preview:
-            labels = torch.arange(len(facts.class_names)).repeat_interleave(PREVIEWED_OF_A_CLASS)
-            drawn = generator.sample(len(labels), labels=labels, seed=0)
-            workplace.preview(drawn.take(torch.arange(len(labels))), 0)
         about = {"encoder": config.teacher["encoder"], "share": config.share_of_teacher, **teacher.card}
         return Finished(generator, {}, {**law.card, TEACHER: about})
 

@@ -25,7 +25,7 @@ from dpvision.methods.details import with_fitting_details
 from dpvision.methods.estimates import Estimate
 from dpvision.methods.generator_fitting import leaves
 from dpvision.methods.law_of_images import law_of_images, seconds_of_warps
-from dpvision.methods.method import PREVIEWED_OF_A_CLASS, Finished, Learned, Makes, Workplace
+from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.moments import Centred, Moments, first_sums, second_sums
 from dpvision.methods.releases import METHOD, check_sums, mean_of, read_release
 from dpvision.methods.session import Session
@@ -242,10 +242,6 @@ class DPMoments:
             warps=config.warps,
             workplace=workplace,
         )
-        if workplace.preview:
-            labels = torch.arange(len(generator.location)).repeat_interleave(PREVIEWED_OF_A_CLASS)
-            drawn = generator.sample(len(labels), labels=labels if names else None, seed=0)
-            workplace.preview(drawn.take(torch.arange(len(labels))), 0)
         card = {
             "moments": {
                 "numbers": sum(tensor.numel() for tensor in learned.tensors.values()),

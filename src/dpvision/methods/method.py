@@ -52,7 +52,8 @@ class Workplace:
         seed: the seed of all that it draws; it protects nobody.
         checkpoints: where to go on from, and what to write to; None to keep nothing.
         progress: is told how far the work is.
-        preview: is given what a generator draws now and then, ``uint8 [N, C, H, W]``, and the step.
+        preview: is given what a generator draws now and then while it is fitted, ``uint8 [N, C, H, W]``, and
+            the step. What it draws in the end the run itself shows.
     """
 
     device: torch.device
