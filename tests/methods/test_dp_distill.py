@@ -250,6 +250,19 @@ def test_soft_labels_of_a_release_are_those_of_its_images_in_every_format(tmp_pa
     )
 
 
+@pytest.mark.parametrize("labels", [None, [0] * 20 + [1] * 20])
+def test_images_come_with_their_soft_labels(labels: list[int] | None) -> None:
+    """Which are computed once, and say the classes unless these were asked for."""
+    generator = taught(3)
+    images, soft = generator.draw(40, labels=labels, seed=2)
+    assert soft is not None
+    assert torch.equal(soft, generator.soft_labels(images.pixels))
+    assert images.labels is not None
+    assert images.labels.tolist() == (soft.argmax(dim=1).tolist() if labels is None else labels)
+    assert torch.equal(images.pixels, generator.sample(40, labels=labels, seed=2).pixels)
+    assert law().draw(3)[1] is None
+
+
 @pytest.mark.parametrize("classifier", ["logistic", "mlp", "resnet9"])
 def test_classifiers_learn_soft_labels_where_hard_ones_are_wrong(classifier: Any) -> None:
     """All labels are of one class but for a few; the soft labels are right."""

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dpvision.api.command import command_of, without_places
@@ -16,7 +18,6 @@ from dpvision.api.config import RunConfig
 from dpvision.api.datasets import SyntheticDataset, synthetic_dataset
 from dpvision.api.options import FinishOptions
 from dpvision.evaluation import Accuracy, ClassifierReport, evaluate_classifier
-from dpvision.evaluation.soft_labels import soft_labels
 from dpvision.images import Images, ImageSet
 from dpvision.images.files import reading
 from dpvision.images.write import image_files
@@ -144,7 +145,7 @@ def release_files(
         files = classifier_files(model)
     else:
         assert config.images is not None, "resolved when the run was prepared"
-        made = drawn(model, config.images, config.finishing_seed)
+        made, probabilities = drawn(model, config.images, config.finishing_seed)
         card = synthesis_card(
             cost,
             made=of_run,
@@ -160,7 +161,6 @@ def release_files(
             SHEET: class_sheet(made, PREVIEWED_OF_A_CLASS),
         }
         form: Any
-        probabilities = soft_labels(model, made)
         for form in config.images.formats:
             of_form = image_files(made, form, probabilities)
             files |= {f"images/{form}/{name}": file for name, file in of_form.items()}
@@ -239,12 +239,17 @@ def _write_sheet(folder: Path, name: str, sheet: bytes) -> None:
     write_atomically(folder / f"{name}.png", sheet, public=True)
 
 
-def drawn(generator: ImageGenerator, images: FinishOptions, seed: int | None) -> Images:
-    """Return images to be published: as many, and of the classes, as the resolved options say."""
+def drawn(
+    generator: ImageGenerator, images: FinishOptions, seed: int | None
+) -> tuple[Images, NDArray[np.float32] | None]:
+    """Return images to be published, as many, and of the classes, as the resolved options say; and their soft
+    labels, if the generator has any.
+    """
     assert images.count is not None
     labels: Any = None
     if images.class_counts is not None:
         labels = [name for name, count in images.class_counts.items() for _ in range(count)]
     elif images.balanced and generator.class_names:
         labels = apportion(images.count, torch.ones(len(generator.class_names)))
-    return generator.sample(images.count, labels=labels, seed=seed)
+    made, soft = generator.draw(images.count, labels=labels, seed=seed)
+    return made, None if soft is None else soft.numpy()

@@ -11,7 +11,6 @@ from dpvision.api.devices import resolve_device
 from dpvision.api.options import FinishOptions, check_seed
 from dpvision.api.publishing import drawn
 from dpvision.api.using import load_generator
-from dpvision.evaluation.soft_labels import soft_labels
 from dpvision.images import Images
 from dpvision.images.released import provenance_of
 from dpvision.images.series import POOL_RECORD
@@ -51,9 +50,9 @@ def sample(
     given = FinishOptions(count=count, formats=(format,), balanced=balanced, class_counts=class_counts)
     given.check_counts()
     generator = load_generator(run).to(resolve_device(None))
-    images = drawn(generator, to_publish(given, generator.class_names, None), seed)
+    images, probabilities = drawn(generator, to_publish(given, generator.class_names, None), seed)
     kind = {"kind": "images that dpvision sample drew of a release", "count": len(images), "seed": seed}
     record = json_bytes({**provenance_of(find_release(run)), **kind})
-    files = image_files(images, format, soft_labels(generator, images))
+    files = image_files(images, format, probabilities)
     write_folder(Path(out), {**files, POOL_RECORD: record}, mode=0o755)
     return images

@@ -76,7 +76,6 @@ class ImageGenerator(nn.Module, ABC):
         """
         return None
 
-    @torch.no_grad()
     def sample(
         self,
         count: int,
@@ -99,6 +98,20 @@ class ImageGenerator(nn.Module, ABC):
         Raises:
             InputError: count is below 1; labels are not as many, or of other classes.
         """
+        return self.draw(count, labels=labels, seed=seed, tell=tell)[0]
+
+    @torch.no_grad()
+    def draw(
+        self,
+        count: int,
+        *,
+        labels: Sequence[int | str] | Tensor | None = None,
+        seed: int | None = None,
+        tell: Callable[[int, int], None] | None = None,
+    ) -> tuple[Images, Tensor | None]:
+        """Make the images that :meth:`sample` does, and return with them what :meth:`soft_labels` says of
+        these, float32 ``[N, K]`` on the CPU, or None.
+        """
         if count < 1:
             raise InputError(f"the number of images to draw must be at least 1, not {count}")
         random = torch.Generator()
@@ -109,17 +122,21 @@ class ImageGenerator(nn.Module, ABC):
             chosen = self._indices(labels)
         if len(chosen) != count:
             raise InputError(f"{count} images need as many labels, not {len(chosen)}")
-        device, pieces, classes = self.class_proportions.device, [], []
+        device, pieces, probabilities = self.class_proportions.device, [], []
         for some in chosen.split(IMAGES_AT_A_TIME):
             noise = torch.randn(len(some), *self.noise_shape, generator=random)
             made = self(some.to(device), noise.to(device))
             pieces.append(made.mul(255).round().to("cpu", torch.uint8))
-            says = self.soft_labels(pieces[-1]) if labels is None else None
-            classes.append(some if says is None else says.argmax(dim=1).cpu())
+            says = self.soft_labels(pieces[-1])
+            if says is not None:
+                probabilities.append(says.float().cpu())
             if tell:
                 tell(sum(map(len, pieces)), count)
-        known = torch.cat(classes) if self.class_names else None
-        return Images(torch.cat(pieces), known, self.class_names, "a generator")
+        soft = torch.cat(probabilities) if probabilities else None
+        if labels is None and soft is not None:
+            chosen = soft.argmax(dim=1)
+        known = chosen if self.class_names else None
+        return Images(torch.cat(pieces), known, self.class_names, "a generator"), soft
 
     def _indices(self, labels: Sequence[int | str] | Tensor) -> Tensor:
         """Return the class indices of labels, int64 [B]."""
