@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from dpvision.images import Images
-from dpvision.methods import Workplace, dp_mepf
+from dpvision.methods import Workplace, dp_mepf, generator_fitting
 from dpvision.methods.discrepancy import AVERAGED
 from dpvision.methods.dp_mepf import DPMEPF, DPMEPFConfig, embedding_sums, opened
 from dpvision.methods.embedding import Embedding
 from dpvision.methods.generator_fitting import GeneratorFitting, new_generator
 from dpvision.networks import Normalize
 from dpvision.networks.generators import Generator
-from dpvision.priors import build_encoder
+from dpvision.priors import build_encoder, processes
 from dpvision.priors.encoders import Encoder
 from dpvision.privacy import Budget, InputError, RandomSource, SeededRandom
 from tests.methods.learning import CPU, calibrated, facts, learned
@@ -328,6 +328,22 @@ def test_images_of_smaller_pixels_are_given_public_details(
     assert start is not None
     assert start.details.shape == (num_details, *shape)
     assert num_details == 0 or start.details.any()
+
+
+def test_large_public_images_are_made_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that they take no more memory than they have in the end."""
+    made: list[int] = []
+
+    def generate(process: str, count: int, *given: Any) -> Tensor:
+        made.append(count)
+        return processes.generate(process, count, *given)
+
+    monkeypatch.setattr(generator_fitting, "generate", generate)
+    monkeypatch.setattr(generator_fitting, "PIXELS_AT_A_TIME", 3 * 20**2)
+    images = generator_fitting.process_images(7, (3, 20, 18))
+    assert made == [3, 3, 1]
+    assert images.shape == (7, 3, 20, 18)
+    assert len(images.flatten(1).unique(dim=0)) == 7
 
 
 @pytest.mark.parametrize(("shape", "count"), [((1, 32, 32), 0), ((3, 8, 8), 1000), ((3, 16, 16), 1000)])
