@@ -24,7 +24,7 @@ from dpvision.images import Images, ImageSet
 from dpvision.methods.details import with_fitting_details
 from dpvision.methods.estimates import Estimate
 from dpvision.methods.generator_fitting import leaves
-from dpvision.methods.law_of_images import law_of_images, seconds_of_warps
+from dpvision.methods.law_of_images import law_of_images, seconds_of_law, seconds_of_warps
 from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.moments import Centred, Moments, first_sums, second_sums
 from dpvision.methods.releases import METHOD, check_sums, mean_of, read_release
@@ -170,10 +170,6 @@ class DPMoments:
         second_sums(centred, images, device)
         seconds = facts.num_examples * (perf_counter() - started) / count
         blocks, numbers = moments.second.num_classes, moments.second.num_numbers
-        matrix = torch.randn(numbers, numbers, dtype=torch.float64)
-        started = perf_counter()
-        torch.linalg.eigh(matrix + matrix.T)
-        seconds += blocks * 4 * (perf_counter() - started)  # of the law two, and what is computed beside
         memory = facts.num_examples * math.prod(facts.image_shape) + 4 * 8 * blocks * numbers**2
         details = config.num_details if moments.shape != facts.image_shape else 0
         if details:
@@ -184,8 +180,10 @@ class DPMoments:
             memory += details * (3 * 4 * side**2 + math.prod(facts.image_shape))
         rank = min(config.rank, numbers - 1)
         generator = ClampedNormal(facts.image_shape, (), moments.shape[1:], rank, details).eval()
-        if config.warps:
-            seconds += blocks * seconds_of_warps(generator, centred)
+        of_law = seconds_of_law(generator, centred)
+        seconds += blocks * of_law
+        if config.warps:  # which are judged by laws of their own
+            seconds += blocks * (of_law + seconds_of_warps(generator, centred))
         generator.sample(1)  # the first takes longer
         started = perf_counter()
         generator.sample(count)

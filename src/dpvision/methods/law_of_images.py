@@ -135,6 +135,16 @@ def _thinned(sums: Tensor, noise: float, random: torch.Generator) -> tuple[Tenso
     return sums + more, sums - more
 
 
+def seconds_of_law(generator: ClampedNormal, centred: Centred) -> float:
+    """Measure the time that the law of a class takes, made of noise; it is set."""
+    matrix = torch.randn(2 * [centred.moments.second.num_numbers], dtype=torch.float64)
+    sums, size = (matrix + matrix.T)[None], torch.ones(1, dtype=torch.float64)
+    for _ in range(2):  # the first takes longer
+        started = perf_counter()
+        _set_laws(generator, centred, sums, size, 1.0, Workplace(torch.device("cpu")), "trying a law")
+    return perf_counter() - started
+
+
 def seconds_of_warps(generator: ClampedNormal, centred: Centred) -> float:
     """Measure the time that a class takes where the strength of warps is chosen."""
     smaller = _for_trial(generator)
