@@ -51,7 +51,9 @@ def test_a_run_and_its_release_are_a_data_set(images: Images, tmp_path: Path, fo
         assert (len(found), found.shape, found.class_names) == (20, (1, 8, 8), NAMES)
         assert found.labels is not None
         assert found.labels.bincount().tolist() == [10, 10]
-        assert open_images(place, classes=("left", "right"), size=16).shape == (1, 16, 16)
+        other = open_images(place, classes=("left", "right"), size=16)
+        assert other.shape == (1, 16, 16)
+        assert other.with_classes(NAMES).labels.tolist() == found.labels.tolist()  # type: ignore[union-attr]
     assert command(["data", str(tmp_path / "run")]) == 0
     trained = dpvision.train(
         tmp_path / "run", epsilon=50, method="dp-ridge", config={"encoder": "pixels"}, out=tmp_path / "b"

@@ -41,7 +41,8 @@ def test_more_images_cost_nothing_and_can_be_drawn_again(images: Images, tmp_pat
     assert torch.equal(again.pixels, made.pixels)
     other = dpvision.sample(result.release, out=tmp_path / "other", count=40, format="parquet")
     assert not torch.equal(other.pixels, made.pixels)
-    for place in (tmp_path / "more", tmp_path / "again" / "images.npz", tmp_path / "other"):
+    archive = tmp_path / "again" / "images.npz"
+    for place in (tmp_path / "more", tmp_path / "again", archive, tmp_path / "other"):
         assert len(open_images(place)) == 40
     assert Ledger(default_ledger_path(images.digest)).summary() == before
 
@@ -53,6 +54,10 @@ def test_counts_of_classes(images: Images, tmp_path: Path) -> None:
     assert counts_of(open_images(result.release / "images" / "png")) == wanted
     sampled = dpvision.sample(tmp_path / "run", out=tmp_path / "one", class_counts={"few": 4})
     assert counts_of(sampled) == {"a=b": 0, "few": 4}
+    for format_ in ("npz", "parquet"):
+        dpvision.sample(tmp_path / "run", out=tmp_path / format_, class_counts={"few": 4}, format=format_)  # type: ignore[arg-type]
+        found = open_images(tmp_path / format_)
+        assert (found.class_names, counts_of(found)) == (NAMES, {"a=b": 0, "few": 4})
     equally = dpvision.sample(result.release, out=tmp_path / "two", count=6, balanced=True)
     assert counts_of(equally) == {"a=b": 3, "few": 3}
     options: dict[str, Any] = {"class_counts": wanted, "config": CONFIG}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from dpvision.images import Images, NoLabelsError, available_splits, open_images
+from dpvision.images import Images, NoLabelsError, available_splits, image_sizes, open_images
 from dpvision.images import files as files_module
 from dpvision.privacy.errors import InputError
 
@@ -107,11 +107,39 @@ def test_without_labels(tmp_path: Path) -> None:
         ({"images": images4[0]}, r"shape \[5, 6\]"),
         ({"images": np.zeros((4, 5, 6, 4), dtype=np.uint8)}, r"shape \[4, 5, 6, 4\]"),
         ({"images": images4[:0], "labels": labels4[:0]}, "no images"),
+        ({"class_names": np.array(["a", "b", "c"], dtype=object)}, "class names .*texts"),
+        ({"class_names": np.array([7, 8, 9])}, r"'class_names' .*int64 of shape \[3\]; it must be one text"),
+        ({"class_names": np.array([["a", "b", "c"]])}, r"shape \[1, 3\]; it must be one text"),
+        ({"class_names": np.array(["a", "b"])}, r"labels must lie in 0\.\.1"),
+        ({"class_names": np.array(["a", "b", "b"])}, "two classes have the same name"),
+        ({"class_names": np.array(["a", "b", "\x1b[31m"])}, "cannot be the name of a class"),
     ],
 )
 def test_arrays_that_are_no_images_or_labels(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         open_images(save(tmp_path, **{"images": images4, "labels": labels4, **changed}))
+
+
+def test_classes_have_the_names_in_the_archive(tmp_path: Path) -> None:
+    names = np.array(["cat", "dog", "ant", "none of these"])
+    path = save(tmp_path, images=images4, labels=labels4, class_names=names)
+    found = open_images(path)
+    assert (labels_of(found), found.class_names) == ([0, 1, 2, 1], tuple(names.tolist()))
+    assert labels_of(open_images(path, classes="ant,cat,dog")) == [1, 2, 0, 2]
+    assert open_images(path, labelled=False).class_names == ()
+
+
+def test_the_folder_of_an_archive_is_a_data_set(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    save(tmp_path / "a", images=images4, labels=labels4).rename(tmp_path / "a" / "images.npz")
+    for beside in ("pool.json", ".DS_Store"):
+        (tmp_path / "a" / beside).write_text("{}")
+    assert labels_of(open_images(tmp_path / "a")) == labels4.tolist()
+    assert available_splits(tmp_path / "a") == ("train",)
+    assert image_sizes(tmp_path / "a") == {(6, 5): 4}
+    (tmp_path / "a" / "more.npz").write_bytes((tmp_path / "a" / "images.npz").read_bytes())
+    with pytest.raises(InputError, match=r"images\.npz; .*more\.npz; give such a file itself"):
+        open_images(tmp_path / "a")
 
 
 def test_other_names(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from dpvision.images import Images, open_images
-from dpvision.images.write import check_formats, image_files
+from dpvision.images.folder import PROBABILITIES_FILE
+from dpvision.images.write import check_formats, image_files, npz_of
 from dpvision.privacy import InputError
 
 
@@ -36,6 +38,7 @@ def test_every_format_is_read_as_it_was(tmp_path: Path, format_: str, channels: 
     if format_ == "npz" or not labelled:
         assert torch.equal(found.pixels, images.pixels)
         assert (found.labels is None) is not labelled
+        assert found.class_names == images.class_names
     else:
         found = found.with_classes(images.class_names)
         assert images.labels is not None
@@ -46,6 +49,29 @@ def test_every_format_is_read_as_it_was(tmp_path: Path, format_: str, channels: 
         read = {tuple(p.flatten().tolist()): int(y) for p, y in zip(found.pixels, found.labels, strict=True)}
         assert read == expected
         assert len(read) == 9
+
+
+def test_numpy_alone_names_the_classes_of_an_archive(tmp_path: Path) -> None:
+    with np.load(save(tmp_path, made(1, True), "npz"), allow_pickle=False) as arrays:
+        names = arrays["class_names"][arrays["labels"]]
+    assert names.tolist() == ["ant", "cat", "bird", "bird", "ant", "cat", "ant", "bird", "cat"]
+
+
+def test_splits_with_classes_in_another_order_are_numbered_alike(tmp_path: Path) -> None:
+    train, path = made(1, True), tmp_path / "x.npz"
+    path.write_bytes(npz_of({"train": train, "test": train.with_classes(("ant", "bird", "cat"))}))
+    found = [open_images(path, split) for split in ("train", "test")]
+    assert torch.equal(found[0].labels, found[1].labels)  # type: ignore[arg-type]
+    assert torch.equal(found[0].labels, train.labels)  # type: ignore[arg-type]
+
+
+def test_probabilities_beside_images_are_no_image(tmp_path: Path) -> None:
+    images = made(1, True)
+    for name, content in image_files(images, "png", np.full((9, 3), 1 / 3, np.float32)).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    assert (tmp_path / PROBABILITIES_FILE).exists()
+    assert len(open_images(tmp_path, labelled=False)) == len(open_images(tmp_path)) == 9
 
 
 def test_formats_are_checked_before_anything_is_made() -> None:

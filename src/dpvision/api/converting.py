@@ -40,7 +40,7 @@ def check_target(to: Target, out: str | os.PathLike[str]) -> None:
 
 def convert(how: Reading, images: ImageSet, to: Target, out: str | os.PathLike[str]) -> None:
     """Write all splits of a data set in another format: a folder of Parquet files, a folder of class folders,
-    or one .npz file, whose classes are numbers. Only the owner may read them.
+    or one .npz file. Only the owner may read them.
 
     Args:
         how: how one split was read; so are the others.

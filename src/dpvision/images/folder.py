@@ -25,7 +25,11 @@ from dpvision.privacy.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".dcm")
 
-CLUTTER = ("Thumbs.db", "desktop.ini", "__MACOSX", *RECORDS)  # beside all names that begin with a dot
+PROBABILITIES_FILE = "probabilities.csv"
+"""The file in a folder of images that says how probable each class is for each of them."""
+
+# Beside all names that begin with a dot.
+CLUTTER = ("Thumbs.db", "desktop.ini", "__MACOSX", *RECORDS, PROBABILITIES_FILE)
 LONGEST_NAME = 255  # bytes, on all common file systems
 
 

@@ -1,5 +1,5 @@
 """NumPy archives: MedMNIST's train_images, train_labels, val_…, test_…; plain images and labels are train.
-Arrays train_units, … or units say whose images are whose.
+Arrays train_units, … or units say whose images are whose, and class_names what the labels stand for.
 """
 
 from __future__ import annotations
@@ -19,21 +19,29 @@ from numpy.typing import NDArray
 
 from dpvision.images.array_stream import ImageArray
 from dpvision.images.arrays import check_same_length, labels_from_array
-from dpvision.images.class_list import numbered_labels
+from dpvision.images.class_list import indexed_labels, numbered_labels
 from dpvision.images.data_set import DataSet
 from dpvision.images.files import SPLITS, NoLabelsError, check_expands, check_unpacks, reading
+from dpvision.images.folder import CLUTTER
 from dpvision.images.images import Images
 from dpvision.images.units import BYTES_OF_A_NAME, Units
 from dpvision.privacy.errors import InputError
 
+ARCHIVE, CLASS_NAMES = "images.npz", "class_names"
+"""The file that a folder of synthetic images has, and its array of the names of the classes."""
+
 
 class Npz(DataSet):
-    """An archive of arrays; classes are numbered. Nothing is ever unpickled."""
+    """An archive of arrays, or the folder of `ARCHIVE`. Nothing is ever unpickled."""
 
     @staticmethod
     def recognises(path: Path) -> bool:
-        """Say whether path is a file called *.npz."""
-        return path.suffix.lower() == ".npz" and path.is_file()
+        """Say whether path is a file called *.npz, or a folder with `ARCHIVE` in it and no other data."""
+        if not (path / ARCHIVE).is_file():
+            return path.suffix.lower() == ".npz" and path.is_file()
+        with reading(str(path)):
+            names = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
+        return names <= {ARCHIVE, *CLUTTER}
 
     @cached_property
     def splits(self) -> dict[str, str]:
@@ -45,13 +53,13 @@ class Npz(DataSet):
         if not prefixes:
             found = ", ".join(sorted(names)[:10]) or "nothing"
             raise InputError(
-                f"{self.path} has no array 'images' or 'train_images' (it has {found}); save the "
+                f"{self._file} has no array 'images' or 'train_images' (it has {found}); save the "
                 "images as that"
             )
         return prefixes
 
     def read(self, split: str, labelled: bool) -> Images:
-        """Read one split of the archive."""
+        """Read one split of the archive. Classes have the names that it says, or those of their numbers."""
         prefixes, source = self.splits, str(self.path)
         images_name = f"{prefixes[split]}images"
         label_names = {s: f"{prefix}labels" for s, prefix in prefixes.items()}
@@ -63,25 +71,33 @@ class Npz(DataSet):
             )
         units_name, choices = f"{prefixes[split]}units", self.choices
         says = units_name in self._array_names and choices.unit is None and choices.unit_column is None
-        units = _units(self.path, units_name) if says else None
-        with _images(self.path, images_name) as (array, stream):
+        units = _units(self._file, units_name) if says else None
+        with _images(self._file, images_name) as (array, stream):
             found = array.read(stream, choices.conversion)
         if not labelled:
             return Images(found.pixels, None, (), source, stored=found.stored, units=units)
-        labels = {s: _labels(self.path, name) for s, name in label_names.items()}
+        labels = {s: _labels(self._file, name) for s, name in label_names.items()}
         check_same_length(found.pixels, labels[split], f"{split} of {source}")
-        of_images, class_names = numbered_labels(labels, split, choices.classes, source)
+        if CLASS_NAMES in self._array_names:
+            names = _class_names(self._file)
+            of_images, class_names = indexed_labels(labels[split], split, names, choices.classes, source)
+        else:
+            of_images, class_names = numbered_labels(labels, split, choices.classes, source)
         return Images(found.pixels, of_images, class_names, source, stored=found.stored, units=units)
 
     def sizes(self, split: str) -> Counter[tuple[int, int]]:
         """Count the images of a split by size (width, height): in an array, all have the same."""
-        with _images(self.path, f"{self.splits[split]}images") as (array, _):
+        with _images(self._file, f"{self.splits[split]}images") as (array, _):
             _, height, width = array.image_shape
             return Counter({(width, height): len(array)})
 
+    @property
+    def _file(self) -> Path:
+        return self.path / ARCHIVE if self.path.is_dir() else self.path
+
     @cached_property
     def _array_names(self) -> set[str]:
-        with reading(str(self.path)), zipfile.ZipFile(self.path) as archive:
+        with reading(str(self._file)), zipfile.ZipFile(self._file) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
 
 
@@ -116,6 +132,18 @@ def _units(path: Path, name: str) -> Units:
     return Units.named(array.tolist(), what, f"array '{name}'")
 
 
+def _class_names(path: Path) -> list[str]:
+    """Read the names of K classes, an array [K] of texts."""
+    array, what = _values(path, CLASS_NAMES, BYTES_OF_A_NAME)
+    if array.ndim != 1 or array.dtype.kind != "U":
+        raise InputError(
+            f"{what} holds {array.dtype} of shape {list(array.shape)}; it must be one text for each class, "
+            "of shape [K]"
+        )
+    names: list[str] = array.tolist()
+    return names
+
+
 def _values(path: Path, name: str, least: int) -> tuple[NDArray[Any], str]:
     """Read an array whose values become at least so many bytes each; return it, and its name in words."""
     what = f"'{name}' in {path}"
@@ -147,7 +175,8 @@ def _check(
     if dtype.hasobject:
         raise InputError(
             f"{what} holds Python objects, which are never unpickled; save it as one array of "
-            "images of one size (uint8), of labels (integers) or of units (integers or texts)"
+            "images of one size (uint8), of labels (integers), of units (integers or texts) or of class "
+            "names (texts)"
         )
     if min(shape, default=0) < 0:  # so that a product is no bound
         raise InputError(f"{what} has the shape {list(shape)}; it is damaged: replace it")

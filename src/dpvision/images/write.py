@@ -16,15 +16,13 @@ import torch
 from numpy.typing import NDArray
 
 from dpvision.images.encode import encode_png
-from dpvision.images.folder import check_folder_name
+from dpvision.images.folder import PROBABILITIES_FILE, check_folder_name
 from dpvision.images.image_set import ImageSet
+from dpvision.images.npz import ARCHIVE, CLASS_NAMES
 from dpvision.images.units_file import UNITS_FILE, units_file
 from dpvision.privacy.errors import InputError
 
 Format = Literal["png", "npz", "parquet"]
-
-PROBABILITIES_FILE = "probabilities.csv"
-"""The file in a folder of images that says how probable each class is for each of them."""
 
 
 def check_formats(formats: Sequence[str], class_names: Sequence[str]) -> None:
@@ -44,8 +42,8 @@ def image_files(
     images: ImageSet, format: Format, probabilities: NDArray[np.float32] | None = None
 ) -> dict[str, bytes]:
     """Return the files of a data set, by their names: ``<class>/000000.png`` and so on, with as many folders
-    as classes; or ``images.npz``, whose classes are numbers; or ``images.parquet``, as Hugging Face's. Units
-    are in ``units.csv``, an array or a column of its own; so are ``probabilities`` of the classes
+    as classes; or ``images.npz``, with an array ``class_names``; or ``images.parquet``, as Hugging Face's.
+    Units are in ``units.csv``, an array or a column of its own; so are ``probabilities`` of the classes
     ``[N, K]``, whose file is ``probabilities.csv``.
     """
     writers: dict[str, Callable[[ImageSet, NDArray[np.float32] | None], dict[str, bytes]]] = {
@@ -57,7 +55,9 @@ def image_files(
 
 
 def npz_of(splits: Mapping[str, ImageSet]) -> bytes:
-    """Return a .npz file with the images and labels of several splits: train_images, train_labels, …"""
+    """Return a .npz file with the images and labels of several splits, train_images, train_labels, …, and the
+    names of their classes.
+    """
     return _archive({f"{split}_": images for split, images in splits.items()})
 
 
@@ -97,21 +97,31 @@ def _each(images: ImageSet) -> Iterator[NDArray[np.uint8]]:
 
 def _npz(images: ImageSet, probabilities: NDArray[np.float32] | None) -> dict[str, bytes]:
     more = {} if probabilities is None else {"probabilities": probabilities}
-    return {"images.npz": _archive({"": images}, more)}
+    return {ARCHIVE: _archive({"": images}, more)}
 
 
 def _archive(images_of: Mapping[str, ImageSet], more: Mapping[str, NDArray[Any]] | None = None) -> bytes:
     """Return a .npz file of images, by what the names of their arrays begin with, and of ``more`` arrays."""
     arrays = dict(more or {})
+    labelled = {prefix: images for prefix, images in images_of.items() if images.labels is not None}
+    if labelled:
+        names = next(iter(labelled.values())).class_names
+        arrays[CLASS_NAMES] = np.array(names, dtype=np.str_)
+        arrays |= {f"{prefix}labels": _labels(images, names) for prefix, images in labelled.items()}
     for prefix, images in images_of.items():
         arrays[f"{prefix}images"] = images.take(torch.arange(len(images))).permute(0, 2, 3, 1).numpy()
-        if images.labels is not None:
-            arrays[f"{prefix}labels"] = images.labels.numpy()
         if images.units is not None:
             arrays[f"{prefix}units"] = np.array(images.units.of_images, dtype=np.str_)
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **arrays)
     return content.getvalue()
+
+
+def _labels(images: ImageSet, class_names: Sequence[str]) -> NDArray[np.int64]:
+    """Return the labels of images, int64 [N], in the order of these classes."""
+    labels = images.with_classes(class_names).labels
+    assert labels is not None
+    return labels.numpy()
 
 
 def _parquet(images: ImageSet, probabilities: NDArray[np.float32] | None) -> dict[str, bytes]:
