@@ -13,9 +13,12 @@ import torch
 
 import dpvision
 from dpvision.api import Synthesis
+from dpvision.api.priors import train_prior
 from dpvision.cli.main import run as command
 from dpvision.images import Images, open_images
+from dpvision.priors.phase_one.contrastive import ContrastiveConfig
 from dpvision.privacy import InputError, Ledger, default_ledger_path
+from dpvision.views import open_pool
 
 NAMES = ("right", "left")  # not in the order of the folders
 DELTA = 1e-3
@@ -77,16 +80,30 @@ def test_unlabelled_releases_and_runs_that_released_no_images(images: Images, tm
         open_images(tmp_path / "run")
 
 
-@pytest.mark.parametrize("place", ["run", "run/release", "run/release/images/png", "more", "archive"])
+def run_command(*arguments: object) -> None:
+    assert command([str(one) for one in arguments]) == 0
+
+
+PLACES = [
+    *("run", "run/release", "run/release/images/png", "more", "archive", "archive/images.parquet"),
+    *("as-parquet", "as-parquet/data", "as-folder", "converted-twice"),
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_what_a_pool_has_cost_is_on_the_card_as_the_ledger_has_it(
     images: Images, tmp_path: Path, place: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = synthesize(images, tmp_path / "run")
     if place == "more":
         dpvision.sample(tmp_path / "run", out=tmp_path / "more", count=30, balanced=True)
-    elif place != "run":
+    elif place.startswith("archive"):
         counts = {"left": 4, "right": 5}
         dpvision.sample(tmp_path / "run", out=tmp_path / "archive", class_counts=counts, format="parquet")
+    elif place.startswith(("as-", "converted")):
+        for to in ("parquet", "folder"):
+            run_command("data", tmp_path / "run", "--to", to, tmp_path / f"as-{to}")
+        run_command("data", tmp_path / "as-folder", "--to", "parquet", tmp_path / "converted-twice")
     card, text = train(images, tmp_path / place, tmp_path / "model")
     guarantee = card["pool"]["guarantee"]
     assert guarantee["epsilon"] == first.epsilon
@@ -105,6 +122,48 @@ def test_what_a_pool_has_cost_is_on_the_card_as_the_ledger_has_it(
     assert not any("holds none of the private ones" in one["says"] for one in assumed)
     assert dpvision.verify(tmp_path / "model").holds
     assert "no ledger of" not in caplog.text
+
+
+@pytest.mark.parametrize("format_", ["png", "npz", "parquet"])
+def test_a_copy_of_drawn_images_says_what_is_guaranteed_of_them(
+    images: Images, tmp_path: Path, format_: Any
+) -> None:
+    first = synthesize(images, tmp_path / "run")
+    dpvision.sample(tmp_path / "run", out=tmp_path / "more", count=8, balanced=True, format=format_)
+    run_command("data", tmp_path / "more", "--to", "folder", tmp_path / "copy")
+    guarantee = open_pool(tmp_path / "copy", images.shape, NAMES).guarantee
+    assert guarantee is not None
+    assert guarantee["epsilon"] == first.epsilon
+
+
+def test_a_part_of_a_copy_is_no_pool(images: Images, tmp_path: Path) -> None:
+    synthesize(images, tmp_path / "run")
+    run_command("data", tmp_path / "run", "--to", "folder", tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "right")
+    for part in ("copy", "copy/left"):
+        with pytest.raises(InputError, match=r"has 10 images and not the 20 of its pool\.json"):
+            open_pool(tmp_path / part, images.shape, NAMES)
+
+
+def test_a_copy_that_cannot_say_it_is_not_made(
+    images: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release = synthesize(images, tmp_path / "run").release
+    copy = tmp_path / "copy.npz"
+    assert command(["data", str(tmp_path / "run"), "--to", "npz", str(copy)]) == 2
+    assert "which one .npz file would lose; convert to parquet or folder" in capsys.readouterr().err
+    (release / "images" / "png" / "left" / "000000.png").unlink()
+    assert command(["data", str(tmp_path / "run"), "--to", "folder", str(tmp_path / "copy")]) == 2
+    assert "was removed since the release" in capsys.readouterr().err
+    assert {entry.name for entry in tmp_path.iterdir()} == {"run"}
+
+
+def test_released_images_are_no_public_ones_for_a_prior(images: Images, tmp_path: Path) -> None:
+    synthesize(images, tmp_path / "run")
+    dpvision.sample(tmp_path / "run", out=tmp_path / "more", count=8)
+    for place in ("run", "more"):
+        with pytest.raises(InputError, match="made of private ones, and a prior says nowhere what that cost"):
+            train_prior(ContrastiveConfig(), tmp_path / "p.safetensors", public_images=tmp_path / place)
 
 
 def dpvision_epsilon(events: Any) -> float:

@@ -15,6 +15,7 @@ import torch
 from dpvision.images import forget_images, open_images
 from dpvision.images.hub import pinned, placed, repository_of
 from dpvision.images.image_set import ImageSet
+from dpvision.images.released import provenance_with
 from dpvision.privacy.errors import InputError
 from tests.hub_stand_in import COMMIT, Hub, stand_in
 from tests.images.test_parquet import save
@@ -43,6 +44,11 @@ def test_a_data_set_is_read_from_the_folder_that_is_named(hub: Hub) -> None:
     assert values(open_images("hf:datasets/someone/set/hard@main")) == [3, 4, 5]
     with pytest.raises(InputError, match="has several configurations"):
         open_images("hf:someone/set")
+
+
+def test_what_is_guaranteed_of_images_comes_with_any_folder_of_them(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "on-hub" / "pool.json").write_text('{"kind": "made"}')
+    assert provenance_with("hf:someone/set/plain") == {"kind": "made"}
 
 
 def test_a_commit_is_downloaded_once_and_later_read_without_a_network(hub: Hub) -> None:

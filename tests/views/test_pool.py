@@ -18,6 +18,7 @@ from dpvision.images import Images, open_images
 from dpvision.images.public import Overlaps, refuse_private_images
 from dpvision.privacy.errors import InputError
 from dpvision.views import Pool, open_pool
+from dpvision.views.pool import pool_provenance
 
 CLASSES = ("dog", "cat")  # not in alphabetical order
 SHAPE = (3, 8, 8)
@@ -148,6 +149,17 @@ def test_the_provenance_is_that_of_the_record(folder: Path) -> None:
     (folder / "pool.json").write_text('{"count": 6}')
     with pytest.raises(InputError, match=r"has 5 images and not the 6 of its pool.json; complete it"):
         open_pool(folder, SHAPE, CLASSES)
+
+
+def test_the_record_may_lie_three_folders_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pool.json").write_text('{"model": "a painter"}')
+    within = tmp_path / "data" / "train" / "0000.parquet"
+    within.parent.mkdir(parents=True)
+    within.touch()
+    for place in (tmp_path, within.parent, within):
+        assert pool_provenance(place) == {"model": "a painter"}
+    monkeypatch.chdir(tmp_path)
+    assert pool_provenance("bundled:digits") == {"source": "bundled:digits"}
 
 
 @pytest.mark.parametrize(

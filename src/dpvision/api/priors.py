@@ -29,6 +29,7 @@ from dpvision.images import Images, ImageSet
 from dpvision.images.indexed import indexed
 from dpvision.images.look_alikes import warn_of_indexed_look_alikes
 from dpvision.images.public import refuse_data_with_ledger
+from dpvision.images.released import provenance_with
 from dpvision.parallel import ALONE, Peers, peers
 from dpvision.priors import ContrastiveConfig, Prior, image_batches, load_prior, save_prior
 from dpvision.priors.phase_one.contrastive import (
@@ -81,7 +82,8 @@ def train_prior(
         The prior, as it was read from its new file; in a process that follows another, None.
 
     Raises:
-        InputError: a setting or the images cannot be used, or the file cannot be written.
+        InputError: a setting or the images cannot be used, the images were made of private ones, or the file
+            cannot be written.
     """
     group = peers()
     if not group.leads:
@@ -112,6 +114,11 @@ def train_prior(
         origin: dict[str, Any] = {} if initial is None else {INITIAL_PRIOR: initial.provenance}
         public = None
         if public_images is not None:
+            if "guarantee" in (provenance_with(public_images) or {}):
+                raise InputError(
+                    f"the images of {public_images} were made of private ones, and a prior says nowhere what "
+                    "that cost; give public images"
+                )
             public = load_public_images(public_images, config.image_size)
             refuse_data_with_ledger(public, "public images")
             known = indexed(public)

@@ -89,7 +89,7 @@ def data(
 
     read_by = ReadOptions(**choices).choices()
     if to is not None:
-        check_target(cast(Any, to[0]), to[1])
+        check_target(spec, cast(Any, to[0]), to[1])
     reading, _ = training_reading(spec, read_by, keep_large=to is not None, split=split)
     images = _keep(reading) if cache else reading.open(labelled=None)
     if to is not None:

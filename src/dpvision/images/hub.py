@@ -36,6 +36,10 @@ REPOSITORY = re.compile(f"(?!(?:dataset|model|space)s/){_NAME}/{_NAME}")
 _PARTS = re.compile(
     rf"(?:(dataset|model)s/)?({REPOSITORY.pattern})((?:/[\w .=-]+)*)(?:@([A-Za-z0-9_./-]{{1,200}}))?"
 )
+SAID_OF_ALL = ("card.json", "config.json", "guarantee.json", "pool.json")
+"""The files of a repository that come with any folder or file of it: they say what is guaranteed of synthetic
+images.
+"""
 _LONGEST = 1000
 """Bytes of a spec; of a name in it 255, as file systems have it."""
 _LOCAL = ("/", "./", "../", "~")
@@ -226,7 +230,7 @@ def _download(repository: Repository) -> None:
             repo_type=repository.kind,
             revision=repository.revision,
             local_dir=folder,
-            allow_patterns=[within, f"{within}/*"] if within else None,
+            allow_patterns=[within, f"{within}/*", *SAID_OF_ALL] if within else None,
         )
         if not (folder / within).exists():
             raise FileNotFoundError(f"there is no {within} in it")

@@ -1,7 +1,7 @@
 """The images that a run of synthesize released: its directory, or its release directory, is a data set.
 
 They are no private images: whatever is done with them costs those they were made of nothing more than the
-release did. What that was goes with them: see `guarantee_of`.
+release did. What that was goes with them: see `provenance_with`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from dpvision.images.data_set import DataSet
-from dpvision.images.files import read_json, reading
+from dpvision.images.files import parse_json, read_json, read_text_file, reading
 from dpvision.images.folder import Folder
 from dpvision.images.hub import placed
 from dpvision.images.images import Images
 from dpvision.images.npz import Npz
 from dpvision.images.parquet import Parquet
+from dpvision.images.series import POOL_RECORD
 from dpvision.images.source_state import files_in
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.events import Event
@@ -44,6 +45,9 @@ STATED: dict[str, type | tuple[type, ...]] = {
     "events": list,
 }
 """What goes with images that were made of private ones of what a card says, and of which type it is."""
+
+ABOVE = 3
+"""How many folders above images there may be what says how they were made."""
 
 
 class Released(DataSet):
@@ -102,11 +106,39 @@ def release_with(spec: str | os.PathLike[str]) -> Path | None:
     lies in its folder of images.
     """
     path = placed(spec).absolute()
-    for place in (path / "release", path, *path.parents[:3]):
+    for place in (path / "release", path, *path.parents[:ABOVE]):
         is_inside = place == path / "release" or place == path or path.is_relative_to(place / "images")
         if is_inside and _is_release(place) and (place / "images").is_dir():
             return place
     return None
+
+
+def provenance_with(spec: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return how the images of a spec were made, as JSON types: of those of a release `provenance_of` it; of
+    others what pool.json says in their folder, or in one around it. None where there is neither.
+
+    Raises:
+        InputError: the card or the record is damaged.
+    """
+    release = release_with(spec)
+    if release is not None:
+        return provenance_of(release)
+    path = placed(spec).absolute()
+    folders = (path, *path.parents[:ABOVE]) if path.exists() else ()
+    record = next((folder / POOL_RECORD for folder in folders if (folder / POOL_RECORD).is_file()), None)
+    if record is None:
+        return None
+    content = read_text_file(record)
+    with reading(str(record)):
+        provenance = parse_json(content)
+    if not isinstance(provenance, dict):
+        raise InputError(
+            f"{record} must hold a JSON object, the provenance of the pool; replace or remove it"
+        )
+    if "guarantee" in provenance:  # the images were made of private ones
+        with reading(str(record)):
+            provenance["guarantee"] = stated_guarantee(provenance["guarantee"])
+    return provenance
 
 
 def provenance_of(release: Path) -> dict[str, Any]:

@@ -18,11 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpvision.images import ImageSet, available_splits, open_images
-from dpvision.images.files import parse_json, read_text_file, reading
-from dpvision.images.hub import placed
 from dpvision.images.images import check_class_names
 from dpvision.images.public import Overlaps, refuse_data_with_ledger
-from dpvision.images.released import check_as_released, provenance_of, release_with, stated_guarantee
+from dpvision.images.released import check_as_released, provenance_with, release_with
 from dpvision.images.series import POOL_RECORD
 from dpvision.privacy.errors import InputError
 
@@ -125,7 +123,7 @@ def open_pool(
     if provenance.get("count", len(images)) != len(images):
         raise InputError(
             f"the pool {spec} has {len(images)} images and not the {provenance['count']} of its "
-            f"{POOL_RECORD}; complete it with the command that began it"
+            f"{POOL_RECORD}; complete it with the command that began it, or give all of it"
         )
     return Pool(images, _targets(images, class_names), tuple(class_names), str(spec), provenance)
 
@@ -152,29 +150,12 @@ def pool_split(spec: str | os.PathLike[str]) -> str:
 
 
 def pool_provenance(spec: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what ``pool.json`` in a pool's folder says; for the images of a release, what its card does; and
-    for a pool without either, where it is.
+    """Return how the images of a pool were made, see `provenance_with`; or, where nothing says it, its place.
 
     Raises:
         InputError: the record is damaged.
     """
-    release, path = release_with(spec), placed(spec)
-    if release is not None:
-        return provenance_of(release)
-    record = (path if path.is_dir() else path.parent) / POOL_RECORD
-    if not record.is_file():
-        return {"source": str(spec)}
-    content = read_text_file(record)
-    with reading(str(record)):
-        provenance = parse_json(content)
-    if not isinstance(provenance, dict):
-        raise InputError(
-            f"{record} must hold a JSON object, the provenance of the pool; replace or remove it"
-        )
-    if "guarantee" in provenance:  # of images that a released generator drew
-        with reading(str(record)):
-            provenance["guarantee"] = stated_guarantee(provenance["guarantee"])
-    return provenance
+    return provenance_with(spec) or {"source": str(spec)}
 
 
 def _targets(images: ImageSet, class_names: Sequence[str]) -> Tensor:
