@@ -22,7 +22,8 @@ def train(data: Source, *, progress: Progress | None = None, **options: Unpack[T
     """Train a classifier that is (ε, δ)-differentially private in its training images, and release it.
 
     Args:
-        data: the private images: a spec for `open_images` or an `ImageSet`.
+        data: the private images: a spec for `open_images` or an `ImageSet`. Each is of one class: soft labels
+            of synthetic images are not read.
         {options}
         progress: see `Progress`.
 
