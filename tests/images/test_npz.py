@@ -129,6 +129,13 @@ def test_classes_have_the_names_in_the_archive(tmp_path: Path) -> None:
     assert open_images(path, labelled=False).class_names == ()
 
 
+@pytest.mark.parametrize("name", ["class_names", "units"])
+def test_texts_of_characters_that_there_are_not(tmp_path: Path, name: str) -> None:
+    texts = np.array([97, 98, 99, 2**31 - 1], dtype=np.uint32).view("U1")
+    with pytest.raises(InputError, match=rf"'{name}' in .* cannot be read"):
+        open_images(save(tmp_path, images=images4, labels=labels4, **{name: texts}))
+
+
 def test_the_folder_of_an_archive_is_a_data_set(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     save(tmp_path / "a", images=images4, labels=labels4).rename(tmp_path / "a" / "images.npz")

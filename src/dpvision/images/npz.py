@@ -129,7 +129,7 @@ def _units(path: Path, name: str) -> Units:
         raise InputError(
             f"{what} has shape {list(array.shape)}; there must be one unit per image, of shape [N]"
         )
-    return Units.named(array.tolist(), what, f"array '{name}'")
+    return Units.named(_listed(array, what), what, f"array '{name}'")
 
 
 def _class_names(path: Path) -> list[str]:
@@ -140,8 +140,14 @@ def _class_names(path: Path) -> list[str]:
             f"{what} holds {array.dtype} of shape {list(array.shape)}; it must be one text for each class, "
             "of shape [K]"
         )
-    names: list[str] = array.tolist()
-    return names
+    return _listed(array, what)
+
+
+def _listed(array: NDArray[Any], what: str) -> list[Any]:
+    """Return the values of an array. InputError where a text has characters that there are not."""
+    with reading(what):
+        values: list[Any] = array.tolist()
+    return values
 
 
 def _values(path: Path, name: str, least: int) -> tuple[NDArray[Any], str]:
