@@ -17,6 +17,7 @@ from dpvision.api import Synthesis
 from dpvision.cli.main import run as command
 from dpvision.images import Images
 from dpvision.methods.embedding import Embedding
+from dpvision.networks.weights import FACTS, read_tensors, safetensors_bytes
 from dpvision.privacy import InputError, Ledger, default_ledger_path
 from dpvision.privacy.accounting import epsilon
 
@@ -138,6 +139,45 @@ def test_an_interrupted_run_is_resumed(images: Images, tmp_path: Path) -> None:
         resumed = dpvision.resume(out, data=images)
         assert isinstance(resumed, Synthesis)
         assert len(card_of(resumed.release)[0]["parts"]) == 2
+
+
+def test_an_interrupted_run_goes_on_only_with_the_release_that_it_began_with(
+    images: Images, tmp_path: Path
+) -> None:
+    synthesize(images, tmp_path / "run", method="dp-moments", config={})
+    synthesize(images, tmp_path / "other", method="dp-moments", config={"emphasis": 1.0})
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "refined"
+    with pytest.raises(KeyboardInterrupt):
+        synthesize(images, out, refine=tmp_path / "run", method="dp-moments", config={}, progress=interrupt)
+    (tmp_path / "run").rename(tmp_path / "before")
+    (tmp_path / "other").rename(tmp_path / "run")
+    with pytest.raises(InputError, match="is not the release that this run began with"):
+        dpvision.resume(out, data=images)
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "before").rename(tmp_path / "run")
+    dpvision.resume(out, data=images)
+
+
+def test_of_a_release_that_was_changed_no_more_is_made(images: Images, tmp_path: Path) -> None:
+    release = synthesize(images, tmp_path / "run", method="dp-moments", config={}).release
+    file = release / "moments.safetensors"
+    tensors, metadata = read_tensors(file)
+    facts = json.loads(metadata[FACTS])
+    facts["guarantee"]["epsilon"] = 0.001  # as if it had cost next to nothing
+    file.write_bytes(safetensors_bytes(tensors, facts))
+    spent = default_ledger_path(images.digest).read_bytes()
+    for place in (tmp_path / "run", release):
+        with pytest.raises(InputError, match="does not hold what it states"):
+            synthesize(images, tmp_path / "no", refine=place, method="dp-moments", config={})
+    for place in (tmp_path / "run", release, file):
+        with pytest.raises(InputError, match="does not hold what it states"):
+            dpvision.synthesize_from(place, out=tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+    assert default_ledger_path(images.digest).read_bytes() == spent
 
 
 def test_what_cannot_be_refined(images: Images, tmp_path: Path) -> None:

@@ -17,7 +17,10 @@ from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
 
 REFINE, FROM_RUN = TAKES_UP = ("refine", "from_run")
-"""The settings that name an earlier run, its release, or a file of that: one to refine, or to go on from."""
+"""The settings that name an earlier run, or its release: one to refine, or to go on from."""
+
+FROM_DIGEST = "from_digest"
+"""The setting that has a SHA-256 of what is taken up; no run chooses it."""
 
 
 class Continued:
@@ -27,18 +30,35 @@ class Continued:
     Args:
         method: the other method.
         prefix: what its name has before it.
-        settings: names of settings, texts, that there are beside its own.
+        place: the name of the setting that says where the earlier release is; `FROM_DIGEST` is one too.
     """
 
     method: Method
     makes: Makes
     needs_labels: bool
 
-    def __init__(self, method: Method, prefix: str, *settings: str) -> None:
-        self.method = method
+    def __init__(self, method: Method, prefix: str, place: str) -> None:
+        self.method, self.place = method, place
         self.name = prefix + method.name
         self.makes, self.needs_labels = method.makes, method.needs_labels
-        self.config_class = _with_texts(method.config_class, prefix, settings)
+        self.config_class = _with_texts(method.config_class, prefix, (place, FROM_DIGEST))
+
+    def split(self, overrides: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return where the earlier release is, and what is given of the other method's own settings.
+        InputError where a digest is given.
+        """
+        if FROM_DIGEST in overrides:
+            raise InputError(f"no run chooses {FROM_DIGEST}; leave it out")
+        own = {name: value for name, value in overrides.items() if name != self.place}
+        return str(overrides[self.place]), own
+
+    def check_same(self, config: Any, digest: str) -> None:
+        """Raise InputError unless the earlier release is by its digest the one that this run began with."""
+        if digest != getattr(config, FROM_DIGEST):
+            raise InputError(
+                f"{getattr(config, self.place)} is not the release that this run began with; restore that, "
+                "or start a new run"
+            )
 
     def stages(self, config: Any, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
         """Return the stages of this run alone; see :class:`Method`."""

@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from dpvision.methods.continued import FROM_RUN, Continued, check_not_released
+from dpvision.methods.continued import FROM_DIGEST, FROM_RUN, Continued, check_not_released
 from dpvision.methods.gradient_descent import images_over_noise
 from dpvision.methods.method import GUARANTEE, Learned, Method
 from dpvision.methods.registry import FROM
@@ -31,9 +31,6 @@ from dpvision.privacy.facts import PublicFacts
 
 Begin = Callable[[Classifier], None]
 """It gives a classifier, on the session's device, the weights that training begins with."""
-
-FROM_DIGEST = "from_digest"
-"""The setting that has the SHA-256 of the guarantee.json of the release to go on from; no run chooses it."""
 
 BATCH = "expected_batch_size"
 RATES = frozenset({"learning_rate", "phase_iii_learning_rate", "calibration_learning_rate"})
@@ -82,7 +79,7 @@ class GoingOn(Continued):
                 "dp-mix-self and dp-mix-diff can, from a network, and dp-randp from a head on an encoder "
                 "(--method)"
             )
-        super().__init__(method, FROM, FROM_RUN, FROM_DIGEST)
+        super().__init__(method, FROM, FROM_RUN)
 
     def default_config(
         self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
@@ -94,10 +91,8 @@ class GoingOn(Continued):
         Raises:
             InputError: a setting says otherwise than the release, or the images do not fit it.
         """
-        if FROM_DIGEST in overrides:
-            raise InputError(f"no run chooses {FROM_DIGEST}; leave it out")
-        start = open_start(overrides[FROM_RUN])
-        given = {name: value for name, value in overrides.items() if name not in (FROM_RUN, FROM_DIGEST)}
+        place, given = self.split(overrides)
+        start = open_start(place)
         kept = self.method.settings_of_start(start)
         others = {name: value for name, value in given.items() if value != kept.get(name)}
         check_not_released(others, kept, start.place)
@@ -128,10 +123,7 @@ class GoingOn(Continued):
         if not session.leads:  # a process that follows may not see the release, and is given the weights
             return self.method.learn_from(config, session, lambda model: session.begin_with(model, {}))
         start = open_start(getattr(config, FROM_RUN))
-        if start.digest != getattr(config, FROM_DIGEST):
-            raise InputError(
-                f"{start.place} is not the release that this run began with; restore that, or start a new run"
-            )
+        self.check_same(config, start.digest)
 
         def begin(model: Classifier) -> None:
             start.check_makes(model)

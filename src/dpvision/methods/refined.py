@@ -4,18 +4,20 @@ are one release with less. The private images pay for both.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from dpvision.methods.continued import REFINE, Continued, check_not_released
+from dpvision.methods.continued import FROM_DIGEST, REFINE, Continued, check_not_released
 from dpvision.methods.method import Learned, Method
 from dpvision.methods.registry import REFINED
 from dpvision.methods.releases import Reusable, open_release
 from dpvision.methods.session import Session
 from dpvision.methods.stages import Stage
+from dpvision.networks.weights import safetensors_bytes
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
@@ -43,14 +45,13 @@ class Refined(Continued):
         """Keep the settings of the earlier release, and choose the others as the method does. InputError
         where one of the former is given, or the images cannot be those of the earlier run.
         """
-        given = {name: value for name, value in overrides.items() if name != REFINE}
-        run = str(overrides[REFINE])
+        run, given = self.split(overrides)
         _, earlier = open_release(run)
         kept = self.method.settings_of_release(earlier)
         check_not_released(given, kept, run)
         _check_same(facts, earlier, run)
         config = self.method.default_config(facts, budget, device, {**given, **kept})
-        return self.config_class(**asdict(config), refine=run)
+        return self.config_class(**asdict(config), **{REFINE: run, FROM_DIGEST: _digest(earlier)})
 
     def stages(self, config: Any, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
         """Return those of the second release."""
@@ -60,7 +61,14 @@ class Refined(Continued):
         """Make the second release. What is learned is the mean of both, with what is known of the earlier
         one: its guarantee too.
         """
-        return self.method.learn_again(config, open_release(config.refine)[1], session)
+        _, earlier = open_release(getattr(config, REFINE))
+        self.check_same(config, _digest(earlier))
+        return self.method.learn_again(config, earlier, session)
+
+
+def _digest(earlier: Learned) -> str:
+    """Return a SHA-256 of sums and of all that is stated of them."""
+    return hashlib.sha256(safetensors_bytes(earlier.tensors, earlier.facts)).hexdigest()
 
 
 def _check_same(facts: PublicFacts, earlier: Learned, run: str) -> None:
