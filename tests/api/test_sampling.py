@@ -126,4 +126,6 @@ def test_what_cannot_be_sampled(images: Images, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not empty"):
         dpvision.sample(unlabelled, out=tmp_path / "run", count=1)
     assert not (tmp_path / "more").exists()
-    assert len(dpvision.sample(unlabelled, out=tmp_path / "more", count=3, balanced=True)) == 3
+    assert len(dpvision.sample(unlabelled, out=tmp_path / "more", count=3)) == 3
+    with pytest.raises(InputError, match="balanced is for images of classes"):
+        dpvision.sample(unlabelled, out=tmp_path / "no", count=3, balanced=True)

@@ -10,7 +10,7 @@ from dpvision.evaluation import (
     train_and_test,
     train_network,
 )
-from dpvision.evaluation.downstream import ClassifierName, named_classifiers, protocol
+from dpvision.evaluation.downstream import NEGLIGIBLE, ClassifierName, named_classifiers, protocol
 from dpvision.images import Images
 from dpvision.privacy.errors import InputError
 
@@ -162,6 +162,26 @@ def test_what_cannot_be_trained_or_tested_is_refused() -> None:
     ]:
         with pytest.raises(InputError, match=message):
             train_and_test(name, synthetic, test)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("classifier", ["logistic", "mlp"])
+def test_of_classes_that_are_all_unlikely_the_likeliest_is_learned(classifier: ClassifierName) -> None:
+    """As those of a teacher that is in doubt between hundreds of classes."""
+    train, test = quadrants(80, 0), quadrants(200, 1)
+    names = (*train.class_names, *(f"other {number}" for number in range(300)))
+    assert train.labels is not None
+    likeliest = 0.8 * NEGLIGIBLE
+    doubtful = torch.full((80, len(names)), (1 - likeliest) / (len(names) - 1))
+    doubtful[torch.arange(80), train.labels] = likeliest
+    learned = train_and_test(classifier, train.with_classes(names), test, soft_labels=doubtful.numpy())
+    assert learned.value > 0.95
+
+
+def test_soft_labels_of_one_class_alone_are_refused() -> None:
+    train = quadrants(20, 0)
+    of_one = torch.eye(4)[torch.ones(20, dtype=torch.int64)]
+    with pytest.raises(InputError, match="by their soft labels all images of quadrants 0 are of class 'b'"):
+        train_and_test("mlp", train, train, soft_labels=of_one.numpy())
 
 
 @pytest.mark.parametrize(

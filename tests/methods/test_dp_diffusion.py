@@ -72,6 +72,11 @@ def test_without_a_warm_up_there_are_the_steps_alone_and_classes_are_drawn_as_of
     assert found.tensors["class_proportions"].tolist() == [0.5, 0.5]
 
 
+def test_settings_of_a_warm_up_that_there_is_not_are_refused() -> None:
+    with pytest.raises(InputError, match="warm_up has settings of a release that there is not"):
+        settings(made(), warm_up_share=0.0, warm_up={"emphasis": 0.5})
+
+
 def test_classes_are_drawn_by_noisy_counts() -> None:
     images = made()
     rare = images.subset([*range(0, 120, 2), 1, 3, 5])

@@ -299,6 +299,8 @@ def to_publish(given: FinishOptions, class_names: Sequence[str], by_default: int
     """
     given.check_counts()
     check_formats(given.formats, class_names)
+    if given.balanced and not class_names:
+        raise InputError("balanced is for images of classes, and these have no labels; leave it out")
     counts, count = given.class_counts, by_default if given.count is None else given.count
     if counts is not None:
         for name in counts:

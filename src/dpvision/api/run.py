@@ -303,7 +303,8 @@ class Run:
             )
             with closing(metrics):
                 learned = config.learn(session)
-            _warn_of_divergence(metrics.last_loss, config.facts)
+            if config.method.makes == "a classifier":  # others have losses of other kinds
+                _warn_of_divergence(metrics.last_loss, config.facts)
             account = session.opened_account()
             cost = guarantee(
                 account, stages, random, config.facts, config.chosen_size, session.lost, self.overlaps.found

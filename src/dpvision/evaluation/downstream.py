@@ -210,11 +210,26 @@ def _scikit_learn_predictions(
         if soft_labels is None:
             model.fit(pixels, synthetic.labels.numpy())
         else:
-            images, classes = np.nonzero(soft_labels >= NEGLIGIBLE)
+            images, classes = np.nonzero(_worth_learning(soft_labels, synthetic))
             model.fit(pixels[images], classes, sample_weight=soft_labels[images, classes])
     if progress:
         progress(f"training {classifier}", 1, 1)
     return np.concatenate([model.predict(_flat(pixels)) for pixels in test.blocks(IMAGES_AT_A_TIME)])
+
+
+def _worth_learning(soft_labels: NDArray[np.float32], synthetic: ImageSet) -> NDArray[np.bool_]:
+    """Say which classes scikit-learn's classifiers learn an image as, ``[N, K]``: its likeliest at least.
+    InputError where it is the same one for all.
+    """
+    worth = soft_labels >= NEGLIGIBLE
+    worth[np.arange(len(worth)), soft_labels.argmax(axis=1)] = True
+    (learned,) = worth.any(axis=0).nonzero()
+    if len(learned) < 2:
+        raise InputError(
+            f"by their soft labels all images of {synthetic.source} are of class "
+            f"'{synthetic.class_names[learned[0]]}'; a classifier needs at least two classes"
+        )
+    return worth
 
 
 def _scikit_learn_model(classifier: ClassifierName, seed: int) -> Any:

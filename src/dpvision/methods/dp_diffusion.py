@@ -33,6 +33,7 @@ from dpvision.networks.generators import SIDES, check_image_shape
 from dpvision.networks.image_generator import ImageGenerator
 from dpvision.privacy.account import Account
 from dpvision.privacy.budget import Budget
+from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
 from dpvision.privacy.noise import SeededRandom
 from dpvision.training import check_tensors
@@ -155,6 +156,10 @@ class DPDiffusion:
             release = DPMoments().default_config(facts, budget, device, config.warm_up)
             check(release.labelled, "warm_up: labelled", "true", release.labelled)
             config = replace(config, warm_up=asdict(release))
+        elif config.warm_up:
+            raise InputError(
+                "warm_up has settings of a release that there is not; leave it out, or give a warm_up_share"
+            )
         config.build(facts)
         return config
 
