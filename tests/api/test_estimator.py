@@ -38,9 +38,9 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 import dpvision
 from dpvision import DPImageClassifier, InputError
 from dpvision.api import estimator, publishing
-from dpvision.api.accounts import UNPAID
 from dpvision.privacy import Ledger, default_ledger_path
 from dpvision.privacy.image_index import default_index_folder
+from dpvision.reports.guarantee_file import UNPAID
 from dpvision.runs.files import json_bytes
 
 X, NUMBERS = load_digits(return_X_y=True)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 import dpvision
 from dpvision.api import Result
-from dpvision.api.accounts import UNPAID
 from dpvision.api.earlier import earlier_of
 from dpvision.api.options import TrainOptions
 from dpvision.api.publishing import card_files
@@ -33,7 +32,7 @@ from dpvision.privacy.group_privacy import group_epsilons
 from dpvision.privacy.second_accountant import exact_gaussian
 from dpvision.privacy.strength import strength
 from dpvision.reports.card import strength_of
-from dpvision.reports.guarantee_file import FILE, guarantee_file
+from dpvision.reports.guarantee_file import FILE, UNPAID, guarantee_file
 from dpvision.testing import check_guarantee, method_run
 
 UNPAID_BEFORE = UNPAID.replace("(unpaid)", "(`sweep --unpaid`)")

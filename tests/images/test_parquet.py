@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from dpvision.images import Images, available_splits, open_images
+from dpvision.images.columns import USUAL_NAMES
 from dpvision.privacy.errors import InputError
 
 NAMES = ("ant", "bee", "cow")
@@ -218,6 +219,17 @@ def test_columns_of_labels_by_name(tmp_path: Path) -> None:
     del columns["coarse_label"]
     pq.write_table(pa.table(columns), tmp_path / "one.parquet")
     assert len(open_images(tmp_path / "one.parquet").class_names) == 3
+
+
+@pytest.mark.parametrize("name", [*USUAL_NAMES["label"], "Finding Labels"])
+def test_labels_have_the_same_usual_names_as_in_a_csv(name: str, tmp_path: Path) -> None:
+    encoded = pa.array([{"bytes": png(i), "path": None} for i in range(2)], IMAGE_TYPE)
+    pq.write_table(pa.table({"image": encoded, name: [1, 0]}), tmp_path / "x.parquet")
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    (tmp_path / "x.csv").write_text(f"path,{name}\n0.png,1\n1.png,0\n")
+    for file in ("x.parquet", "x.csv"):
+        assert [label for _, label in content(open_images(tmp_path / file))] == ["1", "0"]
 
 
 def test_labels_that_are_texts_name_their_classes(tmp_path: Path) -> None:

@@ -22,12 +22,6 @@ from dpvision.privacy.errors import named_option
 from dpvision.privacy.ledger import About
 from dpvision.runs import RunDirectory
 
-UNPAID = (
-    "what else was learned of these images: they were said to be public (unpaid), so that this run "
-    "is in no account of theirs; where they are private, nothing may be chosen by it"
-)
-"""What is not covered by the guarantee of a run that is on no account, for its card."""
-
 
 def private_record(
     images: ImageSet, ledger: str | os.PathLike[str] | None, started: datetime

@@ -21,7 +21,6 @@ from typing import Any
 import safetensors.torch
 
 from dpvision.api.accounts import (
-    UNPAID,
     check_ledger,
     check_unchanged,
     check_version,
@@ -86,6 +85,7 @@ from dpvision.privacy import (
 )
 from dpvision.privacy.errors import named_option
 from dpvision.reports import guarantee
+from dpvision.reports.guarantee_file import UNPAID
 from dpvision.runs import FileCheckpoints, Metrics, Progress, RunDirectory
 from dpvision.runs.files import write_atomically
 from dpvision.runs.tensorboard import show_to_tensorboard

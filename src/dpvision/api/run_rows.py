@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from dpvision.api.options import check_sort
 from dpvision.images.files import MAX_NESTING, reading
+from dpvision.images.places import is_release
 from dpvision.privacy import InputError, Ledger
 from dpvision.reports.guarantee_file import FIXED_SEED, is_unpaid
 from dpvision.runs import RunDirectory
@@ -165,7 +166,7 @@ def _places(folder: Path, depth: int = 0) -> Iterator[Path]:
     if depth > MAX_NESTING:
         logger.warning(f"{folder} is {MAX_NESTING} folders deep, and what is below is left out")
         return
-    if is_run(folder) or _is_release(folder) or _was_run(folder):
+    if is_run(folder) or is_release(folder) or _was_run(folder):
         yield folder
         return
     for below in sorted(folder.iterdir()):
@@ -176,22 +177,18 @@ def _places(folder: Path, depth: int = 0) -> Iterator[Path]:
                 logger.warning(f"{below} may not be read, and is left out")
 
 
-def _is_release(folder: Path) -> bool:
-    return (folder / "card.json").is_file() and (folder / "guarantee.json").is_file()
-
-
 def _was_run(folder: Path) -> bool:
     """Say whether a run's directory is there whose private record is gone, or hidden from who asks."""
     return (folder / "config.json").is_file() and ((folder / "private").is_dir() or _has_release(folder))
 
 
 def _has_release(folder: Path) -> bool:
-    return _is_release(folder / "release")
+    return is_release(folder / "release")
 
 
 def _row(path: Path, name: str, ledgers: _Ledgers) -> RunRow:
-    if not is_run(path) and (_is_release(path) or _has_release(path)):
-        release = path if _is_release(path) else path / "release"
+    if not is_run(path) and (is_release(path) or _has_release(path)):
+        release = path if is_release(path) else path / "release"
         return _guarded(path, name, lambda: _of_release(release))
     return _guarded(path, name, lambda: _of_run(RunDirectory.open(path), ledgers))
 

@@ -223,7 +223,7 @@ def _worth_learning(soft_labels: NDArray[np.float32], synthetic: ImageSet) -> ND
     """
     worth = soft_labels >= NEGLIGIBLE
     worth[np.arange(len(worth)), soft_labels.argmax(axis=1)] = True
-    (learned,) = worth.any(axis=0).nonzero()
+    learned = np.flatnonzero(worth.any(axis=0))
     if len(learned) < 2:
         raise InputError(
             f"by their soft labels all images of {synthetic.source} are of class "

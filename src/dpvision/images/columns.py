@@ -27,7 +27,10 @@ USUAL_NAMES = {
         *("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img"),
         *("img_path", "image_file", "image_name", "image_index"),
     ),
-    "label": ("label", "labels", "class", "class_name", "target", "category", "diagnosis", "finding_labels"),
+    "label": (
+        *("label", "labels", "fine_label", "coarse_label", "class", "class_name", "target", "category"),
+        *("diagnosis", "finding_labels"),
+    ),
     "split": ("split", "subset", "partition"),
     "unit": tuple(
         f"{whose}{end}"

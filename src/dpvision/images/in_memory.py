@@ -15,11 +15,11 @@ from torch import Tensor
 from dpvision.images.arrays import labels_from_array
 from dpvision.images.choices import Choices, takes_choices
 from dpvision.images.class_list import indexed_labels, named_labels, numbered_labels
+from dpvision.images.columns import find_column
 from dpvision.images.conversion import Deep
 from dpvision.images.decode import values_of
 from dpvision.images.files import NoLabelsError
 from dpvision.images.images import Images
-from dpvision.images.rows import LABEL_COLUMNS
 from dpvision.images.stack import stack
 from dpvision.images.units import Units, names_given, unit_name
 from dpvision.images.whose import Whose, unit_column, with_told_units
@@ -179,23 +179,22 @@ def _columns(dataset: Any, choices: Choices, labelled: bool, source: str) -> tup
     kinds, images = _kinds(dataset), image_column(dataset, choices, source)
     if not labelled:
         return images, None
-    if choices.label_column is not None:
-        if choices.label_column not in kinds:
-            raise InputError(f"{source} has no column '{choices.label_column}' (it has {', '.join(kinds)})")
-        return images, choices.label_column
-    named = [name for name, kind in kinds.items() if kind == "ClassLabel"]
-    named = named or [name for name in kinds if name in LABEL_COLUMNS]
-    if not named:
+    of_classes = [name for name, kind in kinds.items() if kind == "ClassLabel"]
+    named = choices.label_column
+    if named is None and len(of_classes) > 1:
+        raise InputError(
+            f"{source} has {len(of_classes)} columns that name classes ({', '.join(of_classes)}); say which "
+            f"holds the labels, with {named_option('label_column', of_classes[0])}"
+        )
+    if named is None and of_classes:
+        return images, of_classes[0]
+    found = find_column(list(kinds), "label", named, source)
+    if found is None:
         raise NoLabelsError(
             f"{source} has no column that names classes (it has {', '.join(kinds)}); say which holds the "
             f"labels, with {named_option('label_column')}"
         )
-    if len(named) > 1:
-        raise InputError(
-            f"{source} has {len(named)} columns that name classes ({', '.join(named)}); say which holds the "
-            f"labels, with {named_option('label_column', named[0])}"
-        )
-    return images, named[0]
+    return images, found
 
 
 def image_column(dataset: Any, choices: Choices, source: str) -> str:

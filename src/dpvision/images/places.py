@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from dpvision.images.files import reading
 from dpvision.images.hub import check_spec, local_path
@@ -25,3 +26,8 @@ def check_exists(spec: str | os.PathLike[str]) -> None:
             f"{spec} does not exist; give the path of a data set, or one of: {', '.join(BUNDLED)}, "
             "hf:OWNER/NAME"
         )
+
+
+def is_release(path: Path) -> bool:
+    """Say whether path is a release, of images or of a classifier."""
+    return all((path / name).is_file() for name in ("card.json", "config.json"))

@@ -22,6 +22,7 @@ from dpvision.images.hub import placed
 from dpvision.images.images import Images
 from dpvision.images.npz import Npz
 from dpvision.images.parquet import Parquet
+from dpvision.images.places import is_release
 from dpvision.images.series import POOL_RECORD
 from dpvision.images.source_state import files_in
 from dpvision.privacy.errors import InputError
@@ -58,7 +59,7 @@ class Released(DataSet):
     @staticmethod
     def recognises(path: Path) -> bool:
         """Say whether path is a run's directory, or a release."""
-        return (path / "private" / "run.json").is_file() or _is_release(path)
+        return (path / "private" / "run.json").is_file() or is_release(path)
 
     @property
     def splits(self) -> Mapping[str, Any]:
@@ -83,9 +84,9 @@ class Released(DataSet):
 
     @cached_property
     def _release(self) -> Path:
-        if _is_release(self.path):
+        if is_release(self.path):
             return self.path
-        if not _is_release(self.path / "release"):
+        if not is_release(self.path / "release"):
             raise InputError(f"{self.path} is not complete; resume it first")
         return self.path / "release"
 
@@ -108,7 +109,7 @@ def release_with(spec: str | os.PathLike[str]) -> Path | None:
     path = placed(spec).absolute()
     for place in (path / "release", path, *path.parents[:ABOVE]):
         is_inside = place == path / "release" or place == path or path.is_relative_to(place / "images")
-        if is_inside and _is_release(place) and (place / "images").is_dir():
+        if is_inside and is_release(place) and (place / "images").is_dir():
             return place
     return None
 
@@ -192,10 +193,6 @@ def check_as_released(release: Path) -> None:
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if digest != known[name]:
             raise InputError(f"{path} was changed since the release; restore it from a copy")
-
-
-def _is_release(path: Path) -> bool:
-    return all((path / name).is_file() for name in (CARD, CONFIG))
 
 
 def _is_image(name: str) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 from dpvision.images.arrays import labels_from_array
 from dpvision.images.choices import Choices
 from dpvision.images.class_list import indexed_labels, named_labels, numbered_labels
-from dpvision.images.columns import numbered_rows
+from dpvision.images.columns import find_column, numbered_rows
 from dpvision.images.conversion import Deep
 from dpvision.images.data_set import DataSet
 from dpvision.images.decode import count_sizes
@@ -28,7 +28,8 @@ from dpvision.images.whose import Whose, unit_column
 from dpvision.privacy.errors import InputError, named_option
 
 IMAGE_COLUMNS = ("img", "image")
-LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label", "class", "target")
+LABEL = "label"
+"""The column of labels wherever there is one of this name."""
 
 
 class RowFiles(DataSet):
@@ -158,24 +159,16 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 def _label_column(files: Sequence[RowFile], choices: Choices) -> str:
     """Return the name of the column of labels: the one that was named, or the one with a usual name."""
-    file, present = files[0].path, files[0].names
-    if choices.label_column is not None:
-        if choices.label_column not in present:
-            raise InputError(f"{file} has no column '{choices.label_column}' (it has {', '.join(present)})")
-        return choices.label_column
-    # What has always been taken goes before all others.
-    usual = LABEL_COLUMNS[:1] if LABEL_COLUMNS[0] in present else [n for n in LABEL_COLUMNS if n in present]
-    if not usual:
+    file, present, named = files[0].path, files[0].names, choices.label_column
+    if named is None and LABEL in present:  # others may be there, as the coarser classes of CIFAR-100
+        return LABEL
+    found = find_column(present, "label", named, str(file))
+    if found is None:
         raise NoLabelsError(
-            f"{file} has no column '{LABEL_COLUMNS[0]}' (it has {', '.join(present)}); name the column of "
-            f"labels, with {named_option('label_column')}"
+            f"{file} has no column '{LABEL}' (it has {', '.join(present)}); name the column of labels, with "
+            f"{named_option('label_column')}"
         )
-    if len(usual) > 1:
-        raise InputError(
-            f"{file} has several columns that may be the labels ({', '.join(usual)}); say which, with "
-            f"{named_option('label_column', usual[0])}"
-        )
-    return usual[0]
+    return found
 
 
 def _whose(files: Sequence[RowFile], choices: Choices) -> Whose | None:

@@ -28,6 +28,12 @@ FIXED_SEED = "the noise came from a fixed seed; whoever knows or guesses it can 
 _SAID_TO_BE_PUBLIC = "what else was learned of these images: they were said to be public"
 """How the sentence begins that cards have of it; what follows is not the same on older ones."""
 
+UNPAID = (
+    f"{_SAID_TO_BE_PUBLIC} (unpaid), so that this run is in no account of theirs; where they are private, "
+    "nothing may be chosen by it"
+)
+"""What is not covered by the guarantee of a run that is on no account, for its card."""
+
 _NEIGHBOURS = {
     "image": {
         "add_or_remove_one": "data sets that differ by the presence of one image",
