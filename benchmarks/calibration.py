@@ -259,9 +259,7 @@ def main() -> None:
     parser.add_argument("--cifar10", help="where CIFAR-10 is")
     parser.add_argument("--fashion", help="where Fashion-MNIST is")
     parser.add_argument("--only", nargs="*", help="names of sets")
-    parser.add_argument(
-        "--epsilon", nargs="+", type=float, default=(0.5, 1.0, 2.0, 8.0), help="of the budgets"
-    )
+    parser.add_argument("--epsilon", nargs="+", type=float, default=EPSILONS, help="of the budgets")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each, of which the mean is shown")
     parser.add_argument("--features", type=Path, help="a folder that keeps features for the next call")
     parser.add_argument("--json", action="store_true", help="a JSON object for each row instead of a table")

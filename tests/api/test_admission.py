@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import dpvision
-from dpvision.api.ledgers import account_of, find_ledger, limit_used
+from dpvision.api.ledgers import account_of, ledger_and_images, limit_used
 from dpvision.cli.main import run
 from dpvision.images import Images, open_images
 from dpvision.privacy import (
@@ -159,7 +159,7 @@ def test_an_audit_is_told_from_a_run(digits: Images) -> None:
 
 
 def find_ledger_of(images: Images) -> Ledger:
-    return find_ledger(str(default_ledger_path(images.digest)))
+    return ledger_and_images(str(default_ledger_path(images.digest)))[0]
 
 
 def test_two_hundred_runs_are_told_in_seconds(digits: Images) -> None:

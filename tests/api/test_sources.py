@@ -11,7 +11,7 @@ from PIL import Image
 
 import dpvision
 from dpvision.api.config import RunConfig, Sources
-from dpvision.api.ledgers import find_ledger
+from dpvision.api.ledgers import ledger_and_images
 from dpvision.api.options import PlanOptions
 from dpvision.api.run import prepare
 from dpvision.privacy import InputError
@@ -116,11 +116,11 @@ def test_test_images_of_another_place(tmp_path: Path) -> None:
 
 def test_the_ledger_is_found_by_data_run_and_file(tmp_path: Path) -> None:
     data = write_images(tmp_path / "data", [(8, 8)] * 10)
-    empty = find_ledger(str(data)).summary()
+    empty = ledger_and_images(str(data))[0].summary()
     assert (empty["epsilon_spent"], empty["runs"]) == (0, [])
     dpvision.train(data, epsilon=2, out=tmp_path / "run", config=CONFIG)
-    ledgers = [find_ledger(str(target)) for target in (data, tmp_path / "run", Path(empty["path"]))]
+    ledgers = [ledger_and_images(str(target))[0] for target in (data, tmp_path / "run", Path(empty["path"]))]
     assert len({ledger.path for ledger in ledgers}) == 1
     assert ledgers[0].summary()["epsilon_spent"] > 1.9
     with pytest.raises(InputError, match="no ledger"):
-        find_ledger(str(tmp_path / "no.jsonl"))
+        ledger_and_images(str(tmp_path / "no.jsonl"))

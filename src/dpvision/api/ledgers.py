@@ -18,15 +18,9 @@ from dpvision.runs import RunDirectory
 from dpvision.runs.places import is_run
 
 
-def find_ledger(target: str, choices: Choices | None = None) -> Ledger:
-    """Return the ledger of a data set (begun now if there is none), of a run, or in a file; see
-    `ledger_and_images`.
-    """
-    return ledger_and_images(target, choices)[0]
-
-
 def ledger_and_images(target: str, choices: Choices | None = None) -> tuple[Ledger, ImageSet | None]:
-    """Return the ledger that is named and, if that was by its data set, the images.
+    """Return the ledger of a data set (begun now if there is none), of a run, or in a file; and, if it was
+    named by its data set, the images.
 
     Args:
         target: a spec for `open_images`, a run's directory, or the path of a ledger (.jsonl).
