@@ -171,6 +171,28 @@ def test_mixing_benchmark_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_several_laws_are_measured_by_the_classes_of_their_groups(tmp_path: Path) -> None:
+    options = [
+        "bundled:digits",
+        "--held-out",
+        "300",
+        "--count",
+        "1000",
+        "--laws",
+        "1",
+        "2",
+        "--epsilon",
+        "50",
+    ]
+    command = [sys.executable, str(ROOT / "benchmarks" / "several_laws.py"), *options]
+    out = tmp_path / "runs.json"
+    subprocess.run([*command, "--out", str(out)], check=True, capture_output=True, timeout=600)
+    runs = json.loads(out.read_text())["runs"]
+    assert list(runs) == ["ε = 50, 1 laws", "ε = 50, 2 laws"]
+    assert all(found["accuracy"] > 0.8 for (found,) in runs.values())
+
+
+@pytest.mark.slow
 def test_synthesis_benchmark_keeps_its_runs_and_mixes_none(tmp_path: Path) -> None:
     """A second call makes the run that is missing; one with other settings is refused and changes nothing."""
     out = tmp_path / "runs.json"
