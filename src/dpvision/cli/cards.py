@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from dpvision import api
-from dpvision.cli.options import AsJson, options_of, read_toml
+from dpvision.cli.options import AsJson, Run, options_of, read_toml
 from dpvision.cli.output import columns, printable, show
 from dpvision.images.files import read_json, read_text_file
 from dpvision.privacy.errors import InputError
@@ -30,9 +30,7 @@ _LONGEST = 1000
 
 @options_of(RegistryFacts, "facts")
 def card(
-    release: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run's directory, or its release directory.")
-    ],
+    release: Run,
     other: Annotated[
         Path | None,
         typer.Argument(metavar="OTHER", help="Another one, to compare the first with.", show_default=False),

@@ -30,7 +30,7 @@ OF_EACH_RUN = ("epsilon", "method", "seed")
 @checks(folder=check_folder, chart=check_chart, figure=check_figure, sort=check_sort)
 def runs(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A folder with runs or releases in it, or one of them.")
+        Path, typer.Argument(metavar="FOLDER", help="A folder with runs or releases in it, or one of them.")
     ],
     chart: Annotated[
         Path | None,

@@ -26,7 +26,7 @@ MODEL, PROCESS = "Of a text-to-image model", "Of random processes"  # panels of 
 @app.command()
 @checks(classes_of=check_exists)
 def make(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write PNG files to.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to write PNG files to.")],
     size: Annotated[
         int | None,
         typer.Option(

@@ -36,7 +36,7 @@ def processes(as_json: AsJson = False) -> None:
 @app.command()
 def images(
     process: Annotated[str, typer.Option(metavar="NAME", help="A random process; see `prior processes`.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write PNG files to.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to write PNG files to.")],
     count: Annotated[int, typer.Option(help="How many images.")] = 105_000,
     size: Annotated[int, typer.Option(help="Their side in pixels.")] = 64,
     seed: Seed = 0,

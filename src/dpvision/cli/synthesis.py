@@ -62,7 +62,7 @@ def synthesize(
 def sample(
     run: Run,
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="A new folder, for the images.", show_default=False)
+        Path, typer.Option(metavar="FOLDER", help="A new folder, for the images.", show_default=False)
     ],
     count: Annotated[int | None, typer.Option(help="How many images.", show_default=False)] = None,
     class_counts: Annotated[

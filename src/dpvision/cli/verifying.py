@@ -9,14 +9,12 @@ from typing import Annotated
 import typer
 
 from dpvision import api
-from dpvision.cli.options import AsJson
+from dpvision.cli.options import AsJson, Run
 from dpvision.cli.output import printable, show, table
 
 
 def verify(
-    release: Annotated[
-        Path, typer.Argument(metavar="RELEASE", help="A release directory, or the directory of its run.")
-    ],
+    release: Run,
     card: Annotated[
         Path | None,
         typer.Option(
