@@ -14,6 +14,7 @@ EXPLICIT = "1.2.840.10008.1.2.1"
 JPEG_BASELINE, JPEG_EXTENDED, JPEG_LOSSLESS, JPEG_LS, JPEG_2000, JPEG_2000_HT = (
     f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 70, 80, 90, 201)
 )
+MPEG2 = "1.2.840.10008.1.2.4.100"
 STORED = np.linspace(0, 4095, 48).astype(np.uint16).reshape(6, 8)
 
 

@@ -217,4 +217,5 @@ def test_a_release_of_an_earlier_version_names_no_method(images: Images, tmp_pat
     assert named in content
     length = int.from_bytes(content[:8], "little") - len(named)
     file.write_bytes(length.to_bytes(8, "little") + content[8:].replace(named, b"", 1))
+    (file.parent / "guarantee.json").unlink()  # which they do not have either
     assert open_earlier(tmp_path / "run")[0].name == "dp-mepf"

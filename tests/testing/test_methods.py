@@ -53,7 +53,10 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         FIT | PIXELS | {"labelled": False},
     ],
     "dp-moments": [{}, {"labelled": False, "size": 4}, {"emphasis": 1.0, "clip": 0.5}],
-    "dp-diffusion": [DENOISED, DENOISED | {"warm_up_share": 0.0, "flip": True, "unlabelled": 0.5}],
+    "dp-diffusion": [
+        DENOISED,
+        DENOISED | {"warm_up_share": 0.0, "warm_up": {}, "flip": True, "unlabelled": 0.5},
+    ],
     "dp-distill": [{"teacher": HEAD, "moments": {"size": 4}, "candidates": 2}],
 }
 EXAMPLES = [0, 5, FEW - 1]

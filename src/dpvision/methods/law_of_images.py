@@ -202,7 +202,7 @@ def _drawn_moments(
     generator.warps.copy_(torch.tensor(warps))
     labels = torch.full((IMAGES_OF_A_CLASS,), number)
     images = generator.sample(len(labels), labels=labels if generator.class_names else None, seed=number)
-    v = centred.vectors(centred.moments.waves(images.pixels), labels)
+    v = centred.vectors(centred.moments.waves(images.take(torch.arange(len(images)))), labels)
     products = (v @ v.T).square()
     length = (products.sum() - products.trace()) / (len(v) * (len(v) - 1))
     return v.T @ v / len(v), length
