@@ -172,7 +172,8 @@ def test_mixing_benchmark_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_several_laws_are_measured_by_the_classes_of_their_groups(tmp_path: Path) -> None:
-    options = "bundled:digits --held-out 300 --count 1000 --laws 1 2 --epsilon 50".split()
+    options = ["bundled:digits", "--held-out", "300", "--count", "1000", "--laws", "1", "2"]
+    options += ["--epsilon", "50"]
     command = [sys.executable, str(ROOT / "benchmarks" / "several_laws.py"), *options]
     out = tmp_path / "runs.json"
     subprocess.run([*command, "--out", str(out)], check=True, capture_output=True, timeout=600)
