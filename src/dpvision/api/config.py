@@ -18,7 +18,7 @@ from dpvision.images import ImageSet
 from dpvision.images.files import reading
 from dpvision.images.look_alikes import warn_of_look_alikes
 from dpvision.images.public import Overlaps, refuse_private_images
-from dpvision.images.released import release_with
+from dpvision.images.released import release_with, stated_guarantee
 from dpvision.images.write import check_formats
 from dpvision.methods import (
     Calibrated,
@@ -65,6 +65,8 @@ class RunConfig:
         unpaid: whether the images are said to be public, and what the run costs is in no account of theirs.
         first: whether the run is refused where others have spent anything on some of the images, or, when it
             begins, on look-alikes.
+        made_of: what is guaranteed of the images, where another run released them, see
+            `dpvision.images.released.guarantee_with`; None of others.
     """
 
     method: Method
@@ -88,6 +90,7 @@ class RunConfig:
     given: tuple[str, ...] = ()
     unpaid: bool = False
     first: bool = False
+    made_of: Mapping[str, Any] | None = None
 
     def tell_choice(self) -> None:
         """Announce the method that was chosen, once nothing can be refused any more."""
@@ -135,6 +138,7 @@ class RunConfig:
             "given": list(self.given),
             "unpaid": self.unpaid,
             "first": self.first,
+            "made_of": self.made_of,
         }
 
     @classmethod
@@ -175,6 +179,7 @@ class RunConfig:
                 given=tuple(fields["given"]),
                 unpaid=fields["unpaid"] is True,
                 first=fields["first"] is True,
+                made_of=fields["made_of"] and stated_guarantee(fields["made_of"]),
             )
 
     def session(

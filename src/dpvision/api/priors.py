@@ -29,7 +29,7 @@ from dpvision.images import Images, ImageSet
 from dpvision.images.indexed import indexed
 from dpvision.images.look_alikes import warn_of_indexed_look_alikes
 from dpvision.images.public import refuse_data_with_ledger
-from dpvision.images.released import provenance_with
+from dpvision.images.released import guarantee_with
 from dpvision.parallel import ALONE, Peers, peers
 from dpvision.priors import ContrastiveConfig, Prior, image_batches, load_prior, save_prior
 from dpvision.priors.phase_one.contrastive import (
@@ -114,7 +114,7 @@ def train_prior(
         origin: dict[str, Any] = {} if initial is None else {INITIAL_PRIOR: initial.provenance}
         public = None
         if public_images is not None:
-            if "guarantee" in (provenance_with(public_images) or {}):
+            if guarantee_with(public_images) is not None:
                 raise InputError(
                     f"the images of {public_images} were made of private ones, and a prior says nowhere what "
                     "that cost; give public images"

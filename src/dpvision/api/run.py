@@ -53,6 +53,7 @@ from dpvision.images.files import reading
 from dpvision.images.indexed import indexed_if_any, warn_of_other_kind
 from dpvision.images.look_alikes import warn_of_indexed_look_alikes, warn_of_look_alikes
 from dpvision.images.public import USED_AS, Overlaps, refuse_data_with_ledger, refuse_private_images
+from dpvision.images.released import guarantee_with
 from dpvision.images.units import refuse_units_of_both
 from dpvision.methods import (
     Learned,
@@ -85,7 +86,7 @@ from dpvision.privacy import (
 )
 from dpvision.privacy.errors import named_option
 from dpvision.reports import guarantee
-from dpvision.reports.guarantee_file import UNPAID
+from dpvision.reports.guarantee_file import UNPAID, not_covered_of_release
 from dpvision.runs import FileCheckpoints, Metrics, Progress, RunDirectory
 from dpvision.runs.files import write_atomically
 from dpvision.runs.tensorboard import show_to_tensorboard
@@ -185,6 +186,7 @@ def prepare(data: Source, options: RunOptions, makes: Makes | None = None) -> tu
             given=tuple(sorted(overrides)),
             unpaid=isinstance(options, SweptOptions) and options.unpaid,
             first=isinstance(options, FitOptions) and options.first,
+            made_of=_guarantee_of_images(how, private),
         ),
         Sources(private, test_images, pool),
     )
@@ -313,6 +315,8 @@ class Run:
                 cost = cost_of_both(learned.facts[GUARANTEE], cost)
             if config.unpaid:
                 cost["not_covered"].append(UNPAID)
+            if config.made_of is not None:
+                cost["not_covered"].append(not_covered_of_release(config.made_of))
             self.keep(
                 replace(learned, facts={**learned.facts, GUARANTEE: cost}),
                 OfLearning(
@@ -445,6 +449,15 @@ def _publishing(options: RunOptions, method: Method) -> FinishOptions | None:
             f"classifier; name the method {OF_IMAGES}"
         )
     return options if method.makes == "images" else None
+
+
+def _guarantee_of_images(how: Reading, images: ImageSet) -> dict[str, Any] | None:
+    """Return what is guaranteed of the images of a run that another released; None of others. Those in memory
+    are known by their source, where that is a path.
+    """
+    if how.spec is not None:
+        return guarantee_with(how.spec)
+    return guarantee_with(images.source) if os.path.exists(images.source) else None
 
 
 def _with_pool(

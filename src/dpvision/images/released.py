@@ -142,6 +142,15 @@ def provenance_with(spec: str | os.PathLike[str]) -> dict[str, Any] | None:
     return provenance
 
 
+def guarantee_with(spec: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return what is guaranteed of images made of private ones, see `provenance_of`. None of others.
+
+    Raises:
+        InputError: what says how they were made is damaged.
+    """
+    return (provenance_with(spec) or {}).get("guarantee")
+
+
 def provenance_of(release: Path) -> dict[str, Any]:
     """Return how the images of a release were made, as JSON types, with what is guaranteed under "guarantee":
     of its card what `STATED` names, and "unit", what is protected.

@@ -34,6 +34,8 @@ UNPAID = (
 )
 """What is not covered by the guarantee of a run that is on no account, for its card."""
 
+_FIRST = "the private images that those of this run were made of"
+
 _NEIGHBOURS = {
     "image": {
         "add_or_remove_one": "data sets that differ by the presence of one image",
@@ -114,6 +116,20 @@ def not_private_because(card: Mapping[str, Any]) -> list[str]:
 def is_unpaid(card: Mapping[str, Any]) -> bool:
     """Say whether a card states that its run was on images said to be public, so that no account has it."""
     return any(str(one).startswith(_SAID_TO_BE_PUBLIC) for one in card["not_covered"])
+
+
+def not_covered_of_release(guarantee: Mapping[str, Any]) -> str:
+    """Return what the guarantee of a run does not cover whose images another run released, for its card.
+
+    What is made of released images alone costs those that they were made of nothing more: post-processing.
+
+    Args:
+        guarantee: that of the images' release, as `dpvision.images.released.stated_guarantee` has it.
+    """
+    if not guarantee["is_private"]:
+        return f"{_FIRST}: the run that released these is NOT PRIVATE, and protects none of them"
+    states = "epsilon {epsilon:.6g} and delta {delta:g} for each {unit}".format_map(guarantee)
+    return f"{_FIRST}: their release states {states}, which holds for what this run releases too"
 
 
 def events_of(card: Mapping[str, Any]) -> list[dict[str, Any]]:
