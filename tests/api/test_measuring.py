@@ -205,3 +205,20 @@ def test_settings_of_training_are_those_of_the_networks_asked_for() -> None:
     ]:
         with pytest.raises(InputError, match=message):
             trainings(classifiers, settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("format", ["png", "npz", "parquet"])
+def test_images_that_were_drawn_later(run: Path, tmp_path: Path, format: Any) -> None:
+    drawn = tmp_path / "drawn"
+    dpvision.sample(run, out=drawn, count=70, format=format)
+    rows = dpvision.evaluate_images(run, stripes(60, 1), images=drawn, copies=True, **PLAIN)
+    assert rows[0].num_synthetic == 70
+    assert rows[0].value == pytest.approx(1.0, abs=0.2)
+
+
+def test_images_of_others_are_not_measured_as_a_runs(run: Path, tmp_path: Path) -> None:
+    synthesize(stripes(120, 0), tmp_path / "other", epsilon=1.0)
+    dpvision.sample(tmp_path / "other", out=tmp_path / "drawn", count=40)
+    for images in (tmp_path / "drawn", tmp_path / "data.npz", tmp_path / "other"):
+        with pytest.raises(InputError, match="does not hold images that dpvision sample drew of"):
+            dpvision.evaluate_images(run, stripes(60, 1), images=images, **PLAIN)

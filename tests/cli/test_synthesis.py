@@ -219,7 +219,11 @@ def test_options_of_images_are_not_for_classifiers(
     out = tmp_path / "run"
     fast = ["--set", "network=linear", "--set", "steps=2", "--set", "expected_batch_size=100"]
     assert run(["train", DIGITS, "--epsilon", "2", "--out", str(out), *fast]) == 0
-    for option in (["--neighbours"], ["--copies"], ["--classifiers", "mlp"], ["--training", "steps=3"]):
+    drawn = ["--images", str(tmp_path)]
+    for option in (
+        *(["--neighbours"], ["--copies"], ["--reference"], ["--hard-labels"], ["--private", DIGITS], drawn),
+        *(["--classifiers", "mlp"], ["--training", "steps=3"], ["--set", "a=3"], ["--encoder", "scattering"]),
+    ):
         capsys.readouterr()
         assert run(["evaluate", str(out), DIGITS, *option]) == 2
         assert f"released a classifier: {option[0]} is for images" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Unpack
 
 from dpvision.api.devices import resolve_device
@@ -32,10 +33,12 @@ from dpvision.evaluation import (
 )
 from dpvision.evaluation.benchmark_training import BENCHMARK_NETWORKS
 from dpvision.evaluation.soft_labels import soft_labels
-from dpvision.images import open_images
+from dpvision.images import ImageSet, open_images
 from dpvision.images.keywords import ChoiceKeywords
+from dpvision.images.released import guarantee_with, provenance_of
 from dpvision.methods import check_settings
 from dpvision.networks import WideResNet
+from dpvision.networks.image_generator import ImageGenerator
 from dpvision.priors import build_encoder
 from dpvision.priors.encoders import Encoder
 from dpvision.privacy.errors import InputError, named_option
@@ -55,6 +58,7 @@ def evaluate_images(
     data: Source,
     split: str | None = None,
     *,
+    images: str | os.PathLike[str] | None = None,
     encoder: str | None = None,
     encoder_options: Mapping[str, Any] | None = None,
     classifiers: Sequence[str] | None = None,
@@ -78,6 +82,8 @@ def evaluate_images(
         data: real images that the synthetic ones were not made from: a spec or an `ImageSet`.
             No guarantee covers what the figures say of them.
         split: the split of the spec; by default "test", or all of data without splits.
+        images: the folder of images that `dpvision.sample` drew of the run, to measure in the place of those
+            that it released.
         encoder, encoder_options: whose features are compared, see `dpvision.priors.build_encoder`; by default
             those of `wrn-10-4-small`, averaged over all positions.
         classifiers: the classifiers that learn from the synthetic images, by default those usual for images
@@ -118,7 +124,7 @@ def evaluate_images(
     folder = RunDirectory.open(run).private_path if is_run(run) else None
     if folder is None and (neighbours or sheet):
         raise InputError(f"{run} has no folder private/ for a sheet of images; give the run's directory")
-    synthetic = open_images(place, labelled=bool(generator.class_names))
+    synthetic = _images_of(place, images, generator)
     test = fitting_images(
         data, split, shape, labelled=bool(synthetic.class_names), choices=choices_of(run, choices)
     )
@@ -165,6 +171,20 @@ def evaluate_images(
         )
         write_atomically(folder / NEIGHBOURS, neighbours_sheet(synthetic, of_run, *nearest))
     return rows
+
+
+def _images_of(release: Path, drawn: str | os.PathLike[str] | None, generator: ImageGenerator) -> ImageSet:
+    """Return the images of a release, or those of a folder, which must have been drawn of it."""
+    labelled = bool(generator.class_names)
+    if drawn is None:
+        return open_images(release, labelled=labelled)
+    is_of_release = guarantee_with(drawn) == provenance_of(release)["guarantee"]
+    images = open_images(drawn, labelled=labelled) if is_of_release else None
+    if images is None or images.shape != generator.image_shape:
+        raise InputError(
+            f"{drawn} does not hold images that dpvision sample drew of {release}; give such, or leave it out"
+        )
+    return images.with_classes(generator.class_names) if labelled else images
 
 
 def trainings(

@@ -58,7 +58,7 @@ def by_class(report: ClassifierReport) -> str:
     )
 
 
-def of_images(rows: Sequence[Row]) -> str:
+def images_table(rows: Sequence[Row]) -> str:
     """Lay out the figures of synthetic images, with those of private ones beside them where there are some;
     and, below, how each was got.
     """

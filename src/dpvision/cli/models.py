@@ -6,18 +6,27 @@ import csv
 import io
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dpvision import api
+from dpvision.api.options import FilePath, option
 from dpvision.cli import completion
-from dpvision.cli.figures import NOT_COVERED, by_class, of_images, summary
-from dpvision.cli.options import AsJson, Run, checks, reads_images_for_a_model, with_settings
+from dpvision.cli.figures import NOT_COVERED, by_class, images_table, summary
+from dpvision.cli.options import (
+    AsJson,
+    Run,
+    checks,
+    flag_of,
+    options_of,
+    reads_images_for_a_model,
+    with_settings,
+)
 from dpvision.cli.output import printable, show, table
 from dpvision.cli.progress import work_bars
 from dpvision.images.places import check_exists
@@ -36,8 +45,76 @@ Split = Annotated[
 ]
 
 
-@checks(run=find_release, data=check_exists, encoder=check_prior_files, private=check_exists)
+@dataclass(frozen=True, kw_only=True)
+class OfClassifiers:
+    """The options of `evaluate` for a run that released a classifier."""
+
+    positive: str | None = option(
+        "Of a classifier: the class of sensitivity and specificity; by default the second of two.",
+        None,
+        metavar="CLASS",
+    )
+    threshold: float | None = option(
+        "Of a classifier: the least probability of that class that counts as it; by default 0.5.", None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfImages:
+    """The options of `evaluate` for a run that released images."""
+
+    images: FilePath | None = option(
+        "Of synthetic images: those that dpvision sample drew of the run; by default the run's own.",
+        None,
+        metavar="FOLDER",
+    )
+    encoder: str | None = option(
+        "Of synthetic images: whose features to compare; by default wrn-10-4-small's.", None
+    )
+    encoder_options: Sequence[str] | None = option(
+        "An option of the encoder. Repeat for more.", None, flag="--set", metavar="KEY=VALUE"
+    )
+    classifiers: str | None = option(
+        "Of synthetic images: who learns from them: logistic, mlp, resnet9, resnet110, wrn-40-4, resnext29, "
+        "or dpimagebench for the last three; by default logistic,mlp for small grey images, else resnet9.",
+        None,
+        metavar="NAME,NAME,…",
+    )
+    training: Sequence[str] | None = option(
+        "How networks among them are trained: steps, batch_size, learning_rate, weight_decay; width of "
+        "resnet9. Repeat for more.",
+        None,
+        metavar="KEY=VALUE",
+    )
+    reference: bool = option(
+        "Of synthetic images: put beside each figure that of as many private images. Private.", False
+    )
+    copies: bool = option(
+        "Of synthetic images: test if they are nearer to private images than to others, and if they tell who "
+        "is private. Private.",
+        False,
+    )
+    private: str | None = option(
+        "The private images, where the run does not say where they are.", None, metavar="DATA"
+    )
+    neighbours: bool = option(
+        "Of synthetic images: write RUN/private/neighbours.png, the private images nearest to some.", False
+    )
+    hard_labels: bool = option(
+        "Of synthetic images: learn the one class of each, also where the release has soft labels.", False
+    )
+
+
+@checks(
+    run=find_release,
+    data=check_exists,
+    images=check_exists,
+    encoder=check_prior_files,
+    private=check_exists,
+)
 @reads_images_for_a_model
+@options_of(OfImages, "of_images")
+@options_of(OfClassifiers, "of_classifiers")
 def evaluate(
     run: Run,
     data: Annotated[
@@ -45,88 +122,9 @@ def evaluate(
         typer.Argument(metavar="DATA", help="Labelled images, as for train.", autocompletion=completion.data),
     ],
     choices: dict[str, Any],
+    of_classifiers: dict[str, Any],
+    of_images: dict[str, Any],
     split: Split = None,
-    positive: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CLASS",
-            help="Of a classifier: the class of sensitivity and specificity (default: the second of two).",
-            show_default=False,
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Of a classifier: the least probability of that class that counts as it (default: 0.5).",
-            show_default=False,
-        ),
-    ] = None,
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="Of synthetic images: whose features to compare (default: wrn-10-4-small's).",
-            show_default=False,
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="An option of the encoder. Repeat for more."),
-    ] = None,
-    classifiers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,NAME,…",
-            help="Of synthetic images: who learns from them: logistic, mlp, resnet9, resnet110, wrn-40-4, "
-            "resnext29, or dpimagebench for the last three (default: logistic,mlp for small grey images, "
-            "else resnet9).",
-            show_default=False,
-        ),
-    ] = None,
-    training: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="How networks among them are trained: steps, batch_size, learning_rate, weight_decay; width "
-            "of resnet9. Repeat for more.",
-        ),
-    ] = None,
-    reference: Annotated[
-        bool,
-        typer.Option(
-            "--reference",
-            help="Of synthetic images: put beside each figure that of as many private images. Private.",
-        ),
-    ] = False,
-    copies: Annotated[
-        bool,
-        typer.Option(
-            "--copies",
-            help="Of synthetic images: test if they are nearer to private images than to others, and if they "
-            "tell who is private. Private.",
-        ),
-    ] = False,
-    private: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA",
-            help="The private images, where the run does not say where they are.",
-            show_default=False,
-        ),
-    ] = None,
-    neighbours: Annotated[
-        bool,
-        typer.Option(
-            "--neighbours",
-            help="Of synthetic images: write RUN/private/neighbours.png, the private images nearest to some.",
-        ),
-    ] = False,
-    hard_labels: Annotated[
-        bool,
-        typer.Option(
-            "--hard-labels",
-            help="Of synthetic images: learn the one class of each, also where the release has soft labels.",
-        ),
-    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure what a run released, on real images, with 95 % intervals.
@@ -147,52 +145,20 @@ def evaluate(
 
         dpvision evaluate runs/synthetic photos/ --reference --copies
     """
-    encoder_options = with_settings({}, settings or [])
+    encoder_options = with_settings({}, of_images.get("encoder_options", ()))
     from dpvision.networks.image_generator import ImageGenerator
 
     model = api.load(run)
     if isinstance(model, ImageGenerator):
-        if positive is not None or threshold is not None:
+        if of_classifiers:
             raise InputError(f"{run} released images: --positive and --threshold are for classifiers")
-        asked = {
-            "reference": reference,
-            "copies": copies,
-            "private": private,
-            "neighbours": neighbours,
-            "hard_labels": hard_labels,
-        }
-        _evaluate_images(
-            run,
-            data,
-            split,
-            model.image_shape,
-            classifiers,
-            training or [],
-            as_json,
-            encoder=encoder,
-            encoder_options=encoder_options,
-            **asked,
-            **choices,
-        )
+        asked = of_images | {"encoder_options": encoder_options}
+        _evaluate_images(run, data, split, model.image_shape, as_json, **asked, **choices)
         return
-    for_images = {
-        "--encoder": encoder,
-        "--set": settings,
-        "--classifiers": classifiers,
-        "--training": training,
-        "--reference": reference,
-        "--copies": copies,
-        "--private": private,
-        "--neighbours": neighbours,
-        "--hard-labels": hard_labels,
-    }
-    for option, value in for_images.items():
-        if value:
-            raise InputError(f"{run} released a classifier: {option} is for images")
+    for name in of_images:
+        raise InputError(f"{run} released a classifier: {flag_of(OfImages, name)} is for images")
     with work_bars() as progress:
-        report = api.evaluate(
-            run, data, split, positive=positive, threshold=threshold, progress=progress, **choices
-        )
+        report = api.evaluate(run, data, split, progress=progress, **of_classifiers, **choices)
     parts = [table(summary(report)), by_class(report), "\n".join([*report.notes, NOT_COVERED])]
     show(report.to_json(), as_json, "\n\n".join(parts))
 
@@ -202,9 +168,9 @@ def _evaluate_images(
     data: str,
     split: str | None,
     shape: tuple[int, int, int],
-    classifiers: str | None,
-    training: list[str],
     as_json: bool,
+    classifiers: str | None = None,
+    training: Sequence[str] = (),
     **options: Any,
 ) -> None:
     """Measure synthetic images of a shape, and show the figures."""
@@ -225,9 +191,13 @@ def _evaluate_images(
             progress=progress,
             **options,
         )
-    notice = NOTICE if options["reference"] or options["copies"] else REAL_IMAGES
+    notice = NOTICE if options.keys() & {"reference", "copies"} else REAL_IMAGES
     sheet = str(run / "private" / SHEET) if has_private else None
-    lines = [of_images(rows), notice, *([f"sheet of images, not to be published: {sheet}"] if sheet else [])]
+    lines = [
+        images_table(rows),
+        notice,
+        *([f"sheet of images, not to be published: {sheet}"] if sheet else []),
+    ]
     show(
         {"notice": notice, "rows": [asdict(row) for row in rows], "sheet": sheet}, as_json, "\n\n".join(lines)
     )

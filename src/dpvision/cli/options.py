@@ -268,7 +268,7 @@ def require(options: type[RunOptions], found: dict[str, Any]) -> None:
     options.of({name: value for name, value in found.items() if name != "data"}, found["data"])
 
 
-def flag_of(options: type[RunOptions], name: str) -> str:
+def flag_of(options: type[Any], name: str) -> str:
     """Return the name of an option, or of the data argument, on the command line."""
     return "DATA" if name == "data" else _flag(options.__dataclass_fields__[name])
 
@@ -335,7 +335,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     return options
 
 
-def with_settings(config: dict[str, Any], settings: list[str], option: str = "--set") -> dict[str, Any]:
+def with_settings(config: dict[str, Any], settings: Sequence[str], option: str = "--set") -> dict[str, Any]:
     """Return ``config`` with settings KEY=VALUE of an option in it. InputError where one is malformed."""
     config = dict(config)
     for setting in settings:
