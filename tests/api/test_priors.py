@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import dpvision
-from dpvision.api.priors import process_images, train_prior
+from dpvision.api.priors import made_images, train_prior
 from dpvision.networks import build_network
 from dpvision.priors import ContrastiveConfig, Prior, image_batches, load_prior, save_prior
 from dpvision.priors.phase_one import contrastive
@@ -211,7 +211,7 @@ def test_a_training_does_not_go_on_from_the_checkpoint_of_other_public_images(
 
 @pytest.mark.parametrize("count", [5, 16, 150])
 def test_every_process_makes_its_share(count: int) -> None:
-    images = process_images(replace(SMALL, count=count), CPU, None)
+    images = made_images(replace(SMALL, count=count), CPU, None)
     assert images.shape == (count, 3, 16, 16)
     assert images.dtype == torch.uint8
     # Shares of 150 are 75 images: two batches of 38, the last one short of two.

@@ -12,7 +12,7 @@ import torch
 import dpvision
 from dpvision.images import Images
 from dpvision.methods import Workplace
-from dpvision.methods.denoising import process_images
+from dpvision.methods.denoising import public_images
 from dpvision.methods.dp_diffusion import DPDiffusion, DPDiffusionConfig
 from dpvision.networks.diffusion import DiffusionGenerator
 from dpvision.privacy import Budget, InputError, SecureRandom
@@ -167,12 +167,12 @@ def test_learning_is_learning() -> None:
 
 def test_public_images_are_always_the_same() -> None:
     told = list[int]()
-    images = process_images(100, (1, 8, 8), lambda done, total: told.append(done))
+    images = public_images(100, (1, 8, 8), lambda done, total: told.append(done))
     assert images.shape == (100, 1, 8, 8)
     assert images.dtype == torch.uint8
-    assert told == [64, 100]
-    assert torch.equal(images, process_images(100, (1, 8, 8), lambda done, total: None))
-    assert process_images(3, (3, 32, 32), lambda done, total: None).shape == (3, 3, 32, 32)
+    assert told == [50, 100]
+    assert torch.equal(images, public_images(100, (1, 8, 8), lambda done, total: None))
+    assert public_images(3, (3, 32, 32), lambda done, total: None).shape == (3, 3, 32, 32)
 
 
 @pytest.mark.parametrize("overrides", [{}, {"warm_up_share": 0.0, "pretraining_steps": 0}])

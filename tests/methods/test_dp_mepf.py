@@ -340,7 +340,7 @@ def test_large_public_images_are_made_some_at_a_time(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(generator_fitting, "generate", generate)
     monkeypatch.setattr(generator_fitting, "PIXELS_AT_A_TIME", 3 * 20**2)
-    images = generator_fitting.process_images(7, (3, 20, 18))
+    images = generator_fitting.public_leaves(7, (3, 20, 18))
     assert made == [3, 3, 1]
     assert images.shape == (7, 3, 20, 18)
     assert len(images.flatten(1).unique(dim=0)) == 7

@@ -227,11 +227,11 @@ def _pool(
 
     The pool takes minutes: it is made when the first batch is asked for, after all else has been checked.
     """
-    pixels = process_images(config, device, progress, group)
+    pixels = made_images(config, device, progress, group)
     yield from shuffled_batches(Images(pixels, None, (), "images of processes"), config, first)
 
 
-def process_images(
+def made_images(
     config: ContrastiveConfig, device: torch.device, progress: Progress | None, group: Peers = ALONE
 ) -> Tensor:
     """Make ``config.count`` images, uint8 ``[N, 3, S, S]`` on the CPU: as many of each process, to within a

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor
 
 from dpvision.networks.denoiser import Denoiser, squared_error
 from dpvision.networks.precision import Precision, resolve_precision
-from dpvision.priors.processes import SMALLEST_SIZE, image_batches
+from dpvision.priors.encoders.process_images import process_images
 from dpvision.privacy.noise import RandomSource, SeededRandom
 from dpvision.training import ExponentialMovingAverage, schedule_factor
 from dpvision.views import NoisyViews
-
-PROCESSES = (
-    "dead-leaves-mixed",
-    "statistical-spectrum-colour",
-    "stylegan-oriented",
-    "fractals",
-)
-"""Shapes, spectra, edges and lines, and fractals: those that take a millisecond an image."""
 
 MOST_PROCESS_IMAGES = 8192
 EMA_DECAY = 0.995
@@ -31,16 +22,14 @@ SEED = 0
 """The seed of all that is drawn here: it protects nobody."""
 
 
-def process_images(count: int, shape: tuple[int, int, int], tell: Callable[[int, int], None]) -> Tensor:
-    """Generate public images, always the same: uint8 ``[count, C, H, W]``, at most `MOST_PROCESS_IMAGES`."""
-    count, (channels, height, width) = min(count, MOST_PROCESS_IMAGES), shape
-    made: list[Tensor] = []
-    batches = image_batches(PROCESSES, max(height, width, SMALLEST_SIZE), SEED, "cpu")
-    for batch in islice(batches, -(-count // 64)):
-        images = batch[:, :, :height, :width]
-        made.append(images if channels == 3 else images.float().mean(dim=1, keepdim=True).to(torch.uint8))
-        tell(min(64 * len(made), count), count)
-    return torch.cat(made)[:count]
+def public_images(count: int, shape: tuple[int, int, int], tell: Callable[[int, int], None]) -> Tensor:
+    """Generate images of random processes: uint8 ``[count, C, H, W]``, at most `MOST_PROCESS_IMAGES`."""
+    count, made, done = min(count, MOST_PROCESS_IMAGES), [], 0
+    for images in process_images(shape, count, SEED):
+        made.append(images)
+        done += len(images)
+        tell(done, count)
+    return torch.cat(made)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpvision.methods.denoising import BATCH, Shown, process_images, train_denoiser
+from dpvision.methods.denoising import BATCH, Shown, public_images, train_denoiser
 from dpvision.methods.dp_moments import DPMoments, DPMomentsConfig
 from dpvision.methods.estimates import Estimate, seconds_per_release, start_and_example
 from dpvision.methods.gradient_descent import DescentSettings, check_batch, clipped_gradient, descend, stage
@@ -267,7 +267,7 @@ def _train_publicly(
     tell = partial(session.tell, "making images of random processes")
     count = (config.pretraining_steps + warm_up_steps) * BATCH
     if count:
-        public = _of_no_class(config, process_images(count, facts.image_shape, tell), len(facts.class_names))
+        public = _of_no_class(config, public_images(count, facts.image_shape, tell), len(facts.class_names))
     if config.pretraining_steps:
         tell = partial(session.tell, "learning from random processes")
         _train(config, model, [public], config.pretraining_steps, tell)

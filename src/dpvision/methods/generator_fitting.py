@@ -20,7 +20,8 @@ from dpvision.networks import Normalize
 from dpvision.networks.generators import NARROWEST, WIDEST, Generator
 from dpvision.networks.precision import Precision, resolve_precision
 from dpvision.priors.encoders import Encoder
-from dpvision.priors.processes import SMALLEST_SIZE, generate
+from dpvision.priors.encoders.process_images import cut, side_of
+from dpvision.priors.processes import generate
 from dpvision.privacy.errors import InputError, reason_of
 from dpvision.privacy.noise import RandomSource
 from dpvision.training import (
@@ -133,7 +134,7 @@ def new_generator(embedding: Embedding, encoder: Encoder, settings: FittingSetti
         rank = settings.latent_size - 1
         start = encoder.gaussian_images(targets(embedding, encoder, "cpu")["first"], rank)
     if start is not None and start.size != start.small_shape[1:] and settings.num_details:
-        start.set_details(process_images(settings.num_details, shape))
+        start.set_details(public_leaves(settings.num_details, shape))
     generator = Generator(
         shape,
         embedding.class_names,
@@ -147,13 +148,11 @@ def new_generator(embedding: Embedding, encoder: Encoder, settings: FittingSetti
     return generator
 
 
-def process_images(count: int, shape: Sequence[int]) -> Tensor:
+def public_leaves(count: int, image_shape: Sequence[int]) -> Tensor:
     """Generate public images, always the same: ``[count, C, H, W]`` in [0, 1], shapes over each other."""
-    channels, height, width = shape
-    side = max(height, width, SMALLEST_SIZE)
+    side = side_of(image_shape)
     make = _kept_leaves if count * side**2 <= PIXELS_AT_A_TIME else leaves
-    images = make(count, side)[:, :, :height, :width]
-    return images.clone() if channels == 3 else images.mean(dim=1, keepdim=True)
+    return cut(make(count, side), image_shape).clone()
 
 
 def leaves(count: int, side: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dpvision.methods.clamped_law import clamped_law
-from dpvision.methods.generator_fitting import process_images
+from dpvision.methods.generator_fitting import public_leaves
 from dpvision.methods.method import Workplace
 from dpvision.methods.moments import CONSTANT, Centred
 from dpvision.networks.clamped_normal import ClampedNormal
@@ -53,7 +53,7 @@ def law_of_images(
     sizes = centred.sizes(sums, noise)
     generator.class_proportions.copy_(sizes / sizes.sum())
     if len(generator.details):
-        generator.set_details(process_images(num_details, image_shape))
+        generator.set_details(public_leaves(num_details, image_shape))
     if warps:
         random = torch.Generator().manual_seed(workplace.seed)
         one, other = _thinned(sums, noise, random)

@@ -1,9 +1,9 @@
-"""Images of random processes, from which encoders learn what costs no privacy."""
+"""Images of random processes, from which encoders and denoisers learn what costs no privacy."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import torch
@@ -22,10 +22,8 @@ SMALL = 64 * 64  # pixels; images of no more are kept for the next encoder, at m
 
 
 def process_images(image_shape: Shape, count: int, seed: int) -> Iterator[Tensor]:
-    """Yield ``count`` images of the processes in turn, uint8 ``[B, C, H, W]``, some at a time.
-
-    They are made as squares and cut to the shape, or scaled down to it where it is smaller than processes
-    are; grey is the mean of the colours. They depend on the arguments alone.
+    """Yield ``count`` images of the processes in turn, uint8 ``[B, C, H, W]``, some at a time. They depend on
+    the arguments alone.
     """
     channels, height, width = image_shape  # of a config it is a list
     make = _kept_batch if height * width <= SMALL else _batch
@@ -34,16 +32,27 @@ def process_images(image_shape: Shape, count: int, seed: int) -> Iterator[Tensor
 
 
 def _batch(image_shape: Shape, seed: int, number: int) -> Tensor:
-    channels, height, width = image_shape
-    side = max(height, width, SMALLEST_SIZE)
-    pixels = next(image_batches(PROCESSES, side, seed, "cpu", BATCH, first=number)).float()
-    if channels == 1:
-        pixels = pixels.mean(dim=1, keepdim=True)
-    if min(height, width) < SMALLEST_SIZE:
-        pixels = F.interpolate(pixels, (height, width), mode="area")
-    else:
-        pixels = pixels[:, :, :height, :width]
-    return pixels.round().to(torch.uint8)
+    side = side_of(image_shape)
+    squares = next(image_batches(PROCESSES, side, seed, "cpu", BATCH, first=number))
+    return cut(squares.float(), image_shape).round().to(torch.uint8)
 
 
 _kept_batch = lru_cache(maxsize=240)(_batch)
+
+
+def side_of(image_shape: Sequence[int]) -> int:
+    """Return the side in pixels of the squares of which processes make images of a shape (C, H, W)."""
+    return max(*image_shape[1:], SMALLEST_SIZE)
+
+
+def cut(squares: Tensor, image_shape: Sequence[int]) -> Tensor:
+    """Make images of a shape (C, H, W) of a process's squares, floating point ``[B, 3, S, S]``.
+
+    They are cut to the shape, or scaled down to it where it is smaller than processes are; grey is the mean
+    of the colours.
+    """
+    channels, height, width = image_shape
+    images = squares.mean(dim=1, keepdim=True) if channels == 1 else squares
+    if min(height, width) < SMALLEST_SIZE:
+        return F.interpolate(images, (height, width), mode="area")
+    return images[:, :, :height, :width]
