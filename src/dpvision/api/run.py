@@ -9,7 +9,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -78,8 +78,10 @@ from dpvision.priors import scales_images
 from dpvision.privacy import (
     Account,
     Budget,
+    Event,
     InputError,
     PublicFacts,
+    RandomSource,
     default_delta,
     default_ledger_path,
     random_source,
@@ -250,38 +252,7 @@ class Run:
             KeyboardInterrupt: passed on; the run can be taken up again.
         """
         directory, config, images = self.directory, self.config, sources.images
-        budget, stages = config.spending
         checkpoints = FileCheckpoints(directory.checkpoint_path, directory.seal)
-
-        def open_account() -> Account:
-            check_ledger(directory, released)
-            record = {name: directory.of_account(name) for name in ("run_id", "digest", "ledger")}
-            name = config.method.name
-            account = make_account(
-                record,
-                images,
-                budget,
-                stages,
-                name,
-                directory.path,
-                unpaid=config.unpaid,
-                first=config.first,
-            )
-            if is_new and account.images:
-                warn_of_other_kind(images, account.images)
-                then = "what was spent on those is not composed with this run"
-                refuse = f"{named_option('again', True)} insists" if config.first else ""
-                warn_of_indexed_look_alikes(images, account.images, "images", then, refuse=refuse)
-            elif is_new and (known := indexed_if_any(images)):
-                then, refuse = (
-                    "what it tells of those is in no account",
-                    f"leave out {named_option('unpaid', True)}",
-                )
-                warn_of_indexed_look_alikes(images, known, "images of an unpaid run", then, refuse=refuse)
-            account.open()
-            checkpoints.account = account
-            config.tell_choice()
-            return account
 
         def look_at(step: StepStatistics) -> None:
             assert session is not None
@@ -291,7 +262,7 @@ class Run:
         try:
             if not is_new:
                 check_unchanged(directory, images)
-            released = checkpoints.spent()
+            open_account = partial(self._open_account, images, checkpoints, checkpoints.spent(), is_new)
             random, metrics = random_source(config.seed), Metrics(directory.private_path)
             session = config.session(
                 sources,
@@ -307,16 +278,7 @@ class Run:
                 learned = config.learn(session)
             if config.method.makes == "a classifier":  # others have losses of other kinds
                 _warn_of_divergence(metrics.last_loss, config.facts)
-            account = session.opened_account()
-            cost = guarantee(
-                account, stages, random, config.facts, config.chosen_size, session.lost, self.overlaps.found
-            )
-            if GUARANTEE in learned.facts:  # of an earlier run, whose release is part of what was learned
-                cost = cost_of_both(learned.facts[GUARANTEE], cost)
-            if config.unpaid:
-                cost["not_covered"].append(UNPAID)
-            if config.made_of is not None:
-                cost["not_covered"].append(not_covered_of_release(config.made_of))
+            account, cost = session.opened_account(), self._cost(session, random, learned)
             self.keep(
                 replace(learned, facts={**learned.facts, GUARANTEE: cost}),
                 OfLearning(
@@ -330,6 +292,53 @@ class Run:
                 discard_unspent(directory, session.account if session else None)
             raise
         account.close()
+
+    def _open_account(
+        self, images: ImageSet, checkpoints: FileCheckpoints, released: Sequence[Event], is_new: bool
+    ) -> Account:
+        """Open the account of the run, which is told from here on to the checkpoints too.
+
+        Args:
+            images: the private images.
+            checkpoints: those of the run.
+            released: what they say that it has released so far.
+            is_new: whether the operator is warned of look-alikes of the images.
+
+        Raises:
+            InputError: the ledger lacks what was released, or the account may not be opened.
+        """
+        directory, config = self.directory, self.config
+        budget, stages = config.spending
+        check_ledger(directory, released)
+        account = make_account(
+            {name: directory.of_account(name) for name in ("run_id", "digest", "ledger")},
+            images,
+            budget,
+            stages,
+            config.method.name,
+            directory.path,
+            unpaid=config.unpaid,
+            first=config.first,
+        )
+        if is_new:
+            _warn_of_look_alikes(images, account, config.first)
+        account.open()
+        checkpoints.account = account
+        config.tell_choice()
+        return account
+
+    def _cost(self, session: Session, random: RandomSource, learned: Learned) -> dict[str, Any]:
+        """Return the guarantee of what was learned, for the card."""
+        config, found = self.config, self.overlaps.found
+        account, (_, stages) = session.opened_account(), config.spending
+        cost = guarantee(account, stages, random, config.facts, config.chosen_size, session.lost, found)
+        if GUARANTEE in learned.facts:  # of an earlier run, whose release is part of what was learned
+            cost = cost_of_both(learned.facts[GUARANTEE], cost)
+        if config.unpaid:
+            cost["not_covered"].append(UNPAID)
+        if config.made_of is not None:
+            cost["not_covered"].append(not_covered_of_release(config.made_of))
+        return cost
 
     def keep(self, learned: Learned, how: OfLearning | None = None) -> None:
         """Write down what was learned, and how: from here on the run takes no private image."""
@@ -478,6 +487,20 @@ def _to_publish(options: FinishOptions, settings: Any, facts: PublicFacts) -> Fi
     """Resolve which images to publish, of a method that may leave the labels aside."""
     names = facts.class_names if getattr(settings, "labelled", True) else ()
     return to_publish(options, names, facts.num_examples)
+
+
+def _warn_of_look_alikes(images: ImageSet, account: Account, first: bool) -> None:
+    """Warn the operator where earlier runs have learned from images that look like these, whose account is
+    about to be opened. InputError where that is refused: with ``first``.
+    """
+    if account.images:
+        warn_of_other_kind(images, account.images)
+        then = "what was spent on those is not composed with this run"
+        refuse = f"{named_option('again', True)} insists" if first else ""
+        warn_of_indexed_look_alikes(images, account.images, "images", then, refuse=refuse)
+    elif known := indexed_if_any(images):
+        then, refuse = "what it tells of those is in no account", f"leave out {named_option('unpaid', True)}"
+        warn_of_indexed_look_alikes(images, known, "images of an unpaid run", then, refuse=refuse)
 
 
 def _warn_of_divergence(last_loss: float | None, facts: PublicFacts) -> None:
