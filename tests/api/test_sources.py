@@ -13,7 +13,7 @@ import dpvision
 from dpvision.api.config import RunConfig, Sources
 from dpvision.api.ledgers import ledger_and_images
 from dpvision.api.options import PlanOptions
-from dpvision.api.run import prepare
+from dpvision.api.preparing import prepare
 from dpvision.privacy import InputError
 
 CONFIG = {"network": "linear", "steps": 4, "expected_batch_size": 10}

@@ -11,7 +11,7 @@ from dpvision.api.accounts import make_account, private_record
 from dpvision.api.config import RunConfig, Sources
 from dpvision.api.keywords import AuditKeywords
 from dpvision.api.options import AuditOptions, takes
-from dpvision.api.run import prepare
+from dpvision.api.preparing import prepare
 from dpvision.api.sources import Source
 from dpvision.evaluation.mislabelled import MislabelledImages
 from dpvision.evaluation.worst_images import Contribution, WorstImages

@@ -128,7 +128,7 @@ def plan(data: Source, **options: Unpack[PlanKeywords]) -> Forecast:
     started = perf_counter()
     given = PlanOptions.of(options, data)
     from dpvision.api.admission import admission_of  # here: it takes seconds to import
-    from dpvision.api.run import prepare
+    from dpvision.api.preparing import prepare
 
     config, sources = prepare(data, given)
     facts, (budget, stages) = config.facts, config.spending
