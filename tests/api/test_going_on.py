@@ -19,7 +19,7 @@ from dpvision.api import Result
 from dpvision.api.earlier import earlier_of
 from dpvision.api.options import TrainOptions
 from dpvision.api.publishing import card_files
-from dpvision.api.verifying import MOST_EVENTS
+from dpvision.api.recomputing import MOST_EVENTS
 from dpvision.cli.main import run as command
 from dpvision.images import Images
 from dpvision.methods import Calibrated, Stage

@@ -11,9 +11,9 @@ from typing import Any
 from dpvision.api.cost_of_both import cost_of_both
 from dpvision.api.pool_cost import warn_of_unknown_spending
 from dpvision.api.publishable import verified
+from dpvision.api.recomputing import MOST_EVENTS
 from dpvision.api.releases import open_earlier
 from dpvision.api.sources import lasting
-from dpvision.api.verifying import MOST_EVENTS
 from dpvision.images import ImageSet
 from dpvision.images.choices import Choices
 from dpvision.methods.continued import FROM_RUN, REFINE, TAKES_UP

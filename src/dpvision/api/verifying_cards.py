@@ -25,6 +25,13 @@ class Check:
     found: str
 
 
+def none_of(name: str, names: Any, holds: str, fails: str) -> Check:
+    """Return the check that there are no such names; a few of them are told."""
+    few = sorted(names)[:3]
+    more = f", and {len(names) - len(few)} more" if len(names) > len(few) else ""
+    return Check(name, not few, f"{fails}: {', '.join(few)}{more}" if few else holds)
+
+
 def is_of_this_version(card: Mapping[str, Any]) -> bool:
     """Say whether this version of the package has written a card."""
     return bool(card["versions"]["dpvision"] == version("dpvision"))
