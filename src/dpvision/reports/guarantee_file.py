@@ -121,7 +121,8 @@ def is_unpaid(card: Mapping[str, Any]) -> bool:
 def not_covered_of_release(guarantee: Mapping[str, Any]) -> str:
     """Return what the guarantee of a run does not cover whose images another run released, for its card.
 
-    What is made of released images alone costs those that they were made of nothing more: post-processing.
+    What is made of released images alone costs those that they were made of nothing more: post-processing. A
+    run may be made of more, of a pool that is another release, say.
 
     Args:
         guarantee: that of the images' release, as `dpvision.images.released.stated_guarantee` has it.
@@ -129,7 +130,7 @@ def not_covered_of_release(guarantee: Mapping[str, Any]) -> str:
     if not guarantee["is_private"]:
         return f"{_FIRST}: the run that released these is NOT PRIVATE, and protects none of them"
     states = "epsilon {epsilon:.6g} and delta {delta:g} for each {unit}".format_map(guarantee)
-    return f"{_FIRST}: their release states {states}, which holds for what this run releases too"
+    return f"{_FIRST}: their release states {states}, which holds for all that is made of these alone"
 
 
 def events_of(card: Mapping[str, Any]) -> list[dict[str, Any]]:
