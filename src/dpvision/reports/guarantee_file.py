@@ -130,7 +130,7 @@ def not_covered_of_release(guarantee: Mapping[str, Any]) -> str:
     if not guarantee["is_private"]:
         return f"{_FIRST}: the run that released these is NOT PRIVATE, and protects none of them"
     states = "epsilon {epsilon:.6g} and delta {delta:g} for each {unit}".format_map(guarantee)
-    return f"{_FIRST}: their release states {states}, which holds for all that is made of these alone"
+    return f"{_FIRST}: their release states {states}, which holds for all that is made of it alone"
 
 
 def events_of(card: Mapping[str, Any]) -> list[dict[str, Any]]:
