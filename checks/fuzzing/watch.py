@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
 import sys
@@ -156,11 +155,8 @@ def _causes_memory_error(error: BaseException) -> str | None:
 def reset_peak() -> int:
     """Linux forgets the process's peak of resident memory; the bytes that are resident now.
 
-    Memory that was freed is first given back to the system: an allocation that is made of what the process
-    kept (dpvision.cli.allocator) would not be seen.
+    What the process takes again of memory that it freed before, and kept, is not seen.
     """
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library than GNU's
-        ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 
