@@ -176,6 +176,10 @@ def test_worst_images_keep_the_bound_of_every_method_and_come_near_it(
     assert found.tallies == audit(few, method, pool, config=config).tallies
 
 
+LONG = ("dp-randp", "dp-diffusion", "dp-distill")
+"""Methods whose worst units of images take long; those of single images are tried of each above."""
+
+
 @pytest.fixture(scope="session")
 def of_units(digits: Images) -> Images:
     """Digits of units of 1 to 9 images."""
@@ -185,8 +189,16 @@ def of_units(digits: Images) -> Images:
     return found
 
 
-@pytest.mark.parametrize("canary_kind", ["gradient", "images"])
-@pytest.mark.parametrize("method", METHOD_SETTINGS)
+@pytest.mark.parametrize(
+    ("method", "canary_kind"),
+    [
+        *((method, "gradient") for method in METHOD_SETTINGS),
+        *(
+            pytest.param(method, "images", marks=[pytest.mark.slow] if method in LONG else [])
+            for method in METHOD_SETTINGS
+        ),
+    ],
+)
 def test_units_keep_the_bound_of_every_method(
     of_units: Images, pool: Path, method: str, canary_kind: str
 ) -> None:

@@ -217,6 +217,7 @@ def test_commands_in_several_processes(tmp_path: Path) -> None:
     assert others[1].output == ""
 
 
+@pytest.mark.slow
 def test_a_prior_learned_by_several_processes_is_that_of_one(tmp_path: Path) -> None:
     program = """
 import sys

@@ -47,7 +47,9 @@ def test_a_script_that_is_started_again() -> None:
 
 
 def test_some_failing_operations() -> None:
-    found = check("disk", "--every", "80", "--methods", "dp-sgd", "--kinds", "once", "full", "quota", "limit")
+    found = check(
+        "disk", "--every", "140", "--methods", "dp-sgd", "--kinds", "once", "full", "quota", "limit"
+    )
     assert all(row["cases"] > 0 for row in found["rows"])
     assert sum(row["sentences"] for row in found["rows"]) > 5
 
