@@ -404,14 +404,15 @@ def _synthesis(method: str, **config: Any) -> dict[str, bytes]:
             out=f"{folder}/run",
             ledger=f"{folder}/l.jsonl",
             count=4,
-            config={"num_details": 1, **config},
+            config=config,
         )
         return {path.name: path.read_bytes() for path in Path(folder, "run", "release").glob("*.*")}
 
 
 @cache
 def _fitted() -> dict[str, bytes]:
-    return _synthesis("dp-mepf", steps=1, batch_size=4, latent_size=2, encoder_options={"size": 2})
+    pixels = {"encoder_options": {"size": 2}, "num_details": 1}
+    return _synthesis("dp-mepf", steps=1, batch_size=4, latent_size=2, **pixels)
 
 
 def _generators() -> list[list[bytes]]:
@@ -423,7 +424,8 @@ def _generators() -> list[list[bytes]]:
 @cache
 def _taught() -> dict[str, bytes]:
     teacher = {"encoder": "pixels", "encoder_options": {"size": 2}, "steps": 1}
-    return _synthesis("dp-distill", teacher=teacher, moments={"size": 2, "rank": 2}, candidates=2)
+    law = {"moments": {"size": 2, "rank": 2}, "num_details": 1}
+    return _synthesis("dp-distill", teacher=teacher, candidates=2, **law)
 
 
 def _embeddings() -> list[list[bytes]]:
@@ -431,9 +433,29 @@ def _embeddings() -> list[list[bytes]]:
     return [[files["embedding.safetensors"], files["encoder.safetensors"]]]
 
 
+def _released(name: str, file: str, seeds: Callable[[], list[list[bytes]]]) -> Target:
+    """What a run of synthesize released, in one file."""
+    return Target(
+        *(name, ("safetensors",), seeds, _named(file)),
+        lambda folder: (None, open_earlier(folder / file))[0],
+        share=1,
+    )
+
+
 @cache
 def _moments() -> list[list[bytes]]:
-    return [[_synthesis("dp-moments", size=2, rank=2)["moments.safetensors"]]]
+    return [[_synthesis("dp-moments", size=2, rank=2, num_details=1)["moments.safetensors"]]]
+
+
+@cache
+def _denoisers() -> list[list[bytes]]:
+    few = {"steps": 1, "expected_batch_size": 2, "pretraining_steps": 0, "warm_up_share": 0.0}
+    files = _synthesis("dp-diffusion", width=8, patch=1, sampling_steps=1, **few)
+    return [[files["denoiser.safetensors"]]]
+
+
+def _teachers() -> list[list[bytes]]:
+    return [[_taught()["teacher_and_moments.safetensors"]]]
 
 
 def _priors() -> list[list[bytes]]:
@@ -674,11 +696,9 @@ TARGETS = {
             lambda folder: (None, open_earlier(folder / "embedding.safetensors"))[0],
             share=1,
         ),
-        Target(
-            *("moments", ("safetensors",), _moments, _named("moments.safetensors")),
-            lambda folder: (None, open_earlier(folder / "moments.safetensors"))[0],
-            share=1,
-        ),
+        _released("moments", "moments.safetensors", _moments),
+        _released("denoiser", "denoiser.safetensors", _denoisers),
+        _released("teacher", "teacher_and_moments.safetensors", _teachers),
         Target("prior", ("safetensors",), _priors, _named("p.safetensors"), _read_prior, share=1),
         Target("weights", ("safetensors",), _weights, _write_weights, _read_weights, share=1),
         Target(

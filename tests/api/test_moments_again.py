@@ -132,7 +132,7 @@ def test_both_releases_are_on_the_card_and_in_the_ledger(images: Images, tmp_pat
     card = card_of(tmp_path / "refined")
     assert [part["epsilon"] for part in card["parts"]] == pytest.approx([first.epsilon, 2], rel=1e-2)
     assert len(card["events"]) == len(card["mechanisms"]) == 3
-    assert "2 releases of the same sums" in (second.release / "card.md").read_text()
+    assert "what 2 runs have released" in (second.release / "card.md").read_text()
     assert dpvision.verify(tmp_path / "refined").holds
     again = dpvision.synthesize_from(tmp_path / "refined", out=tmp_path / "again")
     assert again.epsilon == second.epsilon

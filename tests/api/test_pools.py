@@ -266,7 +266,7 @@ def test_a_description_of_images_of_any_shape(tmp_path: Path) -> None:
         "images": 3,
         "classes": None,
         "sizes": {"4 x 5": 2, "5 x 4": 1},
-        "provenance": {"source": str(tmp_path)},
+        "provenance": {"source": tmp_path.name},
     }
 
 

@@ -82,7 +82,7 @@ def test_both_releases_are_on_the_card_and_in_the_ledger(images: Images, tmp_pat
     assert parts[1] == pytest.approx(2, rel=1e-2)
     assert len(card["events"]) == len(card["mechanisms"]) == 2
     assert f"| 1 | {first.epsilon:.6g} | 0.001 |" in text
-    assert "2 releases of the same sums" in text
+    assert "what 2 runs have released" in text
     assert dpvision.verify(tmp_path / "refined").holds
     before, after = embedding(first.release), embedding(second.release)
     assert after.facts["noise"] < 0.6 * before.facts["noise"]

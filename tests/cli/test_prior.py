@@ -61,7 +61,7 @@ def test_a_prior_is_trained_shown_and_listed(
     assert run(["prior", "show", str(out), "--json"]) == 0
     shown = last_line(capsys)
     assert shown == load_prior(out).provenance
-    assert shown["command"] == " ".join(["dpvision", *command])
+    assert shown["command"] == " ".join(["dpvision", *command[:-1], "small.safetensors"])
     assert shown["processes"] == [SQUARES, "fractals"]
     assert shown["network_options"] == {"stem_stride": 2}
     assert run(["prior", "show", str(out)]) == 0

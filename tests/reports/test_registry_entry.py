@@ -269,7 +269,7 @@ def test_synthetic_images_with_a_prior_and_a_pool_of_private_images() -> None:
     assert "a guarantee of its own" in found["dp_variant"]["unprotected_quantities"]
     assert "public images that the private ones" not in found["dp_variant"]["unprotected_quantities"]
     assert "together cost ε = 4.5" in found["privacy_loss"]["privacy_parameters_details"]
-    assert "2 releases of the same sums" in found["deployment_model"]["release_type_details"]
+    assert "2 releases, each refining the one before" in found["deployment_model"]["release_type_details"]
     assert found["implementation"]["utility"] == "The release states no figure of its utility."
     assert "- source: &lt;b>drawn" in found["implementation"]["additional_information"]
 

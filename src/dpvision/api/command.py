@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
@@ -11,13 +10,12 @@ from typing import Any
 
 from dpvision.api.config import RunConfig
 from dpvision.images.choices import Choices
+from dpvision.methods.continued import FROM_RUN, REFINE
+from dpvision.methods.places import without_places
 from dpvision.methods.registry import TUNED, plain_name
 from dpvision.reports.settings_rows import flat
 
-_NAMED = {"pool": "POOL", "encoder": "ENCODER", "refine": "RELEASE", "from_run": "RELEASE"}
-"""Settings that may be places, and what stands for one."""
-
-_TAKEN_UP = {"refine": "--refine", "from_run": "--from"}
+_TAKEN_UP = {REFINE: "--refine", FROM_RUN: "--from"}
 """Settings that name an earlier run, and the options that give them."""
 
 
@@ -41,7 +39,7 @@ def _verb(config: RunConfig) -> Iterator[str]:
         yield from ["--num-examples", str(config.facts.num_examples)]
         yield from ["--method", plain_name(name)]
     if name.startswith(TUNED):
-        for setting, values in config.settings.search.items():
+        for setting, values in without_places(config.settings.search).items():
             yield from ["--search", f"{setting}={','.join(map(_plainly, values))}"]
         yield from ["--trials", f"{config.settings.trials:g}"]
     for setting, flag in _TAKEN_UP.items():
@@ -90,30 +88,9 @@ def _of_images(config: RunConfig) -> Iterator[str]:
 def _settings(config: RunConfig) -> Iterator[str]:
     settings = asdict(config.settings)
     given = {name: settings[name] for name in config.given if name in settings and name not in _TAKEN_UP}
-    for name, value in flat("", given):
-        yield from ["--set", f"{name}={_written(name, value)}"]
-
-
-def _written(name: str, value: Any) -> str:
-    """Write a setting's value."""
-    return _plainly(_told(name.rpartition(".")[2], value))
+    for name, value in flat("", without_places(given)):
+        yield from ["--set", f"{name}={_plainly(value)}"]
 
 
 def _plainly(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with POOL, ENCODER, RELEASE or FILE for each that is a place on the owner's machine."""
-    return {
-        name: without_places(value) if isinstance(value, Mapping) else _told(name, value)
-        for name, value in settings.items()
-    }
-
-
-def _told(name: str, value: Any) -> Any:
-    """Return a setting's value, or what stands for it where it is a place."""
-    if not isinstance(value, str) or not value:
-        return value
-    is_place = os.sep in value or value.endswith((".safetensors", ".npz", ".parquet"))
-    return _NAMED.get(name, "FILE") if name in ("pool", *_TAKEN_UP) or is_place else value

@@ -15,6 +15,7 @@ from dpvision.api.devices import resolve_device
 from dpvision.api.priors import fair_batch_size
 from dpvision.images import image_sizes
 from dpvision.images.conversion import Conversion
+from dpvision.images.files import named
 from dpvision.images.folder import check_folder_name
 from dpvision.images.series import COMMAND, POOL_RECORD, Series
 from dpvision.priors.processes.write import write_series
@@ -84,7 +85,7 @@ def make_pool(
     total = per_class * len(class_names)
     record = {
         "kind": "text-to-image",
-        "model": model,
+        "model": named(model),
         "prompt": prompt,
         "classes": list(class_names),
         "per_class": per_class,

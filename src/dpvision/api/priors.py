@@ -26,6 +26,7 @@ from dpvision.api.together import (
     what_is_here,
 )
 from dpvision.images import Images, ImageSet
+from dpvision.images.files import named
 from dpvision.images.indexed import indexed
 from dpvision.images.look_alikes import warn_of_indexed_look_alikes
 from dpvision.images.public import refuse_data_with_ledger
@@ -75,7 +76,8 @@ def train_prior(
         stream: make new images for every step, instead of ``config.count`` before the first.
         initial_prior: a prior of the same network to begin with, a bundled one's name or a file.
         device: as for `dpvision.train`.
-        command: for the provenance; by default the Python that calls this function likewise.
+        command: for the provenance, which is published with what the prior is used for: without folders of
+            this machine; by default the Python that calls this function likewise.
         progress: see `Progress`.
 
     Returns:
@@ -104,10 +106,10 @@ def train_prior(
         chosen = resolve_device(device)
         command = command or _python(
             config,
-            path,
-            public_images=public_images,
+            path.name,
+            public_images=public_images and named(public_images),
             stream=stream,
-            initial_prior=initial_prior,
+            initial_prior=initial_prior and named(initial_prior),
             device=device,
         )
         initial = None if initial_prior is None else load_prior(initial_prior)
@@ -153,7 +155,7 @@ def train_prior(
     settings = asdict(config)
     provenance = {
         **{name: settings[name] for name in ("count", "steps", "batch_size", "seed")},
-        "processes": list(config.processes) or [f"public images: {public_images}"],
+        "processes": list(config.processes) or [f"public images: {named(public_images or '')}"],
         "views": 2 * config.steps * config.batch_size,
         "settings": settings,
         "stream": stream,
@@ -294,15 +296,11 @@ def _figure(losses: list[Tensor]) -> str:
     return f"alignment and uniformity loss {mean:.4f} over the last {len(losses)} steps"
 
 
-def _python(config: ContrastiveConfig, path: Path, **options: Any) -> str:
-    """Return the call of `train_prior`, to be pasted."""
-    given = [f"{name}={_literal(value)}" for name, value in options.items() if value]
-    call = ", ".join([repr(config), _literal(path), *given])
+def _python(config: ContrastiveConfig, out: str, **options: Any) -> str:
+    """Return the call of `train_prior`, to be pasted in the folder of its files."""
+    given = [f"{name}={value!r}" for name, value in options.items() if value]
+    call = ", ".join([repr(config), repr(out), *given])
     return (
         "from dpvision.api.priors import train_prior; from dpvision.priors import ContrastiveConfig; "
         f"train_prior({call})"
     )
-
-
-def _literal(value: Any) -> str:
-    return repr(os.fspath(value) if isinstance(value, os.PathLike) else value)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dpvision.api.command import command_of, without_places
+from dpvision.api.command import command_of
 from dpvision.api.config import RunConfig
 from dpvision.api.datasets import SyntheticDataset, synthetic_dataset
 from dpvision.api.options import FinishOptions
@@ -23,6 +23,7 @@ from dpvision.images.files import reading
 from dpvision.images.write import image_files
 from dpvision.methods import PREVIEWED_OF_A_CLASS, Finished, Learned
 from dpvision.methods.method import GUARANTEE
+from dpvision.methods.places import without_places
 from dpvision.networks import Classifier
 from dpvision.networks.image_generator import ImageGenerator, apportion
 from dpvision.privacy import Event

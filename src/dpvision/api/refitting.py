@@ -14,7 +14,7 @@ from dpvision.api.publishing import Synthesis
 from dpvision.api.releases import open_earlier
 from dpvision.api.run import Run
 from dpvision.methods import check_settings
-from dpvision.methods.continued import check_not_released
+from dpvision.methods.continued import with_released
 from dpvision.methods.method import GUARANTEE
 from dpvision.methods.releases import public_facts
 from dpvision.privacy import Budget
@@ -40,7 +40,8 @@ def synthesize_from(
 
     Args:
         release: the directory of that run, or its release, or the file of what it released there:
-            moments.safetensors, or embedding.safetensors beside its encoder.safetensors.
+            moments.safetensors, denoiser.safetensors, teacher_and_moments.safetensors, or
+            embedding.safetensors beside its encoder.safetensors.
         config: settings that replace the defaults; those of the release (size, encoder, weights) cannot be
             changed.
         out, count, formats, balanced, class_counts, seed, device, progress: as for `synthesize`. The seed is
@@ -54,8 +55,7 @@ def synthesize_from(
     check_seed(seed)
     (method, learned), settings = open_earlier(release), dict(config or {})
     check_settings(method.config_class, settings)
-    of_release = method.settings_of_release(learned)
-    check_not_released(settings, of_release, release)
+    of_both = with_released(settings, method.settings_of_release(learned), release)
     spent = learned.facts[GUARANTEE]
     facts = public_facts(learned, unit_of(spent))
     chosen = resolve_device(device)
@@ -64,7 +64,7 @@ def synthesize_from(
     run = Run.begin(
         RunConfig(
             method=method,
-            settings=method.default_config(facts, budget, chosen, {**settings, **of_release}),
+            settings=method.default_config(facts, budget, chosen, of_both),
             facts=facts,
             budget=None,
             stages=None,

@@ -33,8 +33,11 @@ def printable(text: str, *, breaks: bool = True) -> str:
 
 
 def command_line() -> str:
-    """Return the command as it would be typed in a shell."""
-    return shlex.join(["dpvision", *sys.argv[1:]])
+    """Return the command as it would be typed in a shell, in the folder of its files: it is published."""
+    from dpvision.images.files import named
+
+    words = [word.rpartition("=") for word in sys.argv[1:]]
+    return shlex.join(["dpvision", *(f"{option}{sign}{named(value)}" for option, sign, value in words)])
 
 
 def table(rows: Mapping[str, object]) -> str:

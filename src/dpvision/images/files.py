@@ -116,6 +116,14 @@ def most_unpacked(stored: int) -> int:
     return max(FREE_BYTES, MOST_EXPANSION * stored)
 
 
+def named(place: str | os.PathLike[str]) -> str:
+    """Return what a place on this machine may be called in what is published: its last name alone. A name
+    that is no place stays as it is.
+    """
+    text = os.fspath(place)
+    return Path(text).name if os.sep in text and Path(text).parent.is_dir() else text
+
+
 def check_regular(path: Path) -> None:
     """Raise InputError unless a regular file is there: a pipe would block for ever, a device never end."""
     with reading(str(path)):

@@ -23,6 +23,10 @@ FROM_DIGEST = "from_digest"
 """The setting that has a SHA-256 of what is taken up; no run chooses it."""
 
 
+class OfPart(dict[str, Any]):
+    """Settings of a part of a method that is another method, and not one setting that is a table."""
+
+
 class Continued:
     """Another method, in a run that takes up what an earlier one has released. All is as that method does it
     but for what a subclass defines.
@@ -73,12 +77,32 @@ class Continued:
         return self.method.finish(config, learned, facts, workplace)
 
 
-def check_not_released(
-    given: Mapping[str, Any], of_release: Mapping[str, Any], where: str | os.PathLike[str]
-) -> None:
-    """Raise InputError for a setting that is part of what was released."""
-    for name in given.keys() & of_release.keys():
-        raise InputError(f"{name} is part of what was released in {where} and stays as it is; leave it out")
+def with_released(
+    given: Mapping[str, Any], released: Mapping[str, Any], where: str | os.PathLike[str], of: str = ""
+) -> dict[str, Any]:
+    """Return the settings given, and beside them those that are part of what was released.
+
+    Args:
+        given: settings, not checked yet.
+        released: those that stay as they are, of a part of the method as `OfPart`.
+        where: they were released, for messages.
+        of: what stands before a name in messages.
+
+    Raises:
+        InputError: a setting is given that is part of what was released.
+    """
+    both = dict(given)
+    for name, value in released.items():
+        of_part = given.get(name, {})
+        if isinstance(value, OfPart) and isinstance(of_part, Mapping):
+            both[name] = with_released(of_part, value, where, f"{of}{name}.")
+        elif name in given:
+            raise InputError(
+                f"{of}{name} is part of what was released in {where} and stays as it is; leave it out"
+            )
+        else:
+            both[name] = value
+    return both
 
 
 @cache

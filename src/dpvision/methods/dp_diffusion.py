@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -24,13 +25,15 @@ from dpvision.methods.dp_moments import DPMoments, DPMomentsConfig
 from dpvision.methods.estimates import Estimate, seconds_per_release, start_and_example
 from dpvision.methods.gradient_descent import DescentSettings, check_batch, clipped_gradient, descend, stage
 from dpvision.methods.method import Finished, Learned, Makes, Workplace
+from dpvision.methods.releases import METHOD, read_release
 from dpvision.methods.session import Session
-from dpvision.methods.settings import check, with_overrides
+from dpvision.methods.settings import check, check_settings, with_overrides
 from dpvision.methods.stages import Stage
 from dpvision.networks.denoiser import Denoiser, squared_error
 from dpvision.networks.diffusion import DiffusionGenerator
 from dpvision.networks.generators import SIDES, check_image_shape
 from dpvision.networks.image_generator import ImageGenerator
+from dpvision.networks.weights import safetensors_bytes, without_memory
 from dpvision.privacy.account import Account
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
@@ -38,6 +41,15 @@ from dpvision.privacy.facts import PublicFacts
 from dpvision.privacy.noise import SeededRandom
 from dpvision.training import check_tensors
 from dpvision.views import NoisyViews
+
+DENOISER = "denoiser.safetensors"
+"""The name of the file, in a release, of the generator with what is stated of it, which is trained on."""
+
+OF_RELEASE = ("width", "patch", "unlabelled")
+"""The settings that are part of what is released."""
+
+NOT_AGAIN: dict[str, Any] = {"pretraining_steps": 0, "warm_up_share": 0.0, "warm_up_steps": 0}
+"""The settings of a run that goes on from what another has learned."""
 
 CENTRAL_IMAGES = 20_000
 """The number of images that are made of the first release."""
@@ -220,10 +232,14 @@ class DPDiffusion:
         if not session.is_begun(number):
             _train_publicly(config, session, model.denoiser, rough)
         session.agree(model)
-        views = config.views(len(session.facts.class_names), model.denoiser.centres)
-        phases = [config.phase()]
-        descend(session, number, "training", model.denoiser, config, phases, views, loss=squared_error)
-        return Learned({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
+        about = {
+            METHOD: self.name,
+            "num_examples": session.facts.num_examples,
+            "image_shape": list(session.facts.image_shape),
+            "class_names": list(session.facts.class_names),
+        }
+        about |= {name: getattr(config, name) for name in OF_RELEASE}
+        return _trained(config, session, number, model, about)
 
     def finish(
         self, config: DPDiffusionConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
@@ -233,7 +249,56 @@ class DPDiffusion:
             model = config.build(facts)
         check_tensors(learned.tensors, model.state_dict())
         model.load_state_dict(dict(learned.tensors))
-        return Finished(model.eval().to(workplace.device))
+        files = {DENOISER: safetensors_bytes(learned.tensors, learned.facts)}
+        return Finished(model.eval().to(workplace.device), files)
+
+    def open_release(self, path: Path) -> Learned:
+        """Read a denoiser."""
+        return read_release(path, _check_denoiser)
+
+    def settings_of_release(self, learned: Learned) -> dict[str, Any]:
+        """Return what says which denoiser it is. What it learned first is not learned again."""
+        return {name: learned.facts[name] for name in OF_RELEASE} | NOT_AGAIN
+
+    def stages_again(
+        self, config: DPDiffusionConfig, facts: PublicFacts, noise_multiplier: float
+    ) -> tuple[Stage, ...]:
+        """Return one stage, of the steps: they have the whole budget."""
+        return self.stages(config, facts, noise_multiplier)
+
+    def learn_again(self, config: DPDiffusionConfig, earlier: Learned, session: Session) -> Learned:
+        """Train the denoiser on, from the weights that were released, with the same centres."""
+        model = session.initialized(lambda: config.build(session.facts))
+        session.begin_with(model, earlier.tensors)
+        return _trained(config, session, 0, model, earlier.facts)
+
+
+def _trained(
+    config: DPDiffusionConfig,
+    session: Session,
+    number: int,
+    model: DiffusionGenerator,
+    about: Mapping[str, Any],
+) -> Learned:
+    """Train a generator's denoiser on the private images, the stage ``number``. Return what was learned, with
+    these facts.
+    """
+    views = config.views(len(session.facts.class_names), model.denoiser.centres)
+    phases = [config.phase()]
+    descend(session, number, "training", model.denoiser, config, phases, views, loss=squared_error)
+    return Learned({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, about)
+
+
+def _check_denoiser(learned: Learned, facts: PublicFacts) -> None:
+    """Raise ValueError, TypeError, … unless tensors are the generator that their facts speak of."""
+    kept = {name: learned.facts[name] for name in OF_RELEASE}
+    check_settings(DPDiffusionConfig, kept)
+    check_image_shape(facts.image_shape)
+    of_images = (facts.image_shape, facts.class_names)
+    expected = without_memory(
+        lambda: DiffusionGenerator(*of_images, kept["width"], kept["patch"], steps=1), "what it states"
+    )
+    check_tensors(learned.tensors, expected.state_dict())
 
 
 def _rough_generator(config: DPDiffusionConfig, session: Session, released: Learned) -> ImageGenerator:

@@ -13,24 +13,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dpvision.methods.continued import OfPart
 from dpvision.methods.details import with_fitting_details
-from dpvision.methods.dp_moments import DPMoments, DPMomentsConfig
-from dpvision.methods.dp_randp import SMALLEST_FOR_PRIORS, WHITEN, DPRandP, DPRandPConfig
+from dpvision.methods.dp_moments import DPMoments, DPMomentsConfig, check_moments
+from dpvision.methods.dp_randp import ENCODER, HEAD, SMALLEST_FOR_PRIORS, WHITEN, DPRandP, DPRandPConfig
 from dpvision.methods.estimates import Estimate
-from dpvision.methods.features import PRIOR
+from dpvision.methods.features import PRIOR, features_of
 from dpvision.methods.gradient_descent import LARGEST_EPSILON
 from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.part_of_session import PartOfSession
+from dpvision.methods.releases import METHOD, read_release
 from dpvision.methods.session import Session
-from dpvision.methods.settings import check, with_overrides
+from dpvision.methods.settings import check, check_settings, with_overrides
 from dpvision.methods.stages import Stage
 from dpvision.networks import Classifier
 from dpvision.networks.clamped_normal import ClampedNormal
+from dpvision.networks.weights import safetensors_bytes
+from dpvision.priors.encoders import fit_once, is_of_package
 from dpvision.priors.encoders.process_images import process_images
 from dpvision.priors.taught_images import MOST_CANDIDATES, TaughtImages
 from dpvision.privacy.accounting import calibrate_noise_multiplier, epsilon
@@ -39,9 +45,25 @@ from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
 from dpvision.privacy.mechanisms import GaussianSumMechanism
 from dpvision.privacy.sampling import FullBatch
+from dpvision.training import check_tensors
 
 TEACHER, MOMENTS = "teacher", "moments"
 """What tensors and facts of the two parts are called by."""
+
+SETTINGS = "settings"
+"""The fact about the teacher that has those of its settings that are part of what is released."""
+
+OF_TEACHER = (
+    *("encoder", "encoder_options", "mirror", "head", "feature_norm"),
+    *("phase_ii", "phase_iii", "class_weight"),
+)
+"""Their names."""
+
+ABOUT = ("num_examples", "image_shape", "class_names")
+"""The facts about the images."""
+
+RELEASED = "teacher_and_moments.safetensors"
+"""The name of the file of both in a release."""
 
 BALANCED_BY, MOST_BALANCED_BY = 100, 5000
 """The number of candidates of each class, and the most in all, by which the teacher is balanced."""
@@ -154,16 +176,11 @@ class DPDistill:
 
     def learn(self, config: DPDistillConfig, session: Session) -> Learned:
         """Train the teacher, then release the moments."""
-        count = len(session.stages.stages)
-        of_teacher = len(DPRandP().stages(config.of_teacher(), session.facts, 1.0))
-        parts = {
-            TEACHER: DPRandP().learn(config.of_teacher(), PartOfSession(session, 0, of_teacher)),
-            MOMENTS: DPMoments().learn(
-                config.of_moments(), PartOfSession(session, of_teacher, count - of_teacher)
-            ),
-        }
-        tensors = {f"{part}.{name}": t for part, one in parts.items() for name, t in one.tensors.items()}
-        return Learned(tensors, {part: dict(one.facts) for part, one in parts.items()})
+        for_teacher, for_moments = _sessions(config, session)
+        teacher = DPRandP().learn(config.of_teacher(), for_teacher)
+        moments = DPMoments().learn(config.of_moments(), for_moments)
+        about = {name: moments.facts[name] for name in ABOUT}
+        return _of_both(config, teacher, moments, {METHOD: self.name, **about})
 
     def finish(
         self, config: DPDistillConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
@@ -177,8 +194,72 @@ class DPDistill:
             law.model.set_details(_details(facts.image_shape, config.num_details).to(workplace.device))
         generator = TaughtImages(law.model, teacher.model, config.candidates).to(workplace.device).eval()
         generator.balance(_balanced_by(facts), workplace.seed)
-        about = {"encoder": config.teacher["encoder"], "share": config.share_of_teacher, **teacher.card}
-        return Finished(generator, {}, {**law.card, TEACHER: about})
+        encoder = features_of(teacher.model).encoder.config["name"]  # the setting may be a place
+        about = {"encoder": encoder, "share": config.share_of_teacher, **teacher.card}
+        files = {}
+        if is_of_package(config.teacher["encoder"]):  # else its name is of a file, on the owner's machine
+            files[RELEASED] = safetensors_bytes(learned.tensors, learned.facts)
+        return Finished(generator, files, {**law.card, TEACHER: about})
+
+    def open_release(self, path: Path) -> Learned:
+        """Read a teacher and moments."""
+        return read_release(path, _check_both)
+
+    def settings_of_release(self, learned: Learned) -> dict[str, Any]:
+        """Return what says which teacher it is, and what the moments are of."""
+        return {
+            TEACHER: OfPart(learned.facts[TEACHER][SETTINGS]),
+            MOMENTS: OfPart(DPMoments().settings_of_release(_of(learned, MOMENTS))),
+        }
+
+    def stages_again(
+        self, config: DPDistillConfig, facts: PublicFacts, noise_multiplier: float
+    ) -> tuple[Stage, ...]:
+        """Return the stages of the teacher, which goes on learning, then that of the second moments."""
+        of_teacher = config.noise_of_teacher(facts, noise_multiplier)
+        of_moments = config.noise_of_moments(noise_multiplier)
+        return (
+            *DPRandP().stages(config.of_teacher(), facts, of_teacher),
+            *DPMoments().stages_again(config.of_moments(), facts, of_moments),
+        )
+
+    def learn_again(self, config: DPDistillConfig, earlier: Learned, session: Session) -> Learned:
+        """Train the teacher on, from the weights that were released, then release second moments once more,
+        about the same means.
+        """
+        for_teacher, for_moments = _sessions(config, session)
+        before = _of(earlier, TEACHER)
+
+        def begin(model: Classifier) -> None:
+            if not any(name.startswith(ENCODER) for name in before.tensors):
+                fit_once(features_of(model).encoder, partial(session.tell, "looking at random processes"))
+            session.begin_with(model, {**model.state_dict(), **before.tensors})
+
+        taught = DPRandP().learn_from(config.of_teacher(), for_teacher, begin)
+        # Those of an encoder that did not learn are public, and are not part of what is released.
+        weights = {name: taught.tensors[name] for name in before.tensors}
+        moments = DPMoments().learn_again(config.of_moments(), _of(earlier, MOMENTS), for_moments)
+        return _of_both(config, replace(taught, tensors=weights), moments, earlier.facts)
+
+
+def _sessions(config: DPDistillConfig, session: Session) -> tuple[Session, Session]:
+    """Return the session of the teacher's stages, which come first, and that of the others."""
+    count = len(session.stages.stages)
+    of_teacher = len(DPRandP().stages(config.of_teacher(), session.facts, 1.0))
+    return PartOfSession(session, 0, of_teacher), PartOfSession(session, of_teacher, count - of_teacher)
+
+
+def _of_both(
+    config: DPDistillConfig, teacher: Learned, moments: Learned, about: Mapping[str, Any]
+) -> Learned:
+    """Return what was learned in both parts, with these facts and those of the parts."""
+    tensors = {
+        f"{part}.{name}": tensor
+        for part, one in ((TEACHER, teacher), (MOMENTS, moments))
+        for name, tensor in one.tensors.items()
+    }
+    of_teacher = {**teacher.facts, SETTINGS: {name: config.teacher[name] for name in OF_TEACHER}}
+    return Learned(tensors, {**about, TEACHER: of_teacher, MOMENTS: dict(moments.facts)})
 
 
 def _part(budget: Budget, share: float, num_examples: int) -> Budget:
@@ -214,6 +295,24 @@ def _of(learned: Learned, part: str) -> Learned:
     if not tensors or part not in learned.facts:
         raise InputError(f"what was learned lacks the {part}; it is of another run, or damaged")
     return Learned(tensors, learned.facts[part])
+
+
+def _check_both(learned: Learned, facts: PublicFacts) -> None:
+    """Raise ValueError, TypeError, … unless tensors are a teacher and moments that their facts speak of."""
+    teacher, moments = _of(learned, TEACHER), _of(learned, MOMENTS)
+    settings = teacher.facts[SETTINGS]
+    check_settings(DPRandPConfig, settings)
+    if not (settings.keys() == set(OF_TEACHER) and is_of_package(settings["encoder"])):
+        raise ValueError("its teacher is of another method")
+    check_moments(moments, facts)
+    if any(moments.facts[name] != learned.facts[name] for name in ABOUT):
+        raise ValueError("its moments are of other images")
+    config = DPRandPConfig(**settings, steps=1, expected_batch_size=1, learning_rate=1.0)
+    expected = config.build_model(facts, fit=False).state_dict()
+    known = {name: tensor for name, tensor in expected.items() if name in teacher.tensors}
+    check_tensors(teacher.tensors, known)
+    if not all(name in known for name in expected if name.startswith(HEAD)):
+        raise ValueError("its teacher has no head")
 
 
 def _details(image_shape: tuple[int, int, int], count: int) -> Tensor:

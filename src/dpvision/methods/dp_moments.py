@@ -254,7 +254,7 @@ class DPMoments:
 
     def open_release(self, path: Path) -> Learned:
         """Read moments."""
-        return read_release(path, _check_moments)
+        return read_release(path, check_moments)
 
     def settings_of_release(self, learned: Learned) -> dict[str, Any]:
         """Return the settings that are part of what was released."""
@@ -305,7 +305,7 @@ def _check_size(config: DPMomentsConfig, facts: PublicFacts) -> None:
         )
 
 
-def _check_moments(learned: Learned, facts: PublicFacts) -> None:
+def check_moments(learned: Learned, facts: PublicFacts) -> None:
     """Raise ValueError, TypeError, … unless tensors are the two releases that their facts speak of."""
     kept = {name: learned.facts[name] for name in OF_RELEASE}
     check_settings(DPMomentsConfig, kept)

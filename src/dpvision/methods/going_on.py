@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from dpvision.methods.continued import FROM_DIGEST, FROM_RUN, Continued, check_not_released
+from dpvision.methods.continued import FROM_DIGEST, FROM_RUN, Continued, with_released
 from dpvision.methods.gradient_descent import images_over_noise
 from dpvision.methods.method import GUARANTEE, Learned, Method
 from dpvision.methods.registry import FROM
@@ -95,10 +95,10 @@ class GoingOn(Continued):
         start = open_start(place)
         kept = self.method.settings_of_start(start)
         others = {name: value for name, value in given.items() if value != kept.get(name)}
-        check_not_released(others, kept, start.place)
+        chosen = with_released(others, kept, start.place)
         _check_fits(facts, start)
         before = self._before(start, facts, budget, given)
-        config = self.method.default_config(facts, budget, device, {**before, **given, **kept})
+        config = self.method.default_config(facts, budget, device, {**before, **chosen})
         return self.config_class(**asdict(config), **{FROM_RUN: start.place, FROM_DIGEST: start.digest})
 
     def _before(

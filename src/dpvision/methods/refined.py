@@ -1,5 +1,10 @@
-"""Refine what a method has released by a second release of the same sums: the two, weighed by their noise,
-are one release with less. The private images pay for both.
+"""Refine what a method has released: the same sums are released a second time, and the two, weighed by their
+noise, are one release with less; a network is trained on from its weights. The private images pay for both.
+
+Guarantee:
+    What is refined was paid for when it was released, so that to go on from it is adaptive composition. What
+    both runs cost is composed in one account (:func:`dpvision.api.cost_of_both.cost_of_both`).
+    ``tests/api/test_refining.py`` and ``test_refining_generators.py`` compare it with the ledger of both.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ from typing import Any
 
 import torch
 
-from dpvision.methods.continued import FROM_DIGEST, REFINE, Continued, check_not_released
+from dpvision.methods.continued import FROM_DIGEST, REFINE, Continued, with_released
 from dpvision.methods.method import Learned, Method
 from dpvision.methods.registry import REFINED
 from dpvision.methods.releases import Reusable, open_release
@@ -24,7 +29,7 @@ from dpvision.privacy.facts import PublicFacts
 
 
 class Refined(Continued):
-    """Another method, whose release refines that of an earlier run on the same images.
+    """Another method, in a run that refines the release of an earlier one on the same images.
 
     Args:
         method: the method.
@@ -35,7 +40,7 @@ class Refined(Continued):
     def __init__(self, method: Method) -> None:
         if not isinstance(method, Reusable):
             raise InputError(
-                f"what {method.name} releases cannot be refined; that of dp-moments or dp-mepf can"
+                f"what {method.name} releases cannot be refined; that of a method for images can"
             )
         super().__init__(method, REFINED, REFINE)
 
@@ -47,19 +52,18 @@ class Refined(Continued):
         """
         run, given = self.split(overrides)
         _, earlier = open_release(run)
-        kept = self.method.settings_of_release(earlier)
-        check_not_released(given, kept, run)
+        settings = with_released(given, self.method.settings_of_release(earlier), run)
         _check_same(facts, earlier, run)
-        config = self.method.default_config(facts, budget, device, {**given, **kept})
+        config = self.method.default_config(facts, budget, device, settings)
         return self.config_class(**asdict(config), **{REFINE: run, FROM_DIGEST: _digest(earlier)})
 
     def stages(self, config: Any, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
-        """Return those of the second release."""
+        """Return those of the second run."""
         return self.method.stages_again(config, facts, noise_multiplier)
 
     def learn(self, config: Any, session: Session) -> Learned:
-        """Make the second release. What is learned is the mean of both, with what is known of the earlier
-        one: its guarantee too.
+        """Do what takes private images in the second run. What is learned is of both, with what is known of
+        the earlier one: its guarantee too.
         """
         _, earlier = open_release(getattr(config, REFINE))
         self.check_same(config, _digest(earlier))
@@ -67,7 +71,7 @@ class Refined(Continued):
 
 
 def _digest(earlier: Learned) -> str:
-    """Return a SHA-256 of sums and of all that is stated of them."""
+    """Return a SHA-256 of what was released and of all that is stated of it."""
     return hashlib.sha256(safetensors_bytes(earlier.tensors, earlier.facts)).hexdigest()
 
 

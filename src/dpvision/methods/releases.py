@@ -1,5 +1,5 @@
 """What a method has released of private images, as a file that names the method: more is made of it at no
-cost, and a second release refines it.
+cost, and a second run refines it.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class Reusable(Method, Protocol):
         """
 
     def settings_of_release(self, learned: Learned) -> dict[str, Any]:
-        """Return the settings that are part of what was released."""
+        """Return the settings that are part of what was released; those of a part as `OfPart`."""
 
     def stages_again(self, config: Any, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
-        """List what a second release consists of, which refines the first."""
+        """List what a second run releases, which refines the first."""
 
     def learn_again(self, config: Any, earlier: Learned, session: Session) -> Learned:
-        """Make the second release. Return what is known by both, with the facts of the earlier one, but for
-        the noise.
+        """Do all that takes private images in a second run. Return what is known by both, with the facts of
+        the earlier one, its guarantee among them, but for the noise.
         """
 
 
@@ -69,8 +69,8 @@ def open_release(place: str | os.PathLike[str]) -> tuple[Reusable, Learned]:
         if isinstance(method, Reusable):
             return method, method.open_release(file)
     raise InputError(
-        f"{place} has nothing of which more can be made; give a run of synthesize by dp-moments or dp-mepf, "
-        "its release, or the file of what it released"
+        f"{place} has nothing of which more can be made; give a run of synthesize, its release, or the file "
+        "of what it released (by dp-distill there is one where the teacher's encoder is of the package)"
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from dpvision.images.files import read_json, read_text_file, reading
 from dpvision.images.released import CARD, GUARANTEE
 from dpvision.methods.gradient_descent import images_over_noise
+from dpvision.methods.places import hides_a_place
 from dpvision.methods.registry import TUNED, plain_name
 from dpvision.networks import Classifier
 from dpvision.privacy.budget import Budget
@@ -24,9 +25,6 @@ from dpvision.runs.places import find_release, is_run
 
 OFFSETS = "offsets"
 """What the configuration of a classifier has of the weights of its classes, which are no part of training."""
-
-PLACES = ("POOL", "ENCODER", "FILE", "RELEASE")
-"""What stands on a card for a setting that is a place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +90,7 @@ def open_start(place: str | os.PathLike[str]) -> Start:
         return Start(
             place=str(place),
             method=plain_name(card["method"]),
-            settings={name: value for name, value in settings.items() if not _hides_a_place(value)},
+            settings={name: value for name, value in settings.items() if not hides_a_place(value)},
             config={name: value for name, value in (model.config or {}).items() if name != OFFSETS},
             weights=model.state_dict(),
             card=card,
@@ -120,10 +118,3 @@ def _settings(release: Path, card: Mapping[str, Any]) -> Mapping[str, Any]:
         if not str(config["method"]).startswith(TUNED):  # else the card has those that were chosen
             return dict(config["config"])
     return dict(card["config"])
-
-
-def _hides_a_place(setting: Any) -> bool:
-    """Say whether a setting is, or has in it, what stands for a place."""
-    if isinstance(setting, Mapping):
-        return any(map(_hides_a_place, setting.values()))
-    return setting in PLACES

@@ -18,6 +18,7 @@ from dpvision.images import ImageSet
 from dpvision.methods.class_weights import class_counts
 from dpvision.methods.estimates import Estimate
 from dpvision.methods.method import Finished, Learned, Makes, Method, Workplace
+from dpvision.methods.places import without_places
 from dpvision.methods.registry import TUNED
 from dpvision.methods.search import Search
 from dpvision.methods.session import Session
@@ -229,7 +230,7 @@ class Tuned:
         tuning = {
             "expected_trials": config.trials,
             "law": TrialCount.IN_WORDS,
-            "search": config.search,
+            "search": without_places(config.search),
             "score": learned.facts["score"],
         }
         card = {"method": self.method.name, "config": asdict(settings), "training_seconds": None}

@@ -107,8 +107,7 @@ def load_into(build: Callable[[], Module], path: Path, config: str) -> Module:
         InputError: build fails, as :func:`opened`, or the file holds other tensors, or numbers that are not
             finite.
     """
-    with torch.device("meta"), _WithoutNumbers():
-        expected = _described(_built(build, config).state_dict())
+    expected = _described(without_memory(build, config).state_dict())
     with opened(path) as file:
         shapes = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         for name in sorted(expected.keys() | shapes.keys()):
@@ -132,6 +131,14 @@ def load_into(build: Callable[[], Module], path: Path, config: str) -> Module:
     module = _built(build, config)
     module.load_state_dict(weights)
     return module
+
+
+def without_memory(build: Callable[[], Module], config: str) -> Module:
+    """Build a module whose tensors have shapes and types, and no numbers; arguments and errors are those of
+    :func:`load_into`.
+    """
+    with torch.device("meta"), _WithoutNumbers():
+        return _built(build, config)
 
 
 class _WithoutNumbers(TorchFunctionMode):

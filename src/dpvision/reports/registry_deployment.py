@@ -79,7 +79,7 @@ def _actors(card: Mapping[str, Any], facts: RegistryFacts) -> str:
 
 def _releases(card: Mapping[str, Any], facts: RegistryFacts) -> str:
     earlier = card.get("parts")
-    how = " of the same sums" if "images" in card else ", each trained from the one before"
+    how = ", each refining the one before" if "images" in card else ", each trained from the one before"
     return paragraphs(
         f"{released(card)}. The loss that is stated is that of this release.",
         f"It was made of {len(earlier)} releases{how}, all of which are counted." if earlier else None,

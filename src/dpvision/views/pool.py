@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpvision.images import ImageSet, available_splits, open_images
+from dpvision.images.files import named
 from dpvision.images.images import check_class_names
 from dpvision.images.public import Overlaps, refuse_data_with_ledger
 from dpvision.images.released import check_as_released, provenance_with, release_with
@@ -150,12 +151,13 @@ def pool_split(spec: str | os.PathLike[str]) -> str:
 
 
 def pool_provenance(spec: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return how the images of a pool were made, see `provenance_with`; or, where nothing says it, its place.
+    """Return how the images of a pool were made, see `provenance_with`; or, where nothing says it, what the
+    pool is called.
 
     Raises:
         InputError: the record is damaged.
     """
-    return provenance_with(spec) or {"source": str(spec)}
+    return provenance_with(spec) or {"source": named(spec)}
 
 
 def _targets(images: ImageSet, class_names: Sequence[str]) -> Tensor:

@@ -6,7 +6,13 @@ Each kind has a file; encoder.py says what all of them are, and registry.py whic
 from dpvision.priors.encoders.concatenated import ConcatenatedEncoder
 from dpvision.priors.encoders.encoder import Encoder
 from dpvision.priors.encoders.fitted import fit_once
-from dpvision.priors.encoders.registry import ENCODERS, build_encoder, rebuild_encoder, scales_images
+from dpvision.priors.encoders.registry import (
+    ENCODERS,
+    build_encoder,
+    is_of_package,
+    rebuild_encoder,
+    scales_images,
+)
 
 __all__ = [
     "ENCODERS",
@@ -14,6 +20,7 @@ __all__ = [
     "Encoder",
     "build_encoder",
     "fit_once",
+    "is_of_package",
     "rebuild_encoder",
     "scales_images",
 ]

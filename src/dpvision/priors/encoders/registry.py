@@ -74,6 +74,9 @@ KINDS = (
 ENCODERS = tuple(kind.name for kind in KINDS)
 """The names that :func:`build_encoder` knows beside those of priors; D and K are a depth and a width."""
 
+OF_CODE = (build_patches, build_scattering, build_pixels)
+"""What builds encoders that need no file, and are not of any size that a name says."""
+
 FETCHING = ("timm:hf", "timm:local")
 """Beginnings of the names for which a library reads more than its own list of networks."""
 
@@ -87,6 +90,15 @@ def scales_images(name: str) -> bool:
     """Say whether an encoder, or one of several joined by +, is for photographs, which it scales itself."""
     scaling = {kind.name.partition(":")[0] for kind in KINDS if kind.scales_images}
     return any(part.partition(":")[0] in scaling for part in name.split("+"))
+
+
+def is_of_package(name: str) -> bool:
+    """Say whether an encoder, or each of several joined by +, is one of those that come with the package:
+    whoever has its name has it.
+    """
+    of_code = [kind for kind in KINDS if kind.build in OF_CODE]
+    priors = list_priors()
+    return all(part in priors or any(kind.includes(part) for kind in of_code) for part in name.split("+"))
 
 
 def build_encoder(

@@ -1,0 +1,314 @@
+"""dp-diffusion and dp-distill: a released network is trained on, and more is made of it at no cost."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import dpvision
+from dpvision.api import Synthesis
+from dpvision.api.priors import train_prior
+from dpvision.api.releases import open_earlier
+from dpvision.images import Images
+from dpvision.methods import Learned
+from dpvision.networks.weights import safetensors_bytes
+from dpvision.priors.encoders import is_of_package
+from dpvision.privacy import InputError, Ledger, default_ledger_path
+from dpvision.privacy.accounting import epsilon
+from tests.api.test_priors import SMALL
+from tests.methods.test_dp_diffusion import FAST
+
+DELTA = 1e-3
+DIFFUSION, DISTILL = "dp-diffusion", "dp-distill"
+TEACHER = {"encoder": "pixels", "encoder_options": {}, "steps": 3}
+CONFIG: dict[str, dict[str, Any]] = {DIFFUSION: FAST, DISTILL: {"teacher": TEACHER, "candidates": 2}}
+"""The settings of a first run."""
+
+AGAIN: dict[str, dict[str, Any]] = {
+    DIFFUSION: {name: FAST[name] for name in ("steps", "expected_batch_size", "sampling_steps", "engine")},
+    DISTILL: {"teacher": {"steps": 3}, "candidates": 2},
+}
+"""Those of one that refines it."""
+
+STANDING_STILL: dict[str, dict[str, Any]] = {
+    DIFFUSION: AGAIN[DIFFUSION] | {"learning_rate": 1e-9},
+    DISTILL: {"teacher": {"steps": 3, "learning_rate": 1e-9, "calibration_share": 0.0}, "candidates": 2},
+}
+OF_NETWORK = {DIFFUSION: "", DISTILL: "teacher."}
+FILE = {DIFFUSION: "denoiser.safetensors", DISTILL: "teacher_and_moments.safetensors"}
+
+both = pytest.mark.parametrize("method", [DIFFUSION, DISTILL])
+
+
+@pytest.fixture
+def images() -> Images:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(90) % 2
+    pixels = torch.randint(60, (90, 1, 8, 8), generator=generator) + 150 * labels.view(-1, 1, 1, 1)
+    return Images(pixels.to(torch.uint8), labels, ("dark", "light"), "made")
+
+
+def synthesize(images: Images, out: Path, method: str, **options: Any) -> Synthesis:
+    given = {"epsilon": 1.0, "delta": DELTA, "count": 8, "method": method, "config": CONFIG[method]}
+    return dpvision.synthesize(images, out=out, **(given | options))
+
+
+def refine(images: Images, out: Path, method: str, run: Path, **options: Any) -> Synthesis:
+    return synthesize(images, out, method, refine=run, **({"config": AGAIN[method]} | options))
+
+
+def released(place: Path) -> Learned:
+    return open_earlier(place)[1]
+
+
+def network(place: Path, method: str) -> dict[str, Tensor]:
+    found = released(place).tensors
+    return {name: tensor for name, tensor in found.items() if name.startswith(OF_NETWORK[method])}
+
+
+def card_of(run: Path) -> dict[str, Any]:
+    card: dict[str, Any] = json.loads((run / "release" / "card.json").read_text())
+    return card
+
+
+def spent(images: Images) -> list[Any]:
+    ledger = Ledger(default_ledger_path(images.digest))
+    return [event for events in ledger.counted().values() for event in events]
+
+
+@both
+def test_what_both_runs_cost_is_on_the_card_and_in_the_ledger(
+    images: Images, tmp_path: Path, method: str
+) -> None:
+    first = synthesize(images, tmp_path / "run", method)
+    second = refine(images, tmp_path / "refined", method, tmp_path / "run", epsilon=2.0)
+    assert second.epsilon == epsilon(spent(images), DELTA)
+    assert 2 < second.epsilon < 3
+    card = card_of(tmp_path / "refined")
+    assert card["method"] == f"refine:{method}"
+    assert [part["epsilon"] for part in card["parts"]] == pytest.approx([first.epsilon, 2], rel=0.02)
+    text = (second.release / "card.md").read_text()
+    assert "what 2 runs have released" in text
+    assert dpvision.verify(tmp_path / "refined").holds
+    third = refine(images, tmp_path / "again", method, tmp_path / "refined" / "release")
+    assert third.epsilon == epsilon(spent(images), DELTA)
+    assert len(card_of(tmp_path / "again")["parts"]) == 3
+    assert dpvision.verify(tmp_path / "again").holds
+
+
+@both
+def test_training_goes_on_from_the_weights_that_were_released(
+    images: Images, tmp_path: Path, method: str
+) -> None:
+    """With steps of no length they stay."""
+    told = list[str]()
+    synthesize(images, tmp_path / "run", method, epsilon=5.0)
+    options = {"progress": lambda what, *_: told.append(what), "config": STANDING_STILL[method]}
+    refine(images, tmp_path / "refined", method, tmp_path / "run", **options)
+    before, after = (network(tmp_path / name, method) for name in ("run", "refined"))
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, rtol=1e-5, atol=1e-6)
+    assert not {"learning from random processes", "reading images for the means"} & set(told)
+    refine(images, tmp_path / "moved", method, tmp_path / "run")
+    assert any(not torch.equal(t, before[name]) for name, t in network(tmp_path / "moved", method).items())
+
+
+def test_the_whole_budget_of_a_second_run_is_for_the_steps(images: Images, tmp_path: Path) -> None:
+    synthesize(images, tmp_path / "run", DIFFUSION)
+    planned = dpvision.plan(images, epsilon=1, delta=DELTA, refine=tmp_path / "run", config=AGAIN[DIFFUSION])
+    assert [stage.count for stage in planned.stages] == [3]
+    refine(images, tmp_path / "refined", DIFFUSION, tmp_path / "run")
+    config = card_of(tmp_path / "refined")["config"]
+    assert (config["warm_up_share"], config["pretraining_steps"], config["warm_up_steps"]) == (0, 0, 0)
+    assert (config["width"], config["sampling_steps"]) == (8, 3)
+    centres = [network(tmp_path / name, DIFFUSION)["denoiser.centres"] for name in ("run", "refined")]
+    assert torch.equal(*centres)
+    assert centres[0].any()
+
+
+def test_moments_of_a_second_run_are_the_mean_of_both(images: Images, tmp_path: Path) -> None:
+    """The teacher's share is that of the setting, and the rest is for the second moments alone."""
+    synthesize(images, tmp_path / "run", DISTILL)
+    config = AGAIN[DISTILL] | {"share_of_teacher": 0.2}
+    refine(images, tmp_path / "refined", DISTILL, tmp_path / "run", epsilon=3.0, config=config)
+    before, after = (released(tmp_path / name) for name in ("run", "refined"))
+    (of_means, one), (kept, joint) = before.facts["moments"]["noise"], after.facts["moments"]["noise"]
+    assert of_means == kept
+    first, whole = (card_of(tmp_path / name)["mechanisms"] for name in ("run", "refined"))
+    again = whole[len(first) :]
+    (of_moments,) = (one for one in again if "second moments" in one["name"])
+    of_teacher = [one for one in again if one is not of_moments]
+    recorded = of_moments["noise_multiplier"]
+    assert recorded in [event.noise_multiplier for event in spent(images)]
+    assert joint == pytest.approx(one * recorded / math.hypot(one, recorded))
+    assert torch.equal(before.tensors["moments.first.first"], after.tensors["moments.first.first"])
+    assert not torch.equal(before.tensors["moments.second.moments"], after.tensors["moments.second.moments"])
+    spent_on_teacher = sum(one["count"] / one["noise_multiplier"] ** 2 for one in of_teacher)
+    assert spent_on_teacher == pytest.approx(0.2 / 0.8 / recorded**2)
+
+
+@both
+@pytest.mark.parametrize("inside", ["", "release", "file"])
+def test_more_is_made_of_a_release_at_no_cost(
+    images: Images, tmp_path: Path, method: str, inside: str
+) -> None:
+    first = synthesize(images, tmp_path / "run", method)
+    before = spent(images)
+    setting = {DIFFUSION: {"sampling_steps": 2}, DISTILL: {"candidates": 1, "moments": {"rank": 3}}}[method]
+    place = first.release / FILE[method] if inside == "file" else tmp_path / "run" / inside
+    again = dpvision.synthesize_from(place, out=tmp_path / "again", count=7, config=setting)
+    assert spent(images) == before
+    assert (again.epsilon, again.delta, again.count) == (first.epsilon, first.delta, 7)
+    config = again.generator.config
+    if method == DIFFUSION:
+        assert config["steps"] == 2
+    else:
+        assert (config["candidates"], config["law"]["rank"]) == (1, 3)
+    assert (again.release / FILE[method]).read_bytes() == (first.release / FILE[method]).read_bytes()
+    assert dpvision.verify(tmp_path / "again").holds
+
+
+@pytest.mark.parametrize(
+    ("method", "config", "name"),
+    [
+        (DIFFUSION, {"width": 8}, "width"),
+        (DIFFUSION, {"warm_up_share": 0.2}, "warm_up_share"),
+        (DISTILL, {"teacher": {"encoder": "patches"}}, "teacher.encoder"),
+        (DISTILL, {"moments": {"size": 4}}, "moments.size"),
+    ],
+)
+def test_what_was_released_stays_as_it_is(
+    images: Images, tmp_path: Path, method: str, config: dict[str, Any], name: str
+) -> None:
+    synthesize(images, tmp_path / "run", method)
+    before, refused = spent(images), f"{name} is part of what was released in .*run and stays"
+    with pytest.raises(InputError, match=refused):
+        dpvision.synthesize_from(tmp_path / "run", out=tmp_path / "no", config=config)
+    with pytest.raises(InputError, match=refused):
+        refine(images, tmp_path / "no", method, tmp_path / "run", config=config)
+    assert spent(images) == before
+    assert not (tmp_path / "no").exists()
+
+
+@both
+def test_an_interrupted_run_comes_to_what_a_whole_one_does(
+    images: Images, tmp_path: Path, method: str
+) -> None:
+    def interrupt(doing: str, done: int, total: int, account: object = None) -> None:
+        if doing in ("training", "Phase II") and done == 2:
+            raise KeyboardInterrupt
+
+    synthesize(images, tmp_path / "run", method, seed=1)
+    refine(images, tmp_path / "whole", method, tmp_path / "run", seed=2)
+    with pytest.raises(KeyboardInterrupt):
+        refine(images, tmp_path / "parts", method, tmp_path / "run", seed=2, progress=interrupt)
+    assert isinstance(dpvision.resume(tmp_path / "parts", data=images), Synthesis)
+    one, other = (network(tmp_path / name, method) for name in ("whole", "parts"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_a_teacher_whose_encoder_learned_goes_on_learning(images: Images, tmp_path: Path) -> None:
+    teacher = {
+        "encoder": "wrn-10-4-small",
+        "encoder_options": {},
+        "phase_iii": "norms",
+        "steps": 4,
+        "expected_batch_size": 20,
+        "engine": "by-size",
+    }
+    synthesize(images, tmp_path / "run", DISTILL, config={"teacher": teacher, "candidates": 2})
+    again = {"steps": 2, "expected_batch_size": 20, "engine": "by-size", "phase_ii_share": 0.0}
+    refine(
+        images, tmp_path / "refined", DISTILL, tmp_path / "run", config={"teacher": again, "candidates": 2}
+    )
+    before, after = (network(tmp_path / name, DISTILL) for name in ("run", "refined"))
+    of_encoder = [name for name in before if ".encoder." in name]
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in of_encoder)
+    assert sum(torch.equal(before[name], after[name]) for name in of_encoder) > len(of_encoder) / 3
+
+
+def test_nothing_is_kept_of_a_teacher_on_the_owners_own_encoder(images: Images, tmp_path: Path) -> None:
+    """Its settings would have the name of a file."""
+    own = tmp_path / "own.safetensors"
+    train_prior(SMALL, own, device="cpu")
+    teacher = {"encoder": str(own), "encoder_options": {}, "steps": 2}
+    result = synthesize(images, tmp_path / "run", DISTILL, config={"teacher": teacher})
+    assert not (result.release / FILE[DISTILL]).exists()
+    for file in result.release.iterdir():
+        assert str(tmp_path).encode() not in (file.read_bytes() if file.is_file() else b"")
+    with pytest.raises(InputError, match="has nothing of which more can be made"):
+        refine(images, tmp_path / "no", DISTILL, tmp_path / "run")
+
+
+def changed(facts: Callable[[dict[str, Any]], Any], learned: Learned) -> Learned:
+    found = json.loads(json.dumps(dict(learned.facts)))
+    facts(found)
+    return replace(learned, facts=found)
+
+
+def without_a_number(learned: Learned) -> Learned:
+    name, tensor = next((n, t) for n, t in learned.tensors.items() if t.is_floating_point())
+    return replace(learned, tensors={**learned.tensors, name: torch.full_like(tensor, math.nan)})
+
+
+def without_one(learned: Learned) -> Learned:
+    return replace(learned, tensors=dict(list(learned.tensors.items())[1:]))
+
+
+DAMAGES: dict[str, Callable[[Learned], Learned]] = {
+    "not finite": without_a_number,
+    "one tensor missing": without_one,
+    "other classes": partial(changed, lambda facts: facts.update(class_names=["a", "b", "c"])),
+    "another shape": partial(changed, lambda facts: facts.update(image_shape=[1, 16, 16])),
+}
+OF_ONE: dict[str, dict[str, Callable[[Learned], Learned]]] = {
+    DIFFUSION: {
+        "huge": partial(changed, lambda facts: facts.update(width=2**20)),
+        "no width": partial(changed, lambda facts: facts.pop("width")),
+        "a text": partial(changed, lambda facts: facts.update(patch="2")),
+    },
+    DISTILL: {
+        "a file": partial(changed, lambda facts: facts["teacher"]["settings"].update(encoder="/etc/passwd")),
+        "a library": partial(changed, lambda f: f["teacher"]["settings"].update(encoder="timm:resnet18")),
+        "no teacher": partial(changed, lambda facts: facts.update(teacher=3)),
+        "more settings": partial(changed, lambda facts: facts["teacher"]["settings"].update(steps=3)),
+        "no settings": partial(changed, lambda facts: facts["teacher"].pop("settings")),
+    },
+}
+
+
+@both
+def test_a_file_of_something_else_is_refused(images: Images, tmp_path: Path, method: str) -> None:
+    """One that lies by itself is believed what it states, but not that it is a network."""
+    file = synthesize(images, tmp_path / "run", method).release / FILE[method]
+    learned, place = released(file), tmp_path / FILE[method]
+    place.write_bytes(safetensors_bytes(learned.tensors, learned.facts))
+    assert open_earlier(place)[1].facts == learned.facts
+    before = spent(images)
+    for damage in (DAMAGES | OF_ONE[method]).values():
+        damaged = damage(learned)
+        place.write_bytes(safetensors_bytes(damaged.tensors, damaged.facts))
+        with pytest.raises(InputError, match="is nothing that synthesize released"):
+            dpvision.synthesize_from(place, out=tmp_path / "no")
+    assert spent(images) == before
+    assert not (tmp_path / "no").exists()
+
+
+def test_which_encoders_are_of_the_package() -> None:
+    for name in ("patches", "pixels", "scattering", "wrn-10-4-small", "wrn-16-4-long+patches"):
+        assert is_of_package(name)
+    other = ("random-wrn-1000-1000", "vgg19", "timm:resnet18", "torchvision:resnet18", "inception")
+    for name in (*other, "patches+vgg19", "own.safetensors", "no", ""):
+        assert not is_of_package(name)
