@@ -20,7 +20,7 @@ from dpvision.api.releases import open_earlier
 from dpvision.images import Images
 from dpvision.methods import Learned
 from dpvision.methods.dp_moments import OF_RELEASE, DPMoments
-from dpvision.methods.moments import second_sums
+from dpvision.methods.moments import Centred, Moments, first_sums, second_sums
 from dpvision.privacy import InputError, Ledger, default_ledger_path
 from dpvision.privacy.accounting import epsilon
 from tests.methods.learning import CPU, facts_of
@@ -54,14 +54,30 @@ def spent(images: Images) -> list[Any]:
     return [event for events in ledger.counted().values() for event in events]
 
 
-def exact_second_step(learned: Learned, images: Images) -> Tensor:
-    """The second moments about the released means without noise."""
+def moments_of(learned: Learned, images: Images) -> Moments:
     method, facts = DPMoments(), facts_of(images)
     settings = method.settings_of_release(learned)
-    moments = method.default_config(facts, dpvision.Budget(1.0, DELTA), CPU, settings).moments(facts)
-    first = {n.removeprefix("first."): t for n, t in learned.tensors.items() if n.startswith("first.")}
-    centred = moments.centred(first, learned.facts["noise"][0], len(images))
-    return second_sums(centred, images, CPU)["moments"]
+    return method.default_config(facts, dpvision.Budget(1.0, DELTA), CPU, settings).moments(facts)
+
+
+def part(learned: Learned, step: str) -> dict[str, Tensor]:
+    return {n.removeprefix(f"{step}."): t for n, t in learned.tensors.items() if n.startswith(f"{step}.")}
+
+
+def centred_of(learned: Learned, images: Images) -> Centred:
+    facts, moments = learned.facts, moments_of(learned, images)
+    return moments.centred(part(learned, "first"), facts["noise"][0], len(images), facts["least_spread"])
+
+
+def noises_on_the_card(run: Path, last: int) -> list[float]:
+    """Of the last releases of each of the two steps, by the noise multiplier times the sensitivity."""
+    mechanisms = card_of(run)["mechanisms"][-last:]
+    return [
+        one["noise_multiplier"] * one["sensitivity"]
+        for name in ("sums of images", "second moments")
+        for one in mechanisms
+        if name in one["name"]
+    ]
 
 
 @pytest.mark.parametrize("place", ["run", "run/release", "run/release/moments.safetensors"])
@@ -105,7 +121,7 @@ def test_a_release_tells_nothing_of_how_it_was_learned(images: Images, tmp_path:
         synthesize(of, tmp_path / name, num_examples=130, seed=5)
         found.append(released(tmp_path / name).facts)
     assert found[0] == found[1]
-    public = {"method", "noise", "num_examples", "image_shape", "class_names", "guarantee"}
+    public = {"method", "noise", "least_spread", "num_examples", "image_shape", "class_names", "guarantee"}
     assert found[0].keys() == public | set(OF_RELEASE)
     assert found[0]["num_examples"] == found[0]["guarantee"]["num_examples"] == 130
 
@@ -126,12 +142,12 @@ def test_both_releases_are_on_the_card_and_in_the_ledger(images: Images, tmp_pat
     first = synthesize(images, tmp_path / "run")
     second = synthesize(images, tmp_path / "refined", refine=tmp_path / "run", epsilon=2.0)
     events = spent(images)
-    assert len(events) == 3
+    assert len(events) == 4
     assert second.epsilon == epsilon(events, DELTA)
     assert 2 < second.epsilon < 3
     card = card_of(tmp_path / "refined")
     assert [part["epsilon"] for part in card["parts"]] == pytest.approx([first.epsilon, 2], rel=1e-2)
-    assert len(card["events"]) == len(card["mechanisms"]) == 3
+    assert len(card["events"]) == len(card["mechanisms"]) == 4
     assert "what 2 runs have released" in (second.release / "card.md").read_text()
     assert dpvision.verify(tmp_path / "refined").holds
     again = dpvision.synthesize_from(tmp_path / "refined", out=tmp_path / "again")
@@ -139,32 +155,67 @@ def test_both_releases_are_on_the_card_and_in_the_ledger(images: Images, tmp_pat
     assert dpvision.verify(tmp_path / "again").holds
 
 
-@pytest.mark.parametrize("more", [2.0, 500.0])
-def test_the_second_release_has_the_whole_budget_and_the_noise_that_was_recorded(
-    images: Images, tmp_path: Path, more: float
+@pytest.mark.parametrize(("more", "share_of_means"), [(2.0, 0.3), (500.0, 0.3), (500.0, 1e-5)])
+def test_both_steps_are_released_again_with_the_noise_that_was_recorded(
+    images: Images, tmp_path: Path, more: float, share_of_means: float
 ) -> None:
-    """The means stay, and so does the bound. Of the mean of both releases the second is found by the weights,
-    and its noise is that of the event that the ledger has.
+    """What the second run has released is found by the weights of the two: its noise is that of the events on
+    the card, about exact sums, and the exact second moments are about the means that both runs know.
     """
-    synthesize(images, tmp_path / "run")
+    config = {"share_of_means": share_of_means}
+    synthesize(images, tmp_path / "run", config=config)
     synthesize(images, tmp_path / "refined", refine=tmp_path / "run", epsilon=more)
     before, after = released(tmp_path / "run"), released(tmp_path / "refined")
-    for name in ("first.first", "first.counts"):
-        assert torch.equal(before.tensors[name], after.tensors[name])
-    bounds = [card_of(tmp_path / name)["moments"]["bound"] for name in ("run", "refined")]
-    assert bounds[0] == bounds[1]
-    (of_means, one), (kept, joint) = before.facts["noise"], after.facts["noise"]
-    assert of_means == kept
-    recorded = spent(images)[2].noise_multiplier  # the sensitivity is one
-    assert joint == pytest.approx(one * recorded / math.hypot(one, recorded))
-    exact, name = exact_second_step(before, images), "second.moments"
-    assert float((after.tensors[name] - exact).std()) == pytest.approx(joint, rel=0.05)
-    share = (joint / one) ** 2
-    second = (after.tensors[name] - share * before.tensors[name]) / (1 - share)
-    assert float((second - exact).std()) == pytest.approx(recorded, rel=0.05)
-    assert abs(float((second - exact).mean())) < 0.1 * recorded
-    alone = synthesize(images, tmp_path / "alone", epsilon=more, config={"share_of_means": 1e-6})
-    assert released(alone.release).facts["noise"][1] == pytest.approx(recorded, rel=1e-2)
+    of_means, of_rest = noises_on_the_card(tmp_path / "refined", 2)
+    noise = before.facts["noise"][0]
+    assert after.facts["noise"][0] == pytest.approx(noise * of_means / math.hypot(noise, of_means))
+    share, exact = (after.facts["noise"][0] / noise) ** 2, first_sums(moments_of(before, images), images, CPU)
+    found = [
+        (total - share * part(before, "first")[name]) / (1 - share) - exact[name]
+        for name, total in part(after, "first").items()
+    ]
+    assert float(torch.cat([one.flatten() for one in found]).std()) == pytest.approx(of_means, rel=0.15)
+    one, both = centred_of(before, images), centred_of(after, images)
+    second = one.moments.second
+    moved, noise = both.moved(second.matrices(part(before, "second")), before.facts["noise"][1], one)
+    assert after.facts["noise"][1] == pytest.approx(noise * of_rest / math.hypot(noise, of_rest))
+    share = (after.facts["noise"][1] / noise) ** 2
+    sums, old = part(after, "second")["moments"], second.triangles(moved)["moments"]
+    again = (sums - share * old) / (1 - share) - second_sums(both, images, CPU)["moments"]
+    assert float(again.std()) == pytest.approx(of_rest, rel=0.05)
+    assert abs(float(again.mean())) < 0.1 * of_rest
+    fresh = synthesize(images, tmp_path / "alone", epsilon=more, config=config)
+    alone = released(fresh.release).facts["noise"]
+    assert alone == pytest.approx([of_means, of_rest], rel=1e-2)
+
+
+def test_moments_about_other_means_are_brought_to_these(images: Images) -> None:
+    """Exactly so where nothing was shortened."""
+    moments = Moments((1, 8, 8), 2, 0.25, 3.0, 0.2)
+    first = first_sums(moments, images, CPU)
+    one = moments.centred(first, 0.0, len(images))
+    other = replace(one, means=one.means + torch.linspace(-1, 1, 64), spread=2 * one.spread)
+    sums = [moments.second.matrices(second_sums(some, images, CPU)) for some in (one, other)]
+    moved, noise = one.moved(sums[1], 1.5, other)
+    torch.testing.assert_close(moved, sums[0], rtol=1e-4, atol=1e-4)
+    assert noise == pytest.approx(3.0)
+    _, noise = other.moved(sums[0], 1.5, one)
+    assert noise == 1.5
+
+
+def test_the_bound_is_not_below_what_is_known_of_distances(images: Images) -> None:
+    """The first step says little of the mean squared distance, and the second much, if not all."""
+    moments = Moments((1, 8, 8), 2, 0.25, 1.0, 0.2)
+    right = moments.centred(first_sums(moments, images, CPU), 0.0, len(images))
+    large = replace(right, spread=4 * right.spread)
+    sums = moments.second.matrices(second_sums(large, images, CPU))
+    assert large.least_spread(sums, 0.0) == pytest.approx(right.spread, rel=0.01)
+    assert 0.5 * right.spread < large.least_spread(sums, 0.05) < right.spread
+    small = replace(right, spread=0.01 * right.spread)
+    assert small.least_spread(moments.second.matrices(second_sums(small, images, CPU)), 0.0) <= small.spread
+    assert large.least_spread(sums, 100.0) == 0
+    known = moments.centred(first_sums(moments, images, CPU), 0.0, len(images), 2 * right.spread)
+    assert known.spread == 2 * right.spread
 
 
 def interrupt(what: str, doing: str, done: int, total: int, account: object = None) -> None:
@@ -183,9 +234,9 @@ def test_refined_again_and_taken_up(images: Images, tmp_path: Path) -> None:
         assert isinstance(dpvision.resume(out, data=images), Synthesis)
     assert len(card_of(tmp_path / "2")["parts"]) == 3
     assert dpvision.resume(tmp_path / "2").epsilon == epsilon(spent(images), DELTA)
-    one, _, last = (released(tmp_path / str(number)).facts["noise"][1] for number in range(3))
-    again = spent(images)[-1].noise_multiplier
-    assert last == pytest.approx((one**-2 + 2 * again**-2) ** -0.5)
+    noises = [released(tmp_path / str(number)).facts["noise"][0] for number in range(3)]
+    again, _ = noises_on_the_card(tmp_path / "2", 2)
+    assert noises[2] == pytest.approx((noises[0] ** -2 + 2 * again**-2) ** -0.5)
 
 
 def test_the_method_of_a_refined_run_is_that_of_the_earlier_one(images: Images, tmp_path: Path) -> None:
@@ -198,7 +249,7 @@ def test_the_method_of_a_refined_run_is_that_of_the_earlier_one(images: Images, 
         synthesize(images, tmp_path / "no", refine=tmp_path / "moments", method="dp-mepf")
     planned = dpvision.plan(images, epsilon=1, delta=DELTA, refine=tmp_path / "moments")
     assert planned.method == "refine:dp-moments"
-    assert [stage.count for stage in planned.stages] == [1]
+    assert [stage.count for stage in planned.stages] == [1, 1]
     other = replace(images, pixels=255 - images.pixels)
     shutil.copytree(tmp_path / "moments" / "release", tmp_path / "copy")
     with pytest.raises(InputError, match="was made of other images; give those"):

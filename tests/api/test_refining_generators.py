@@ -1,4 +1,4 @@
-"""dp-diffusion and dp-distill: a released network is trained on, and more is made of it at no cost."""
+"""dp-diffusion and dp-distill: a release is refined, and more is made of it at no cost."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from dpvision.api.priors import train_prior
 from dpvision.api.releases import open_earlier
 from dpvision.images import Images
 from dpvision.methods import Learned
+from dpvision.methods.dp_randp import DPRandP
 from dpvision.networks.weights import safetensors_bytes
 from dpvision.priors.encoders import is_of_package
 from dpvision.privacy import InputError, Ledger, default_ledger_path
@@ -39,11 +40,6 @@ AGAIN: dict[str, dict[str, Any]] = {
 }
 """Those of one that refines it."""
 
-STANDING_STILL: dict[str, dict[str, Any]] = {
-    DIFFUSION: AGAIN[DIFFUSION] | {"learning_rate": 1e-9},
-    DISTILL: {"teacher": {"steps": 3, "learning_rate": 1e-9, "calibration_share": 0.0}, "candidates": 2},
-}
-OF_NETWORK = {DIFFUSION: "", DISTILL: "teacher."}
 FILE = {DIFFUSION: "denoiser.safetensors", DISTILL: "teacher_and_moments.safetensors"}
 
 both = pytest.mark.parametrize("method", [DIFFUSION, DISTILL])
@@ -68,11 +64,6 @@ def refine(images: Images, out: Path, method: str, run: Path, **options: Any) ->
 
 def released(place: Path) -> Learned:
     return open_earlier(place)[1]
-
-
-def network(place: Path, method: str) -> dict[str, Tensor]:
-    found = released(place).tensors
-    return {name: tensor for name, tensor in found.items() if name.startswith(OF_NETWORK[method])}
 
 
 def card_of(run: Path) -> dict[str, Any]:
@@ -105,22 +96,21 @@ def test_what_both_runs_cost_is_on_the_card_and_in_the_ledger(
     assert dpvision.verify(tmp_path / "again").holds
 
 
-@both
-def test_training_goes_on_from_the_weights_that_were_released(
-    images: Images, tmp_path: Path, method: str
-) -> None:
+def test_a_denoiser_learns_on_from_the_weights_that_were_released(images: Images, tmp_path: Path) -> None:
     """With steps of no length they stay."""
     told = list[str]()
-    synthesize(images, tmp_path / "run", method, epsilon=5.0)
-    options = {"progress": lambda what, *_: told.append(what), "config": STANDING_STILL[method]}
-    refine(images, tmp_path / "refined", method, tmp_path / "run", **options)
-    before, after = (network(tmp_path / name, method) for name in ("run", "refined"))
+    synthesize(images, tmp_path / "run", DIFFUSION, epsilon=5.0)
+    options: dict[str, Any] = {"progress": lambda what, *_: told.append(what)}
+    options["config"] = AGAIN[DIFFUSION] | {"learning_rate": 1e-9}
+    refine(images, tmp_path / "refined", DIFFUSION, tmp_path / "run", **options)
+    before, after = (released(tmp_path / name).tensors for name in ("run", "refined"))
     assert before.keys() == after.keys()
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, rtol=1e-5, atol=1e-6)
     assert not {"learning from random processes", "reading images for the means"} & set(told)
-    refine(images, tmp_path / "moved", method, tmp_path / "run")
-    assert any(not torch.equal(t, before[name]) for name, t in network(tmp_path / "moved", method).items())
+    refine(images, tmp_path / "moved", DIFFUSION, tmp_path / "run")
+    moved = released(tmp_path / "moved").tensors
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in moved.items())
 
 
 def test_the_whole_budget_of_a_second_run_is_for_the_steps(images: Images, tmp_path: Path) -> None:
@@ -131,30 +121,43 @@ def test_the_whole_budget_of_a_second_run_is_for_the_steps(images: Images, tmp_p
     config = card_of(tmp_path / "refined")["config"]
     assert (config["warm_up_share"], config["pretraining_steps"], config["warm_up_steps"]) == (0, 0, 0)
     assert (config["width"], config["sampling_steps"]) == (8, 3)
-    centres = [network(tmp_path / name, DIFFUSION)["denoiser.centres"] for name in ("run", "refined")]
+    centres = [released(tmp_path / name).tensors["denoiser.centres"] for name in ("run", "refined")]
     assert torch.equal(*centres)
     assert centres[0].any()
 
 
-def test_moments_of_a_second_run_are_the_mean_of_both(images: Images, tmp_path: Path) -> None:
-    """The teacher's share is that of the setting, and the rest is for the second moments alone."""
+def test_a_second_teacher_is_averaged_with_the_first(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what each has of the budget: its share of 1/σ², by the events on the card."""
+    learn, heads = DPRandP.learn, list[Tensor]()
+
+    def learned(*arguments: Any) -> Learned:
+        found = learn(*arguments)
+        heads.append(found.tensors["network.head.weight"])
+        return found
+
+    monkeypatch.setattr(DPRandP, "learn", learned)
     synthesize(images, tmp_path / "run", DISTILL)
     config = AGAIN[DISTILL] | {"share_of_teacher": 0.2}
     refine(images, tmp_path / "refined", DISTILL, tmp_path / "run", epsilon=3.0, config=config)
-    before, after = (released(tmp_path / name) for name in ("run", "refined"))
-    (of_means, one), (kept, joint) = before.facts["moments"]["noise"], after.facts["moments"]["noise"]
-    assert of_means == kept
-    first, whole = (card_of(tmp_path / name)["mechanisms"] for name in ("run", "refined"))
-    again = whole[len(first) :]
-    (of_moments,) = (one for one in again if "second moments" in one["name"])
-    of_teacher = [one for one in again if one is not of_moments]
-    recorded = of_moments["noise_multiplier"]
-    assert recorded in [event.noise_multiplier for event in spent(images)]
-    assert joint == pytest.approx(one * recorded / math.hypot(one, recorded))
-    assert torch.equal(before.tensors["moments.first.first"], after.tensors["moments.first.first"])
-    assert not torch.equal(before.tensors["moments.second.moments"], after.tensors["moments.second.moments"])
-    spent_on_teacher = sum(one["count"] / one["noise_multiplier"] ** 2 for one in of_teacher)
-    assert spent_on_teacher == pytest.approx(0.2 / 0.8 / recorded**2)
+    mechanisms = card_of(tmp_path / "refined")["mechanisms"]
+    precision = [
+        sum(one["count"] / one["noise_multiplier"] ** 2 for one in half if "gradients" in one["name"])
+        for half in (mechanisms[:4], mechanisms[4:])
+    ]
+    share = precision[0] / sum(precision)
+    found = released(tmp_path / "refined")
+    expected = share * heads[0] + (1 - share) * heads[1]
+    torch.testing.assert_close(found.tensors["teacher.network.head.weight"], expected)
+    assert found.facts["teacher"]["noise"] == pytest.approx(sum(precision) ** -0.5, rel=1e-3)
+    of_moments = [
+        sum(one["count"] / one["noise_multiplier"] ** 2 for one in mechanisms[4:] if "images" in one["name"])
+        + sum(1 / one["noise_multiplier"] ** 2 for one in mechanisms[4:] if "second" in one["name"])
+    ]
+    assert precision[1] / of_moments[0] == pytest.approx(0.2 / 0.8)
+    before = released(tmp_path / "run").facts["moments"]["noise"]
+    assert all(now < then for now, then in zip(found.facts["moments"]["noise"], before, strict=True))
 
 
 @both
@@ -213,41 +216,30 @@ def test_an_interrupted_run_comes_to_what_a_whole_one_does(
     with pytest.raises(KeyboardInterrupt):
         refine(images, tmp_path / "parts", method, tmp_path / "run", seed=2, progress=interrupt)
     assert isinstance(dpvision.resume(tmp_path / "parts", data=images), Synthesis)
-    one, other = (network(tmp_path / name, method) for name in ("whole", "parts"))
+    one, other = (released(tmp_path / name).tensors for name in ("whole", "parts"))
     for name, tensor in one.items():
         torch.testing.assert_close(other[name], tensor, rtol=1e-5, atol=1e-6)
 
 
-def test_a_teacher_whose_encoder_learned_goes_on_learning(images: Images, tmp_path: Path) -> None:
-    teacher = {
-        "encoder": "wrn-10-4-small",
-        "encoder_options": {},
-        "phase_iii": "norms",
-        "steps": 4,
-        "expected_batch_size": 20,
-        "engine": "by-size",
-    }
-    synthesize(images, tmp_path / "run", DISTILL, config={"teacher": teacher, "candidates": 2})
-    again = {"steps": 2, "expected_batch_size": 20, "engine": "by-size", "phase_ii_share": 0.0}
-    refine(
-        images, tmp_path / "refined", DISTILL, tmp_path / "run", config={"teacher": again, "candidates": 2}
-    )
-    before, after = (network(tmp_path / name, DISTILL) for name in ("run", "refined"))
-    of_encoder = [name for name in before if ".encoder." in name]
-    assert before.keys() == after.keys()
-    assert any(not torch.equal(before[name], after[name]) for name in of_encoder)
-    assert sum(torch.equal(before[name], after[name]) for name in of_encoder) > len(of_encoder) / 3
-
-
-def test_nothing_is_kept_of_a_teacher_on_the_owners_own_encoder(images: Images, tmp_path: Path) -> None:
-    """Its settings would have the name of a file."""
-    own = tmp_path / "own.safetensors"
-    train_prior(SMALL, own, device="cpu")
-    teacher = {"encoder": str(own), "encoder_options": {}, "steps": 2}
-    result = synthesize(images, tmp_path / "run", DISTILL, config={"teacher": teacher})
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        {"encoder": "own"},
+        {"encoder": "pixels", "head": "affine", "feature_norm": 1.0},
+        {"encoder": "wrn-10-4-small", "phase_iii": "norms", "expected_batch_size": 20, "engine": "by-size"},
+    ],
+)
+def test_of_a_teacher_that_cannot_be_averaged_nothing_is_kept(
+    images: Images, tmp_path: Path, teacher: dict[str, Any]
+) -> None:
+    """Nor of one on the owner's own encoder: its settings would have the name of a file."""
+    if teacher["encoder"] == "own":
+        own = tmp_path / "own.safetensors"
+        train_prior(SMALL, own, device="cpu")
+        teacher = {"encoder": str(own)}
+    settings = {"encoder_options": {}, "steps": 2, **teacher}
+    result = synthesize(images, tmp_path / "run", DISTILL, config={"teacher": settings, "candidates": 2})
     assert not (result.release / FILE[DISTILL]).exists()
-    for file in result.release.iterdir():
-        assert str(tmp_path).encode() not in (file.read_bytes() if file.is_file() else b"")
     with pytest.raises(InputError, match="has nothing of which more can be made"):
         refine(images, tmp_path / "no", DISTILL, tmp_path / "run")
 
@@ -284,6 +276,7 @@ OF_ONE: dict[str, dict[str, Callable[[Learned], Learned]]] = {
         "a library": partial(changed, lambda f: f["teacher"]["settings"].update(encoder="timm:resnet18")),
         "no teacher": partial(changed, lambda facts: facts.update(teacher=3)),
         "more settings": partial(changed, lambda facts: facts["teacher"]["settings"].update(steps=3)),
+        "no noise": partial(changed, lambda facts: facts["teacher"].update(noise=0)),
         "no settings": partial(changed, lambda facts: facts["teacher"].pop("settings")),
     },
 }

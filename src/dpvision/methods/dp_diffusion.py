@@ -257,14 +257,10 @@ class DPDiffusion:
         return read_release(path, _check_denoiser)
 
     def settings_of_release(self, learned: Learned) -> dict[str, Any]:
-        """Return what says which denoiser it is. What it learned first is not learned again."""
+        """Return what says which denoiser it is. What it learned first is not learned again: its steps have
+        the whole budget of a second run.
+        """
         return {name: learned.facts[name] for name in OF_RELEASE} | NOT_AGAIN
-
-    def stages_again(
-        self, config: DPDiffusionConfig, facts: PublicFacts, noise_multiplier: float
-    ) -> tuple[Stage, ...]:
-        """Return one stage, of the steps: they have the whole budget."""
-        return self.stages(config, facts, noise_multiplier)
 
     def learn_again(self, config: DPDiffusionConfig, earlier: Learned, session: Session) -> Learned:
         """Train the denoiser on, from the weights that were released, with the same centres."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +22,20 @@ from torch import Tensor
 from dpvision.methods.continued import OfPart
 from dpvision.methods.details import with_fitting_details
 from dpvision.methods.dp_moments import DPMoments, DPMomentsConfig, check_moments
-from dpvision.methods.dp_randp import ENCODER, HEAD, SMALLEST_FOR_PRIORS, WHITEN, DPRandP, DPRandPConfig
+from dpvision.methods.dp_randp import HEAD, SMALLEST_FOR_PRIORS, WHITEN, DPRandP, DPRandPConfig
 from dpvision.methods.estimates import Estimate
 from dpvision.methods.features import PRIOR, features_of
 from dpvision.methods.gradient_descent import LARGEST_EPSILON
 from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.part_of_session import PartOfSession
-from dpvision.methods.releases import METHOD, read_release
+from dpvision.methods.releases import METHOD, mean_of, read_release
 from dpvision.methods.session import Session
 from dpvision.methods.settings import check, check_settings, with_overrides
 from dpvision.methods.stages import Stage
 from dpvision.networks import Classifier
 from dpvision.networks.clamped_normal import ClampedNormal
 from dpvision.networks.weights import safetensors_bytes
-from dpvision.priors.encoders import fit_once, is_of_package
+from dpvision.priors.encoders import is_of_package
 from dpvision.priors.encoders.process_images import process_images
 from dpvision.priors.taught_images import MOST_CANDIDATES, TaughtImages
 from dpvision.privacy.accounting import calibrate_noise_multiplier, epsilon
@@ -53,11 +52,11 @@ TEACHER, MOMENTS = "teacher", "moments"
 SETTINGS = "settings"
 """The fact about the teacher that has those of its settings that are part of what is released."""
 
-OF_TEACHER = (
-    *("encoder", "encoder_options", "mirror", "head", "feature_norm"),
-    *("phase_ii", "phase_iii", "class_weight"),
-)
+OF_TEACHER = ("encoder", "encoder_options", "mirror", "head", "feature_norm", "phase_iii", "class_weight")
 """Their names."""
+
+NOISE = "noise"
+"""The fact about the teacher that says how much noise it has: see `_noise_of_teacher`."""
 
 ABOUT = ("num_examples", "image_shape", "class_names")
 """The facts about the images."""
@@ -180,7 +179,8 @@ class DPDistill:
         teacher = DPRandP().learn(config.of_teacher(), for_teacher)
         moments = DPMoments().learn(config.of_moments(), for_moments)
         about = {name: moments.facts[name] for name in ABOUT}
-        return _of_both(config, teacher, moments, {METHOD: self.name, **about})
+        noise = _noise_of_teacher(config, session)
+        return _of_both(config, teacher, noise, moments, {METHOD: self.name, **about})
 
     def finish(
         self, config: DPDistillConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
@@ -197,7 +197,7 @@ class DPDistill:
         encoder = features_of(teacher.model).encoder.config["name"]  # the setting may be a place
         about = {"encoder": encoder, "share": config.share_of_teacher, **teacher.card}
         files = {}
-        if is_of_package(config.teacher["encoder"]):  # else its name is of a file, on the owner's machine
+        if _can_be_refined(config.teacher):
             files[RELEASED] = safetensors_bytes(learned.tensors, learned.facts)
         return Finished(generator, files, {**law.card, TEACHER: about})
 
@@ -212,34 +212,16 @@ class DPDistill:
             MOMENTS: OfPart(DPMoments().settings_of_release(_of(learned, MOMENTS))),
         }
 
-    def stages_again(
-        self, config: DPDistillConfig, facts: PublicFacts, noise_multiplier: float
-    ) -> tuple[Stage, ...]:
-        """Return the stages of the teacher, which goes on learning, then that of the second moments."""
-        of_teacher = config.noise_of_teacher(facts, noise_multiplier)
-        of_moments = config.noise_of_moments(noise_multiplier)
-        return (
-            *DPRandP().stages(config.of_teacher(), facts, of_teacher),
-            *DPMoments().stages_again(config.of_moments(), facts, of_moments),
-        )
-
     def learn_again(self, config: DPDistillConfig, earlier: Learned, session: Session) -> Learned:
-        """Train the teacher on, from the weights that were released, then release second moments once more,
-        about the same means.
+        """Train another teacher and release the moments once more. Heads on the same features are averaged as
+        sums are: each has noise of its own.
         """
         for_teacher, for_moments = _sessions(config, session)
-        before = _of(earlier, TEACHER)
-
-        def begin(model: Classifier) -> None:
-            if not any(name.startswith(ENCODER) for name in before.tensors):
-                fit_once(features_of(model).encoder, partial(session.tell, "looking at random processes"))
-            session.begin_with(model, {**model.state_dict(), **before.tensors})
-
-        taught = DPRandP().learn_from(config.of_teacher(), for_teacher, begin)
-        # Those of an encoder that did not learn are public, and are not part of what is released.
-        weights = {name: taught.tensors[name] for name in before.tensors}
+        before, noise = _of(earlier, TEACHER), _noise_of_teacher(config, session)
+        taught = DPRandP().learn(config.of_teacher(), for_teacher)
+        heads, noise = mean_of(before.tensors, before.facts[NOISE], taught.tensors, noise)
         moments = DPMoments().learn_again(config.of_moments(), _of(earlier, MOMENTS), for_moments)
-        return _of_both(config, replace(taught, tensors=weights), moments, earlier.facts)
+        return _of_both(config, replace(taught, tensors=heads), noise, moments, earlier.facts)
 
 
 def _sessions(config: DPDistillConfig, session: Session) -> tuple[Session, Session]:
@@ -249,8 +231,13 @@ def _sessions(config: DPDistillConfig, session: Session) -> tuple[Session, Sessi
     return PartOfSession(session, 0, of_teacher), PartOfSession(session, of_teacher, count - of_teacher)
 
 
+def _noise_of_teacher(config: DPDistillConfig, session: Session) -> float:
+    """Return the noise multiplier of a single release that has the teacher's share of the budget."""
+    return session.stages.noise_multiplier / math.sqrt(config.share_of_teacher)
+
+
 def _of_both(
-    config: DPDistillConfig, teacher: Learned, moments: Learned, about: Mapping[str, Any]
+    config: DPDistillConfig, teacher: Learned, noise: float, moments: Learned, about: Mapping[str, Any]
 ) -> Learned:
     """Return what was learned in both parts, with these facts and those of the parts."""
     tensors = {
@@ -258,7 +245,8 @@ def _of_both(
         for part, one in ((TEACHER, teacher), (MOMENTS, moments))
         for name, tensor in one.tensors.items()
     }
-    of_teacher = {**teacher.facts, SETTINGS: {name: config.teacher[name] for name in OF_TEACHER}}
+    settings = {name: config.teacher[name] for name in OF_TEACHER}
+    of_teacher = {**teacher.facts, SETTINGS: settings, NOISE: noise}
     return Learned(tensors, {**about, TEACHER: of_teacher, MOMENTS: dict(moments.facts)})
 
 
@@ -297,22 +285,30 @@ def _of(learned: Learned, part: str) -> Learned:
     return Learned(tensors, learned.facts[part])
 
 
+def _can_be_refined(teacher: Mapping[str, Any]) -> bool:
+    """Say whether a teacher with these settings can be averaged with another: a linear head alone. Its
+    encoder is one of the package, for its settings are published, and other names may be of files on the
+    owner's machine.
+    """
+    is_linear = teacher["phase_iii"] == "none" and teacher["head"] != "affine"
+    return is_linear and is_of_package(teacher["encoder"])
+
+
 def _check_both(learned: Learned, facts: PublicFacts) -> None:
     """Raise ValueError, TypeError, … unless tensors are a teacher and moments that their facts speak of."""
     teacher, moments = _of(learned, TEACHER), _of(learned, MOMENTS)
     settings = teacher.facts[SETTINGS]
     check_settings(DPRandPConfig, settings)
-    if not (settings.keys() == set(OF_TEACHER) and is_of_package(settings["encoder"])):
+    if not (settings.keys() == set(OF_TEACHER) and _can_be_refined(settings)):
         raise ValueError("its teacher is of another method")
+    if not 0 < teacher.facts[NOISE] < math.inf:
+        raise ValueError("its teacher's noise has no standard deviation")
     check_moments(moments, facts)
     if any(moments.facts[name] != learned.facts[name] for name in ABOUT):
         raise ValueError("its moments are of other images")
     config = DPRandPConfig(**settings, steps=1, expected_batch_size=1, learning_rate=1.0)
-    expected = config.build_model(facts, fit=False).state_dict()
-    known = {name: tensor for name, tensor in expected.items() if name in teacher.tensors}
-    check_tensors(teacher.tensors, known)
-    if not all(name in known for name in expected if name.startswith(HEAD)):
-        raise ValueError("its teacher has no head")
+    weights = config.build_model(facts, fit=False).state_dict()
+    check_tensors(teacher.tensors, {name: t for name, t in weights.items() if name.startswith(HEAD)})
 
 
 def _details(image_shape: tuple[int, int, int], count: int) -> Tensor:

@@ -217,12 +217,6 @@ class DPMEPF:
             "count_weight": learned.facts["count_weight"],
         }
 
-    def stages_again(
-        self, config: DPMEPFConfig, facts: PublicFacts, noise_multiplier: float
-    ) -> tuple[Stage, ...]:
-        """Return the one stage of the same sums."""
-        return self.stages(config, facts, noise_multiplier)
-
     def learn_again(self, config: DPMEPFConfig, earlier: Learned, session: Session) -> Learned:
         """Release the sums of the same features once more."""
         embedding, encoder = opened(earlier)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpvision.images import Images, ImageSet
+from dpvision.images import Images
 from dpvision.methods.details import with_fitting_details
 from dpvision.methods.estimates import Estimate
 from dpvision.methods.generator_fitting import leaves
@@ -48,6 +48,9 @@ MOMENTS = "moments.safetensors"
 
 OF_RELEASE = ("size", "share_of_means", "emphasis", "clip", "count_weight")
 """The settings that are part of what is released, beside whether it is by class."""
+
+LEAST_SPREAD = "least_spread"
+"""The fact that says what the mean squared distance of the second step is at least, by an earlier run."""
 
 LARGEST_SIDES = {1: 28, 3: 16}
 """Largest side, in pixels, of images whose moments are released, by channels (1 grey, 3 RGB)."""
@@ -193,41 +196,25 @@ class DPMoments:
     def learn(self, config: DPMomentsConfig, session: Session) -> Learned:
         """Release the means, then the second moments about them."""
         moments, facts = config.moments(session.facts), session.facts
-        noises = [_noise_of(stage) for stage in session.stages.stages[:2]]
-        tell = partial(session.tell, "reading images for the means")
-        first = session.release(
-            0, lambda images: first_sums(moments, images, session.device, tell), moments.first.zero()
-        )
-        second = self._second_step(1, session, moments.centred(first, noises[0], facts.num_examples))
-        tensors = {
-            f"{part}.{name}": t
-            for part, some in ((FIRST, first), (SECOND, second))
-            for name, t in some.items()
-        }
+        of_means, of_rest = _noises(session)
+        first = _first_step(session, moments)
+        second = _second_step(session, moments.centred(first, of_means, facts.num_examples))
         about: dict[str, Any] = {
             METHOD: self.name,
-            "noise": noises,
+            LEAST_SPREAD: 0.0,
             "num_examples": facts.num_examples,
             "image_shape": list(facts.image_shape),
             "class_names": list(facts.class_names) if config.labelled else [],
         }
-        return Learned(tensors, about | {name: getattr(config, name) for name in OF_RELEASE})
-
-    def _second_step(self, number: int, session: Session, centred: Centred) -> dict[str, Tensor]:
-        """Release second moments about the means: the stage of this number."""
-        tell = partial(session.tell, "reading images for what differs from the means")
-
-        def sums_of(images: ImageSet) -> dict[str, Tensor]:
-            return second_sums(centred, images, session.device, tell)
-
-        return session.release(number, sums_of, centred.moments.second.blank())
+        about |= {name: getattr(config, name) for name in OF_RELEASE}
+        return _of_both(first, of_means, second, of_rest, about)
 
     def finish(
         self, config: DPMomentsConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
     ) -> Finished:
         """Make the law of each class of what was released."""
         moments, noise = config.moments(facts), learned.facts["noise"]
-        centred = moments.centred(_part(learned, FIRST), noise[0], facts.num_examples)
+        centred = _centred(moments, learned)
         names = facts.class_names if config.labelled else ()
         generator, kept = law_of_images(
             centred,
@@ -261,37 +248,78 @@ class DPMoments:
         kept = {name: learned.facts[name] for name in OF_RELEASE}
         return kept | {"labelled": bool(learned.facts["class_names"])}
 
-    def stages_again(
-        self, config: DPMomentsConfig, facts: PublicFacts, noise_multiplier: float
-    ) -> tuple[Stage, ...]:
-        """Return one stage, of the second step: it has the whole budget. The means stay as they are, for what
-        they are off by is in the second moments about them, and is released more exactly with these.
-        """
-        again = config.moments(facts).second.mechanism(noise_multiplier, facts.num_examples)
-        of_class = "class-wise " if config.labelled else ""
-        return (Stage(f"{of_class}second moments about the means of the earlier run", again, 1),)
-
     def learn_again(self, config: DPMomentsConfig, earlier: Learned, session: Session) -> Learned:
-        """Release the second moments once more, about the same means and with the same bound."""
-        (of_means, before), (stage,) = earlier.facts["noise"], session.stages.stages
-        moments, count = config.moments(session.facts), session.facts.num_examples
-        centred = moments.centred(_part(earlier, FIRST), of_means, count)
-        again = self._second_step(0, session, centred)
-        both, noise = mean_of(_part(earlier, SECOND), before, again, _noise_of(stage))
-        tensors = {**earlier.tensors, **{f"{SECOND}.{name}": total for name, total in both.items()}}
-        return Learned(tensors, {**earlier.facts, "noise": [of_means, noise]})
+        """Release both steps once more, the second about the means that both runs know. What the earlier run
+        released about its own is brought to these.
+        """
+        moments, noises = config.moments(session.facts), _noises(session)
+        before, (of_means, of_rest) = _centred(moments, earlier), earlier.facts["noise"]
+        sums, of_means = mean_of(_part(earlier, FIRST), of_means, _first_step(session, moments), noises[0])
+        second = moments.second.matrices(_part(earlier, SECOND))
+        least_spread = max(earlier.facts.get(LEAST_SPREAD, 0.0), before.least_spread(second, of_rest))
+        centred = moments.centred(sums, of_means, session.facts.num_examples, least_spread)
+        again = _second_step(session, centred)
+        moved, of_rest = centred.moved(second, of_rest, before)
+        both, of_rest = mean_of(moments.second.triangles(moved), of_rest, again, noises[1])
+        about = {**earlier.facts, LEAST_SPREAD: least_spread}
+        return _of_both(sums, of_means, both, of_rest, about)
+
+
+def _centred(moments: Moments, learned: Learned) -> Centred:
+    """Return the second step of what was released."""
+    facts = learned.facts
+    of_means, _ = facts["noise"]
+    least_spread = facts.get(LEAST_SPREAD, 0.0)  # earlier versions knew none
+    return moments.centred(_part(learned, FIRST), of_means, facts["num_examples"], least_spread)
+
+
+def _noises(session: Session) -> list[float]:
+    """Return the standard deviations of the noise on every number of the two steps, the first stages."""
+    found = []
+    for stage in session.stages.stages[:2]:
+        assert isinstance(stage.mechanism, GaussianSumMechanism)
+        found.append(stage.mechanism.standard_deviation)
+    return found
+
+
+def _first_step(session: Session, moments: Moments) -> dict[str, Tensor]:
+    """Release sums of images and of their squared lengths, and class counts."""
+    tell = partial(session.tell, "reading images for the means")
+    return session.release(
+        0, lambda images: first_sums(moments, images, session.device, tell), moments.first.zero()
+    )
+
+
+def _second_step(session: Session, centred: Centred) -> dict[str, Tensor]:
+    """Release second moments about the means."""
+    tell = partial(session.tell, "reading images for what differs from the means")
+    return session.release(
+        1,
+        lambda images: second_sums(centred, images, session.device, tell),
+        centred.moments.second.blank(),
+    )
+
+
+def _of_both(
+    first: Mapping[str, Tensor],
+    of_means: float,
+    second: Mapping[str, Tensor],
+    of_rest: float,
+    about: Mapping[str, Any],
+) -> Learned:
+    """Return what was released in both steps, with the standard deviations of its noise and other facts."""
+    tensors = {
+        f"{part}.{name}": total.float()
+        for part, sums in ((FIRST, first), (SECOND, second))
+        for name, total in sums.items()
+    }
+    return Learned(tensors, {**about, "noise": [of_means, of_rest]})
 
 
 def _part(learned: Learned, step: str) -> dict[str, Tensor]:
     """Return what was released in a step, `FIRST` or `SECOND`, by name."""
     of_step = f"{step}."
     return {n.removeprefix(of_step): t for n, t in learned.tensors.items() if n.startswith(of_step)}
-
-
-def _noise_of(stage: Stage) -> float:
-    """Return the standard deviation of the noise on every number of a stage's release."""
-    assert isinstance(stage.mechanism, GaussianSumMechanism)
-    return stage.mechanism.standard_deviation
 
 
 def _check_size(config: DPMomentsConfig, facts: PublicFacts) -> None:
@@ -314,6 +342,8 @@ def check_moments(learned: Learned, facts: PublicFacts) -> None:
     of_means, of_rest = learned.facts["noise"]
     if not (0 <= of_means < math.inf and 0 <= of_rest < math.inf):
         raise ValueError("its noise has no standard deviation")
+    if not 0 <= learned.facts.get(LEAST_SPREAD, 0.0) < math.inf:
+        raise ValueError("its mean squared distance is no number")
     moments = config.moments(facts)
     blocks, numbers = moments.second.num_classes, moments.second.num_numbers
     shapes = {

@@ -95,13 +95,16 @@ class Moments:
         rest = 1 + WEIGHT_OF_LENGTH**2 - place.square().sum(dim=1, keepdim=True) - length.square()
         return torch.cat([place, length, rest.clamp(min=0).sqrt()], dim=1)
 
-    def centred(self, released: Mapping[str, Tensor], noise: float, num_examples: int) -> Centred:
+    def centred(
+        self, released: Mapping[str, Tensor], noise: float, num_examples: int, least_spread: float = 0.0
+    ) -> Centred:
         """Return the second step, about the means that were released in the first.
 
         Args:
             released: the sums with noise of the first step.
             noise: its standard deviation on every number.
             num_examples: N.
+            least_spread: what the mean squared weighted distance from the mean is known to be at least.
         """
         n = math.prod(self.shape)
         norm = math.sqrt(1 + WEIGHT_OF_LENGTH**2)  # that of the features
@@ -118,7 +121,7 @@ class Moments:
         squared = self.weights.square()
         inner = 2 * (squared * places * means).sum() - (sizes[:, None] * squared * means.square()).sum()
         spread = float((lengths.sum() - inner) / sizes.sum())
-        spread = max(spread, LEAST_SHARE * self.longest)
+        spread = max(spread, least_spread, LEAST_SHARE * self.longest)
         return Centred(self, means, spread, counted, variance, num_examples)
 
     def _shrunk(self, places: Tensor, sizes: Tensor, deviation: float) -> Tensor:
@@ -165,9 +168,20 @@ class Centred:
         """Return the share by which squared distances are larger than they were released, for long ones were
         shortened: at least 1, and at most `MOST_STRETCH`, for both are known with noise.
         """
+        return min(MOST_STRETCH, max(1.0, self.spread / max(self._shortened(sums), 1e-30)))
+
+    def least_spread(self, sums: Tensor, noise: float) -> float:
+        """Return what the mean squared distance is at least, by what the second step released: that of the
+        shortened distances, less two standard deviations of the noise on it.
+        """
+        numbers = sums[:, :-1, 0].numel()
+        of_sum = noise * math.sqrt(numbers) * (1 + CONSTANT**2) * self.bound**2 / self.num_examples
+        return max(0.0, self._shortened(sums) - 2 * of_sum)
+
+    def _shortened(self, sums: Tensor) -> float:
+        """Return the mean squared distance as it was released: long ones were shortened."""
         squares = sums[:, :-1, :-1].diagonal(dim1=1, dim2=2).sum() * (1 + CONSTANT**2) * self.bound**2
-        shortened = float(squares) / self.num_examples
-        return min(MOST_STRETCH, max(1.0, self.spread / max(shortened, 1e-30)))
+        return float(squares) / self.num_examples
 
     def sizes(self, sums: Tensor, noise: float) -> Tensor:
         """Return how many images each class has, float64 ``[K]``, by both steps.
@@ -183,6 +197,25 @@ class Centred:
         share = variance / (variance + self.variance)
         both = share * self.counted + (1 - share) * counted
         return class_sizes(both, share * self.variance, self.num_examples)
+
+    def moved(self, sums: Tensor, noise: float, other: Centred) -> tuple[Tensor, float]:
+        """Bring second moments about other means and with another bound to these means and this bound. That
+        is exact but for what was shortened: where the other bound is smaller, most was, and lengths stay.
+
+        Args:
+            sums: what was released about the other means, ``[K, n + 1, n + 1]``.
+            noise: the standard deviation on every number of it.
+            other: the step in which it was released.
+
+        Returns:
+            The moments, and the standard deviation of the noise on those of distances.
+        """
+        ratio = max(1.0, other.bound / self.bound)
+        shift = (other.means - self.means) * (self.moments.weights / self.bound)
+        maps = torch.eye(sums.shape[1], dtype=sums.dtype).repeat(len(sums), 1, 1)
+        maps[:, :-1, :-1] *= ratio
+        maps[:, :-1, -1] = shift / CONSTANT
+        return maps @ sums @ maps.transpose(1, 2), noise * ratio**2
 
     def vectors(self, waves: Tensor, labels: Tensor | None) -> Tensor:
         """Return v of images of these classes, no longer than one: (distance / R, ½), ``[B, n + 1]``."""

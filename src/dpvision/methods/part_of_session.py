@@ -33,13 +33,6 @@ class PartOfSession(Session):
     def initialized(self, build: Callable[[], Built]) -> Built:
         return self._whole.initialized(build)
 
-    @property
-    def leads(self) -> bool:
-        return self._whole.leads
-
-    def begin_with(self, module: nn.Module, weights: Sums) -> None:
-        self._whole.begin_with(module, weights)
-
     def agree(self, module: nn.Module) -> None:
         self._whole.agree(module)
 

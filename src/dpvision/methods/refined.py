@@ -21,7 +21,6 @@ from dpvision.methods.method import Learned, Method
 from dpvision.methods.registry import REFINED
 from dpvision.methods.releases import Reusable, open_release
 from dpvision.methods.session import Session
-from dpvision.methods.stages import Stage
 from dpvision.networks.weights import safetensors_bytes
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
@@ -56,10 +55,6 @@ class Refined(Continued):
         _check_same(facts, earlier, run)
         config = self.method.default_config(facts, budget, device, settings)
         return self.config_class(**asdict(config), **{REFINE: run, FROM_DIGEST: _digest(earlier)})
-
-    def stages(self, config: Any, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
-        """Return those of the second run."""
-        return self.method.stages_again(config, facts, noise_multiplier)
 
     def learn(self, config: Any, session: Session) -> Learned:
         """Do what takes private images in the second run. What is learned is of both, with what is known of

@@ -17,7 +17,6 @@ from dpvision.images.images import check_class_names
 from dpvision.methods.method import Learned, Method
 from dpvision.methods.registry import find_method, known_methods
 from dpvision.methods.session import Session
-from dpvision.methods.stages import Stage
 from dpvision.networks.weights import CHECKSUM, FACTS, opened, read_tensors
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
@@ -44,12 +43,10 @@ class Reusable(Method, Protocol):
     def settings_of_release(self, learned: Learned) -> dict[str, Any]:
         """Return the settings that are part of what was released; those of a part as `OfPart`."""
 
-    def stages_again(self, config: Any, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
-        """List what a second run releases, which refines the first."""
-
     def learn_again(self, config: Any, earlier: Learned, session: Session) -> Learned:
-        """Do all that takes private images in a second run. Return what is known by both, with the facts of
-        the earlier one, its guarantee among them, but for the noise.
+        """Do all that takes private images in a second run, which refines the first: work on every stage of
+        the settings once. Return what is known by both runs, with the facts of the earlier one, its guarantee
+        among them, but for the noise.
         """
 
 
@@ -70,7 +67,8 @@ def open_release(place: str | os.PathLike[str]) -> tuple[Reusable, Learned]:
             return method, method.open_release(file)
     raise InputError(
         f"{place} has nothing of which more can be made; give a run of synthesize, its release, or the file "
-        "of what it released (by dp-distill there is one where the teacher's encoder is of the package)"
+        "of what it released (by dp-distill there is one where the teacher is a linear head on an encoder of "
+        "the package)"
     )
 
 
