@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dp_accounting
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,8 @@ from dpvision.api.publishing import card_files
 from dpvision.api.recomputing import MOST_EVENTS
 from dpvision.cli.main import run as command
 from dpvision.images import Images
-from dpvision.methods import Calibrated, Stage
+from dpvision.methods import Calibrated, Learned, Stage
+from dpvision.methods.dp_randp import DPRandP
 from dpvision.methods.going_on import GoingOn
 from dpvision.methods.registry import find_method
 from dpvision.privacy import Event, FullBatch, GaussianSumMechanism, InputError, Ledger, default_ledger_path
@@ -183,14 +185,9 @@ class Net(nn.Module):
     ("first", "second"),
     [
         ({"config": LINEAR | {"class_weight": "balanced"}}, {"config": {"class_weight": "none"}}),
-        ({"method": "dp-randp", "config": PIXELS}, {}),
         slow({"config": LINEAR}, {}),
         slow({"config": LINEAR}, {"method": "dp-mix-self", "config": {"augmult": 2, "steps": 2}}),
         slow({"config": {"steps": 3, "learning_rate": 0.05}, "network": Net}, {"network": Net}),
-        slow(
-            {"method": "dp-ridge", "config": {"encoder": "pixels"}},
-            {"method": "dp-randp", "config": PIXELS},
-        ),
         (
             {"method": "dp-randp", "config": UNTRAINED | {"calibration_share": 0.0}},
             {"config": {"phase_iii": "full", "phase_iii_learning_rate": 1e-12, "steps": 2}},
@@ -216,6 +213,46 @@ def test_training_begins_where_the_earlier_run_ended(
         torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-6)
     assert dpvision.load(tmp_path / "two").offsets is None
     assert dpvision.verify(tmp_path / "two").holds
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"method": "dp-randp", "config": PIXELS | {"calibration_share": 0.3}},
+        {"method": "dp-ridge", "config": {"encoder": "pixels", "encoder_options": {"size": 4}}},
+    ],
+)
+def test_a_linear_head_is_learned_anew_and_averaged_with_the_earlier_one(
+    first: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each by the square of its N/σ, of a Gaussian release with its ε. In a chain the earlier ones count
+    together.
+    """
+    learn, heads = DPRandP.learn_from, list[Tensor]()
+
+    def learned(*arguments: Any) -> Learned:
+        found = learn(*arguments)
+        heads.append(found.tensors["network.head.weight"])
+        return found
+
+    images, settings = made(), {"method": "dp-randp", "config": {"steps": 3}}
+    train(images, tmp_path / "one", **first)
+    monkeypatch.setattr(DPRandP, "learn_from", learned)
+    train(images, tmp_path / "two", from_run=tmp_path / "one", epsilon=2.0, **settings)
+    train(images, tmp_path / "three", from_run=tmp_path / "two", **settings)
+    monkeypatch.undo()
+    heads.insert(0, weights_of(tmp_path / "one")["network.head.weight"])
+    parts = card_of(tmp_path / "three")["parts"]
+    precision = [N**2 / dp_accounting.get_sigma_gaussian(part["epsilon"], DELTA) ** 2 for part in parts]
+    for name, count in (("two", 2), ("three", 3)):
+        shares = torch.tensor(precision[:count]) / sum(precision[:count])
+        expected = sum(share * head for share, head in zip(shares, heads, strict=False))
+        found = weights_of(tmp_path / name)["network.head.weight"]
+        torch.testing.assert_close(found, expected.float(), rtol=0.01, atol=1e-3 * float(found.abs().max()))
+        assert dpvision.verify(tmp_path / name).holds
+    anew = dpvision.plan(images, epsilon=2, delta=DELTA, from_run=tmp_path / "one", **settings).config
+    fresh = dpvision.plan(images, epsilon=2, delta=DELTA, **{**settings, "config": PIXELS}).config
+    assert anew.learning_rate == fresh.learning_rate
 
 
 def test_the_first_loss_is_that_of_the_release(runs: Path) -> None:

@@ -384,8 +384,8 @@ class Refining:
     """Options of runs whose release may refine an earlier one."""
 
     refine: FilePath | None = option(
-        "An earlier run of synthesize on the same images, or its release: this run makes that more exact, and "
-        "the images pay for both.",
+        "An earlier run of synthesize on the same images, or its release: this run makes that more exact, "
+        "and the images pay for both.",
         None,
         metavar="RUN",
     )

@@ -22,7 +22,14 @@ from torch import Tensor
 from dpvision.methods.continued import OfPart
 from dpvision.methods.details import with_fitting_details
 from dpvision.methods.dp_moments import DPMoments, DPMomentsConfig, check_moments
-from dpvision.methods.dp_randp import HEAD, SMALLEST_FOR_PRIORS, WHITEN, DPRandP, DPRandPConfig
+from dpvision.methods.dp_randp import (
+    HEAD,
+    SMALLEST_FOR_PRIORS,
+    WHITEN,
+    DPRandP,
+    DPRandPConfig,
+    is_linear_head,
+)
 from dpvision.methods.estimates import Estimate
 from dpvision.methods.features import PRIOR, features_of
 from dpvision.methods.gradient_descent import LARGEST_EPSILON
@@ -290,8 +297,7 @@ def _can_be_refined(teacher: Mapping[str, Any]) -> bool:
     encoder is one of the package, for its settings are published, and other names may be of files on the
     owner's machine.
     """
-    is_linear = teacher["phase_iii"] == "none" and teacher["head"] != "affine"
-    return is_linear and is_of_package(teacher["encoder"])
+    return is_linear_head(teacher) and is_of_package(teacher["encoder"])
 
 
 def _check_both(learned: Learned, facts: PublicFacts) -> None:

@@ -251,6 +251,13 @@ class Part:
     of: str = ""
 
 
+def is_linear_head(settings: Mapping[str, Any]) -> bool:
+    """Say whether what learns is a linear head alone: several of those, on the same features, can be
+    averaged.
+    """
+    return settings.get("phase_iii", "none") == "none" and settings.get("head", "linear") != "affine"
+
+
 def _is_of_head(name: str) -> bool:
     """Say whether a parameter of the classifier is the head's."""
     return name.startswith(HEAD)
@@ -391,6 +398,12 @@ class DPRandP:
         at_once = {} if now == "none" else {"phase_ii_share": 0.0}
         same = now == before and given.get("phase_ii", settings["phase_ii"]) == settings["phase_ii"]
         return {**settings, **at_once} if same else at_once
+
+    def learned_anew(self, settings: Mapping[str, Any]) -> str:
+        """Return a linear head, where it alone learns. One that learned on from another had the noise of both
+        runs, and was worse than the mean of two.
+        """
+        return HEAD if is_linear_head(settings) else ""
 
     def finish(
         self, config: DPRandPConfig, learned: Learned, facts: PublicFacts, workplace: Workplace

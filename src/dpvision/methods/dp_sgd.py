@@ -147,6 +147,10 @@ class DPSGD:
         """Return all settings."""
         return dict(settings)
 
+    def learned_anew(self, settings: Mapping[str, Any]) -> str:
+        """Return nothing: all weights learn on."""
+        return ""
+
     def finish(
         self, config: DPSGDConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
     ) -> Finished:

@@ -1,5 +1,6 @@
-"""Go on training from the classifier that an earlier run has released, in place of one with fresh weights.
-The private images pay for both runs.
+"""Go on training from the classifier that an earlier run has released, in place of one with fresh weights; a
+linear head is learned anew from the same features, and averaged with the earlier one. The private images pay
+for both runs.
 
 Guarantee:
     The earlier release came of mechanisms that were paid for, so that to begin with it is to choose the next
@@ -12,15 +13,17 @@ Guarantee:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from dpvision.methods.continued import FROM_DIGEST, FROM_RUN, Continued, with_released
 from dpvision.methods.gradient_descent import images_over_noise
 from dpvision.methods.method import GUARANTEE, Learned, Method
 from dpvision.methods.registry import FROM
+from dpvision.methods.releases import mean_of
 from dpvision.methods.session import Session
 from dpvision.methods.settings import setting_types
 from dpvision.methods.start import Start, open_start
@@ -28,6 +31,7 @@ from dpvision.networks import Classifier
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
+from dpvision.privacy.mechanisms import GaussianSumMechanism
 
 Begin = Callable[[Classifier], None]
 """It gives a classifier, on the session's device, the weights that training begins with."""
@@ -55,6 +59,14 @@ class GoesOn(Method, Protocol):
 
         Raises:
             InputError: the one cannot follow on the other.
+        """
+
+    def learned_anew(self, settings: Mapping[str, Any]) -> str:
+        """Return how the names of the weights begin that are learned anew, and then averaged with those of
+        the earlier run; empty where training begins with its weights.
+
+        Args:
+            settings: those of the run, as far as they are known.
         """
 
     def learn_from(self, config: Any, session: Session, begin: Begin | None) -> Learned:
@@ -86,7 +98,8 @@ class GoingOn(Continued):
     ) -> Any:
         """Keep what says what classifier it is. The other settings are by default those of the earlier run,
         if that was of the same method, with batches of the same share of the images, and with learning rates
-        that are smaller in proportion where there is more noise; or else the method's.
+        that are smaller in proportion where there is more noise, or, of what is learned anew, the method's;
+        or else all are the method's.
 
         Raises:
             InputError: a setting says otherwise than the release, or the images do not fit it.
@@ -116,21 +129,45 @@ class GoingOn(Continued):
         more_noise = images_over_noise(facts.num_examples, budget) / start.images_over_noise
         for name in RATES & found.keys():
             found[name] = float(f"{min(1.0, more_noise) * found[name]:.3g}")
+        if self.method.learned_anew({**settings, **given}):  # as in any run of this budget
+            found = {name: value for name, value in found.items() if name not in RATES}
         return found
 
     def learn(self, config: Any, session: Session) -> Learned:
-        """Train from there. With what is learned is the guarantee of the earlier release."""
+        """Train from there, or anew beside it. What is learned has the guarantee of the earlier release."""
         if not session.leads:  # a process that follows may not see the release, and is given the weights
             return self.method.learn_from(config, session, lambda model: session.begin_with(model, {}))
         start = open_start(getattr(config, FROM_RUN))
         self.check_same(config, start.digest)
 
+        anew = self.method.learned_anew(asdict(config))
+
         def begin(model: Classifier) -> None:
             start.check_makes(model)
-            session.begin_with(model, start.weights)
+            fresh = {name: t for name, t in model.state_dict().items() if anew and name.startswith(anew)}
+            session.begin_with(model, {**start.weights, **fresh})
 
         learned = self.method.learn_from(config, session, begin)
-        return replace(learned, facts={**learned.facts, GUARANTEE: start.card})
+        tensors = dict(learned.tensors)
+        if anew:
+            ours = {name: tensor for name, tensor in tensors.items() if name.startswith(anew)}
+            tensors |= _averaged(start, ours, session)
+        return Learned(tensors, {**learned.facts, GUARANTEE: start.card})
+
+
+def _averaged(start: Start, ours: Mapping[str, Tensor], session: Session) -> dict[str, Tensor]:
+    """Return the mean of weights that were learned in both runs from the same features, each weighed by the
+    square of its N/σ: the noise of each is its own.
+    """
+    of_ours = 0.0
+    for stage in session.stages.stages:
+        assert isinstance(stage.mechanism, GaussianSumMechanism)
+        # T releases with sample rate q and noise σ count as T·q²/σ², exactly so for q = 1.
+        rate = stage.mechanism.sampler.sample_rate / stage.mechanism.noise_multiplier
+        of_ours += stage.count * (rate * session.facts.num_examples) ** 2
+    theirs = {name: start.weights[name] for name in ours}
+    mean, _ = mean_of(theirs, 1 / start.all_images_over_noise, ours, of_ours**-0.5)
+    return mean
 
 
 def _check_fits(facts: PublicFacts, start: Start) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,9 +55,12 @@ class Start:
         """N/σ of a single release with what the run itself has spent; see
         :func:`dpvision.methods.gradient_descent.images_over_noise`.
         """
-        own = self.card.get("parts", [self.card])[-1]
-        budget = Budget(own["epsilon"], own["delta"], own["neighboring_relation"])
-        return images_over_noise(self.card["num_examples"], budget)
+        return _images_over_noise(self.card.get("parts", [self.card])[-1])
+
+    @property
+    def all_images_over_noise(self) -> float:
+        """The same of all runs that it counts together: the root of the sum of squares."""
+        return math.hypot(*map(_images_over_noise, self.card.get("parts", [self.card])))
 
     def check_makes(self, model: Classifier) -> None:
         """Raise InputError unless a classifier is built as the released one was."""
@@ -65,6 +69,11 @@ class Start:
                 f"the classifier of {self.place} is built otherwise by now: its encoder, or its network, is "
                 "not what it was; restore that"
             )
+
+
+def _images_over_noise(part: Mapping[str, Any]) -> float:
+    budget = Budget(part["epsilon"], part["delta"], part["neighboring_relation"])
+    return images_over_noise(part["num_examples"], budget)
 
 
 def open_start(place: str | os.PathLike[str]) -> Start:
