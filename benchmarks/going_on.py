@@ -4,12 +4,13 @@
     python benchmarks/going_on.py cifar10 --images 5000 --runs 5 --method dp-randp --set encoder=scattering
     python benchmarks/going_on.py fashion-mnist --images 10000 --runs 3 --method dp-distill
 
-The private images are the first so many of the training split, and accuracy is measured on the 5,000 of
-it that follow, or as many as there are: of a method for images that of `evaluate`'s MLP, which learns from them. Each repetition makes one
-release at ε = 1 and goes on from that several times: with the settings that this has by default, and, of a
-classifier, with parts of that learning rate. Beside them are runs that begin afresh, at ε = 2
-and at what two runs cost together. Every run is a real one, with noise from the system's entropy, on a ledger
-that is thrown away. Each line has the ε on the card, the mean over repetitions and their standard deviation.
+The private images are the first so many of the training split, and accuracy is measured on the 5,000 of it
+that follow, or as many as there are: of a method for images that of `evaluate`'s MLP, which learns from them.
+Each repetition makes one release at ε = 1 and goes on from that several times: with the settings that this
+has by default, and, of a classifier, with parts of that learning rate. Beside them are runs that begin
+afresh, at ε = 2 and at what two runs cost together. Every run is a real one, with noise from the system's
+entropy, on a ledger that is thrown away. Each line has the ε on the card, the mean over repetitions and their
+standard deviation.
 """
 
 from __future__ import annotations

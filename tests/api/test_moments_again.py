@@ -174,7 +174,7 @@ def test_both_steps_are_released_again_with_the_noise_that_was_recorded(
         (total - share * part(before, "first")[name]) / (1 - share) - exact[name]
         for name, total in part(after, "first").items()
     ]
-    assert float(torch.cat([one.flatten() for one in found]).std()) == pytest.approx(of_means, rel=0.15)
+    assert float(torch.cat([one.flatten() for one in found]).std()) == pytest.approx(of_means, rel=0.35)
     one, both = centred_of(before, images), centred_of(after, images)
     second = one.moments.second
     moved, noise = both.moved(second.matrices(part(before, "second")), before.facts["noise"][1], one)
@@ -196,11 +196,24 @@ def test_moments_about_other_means_are_brought_to_these(images: Images) -> None:
     one = moments.centred(first, 0.0, len(images))
     other = replace(one, means=one.means + torch.linspace(-1, 1, 64), spread=2 * one.spread)
     sums = [moments.second.matrices(second_sums(some, images, CPU)) for some in (one, other)]
-    moved, noise = one.moved(sums[1], 1.5, other)
+    moved, _ = one.moved(sums[1], 1.5, other)
     torch.testing.assert_close(moved, sums[0], rtol=1e-4, atol=1e-4)
-    assert noise == pytest.approx(3.0)
-    _, noise = other.moved(sums[0], 1.5, one)
-    assert noise == 1.5
+
+
+@pytest.mark.parametrize(("spread", "away"), [(1.0, 0.0), (4.0, 0.1), (0.1, 0.0), (1.0, 1.0), (2.0, 10.0)])
+def test_noise_that_is_brought_to_other_means_is_known(images: Images, spread: float, away: float) -> None:
+    """So far off as the means of a small budget may be, it is most of what is moved."""
+    moments = Moments((1, 8, 8), None, 0.25, 1.0, 0.2)
+    one = moments.centred(first_sums(moments, images, CPU), 0.0, len(images))
+    other = replace(one, means=one.means + away * torch.randn(64), spread=spread * one.spread)
+    drawn = torch.randn(200, 65, 65, dtype=torch.float64)  # what is released is on and above the diagonal
+    noise = drawn.triu(1) / math.sqrt(2)
+    noise = 1.5 * (noise + noise.transpose(1, 2) + torch.diag_embed(drawn.diagonal(dim1=1, dim2=2)))
+    squares = 0.0
+    for each in noise:
+        moved, stated = one.moved(each[None], 1.5, other)
+        squares += float(one.moments.second.triangles(moved)["moments"][0, :].square().mean()) / len(noise)
+    assert squares**0.5 == pytest.approx(stated, rel=0.15)
 
 
 def test_the_bound_is_not_below_what_is_known_of_distances(images: Images) -> None:

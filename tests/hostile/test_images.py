@@ -198,7 +198,7 @@ def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_file_is_never_opened(name: str, kind: str, tmp_path: Path) -> None:
     path = tmp_path / name
     os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
-    assert pool_provenance(tmp_path) == {"source": str(tmp_path)}
+    assert pool_provenance(tmp_path) == {"source": tmp_path.name}
     for spec in (tmp_path, path):
         with pytest.raises(InputError):
             open_images(spec, labelled=False)

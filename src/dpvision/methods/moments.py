@@ -208,14 +208,18 @@ class Centred:
             other: the step in which it was released.
 
         Returns:
-            The moments, and the standard deviation of the noise on those of distances.
+            The moments, and the standard deviation of the noise on those of distances: its root mean square,
+            for with the means noise on other numbers is moved there too.
         """
         ratio = max(1.0, other.bound / self.bound)
-        shift = (other.means - self.means) * (self.moments.weights / self.bound)
+        shift = (other.means - self.means) * (self.moments.weights / self.bound) / CONSTANT
         maps = torch.eye(sums.shape[1], dtype=sums.dtype).repeat(len(sums), 1, 1)
         maps[:, :-1, :-1] *= ratio
-        maps[:, :-1, -1] = shift / CONSTANT
-        return maps @ sums @ maps.transpose(1, 2), noise * ratio**2
+        maps[:, :-1, -1] = shift
+        # Off the diagonal noise has 1/√2 of this deviation, but that on the count moves there whole.
+        squares = float(shift.square().mean())
+        grown = math.hypot(ratio**2 + squares, squares)
+        return maps @ sums @ maps.transpose(1, 2), noise * grown
 
     def vectors(self, waves: Tensor, labels: Tensor | None) -> Tensor:
         """Return v of images of these classes, no longer than one: (distance / R, ½), ``[B, n + 1]``."""
