@@ -44,13 +44,13 @@ def places_in(release: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     ("method", "form"),
-    [("dp-randp", "{}"), ("dp-ridge", "{}+patches"), ("dp-mepf", "{}"), ("dp-distill", "{}+pixels")],
+    [("dp-randp", "{}"), ("dp-ridge", "{}+pixels"), ("dp-mepf", "{}"), ("dp-distill", "{}+pixels")],
 )
 def test_an_encoder_has_no_folder(method: str, form: str, prior: str, tmp_path: Path) -> None:
     encoder: dict[str, Any] = {"encoder": form.format(prior), "encoder_options": {}}
     settings = {
         "dp-randp": encoder | {"steps": 2},
-        "dp-ridge": encoder | {"encoder_options": {"parts": [{}, {}]}},
+        "dp-ridge": encoder | {"encoder_options": {"parts": [{}, {"size": 4}]}},
         "dp-mepf": encoder | FIT,
         "dp-distill": {"teacher": encoder | {"steps": 2}},
     }
