@@ -36,6 +36,7 @@ from dpvision.privacy.strength import strength
 from dpvision.reports.card import strength_of
 from dpvision.reports.guarantee_file import FILE, UNPAID, guarantee_file
 from dpvision.testing import check_guarantee, method_run
+from tests.api.taken_up import card_of, spent_on
 
 UNPAID_BEFORE = UNPAID.replace("(unpaid)", "(`sweep --unpaid`)")
 """As cards had it before other runs than those of a sweep could be unpaid."""
@@ -59,18 +60,8 @@ def train(images: Images, out: Path, **options: Any) -> Result:
     return dpvision.train(images, out=out, **{"epsilon": 1.0, "delta": DELTA, **options})
 
 
-def card_of(run: Path) -> dict[str, Any]:
-    card: dict[str, Any] = json.loads((run / "release" / "card.json").read_text())
-    return card
-
-
 def events_of(*cards: Mapping[str, Any]) -> list[Event]:
     return [Event.from_json(one["event"]) for card in cards for one in card["events"]]
-
-
-def spent_on(images: Images, ledger: Path | None = None) -> list[Event]:
-    counted = Ledger(ledger or default_ledger_path(images.digest)).counted()
-    return [event for events in counted.values() for event in events]
 
 
 def weights_of(run: Path) -> dict[str, Tensor]:

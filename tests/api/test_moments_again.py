@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from dataclasses import replace
@@ -21,8 +20,9 @@ from dpvision.images import Images
 from dpvision.methods import Learned
 from dpvision.methods.dp_moments import OF_RELEASE, DPMoments
 from dpvision.methods.moments import Centred, Moments, first_sums, second_sums
-from dpvision.privacy import InputError, Ledger, default_ledger_path
+from dpvision.privacy import InputError
 from dpvision.privacy.accounting import epsilon
+from tests.api.taken_up import card_of, released, spent_on
 from tests.methods.learning import CPU, facts_of
 
 DELTA = 1e-3
@@ -38,20 +38,6 @@ def images() -> Images:
 def synthesize(images: Images, out: Path, **options: Any) -> Synthesis:
     given = {"epsilon": 1.0, "delta": DELTA, "count": 10, "config": {"rank": 9}, **options}
     return dpvision.synthesize(images, out=out, **given)
-
-
-def released(place: Path) -> Learned:
-    return open_earlier(place)[1]
-
-
-def card_of(run: Path) -> dict[str, Any]:
-    card: dict[str, Any] = json.loads((run / "release" / "card.json").read_text())
-    return card
-
-
-def spent(images: Images) -> list[Any]:
-    ledger = Ledger(default_ledger_path(images.digest))
-    return [event for events in ledger.counted().values() for event in events]
 
 
 def moments_of(learned: Learned, images: Images) -> Moments:
@@ -83,11 +69,11 @@ def noises_on_the_card(run: Path, last: int) -> list[float]:
 @pytest.mark.parametrize("place", ["run", "run/release", "run/release/moments.safetensors"])
 def test_more_is_made_of_a_release_at_no_cost(images: Images, tmp_path: Path, place: str) -> None:
     first = synthesize(images, tmp_path / "run")
-    before = spent(images)
+    before = spent_on(images)
     again = dpvision.synthesize_from(
         tmp_path / place, out=tmp_path / "again", count=7, config={"rank": 3, "warps": False}
     )
-    assert spent(images) == before
+    assert spent_on(images) == before
     assert (again.epsilon, again.delta, again.count) == (first.epsilon, first.delta, 7)
     assert again.generator.config["rank"] == 3
     card, other = card_of(tmp_path / "again"), card_of(tmp_path / "run")
@@ -111,7 +97,7 @@ def test_what_was_released_stays_as_it_is(images: Images, tmp_path: Path) -> Non
         with pytest.raises(InputError, match=f"{name} is part of what was released in"):
             synthesize(images, refine=tmp_path / "run", **options)
     assert not (tmp_path / "no").exists()
-    assert len(spent(images)) == 2
+    assert len(spent_on(images)) == 2
 
 
 def test_a_release_tells_nothing_of_how_it_was_learned(images: Images, tmp_path: Path) -> None:
@@ -141,7 +127,7 @@ def test_of_units_and_without_labels(images: Images, tmp_path: Path) -> None:
 def test_both_releases_are_on_the_card_and_in_the_ledger(images: Images, tmp_path: Path) -> None:
     first = synthesize(images, tmp_path / "run")
     second = synthesize(images, tmp_path / "refined", refine=tmp_path / "run", epsilon=2.0)
-    events = spent(images)
+    events = spent_on(images)
     assert len(events) == 4
     assert second.epsilon == epsilon(events, DELTA)
     assert 2 < second.epsilon < 3
@@ -246,7 +232,7 @@ def test_refined_again_and_taken_up(images: Images, tmp_path: Path) -> None:
             synthesize(images, out, refine=tmp_path / str(number), progress=stop)
         assert isinstance(dpvision.resume(out, data=images), Synthesis)
     assert len(card_of(tmp_path / "2")["parts"]) == 3
-    assert dpvision.resume(tmp_path / "2").epsilon == epsilon(spent(images), DELTA)
+    assert dpvision.resume(tmp_path / "2").epsilon == epsilon(spent_on(images), DELTA)
     noises = [released(tmp_path / str(number)).facts["noise"][0] for number in range(3)]
     again, _ = noises_on_the_card(tmp_path / "2", 2)
     assert noises[2] == pytest.approx((noises[0] ** -2 + 2 * again**-2) ** -0.5)

@@ -23,8 +23,9 @@ from dpvision.methods import Learned
 from dpvision.methods.dp_randp import DPRandP
 from dpvision.networks.weights import safetensors_bytes
 from dpvision.priors.encoders import is_of_package
-from dpvision.privacy import InputError, Ledger, default_ledger_path
+from dpvision.privacy import InputError
 from dpvision.privacy.accounting import epsilon
+from tests.api.taken_up import card_of, released, spent_on
 from tests.api.test_priors import SMALL
 from tests.methods.test_dp_diffusion import FAST
 
@@ -62,27 +63,13 @@ def refine(images: Images, out: Path, method: str, run: Path, **options: Any) ->
     return synthesize(images, out, method, refine=run, **({"config": AGAIN[method]} | options))
 
 
-def released(place: Path) -> Learned:
-    return open_earlier(place)[1]
-
-
-def card_of(run: Path) -> dict[str, Any]:
-    card: dict[str, Any] = json.loads((run / "release" / "card.json").read_text())
-    return card
-
-
-def spent(images: Images) -> list[Any]:
-    ledger = Ledger(default_ledger_path(images.digest))
-    return [event for events in ledger.counted().values() for event in events]
-
-
 @both
 def test_what_both_runs_cost_is_on_the_card_and_in_the_ledger(
     images: Images, tmp_path: Path, method: str
 ) -> None:
     first = synthesize(images, tmp_path / "run", method)
     second = refine(images, tmp_path / "refined", method, tmp_path / "run", epsilon=2.0)
-    assert second.epsilon == epsilon(spent(images), DELTA)
+    assert second.epsilon == epsilon(spent_on(images), DELTA)
     assert 2 < second.epsilon < 3
     card = card_of(tmp_path / "refined")
     assert card["method"] == f"refine:{method}"
@@ -91,7 +78,7 @@ def test_what_both_runs_cost_is_on_the_card_and_in_the_ledger(
     assert "what 2 runs have released" in text
     assert dpvision.verify(tmp_path / "refined").holds
     third = refine(images, tmp_path / "again", method, tmp_path / "refined" / "release")
-    assert third.epsilon == epsilon(spent(images), DELTA)
+    assert third.epsilon == epsilon(spent_on(images), DELTA)
     assert len(card_of(tmp_path / "again")["parts"]) == 3
     assert dpvision.verify(tmp_path / "again").holds
 
@@ -166,11 +153,11 @@ def test_more_is_made_of_a_release_at_no_cost(
     images: Images, tmp_path: Path, method: str, inside: str
 ) -> None:
     first = synthesize(images, tmp_path / "run", method)
-    before = spent(images)
+    before = spent_on(images)
     setting = {DIFFUSION: {"sampling_steps": 2}, DISTILL: {"candidates": 1, "moments": {"rank": 3}}}[method]
     place = first.release / FILE[method] if inside == "file" else tmp_path / "run" / inside
     again = dpvision.synthesize_from(place, out=tmp_path / "again", count=7, config=setting)
-    assert spent(images) == before
+    assert spent_on(images) == before
     assert (again.epsilon, again.delta, again.count) == (first.epsilon, first.delta, 7)
     config = again.generator.config
     if method == DIFFUSION:
@@ -194,12 +181,12 @@ def test_what_was_released_stays_as_it_is(
     images: Images, tmp_path: Path, method: str, config: dict[str, Any], name: str
 ) -> None:
     synthesize(images, tmp_path / "run", method)
-    before, refused = spent(images), f"{name} is part of what was released in .*run and stays"
+    before, refused = spent_on(images), f"{name} is part of what was released in .*run and stays"
     with pytest.raises(InputError, match=refused):
         dpvision.synthesize_from(tmp_path / "run", out=tmp_path / "no", config=config)
     with pytest.raises(InputError, match=refused):
         refine(images, tmp_path / "no", method, tmp_path / "run", config=config)
-    assert spent(images) == before
+    assert spent_on(images) == before
     assert not (tmp_path / "no").exists()
 
 
@@ -289,13 +276,13 @@ def test_a_file_of_something_else_is_refused(images: Images, tmp_path: Path, met
     learned, place = released(file), tmp_path / FILE[method]
     place.write_bytes(safetensors_bytes(learned.tensors, learned.facts))
     assert open_earlier(place)[1].facts == learned.facts
-    before = spent(images)
+    before = spent_on(images)
     for damage in (DAMAGES | OF_ONE[method]).values():
         damaged = damage(learned)
         place.write_bytes(safetensors_bytes(damaged.tensors, damaged.facts))
         with pytest.raises(InputError, match="is nothing that synthesize released"):
             dpvision.synthesize_from(place, out=tmp_path / "no")
-    assert spent(images) == before
+    assert spent_on(images) == before
     assert not (tmp_path / "no").exists()
 
 

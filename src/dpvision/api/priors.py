@@ -104,10 +104,11 @@ def train_prior(
                 "larger batch_size, or fewer processes"
             )
         chosen = resolve_device(device)
+        public_name = None if public_images is None else named(public_images)
         command = command or _python(
             config,
             path.name,
-            public_images=public_images and named(public_images),
+            public_images=public_name,
             stream=stream,
             initial_prior=initial_prior and named(initial_prior),
             device=device,
@@ -155,7 +156,7 @@ def train_prior(
     settings = asdict(config)
     provenance = {
         **{name: settings[name] for name in ("count", "steps", "batch_size", "seed")},
-        "processes": list(config.processes) or [f"public images: {named(public_images or '')}"],
+        "processes": list(config.processes) or [f"public images: {public_name}"],
         "views": 2 * config.steps * config.batch_size,
         "settings": settings,
         "stream": stream,

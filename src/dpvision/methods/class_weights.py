@@ -30,7 +30,7 @@ from dpvision.images import ImageSet
 from dpvision.methods.class_weight_settings import BALANCED, NONE, ClassWeightSettings, CountSettings
 from dpvision.methods.method import Finished, Learned
 from dpvision.methods.session import Session
-from dpvision.methods.stages import Stage
+from dpvision.methods.stages import Stage, precision
 from dpvision.networks import Classifier
 from dpvision.privacy.facts import PublicFacts
 from dpvision.privacy.mechanisms import GaussianSumMechanism
@@ -60,13 +60,7 @@ def with_counts(settings: CountSettings, facts: PublicFacts, stages: Sequence[St
     settings.check_class_names(facts.class_names)
     if settings.class_weight != BALANCED:
         return tuple(stages)
-    # T releases with sample rate q and noise σ count as T·q²/σ², exactly so for q = 1.
-    others = 0.0
-    for stage in stages:
-        assert isinstance(stage.mechanism, GaussianSumMechanism)
-        rate = stage.mechanism.sampler.sample_rate
-        others += stage.count * (rate / stage.mechanism.noise_multiplier) ** 2
-    noise = math.sqrt((1 / settings.class_count_share - 1) / others)
+    noise = math.sqrt((1 / settings.class_count_share - 1) / precision(stages))
     mechanism = GaussianSumMechanism(noise, SENSITIVITY, FullBatch(facts.num_examples), REPLACE_ONE_RATIO)
     return (*stages, Stage("the counts of the classes", mechanism, 1))
 

@@ -25,7 +25,7 @@ from dpvision.methods.dp_moments import DPMoments, DPMomentsConfig
 from dpvision.methods.estimates import Estimate, seconds_per_release, start_and_example
 from dpvision.methods.gradient_descent import DescentSettings, check_batch, clipped_gradient, descend, stage
 from dpvision.methods.method import Finished, Learned, Makes, Workplace
-from dpvision.methods.releases import METHOD, read_release
+from dpvision.methods.releases import read_release, stated
 from dpvision.methods.session import Session
 from dpvision.methods.settings import check, check_settings, with_overrides
 from dpvision.methods.stages import Stage
@@ -232,14 +232,8 @@ class DPDiffusion:
         if not session.is_begun(number):
             _train_publicly(config, session, model.denoiser, rough)
         session.agree(model)
-        about = {
-            METHOD: self.name,
-            "num_examples": session.facts.num_examples,
-            "image_shape": list(session.facts.image_shape),
-            "class_names": list(session.facts.class_names),
-        }
-        about |= {name: getattr(config, name) for name in OF_RELEASE}
-        return _trained(config, session, number, model, about)
+        kept = {name: getattr(config, name) for name in OF_RELEASE}
+        return _trained(config, session, number, model, stated(self.name, session.facts) | kept)
 
     def finish(
         self, config: DPDiffusionConfig, learned: Learned, facts: PublicFacts, workplace: Workplace

@@ -35,10 +35,10 @@ from dpvision.methods.features import PRIOR, features_of
 from dpvision.methods.gradient_descent import LARGEST_EPSILON
 from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.part_of_session import PartOfSession
-from dpvision.methods.releases import METHOD, mean_of, read_release
+from dpvision.methods.releases import mean_of, read_release, stated
 from dpvision.methods.session import Session
 from dpvision.methods.settings import check, check_settings, with_overrides
-from dpvision.methods.stages import Stage
+from dpvision.methods.stages import Stage, precision
 from dpvision.networks import Classifier
 from dpvision.networks.clamped_normal import ClampedNormal
 from dpvision.networks.weights import safetensors_bytes
@@ -115,12 +115,7 @@ class DPDistillConfig:
 
     def noise_of_teacher(self, facts: PublicFacts, noise_multiplier: float) -> float:
         """Return the noise multiplier of the teacher's stages, with which they have their share of 1/σ²."""
-        # T releases with sample rate q and noise σ count as T·q²/σ², exactly so for q = 1.
-        of_teacher = 0.0
-        for stage in DPRandP().stages(self.of_teacher(), facts, 1.0):
-            assert isinstance(stage.mechanism, GaussianSumMechanism)
-            rate = stage.mechanism.sampler.sample_rate / stage.mechanism.noise_multiplier
-            of_teacher += stage.count * rate**2
+        of_teacher = precision(DPRandP().stages(self.of_teacher(), facts, 1.0))
         return noise_multiplier * math.sqrt(of_teacher / self.share_of_teacher)
 
     def noise_of_moments(self, noise_multiplier: float) -> float:
@@ -185,9 +180,8 @@ class DPDistill:
         for_teacher, for_moments = _sessions(config, session)
         teacher = DPRandP().learn(config.of_teacher(), for_teacher)
         moments = DPMoments().learn(config.of_moments(), for_moments)
-        about = {name: moments.facts[name] for name in ABOUT}
-        noise = _noise_of_teacher(config, session)
-        return _of_both(config, teacher, noise, moments, {METHOD: self.name, **about})
+        noise, about = _noise_of_teacher(config, session), stated(self.name, session.facts)
+        return _of_both(config, teacher, noise, moments, about)
 
     def finish(
         self, config: DPDistillConfig, learned: Learned, facts: PublicFacts, workplace: Workplace

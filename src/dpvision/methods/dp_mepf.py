@@ -23,7 +23,7 @@ from dpvision.methods.embedding import EMBEDDING, Embedding
 from dpvision.methods.estimates import PROBE_SECONDS, Estimate
 from dpvision.methods.generator_fitting import FittingSettings, GeneratorFitting, new_generator
 from dpvision.methods.method import PREVIEWED_OF_A_CLASS, Finished, Learned, Makes, Workplace
-from dpvision.methods.releases import METHOD
+from dpvision.methods.releases import stated
 from dpvision.methods.session import Session
 from dpvision.methods.settings import with_overrides
 from dpvision.methods.stages import Stage
@@ -285,11 +285,8 @@ def opened(learned: Learned) -> tuple[Embedding, Encoder]:
 def _facts(config: DPMEPFConfig, facts: PublicFacts, encoder: Encoder, noise: float) -> dict[str, Any]:
     """Return the public facts of an embedding; see :class:`Embedding`."""
     return {
-        METHOD: DPMEPF.name,
+        **stated(DPMEPF.name, facts, config.labelled),
         "encoder": encoder.config,
-        "image_shape": list(facts.image_shape),
-        "class_names": list(facts.class_names) if config.labelled else [],
-        "num_examples": facts.num_examples,
         "second_moment_weight": config.second_moment_weight,
         "count_weight": config.count_weight,
         "noise": noise,

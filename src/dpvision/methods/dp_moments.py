@@ -27,7 +27,7 @@ from dpvision.methods.generator_fitting import leaves
 from dpvision.methods.law_of_images import law_of_images, seconds_of_law, seconds_of_warps
 from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.moments import Centred, Moments, first_sums, second_sums
-from dpvision.methods.releases import METHOD, check_sums, mean_of, read_release
+from dpvision.methods.releases import check_sums, mean_of, read_release, stated
 from dpvision.methods.session import Session
 from dpvision.methods.settings import check, check_settings, with_overrides
 from dpvision.methods.stages import Stage
@@ -199,15 +199,9 @@ class DPMoments:
         of_means, of_rest = _noises(session)
         first = _first_step(session, moments)
         second = _second_step(session, moments.centred(first, of_means, facts.num_examples))
-        about: dict[str, Any] = {
-            METHOD: self.name,
-            LEAST_SPREAD: 0.0,
-            "num_examples": facts.num_examples,
-            "image_shape": list(facts.image_shape),
-            "class_names": list(facts.class_names) if config.labelled else [],
-        }
-        about |= {name: getattr(config, name) for name in OF_RELEASE}
-        return _of_both(first, of_means, second, of_rest, about)
+        kept = {name: getattr(config, name) for name in OF_RELEASE}
+        about = stated(self.name, facts, config.labelled) | {LEAST_SPREAD: 0.0} | kept
+        return _of_steps(first, of_means, second, of_rest, about)
 
     def finish(
         self, config: DPMomentsConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
@@ -262,7 +256,7 @@ class DPMoments:
         moved, of_rest = centred.moved(second, of_rest, before)
         both, of_rest = mean_of(moments.second.triangles(moved), of_rest, again, noises[1])
         about = {**earlier.facts, LEAST_SPREAD: least_spread}
-        return _of_both(sums, of_means, both, of_rest, about)
+        return _of_steps(sums, of_means, both, of_rest, about)
 
 
 def _centred(moments: Moments, learned: Learned) -> Centred:
@@ -300,7 +294,7 @@ def _second_step(session: Session, centred: Centred) -> dict[str, Tensor]:
     )
 
 
-def _of_both(
+def _of_steps(
     first: Mapping[str, Tensor],
     of_means: float,
     second: Mapping[str, Tensor],

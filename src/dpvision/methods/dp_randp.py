@@ -400,8 +400,8 @@ class DPRandP:
         return {**settings, **at_once} if same else at_once
 
     def learned_anew(self, settings: Mapping[str, Any]) -> str:
-        """Return a linear head, where it alone learns. One that learned on from another had the noise of both
-        runs, and was worse than the mean of two.
+        """Return a linear head, where it alone learns. One that learned on from another would have the noise
+        of both runs.
         """
         return HEAD if is_linear_head(settings) else ""
 

@@ -12,6 +12,7 @@ Guarantee:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol, runtime_checkable
@@ -26,12 +27,12 @@ from dpvision.methods.registry import FROM
 from dpvision.methods.releases import mean_of
 from dpvision.methods.session import Session
 from dpvision.methods.settings import setting_types
+from dpvision.methods.stages import precision
 from dpvision.methods.start import Start, open_start
 from dpvision.networks import Classifier
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
-from dpvision.privacy.mechanisms import GaussianSumMechanism
 
 Begin = Callable[[Classifier], None]
 """It gives a classifier, on the session's device, the weights that training begins with."""
@@ -159,14 +160,9 @@ def _averaged(start: Start, ours: Mapping[str, Tensor], session: Session) -> dic
     """Return the mean of weights that were learned in both runs from the same features, each weighed by the
     square of its N/σ: the noise of each is its own.
     """
-    of_ours = 0.0
-    for stage in session.stages.stages:
-        assert isinstance(stage.mechanism, GaussianSumMechanism)
-        # T releases with sample rate q and noise σ count as T·q²/σ², exactly so for q = 1.
-        rate = stage.mechanism.sampler.sample_rate / stage.mechanism.noise_multiplier
-        of_ours += stage.count * (rate * session.facts.num_examples) ** 2
+    of_ours = session.facts.num_examples * math.sqrt(precision(session.stages.stages))
     theirs = {name: start.weights[name] for name in ours}
-    mean, _ = mean_of(theirs, 1 / start.all_images_over_noise, ours, of_ours**-0.5)
+    mean, _ = mean_of(theirs, 1 / start.all_images_over_noise, ours, 1 / of_ours)
     return mean
 
 

@@ -72,6 +72,16 @@ def open_release(place: str | os.PathLike[str]) -> tuple[Reusable, Learned]:
     )
 
 
+def stated(method: str, facts: PublicFacts, labelled: bool = True) -> dict[str, Any]:
+    """Return what a file of a release states of its method and of the images; see `Reusable`."""
+    return {
+        METHOD: method,
+        "num_examples": facts.num_examples,
+        "image_shape": list(facts.image_shape),
+        "class_names": list(facts.class_names) if labelled else [],
+    }
+
+
 def public_facts(learned: Learned, unit: str = "image") -> PublicFacts:
     """Return what is public of the images of a release, of which it does not say itself what is protected."""
     names = ("num_examples", "image_shape", "class_names")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from dpvision.privacy.accounting import calibrate_noise_multiplier, epsilon
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.events import Event
-from dpvision.privacy.mechanisms import Mechanism
+from dpvision.privacy.mechanisms import GaussianSumMechanism, Mechanism
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,18 @@ class Stage:
     def event(self) -> Event:
         """The event of the whole stage: what it costs."""
         return self.mechanism.cost(self.count)
+
+
+def precision(stages: Iterable[Stage]) -> float:
+    """Return what stages of Gaussian sums come to in terms of 1/σ² of a single release: T releases with
+    sample rate q and noise σ count as T·q²/σ², exactly so for q = 1.
+    """
+    total = 0.0
+    for stage in stages:
+        assert isinstance(stage.mechanism, GaussianSumMechanism)
+        rate = stage.mechanism.sampler.sample_rate
+        total += stage.count * (rate / stage.mechanism.noise_multiplier) ** 2
+    return total
 
 
 @dataclass(frozen=True)
