@@ -530,7 +530,7 @@ def test_the_commands(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert command(["plan", *data, "--from", one, "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
     assert command(["plan", *data, "--from", one]) == 0
-    assert "with the earlier run" in capsys.readouterr().out
+    assert "with earlier releases" in capsys.readouterr().out
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(f'data = "bundled:digits"\nepsilon = 1\nfrom_run = "{one}"\n')
     assert command(["train", "--config", str(recipe), "--out", two, "--json"]) == 0

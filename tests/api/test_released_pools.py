@@ -15,7 +15,7 @@ import dpvision
 from dpvision.api import Synthesis
 from dpvision.api.priors import train_prior
 from dpvision.cli.main import run as command
-from dpvision.images import Images, open_images
+from dpvision.images import Images, ImageSet, open_images
 from dpvision.priors.phase_one.contrastive import ContrastiveConfig
 from dpvision.privacy import InputError, Ledger, default_ledger_path
 from dpvision.views import open_pool
@@ -245,9 +245,24 @@ def test_a_pool_of_a_run_that_is_not_private(images: Images, tmp_path: Path) -> 
     assert "the images that the pool was made of" in text
 
 
+def test_a_plan_has_the_total_that_the_card_will_state(images: Images, tmp_path: Path) -> None:
+    synthesize(images, tmp_path / "run")
+    card, _ = train(images, tmp_path / "run", tmp_path / "model")
+    assert planned(images, tmp_path / "run") == card["pool"]["guarantee"]["with_this_run"]["epsilon"]
+
+
+def planned(images: ImageSet, pool: Path) -> float | None:
+    """Return the ε that a plan to train with a pool states beside that of the run."""
+    config = {**MIX, "pool": str(pool)}
+    forecast = dpvision.plan(images, epsilon=2.0, delta=DELTA, method="dp-mix-diff", config=config)
+    return forecast.epsilon_with_earlier
+
+
 def test_units_and_images_have_no_total(images: Images, tmp_path: Path) -> None:
     synthesize(images, tmp_path / "run")
-    card, text = train(images.with_units([n // 2 for n in range(90)]), tmp_path / "run", tmp_path / "model")  # type: ignore[arg-type]
+    people: Any = images.with_units([n // 2 for n in range(90)])
+    assert planned(people, tmp_path / "run") is None
+    card, text = train(people, tmp_path / "run", tmp_path / "model")
     assert card["pool"]["guarantee"]["with_this_run"] is None
     assert "do not protect the same" in text
 

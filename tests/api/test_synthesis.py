@@ -90,9 +90,17 @@ def test_a_sheet_shows_what_the_finished_generator_draws(
     images: Images, tmp_path: Path, method: str, config: dict[str, Any]
 ) -> None:
     synthesize(images, tmp_path / "run", method=method, config=config, count=3)
-    assert [path.name for path in (tmp_path / "run" / "samples").iterdir()] == ["finished.png"]
     again = dpvision.load(tmp_path / "run").sample(20, labels=[0] * 10 + [1] * 10, seed=0)
     assert (tmp_path / "run" / "samples" / "finished.png").read_bytes() == class_sheet(again, columns=10)
+
+
+def test_sheets_show_a_denoiser_while_it_learns(images: Images, tmp_path: Path) -> None:
+    """Its weights are the averages, as those that are released: the last sheet is the finished one."""
+    config = {"steps": 40, "width": 8, "pretraining_steps": 0, "warm_up_steps": 0, "sampling_steps": 2}
+    synthesize(images, tmp_path / "run", method="dp-diffusion", config=config, count=3)
+    *sheets, finished = sorted((tmp_path / "run" / "samples").iterdir())
+    assert [path.name for path in sheets] == [f"{step:06d}.png" for step in range(2, 41, 2)]
+    assert sheets[-1].read_bytes() == finished.read_bytes() != sheets[-2].read_bytes()
 
 
 def test_a_sheet_of_many_classes_shows_some_and_one_without_classes_a_row(

@@ -150,6 +150,12 @@ def test_settings_inside_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert last_line(capsys)["config"]["network_options"] == {"groups": 4}
 
 
+@pytest.mark.parametrize("number", [".5", "+.5", "5.e-1", "0.5"])
+def test_numbers_that_toml_writes_otherwise(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", DIGITS, "--epsilon", "2", "--set", f"momentum={number}", "--json"]) == 0
+    assert last_line(capsys)["config"]["momentum"] == 0.5
+
+
 def test_predict_a_folder_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", DIGITS, "--epsilon", "2", "--out", str(tmp_path / "run"), *FAST]) == 0
     text = capsys.readouterr().out

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dpvision.api.keywords import PlanKeywords
     from dpvision.api.sources import Source
     from dpvision.privacy import NeighboringRelation
+    from dpvision.views import Pool
 
 SECONDS_PER_FILE = 0.004
 """The time to write an image as a file of its own, which is flushed to the disk: 3,000 took 12 s on ext4."""
@@ -82,8 +83,9 @@ class Forecast:
         epsilon_limit: the limit that would be used up, or exceeded, the most; None without a limit.
         epsilon_fits: the largest ε with which the run would be allowed, with the same method and what was
             given of its settings; 0 where none is, None without a limit.
-        epsilon_with_earlier: what the run and the earlier one that it takes up cost together, which
-            its card would state; None where it takes up none.
+        epsilon_with_earlier: what the run costs together with the releases that it takes up, of an earlier
+            run and of a synthetic pool: its card would state it. None where it takes up none that protects
+            the same.
         config: all settings, those of the method.
         tuning: what is tuned, if anything; then noise_multiplier scales that of all candidates.
     """
@@ -166,25 +168,28 @@ def plan(data: Source, **options: Unpack[PlanKeywords]) -> Forecast:
         + (test_examples + (made or 0)) * expected.seconds_per_image
         + files * SECONDS_PER_FILE,
         memory_bytes=held + expected.memory_bytes + (made or 0) * COPIES * prod(facts.image_shape),
-        epsilon_with_earlier=_with_earlier(given, config),
+        epsilon_with_earlier=_with_earlier(given, config, sources.pool),
         config=config.settings,
         tuning=_tuning(config) if given.searching else None,
         **asdict(admission),
     )
 
 
-def _with_earlier(given: PlanOptions, config: RunConfig) -> float | None:
-    """Return the ε of a run and of the one that it takes up, in one account."""
+def _with_earlier(given: PlanOptions, config: RunConfig, pool: Pool | None) -> float | None:
+    """Return the ε of a run and of the releases that it takes up, in one account."""
     from dpvision.api.earlier import earlier_of
     from dpvision.api.pool_cost import events_of_card
     from dpvision.privacy.accounting import epsilon
 
     earlier = earlier_of(given)
-    if earlier is None:
+    cards = [earlier.guarantee] if earlier else []
+    if pool is not None and pool.guarantee is not None and pool.guarantee["unit"] == config.facts.unit:
+        cards.append(pool.guarantee)
+    if not cards:
         return None
     budget, stages = config.spending
-    events = [*events_of_card(earlier.guarantee), *stages.events]
-    return epsilon(events, budget.delta, budget.neighboring_relation)
+    events = [event for card in cards for event in events_of_card(card)]
+    return epsilon([*events, *stages.events], budget.delta, budget.neighboring_relation)
 
 
 def _tuning(config: RunConfig) -> TuningForecast:

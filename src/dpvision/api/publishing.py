@@ -223,15 +223,23 @@ def write_preview(folder: Path, class_names: Sequence[str], pixels: Tensor, step
     sheet = image_sheet(
         rows, class_names if len(class_names) == len(rows) else (), columns=PREVIEWED_OF_A_CLASS
     )
-    _write_sheet(folder, f"{step:06d}", sheet)
+    _write_sheet(folder, _of_step(step), sheet)
 
 
-def write_last_preview(folder: Path, generator: ImageGenerator) -> None:
-    """Write a sheet of what a finished generator draws of its classes, always of the same noise."""
+def _of_step(step: int) -> str:
+    """Return the name of the sheet of a step."""
+    return f"{step:06d}"
+
+
+def write_drawn(folder: Path, generator: ImageGenerator, step: int | None = None) -> None:
+    """Write a sheet of what a generator draws of its classes, always of the same noise: after a step of those
+    that it learns in, or when it is finished.
+    """
     classes = min(len(generator.class_proportions), MOST_ROWS)
     labels = torch.arange(classes).repeat_interleave(PREVIEWED_OF_A_CLASS)
     some = generator.sample(len(labels), labels=labels if generator.class_names else None, seed=0)
-    _write_sheet(folder, "finished", class_sheet(some, PREVIEWED_OF_A_CLASS))
+    name = "finished" if step is None else _of_step(step)
+    _write_sheet(folder, name, class_sheet(some, PREVIEWED_OF_A_CLASS))
 
 
 def _write_sheet(folder: Path, name: str, sheet: bytes) -> None:

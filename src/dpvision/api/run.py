@@ -39,7 +39,7 @@ from dpvision.api.publishing import (
     measured,
     published,
     release_files,
-    write_last_preview,
+    write_drawn,
     write_preview,
 )
 from dpvision.api.sources import Source
@@ -144,6 +144,7 @@ class Run:
                 progress,
                 checkpoints=checkpoints,
                 on_step=look_at,
+                preview=partial(write_drawn, directory.samples_path),
                 overlaps=self.overlaps,
                 peers=group,
             )
@@ -254,7 +255,7 @@ class Run:
         """Make of what was learned what is published, and publish it."""
         directory, config = self.directory, self.config
         learned, how = self._kept
-        started, samples = time.monotonic(), directory.path / "samples"
+        started, samples = time.monotonic(), directory.samples_path
         workplace = Workplace(
             config.device,
             config.finishing_seed,
@@ -264,7 +265,7 @@ class Run:
         )
         finished = config.finish(learned, workplace)
         if isinstance(finished.model, ImageGenerator):
-            write_last_preview(samples, finished.model)
+            write_drawn(samples, finished.model)
         accuracy = measured(directory, finished.model, test)
         began = str(directory.config["started"])[: len("2026-01-31")]
         directory.release(release_files(config, learned, how, finished, accuracy, started, began))

@@ -385,11 +385,14 @@ def _search(text: str) -> tuple[str, list[Any]]:
 
 
 def _value(text: str) -> Any:
-    """Parse a TOML value, or else return the text itself: 3, 0.1, true, "x" and x are all understood."""
+    """Parse a TOML value or a number that TOML writes otherwise, or else return the text itself: 3, 0.1, .1,
+    true, "x" and x are all understood.
+    """
     try:
         return _parse(f"value = {text}")["value"]
     except ValueError:
-        return text
+        lacks_digits = re.fullmatch(r"[+-]?([0-9]+[.]|[.][0-9]+)([eE][+-]?[0-9]+)?", text.strip())
+        return float(text) if lacks_digits else text
 
 
 def _dots(text: str) -> int:

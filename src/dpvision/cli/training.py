@@ -109,9 +109,11 @@ def plan(found: dict[str, Any], as_json: bool, search: SearchFor = None) -> None
 
 
 def _of_earlier(forecast: api.Forecast) -> dict[str, object]:
-    """Say what a run costs together with the one that it takes up."""
-    both = forecast.epsilon_with_earlier
-    return {} if both is None else {"  with the earlier run": f"{both:.6g}, which the card would state"}
+    """Say what a run costs together with what it takes up: an earlier run, a synthetic pool."""
+    all_of_it = forecast.epsilon_with_earlier
+    if all_of_it is None:
+        return {}
+    return {"  with earlier releases": f"{all_of_it:.6g}, which the card would state"}
 
 
 def _of_releases(forecast: api.Forecast) -> dict[str, object]:

@@ -9,6 +9,7 @@ levels, which are the views that its one gradient is the mean over.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -24,7 +25,7 @@ from dpvision.methods.denoising import BATCH, Shown, public_images, train_denois
 from dpvision.methods.dp_moments import DPMoments, DPMomentsConfig
 from dpvision.methods.estimates import Estimate, seconds_per_release, start_and_example
 from dpvision.methods.gradient_descent import DescentSettings, check_batch, clipped_gradient, descend, stage
-from dpvision.methods.method import Finished, Learned, Makes, Workplace
+from dpvision.methods.method import Finished, Learned, Makes, Workplace, is_previewed
 from dpvision.methods.releases import read_release, stated
 from dpvision.methods.session import Session
 from dpvision.methods.settings import check, check_settings, with_overrides
@@ -39,7 +40,7 @@ from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
 from dpvision.privacy.noise import SeededRandom
-from dpvision.training import check_tensors
+from dpvision.training import ExponentialMovingAverage, check_tensors
 from dpvision.views import NoisyViews
 
 DENOISER = "denoiser.safetensors"
@@ -274,9 +275,28 @@ def _trained(
     these facts.
     """
     views = config.views(len(session.facts.class_names), model.denoiser.centres)
-    phases = [config.phase()]
-    descend(session, number, "training", model.denoiser, config, phases, views, loss=squared_error)
+    descend(
+        session,
+        number,
+        "training",
+        model.denoiser,
+        config,
+        [config.phase()],
+        views,
+        loss=squared_error,
+        after_step=partial(_show, session, model, config.steps),
+    )
     return Learned({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, about)
+
+
+def _show(
+    session: Session, model: DiffusionGenerator, steps: int, average: ExponentialMovingAverage, step: int
+) -> None:
+    """Show whoever looks at the run, now and then, the generator that has the averaged weights."""
+    if session.preview and is_previewed(step, steps):
+        shown = copy.deepcopy(model).eval()
+        average.copy_to(shown.denoiser)
+        session.preview(shown, step)
 
 
 def _check_denoiser(learned: Learned, facts: PublicFacts) -> None:

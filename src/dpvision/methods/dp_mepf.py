@@ -22,7 +22,14 @@ from dpvision.methods.details import with_fitting_details
 from dpvision.methods.embedding import EMBEDDING, Embedding
 from dpvision.methods.estimates import PROBE_SECONDS, Estimate
 from dpvision.methods.generator_fitting import FittingSettings, GeneratorFitting, new_generator
-from dpvision.methods.method import PREVIEWED_OF_A_CLASS, Finished, Learned, Makes, Workplace
+from dpvision.methods.method import (
+    PREVIEWED_OF_A_CLASS,
+    Finished,
+    Learned,
+    Makes,
+    Workplace,
+    is_previewed,
+)
 from dpvision.methods.releases import stated
 from dpvision.methods.session import Session
 from dpvision.methods.settings import with_overrides
@@ -46,9 +53,6 @@ LARGEST_SIDES = {1: 28, 3: 8}
 RGB). At 8 pixels more moments of CIFAR-10 are above the noise than at 16, and ResNet-9 learned more from what
 was made of them.
 """
-
-PREVIEWS = 20
-"""The number of previews over a fit."""
 
 NUMBERS_AT_A_TIME = 1 << 24
 """The number of values of the features that are computed at once: 64 MiB, and a few times as much
@@ -314,7 +318,7 @@ def fit(fitting: GeneratorFitting, workplace: Workplace) -> None:
         fitting.step()
         if checkpoints:
             checkpoints.save(fitting.state, final=fitting.is_done)
-        if workplace.preview and fitting.steps_done % max(1, steps // PREVIEWS) == 0:
+        if workplace.preview and is_previewed(fitting.steps_done, steps):
             workplace.preview(fitting.preview(PREVIEWED_OF_A_CLASS), fitting.steps_done)
         if workplace.progress:
             workplace.progress("fitting the generator", fitting.steps_done, steps)

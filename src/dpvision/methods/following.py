@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from dpvision.images import ImageSet
-from dpvision.methods.session import Session, Sums
+from dpvision.methods.session import AfterStep, Session, Sums
 from dpvision.methods.stages import Calibrated
 from dpvision.parallel import Peers
 from dpvision.priors.encoders import Encoder
@@ -65,7 +65,9 @@ class FollowingSession(Session):
     def _release(self, number: int, sums_of: Callable[[ImageSet], Sums], blank: Sums) -> None:
         self._sums_of_all(sums_of, blank)
 
-    def _take_steps(self, number: int, what: str, model: nn.Module, trainer: PrivateTrainer) -> None:
+    def _take_steps(
+        self, number: int, what: str, model: nn.Module, trainer: PrivateTrainer, after_step: AfterStep | None
+    ) -> None:
         trainer.follow()
 
     def _run_trials(

@@ -26,7 +26,7 @@ from dpvision.gradients import (
 )
 from dpvision.images import ImageSet
 from dpvision.methods.class_weight_settings import CountSettings
-from dpvision.methods.session import Session
+from dpvision.methods.session import AfterStep, Session
 from dpvision.methods.settings import check
 from dpvision.methods.stages import Stage
 from dpvision.methods.view_settings import ViewSettings
@@ -186,6 +186,7 @@ def descend(
     policy: ViewPolicy,
     encode: Callable[[ImageSet], Tensor | Examples] | None = None,
     loss: Loss = cross_entropy,
+    after_step: AfterStep | None = None,
 ) -> None:
     """Train ``model`` in place by steps with these settings; see :meth:`Session.descend`."""
     session.descend(
@@ -197,4 +198,5 @@ def descend(
         phases=phases,
         ema_decay=settings.ema_decay,
         encode=encode,
+        after_step=after_step,
     )

@@ -24,6 +24,9 @@ Makes = Literal["a classifier", "images"]
 PREVIEWED_OF_A_CLASS = 10
 """The number of images of each class in a preview, which fill a row of its grid."""
 
+PREVIEWS = 20
+"""The number of previews over the steps in which a generator is made."""
+
 GUARANTEE = "guarantee"
 """The fact about what was learned that says what it has cost: while a run learns, what the earlier run has
 that it takes up, if there is one.
@@ -76,6 +79,11 @@ class Finished:
     model: Classifier | ImageGenerator
     files: Mapping[str, bytes] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
+
+
+def is_previewed(step: int, steps: int) -> bool:
+    """Say whether there is a preview after ``step`` of so many steps."""
+    return step % max(1, steps // PREVIEWS) == 0
 
 
 class Method(Protocol):

@@ -28,6 +28,7 @@ class PartOfSession(Session):
     def __init__(self, whole: Session, first: int, count: int) -> None:
         self._whole, self._first = whole, first
         self.facts, self.device, self.pool = whole.facts, whole.device, whole.pool
+        self.preview = whole.preview
         self.stages = replace(whole.stages, stages=whole.stages.stages[first : first + count])
 
     def initialized(self, build: Callable[[], Built]) -> Built:

@@ -15,6 +15,7 @@ from dpvision.gradients import ClippedGradient
 from dpvision.images import ImageSet
 from dpvision.images.public import Overlaps
 from dpvision.methods.stages import Calibrated
+from dpvision.networks.image_generator import ImageGenerator
 from dpvision.parallel import ALONE, Peers, share_of
 from dpvision.priors.encoders import Encoder
 from dpvision.priors.feature_classifier import refuse_own_encoder
@@ -31,6 +32,7 @@ from dpvision.runs.checkpoints import Checkpoints
 from dpvision.runs.progress import Progress
 from dpvision.training import (
     Examples,
+    ExponentialMovingAverage,
     OnBatch,
     Phase,
     PrivateTrainer,
@@ -43,6 +45,10 @@ from dpvision.views import Pool, ViewPolicy
 
 Built = TypeVar("Built", bound=nn.Module)
 Sums = Mapping[str, Tensor]
+AfterStep = Callable[[ExponentialMovingAverage, int], None]
+"""A callback that is given the averaged weights after a step, which are made of releases alone, and how many
+steps of the stage were taken. It changes nothing.
+"""
 
 REHEARSED = 64
 """The most images on which it is tried whether a trial can be done."""
@@ -86,6 +92,8 @@ class Session:
         checkpoints: where to go on from, and what to write to.
         on_step: is given what every step saw: private.
         progress: is told how far each stage is.
+        preview: is given, now and then, a generator that learns, as it would be released, and how many steps
+            it has taken.
         watch: see `Watch`.
         overlaps: is told of an encoder that was learned from the private images; by default it is refused.
         peers: the processes that do the run together. This one leads: its sums are of all their images, and
@@ -93,7 +101,7 @@ class Session:
         share: which of the images this process works on; by default those of its rank.
 
     Attributes:
-        facts, stages, device, pool: as above.
+        facts, stages, device, pool, preview: as above.
         account: once it is open.
         lost: releases that were paid for but whose result was lost with an interrupted process.
     """
@@ -111,12 +119,14 @@ class Session:
         checkpoints: Checkpoints | None = None,
         on_step: Callable[[StepStatistics], None] | None = None,
         progress: Progress | None = None,
+        preview: Callable[[ImageGenerator, int], None] | None = None,
         watch: Watch | None = None,
         overlaps: Overlaps | None = None,
         peers: Peers = ALONE,
         share: ImageSet | None = None,
     ) -> None:
         self.facts, self.stages, self.device, self.pool = facts, stages, device, pool
+        self.preview = preview
         self.account: Account | None = None
         self._all, self._open_account, self._random, self._peers = images, open_account, random, peers
         self._images = own_share(images, peers, facts.num_examples) if share is None else share
@@ -257,6 +267,7 @@ class Session:
         phases: Sequence[Phase],
         ema_decay: float,
         encode: Callable[[ImageSet], Tensor | Examples] | None = None,
+        after_step: AfterStep | None = None,
     ) -> None:
         """Train ``model`` in place by noisy steps: all of the stage ``number``, or what the account has left
         of it. It ends with the averaged weights.
@@ -270,6 +281,7 @@ class Session:
             phases, ema_decay: as for :class:`PrivateTrainer`.
             encode: from images to what is trained on, ``[N, …]`` on the model's device or as `Examples`, once
                 before the first step: each row of its own image alone. By default the images themselves.
+            after_step: see `AfterStep`; it is called where the run's directory is.
 
         Raises:
             InputError: the parts do not fit; nothing was spent.
@@ -277,12 +289,14 @@ class Session:
         """
         if not self._is_kept(number):
             trainer = self._trainer(number, model, engine, policy, phases, ema_decay, encode)
-            self._take_steps(number, what, model, trainer)
+            self._take_steps(number, what, model, trainer, after_step)
         elif number in self._results:  # which a follower has not
             model.load_state_dict(_checked(self._results[number], model.state_dict()))
         self._peers.share(list(model.state_dict().values()))
 
-    def _take_steps(self, number: int, what: str, model: nn.Module, trainer: PrivateTrainer) -> None:
+    def _take_steps(
+        self, number: int, what: str, model: nn.Module, trainer: PrivateTrainer, after_step: AfterStep | None
+    ) -> None:
         """Take the steps of a stage, or those that the account has left; end with the averaged weights."""
         account, stage = self.opened_account(), self.stages.stages[number]
         if self._state and self._state_of == number:
@@ -302,6 +316,8 @@ class Session:
                 if self._on_step:
                     self._on_step(replace(statistics, step=before + statistics.step))
                 self.tell(what, before + trainer.steps_done, self.stages.num_releases)
+                if after_step:
+                    after_step(trainer.average, trainer.steps_done)
             trainer.end()
             finished = True
         finally:

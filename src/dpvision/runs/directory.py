@@ -178,6 +178,11 @@ class RunDirectory:
         return self.private_path / "test.json"
 
     @property
+    def samples_path(self) -> Path:
+        """The folder RUN/samples: sheets of what a generator draws while it is made, of releases alone."""
+        return self.path / "samples"
+
+    @property
     def release_path(self) -> Path:
         """The folder RUN/release, which exists once the run is complete."""
         return self.path / "release"
