@@ -1,10 +1,10 @@
 """Data sets that differ in kind, made from a seed: nobody's images, to measure methods and settings with.
 
-    python benchmarks/made_sets.py strokes doodles letters solids textures --out FOLDER [--count 60000]
+    python benchmarks/made_sets.py strokes doodles letters solids textures scans --out FOLDER [--count 60000]
 
 writes FOLDER/strokes.npz and so on, which every command reads, with a train split of that count and a test
-split of 10,000, as many images of each class. Their names are in FOLDER/strokes.txt, and ten images of each
-class on the sheet FOLDER/strokes.png.
+split of 10,000, as many images of each class, or as the set's RATIO says. Their names are in
+FOLDER/strokes.txt, and ten images of each class on the sheet FOLDER/strokes.png.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from torch import Tensor
 import dpvision
 from dpvision.reports.grid import class_sheet
 
-SETS = ("strokes", "doodles", "letters", "solids", "textures")
+SETS = ("strokes", "doodles", "letters", "solids", "textures", "scans")
 
 
 def split(module: ModuleType, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return images, uint8 ``[count, H, W]`` or ``[count, H, W, 3]``, and their labels, all by the seed."""
     random = torch.Generator().manual_seed(seed)
-    labels = (torch.arange(count) % len(module.NAMES))[torch.randperm(count, generator=random)]
+    ratio = torch.tensor(getattr(module, "RATIO", [1] * len(module.NAMES)))
+    pattern = torch.arange(len(ratio)).repeat_interleave(ratio)
+    labels = pattern[torch.arange(count) % len(pattern)][torch.randperm(count, generator=random)]
     return module.make(labels, random), labels
 
 

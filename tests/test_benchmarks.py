@@ -215,7 +215,7 @@ def test_synthesis_benchmark_keeps_its_runs_and_mixes_none(tmp_path: Path) -> No
 
 def test_made_sets_are_read_and_the_same_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    names = ["strokes", "doodles", "letters", "solids", "textures"]
+    names = ["strokes", "doodles", "letters", "solids", "textures", "scans"]
 
     def make(folder: str, *options: str) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
         options = ("--count", "60", "--test-count", "30", "--out", str(tmp_path / folder), *options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +19,6 @@ from dpvision.images.files import reading
 from dpvision.images.look_alikes import warn_of_look_alikes
 from dpvision.images.public import Overlaps, refuse_private_images
 from dpvision.images.released import release_with, stated_guarantee
-from dpvision.images.write import check_formats
 from dpvision.methods import (
     Calibrated,
     Finished,
@@ -289,35 +288,3 @@ def open_pool_of(settings: Any, images: ImageSet, overlaps: Overlaps) -> Pool | 
     refuse_private_images(pool.images, images, "images of the pool", overlaps)
     warn_of_look_alikes(pool.images, images, "images of the pool", "no guarantee would cover them")
     return pool
-
-
-def to_publish(given: FinishOptions, class_names: Sequence[str], by_default: int | None) -> FinishOptions:
-    """Check the options, and resolve how many images to publish.
-
-    Args:
-        given: the options.
-        class_names: the classes of what makes the images; empty where it has none.
-        by_default: how many images there are where nothing says so; None where something must.
-
-    Raises:
-        InputError: a value is not possible.
-    """
-    given.check_counts()
-    check_formats(given.formats, class_names)
-    if given.balanced and not class_names:
-        raise InputError("balanced is for images of classes, and these have no labels; leave it out")
-    counts, count = given.class_counts, by_default if given.count is None else given.count
-    if counts is not None:
-        for name in counts:
-            if name not in class_names:
-                known = ", ".join(class_names) or "none: the images have no labels"
-                raise InputError(f"there is no class '{name}' to make images of; the classes are {known}")
-        count = sum(counts.values())
-    if count is None:
-        raise InputError("nothing says how many images to make; give count, or class_counts")
-    return FinishOptions(
-        count=count,
-        formats=given.formats,
-        balanced=given.balanced,
-        class_counts=None if counts is None else dict(counts),
-    )

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 SECONDS_PER_FILE = 0.004
 """The time to write an image as a file of its own, which is flushed to the disk: 3,000 took 12 s on ext4."""
 
-COPIES = 3
-"""How often images that are made are in memory: as they are drawn, all together, and as files."""
-
 
 @dataclass(frozen=True)
 class StageForecast:
@@ -130,6 +127,7 @@ def plan(data: Source, **options: Unpack[PlanKeywords]) -> Forecast:
     started = perf_counter()
     given = PlanOptions.of(options, data)
     from dpvision.api.admission import admission_of  # here: it takes seconds to import
+    from dpvision.api.images_to_publish import COPIES
     from dpvision.api.preparing import prepare
 
     config, sources = prepare(data, given)

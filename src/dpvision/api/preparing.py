@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dpvision.api.config import RunConfig, Sources, open_pool_of, read_images, to_publish
+from dpvision.api.config import RunConfig, Sources, open_pool_of, read_images
 from dpvision.api.devices import resolve_device
 from dpvision.api.earlier import earlier_of
+from dpvision.api.images_to_publish import to_publish
 from dpvision.api.options import FinishOptions, FitOptions, RunOptions, SweptOptions
 from dpvision.api.pool_cost import warn_of_unknown_spending
 from dpvision.api.sources import Reading, Source, fitting_reading, lasting, training_reading
@@ -175,7 +176,7 @@ def _with_pool(
 def _to_publish(options: FinishOptions, settings: Any, facts: PublicFacts) -> FinishOptions:
     """Resolve which images to publish, of a method that may leave the labels aside."""
     names = facts.class_names if getattr(settings, "labelled", True) else ()
-    return to_publish(options, names, facts.num_examples)
+    return to_publish(options, names, facts.image_shape, facts.num_examples)
 
 
 def _takes_large(overrides: Mapping[str, Any]) -> bool:

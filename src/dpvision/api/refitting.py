@@ -7,8 +7,9 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, cast
 
-from dpvision.api.config import RunConfig, to_publish
+from dpvision.api.config import RunConfig
 from dpvision.api.devices import resolve_device
+from dpvision.api.images_to_publish import to_publish
 from dpvision.api.options import FinishOptions, check_seed
 from dpvision.api.publishing import Synthesis
 from dpvision.api.releases import open_earlier
@@ -73,7 +74,7 @@ def synthesize_from(
             device=chosen,
             data=None,
             given=tuple(sorted(settings)),
-            images=to_publish(wanted, facts.class_names, facts.num_examples),
+            images=to_publish(wanted, facts.class_names, facts.image_shape, facts.num_examples),
         ),
         out,
     )

@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from dpvision.api.config import to_publish
 from dpvision.api.devices import resolve_device
+from dpvision.api.images_to_publish import to_publish
 from dpvision.api.options import FinishOptions, check_seed
 from dpvision.api.publishing import drawn
 from dpvision.api.using import load_generator
@@ -50,7 +50,8 @@ def sample(
     given = FinishOptions(count=count, formats=(format,), balanced=balanced, class_counts=class_counts)
     given.check_counts()
     generator = load_generator(run).to(resolve_device(None))
-    images, probabilities = drawn(generator, to_publish(given, generator.class_names, None), seed)
+    wanted = to_publish(given, generator.class_names, generator.image_shape, None)
+    images, probabilities = drawn(generator, wanted, seed)
     kind = {"kind": "images that dpvision sample drew of a release", "count": len(images), "seed": seed}
     record = json_bytes({**provenance_of(find_release(run)), **kind})
     files = image_files(images, format, probabilities)

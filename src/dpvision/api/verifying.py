@@ -12,7 +12,7 @@ from typing import Any, get_args
 from dpvision.api.recomputing import LARGEST, MOST_EVENTS, recomputed
 from dpvision.api.verifying_cards import CARD, Check, none_of, other_card
 from dpvision.api.verifying_facts import of_card
-from dpvision.images.files import parse_json, read_json, read_text_file, reading
+from dpvision.images.files import MAX_GUARANTEE_BYTES, parse_json, read_json, read_text_file, reading
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import Unit
 from dpvision.privacy.values import fits
@@ -28,9 +28,6 @@ from dpvision.reports.guarantee_file import (
 )
 from dpvision.runs.digests import digests
 from dpvision.runs.places import find_release, is_run
-
-MOST_BYTES = 2**23
-"""The largest guarantee.json that is read, in bytes: some 80,000 files."""
 
 _SENTENCES = ("proved", "measured", "assumed")
 _KINDS: dict[str, Any] = {
@@ -99,7 +96,7 @@ def verify(release: str | os.PathLike[str], *, card: str | os.PathLike[str] | No
         return _without_file(folder, own_card, unreadable)
     if found[path.name] is None:
         raise InputError(f"{path} is no file of the release itself, but a link or a folder")
-    content = read_text_file(path, MOST_BYTES)
+    content = read_text_file(path, MAX_GUARANTEE_BYTES)
     stated = _stated(path, content)
     epsilons, of_epsilon = recomputed(stated)
     checks = (
@@ -163,7 +160,7 @@ def _without_file(folder: Path, card: Mapping[str, Any] | None, unreadable: str)
 def _stated(path: Path, content: bytes) -> dict[str, Any]:
     """Return the fields of guarantee.json. InputError where one is missing or is none."""
     with reading(str(path)):
-        fields = parse_json(content, MOST_BYTES)
+        fields = parse_json(content, MAX_GUARANTEE_BYTES)
         if canonical(fields) != content:
             raise ValueError("it is not in the one form that it can have")
     if not isinstance(fields, dict) or repr(fields.get("format")) != repr(FORMAT):  # and not 1.0, or true

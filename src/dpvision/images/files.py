@@ -27,6 +27,11 @@ MOST_EXPANSION = 2**8
 MAX_TEXT_BYTES = 2**22
 """Largest JSON or TOML file that is parsed, in bytes. A parsed value takes some 30 times its text."""
 
+MAX_GUARANTEE_BYTES = 2**23
+"""Largest guarantee.json that is read, in bytes: it lists every file of a release. Parsed, its names and
+digests take less than other values.
+"""
+
 MAX_NESTING = 32
 """Deepest nesting that is read, of JSON, of TOML and of folders. What is deeper is no file of ours, and
 exhausts the stack of whoever goes through it.
@@ -171,16 +176,16 @@ def parse_json(text: bytes | str, most: int = MAX_TEXT_BYTES) -> Any:
     return value
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, most: int = MAX_TEXT_BYTES) -> dict[str, Any]:
     """Read a regular file that holds one JSON object.
 
     Raises:
-        InputError: there is no such file, or it holds something else.
+        InputError: there is no such file, it is larger than ``most`` bytes, or it holds something else.
     """
     check_regular(path)
-    content = read_text_file(path)
+    content = read_text_file(path, most)
     try:
-        fields = parse_json(content)
+        fields = parse_json(content, most)
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}); it was changed or damaged") from error
     if not isinstance(fields, dict):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from dpvision.images.data_set import DataSet
-from dpvision.images.files import parse_json, read_json, read_text_file, reading
+from dpvision.images.files import MAX_GUARANTEE_BYTES, parse_json, read_json, read_text_file, reading
 from dpvision.images.folder import Folder
 from dpvision.images.hub import placed
 from dpvision.images.images import Images
@@ -192,7 +192,8 @@ def check_as_released(release: Path) -> None:
     if not record.is_file():
         raise InputError(f"{record} is missing; give a release that is complete")
     with reading(str(record)):
-        known = {name: value for name, value in read_json(record)["files"].items() if _is_image(name)}
+        files = read_json(record, MAX_GUARANTEE_BYTES)["files"]
+        known = {name: value for name, value in files.items() if _is_image(name)}
     found = {path.relative_to(release).as_posix(): path for path in (release / "images").rglob("*")}
     found = {name: path for name, path in found.items() if not path.is_dir()}
     for name in sorted(found.keys() ^ known.keys()):
