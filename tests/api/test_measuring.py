@@ -219,6 +219,9 @@ def test_images_that_were_drawn_later(run: Path, tmp_path: Path, format: Any) ->
 def test_images_of_others_are_not_measured_as_a_runs(run: Path, tmp_path: Path) -> None:
     synthesize(stripes(120, 0), tmp_path / "other", epsilon=1.0)
     dpvision.sample(tmp_path / "other", out=tmp_path / "drawn", count=40)
-    for images in (tmp_path / "drawn", tmp_path / "data.npz", tmp_path / "other"):
+    dpvision.synthesize_from(run, out=tmp_path / "again", config={"rank": 2}, count=20)
+    dpvision.sample(tmp_path / "again", out=tmp_path / "drawn-again", count=40)  # with the same guarantee
+    for name in ("drawn", "data.npz", "other", "again", "drawn-again"):
+        images = tmp_path / name
         with pytest.raises(InputError, match="does not hold images that dpvision sample drew of"):
             dpvision.evaluate_images(run, stripes(60, 1), images=images, **PLAIN)

@@ -191,15 +191,18 @@ def test_noise_that_is_brought_to_other_means_is_known(images: Images, spread: f
     """So far off as the means of a small budget may be, it is most of what is moved."""
     moments = Moments((1, 8, 8), None, 0.25, 1.0, 0.2)
     one = moments.centred(first_sums(moments, images, CPU), 0.0, len(images))
-    other = replace(one, means=one.means + away * torch.randn(64), spread=spread * one.spread)
-    drawn = torch.randn(200, 65, 65, dtype=torch.float64)  # what is released is on and above the diagonal
+    random = torch.Generator().manual_seed(0)
+    means = one.means + away * torch.randn(64, generator=random)
+    other = replace(one, means=means, spread=spread * one.spread)
+    # What is released is on and above the diagonal.
+    drawn = torch.randn(1000, 65, 65, generator=random, dtype=torch.float64)
     noise = drawn.triu(1) / math.sqrt(2)
     noise = 1.5 * (noise + noise.transpose(1, 2) + torch.diag_embed(drawn.diagonal(dim1=1, dim2=2)))
     squares = 0.0
     for each in noise:
         moved, stated = one.moved(each[None], 1.5, other)
         squares += float(one.moments.second.triangles(moved)["moments"][0, :].square().mean()) / len(noise)
-    assert squares**0.5 == pytest.approx(stated, rel=0.15)
+    assert squares**0.5 == pytest.approx(stated, rel=0.1)
 
 
 def test_the_bound_is_not_below_what_is_known_of_distances(images: Images) -> None:
@@ -268,4 +271,9 @@ def test_a_release_of_an_earlier_version_names_no_method(images: Images, tmp_pat
     length = int.from_bytes(content[:8], "little") - len(named)
     file.write_bytes(length.to_bytes(8, "little") + content[8:].replace(named, b"", 1))
     (file.parent / "guarantee.json").unlink()  # which they do not have either
-    assert open_earlier(tmp_path / "run")[0].name == "dp-mepf"
+    with pytest.raises(InputError, match=r"there is no guarantee.json, so no file can be checked"):
+        open_earlier(tmp_path / "run")
+    (tmp_path / "files").mkdir()
+    for name in (file.name, "encoder.safetensors"):
+        shutil.copy(file.parent / name, tmp_path / "files")
+    assert open_earlier(tmp_path / "files" / file.name)[0].name == "dp-mepf"

@@ -18,6 +18,7 @@ import dpvision
 from dpvision.api import Synthesis
 from dpvision.api.priors import train_prior
 from dpvision.api.releases import open_earlier
+from dpvision.cli.options import with_settings
 from dpvision.images import Images
 from dpvision.methods import Learned
 from dpvision.methods.dp_randp import DPRandP
@@ -113,6 +114,36 @@ def test_the_whole_budget_of_a_second_run_is_for_the_steps(images: Images, tmp_p
     assert centres[0].any()
 
 
+@pytest.mark.parametrize(
+    ("method", "config", "others"),
+    [
+        (DISTILL, {"share_of_teacher": 0.2}, ["share_of_teacher=0.9", "teacher.steps=2", "moments.clip=2.0"]),
+        (DIFFUSION, {}, ["steps=9", "max_grad_norm=5.0", "warm_up_share=0.1", "width=16"]),
+    ],
+)
+def test_what_is_made_of_a_release_has_no_settings_that_it_was_not_made_with(
+    images: Images, tmp_path: Path, method: str, config: dict[str, Any], others: list[str]
+) -> None:
+    synthesize(images, tmp_path / "run", method, config=CONFIG[method] | config)
+    dpvision.synthesize_from(tmp_path / "run", out=tmp_path / "again", count=8)
+    first, again = (card_of(tmp_path / name)["config"] for name in ("run", "again"))
+    text = (tmp_path / "again" / "release" / "card.md").read_text()
+    if method == DISTILL:
+        assert again["share_of_teacher"] == first["share_of_teacher"] == 0.2
+        assert again["teacher"] == {name: first["teacher"][name] for name in again["teacher"]}
+        assert again["teacher"]["encoder"] == "pixels"
+        assert again["moments"] == first["moments"]
+        assert "With 20 % of the budget" in text
+    else:
+        assert again.keys() == {"width", "patch", "unlabelled", "sampling_steps", "guidance"}
+        assert "pretraining_steps" not in text
+    for other in others:
+        name = other.partition("=")[0]
+        with pytest.raises(InputError, match=f"^{name} is part of what was released in"):
+            dpvision.synthesize_from(tmp_path / "run", out=tmp_path / "no", config=with_settings({}, [other]))
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_second_teacher_is_averaged_with_the_first(
     images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,9 +156,8 @@ def test_a_second_teacher_is_averaged_with_the_first(
         return found
 
     monkeypatch.setattr(DPRandP, "learn", learned)
-    synthesize(images, tmp_path / "run", DISTILL)
-    config = AGAIN[DISTILL] | {"share_of_teacher": 0.2}
-    refine(images, tmp_path / "refined", DISTILL, tmp_path / "run", epsilon=3.0, config=config)
+    synthesize(images, tmp_path / "run", DISTILL, config=CONFIG[DISTILL] | {"share_of_teacher": 0.2})
+    refine(images, tmp_path / "refined", DISTILL, tmp_path / "run", epsilon=3.0)
     mechanisms = card_of(tmp_path / "refined")["mechanisms"]
     precision = [
         sum(one["count"] / one["noise_multiplier"] ** 2 for one in half if "gradients" in one["name"])

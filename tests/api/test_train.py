@@ -133,6 +133,16 @@ def test_the_released_weights_are_the_averages(images: Images, tmp_path: Path) -
     assert any(not torch.equal(checkpoint[f"model.{name}"], averages[name]) for name in averages)
 
 
+def test_a_learning_rate_that_float32_cannot_have_is_refused(images: Images, tmp_path: Path) -> None:
+    """It ended in an error of PyTorch's, with a step paid for. What is allowed leaves finite weights."""
+    with pytest.raises(InputError, match="learning_rate must be above 0 and at most"):
+        train(images, tmp_path / "run", config={**CONFIG, "learning_rate": 1e300})
+    assert not (tmp_path / "run").exists()
+    largest = {"learning_rate": 1e20, "max_grad_norm": 1e10, "momentum": 0.99}
+    result = train(images, tmp_path / "run", config={**CONFIG, **largest})
+    assert all(weight.isfinite().all() for weight in result.model.parameters())
+
+
 @pytest.mark.parametrize(("rate", "diverges"), [(0.5, False), (1e3, True)])
 def test_the_operator_alone_is_told_of_a_training_that_ended_worse_than_guessing(
     rate: float, diverges: bool, images: Images, tmp_path: Path, caplog: pytest.LogCaptureFixture

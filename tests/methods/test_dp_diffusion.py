@@ -72,6 +72,17 @@ def test_without_a_warm_up_there_are_the_steps_alone_and_classes_are_drawn_as_of
     assert found.tensors["class_proportions"].tolist() == [0.5, 0.5]
 
 
+def test_no_steps_are_paid_for_of_a_denoiser_that_diverged_without_privacy() -> None:
+    images = made()
+    config = settings(images, public_learning_rate=1e20)
+    stages = calibrated(DPDiffusion(), config, facts_of(images), BUDGET)
+    session, account = session_on(images, stages, BUDGET)
+    with pytest.raises(InputError, match="not finite; start a new run with a smaller public_learning_rate"):
+        DPDiffusion().learn(config, session)
+    steps = stages.stages[-1]
+    assert account.left(steps.mechanism.cost(1)) == steps.count
+
+
 def test_settings_of_a_warm_up_that_there_is_not_are_refused() -> None:
     with pytest.raises(InputError, match="warm_up has settings of a release that there is not"):
         settings(made(), warm_up_share=0.0, warm_up={"emphasis": 0.5})

@@ -35,7 +35,7 @@ from dpvision.evaluation.benchmark_training import BENCHMARK_NETWORKS
 from dpvision.evaluation.soft_labels import soft_labels
 from dpvision.images import ImageSet, open_images
 from dpvision.images.keywords import ChoiceKeywords
-from dpvision.images.released import guarantee_with, provenance_of
+from dpvision.images.released import provenance_of, provenance_with
 from dpvision.methods import check_settings
 from dpvision.networks import WideResNet
 from dpvision.networks.image_generator import ImageGenerator
@@ -178,7 +178,8 @@ def _images_of(release: Path, drawn: str | os.PathLike[str] | None, generator: I
     labelled = bool(generator.class_names)
     if drawn is None:
         return open_images(release, labelled=labelled)
-    is_of_release = guarantee_with(drawn) == provenance_of(release)["guarantee"]
+    drawn_by = (provenance_with(drawn) or {}).get("generator")
+    is_of_release = drawn_by == provenance_of(release)["generator"]
     images = open_images(drawn, labelled=labelled) if is_of_release else None
     if images is None or images.shape != generator.image_shape:
         raise InputError(

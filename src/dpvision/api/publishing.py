@@ -22,8 +22,10 @@ from dpvision.images import Images, ImageSet
 from dpvision.images.files import reading
 from dpvision.images.write import image_files
 from dpvision.methods import PREVIEWED_OF_A_CLASS, Finished, Learned
+from dpvision.methods.continued import of_names
 from dpvision.methods.method import GUARANTEE
 from dpvision.methods.places import without_places
+from dpvision.methods.releases import Reusable
 from dpvision.networks import Classifier
 from dpvision.networks.image_generator import ImageGenerator, apportion
 from dpvision.privacy import Event
@@ -165,7 +167,10 @@ def release_files(
         for form in config.images.formats:
             of_form = image_files(made, form, probabilities)
             files |= {f"images/{form}/{name}": file for name, file in of_form.items()}
-    card["config"] = without_places(card["config"])
+    settings = asdict(config.settings)
+    if config.budget is None and isinstance(config.method, Reusable):  # another run has released it
+        settings = of_names(settings, config.method.of_generator)
+    card["config"] = without_places(settings)
     files |= dict(finished.files) | card_files(card, files.get(SHEET))
     return files | {FILE: guarantee_file(card, files)}
 

@@ -15,7 +15,7 @@ from dpvision.api.publishing import Synthesis
 from dpvision.api.releases import open_earlier
 from dpvision.api.run import Run
 from dpvision.methods import check_settings
-from dpvision.methods.continued import with_released
+from dpvision.methods.continued import refuse_others, with_released
 from dpvision.methods.method import GUARANTEE
 from dpvision.methods.releases import public_facts
 from dpvision.privacy import Budget
@@ -43,8 +43,8 @@ def synthesize_from(
         release: the directory of that run, or its release, or the file of what it released there:
             moments.safetensors, denoiser.safetensors, teacher_and_moments.safetensors, or
             embedding.safetensors beside its encoder.safetensors.
-        config: settings that replace the defaults; those of the release (size, encoder, weights) cannot be
-            changed.
+        config: settings that replace the defaults; those that say what was released, or how (size, encoder,
+            steps of a teacher), cannot be changed.
         out, count, formats, balanced, class_counts, seed, device, progress: as for `synthesize`. The seed is
             of the fit.
 
@@ -56,6 +56,7 @@ def synthesize_from(
     check_seed(seed)
     (method, learned), settings = open_earlier(release), dict(config or {})
     check_settings(method.config_class, settings)
+    refuse_others(settings, method.of_generator, release)
     of_both = with_released(settings, method.settings_of_release(learned), release)
     spent = learned.facts[GUARANTEE]
     facts = public_facts(learned, unit_of(spent))

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from dpvision.api.publishable import verified
-from dpvision.images import released
 from dpvision.images.files import reading
+from dpvision.images.places import is_release
 from dpvision.methods import Learned
 from dpvision.methods.method import GUARANTEE
 from dpvision.methods.releases import Reusable, open_release
@@ -19,8 +19,8 @@ def open_earlier(place: str | os.PathLike[str]) -> tuple[Reusable, Learned]:
     """Return the method of an earlier run, and what it released of private images, with its guarantee.
 
     Args:
-        place: see :func:`dpvision.methods.releases.open_release`. A file that lies by itself is believed what
-            it states; all else is verified.
+        place: see :func:`dpvision.methods.releases.open_release`. A file that is not in a release is believed
+            what it states; all else is verified.
 
     Raises:
         InputError: there is none, a file is damaged, it does not hold what it states, or more cannot be made
@@ -29,7 +29,7 @@ def open_earlier(place: str | os.PathLike[str]) -> tuple[Reusable, Learned]:
     method, learned = open_release(place)
     path = Path(place)
     release = path.parent if path.is_file() else find_release(path)
-    if (release / released.GUARANTEE).is_file():  # which older releases do not have
+    if is_release(release):
         # That it is not private is no fault of it: the card of what is made will say so.
         verified(release, "no more can be made of it", but="private")
     with reading(f"the guarantee in {place}"):  # the card will state it, once more is made of this

@@ -22,6 +22,7 @@ from dpvision.api.config import RunConfig, Sources, open_again
 from dpvision.images import ImageSet
 from dpvision.images.public import Overlaps
 from dpvision.methods.following import FollowingSession
+from dpvision.methods.refined import Refined
 from dpvision.parallel import Peers, ProcessLostError
 from dpvision.parallel.variables import number
 from dpvision.privacy.errors import InputError
@@ -125,6 +126,8 @@ def _follow_run(peers: Peers, fields: dict[str, Any], data: ImageSet | None) -> 
     with taking_part(peers):
         config = RunConfig.from_json({**fields, "device": own_device(fields["device"])})
         assert config.data is not None
+        if isinstance(config.method, Refined):
+            config.method.opened(config.settings)
         images = open_again(config.data, data, "data", config.method.needs_labels)
         spec = getattr(config.settings, "pool", "")
         # Whether the pool is public is for the leader to judge, which has the index.

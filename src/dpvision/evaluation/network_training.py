@@ -19,6 +19,7 @@ from dpvision.networks.precision import fast_precision
 from dpvision.privacy.errors import InputError
 from dpvision.runs.progress import Progress
 from dpvision.training.ema import ExponentialMovingAverage
+from dpvision.training.optimization import check_rate
 from dpvision.views.transforms import shifted
 
 FEWEST_IN_BATCH = 2
@@ -62,10 +63,7 @@ class NetworkTraining(ABC):
             raise InputError(
                 f"batch_size of a network must be at least {FEWEST_IN_BATCH}, not {self.batch_size}"
             )
-        if not 0 < self.learning_rate < float("inf"):
-            raise InputError(
-                f"learning_rate of a network must be above 0 and finite, not {self.learning_rate}"
-            )
+        check_rate(self.learning_rate, "learning_rate of a network")
         if not 0 <= self.weight_decay < float("inf"):
             raise InputError(
                 f"weight_decay of a network must be at least 0 and finite, not {self.weight_decay}"

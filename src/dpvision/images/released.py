@@ -30,6 +30,9 @@ from dpvision.privacy.events import Event
 from dpvision.privacy.facts import Unit
 
 CARD, CONFIG, GUARANTEE = "card.json", "config.json", "guarantee.json"
+GENERATOR = (CONFIG, "generator.safetensors")
+"""What draws the images of a release."""
+
 FORMS: tuple[tuple[str, type[DataSet]], ...] = (
     ("images/parquet/images.parquet", Parquet),
     ("images/npz/images.npz", Npz),
@@ -153,10 +156,11 @@ def guarantee_with(spec: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 def provenance_of(release: Path) -> dict[str, Any]:
     """Return how the images of a release were made, as JSON types, with what is guaranteed under "guarantee":
-    of its card what `STATED` names, and "unit", what is protected.
+    of its card what `STATED` names, and "unit", what is protected. "generator" is the same of all images that
+    one generator has drawn.
 
     Raises:
-        InputError: the card is damaged.
+        InputError: the card is damaged, or there is no generator.
     """
     card = release / CARD
     with reading(str(card)):
@@ -164,8 +168,18 @@ def provenance_of(release: Path) -> dict[str, Any]:
         return {
             "kind": "images that dpvision synthesize released",
             "method": found["method"],
+            "generator": _digest_of_generator(release),
             "guarantee": stated_guarantee(found),
         }
+
+
+def _digest_of_generator(release: Path) -> str:
+    """Return the SHA-256 of what draws the images of a release: copies of it have the same."""
+    sha256 = hashlib.sha256()
+    for name in GENERATOR:
+        with reading(str(release / name)):
+            sha256.update((release / name).read_bytes())
+    return sha256.hexdigest()
 
 
 def stated_guarantee(card: Mapping[str, Any]) -> dict[str, Any]:

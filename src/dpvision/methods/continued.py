@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import make_dataclass
 from functools import cache
 from typing import Any
@@ -97,12 +97,48 @@ def with_released(
         if isinstance(value, OfPart) and isinstance(of_part, Mapping):
             both[name] = with_released(of_part, value, where, f"{of}{name}.")
         elif name in given:
-            raise InputError(
-                f"{of}{name} is part of what was released in {where} and stays as it is; leave it out"
-            )
+            raise _of_release(f"{of}{name}", where)
         else:
             both[name] = value
     return both
+
+
+def refuse_others(
+    given: Mapping[str, Any], names: Sequence[str], where: str | os.PathLike[str], of: str = ""
+) -> None:
+    """Raise InputError for a setting that has none of these names; see `of_names`."""
+    for name, value in given.items():
+        full = f"{of}{name}"
+        if isinstance(value, Mapping) and _is_part(full, names):
+            refuse_others(value, names, where, f"{full}.")
+        elif full not in names:
+            raise _of_release(full, where)
+
+
+def _of_release(name: str, where: str | os.PathLike[str]) -> InputError:
+    return InputError(f"{name} is part of what was released in {where} and stays as it is; leave it out")
+
+
+def _is_part(name: str, names: Sequence[str]) -> bool:
+    return any(one.startswith(f"{name}.") for one in names)
+
+
+def of_names(settings: Mapping[str, Any], names: Sequence[str], of: str = "") -> dict[str, Any]:
+    """Return those of some settings that have one of these names; those of a part have its name before
+    theirs, with a dot.
+
+    Args:
+        settings: by name.
+        names: the names.
+        of: what stands before the names of these settings.
+    """
+    found = {}
+    for name, value in settings.items():
+        if f"{of}{name}" in names:
+            found[name] = value
+        elif isinstance(value, Mapping) and _is_part(f"{of}{name}", names):
+            found[name] = of_names(value, names, f"{of}{name}.")
+    return found
 
 
 @cache

@@ -40,7 +40,7 @@ from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
 from dpvision.privacy.noise import SeededRandom
-from dpvision.training import ExponentialMovingAverage, check_tensors
+from dpvision.training import ExponentialMovingAverage, check_rate, check_tensors
 from dpvision.views import NoisyViews
 
 DENOISER = "denoiser.safetensors"
@@ -116,11 +116,11 @@ class DPDiffusionConfig(DescentSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        share, rate = self.warm_up_share, self.public_learning_rate
+        share = self.warm_up_share
         check(self.pretraining_steps >= 0, "pretraining_steps", "at least 0", self.pretraining_steps)
         check(0 <= share < 1, "warm_up_share", "at least 0 and below 1", share)
         check(self.warm_up_steps >= 0, "warm_up_steps", "at least 0", self.warm_up_steps)
-        check(0 < rate < math.inf, "public_learning_rate", "above 0 and finite", rate)
+        check_rate(self.public_learning_rate, "public_learning_rate")
         check(
             self.guidance == 0 or self.unlabelled > 0, "unlabelled", "above 0 for guidance", self.unlabelled
         )
@@ -158,6 +158,7 @@ class DPDiffusion:
     makes: Makes = "images"
     needs_labels = True
     config_class: type = DPDiffusionConfig
+    of_generator = (*OF_RELEASE, "sampling_steps", "guidance")
 
     def default_config(
         self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
@@ -232,6 +233,7 @@ class DPDiffusion:
             model.denoiser.centres.copy_(_centres(rough))
         if not session.is_begun(number):
             _train_publicly(config, session, model.denoiser, rough)
+            _check_trained(model.denoiser)
         session.agree(model)
         kept = {name: getattr(config, name) for name in OF_RELEASE}
         return _trained(config, session, number, model, stated(self.name, session.facts) | kept)
@@ -353,6 +355,15 @@ def _train_publicly(
         central = Shown(images.take(torch.arange(len(images))), images.labels, policy)
         tell = partial(session.tell, "learning from images of the release")
         _train(config, model, [central, public], warm_up_steps, tell)
+
+
+def _check_trained(model: Denoiser) -> None:
+    """Raise InputError where a denoiser's weights are not finite, before more is spent on it."""
+    if not all(weight.isfinite().all() for weight in model.parameters()):
+        raise InputError(
+            "without privacy the denoiser has learned weights that are not finite; start a new run with a "
+            "smaller public_learning_rate"
+        )
 
 
 def _of_no_class(config: DPDiffusionConfig, pixels: Tensor, num_classes: int) -> Shown:

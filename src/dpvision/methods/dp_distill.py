@@ -56,6 +56,9 @@ from dpvision.training import check_tensors
 TEACHER, MOMENTS = "teacher", "moments"
 """What tensors and facts of the two parts are called by."""
 
+SHARE = "share_of_teacher"
+"""The setting, and the fact about both parts, that says which share of the budget the teacher had."""
+
 SETTINGS = "settings"
 """The fact about the teacher that has those of its settings that are part of what is released."""
 
@@ -132,6 +135,11 @@ class DPDistill:
     makes: Makes = "images"
     needs_labels = True
     config_class: type = DPDistillConfig
+    of_generator = (
+        *(SHARE, "candidates", "num_details"),
+        *(f"{TEACHER}.{name}" for name in OF_TEACHER),
+        *(f"{MOMENTS}.{name}" for name in DPMoments.of_generator),
+    )
 
     def default_config(
         self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]
@@ -180,8 +188,8 @@ class DPDistill:
         for_teacher, for_moments = _sessions(config, session)
         teacher = DPRandP().learn(config.of_teacher(), for_teacher)
         moments = DPMoments().learn(config.of_moments(), for_moments)
-        noise, about = _noise_of_teacher(config, session), stated(self.name, session.facts)
-        return _of_both(config, teacher, noise, moments, about)
+        about = stated(self.name, session.facts) | {SHARE: config.share_of_teacher}
+        return _of_both(config, teacher, _noise_of_teacher(config, session), moments, about)
 
     def finish(
         self, config: DPDistillConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
@@ -207,8 +215,9 @@ class DPDistill:
         return read_release(path, _check_both)
 
     def settings_of_release(self, learned: Learned) -> dict[str, Any]:
-        """Return what says which teacher it is, and what the moments are of."""
+        """Return what says which teacher it is and what share it had, and what the moments are of."""
         return {
+            SHARE: learned.facts[SHARE],
             TEACHER: OfPart(learned.facts[TEACHER][SETTINGS]),
             MOMENTS: OfPart(DPMoments().settings_of_release(_of(learned, MOMENTS))),
         }
@@ -301,6 +310,8 @@ def _check_both(learned: Learned, facts: PublicFacts) -> None:
     check_settings(DPRandPConfig, settings)
     if not (settings.keys() == set(OF_TEACHER) and _can_be_refined(settings)):
         raise ValueError("its teacher is of another method")
+    check_settings(DPDistillConfig, {SHARE: learned.facts[SHARE]})
+    DPDistillConfig(share_of_teacher=learned.facts[SHARE])
     if not 0 < teacher.facts[NOISE] < math.inf:
         raise ValueError("its teacher's noise has no standard deviation")
     check_moments(moments, facts)

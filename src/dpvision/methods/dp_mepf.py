@@ -32,7 +32,7 @@ from dpvision.methods.method import (
 )
 from dpvision.methods.releases import stated
 from dpvision.methods.session import Session
-from dpvision.methods.settings import with_overrides
+from dpvision.methods.settings import setting_types, with_overrides
 from dpvision.methods.stages import Stage
 from dpvision.networks import Normalize
 from dpvision.networks.by_row import by_row, rows_at_a_time
@@ -104,6 +104,7 @@ class DPMEPF:
     makes: Makes = "images"
     needs_labels = False
     config_class: type = DPMEPFConfig
+    of_generator = tuple(setting_types(DPMEPFConfig))
 
     def default_config(
         self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]

@@ -29,7 +29,7 @@ from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.moments import Centred, Moments, first_sums, second_sums
 from dpvision.methods.releases import check_sums, mean_of, read_release, stated
 from dpvision.methods.session import Session
-from dpvision.methods.settings import check, check_settings, with_overrides
+from dpvision.methods.settings import check, check_settings, setting_types, with_overrides
 from dpvision.methods.stages import Stage
 from dpvision.networks.by_row import rows_at_a_time
 from dpvision.networks.clamped_normal import ClampedNormal
@@ -123,6 +123,7 @@ class DPMoments:
     makes: Makes = "images"
     needs_labels = False
     config_class: type = DPMomentsConfig
+    of_generator = tuple(setting_types(DPMomentsConfig))
 
     def default_config(
         self, facts: PublicFacts, budget: Budget, device: torch.device, overrides: Mapping[str, Any]

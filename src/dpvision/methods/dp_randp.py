@@ -67,7 +67,7 @@ from dpvision.priors.remembered import features_remembered
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
-from dpvision.training import Phase
+from dpvision.training import Phase, check_rate
 from dpvision.views import Unchanged
 
 PhaseII = Literal["features", "sampled"]
@@ -136,16 +136,15 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        rate = self.phase_iii_learning_rate
         check(self.phase_ii in get_args(PhaseII), "phase_ii", " or ".join(get_args(PhaseII)), self.phase_ii)
         check(
             self.phase_iii in get_args(PhaseIII), "phase_iii", " or ".join(get_args(PhaseIII)), self.phase_iii
         )
         check(0 <= self.phase_ii_share <= 1, "phase_ii_share", "between 0 and 1", self.phase_ii_share)
-        check(0 < rate < math.inf, "phase_iii_learning_rate", "above 0 and finite", rate)
-        share, rate = self.calibration_share, self.calibration_learning_rate
+        check_rate(self.phase_iii_learning_rate, "phase_iii_learning_rate")
+        share = self.calibration_share
         check(0 <= share < 1, "calibration_share", "at least 0 and below 1", share)
-        check(0 < rate < math.inf, "calibration_learning_rate", "above 0 and finite", rate)
+        check_rate(self.calibration_learning_rate, "calibration_learning_rate")
         if share and not self.has_a_scale():
             raise InputError(
                 "calibration_share: only a linear head that learns by SGD from features, without a Phase "

@@ -27,6 +27,7 @@ from dpvision.privacy.noise import RandomSource
 from dpvision.training import (
     ExponentialMovingAverage,
     Schedule,
+    check_rate,
     check_tensors,
     load_optimizer_state,
     optimizer_state,
@@ -105,7 +106,7 @@ class FittingSettings:
         check(0 <= self.num_details <= 10_000, "num_details", "between 0 and 10,000", self.num_details)
         check(0 <= self.start_weight <= 1000, "start_weight", "between 0 and 1000", self.start_weight)
         for name in ("learning_rate", "learning_rate_of_average"):
-            check(0 < getattr(self, name) < float("inf"), name, "positive and finite", getattr(self, name))
+            check_rate(getattr(self, name), name)
         widths = range(NARROWEST, WIDEST + 1, NARROWEST)
         check(self.network_width in widths, "network_width", "128, 256, 384 or 512", self.network_width)
         check(0 <= self.ema_decay < 1, "ema_decay", "at least 0 and below 1", self.ema_decay)

@@ -35,7 +35,15 @@ from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.mechanisms import GaussianSumMechanism
 from dpvision.privacy.sampling import FullBatch, PoissonSampler
-from dpvision.training import Examples, OptimizerName, Phase, Schedule, make_optimizer, schedule_factor
+from dpvision.training import (
+    Examples,
+    OptimizerName,
+    Phase,
+    Schedule,
+    check_rate,
+    make_optimizer,
+    schedule_factor,
+)
 from dpvision.views import ViewPolicy
 
 LARGEST_EPSILON = 100.0
@@ -81,7 +89,7 @@ class DescentSettings:
         check(self.steps >= 1, "steps", "at least 1", self.steps)
         check(self.expected_batch_size >= 1, "expected_batch_size", "at least 1", self.expected_batch_size)
         check_clipping_norm(self.max_grad_norm)
-        check(0 < self.learning_rate < math.inf, "learning_rate", "above 0 and finite", self.learning_rate)
+        check_rate(self.learning_rate, "learning_rate")
         check(0 <= self.momentum < 1, "momentum", "at least 0 and below 1", self.momentum)
         check(0 <= self.ema_decay < 1, "ema_decay", "at least 0 and below 1", self.ema_decay)
         schedule_factor(self.schedule, 0, self.steps)

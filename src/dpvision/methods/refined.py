@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
 from dpvision.methods.continued import FROM_DIGEST, REFINE, Continued, with_released
-from dpvision.methods.method import Learned, Method
+from dpvision.methods.method import GUARANTEE, Learned, Method
 from dpvision.methods.registry import REFINED
 from dpvision.methods.releases import Reusable, open_release
 from dpvision.methods.session import Session
@@ -57,12 +57,18 @@ class Refined(Continued):
         return self.config_class(**asdict(config), **{REFINE: run, FROM_DIGEST: _digest(earlier)})
 
     def learn(self, config: Any, session: Session) -> Learned:
-        """Do what takes private images in the second run. What is learned is of both, with what is known of
-        the earlier one: its guarantee too.
+        """Do what takes private images in the second run. What is learned is of both, and has the guarantee
+        of the earlier release.
         """
+        earlier = self.opened(config)
+        learned = self.method.learn_again(config, earlier, session)
+        return replace(learned, facts={**learned.facts, GUARANTEE: earlier.facts[GUARANTEE]})
+
+    def opened(self, config: Any) -> Learned:
+        """Open the earlier release. InputError where it is not the one that the run began with."""
         _, earlier = open_release(getattr(config, REFINE))
         self.check_same(config, _digest(earlier))
-        return self.method.learn_again(config, earlier, session)
+        return earlier
 
 
 def _digest(earlier: Learned) -> str:

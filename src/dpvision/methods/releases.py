@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -31,7 +31,14 @@ class Reusable(Method, Protocol):
     """A method of whose release more can be made later. What it learns is published, with its facts, as one
     safetensors file; among the facts are `METHOD`, "num_examples", "image_shape" and "class_names", which are
     empty where classes were not released.
+
+    Attributes:
+        of_generator: the names of the settings that a generator has which is made of a release: those that
+            are part of what was released, and those of what follows. Those of a part have its name before
+            theirs, with a dot. The others say how it was released.
     """
+
+    of_generator: Sequence[str]
 
     def open_release(self, path: Path) -> Learned:
         """Read what was released from its file, and what was published beside that.
@@ -45,8 +52,8 @@ class Reusable(Method, Protocol):
 
     def learn_again(self, config: Any, earlier: Learned, session: Session) -> Learned:
         """Do all that takes private images in a second run, which refines the first: work on every stage of
-        the settings once. Return what is known by both runs, with the facts of the earlier one, its guarantee
-        among them, but for the noise.
+        the settings once. Return what is known by both runs, with the facts of the earlier one, but for the
+        noise.
         """
 
 

@@ -6,17 +6,20 @@ import os
 from pathlib import Path
 
 from dpvision.images.hub import placed
+from dpvision.images.places import is_release
 from dpvision.privacy.errors import InputError, named_option
 
 
 def check_free(path: str | os.PathLike[str]) -> None:
-    """Refuse a place where a directory cannot be made because something is there.
+    """Refuse a place where a directory cannot be made because something is there, or within a release.
 
     Raises:
-        InputError: ``path`` is a file, or a directory with something in it.
+        InputError: ``path`` is a file, a directory with something in it, or within a release.
     """
     path = _nameable(path)
     try:
+        if any(map(is_release, path.resolve().parents)):
+            raise InputError(f"{path} is within a release, whose files are fixed; name another place")
         if not path.exists():
             return
         if not path.is_dir():

@@ -2,7 +2,13 @@
 
 from dpvision.training.batch import Batch, Examples, Rows, UnitBatch
 from dpvision.training.ema import ExponentialMovingAverage
-from dpvision.training.optimization import OptimizerName, Schedule, make_optimizer, schedule_factor
+from dpvision.training.optimization import (
+    OptimizerName,
+    Schedule,
+    check_rate,
+    make_optimizer,
+    schedule_factor,
+)
 from dpvision.training.optimizer_state import load_optimizer_state, optimizer_state
 from dpvision.training.saved_state import check_tensors, whole_number
 from dpvision.training.together import StepKeys
@@ -21,6 +27,7 @@ __all__ = [
     "StepKeys",
     "StepStatistics",
     "UnitBatch",
+    "check_rate",
     "check_tensors",
     "load_optimizer_state",
     "make_optimizer",

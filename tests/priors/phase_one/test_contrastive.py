@@ -238,9 +238,9 @@ def test_public_folders_are_read_as_rgb_squares(tmp_path: Path) -> None:
     [
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"batch_size": 1}, "batch_size must be at least 2"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive"),
-        ({"learning_rate": math.nan}, "learning_rate must be positive and finite, not nan"),
-        ({"learning_rate": math.inf}, "learning_rate must be positive and finite, not inf"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"learning_rate": math.nan}, "learning_rate must be above 0 and at most .*, not nan"),
+        ({"learning_rate": math.inf}, "learning_rate must be above 0 and at most .*, not inf"),
         ({"momentum": math.nan}, "momentum must be at least 0 and below 1, not nan"),
         ({"momentum": 1.0}, "momentum must be at least 0 and below 1, not 1.0"),
         ({"weight_decay": math.nan}, "weight_decay must be at least 0 and finite, not nan"),

@@ -32,6 +32,7 @@ from dpvision.parallel import ALONE, Peers
 from dpvision.priors.phase_one.prior_file import load_body
 from dpvision.priors.phase_one.two_views import TwoViews
 from dpvision.privacy.errors import InputError
+from dpvision.training.optimization import check_rate
 
 BatchStream = Callable[[int], Iterator[Tensor]]
 """A function from a step to the batches of that step and all later ones: uint8 ``[batch_size, 3, S, S]``."""
@@ -91,8 +92,7 @@ class ContrastiveConfig:
         for name, least in (("steps", 1), ("batch_size", 2), ("embedding_dim", 2), ("seed", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        if not 0 < self.learning_rate < math.inf:
-            raise InputError(f"learning_rate must be positive and finite, not {self.learning_rate}")
+        check_rate(self.learning_rate, "learning_rate")
         if not 0 <= self.momentum < 1:
             raise InputError(f"momentum must be at least 0 and below 1, not {self.momentum}")
         if not 0 <= self.weight_decay < math.inf:
