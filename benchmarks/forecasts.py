@@ -20,6 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+IMAGES = {"dp-mepf", "dp-distill", "dp-diffusion"}
+"""The methods of `CASES` that make images."""
+
 COMMAND = (sys.executable, "-c", "from dpvision.cli.main import main; main()")
 
 CASES: dict[str, tuple[str, str]] = {
@@ -49,6 +52,12 @@ CASES: dict[str, tuple[str, str]] = {
         "fashion-mnist",
         "--epsilon 1 --method dp-mepf --set steps=200",
     ),
+    "Fashion-MNIST, dp-diffusion": (
+        "fashion-mnist",
+        "--epsilon 10 --method dp-diffusion --set steps=10 --set pretraining_steps=50 "
+        "--set warm_up_steps=50 --count 10000 --format npz",
+    ),
+    "CIFAR-10, dp-distill": ("cifar10", "--epsilon 1 --method dp-distill --count 10000 --format npz"),
 }
 
 
@@ -69,7 +78,7 @@ def run(arguments: Sequence[str]) -> tuple[dict[str, Any], float, int]:
 
 def forecast_and_truth(data: str, options: Sequence[str]) -> dict[str, float]:
     predicted, _, _ = run(["plan", data, *options])
-    command = "synthesize" if "dp-mepf" in options else "train"
+    command = "synthesize" if IMAGES.intersection(options) else "train"
     with tempfile.TemporaryDirectory() as folder:
         out = ["--out", str(Path(folder) / "run"), "--ledger", str(Path(folder) / "ledger")]
         _, seconds, held = run([command, data, *options, *out])

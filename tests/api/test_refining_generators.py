@@ -21,7 +21,9 @@ from dpvision.api.releases import open_earlier
 from dpvision.cli.options import with_settings
 from dpvision.images import Images
 from dpvision.methods import Learned
+from dpvision.methods.dp_diffusion import DPDiffusion
 from dpvision.methods.dp_randp import DPRandP
+from dpvision.methods.method import GUARANTEE
 from dpvision.networks.weights import safetensors_bytes
 from dpvision.priors.encoders import is_of_package
 from dpvision.privacy import InputError
@@ -82,6 +84,21 @@ def test_what_both_runs_cost_is_on_the_card_and_in_the_ledger(
     assert third.epsilon == epsilon(spent_on(images), DELTA)
     assert len(card_of(tmp_path / "again")["parts"]) == 3
     assert dpvision.verify(tmp_path / "again").holds
+
+
+def test_the_first_cost_is_stated_whatever_facts_a_method_returns(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synthesize(images, tmp_path / "run", DIFFUSION)
+    learn_again = DPDiffusion.learn_again
+
+    def without_guarantee(*arguments: Any) -> Learned:
+        found = learn_again(*arguments)
+        return replace(found, facts={name: found.facts[name] for name in found.facts if name != GUARANTEE})
+
+    monkeypatch.setattr(DPDiffusion, "learn_again", without_guarantee)
+    second = refine(images, tmp_path / "refined", DIFFUSION, tmp_path / "run")
+    assert second.epsilon == epsilon(spent_on(images), DELTA) > 1.2
 
 
 def test_a_denoiser_learns_on_from_the_weights_that_were_released(images: Images, tmp_path: Path) -> None:

@@ -245,6 +245,19 @@ def test_a_pool_of_a_run_that_is_not_private(images: Images, tmp_path: Path) -> 
     assert "the images that the pool was made of" in text
 
 
+def test_nothing_is_made_within_a_release(images: Images, tmp_path: Path) -> None:
+    """A file more, and it would not be verified again."""
+    release = synthesize(images, tmp_path / "run").release
+    (tmp_path / "link").symlink_to(release)
+    for place in (release / "more", release / "images" / "png" / "more", tmp_path / "link" / "more"):
+        with pytest.raises(InputError, match="is within a release, whose files are fixed"):
+            dpvision.sample(tmp_path / "run", out=place, count=3)
+        with pytest.raises(InputError, match="is within a release, whose files are fixed"):
+            synthesize(images, place)
+    assert dpvision.verify(release).holds
+    assert len(Ledger(default_ledger_path(images.digest)).summary()["runs"]) == 1
+
+
 def test_a_plan_has_the_total_that_the_card_will_state(images: Images, tmp_path: Path) -> None:
     synthesize(images, tmp_path / "run")
     card, _ = train(images, tmp_path / "run", tmp_path / "model")

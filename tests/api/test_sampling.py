@@ -11,7 +11,8 @@ import torch
 import dpvision
 from dpvision.api import Synthesis
 from dpvision.images import Images, open_images
-from dpvision.privacy import InputError, Ledger, default_ledger_path
+from dpvision.methods import find_method
+from dpvision.privacy import Budget, InputError, Ledger, PublicFacts, default_ledger_path
 
 CONFIG: dict[str, Any] = {"rank": 5}
 NAMES = ("a=b", "few")
@@ -90,6 +91,39 @@ def test_counts_that_cannot_be(images: Images, tmp_path: Path, options: Any, mes
     with pytest.raises(InputError, match=message):
         dpvision.sample(tmp_path / "run", out=tmp_path / "more", **options)
     assert not (tmp_path / "more").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "config"),
+    [
+        ("dp-moments", {"warps": False}),
+        ("dp-mepf", {"steps": 0}),
+        ("dp-distill", {"teacher": {"encoder": "pixels", "steps": 1}, "moments": {"warps": False}}),
+        ("dp-diffusion", {"steps": 1, "width": 8, "pretraining_steps": 0, "warm_up_steps": 0}),
+    ],
+)
+def test_a_forecast_counts_the_drawing_of_images(images: Images, method: str, config: dict[str, Any]) -> None:
+    facts = PublicFacts(len(images), images.shape, images.class_names)
+    made = find_method(method)
+    settings = made.default_config(facts, Budget(3.0, 1e-3), torch.device("cpu"), config)
+    assert made.estimate(settings, facts, torch.device("cpu")).seconds_per_image > 0
+
+
+def test_a_forecast_counts_public_images() -> None:
+    """Those that a denoiser learns from, and those that give a teacher's images their details."""
+    facts = PublicFacts(200, (1, 16, 16), NAMES)
+
+    def bytes_of(method: str, config: dict[str, Any]) -> int:
+        made = find_method(method)
+        settings = made.default_config(facts, Budget(3.0, 1e-3), torch.device("cpu"), config)
+        return made.estimate(settings, facts, torch.device("cpu")).memory_bytes
+
+    denoiser = {"steps": 1, "width": 8, "warm_up_share": 0.0, "warm_up_steps": 0}
+    few, many = (bytes_of("dp-diffusion", {**denoiser, "pretraining_steps": n}) for n in (1, 40))
+    assert many - few == pytest.approx(2 * 39 * 128 * 256, rel=0.01)
+    taught = {"teacher": {"encoder": "pixels", "steps": 1}, "moments": {"size": 8, "warps": False}}
+    none, some = (bytes_of("dp-distill", {**taught, "num_details": n}) for n in (0, 1000))
+    assert some - none == pytest.approx(13 * 1000 * 256, rel=0.01)
 
 
 def test_a_forecast_is_of_the_images_too(images: Images) -> None:

@@ -150,6 +150,31 @@ def test_a_process_that_has_something_else_is_found_out_before_anything_is_spent
     assert not list(tmp_path.glob("home-*/ledgers/*"))
 
 
+NOT_SEEN = """
+from contextlib import nullcontext
+from unittest import mock
+
+moments = {"method": "dp-moments", "count": 4, "config": {"size": 4}, **budget}
+dpvision.synthesize(made(120), out=out / "first", **moments)
+there = "dpvision.methods.refined.open_release"
+not_there = mock.patch(there, side_effect=dpvision.InputError("there is no such release here"))
+with not_there if peers().rank == 1 else nullcontext():
+    try:
+        dpvision.synthesize(made(120), out=out / "refined", refine=out / "first", count=4, **budget)
+    except dpvision.InputError as error:
+        print(error)
+"""
+
+
+def test_a_process_that_does_not_see_the_release_to_refine_says_so(tmp_path: Path) -> None:
+    ended = in_processes(IMAGES + NOT_SEEN, tmp_path, size=2, folder=tmp_path)
+    ended_well(ended)
+    for one in ended:
+        assert one.output.startswith("process 1, on ")
+        assert "cannot take part: there is no such release here" in one.output
+    assert not (tmp_path / "refined").exists()
+
+
 def test_what_the_first_refuses_all_refuse(tmp_path: Path) -> None:
     program = IMAGES + (
         "try:\n"

@@ -392,7 +392,7 @@ class Refining:
 
     def check_refined(self) -> None:
         """Raise InputError unless what is to be refined is a release."""
-        if self.refine is not None:
+        if self.refine is not None and not follows():  # one that follows says it to the first
             find_release(self.refine)
 
 

@@ -21,9 +21,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpvision.methods.denoising import BATCH, Shown, public_images, train_denoiser
+from dpvision.methods.denoising import (
+    BATCH,
+    MOST_PROCESS_IMAGES,
+    Shown,
+    public_images,
+    train_denoiser,
+)
 from dpvision.methods.dp_moments import DPMoments, DPMomentsConfig
-from dpvision.methods.estimates import Estimate, seconds_per_release, start_and_example
+from dpvision.methods.estimates import (
+    Estimate,
+    seconds_of_process_images,
+    seconds_per_drawing,
+    seconds_per_release,
+    start_and_example,
+)
 from dpvision.methods.gradient_descent import DescentSettings, check_batch, clipped_gradient, descend, stage
 from dpvision.methods.method import Finished, Learned, Makes, Workplace, is_previewed
 from dpvision.methods.releases import read_release, stated
@@ -194,7 +206,8 @@ class DPDiffusion:
 
     def estimate(self, config: DPDiffusionConfig, facts: PublicFacts, device: torch.device) -> Estimate:
         """Estimate what a run takes; see :class:`Method`."""
-        model = config.build(facts).denoiser.to(device)
+        drawing = config.build(facts).to(device).eval()
+        model = drawing.denoiser
         policy = config.views(len(facts.class_names))
         generator = torch.Generator().manual_seed(0)
 
@@ -216,10 +229,16 @@ class DPDiffusion:
             started = perf_counter()
             trial(_to_nobody)
             seconds += public * (perf_counter() - started) / 2
+        made = min(public * BATCH, MOST_PROCESS_IMAGES)
+        seconds += seconds_of_process_images(made, facts.image_shape)
+        rough = 0
         if config.warm_up_share:
-            seconds += DPMoments().estimate(config.of_release(), facts, device).seconds
-        images = 2 * facts.num_examples * math.prod(facts.image_shape)
-        return Estimate(seconds, images + 6 * 4 * sum(p.numel() for p in model.parameters()))
+            of_release = DPMoments().estimate(config.of_release(), facts, device)
+            rough = CENTRAL_IMAGES if config.warm_up_steps else 0
+            seconds += of_release.seconds + rough * of_release.seconds_per_image
+        held = 2 * (facts.num_examples + made + rough) * math.prod(facts.image_shape)
+        weights = 6 * 4 * sum(p.numel() for p in model.parameters())
+        return Estimate(seconds, held + weights, seconds_per_drawing(drawing))
 
     def learn(self, config: DPDiffusionConfig, session: Session) -> Learned:
         """Make the first release, if there is one, and train the denoiser."""

@@ -30,7 +30,7 @@ from dpvision.methods.dp_randp import (
     DPRandPConfig,
     is_linear_head,
 )
-from dpvision.methods.estimates import Estimate
+from dpvision.methods.estimates import Estimate, seconds_of_process_images
 from dpvision.methods.features import PRIOR, features_of
 from dpvision.methods.gradient_descent import LARGEST_EPSILON
 from dpvision.methods.method import Finished, Learned, Makes, Workplace
@@ -177,9 +177,13 @@ class DPDistill:
         moments = DPMoments().estimate(config.of_moments(), facts, device)
         of_candidate = teacher.seconds_per_image + moments.seconds_per_image
         balancing = _balanced_by(facts) * of_candidate
+        is_smaller = config.of_moments().moments(facts).shape != facts.image_shape
+        details = config.num_details if is_smaller else 0
+        making = seconds_of_process_images(details, facts.image_shape)
+        held = (1 + 3 * 4) * details * math.prod(facts.image_shape)  # as bytes, and thrice as float32
         return Estimate(
-            teacher.seconds + moments.seconds + balancing,
-            max(teacher.memory_bytes, moments.memory_bytes),
+            teacher.seconds + moments.seconds + balancing + making,
+            max(teacher.memory_bytes, moments.memory_bytes) + held,
             config.candidates * of_candidate,
         )
 

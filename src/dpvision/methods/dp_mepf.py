@@ -20,7 +20,7 @@ from torch import Tensor
 from dpvision.images import Images, ImageSet
 from dpvision.methods.details import with_fitting_details
 from dpvision.methods.embedding import EMBEDDING, Embedding
-from dpvision.methods.estimates import PROBE_SECONDS, Estimate
+from dpvision.methods.estimates import PROBE_SECONDS, Estimate, seconds_per_drawing
 from dpvision.methods.generator_fitting import FittingSettings, GeneratorFitting, new_generator
 from dpvision.methods.method import (
     PREVIEWED_OF_A_CLASS,
@@ -153,10 +153,7 @@ class DPMEPF:
             while (passed := perf_counter() - started) < PROBE_SECONDS:
                 fitting.step()
             seconds += config.steps * passed / (fitting.steps_done - 1)
-        fitting.generator.eval().sample(1)  # the first takes longer
-        started = perf_counter()
-        fitting.generator.sample(count)
-        per_image = (perf_counter() - started) / count
+        per_image = seconds_per_drawing(fitting.generator.eval())
         return Estimate(seconds, facts.num_examples * math.prod(facts.image_shape), per_image)
 
     def learn(self, config: DPMEPFConfig, session: Session) -> Learned:

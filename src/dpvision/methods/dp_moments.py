@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dpvision.images import Images
 from dpvision.methods.details import with_fitting_details
-from dpvision.methods.estimates import Estimate
+from dpvision.methods.estimates import Estimate, seconds_per_drawing
 from dpvision.methods.generator_fitting import leaves
 from dpvision.methods.law_of_images import law_of_images, seconds_of_law, seconds_of_warps
 from dpvision.methods.method import Finished, Learned, Makes, Workplace
@@ -188,11 +188,7 @@ class DPMoments:
         seconds += blocks * of_law
         if config.warps:  # which are judged by laws of their own
             seconds += blocks * (of_law + seconds_of_warps(generator, centred))
-        generator.sample(1)  # the first takes longer
-        started = perf_counter()
-        generator.sample(count)
-        per_image = (perf_counter() - started) / count
-        return Estimate(seconds, memory, per_image)
+        return Estimate(seconds, memory, seconds_per_drawing(generator))
 
     def learn(self, config: DPMomentsConfig, session: Session) -> Learned:
         """Release the means, then the second moments about them."""

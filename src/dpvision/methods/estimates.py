@@ -13,9 +13,12 @@ from dpvision.gradients import ClippedGradient
 from dpvision.methods.gradient_descent import GradientSettings, clipped_gradient
 from dpvision.networks import Classifier
 from dpvision.networks.by_row import by_row, rows_at_a_time
+from dpvision.networks.image_generator import ImageGenerator
+from dpvision.priors.encoders.process_images import BATCH, PROCESSES, process_images
 from dpvision.privacy.noise import SecureRandom, SeededRandom
 
 PROBE_SECONDS = 1.0
+PROCESS_IMAGES_TRIED = BATCH * len(PROCESSES)
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,25 @@ def seconds_per_release(model: torch.nn.Module) -> float:
         for _ in range(4):
             noisy = noisy * 0.5 + parameter.detach()
     return perf_counter() - started
+
+
+def seconds_of_process_images(count: int, image_shape: tuple[int, int, int]) -> float:
+    """Measure the time that so many images of random processes take, in seconds."""
+    if not count:
+        return 0.0
+    for seed in (1, 2):  # the first takes longer; what one seed has made is kept
+        started = perf_counter()
+        list(process_images(image_shape, PROCESS_IMAGES_TRIED, seed))
+    return count * (perf_counter() - started) / PROCESS_IMAGES_TRIED
+
+
+def seconds_per_drawing(generator: ImageGenerator) -> float:
+    """Measure the time that a generator takes for an image, in seconds."""
+    count = 2 * rows_at_a_time(generator.class_proportions.device)
+    generator.sample(1)  # the first takes longer
+    started = perf_counter()
+    generator.sample(count)
+    return (perf_counter() - started) / count
 
 
 def seconds_per_prediction(model: Classifier) -> float:
