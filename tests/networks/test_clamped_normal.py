@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dpvision.networks import image_generator
 from dpvision.networks.clamped_normal import ClampedNormal
 from dpvision.networks.cosine_basis import CosineBasis
+from dpvision.networks.image_generator import images_at_a_time
 from dpvision.privacy import InputError
 
 NAMES = ("dark", "light")
@@ -34,6 +36,24 @@ def test_pixels_are_clamped_and_vary_together_as_the_root_says() -> None:
     assert float((x == 1).double().mean()) == pytest.approx(0.31, abs=0.02)  # P(g > 1) at 0.8 ± 0.4
     dark = law().sample(100, labels=["dark"] * 100, seed=0)
     assert float((dark.take(torch.arange(100)) == 0).double().mean()) > 0.85
+
+
+def test_large_images_are_made_few_at_a_time_and_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, sizes = law((1, 20, 20)), list[int]()
+    forward = ClampedNormal.forward
+
+    def counted(self: ClampedNormal, labels: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(labels))
+        return forward(self, labels, noise)
+
+    monkeypatch.setattr(ClampedNormal, "forward", counted)
+    at_once = generator.sample(100, seed=0)
+    monkeypatch.setattr(image_generator, "NUMBERS_AT_A_TIME", 40 * 400)
+    in_parts = generator.sample(100, seed=0)
+    assert sizes == [100, 32, 32, 32, 4]
+    assert torch.equal(at_once.pixels, in_parts.pixels)
+    monkeypatch.undo()
+    assert [images_at_a_time((3, side, side)) for side in (28, 128, 256, 10_000)] == [512, 512, 128, 16]
 
 
 def test_each_image_is_of_its_class_whatever_the_order() -> None:

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from dpvision.images import ImageSet
-from dpvision.networks.image_generator import IMAGES_AT_A_TIME, ImageGenerator
+from dpvision.networks.image_generator import ImageGenerator, images_at_a_time
 
 
 @torch.no_grad()
@@ -20,7 +20,7 @@ def soft_labels(generator: ImageGenerator, images: ImageSet) -> NDArray[np.float
         images: of its shape, with its classes in their order.
     """
     device, found = generator.class_proportions.device, []
-    for pixels in images.blocks(IMAGES_AT_A_TIME):
+    for pixels in images.blocks(images_at_a_time(images.shape)):
         probabilities = generator.soft_labels(pixels.to(device))
         if probabilities is None:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -12,8 +13,20 @@ from torch import Tensor, nn
 from dpvision.images.images import Images, check_class_names
 from dpvision.privacy.errors import InputError
 
-IMAGES_AT_A_TIME = 512
-"""A multiple of 16: noise that is drawn in such parts is that which would be drawn at once."""
+MOST_IMAGES, FEWEST_IMAGES = 512, 16
+"""How many images are made at a time. Multiples of 16: noise that is drawn in such parts is that which would
+be drawn at once.
+"""
+NUMBERS_AT_A_TIME = MOST_IMAGES * 3 * 128**2
+"""The numbers of the images that are made at a time, if these are not fewer than `FEWEST_IMAGES`: 96 MiB of
+float32, and a few times as much on the way.
+"""
+
+
+def images_at_a_time(image_shape: Sequence[int]) -> int:
+    """Return how many images of a shape are made at a time."""
+    parts = NUMBERS_AT_A_TIME // math.prod(image_shape) // FEWEST_IMAGES
+    return FEWEST_IMAGES * max(1, min(parts, MOST_IMAGES // FEWEST_IMAGES))
 
 
 class ImageGenerator(nn.Module, ABC):
@@ -123,7 +136,7 @@ class ImageGenerator(nn.Module, ABC):
         if len(chosen) != count:
             raise InputError(f"{count} images need as many labels, not {len(chosen)}")
         device, pieces, probabilities = self.class_proportions.device, [], []
-        for some in chosen.split(IMAGES_AT_A_TIME):
+        for some in chosen.split(images_at_a_time(self.image_shape)):
             noise = torch.randn(len(some), *self.noise_shape, generator=random)
             made = self(some.to(device), noise.to(device))
             pieces.append(made.mul(255).round().to("cpu", torch.uint8))
