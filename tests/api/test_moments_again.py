@@ -273,6 +273,10 @@ def test_a_release_of_an_earlier_version_names_no_method(images: Images, tmp_pat
     (file.parent / "guarantee.json").unlink()  # which they do not have either
     with pytest.raises(InputError, match=r"there is no guarantee.json, so no file can be checked"):
         open_earlier(tmp_path / "run")
+    (file.parent / "card.json").unlink()
+    for place in (tmp_path / "run", file.parent, file):
+        with pytest.raises(InputError, match=r"has no guarantee.json, and"):
+            open_earlier(place)
     (tmp_path / "files").mkdir()
     for name in (file.name, "encoder.safetensors"):
         shutil.copy(file.parent / name, tmp_path / "files")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from dpvision.api.publishable import verified
 from dpvision.images.files import reading
-from dpvision.images.places import is_release
+from dpvision.images.released import CARD, CONFIG
+from dpvision.images.released import GUARANTEE as RECORD
 from dpvision.methods import Learned
 from dpvision.methods.method import GUARANTEE
 from dpvision.methods.releases import Reusable, open_release
@@ -28,8 +29,8 @@ def open_earlier(place: str | os.PathLike[str]) -> tuple[Reusable, Learned]:
     """
     method, learned = open_release(place)
     path = Path(place)
-    release = path.parent if path.is_file() else find_release(path)
-    if is_release(release):
+    if not path.is_file() or any((path.parent / name).exists() for name in (CARD, CONFIG, RECORD)):
+        release = path.parent if path.is_file() else find_release(path)
         # That it is not private is no fault of it: the card of what is made will say so.
         verified(release, "no more can be made of it", but="private")
     with reading(f"the guarantee in {place}"):  # the card will state it, once more is made of this
