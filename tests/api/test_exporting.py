@@ -326,7 +326,7 @@ def test_places_are_refused(
 
 
 def test_a_release_is_not_added_to(release: Path) -> None:
-    with pytest.raises(dpvision.InputError, match="within the release"):
+    with pytest.raises(dpvision.InputError, match="within a release"):
         dpvision.export(release, torch=release / "torch")
 
 

@@ -239,7 +239,8 @@ def test_a_linear_head_is_learned_anew_and_averaged_with_the_earlier_one(
         shares = torch.tensor(precision[:count]) / sum(precision[:count])
         expected = sum(share * head for share, head in zip(shares, heads, strict=False))
         found = weights_of(tmp_path / name)["network.head.weight"]
-        torch.testing.assert_close(found, expected.float(), rtol=0.01, atol=1e-3 * float(found.abs().max()))
+        largest = max(float(head.abs().max()) for head in heads[:count])  # which may nearly cancel
+        torch.testing.assert_close(found, expected.float(), rtol=0.01, atol=0.01 * largest)
         assert dpvision.verify(tmp_path / name).holds
     anew = dpvision.plan(images, epsilon=2, delta=DELTA, from_run=tmp_path / "one", **settings).config
     fresh = dpvision.plan(images, epsilon=2, delta=DELTA, **{**settings, "config": PIXELS}).config

@@ -220,7 +220,7 @@ def test_a_place_that_is_taken_and_what_is_no_name_are_refused(runs: Path, tmp_p
     release = runs / "model" / "release"
     for options, said in (
         ({"out": tmp_path / "full"}, "is not empty"),
-        ({"out": release / "hub"}, "is within the release"),
+        ({"out": release / "hub"}, "is within a release"),
         ({"license": "Apache 2: yes"}, "no name of a licence"),
         ({"license": "mit\nprivate: true"}, "no name of a licence"),
         ({"out": tmp_path / "full"}, "is not empty; name another directory"),

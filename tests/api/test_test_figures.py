@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 import dpvision
 from dpvision.api.publishing import Result
@@ -66,8 +67,11 @@ def test_a_training_that_diverged_is_released_all_the_same(
     images: Images, test_images: Images, tmp_path: Path
 ) -> None:
     """It was paid for."""
-    config = CONFIG | {"learning_rate": 1e38, "momentum": 0.9}
-    report = train(images, tmp_path / "run", test=test_images, config=config).test_report
+    network = nn.Sequential(nn.Flatten(), nn.Linear(images.pixels[0].numel(), 4), nn.Linear(4, 2))
+    config = {**CONFIG, "learning_rate": 1e20}
+    del config["network"]
+    options: dict[str, Any] = {"test": test_images, "network": network, "method": "dp-sgd"}
+    report = train(images, tmp_path / "run", config=config, **options).test_report
     assert report is not None
     assert report.log_loss.value is None
     assert report.accuracy.total == 120

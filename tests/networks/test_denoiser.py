@@ -18,7 +18,7 @@ from dpvision.networks.denoiser import (
     unpacked,
 )
 from dpvision.networks.diffusion import DiffusionGenerator, noise_levels
-from dpvision.networks.image_generator import IMAGES_AT_A_TIME
+from dpvision.networks.image_generator import MOST_IMAGES
 from dpvision.privacy import InputError, SeededRandom
 from dpvision.views import NoisyViews
 
@@ -97,7 +97,7 @@ def test_noise_falls_to_the_least() -> None:
 
 def test_samples_are_the_same_for_a_seed_and_of_the_class() -> None:
     made = generator()
-    count = IMAGES_AT_A_TIME + 20
+    count = MOST_IMAGES + 20
     images = made.sample(count, seed=1)
     assert images.pixels.dtype == torch.uint8
     assert images.shape == (1, 8, 8)

@@ -297,7 +297,7 @@ def test_words_within_a_chart_are_compared_whatever_drew_it(release: Path, tmp_p
 
 def test_a_card_is_not_written_into_the_release(releases: dict[str, Path]) -> None:
     made = releases["classifier"]
-    with pytest.raises(InputError, match="within the release"):
+    with pytest.raises(InputError, match="within a release"):
         write_card(made, made / "card", results=[made.parent / "private" / "test.json"])
     assert not (made / "card").exists()
 

@@ -167,7 +167,7 @@ def release_files(
         for form in config.images.formats:
             of_form = image_files(made, form, probabilities)
             files |= {f"images/{form}/{name}": file for name, file in of_form.items()}
-    settings = asdict(config.settings)
+    settings = card["config"]
     if config.budget is None and isinstance(config.method, Reusable):  # another run has released it
         settings = of_names(settings, config.method.of_generator)
     card["config"] = without_places(settings)

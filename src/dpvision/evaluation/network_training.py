@@ -17,9 +17,9 @@ from dpvision.images import ImageSet
 from dpvision.networks import Classifier
 from dpvision.networks.precision import fast_precision
 from dpvision.privacy.errors import InputError
+from dpvision.privacy.values import check_rate
 from dpvision.runs.progress import Progress
 from dpvision.training.ema import ExponentialMovingAverage
-from dpvision.training.optimization import check_rate
 from dpvision.views.transforms import shifted
 
 FEWEST_IN_BATCH = 2

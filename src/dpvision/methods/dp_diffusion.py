@@ -52,7 +52,8 @@ from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
 from dpvision.privacy.noise import SeededRandom
-from dpvision.training import ExponentialMovingAverage, check_rate, check_tensors
+from dpvision.privacy.values import check_rate
+from dpvision.training import ExponentialMovingAverage, check_tensors
 from dpvision.views import NoisyViews
 
 DENOISER = "denoiser.safetensors"

@@ -67,7 +67,8 @@ from dpvision.priors.remembered import features_remembered
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
-from dpvision.training import Phase, check_rate
+from dpvision.privacy.values import check_rate
+from dpvision.training import Phase
 from dpvision.views import Unchanged
 
 PhaseII = Literal["features", "sampled"]

@@ -24,10 +24,10 @@ from dpvision.priors.encoders.process_images import cut, side_of
 from dpvision.priors.processes import generate
 from dpvision.privacy.errors import InputError, reason_of
 from dpvision.privacy.noise import RandomSource
+from dpvision.privacy.values import check_rate
 from dpvision.training import (
     ExponentialMovingAverage,
     Schedule,
-    check_rate,
     check_tensors,
     load_optimizer_state,
     optimizer_state,

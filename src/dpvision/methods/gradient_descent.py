@@ -35,12 +35,12 @@ from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.mechanisms import GaussianSumMechanism
 from dpvision.privacy.sampling import FullBatch, PoissonSampler
+from dpvision.privacy.values import check_rate
 from dpvision.training import (
     Examples,
     OptimizerName,
     Phase,
     Schedule,
-    check_rate,
     make_optimizer,
     schedule_factor,
 )

@@ -1,4 +1,4 @@
-"""Check that values that users give are of the types that they must be."""
+"""Check that values that users give are of the types, and in the ranges, that they must be."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
+
+from dpvision.privacy.errors import InputError
+
+LARGEST_RATE = 1e20
+"""The largest learning rate. No training takes such steps, and far larger numbers are none in float32."""
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -53,3 +58,9 @@ def in_words(hint: Any) -> str:
     if origin is os.PathLike:
         return "a path"
     return "a name" if origin is Literal else _WORDS[hint]
+
+
+def check_rate(rate: float, name: str) -> None:
+    """Raise InputError, naming the setting, unless steps can be scaled by a learning rate."""
+    if not 0 < rate <= LARGEST_RATE:
+        raise InputError(f"{name} must be above 0 and at most {LARGEST_RATE:g}, not {rate}")

@@ -90,7 +90,7 @@ def check_outside(path: str | os.PathLike[str], release: Path) -> None:
     """
     place, release = Path(path).resolve(), release.resolve()
     if place.is_relative_to(release):
-        raise InputError(f"{path} is within the release, whose files are fixed; name another place")
+        raise InputError(f"{path} is within a release, whose files are fixed; name another place")
     if is_run(release.parent) and place.is_relative_to(release.parent):
         raise InputError(f"{path} is within the run's directory; name another place")
 

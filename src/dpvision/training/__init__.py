@@ -5,7 +5,6 @@ from dpvision.training.ema import ExponentialMovingAverage
 from dpvision.training.optimization import (
     OptimizerName,
     Schedule,
-    check_rate,
     make_optimizer,
     schedule_factor,
 )
@@ -27,7 +26,6 @@ __all__ = [
     "StepKeys",
     "StepStatistics",
     "UnitBatch",
-    "check_rate",
     "check_tensors",
     "load_optimizer_state",
     "make_optimizer",

@@ -15,16 +15,6 @@ OptimizerName = Literal["sgd", "adam"]
 Schedule = Literal["constant", "linear", "cosine"]
 
 
-LARGEST_RATE = 1e20
-"""No training takes such steps; far larger numbers are none in float32."""
-
-
-def check_rate(rate: float, name: str) -> None:
-    """Raise InputError, naming the setting, unless steps can be scaled by a learning rate."""
-    if not 0 < rate <= LARGEST_RATE:
-        raise InputError(f"{name} must be above 0 and at most {LARGEST_RATE:g}, not {rate}")
-
-
 def make_optimizer(
     name: OptimizerName, parameters: Iterable[nn.Parameter], learning_rate: float, momentum: float
 ) -> torch.optim.Optimizer:

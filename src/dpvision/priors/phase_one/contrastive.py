@@ -32,7 +32,7 @@ from dpvision.parallel import ALONE, Peers
 from dpvision.priors.phase_one.prior_file import load_body
 from dpvision.priors.phase_one.two_views import TwoViews
 from dpvision.privacy.errors import InputError
-from dpvision.training.optimization import check_rate
+from dpvision.privacy.values import check_rate
 
 BatchStream = Callable[[int], Iterator[Tensor]]
 """A function from a step to the batches of that step and all later ones: uint8 ``[batch_size, 3, S, S]``."""
