@@ -12,6 +12,7 @@ import dpvision
 from dpvision.api import Synthesis
 from dpvision.images import Images, open_images
 from dpvision.methods import find_method
+from dpvision.methods.estimates import Estimate
 from dpvision.privacy import Budget, InputError, Ledger, PublicFacts, default_ledger_path
 
 CONFIG: dict[str, Any] = {"rank": 5}
@@ -27,6 +28,11 @@ def images() -> Images:
 
 def synthesize(images: Images, out: Path, **options: Any) -> Synthesis:
     return dpvision.synthesize(images, **{"epsilon": 3.0, "out": out, "config": CONFIG, **options})
+
+
+def estimate(name: str, facts: PublicFacts, config: dict[str, Any]) -> Estimate:
+    method, cpu = find_method(name), torch.device("cpu")
+    return method.estimate(method.default_config(facts, Budget(3.0, 1e-3), cpu, config), facts, cpu)
 
 
 def counts_of(images: Any) -> Any:
@@ -104,9 +110,7 @@ def test_counts_that_cannot_be(images: Images, tmp_path: Path, options: Any, mes
 )
 def test_a_forecast_counts_the_drawing_of_images(images: Images, method: str, config: dict[str, Any]) -> None:
     facts = PublicFacts(len(images), images.shape, images.class_names)
-    made = find_method(method)
-    settings = made.default_config(facts, Budget(3.0, 1e-3), torch.device("cpu"), config)
-    assert made.estimate(settings, facts, torch.device("cpu")).seconds_per_image > 0
+    assert estimate(method, facts, config).seconds_per_image > 0
 
 
 def test_a_forecast_counts_public_images() -> None:
@@ -114,9 +118,7 @@ def test_a_forecast_counts_public_images() -> None:
     facts = PublicFacts(200, (1, 16, 16), NAMES)
 
     def bytes_of(method: str, config: dict[str, Any]) -> int:
-        made = find_method(method)
-        settings = made.default_config(facts, Budget(3.0, 1e-3), torch.device("cpu"), config)
-        return made.estimate(settings, facts, torch.device("cpu")).memory_bytes
+        return estimate(method, facts, config).memory_bytes
 
     denoiser = {"steps": 1, "width": 8, "warm_up_share": 0.0, "warm_up_steps": 0}
     few, many = (bytes_of("dp-diffusion", {**denoiser, "pretraining_steps": n}) for n in (1, 40))
