@@ -216,6 +216,17 @@ def test_a_refined_run_that_was_not_private_stays_so(images: Images, tmp_path: P
     assert "# NOT PRIVATE" in text
 
 
+def test_a_seed_that_both_have_draws_each_noise_of_its_own(images: Images, tmp_path: Path) -> None:
+    first = synthesize(images, tmp_path / "run", seed=1)
+    second = synthesize(images, tmp_path / "refined", refine=tmp_path / "run", seed=1)
+    before, mean = embedding(first.release), embedding(second.release)
+    of_second = 2 * mean.sums["first"] - before.sums["first"]
+    assert mean.facts["noise"] == pytest.approx(before.facts["noise"] / 2**0.5, rel=1e-3)
+    assert float((of_second - before.sums["first"]).std()) == pytest.approx(
+        before.facts["noise"] * 2**0.5, rel=0.1
+    )
+
+
 def test_an_owners_limit_holds_for_both(
     images: Images, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

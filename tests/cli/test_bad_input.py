@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dpvision.cli.main import run
@@ -233,3 +234,26 @@ def test_figures_that_cannot_be_measured(
     assert run(["train", "bundled:digits", "--epsilon", "2", "--out", out, *FAST]) == 0
     capsys.readouterr()
     check_sentence(["evaluate", out, "bundled:digits", *options], message)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nGPU 0 has 16 GiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+    ],
+)
+def test_too_little_memory_is_told_in_a_sentence(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, check_sentence: CheckSentence
+) -> None:
+    def refuse(*given: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("dpvision.api.plan", refuse)
+    check_sentence(["plan", "bundled:digits", "--epsilon", "1"], "more memory than there is")
+
+
+def test_memory_that_there_is_not_is_refused_by_pytorch_with_these_words() -> None:
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        torch.zeros(2**60, dtype=torch.uint8)

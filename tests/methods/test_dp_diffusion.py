@@ -72,9 +72,19 @@ def test_without_a_warm_up_there_are_the_steps_alone_and_classes_are_drawn_as_of
     assert found.tensors["class_proportions"].tolist() == [0.5, 0.5]
 
 
-def test_no_steps_are_paid_for_of_a_denoiser_that_diverged_without_privacy() -> None:
+def test_nothing_is_paid_for_a_denoiser_that_diverged_without_privacy() -> None:
     images = made()
     config = settings(images, public_learning_rate=1e20)
+    stages = calibrated(DPDiffusion(), config, facts_of(images), BUDGET)
+    session, account = session_on(images, stages, BUDGET)
+    with pytest.raises(InputError, match="not finite; start a new run with a smaller public_learning_rate"):
+        DPDiffusion().learn(config, session)
+    assert all(account.left(stage.mechanism.cost(1)) == stage.count for stage in stages.stages)
+
+
+def test_no_steps_are_paid_for_of_one_that_diverged_on_images_of_the_release() -> None:
+    images = made()
+    config = settings(images, pretraining_steps=0, public_learning_rate=1e20)
     stages = calibrated(DPDiffusion(), config, facts_of(images), BUDGET)
     session, account = session_on(images, stages, BUDGET)
     with pytest.raises(InputError, match="not finite; start a new run with a smaller public_learning_rate"):
@@ -207,12 +217,14 @@ def test_there_are_defaults_for_every_shape(side: int, channels: int) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"noise_levels": 0}, "at least 1 noise level"),
+        ({"noise_levels": 0}, "noise_levels must be between 1 and 100,000 for each example"),
+        ({"noise_levels": 10**9}, "noise_levels must be between 1 and 100,000"),
+        ({"steps": 10**400}, "steps must be a smaller number"),
         ({"width": 12}, "width must be a multiple of 8"),
         ({"patch": 2}, "patch must be one of"),
         ({"sampling_steps": 0}, "1 to 1000 times"),
         ({"guidance": 1.0}, "unlabelled must be above 0 for guidance"),
-        ({"warm_up_share": 1.0}, "warm_up_share must be at least 0 and below 1"),
+        ({"warm_up_share": 1.0}, "warm_up_share must be between 0.001 and 0.999"),
         ({"warm_up": {"nosuch": 1}}, "no setting 'nosuch'"),
         ({"warm_up": {"labelled": False}}, "warm_up: labelled must be true"),
         ({"pretraining_steps": -1}, "pretraining_steps must be at least 0"),

@@ -77,7 +77,7 @@ def taught(candidates: int, side: int = 4) -> TaughtImages:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("more", [{}, {"calibration_share": 0.1}, {"class_weight": "balanced"}])
+@pytest.mark.parametrize("more", [{}, {"calibration_share": 0.1}])
 def test_both_parts_cost_what_one_gaussian_release_does(share: float, more: dict[str, Any]) -> None:
     """Balle and Wang's (arXiv 1805.06530), by dp_accounting: 1/σ² of all stages add up, for the teacher's too
     take all images; and those of the teacher have its share.
@@ -183,6 +183,9 @@ def test_a_teacher_of_other_classes_is_refused() -> None:
     ("overrides", "message"),
     [
         ({"share_of_teacher": 1.0}, "share_of_teacher"),
+        ({"share_of_teacher": 0.9999999999999999}, "share_of_teacher must be between 0.001 and 0.999"),
+        ({"teacher": {"class_weight": "balanced"}}, 'teacher: class_weight must be "none"'),
+        ({"teacher": {"pool": "public", "k_diff": 1, "phase_ii": "sampled"}}, "teacher: pool must be empty"),
         ({"candidates": 0}, "candidates"),
         ({"moments": {"num_details": 5}}, "num_details"),
         ({"moments": {"labelled": False}}, "labelled"),

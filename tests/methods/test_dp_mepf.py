@@ -118,6 +118,13 @@ def test_unlabelled_images_make_one_block_and_no_counts() -> None:
     assert generator.sample(3).labels is None
 
 
+def test_of_one_class_there_are_n_images() -> None:
+    images = replace(made(), labels=torch.zeros(120, dtype=torch.int64), class_names=("all",))
+    embedding = released(settings(), images)
+    assert embedding.facts["noise"] > 0
+    assert embedding.class_sizes.tolist() == [120]
+
+
 def test_an_embedding_survives_its_file(tmp_path: Any) -> None:
     embedding = released(settings(second_moment_weight=0.5), made())
     (tmp_path / "e.safetensors").write_bytes(embedding.to_bytes())

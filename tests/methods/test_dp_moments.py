@@ -15,10 +15,11 @@ from torch import Tensor
 import dpvision
 from dpvision.images import Images
 from dpvision.methods.clamped_law import clamped_law
+from dpvision.methods.class_sizes import class_sizes
 from dpvision.methods.dp_moments import DPMoments, DPMomentsConfig
 from dpvision.methods.law_of_images import IMAGES_OF_A_CLASS, WARPS, _above_noise, _thinned
 from dpvision.methods.method import Workplace
-from dpvision.methods.moments import Moments, class_sizes, first_sums, second_sums
+from dpvision.methods.moments import Moments, first_sums, second_sums
 from dpvision.networks.clamped_normal import ClampedNormal
 from dpvision.privacy import Budget, InputError
 from tests.methods.learning import CPU, calibrated, facts, facts_of, learned
@@ -319,10 +320,42 @@ def test_thinned_moments_have_independent_noise_of_twice_the_variance() -> None:
     assert abs(float((one * other).mean() / one.square().mean())) < 0.05
 
 
-def test_counts_with_more_noise_than_differences_are_equal() -> None:
+@pytest.mark.parametrize("epsilon", [0.5, 1.0, 4.0])
+def test_with_noise_the_spread_is_on_average_that_about_the_means_with_noise(epsilon: float) -> None:
+    """The means have the noise of the sums that they are compared with, which hides a part of the spread."""
+    images = dpvision.open_images("bundled:digits").subset(range(1000))
+    config = config_for(images, Budget(epsilon, 1e-5))
+    plan = calibrated(DPMoments(), config, facts_of(images), Budget(epsilon, 1e-5))
+    moments, noise = config.moments(facts_of(images)), plan.stages[0].deviation
+    exact, random = first_sums(moments, images, CPU), torch.Generator().manual_seed(0)
+    waves = moments.waves(images.take(torch.arange(1000))).double()
+    assert images.labels is not None
+    stated, true = [], []
+    for _ in range(60):
+        draws = {n: torch.randn(t.shape, generator=random, dtype=t.dtype) * noise for n, t in exact.items()}
+        centred = moments.centred({name: exact[name] + draws[name] for name in exact}, noise, 1000)
+        distances = (waves - centred.means[images.labels]) * moments.weights
+        stated.append(centred.spread)
+        true.append(float(distances.square().sum(dim=1).mean()))
+    assert sum(stated) / sum(true) == pytest.approx(1, abs=0.12)
+
+
+def test_class_sizes_add_up_to_n_and_differ_by_what_noise_does_not_explain() -> None:
     assert class_sizes(torch.tensor([90.0, 110.0]), 1e6, 200).tolist() == [100, 100]
     assert class_sizes(torch.tensor([20.0, 180.0]), 0.0, 200).tolist() == [20, 180]
+    assert class_sizes(torch.tensor([50.0, 210.0]), 0.0, 200).tolist() == [20, 180]
     assert class_sizes(torch.tensor([-500.0, 700.0]), 0.0, 200).min() >= 1
+    assert class_sizes(torch.tensor([-50.0, 250.0]), 400.0, 200).min() == 20, "what noise hides"
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_of_one_class_there_are_n_images(labelled: bool) -> None:
+    images = replace(made(60), labels=torch.zeros(60, dtype=torch.int64), class_names=("all",))
+    what = learned(DPMoments(), config := config_for(images, labelled=labelled), images, Budget(0.1, 1e-4))
+    first = {name.removeprefix("first."): t for name, t in what.tensors.items() if name.startswith("first.")}
+    centred = config.moments(facts_of(images)).centred(first, what.facts["noise"][0], 60)
+    assert centred.sizes(torch.zeros(1, 65, 65, dtype=torch.float64), 100.0).tolist() == [60]
+    assert float(centred.means.abs().max()) < 8, "noise is not divided by a size that is noise"
 
 
 def test_moments_say_what_they_are_of() -> None:

@@ -191,7 +191,7 @@ def test_the_sensitivity_with_36_views_is_the_clipping_norm(pool: Pool) -> None:
 
 
 def test_what_cannot_be_mixed_is_refused(pool: Pool) -> None:
-    with pytest.raises(InputError, match="at least 0, not -1 and 0"):
+    with pytest.raises(InputError, match="k_self must be between 0 and 100,000"):
         DPMix(AUGMENTATION, k_self=-1)
     with pytest.raises(InputError, match="alpha must be above 0"):
         DPMix(AUGMENTATION, alpha=0.0)

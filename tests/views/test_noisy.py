@@ -121,7 +121,7 @@ def test_a_unit_is_shown_by_an_image_for_each_level() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"count": 0}, "at least 1 noise level"),
+        ({"count": 0}, "noise_levels must be between 1 and"),
         ({"level_mean": 5.0}, "level_mean must be between -4 and 4"),
         ({"level_mean": float("nan")}, "level_mean must be between -4 and 4"),
         ({"level_spread": -1.0}, "level_spread must be between 0 and 4"),

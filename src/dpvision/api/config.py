@@ -30,8 +30,9 @@ from dpvision.methods import (
     check_settings,
     find_method,
 )
+from dpvision.methods.continued import FROM_DIGEST
 from dpvision.methods.registry import plain_name
-from dpvision.privacy import Account, Budget, InputError, PublicFacts, RandomSource
+from dpvision.privacy import Account, Budget, InputError, PublicFacts, RandomSource, random_source
 from dpvision.runs import Progress
 from dpvision.views import Pool, open_pool
 
@@ -202,6 +203,13 @@ class RunConfig:
             progress=progress,
             **more,
         )
+
+    def random(self) -> RandomSource:
+        """Return the source of all that protects. A run that takes up a release draws other noise than that
+        has, though both have one seed.
+        """
+        source, digest = random_source(self.seed), getattr(self.settings, FROM_DIGEST, "")
+        return source.at(f"after {digest}", 0) if digest else source
 
     def learn(self, session: Session) -> Learned:
         """Do all that takes private images."""

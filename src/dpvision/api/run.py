@@ -55,7 +55,7 @@ from dpvision.networks import register_network
 from dpvision.networks.image_generator import ImageGenerator
 from dpvision.networks.weights import checked_facts, safetensors_bytes
 from dpvision.parallel import ALONE, Peers, peers
-from dpvision.privacy import Account, Event, InputError, PublicFacts, RandomSource, random_source
+from dpvision.privacy import Account, Event, InputError, PublicFacts, RandomSource
 from dpvision.privacy.errors import named_option
 from dpvision.reports import guarantee
 from dpvision.reports.guarantee_file import UNPAID, not_covered_of_release
@@ -136,7 +136,7 @@ class Run:
             if not is_new:
                 check_unchanged(directory, images)
             open_account = partial(self._open_account, images, checkpoints, checkpoints.spent(), is_new)
-            random, metrics = random_source(config.seed), Metrics(directory.private_path)
+            random, metrics = config.random(), Metrics(directory.private_path)
             session = config.session(
                 sources,
                 open_account,

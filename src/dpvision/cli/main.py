@@ -157,4 +157,15 @@ def _input_error(error: Exception) -> str | None:
         return str(error)
     if hasattr(error, "format_message"):  # a mistake in the options, found by typer
         return " ".join(error.format_message().split())
+    if _is_of_memory(error):
+        return (
+            "this takes more memory than there is; take fewer views of an image, a smaller network or "
+            f"smaller images ({(str(error) or type(error).__name__).splitlines()[0]})"
+        )
     return None
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Say whether memory was refused: by Python, or by PyTorch, which has an exception for GPUs alone."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dpvision.methods.settings import check
+from dpvision.methods.settings import check, check_share
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.values import fits
 
@@ -70,5 +70,4 @@ class CountSettings(ClassWeightSettings):
 
     def check_class_weight(self) -> None:
         super().check_class_weight()
-        share = self.class_count_share
-        check(0 < share < 1, "class_count_share", "above 0 and below 1", share)
+        check_share(self.class_count_share, "class_count_share")

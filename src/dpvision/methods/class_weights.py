@@ -79,9 +79,7 @@ def with_counts_learned(settings: CountSettings, session: Session, number: int, 
         return {"counts": class_counts(images.labels, num_classes, shares)}
 
     released = session.release(number, sums_of, {"counts": torch.zeros(num_classes)})
-    mechanism = session.stages.stages[number].mechanism
-    assert isinstance(mechanism, GaussianSumMechanism)
-    counts = {"noisy": released["counts"].tolist(), "noise": mechanism.standard_deviation}
+    counts = {"noisy": released["counts"].tolist(), "noise": session.stages.stages[number].deviation}
     return replace(learned, facts={**learned.facts, "class_counts": counts})
 
 

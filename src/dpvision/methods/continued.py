@@ -116,7 +116,7 @@ def refuse_others(
 
 
 def _of_release(name: str, where: str | os.PathLike[str]) -> InputError:
-    return InputError(f"{name} is part of what was released in {where} and stays as it is; leave it out")
+    return InputError(f"{name} is part of what was released in {where}, or of what led to it; leave it out")
 
 
 def _is_part(name: str, names: Sequence[str]) -> bool:

@@ -40,7 +40,7 @@ from dpvision.methods.gradient_descent import DescentSettings, check_batch, clip
 from dpvision.methods.method import Finished, Learned, Makes, Workplace, is_previewed
 from dpvision.methods.releases import read_release, stated
 from dpvision.methods.session import Session
-from dpvision.methods.settings import check, check_settings, with_overrides
+from dpvision.methods.settings import check, check_settings, check_share, with_overrides
 from dpvision.methods.stages import Stage
 from dpvision.networks.denoiser import Denoiser, squared_error
 from dpvision.networks.diffusion import DiffusionGenerator
@@ -131,7 +131,8 @@ class DPDiffusionConfig(DescentSettings):
         super().__post_init__()
         share = self.warm_up_share
         check(self.pretraining_steps >= 0, "pretraining_steps", "at least 0", self.pretraining_steps)
-        check(0 <= share < 1, "warm_up_share", "at least 0 and below 1", share)
+        if share:
+            check_share(share, "warm_up_share")
         check(self.warm_up_steps >= 0, "warm_up_steps", "at least 0", self.warm_up_steps)
         check_rate(self.public_learning_rate, "public_learning_rate")
         check(
@@ -244,16 +245,16 @@ class DPDiffusion:
     def learn(self, config: DPDiffusionConfig, session: Session) -> Learned:
         """Make the first release, if there is one, and train the denoiser."""
         model = session.initialized(lambda: config.build(session.facts))
-        released = DPMoments().learn(config.of_release(), session) if config.warm_up_share else None
         number = len(session.stages.stages) - 1
-        rough = None
-        if released is not None:
+        # What needs no release comes before one is paid for: it may fail.
+        public = None if session.is_begun(number) else _pretrained(config, session, model.denoiser)
+        if config.warm_up_share:
+            released = DPMoments().learn(config.of_release(), session)
             rough = _rough_generator(config, session, released)
             model.class_proportions.copy_(rough.class_proportions)
             model.denoiser.centres.copy_(_centres(rough))
-        if not session.is_begun(number):
-            _train_publicly(config, session, model.denoiser, rough)
-            _check_trained(model.denoiser)
+            if public and config.warm_up_steps:
+                _warm_up(config, session, model.denoiser, rough, public)
         session.agree(model)
         kept = {name: getattr(config, name) for name in OF_RELEASE}
         return _trained(config, session, number, model, stated(self.name, session.facts) | kept)
@@ -352,38 +353,36 @@ def _centres(rough: ImageGenerator) -> Tensor:
     return images.unflatten(0, (-1, IMAGES_OF_A_CENTRE)).float().mean(dim=1) / 127.5 - 1
 
 
-def _train_publicly(
-    config: DPDiffusionConfig, session: Session, model: Denoiser, rough: ImageGenerator | None
+def _pretrained(config: DPDiffusionConfig, session: Session, model: Denoiser) -> Shown | None:
+    """Train a denoiser on images of random processes. Return these: None if no step without privacy needs
+    any. InputError where that diverges.
+    """
+    facts, warm_up_steps = session.facts, config.warm_up_steps if config.warm_up_share else 0
+    count = (config.pretraining_steps + warm_up_steps) * BATCH
+    if not count:
+        return None
+    tell = partial(session.tell, "making images of random processes")
+    public = _of_no_class(config, public_images(count, facts.image_shape, tell), len(facts.class_names))
+    if config.pretraining_steps:
+        tell = partial(session.tell, "learning from random processes")
+        _train(config, model, [public], config.pretraining_steps, tell)
+    return public
+
+
+def _warm_up(
+    config: DPDiffusionConfig, session: Session, model: Denoiser, rough: ImageGenerator, public: Shown
 ) -> None:
-    """Train a denoiser on images of random processes, then on rough images too, if there are any.
+    """Train a denoiser on rough images. InputError where that diverges.
 
     What these look like is right in the large alone. So they are shown with much noise, and images of random
     processes with any, so that the denoiser keeps what it knows of details.
     """
-    facts, warm_up_steps = session.facts, config.warm_up_steps if rough else 0
-    tell = partial(session.tell, "making images of random processes")
-    count = (config.pretraining_steps + warm_up_steps) * BATCH
-    if count:
-        public = _of_no_class(config, public_images(count, facts.image_shape, tell), len(facts.class_names))
-    if config.pretraining_steps:
-        tell = partial(session.tell, "learning from random processes")
-        _train(config, model, [public], config.pretraining_steps, tell)
-    if rough is not None and warm_up_steps:
-        images = rough.sample(CENTRAL_IMAGES, seed=0)
-        assert images.labels is not None
-        policy = replace(public.policy, level_mean=config.warm_up_level_mean, centres=model.centres)
-        central = Shown(images.take(torch.arange(len(images))), images.labels, policy)
-        tell = partial(session.tell, "learning from images of the release")
-        _train(config, model, [central, public], warm_up_steps, tell)
-
-
-def _check_trained(model: Denoiser) -> None:
-    """Raise InputError where a denoiser's weights are not finite, before more is spent on it."""
-    if not all(weight.isfinite().all() for weight in model.parameters()):
-        raise InputError(
-            "without privacy the denoiser has learned weights that are not finite; start a new run with a "
-            "smaller public_learning_rate"
-        )
+    images = rough.sample(CENTRAL_IMAGES, seed=0)
+    assert images.labels is not None
+    policy = replace(public.policy, level_mean=config.warm_up_level_mean, centres=model.centres)
+    central = Shown(images.take(torch.arange(len(images))), images.labels, policy)
+    tell = partial(session.tell, "learning from images of the release")
+    _train(config, model, [central, public], config.warm_up_steps, tell)
 
 
 def _of_no_class(config: DPDiffusionConfig, pixels: Tensor, num_classes: int) -> Shown:
@@ -404,8 +403,13 @@ def _train(
     steps: int,
     tell: Callable[[int, int], None],
 ) -> None:
-    """Train a denoiser on images that cost nothing."""
+    """Train a denoiser on images that cost nothing. InputError where that diverges."""
     train_denoiser(model, shown, steps, config.public_learning_rate, config.precision, tell)
+    if not all(weight.isfinite().all() for weight in model.parameters()):
+        raise InputError(
+            "without privacy the denoiser has learned weights that are not finite; start a new run with a "
+            "smaller public_learning_rate"
+        )
 
 
 def _to_nobody(done: int, total: int) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpvision.methods.class_weight_settings import NONE
 from dpvision.methods.continued import OfPart
 from dpvision.methods.details import with_fitting_details
 from dpvision.methods.dp_moments import DPMoments, DPMomentsConfig, check_moments
@@ -37,7 +38,7 @@ from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.part_of_session import PartOfSession
 from dpvision.methods.releases import mean_of, read_release, stated
 from dpvision.methods.session import Session
-from dpvision.methods.settings import check, check_settings, with_overrides
+from dpvision.methods.settings import check, check_settings, check_share, with_overrides
 from dpvision.methods.stages import Stage, precision
 from dpvision.networks import Classifier
 from dpvision.networks.clamped_normal import ClampedNormal
@@ -103,7 +104,7 @@ class DPDistillConfig:
 
     def __post_init__(self) -> None:
         share = self.share_of_teacher
-        check(0 < share < 1, "share_of_teacher", "above 0 and below 1", share)
+        check_share(share, "share_of_teacher")
         most = MOST_CANDIDATES
         check(1 <= self.candidates <= most, "candidates", f"between 1 and {most}", self.candidates)
         check(0 <= self.num_details <= 10_000, "num_details", "between 0 and 10,000", self.num_details)
@@ -150,6 +151,10 @@ class DPDistill:
         teacher = DPRandP().default_config(facts, for_teacher, device, _with_features(config.teacher, facts))
         rest = _part(budget, 1 - config.share_of_teacher, facts.num_examples)
         moments = DPMoments().default_config(facts, rest, device, {"num_details": 0, **config.moments})
+        needed = "empty: the teacher takes private images alone"
+        check(not teacher.pool, "teacher: pool", needed, repr(teacher.pool))
+        needed = '"none", as its answers are balanced afterwards'
+        check(teacher.class_weight == NONE, "teacher: class_weight", needed, teacher.class_weight)
         check(moments.labelled, "moments: labelled", "true", moments.labelled)
         check(
             moments.num_details == 0,

@@ -45,7 +45,6 @@ from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
 from dpvision.privacy.mean_embedding import MeanEmbedding
-from dpvision.privacy.mechanisms import GaussianSumMechanism
 from dpvision.privacy.noise import SeededRandom
 
 LARGEST_SIDES = {1: 28, 3: 8}
@@ -164,9 +163,7 @@ class DPMEPF:
         fit_once(encoder.to(session.device), partial(session.tell, "looking at random processes"))
         session.agree(encoder)
         sums = self.released_sums(config, session, encoder)
-        mechanism = session.stages.stages[0].mechanism
-        assert isinstance(mechanism, GaussianSumMechanism)
-        noise = mechanism.standard_deviation
+        noise = session.stages.stages[0].deviation
         return learned_of(sums, _facts(config, facts, encoder, noise), encoder)
 
     def released_sums(self, config: DPMEPFConfig, session: Session, encoder: Encoder) -> dict[str, Tensor]:
@@ -225,8 +222,8 @@ class DPMEPF:
         session.refuse_own(encoder.to(session.device))
         session.agree(encoder)
         sums = self.released_sums(config, session, encoder)
-        noise = session.stages.noise_multiplier * config.mechanism(1, 1).sensitivity
-        both = embedding.combined(Embedding(sums, {**embedding.facts, "noise": noise}))
+        about = {**embedding.facts, "noise": session.stages.stages[0].deviation}
+        both = embedding.combined(Embedding(sums, about))
         return learned_of(both.sums, both.facts, encoder)
 
 

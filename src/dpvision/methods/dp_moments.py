@@ -29,7 +29,7 @@ from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.moments import Centred, Moments, first_sums, second_sums
 from dpvision.methods.releases import check_sums, mean_of, read_release, stated
 from dpvision.methods.session import Session
-from dpvision.methods.settings import check, check_settings, setting_types, with_overrides
+from dpvision.methods.settings import check, check_settings, check_share, setting_types, with_overrides
 from dpvision.methods.stages import Stage
 from dpvision.networks.by_row import rows_at_a_time
 from dpvision.networks.clamped_normal import ClampedNormal
@@ -38,7 +38,7 @@ from dpvision.priors.processes import SMALLEST_SIZE
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
-from dpvision.privacy.mechanisms import GaussianSumMechanism
+from dpvision.privacy.values import check_weight
 
 FIRST, SECOND = "first", "second"
 """What the tensors of the two steps are called by."""
@@ -101,10 +101,10 @@ class DPMomentsConfig:
     def __post_init__(self) -> None:
         share = self.share_of_means
         check(self.size >= 1, "size", "at least 1", self.size)
-        check(0 < share < 1, "share_of_means", "above 0 and below 1", share)
+        check_share(share, "share_of_means")
         check(0 <= self.emphasis <= 2, "emphasis", "between 0 and 2", self.emphasis)
-        check(0 < self.clip < math.inf, "clip", "above 0 and finite", self.clip)
-        check(0 < self.count_weight < math.inf, "count_weight", "above 0 and finite", self.count_weight)
+        check_weight(self.clip, "clip")
+        check_weight(self.count_weight, "count_weight")
         check(self.rank >= 1, "rank", "at least 1", self.rank)
         check(0 <= self.num_details <= 10_000, "num_details", "between 0 and 10,000", self.num_details)
 
@@ -266,11 +266,7 @@ def _centred(moments: Moments, learned: Learned) -> Centred:
 
 def _noises(session: Session) -> list[float]:
     """Return the standard deviations of the noise on every number of the two steps, the first stages."""
-    found = []
-    for stage in session.stages.stages[:2]:
-        assert isinstance(stage.mechanism, GaussianSumMechanism)
-        found.append(stage.mechanism.standard_deviation)
-    return found
+    return [stage.deviation for stage in session.stages.stages[:2]]
 
 
 def _first_step(session: Session, moments: Moments) -> dict[str, Tensor]:

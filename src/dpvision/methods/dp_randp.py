@@ -58,7 +58,7 @@ from dpvision.methods.gradient_descent import (
 )
 from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.session import Session
-from dpvision.methods.settings import check, check_settings, with_overrides
+from dpvision.methods.settings import check, check_settings, check_share, with_overrides
 from dpvision.methods.stages import Stage
 from dpvision.methods.start import Start
 from dpvision.networks import Classifier
@@ -144,7 +144,8 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
         check(0 <= self.phase_ii_share <= 1, "phase_ii_share", "between 0 and 1", self.phase_ii_share)
         check_rate(self.phase_iii_learning_rate, "phase_iii_learning_rate")
         share = self.calibration_share
-        check(0 <= share < 1, "calibration_share", "at least 0 and below 1", share)
+        if share:
+            check_share(share, "calibration_share")
         check_rate(self.calibration_learning_rate, "calibration_learning_rate")
         if share and not self.has_a_scale():
             raise InputError(

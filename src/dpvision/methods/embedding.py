@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpvision.methods.class_sizes import class_sizes
 from dpvision.methods.releases import check_sums, mean_of, read_release
 from dpvision.networks.generators import check_image_shape
 from dpvision.networks.weights import safetensors_bytes
@@ -53,12 +54,11 @@ class Embedding:
 
     @property
     def class_sizes(self) -> Tensor:
-        """The number of images of each class, ``[K]``, by the noisy counts, but at least one; without labels,
-        N.
-        """
+        """The number of images of each class, ``[K]``, by the noisy counts; without labels, N."""
+        num_examples, weight = self.facts["num_examples"], self.facts["count_weight"]
         if "counts" not in self.sums:
-            return torch.tensor([float(self.facts["num_examples"])])
-        return (self.sums["counts"] / self.facts["count_weight"]).clamp(min=1)
+            return torch.tensor([float(num_examples)])
+        return class_sizes(self.sums["counts"] / weight, (self.facts["noise"] / weight) ** 2, num_examples)
 
     @property
     def means(self) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dpvision.images import ImageSet
+from dpvision.methods.class_sizes import class_sizes
 from dpvision.networks.by_row import by_row, rows_at_a_time
 from dpvision.networks.cosine_basis import CosineBasis
 from dpvision.privacy.mean_embedding import MeanEmbedding
@@ -117,26 +118,41 @@ class Moments:
             variance = (noise / self.count_weight) ** 2
         sizes = class_sizes(counted, variance, num_examples)
         deviation = noise * norm * to_waves
-        means = self._shrunk(places, sizes, deviation)
+        means, of_noise = self._shrunk(places, sizes, deviation)
         squared = self.weights.square()
-        inner = 2 * (squared * places * means).sum() - (sizes[:, None] * squared * means.square()).sum()
-        spread = float((lengths.sum() - inner) / sizes.sum())
+        inner = (squared * places * means).sum() - deviation**2 * (squared * of_noise).sum()
+        of_means = (sizes[:, None] * squared * means.square()).sum()
+        spread = float((lengths.sum() - 2 * inner + of_means) / sizes.sum())
         spread = max(spread, least_spread, LEAST_SHARE * self.longest)
         return Centred(self, means, spread, counted, variance, num_examples)
 
-    def _shrunk(self, places: Tensor, sizes: Tensor, deviation: float) -> Tensor:
+    def _shrunk(self, places: Tensor, sizes: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
         """Return class means ``[K, n]`` of noisy sums: that of all images, and what a class differs by from
-        it, each band of waves shortened by the share that noise has in it.
+        it, each band of waves shortened by the share that noise has in it. And the derivatives of these means
+        by the sums: times the noise's variance, they are what noise adds to sums times means on average
+        (Stein's lemma).
         """
-        whole = places.sum(dim=0, keepdim=True) / sizes.sum()
-        whole = self.without_noise(whole, (len(sizes) * (deviation / sizes.sum()) ** 2)[None, None])
+        total = sizes.sum()
+        whole = places.sum(dim=0, keepdim=True) / total
+        shares, of_whole = self._shares(whole, (len(sizes) * (deviation / total) ** 2)[None, None])
+        whole = whole * shares
         differences = places / sizes[:, None] - whole
-        return whole + self.without_noise(differences, (deviation / sizes[:, None]) ** 2)
+        shares, of_differences = self._shares(differences, (deviation / sizes[:, None]) ** 2)
+        slopes = (1 - of_differences) * of_whole / total + of_differences / sizes[:, None]
+        return whole + differences * shares, slopes
 
     def without_noise(self, values: Tensor, variance: Tensor | float) -> Tensor:
         """Shorten waves ``[K, n]`` with noise of a variance, each band by the share that noise has in it."""
-        squares = self.basis.mean_by_band(values.square())
-        return values * (1 - variance / squares.clamp(min=1e-30)).clamp(min=0)
+        return values * self._shares(values, variance)[0]
+
+    def _shares(self, values: Tensor, variance: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Return the shares of waves ``[K, n]`` that are not noise of a variance, one for a band. And the
+        derivatives by waves of what is left of them, averaged over a band.
+        """
+        squares = self.basis.mean_by_band(values.square()).clamp(min=1e-30)
+        shares = (1 - variance / squares).clamp(min=0)
+        # The share itself grows with the waves: those of a band of d by 2 (1 - share) / d on average.
+        return shares, torch.where(shares > 0, shares + 2 * (1 - shares) / self.basis.band_sizes, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,15 +245,6 @@ class Centred:
         distance = distance / torch.linalg.vector_norm(distance, dim=1, keepdim=True).clamp(min=1)
         v = F.pad(distance, (0, 1), value=CONSTANT)
         return v / math.sqrt(1 + CONSTANT**2)
-
-
-def class_sizes(counted: Tensor, variance: float, num_examples: int) -> Tensor:
-    """Return noisy counts ``[K]``, brought nearer to N / K by the share that noise has in how they differ,
-    and at least one.
-    """
-    differences = counted - num_examples / len(counted)
-    squares = differences.square().mean().clamp(min=1e-30)
-    return (num_examples / len(counted) + differences * (1 - variance / squares).clamp(min=0)).clamp(min=1)
 
 
 def first_sums(

@@ -8,11 +8,14 @@ from types import UnionType
 from typing import Any, TypeVar, Union, get_origin, get_type_hints
 
 from dpvision.privacy.errors import InputError
-from dpvision.privacy.values import fits, in_words
+from dpvision.privacy.values import MOST_COUNT, fits, in_words
 
 _JSON_TYPES = (bool, int, float, str, dict, list)
 
 Config = TypeVar("Config")
+
+LEAST_SHARE = 0.001
+"""The least share of a budget, in terms of 1/σ²: a smaller one is of no use, and its ε may round to 0."""
 
 
 def setting_types(config_class: type) -> dict[str, Any]:
@@ -41,6 +44,8 @@ def check_settings(config_class: type, settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if not fits(value, types[name]):
             raise InputError(f"the setting {name} takes {in_words(types[name])}, not {value!r}")
+        if isinstance(value, int) and abs(value) > MOST_COUNT:
+            raise InputError(f"the setting {name} must be a smaller number, at most {MOST_COUNT:,}")
 
 
 def with_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
@@ -51,6 +56,13 @@ def with_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
     """
     check_settings(type(config), overrides)
     return dataclasses.replace(config, **overrides)  # type: ignore[type-var]
+
+
+def check_share(share: float, name: str) -> None:
+    """Raise InputError, naming the setting, unless a share of a budget leaves something for both parts."""
+    check(
+        LEAST_SHARE <= share <= 1 - LEAST_SHARE, name, f"between {LEAST_SHARE} and {1 - LEAST_SHARE}", share
+    )
 
 
 def check(holds: bool, name: str, needed: str, value: object) -> None:

@@ -24,6 +24,12 @@ class Stage:
         """The event of the whole stage: what it costs."""
         return self.mechanism.cost(self.count)
 
+    @property
+    def deviation(self) -> float:
+        """The standard deviation of the noise on every number of its Gaussian sums."""
+        assert isinstance(self.mechanism, GaussianSumMechanism)
+        return self.mechanism.standard_deviation
+
 
 def precision(stages: Iterable[Stage]) -> float:
     """Return what stages of Gaussian sums come to in terms of 1/σ² of a single release: T releases with

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dpvision.networks.details import AT_A_TIME, details_of, drawn, scaled
 from dpvision.networks.image_generator import ImageGenerator
 from dpvision.privacy.errors import InputError
 
@@ -16,8 +17,6 @@ GRID = 4
 """The side of the grid of random shifts that an elastic warp smoothly joins."""
 SHIFT = 0.25
 """What a warp shifts an image by, in units of what it stretches it by."""
-AT_A_TIME = 64
-"""The number of details that are computed at once."""
 _AFFINE, _ELASTIC = 6, 2 * GRID**2
 
 
@@ -100,10 +99,7 @@ class ClampedNormal(ImageGenerator):
 
     def set_details(self, images: Tensor) -> None:
         """Take what public images ``[M, C, H, W]`` in [0, 1] lose when averaged to half the small size."""
-        _, rows, columns = self.small_shape
-        half = max(1, rows // 2), max(1, columns // 2)
-        lost = (some - self._scaled(F.adaptive_avg_pool2d(some, half)) for some in images.split(AT_A_TIME))
-        self.details = torch.cat([some.mul(127).round().to(torch.int8) for some in lost])
+        self.details = details_of(images, self.small_shape[1:])
 
     def averaged(self, sides: Sequence[int]) -> ClampedNormal:
         """Return a generator of these images averaged to sides (h, w), none larger than theirs, up to what
@@ -148,14 +144,10 @@ class ClampedNormal(ImageGenerator):
         """Return images ``[B, C, H, W]`` of a standard normal vector for each, ``[B, n]``."""
         affine, elastic, last = self._split(noise)[2].split([_AFFINE, _ELASTIC, 1], dim=1)
         x = (self.location[labels] + self.scale[labels] * x).clamp(0, 1)
-        x = self._scaled(x.unflatten(1, self.small_shape))
+        x = scaled(x.unflatten(1, self.small_shape), self.image_shape[1:])
         if warped:
             x = self._warped(x, affine, elastic)
-        count = len(self.details)
-        if count:
-            chosen = torch.special.ndtr(last[:, 0]).mul(count).long().clamp(max=count - 1)  # uniform
-            x = (x + self.details[chosen].to(x) / 127).clamp(0, 1)
-        return x
+        return (x + drawn(self.details, last[:, 0])).clamp(0, 1) if len(self.details) else x
 
     def _warped(self, x: Tensor, affine: Tensor, elastic: Tensor) -> Tensor:
         size = x.shape[0]
@@ -166,8 +158,3 @@ class ClampedNormal(ImageGenerator):
         shifts = (self.warps[1] * elastic).view(size, 2, GRID, GRID)
         smooth = F.interpolate(shifts, x.shape[2:], mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
         return F.grid_sample(x, grid + smooth, padding_mode="border", align_corners=False)
-
-    def _scaled(self, small: Tensor) -> Tensor:
-        if small.shape[2:] == self.image_shape[1:]:
-            return small
-        return F.interpolate(small, self.image_shape[1:], mode="bilinear")

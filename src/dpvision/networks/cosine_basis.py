@@ -24,6 +24,7 @@ class CosineBasis:
     Attributes:
         frequencies: ``[n]``, the length of each wave's pair of numbers of half periods.
         bands: int64 ``[n]``; waves of one channel and of nearly one frequency have one number.
+        band_sizes: int64 ``[n]``, how many waves are of a wave's band.
     """
 
     def __init__(self, shape: Sequence[int]) -> None:
@@ -37,7 +38,8 @@ class CosineBasis:
         by_channel = torch.arange(channels).repeat_interleave(len(one))
         # Six bands to a factor of e: waves of one band have about the same share of an image.
         names = by_channel * 1000 + (6 * torch.log1p(self.frequencies)).long()
-        self.bands = torch.unique(names, return_inverse=True)[1]
+        _, self.bands, counts = torch.unique(names, return_inverse=True, return_counts=True)
+        self.band_sizes = counts[self.bands]
 
     def waves_of(self, images: Tensor) -> Tensor:
         """Return images ``[B, C, H, W]`` in the basis: ``[B, n]``, waves of one channel beside each other."""
@@ -53,8 +55,7 @@ class CosineBasis:
 
     def mean_by_band(self, values: Tensor) -> Tensor:
         """Return values ``[..., n]``, each replaced by the mean over its band."""
-        count = int(self.bands.max()) + 1
-        of_band = F.one_hot(self.bands, count).to(values)  # [n, bands]
+        of_band = F.one_hot(self.bands).to(values)  # [n, bands]
         return (values @ of_band / of_band.sum(dim=0))[..., self.bands]
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dpvision.networks.details import details_of, drawn, scaled
 
 SMALLEST_SHARE = 1e-3
 """The least that the constant's moment may be of the whole. It divides all others, and it has noise."""
@@ -83,9 +84,7 @@ class GaussianImages(nn.Module):
 
     def set_details(self, images: Tensor) -> None:
         """Take what public images ``[M, C, H, W]`` in [0, 1] lose when averaged to half the small size."""
-        _, rows, columns = self.small_shape
-        averaged = F.adaptive_avg_pool2d(images, (max(1, rows // 2), max(1, columns // 2)))
-        self.details = (images - self._scaled(averaged)).mul(127).round().to(torch.int8)
+        self.details = details_of(images, self.small_shape[1:])
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
         """Make images ``[B, C, H, W]``, not limited to [0, 1], of int64 labels ``[B]`` and normal noise
@@ -94,14 +93,5 @@ class GaussianImages(nn.Module):
         root = self.root[labels]
         with torch.autocast(noise.device.type, enabled=False):
             x = self.mean[labels] + (root @ noise[:, : root.shape[2], None]).squeeze(2)
-        x = self._scaled(x.unflatten(1, self.small_shape))
-        count = len(self.details)
-        if count:
-            chosen = torch.special.ndtr(noise[:, -1]).mul(count).long().clamp(max=count - 1)  # uniform
-            x = x + self.details[chosen].to(x) / 127
-        return x
-
-    def _scaled(self, small: Tensor) -> Tensor:
-        if small.shape[2:] == self.size:
-            return small
-        return F.interpolate(small, self.size, mode="bilinear")
+        x = scaled(x.unflatten(1, self.small_shape), self.size)
+        return x + drawn(self.details, noise[:, -1]) if len(self.details) else x

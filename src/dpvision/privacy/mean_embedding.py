@@ -22,6 +22,7 @@ from torch import Tensor
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.mechanisms import GaussianSumMechanism
 from dpvision.privacy.sampling import FullBatch
+from dpvision.privacy.values import check_weight
 
 ROUNDING_MARGIN = 1e-5
 """φ1 and φ2 are shorter than one by this share: no rounding error may make up for it.
@@ -29,7 +30,9 @@ ROUNDING_MARGIN = 1e-5
 The errors of one image are below 1e-10, for it is handled in float64. Those of the sum depend on all images,
 so that one more or less can change them everywhere. Of N images, B at a time, each goes through N / B + B
 additions or so, and the errors with and without one image are together below 2·(N / B + B)·N·2⁻⁵³ in norm:
-1e-8 for 50,000 images and 4e-6 for a million, 55 at a time. Blocks summed in float32 could be off by more.
+1e-8 for 50,000 images and 4e-6 for a million, 55 at a time. That is a proof for N up to 210,000·√B, where B
+is 1 at ten million features; sums that come near it are not known. Blocks summed in float32 could be off by
+more.
 """
 
 CACHED_NUMBERS = 1 << 17
@@ -42,17 +45,17 @@ class MeanEmbedding:
 
     Guarantee: one image's presence moves the sums by at most `sensitivity`, its content by at most
     `replace_one_ratio` times that, in L2 norm over all of them, whatever its features are; rounding included
-    up to `ROUNDING_MARGIN`. So does one unit, of any number of images, that adds the mean of what they would
-    add: a mean is no longer than the longest, and two means are no further apart than the furthest of what
-    any two images add, for norms are convex.
+    up to `ROUNDING_MARGIN`, which says for how many images. So does one unit, of any number of images, that
+    adds the mean of what they would add: a mean is no longer than the longest, and two means are no further
+    apart than the furthest of what any two images add, for norms are convex.
     ``tests/privacy/test_mean_embedding.py`` tries to move them further.
 
     Attributes:
         num_features: D.
         num_classes: K, public. None for images without labels: one block, and no counts, for the number of
             images is public.
-        second_moment_weight: c, at least 0; with 0 there is no φ2.
-        count_weight: b, above 0; unused without labels.
+        second_moment_weight: c, from 0.001 to 1000, or 0: there is no φ2.
+        count_weight: b, from 0.001 to 1000; unused without labels.
 
     Raises:
         InputError: a value is out of range.
@@ -64,12 +67,9 @@ class MeanEmbedding:
     count_weight: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.second_moment_weight < math.inf:
-            raise InputError(
-                f"second_moment_weight must be 0 or above and finite, not {self.second_moment_weight}"
-            )
-        if not 0 < self.count_weight < math.inf:
-            raise InputError(f"count_weight must be above 0 and finite, not {self.count_weight}")
+        if self.second_moment_weight:
+            check_weight(self.second_moment_weight, "second_moment_weight", "0, or ")
+        check_weight(self.count_weight, "count_weight")
 
     @property
     def _count_weight(self) -> float:

@@ -23,8 +23,9 @@ class SecondMoments:
 
     Guarantee: one image's presence moves the sums by at most 1, its content by at most `replace_one_ratio`,
     in L2 norm over all numbers that are released, whatever v is; rounding included up to `ROUNDING_MARGIN`,
-    for an image is handled in float64 and alone. So does one unit, of any number of images, that adds the
-    mean of what they would add. ``tests/privacy/test_second_moments.py`` tries to move them further.
+    which says for how many images, for an image is handled in float64 and alone. So does one unit, of any
+    number of images, that adds the mean of what they would add. ``tests/privacy/test_second_moments.py``
+    tries to move them further.
 
     Attributes:
         num_numbers: n.

@@ -13,6 +13,12 @@ from dpvision.privacy.errors import InputError
 LARGEST_RATE = 1e20
 """The largest learning rate. No training takes such steps, and far larger numbers are none in float32."""
 
+LEAST_WEIGHT, MOST_WEIGHT = 1e-3, 1e3
+"""The range of what scales a part of a release beside others: beyond it one part has all of the noise."""
+
+MOST_COUNT = 2**53
+"""The largest whole number of a setting: each up to there is a float too."""
+
 
 def fits(value: Any, hint: Any) -> bool:
     """Say whether a value is of the type that a parameter, setting or option is annotated with."""
@@ -64,3 +70,13 @@ def check_rate(rate: float, name: str) -> None:
     """Raise InputError, naming the setting, unless steps can be scaled by a learning rate."""
     if not 0 < rate <= LARGEST_RATE:
         raise InputError(f"{name} must be above 0 and at most {LARGEST_RATE:g}, not {rate}")
+
+
+def check_weight(weight: float, name: str, or_else: str = "") -> None:
+    """Raise InputError, naming the setting, unless a part of a release can be scaled by a weight. ``or_else``
+    says what else it may be.
+    """
+    if not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
+        raise InputError(
+            f"{name} must be {or_else}between {LEAST_WEIGHT:g} and {MOST_WEIGHT:g}, not {weight}"
+        )

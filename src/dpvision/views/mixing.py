@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dpvision.privacy.by_example import ExampleDraws
 from dpvision.privacy.errors import InputError
+from dpvision.views.policy import check_views
 from dpvision.views.pool import Pool
 from dpvision.views.self_augmentation import SelfAugmentation
 
@@ -53,8 +54,8 @@ class DPMix:
     pool_in_mean: bool = True
 
     def __post_init__(self) -> None:
-        if self.k_self < 0 or self.k_diff < 0:
-            raise InputError(f"k_self and k_diff must be at least 0, not {self.k_self} and {self.k_diff}")
+        check_views(self.k_self, "k_self", 0)
+        check_views(self.k_diff, "k_diff", 0)
         if not 0 < self.alpha < float("inf"):
             raise InputError(f"alpha must be above 0 and finite, not {self.alpha}")
         if (self.pool is None) != (self.k_diff == 0):

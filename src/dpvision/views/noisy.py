@@ -11,6 +11,7 @@ from torch import Tensor
 from dpvision.networks.denoiser import centres_of, packed, preconditioning
 from dpvision.privacy.by_example import ExampleDraws
 from dpvision.privacy.errors import InputError
+from dpvision.views.policy import check_views
 
 HALF_A_STEP = 2.0**-25
 """Half of the distance of two uniform numbers that examples draw."""
@@ -52,8 +53,7 @@ class NoisyViews:
     centres: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise InputError(f"there must be at least 1 noise level per example, not {self.count}")
+        check_views(self.count, "noise_levels", 1)
         if not -4 <= self.level_mean <= 4:
             raise InputError(f"level_mean must be between -4 and 4, not {self.level_mean}")
         if not 0 <= self.level_spread <= 4:

@@ -7,6 +7,10 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from dpvision.privacy.by_example import ExampleDraws
+from dpvision.privacy.errors import InputError
+
+MOST_VIEWS = 100_000
+"""The most views of an example of one kind. Published methods take up to 32."""
 
 
 class ViewPolicy(Protocol):
@@ -63,3 +67,9 @@ class UnitPolicy(ViewPolicy, Protocol):
             views: float32 ``[B, K, C, H, W]`` in [0, 1], on the pixels' device.
             targets: ``[B, K, num_classes]``.
         """
+
+
+def check_views(count: int, name: str, least: int) -> None:
+    """Raise InputError, naming the setting, unless an example can have so many views of a kind."""
+    if not least <= count <= MOST_VIEWS:
+        raise InputError(f"{name} must be between {least} and {MOST_VIEWS:,} for each example, not {count}")

@@ -10,6 +10,7 @@ from torch import Tensor
 from dpvision.privacy.by_example import ExampleDraws
 from dpvision.privacy.errors import InputError
 from dpvision.views import transforms
+from dpvision.views.policy import check_views
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,7 @@ class SelfAugmentation:
     cutout: int = 0
 
     def __post_init__(self) -> None:
-        if self.augmult < 1:
-            raise InputError(f"augmult must be at least 1 view per example, not {self.augmult}")
+        check_views(self.augmult, "augmult", 1)
         if self.pad < 0:
             raise InputError(f"pad must be at least 0 pixels, not {self.pad}")
         if not 0 < self.smallest_crop <= 1:
