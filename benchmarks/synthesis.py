@@ -24,12 +24,18 @@ import torch
 from kept_runs import KeptRuns
 
 import dpvision
+from dpvision.api.measuring import DEFAULT_ENCODER
 from dpvision.cli.allocator import keep_freed_memory
 from dpvision.cli.options import with_settings
+from dpvision.evaluation import evaluate_synthetic, named_classifiers
 from dpvision.evaluation.resnet9_training import ResNet9Training
 from dpvision.images import Images
+from dpvision.priors import build_encoder
 
 DELTA = 1e-5
+
+REFERENCE = "private images"
+"""Their title among the runs."""
 
 
 def split(data: str, held_out: int) -> tuple[Images, Images]:
@@ -50,7 +56,6 @@ def run(
     config: dict[str, Any],
     classifiers: list[str] | None,
     resnet9: ResNet9Training,
-    reference: bool,
     keep: Path | None,
 ) -> dict[str, Any]:
     """One release and its figures, how long each took, and the sheet of samples in keep."""
@@ -68,10 +73,7 @@ def run(
             ledger=Path(folder) / "ledger.jsonl",
         )
         released = perf_counter()
-        beside = {"reference": True, "private": private} if reference else {}
-        rows = dpvision.evaluate_images(
-            Path(folder) / "run", test, classifiers=classifiers, resnet9=resnet9, **beside
-        )
+        rows = dpvision.evaluate_images(Path(folder) / "run", test, classifiers=classifiers, resnet9=resnet9)
         if keep:
             keep.write_bytes((result.release / "samples.png").read_bytes())
     return {
@@ -80,6 +82,22 @@ def run(
         "evaluation_seconds": perf_counter() - released,
         "rows": [asdict(row) for row in rows],
     }
+
+
+def reference(
+    private: Images, test: Images, count: int, classifiers: list[str] | None, resnet9: ResNet9Training
+) -> dict[str, Any]:
+    """The same figures of as many private images in place of synthetic ones."""
+    started = perf_counter()
+    chosen = torch.randperm(len(private), generator=torch.Generator().manual_seed(0))[:count]
+    rows = evaluate_synthetic(
+        private.subset(chosen),
+        test,
+        classifiers=named_classifiers(classifiers) if classifiers else None,
+        encoders=[build_encoder(DEFAULT_ENCODER, private.shape, cells=1)],
+        resnet9=resnet9,
+    )
+    return {"seconds": 0.0, "evaluation_seconds": perf_counter() - started, "rows": [*map(asdict, rows)]}
 
 
 def main() -> None:
@@ -97,7 +115,7 @@ def main() -> None:
     parser.add_argument("--classifiers", nargs="+", metavar="NAME", help="others than the usual ones")
     parser.add_argument("--resnet9", nargs="+", metavar="KEY=VALUE", default=[], help="of its training")
     parser.add_argument(
-        "--reference", action="store_true", help="beside, as many private images in place of the synthetic"
+        "--reference", action="store_true", help="also measure as many private images in place of synthetic"
     )
     parser.add_argument("--samples", type=Path, help="a folder for the sheet of samples of each first run")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -133,22 +151,22 @@ def main() -> None:
                 settings,
                 arguments.classifiers,
                 resnet9,
-                arguments.reference and seed == 0,  # it has no noise, and changes little
                 keep,
             )
             kept.add(title, done)
             print(f"ε = {title}, run {seed + 1}: {kept.by_title[title][-1]}", file=sys.stderr, flush=True)
+    if arguments.reference and not kept.count(REFERENCE):
+        kept.add(REFERENCE, reference(private, test, arguments.count, arguments.classifiers, resnet9))
     if arguments.json:
         print(json.dumps(kept.content))
         return
     for title, runs in kept.by_title.items():
         minutes = mean(each["seconds"] for each in runs) / 60
-        print(f"ε = {title} ({len(runs)} runs, {minutes:.1f} min each without evaluation)")
+        named = title if title == REFERENCE else f"ε = {title}"
+        print(f"{named} ({len(runs)} runs, {minutes:.1f} min each without evaluation)")
         for column in zip(*(each["rows"] for each in runs), strict=True):
             values = [row["value"] for row in column]
             spread = f" ± {stdev(values):.4f}" if len(values) > 1 else ""
-            if (beside := column[0]["reference"]) is not None:
-                spread += f" (private images {beside['value']:.4f})"
             print(f"  {column[0]['name']:40} {mean(values):.4f}{spread}  {column[0]['how']}")
 
 

@@ -53,6 +53,8 @@ def test_more_images_than_there_is_room_for_are_refused() -> None:
     assert to_publish(FinishOptions(count=most), DIGITS, SHAPE, None).count == most
     with pytest.raises(InputError, match=r"more files than guarantee.json can list, .*give npz or parquet"):
         to_publish(FinishOptions(count=most + 1), DIGITS, SHAPE, None)
+    drawn = to_publish(FinishOptions(count=most + 1), DIGITS, SHAPE, None, is_release=False)
+    assert drawn.count == most + 1, "nothing lists the files of what sample draws"
     others = FinishOptions(count=most + 1, formats=("npz", "parquet"))
     assert to_publish(others, DIGITS, SHAPE, None).count == most + 1
     too_many = FinishOptions(count=physical_memory() // (28 * 28), formats=("npz",))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -182,6 +183,19 @@ def test_soft_labels_of_one_class_alone_are_refused() -> None:
     of_one = torch.eye(4)[torch.ones(20, dtype=torch.int64)]
     with pytest.raises(InputError, match="by their soft labels all images of quadrants 0 are of class 'b'"):
         train_and_test("mlp", train, train, soft_labels=of_one.numpy())
+
+
+@pytest.mark.parametrize("classifier", ["mlp", "resnet9"])
+@pytest.mark.parametrize(
+    ("shape", "value", "message"),
+    [((19, 4), 0.25, "of shape"), ((20, 5), 0.2, "of shape"), ((20, 4), 0.5, "must be probabilities")],
+)
+def test_soft_labels_that_are_none_are_refused(
+    classifier: ClassifierName, shape: tuple[int, int], value: float, message: str
+) -> None:
+    train = quadrants(20, 0)
+    with pytest.raises(InputError, match=message):
+        train_and_test(classifier, train, train, soft_labels=np.full(shape, value, dtype=np.float32))
 
 
 @pytest.mark.parametrize(

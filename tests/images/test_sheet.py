@@ -56,3 +56,14 @@ def test_titles_are_written_above_and_names_beside() -> None:
 
 def test_groups_may_be_empty() -> None:
     assert (shown([[grey(0, 0), grey(0, 0)]]) == PAGE).all()
+
+
+def test_large_images_are_averaged_and_take_no_more_room() -> None:
+    generator = torch.Generator().manual_seed(0)
+    large = torch.randint(256, (2, 1, 260, 1040), generator=generator, dtype=torch.uint8)
+    page = shown([[large, large[:0]], [large[:1], large]])
+    height, width = 28, 115  # a ninth
+    assert page.shape[0] == 2 * MARGIN + 2 * (2 * height + GAP)
+    found = page[MARGIN : MARGIN + 2 * height : 2, MARGIN : MARGIN + 2 * width : 2]
+    assert abs(float(found.mean()) - float(large[0].float().mean())) < 1
+    assert found.std() < 20, "averaged, and not some of the pixels"

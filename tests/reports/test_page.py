@@ -246,6 +246,23 @@ def test_what_is_no_result_is_refused(
     assert not (tmp_path / "card").exists()
 
 
+def test_a_private_result_says_so_on_the_card_and_not_where_it_lies(
+    releases: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    figure = {"value": 0.5, "low": 0.25, "high": 0.75}
+    row = {"name": "accuracy", "how": "by a test", "num_synthetic": 9, "num_real": 9, **figure}
+    row["reference"] = {"num_private": 9, **figure, "high": 0.875}
+    content = {"notice": "private: do not publish", "rows": [row], "sheet": "/home/alice/study/sheet.png"}
+    (tmp_path / "figures.json").write_text(json.dumps(content))
+    write_card(releases["images"], tmp_path / "card", results=[tmp_path / "figures.json"])
+    for name in ("card.json", "card.md", "card.html"):
+        text = (tmp_path / "card" / name).read_text()
+        assert "private: do not publish" in text
+        assert "alice" not in text
+        assert "0.875" in text
+    assert "figures.json, which says of itself: private: do not publish" in caplog.text
+
+
 def test_two_results_of_a_kind_are_refused(releases: dict[str, Path], tmp_path: Path) -> None:
     test = releases["classifier"].parent / "private" / "test.json"
     with pytest.raises(InputError, match="a second result of figures of a classifier"):

@@ -23,6 +23,8 @@ def to_publish(
     class_names: Sequence[str],
     image_shape: tuple[int, int, int],
     by_default: int | None,
+    *,
+    is_release: bool = True,
 ) -> FinishOptions:
     """Check the options, and resolve how many images to publish.
 
@@ -31,6 +33,7 @@ def to_publish(
         class_names: the classes of what makes the images; empty where it has none.
         image_shape: (C, H, W) of the images.
         by_default: how many images there are where nothing says so; None where something must.
+        is_release: whether guarantee.json lists their files.
 
     Raises:
         InputError: a value is not possible, or there is no room for so many images.
@@ -48,7 +51,7 @@ def to_publish(
         count = sum(counts.values())
     if count is None:
         raise InputError("nothing says how many images to make; give count, or class_counts")
-    if "png" in given.formats and count > (most := most_files(class_names)):
+    if is_release and "png" in given.formats and count > (most := most_files(class_names)):
         raise InputError(
             f"{count} images as png would be more files than guarantee.json can list, {most} with such names "
             "of classes; give npz or parquet as the format, or a smaller count"

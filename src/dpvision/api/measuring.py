@@ -32,7 +32,10 @@ from dpvision.evaluation import (
     neighbours_sheet,
 )
 from dpvision.evaluation.benchmark_training import BENCHMARK_NETWORKS
+from dpvision.evaluation.copies import check_comparable
+from dpvision.evaluation.downstream import check_same_shape
 from dpvision.evaluation.soft_labels import soft_labels
+from dpvision.evaluation.synthetic import usual_classifiers
 from dpvision.images import ImageSet, open_images
 from dpvision.images.keywords import ChoiceKeywords
 from dpvision.images.released import provenance_of, provenance_with
@@ -134,21 +137,31 @@ def evaluate_images(
         of_run = private_images_of(run, private, shape, generator.class_names)
     if of_run is not None and (reference or copies):
         test = without_private(test, of_run)
+    if of_run is not None:
+        check_same_shape(synthetic, of_run)
+    if of_run is not None and copies:
+        check_comparable(synthetic, of_run, test)
     if folder and sheet:
         write_atomically(folder / SHEET, class_sheet(synthetic, test, seed=seed))
     encoders = () if built is None else (built,)
-    rows = evaluate_synthetic(
-        synthetic,
-        test,
-        soft_labels=None if hard_labels else soft_labels(generator.to(chosen), synthetic),
-        classifiers=learners,
-        encoders=encoders,
-        reference=of_run if reference else None,
-        resnet9=resnet9,
-        benchmark=benchmark,
-        seed=seed,
-        device=chosen,
-        progress=progress,
+    learners = usual_classifiers(synthetic) if learners is None else learners
+    # To tell copies by pixels takes neither.
+    rows = (
+        []
+        if copies and not (learners or encoders)
+        else evaluate_synthetic(
+            synthetic,
+            test,
+            soft_labels=None if hard_labels else soft_labels(generator.to(chosen), synthetic),
+            classifiers=learners,
+            encoders=encoders,
+            reference=of_run if reference else None,
+            resnet9=resnet9,
+            benchmark=benchmark,
+            seed=seed,
+            device=chosen,
+            progress=progress,
+        )
     )
     if of_run is not None and copies:
         rows += evaluate_copies(
@@ -208,6 +221,8 @@ def trainings(
             f"settings of training are for networks, and there is none among {', '.join(classifiers)}; leave "
             "them out, or name other classifiers"
         )
+    if "network" in settings:
+        raise InputError("the network is a classifier's own; name it among the classifiers, and leave it out")
     for kind in kinds.values():
         check_settings(kind, settings)
     return {name: kind(**settings) for name, kind in kinds.items()}

@@ -39,14 +39,38 @@ def private_images_of(
     Raises:
         InputError: the images cannot be read, have changed, or are not said.
     """
-    if isinstance(given, ImageSet):
-        private = given
-    elif given is not None:
-        split = "train" if "train" in available_splits(given) else None
-        private = fitting_images(given, split, shape, labelled=bool(class_names), choices=choices_of(run, {}))
-    else:
+    if given is None:
         private = _recorded_images(run)
+    else:
+        private = _read(run, given, shape, bool(class_names))
+        _warn_of_others(run, private)
     return private.with_classes(class_names) if class_names else private
+
+
+def _read(
+    run: str | os.PathLike[str], given: Source, shape: tuple[int, int, int], labelled: bool
+) -> ImageSet:
+    """Return the images given, of data with splits those to train on. InputError where that has none such."""
+    if isinstance(given, ImageSet):
+        return given
+    splits = available_splits(given)
+    if splits and "train" not in splits:
+        raise InputError(
+            f"{given} has the splits {', '.join(splits)} and no train; give the private images alone"
+        )
+    split = "train" if splits else None
+    return fitting_images(given, split, shape, labelled=labelled, choices=choices_of(run, {}))
+
+
+def _warn_of_others(run: str | os.PathLike[str], private: ImageSet) -> None:
+    """Warn where images that are given as private ones are not those that a run was made of."""
+    digest = RunDirectory.open(run).private.get("digest") if is_run(run) else None
+    if digest not in (None, private.digest):
+        logger.warning(
+            f"the images of {private.source} are not, number for number, those that {run} was made of: what "
+            f"is measured of copies says nothing of those; leave out {named_option('private')}, if they are "
+            "where they were"
+        )
 
 
 def _recorded_images(run: str | os.PathLike[str]) -> ImageSet:

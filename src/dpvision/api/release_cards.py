@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 from dpvision.api.publishing import card_files
 from dpvision.images.files import read_json, reading
 from dpvision.privacy.errors import InputError
-from dpvision.reports.beside import KINDS, result_kind
+from dpvision.reports.beside import KINDS, for_card, result_kind
 from dpvision.reports.markdown import sheet_of
 from dpvision.runs.files import write_atomically, writing
 from dpvision.runs.places import check_free, check_outside, find_release
+
+logger = logging.getLogger("dpvision")
 
 
 def write_card(
@@ -54,7 +57,9 @@ def write_card(
         kind = result_kind(found, str(result))
         if kind in beside:
             raise InputError(f"{result} is a second result of {KINDS[kind]}; give one")
-        beside[kind] = found
+        beside[kind] = for_card(kind, found)
+        if notice := beside[kind].get("notice"):
+            logger.warning(f"on the card of {release} is now {result.name}, which says of itself: {notice}")
     card |= {"beside": beside} if beside else {}
     folder = Path(out)
     drawn = sheet_of(release) if "images" in card else None

@@ -50,7 +50,7 @@ def sample(
     given = FinishOptions(count=count, formats=(format,), balanced=balanced, class_counts=class_counts)
     given.check_counts()
     generator = load_generator(run).to(resolve_device(None))
-    wanted = to_publish(given, generator.class_names, generator.image_shape, None)
+    wanted = to_publish(given, generator.class_names, generator.image_shape, None, is_release=False)
     images, probabilities = drawn(generator, wanted, seed)
     kind = {"kind": "images that dpvision sample drew of a release", "count": len(images), "seed": seed}
     record = json_bytes({**provenance_of(find_release(run)), **kind})

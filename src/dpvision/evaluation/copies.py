@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dpvision.evaluation.blind import blind_attack
 from dpvision.evaluation.downstream import check_same_shape
-from dpvision.evaluation.features import image_features
+from dpvision.evaluation.features import features_in_words, image_features, names_of
 from dpvision.evaluation.intervals import Figure, bounded_interval
 from dpvision.evaluation.membership import attacks
 from dpvision.evaluation.pairs import PAIRS_AT_A_TIME, squared_distances
@@ -68,10 +68,7 @@ def evaluate_copies(
     Raises:
         InputError: images of other shapes, or fewer than two private or other images.
     """
-    for images in (private, others):
-        check_same_shape(synthetic, images)
-        if len(images) < 2:
-            raise InputError(f"there are {len(images)} images of {images.source}, too few to compare; give 2")
+    check_comparable(synthetic, private, others)
     count = min(len(private), len(others), MOST_IMAGES)
     generator = torch.Generator().manual_seed(seed)
     some = [
@@ -79,13 +76,23 @@ def evaluate_copies(
         for images, most in ((synthetic, MOST_IMAGES), (private, count), (others, count))
     ]
     rows = _blind(some[1], some[2], seed)
-    named = {encoder.config["name"] for encoder in encoders}
-    for encoder in (*([] if "pixels" in named else [_pixels(synthetic.shape)]), *encoders):
+    pixels = _pixels(synthetic.shape)
+    compared = [pixels, *(encoder for encoder in encoders if encoder.config != pixels.config)]
+    for name, encoder in zip(names_of(compared), compared, strict=True):
         x, members, non_members = (
             image_features(images, encoder, device=device, progress=progress).to(device) for images in some
         )
-        rows += _rows(encoder.config["name"], x, members, non_members, epsilon, delta, seed)
+        features = features_in_words(encoder)
+        rows += _rows(name, features, x, members, non_members, epsilon, delta, seed)
     return rows
+
+
+def check_comparable(synthetic: ImageSet, private: ImageSet, others: ImageSet) -> None:
+    """Raise InputError where :func:`evaluate_copies` cannot compare these."""
+    for images in (private, others):
+        check_same_shape(synthetic, images)
+        if len(images) < 2:
+            raise InputError(f"there are {len(images)} images of {images.source}, too few to compare; give 2")
 
 
 def nearest_is_private(
@@ -155,7 +162,14 @@ def _pixels(shape: tuple[int, int, int]) -> Encoder:
 
 
 def _rows(
-    name: str, synthetic: Tensor, private: Tensor, others: Tensor, epsilon: float, delta: float, seed: int
+    name: str,
+    features: str,
+    synthetic: Tensor,
+    private: Tensor,
+    others: Tensor,
+    epsilon: float,
+    delta: float,
+    seed: int,
 ) -> list[Row]:
     """Return the rows of one kind of features, private and other images being as many."""
     scores = -nearest_distances(torch.cat([private, others]), synthetic)
@@ -164,13 +178,13 @@ def _rows(
     low, high = area_interval(value, influence, np.array([len(private), len(others)]))
     (attack,) = attacks({name: scores}, is_member, epsilon, delta)
     sizes = len(synthetic), len(scores)
-    distance = f"by the distance to the nearest synthetic image in features by {name}"
+    distance = f"by the distance to the nearest synthetic image in {features}"
     who = f"{len(private)} private images from {len(others)} others, {distance}; seed {seed}"
     rows = [
         Row.of(
             f"nearest real image is private ({name})",
             nearest_is_private(synthetic, private, others),
-            f"share of synthetic images, in features by {name}, of as many private as other images; 0.5 if "
+            f"share of synthetic images, in {features}, of as many private as other images; 0.5 if "
             f"none is copied; seed {seed}",
         ),
         Row.of(
@@ -178,13 +192,14 @@ def _rows(
         ),
     ]
     for rate in attack.rates:
-        if rate.at_most in FALSE_POSITIVE_RATES:
+        # Of fewer others none may pass: a rate of 0 would be measured.
+        if rate.at_most in FALSE_POSITIVE_RATES and rate.at_most * len(others) >= 1:
             rows.append(
                 Row.of(
                     f"membership TPR at FPR {rate.at_most:.1%} ({name})",
                     Figure(rate.true_positive_rate, rate.low, rate.high, *sizes),
-                    f"telling {who}; found at FPR {rate.false_positive_rate:.2%}; epsilon allows "
-                    f"{rate.most_private:.2%}",
+                    f"telling {who}; found at FPR {rate.false_positive_rate:.2%}, interval for "
+                    f"{rate.at_most:.1%}, which it is by chance; epsilon allows {rate.most_private:.2%}",
                 )
             )
     return rows

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dpvision.evaluation.accuracy import Accuracy
 from dpvision.evaluation.benchmark_training import BENCHMARK_NETWORKS, BenchmarkTraining
-from dpvision.evaluation.network_training import NetworkTraining, train_network
+from dpvision.evaluation.network_training import NetworkTraining, check_targets, train_network
 from dpvision.evaluation.probabilities import log_probabilities
 from dpvision.evaluation.resnet9_training import ResNet9Training
 from dpvision.images import ImageSet
@@ -136,10 +136,12 @@ def classified_right(
     test = test.with_classes(synthetic.class_names)
     assert test.labels is not None
     training = _training(classifier, resnet9, benchmark)
+    targets = None if soft_labels is None else torch.from_numpy(soft_labels)
+    if targets is not None:
+        check_targets(targets, synthetic)
     if training is None:
         predicted = _scikit_learn_predictions(classifier, synthetic, soft_labels, test, seed, progress)
     else:
-        targets = None if soft_labels is None else torch.from_numpy(soft_labels)
         model = train_network(
             synthetic, training, targets=targets, seed=seed, device=device, progress=progress
         )

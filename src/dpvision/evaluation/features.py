@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -62,3 +62,21 @@ def image_features(
             progress(f"features by {name}", done, len(images))
 
     return gathered(parts(), len(images), tell)
+
+
+def names_of(encoders: Sequence[Encoder]) -> list[str]:
+    """Return the names of encoders; of those of one name all but the first have some of their digest too."""
+    names: list[str] = []
+    for encoder in encoders:
+        name = encoder.config["name"]
+        names.append(f"{name} {encoder.digest().hex()[:8]}" if name in names else name)
+    return names
+
+
+def features_in_words(encoder: Encoder) -> str:
+    """Say whose features were compared: the encoder's name, its options, and the digest of all that its
+    features follow from. Of one that is fitted it is to be asked afterwards.
+    """
+    apart = ("name", "image_shape", "provenance")
+    options = [f"{name} {value}" for name, value in encoder.config.items() if name not in apart and value]
+    return f"features by {encoder.config['name']} ({', '.join([*options, encoder.digest().hex()[:8]])})"

@@ -33,11 +33,13 @@ class Figure:
     num_real: int
 
 
-def proportion_interval(successes: float, total: float) -> tuple[float, float]:
+def proportion_interval(
+    successes: float, total: float, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
     """Return the exact interval of Clopper and Pearson (Biometrika 26, 1934) for a proportion of numbers
     that need not be whole.
     """
-    tail = (1 - CONFIDENCE) / 2
+    tail = (1 - confidence) / 2
     low = float(beta.ppf(tail, successes, total - successes + 1)) if successes > 0 else 0.0
     high = float(beta.ppf(1 - tail, successes + 1, total - successes)) if successes < total else 1.0
     return low, high

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.stats import beta, norm
 
 from dpvision.evaluation.intervals import CONFIDENCE, proportion_interval
 from dpvision.evaluation.probabilities import log_probabilities
@@ -35,8 +35,9 @@ class Rate:
     Attributes:
         at_most, false_positive_rate: the largest share of non-members that may pass, and the share that does
             pass: the largest that some threshold allows.
-        true_positive_rate: the share of members that pass; ``low`` to ``high``: its 95 % interval (Clopper
-            and Pearson), which does not count for how few non-members chose the threshold.
+        true_positive_rate: the share of members that pass; ``low`` to ``high``: a 95 % interval of the share
+            that passes where exactly ``at_most`` of all non-members would, see `rate_interval`. If nothing
+            tells members from non-members, that is ``at_most``.
         most_private: the true-positive rate that (ε, δ) allows if as many non-members pass as at the upper
             end of their 95 % interval.
     """
@@ -150,9 +151,33 @@ def _rate(members: Array, others: Array, at_most: float, epsilon: float, delta: 
         at_most,
         false_positives / len(others),
         true_positives / len(members),
-        *proportion_interval(true_positives, len(members)),
+        *rate_interval(members, others, at_most),
         min(1.0, *allowed_by_dp),
     )
+
+
+def rate_interval(members: Array, others: Array, false_positive_rate: float) -> tuple[float, float]:
+    """Return a 95 % interval of the share of members whose score passes the threshold that exactly this share
+    of all non-members would pass, whatever the scores' laws are.
+
+    Where that threshold is, is known by the non-members' order statistics alone: of all non-members, the
+    share above the i-th largest of n has the law Beta(i, n − i + 1). So at one of them, surely high enough,
+    members are counted for the lower end, and at one that is surely low enough for the upper end. Either
+    threshold and either count (Clopper and Pearson) is wrong with a probability of at most 1.25 %. Of few
+    non-members none is high enough, and the interval begins at 0.
+    """
+    n, tail = len(others), (1 - CONFIDENCE) / 4
+    ranked, places = np.sort(others)[::-1], np.arange(1, len(others) + 1)
+    low, high = 0.0, 1.0
+    strict = np.flatnonzero(beta.sf(false_positive_rate, places, n - places + 1) <= tail)
+    if len(strict):
+        found = int((members > ranked[strict[-1]]).sum())
+        low, _ = proportion_interval(found, len(members), 1 - 2 * tail)
+    loose = np.flatnonzero(beta.cdf(false_positive_rate, places, n - places + 1) <= tail)
+    if len(loose):
+        found = int((members >= ranked[loose[0]]).sum())
+        _, high = proportion_interval(found, len(members), 1 - 2 * tail)
+    return low, high
 
 
 def _auc(members: Array, others: Array) -> tuple[float, float, float]:

@@ -116,7 +116,7 @@ def train_network(
     images.check_trainable()
     assert images.labels is not None
     if targets is not None:
-        _check_targets(targets, images)
+        check_targets(targets, images)
     wanted = images.labels if targets is None else targets.float()
     device = torch.device(device)
     dtype = fast_precision(device)
@@ -156,7 +156,8 @@ def train_network(
     return model.eval()
 
 
-def _check_targets(targets: Tensor, images: ImageSet) -> None:
+def check_targets(targets: Tensor, images: ImageSet) -> None:
+    """Raise InputError unless targets are a probability of each class for each image."""
     expected = (len(images), len(images.class_names))
     if tuple(targets.shape) != expected or not targets.is_floating_point():
         raise InputError(

@@ -18,7 +18,7 @@ from dpvision.evaluation.downstream import (
     default_classifiers,
     protocol,
 )
-from dpvision.evaluation.features import image_features
+from dpvision.evaluation.features import features_in_words, image_features, names_of
 from dpvision.evaluation.frechet import FEWEST, frechet_distance
 from dpvision.evaluation.intervals import Figure, bounded_interval, proportion_interval
 from dpvision.evaluation.kernel_distance import kernel_distance
@@ -94,10 +94,11 @@ def evaluate_synthetic(
     if not 0 <= seed < 2**32:
         raise InputError(f"seed must be from 0 to 2**32 - 1, not {seed}")
     if classifiers is None:
-        classifiers = _usual_classifiers(synthetic)
+        classifiers = usual_classifiers(synthetic)
     if not classifiers and not encoders:
         raise InputError(
-            f"there is nothing to measure of {synthetic.source}; give images with labels, or an encoder"
+            f"there is nothing to measure of {synthetic.source}; give images with labels, of two classes at "
+            "least, or an encoder"
         )
     sets = [synthetic]
     if reference is not None:
@@ -110,6 +111,8 @@ def evaluate_synthetic(
                 f"{images.source} has classes {', '.join(images.class_names) or 'none'}, and {test.source} "
                 f"has {', '.join(test.class_names) or 'none'}; give both the same"
             )
+        if classifiers:
+            images.check_trainable()  # here, and not once others have learned for hours
     count = min(len(test), MOST_IMAGES, *map(len, sets))
     if encoders and count < FEWEST:
         logger.info(f"{count} images of each set are too few for distances of features, which need {FEWEST}")
@@ -121,8 +124,8 @@ def evaluate_synthetic(
             measured += _accuracies(
                 classifiers, images, soft, test, seed, device, resnet9, benchmark, progress
             )
-        for encoder in encoders:
-            measured += _distances(images, test, encoder, count, seed, device, progress)
+        for name, encoder in zip(names_of(encoders), encoders, strict=True):
+            measured += _distances(name, images, test, encoder, count, seed, device, progress)
         found.append(measured)
     if not found[0]:
         raise InputError(
@@ -135,7 +138,8 @@ def evaluate_synthetic(
     ]
 
 
-def _usual_classifiers(synthetic: ImageSet) -> tuple[ClassifierName, ...]:
+def usual_classifiers(synthetic: ImageSet) -> tuple[ClassifierName, ...]:
+    """Return which classifiers learn from images if nobody says it: none where there is one class at most."""
     if synthetic.labels is None:
         return ()
     if len(synthetic.labels.unique()) < 2:
@@ -196,6 +200,7 @@ def _mean_accuracy(right: Sequence[NDArray[np.bool_]], num_synthetic: int) -> Fi
 
 
 def _distances(
+    name: str,
     images: ImageSet,
     test: ImageSet,
     encoder: Encoder,
@@ -204,7 +209,6 @@ def _distances(
     device: torch.device | str,
     progress: Progress | None,
 ) -> list[_Measurement]:
-    name = encoder.config["name"]
     generator = torch.Generator().manual_seed(seed)
     x, y = (
         image_features(
@@ -215,23 +219,23 @@ def _distances(
         ).to(device)
         for some in (images, test)
     )
-    found = []
+    found, features = [], features_in_words(encoder)
     if count >= FEWEST:
         found += [
             _Measurement(
                 f"Fréchet distance ({name})",
                 frechet_distance(x, y, seed=seed),
-                f"of features by {name}; interval by a jackknife of 10 groups; seed {seed}",
+                f"of {features}; interval by a jackknife of 10 groups; seed {seed}",
             ),
             _Measurement(
                 f"kernel distance ({name})",
                 kernel_distance(x, y, seed=seed),
-                f"unbiased, cubic kernel, of features by {name}; interval over disjoint subsets; seed {seed}",
+                f"unbiased, cubic kernel, of {features}; interval over disjoint subsets; seed {seed}",
             ),
         ]
     if count <= NEIGHBOUR:
         return found
-    balls = f"balls to neighbour {NEIGHBOUR} in features by {name}"
+    balls = f"balls to neighbour {NEIGHBOUR} in {features}"
     given = "interval given the balls"
     near = precision_recall(x, y, k=NEIGHBOUR)
     return [

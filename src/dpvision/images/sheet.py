@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -14,6 +15,9 @@ from dpvision.images.encode import encode_png
 
 WIDTH = 1000
 """The width of a sheet, in pixels, to which small images are enlarged, by whole numbers."""
+
+LARGEST_SIDE = 128
+"""The largest side of an image on a sheet, to which larger ones are averaged."""
 
 GAP = 6  # pixels around every image
 MARGIN = 12  # around the sheet, and between groups
@@ -41,6 +45,7 @@ def sheet(
         columns: for how many images of a row each group has room, by default for as many as there are.
         note: what is written below, if anything.
     """
+    rows = [[_shrunk(images) for images in groups] for groups in rows]
     channels, height, width = rows[0][0].shape[1:]
     columns = columns or [max(map(len, of_rows)) for of_rows in zip(*rows, strict=True)]
     texts = [_text(name, f"class {row}") for row, name in enumerate(names)]
@@ -63,6 +68,15 @@ def sheet(
     lines += [(begin, MARGIN + TEXT_SIZE // 2, title) for begin, title in zip(begins, titles, strict=False)]
     lines += [(MARGIN, bottom + TEXT_SIZE, note)] if note else []
     return encode_png(_written(page, lines).transpose(2, 0, 1))
+
+
+def _shrunk(images: Tensor) -> Tensor:
+    """Return images no larger than there is room for on a sheet, averaged."""
+    factor = -(-max(images.shape[2:]) // LARGEST_SIDE)
+    height, width = (max(1, side // factor) for side in images.shape[2:])
+    if factor == 1 or not len(images):
+        return images[:, :, :height, :width]  # of no image, the shape of others
+    return F.adaptive_avg_pool2d(images.float(), (height, width)).round().byte()
 
 
 def _written(page: NDArray[np.uint8], lines: Sequence[tuple[int, int, str]]) -> NDArray[np.uint8]:

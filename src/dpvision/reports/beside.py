@@ -50,6 +50,14 @@ def result_kind(found: Mapping[str, Any], source: str) -> str:
     return kinds[0]
 
 
+def for_card(kind: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a card has of a result of a kind: of figures of images not where their sheet is, which is a
+    place on its owner's machine.
+    """
+    kept = {"notice", "rows"} if kind == "evaluation" else found.keys()
+    return {name: value for name, value in found.items() if name in kept}
+
+
 def _check(kind: str, found: Mapping[str, Any]) -> None:
     """Raise any error where a result lacks what a card shows of it."""
     if kind == "test":
