@@ -196,16 +196,18 @@ def test_synthesis_benchmark_keeps_its_runs_and_mixes_none(tmp_path: Path) -> No
              "--set", "steps=2"],
             capture_output=True, text=True, check=True, timeout=600,
         )  # fmt: skip
-        calls.append(json.loads(finished.stdout.splitlines()[-1])["runs"]["8"])
-    first, runs = calls
+        calls.append(json.loads(finished.stdout.splitlines()[-1])["runs"])
+    first, runs = (found["8"] for found in calls)
     assert (len(first), len(runs)) == (1, 2)
     assert runs[0] == first[0]
     assert [row["name"] for row in runs[0]["rows"]][:2] == ["accuracy of logistic", "accuracy of mlp"]
     assert all(found["epsilon"] <= 8 and found["rows"][0]["num_real"] == 100 for found in runs)
     assert (samples / "epsilon-8.png").stat().st_size > 0
-    beside = [found["rows"][0]["reference"] for found in runs]
-    assert beside[0]["num_private"] == 60
-    assert beside[1] is None
+    (reference,) = calls[1]["private images"]
+    assert [row["name"] for row in reference["rows"]] == [row["name"] for row in runs[0]["rows"]]
+    assert reference["rows"][0]["num_synthetic"] == 60, "as many private images in place of synthetic ones"
+    assert reference["rows"][0]["value"] > 0.6
+    assert calls[0]["private images"] == calls[1]["private images"], "measured once"
     kept = out.read_text()
     refused = subprocess.run([*command, "--set", "steps=3"], capture_output=True, text=True, timeout=600)
     assert refused.returncode != 0
