@@ -14,6 +14,8 @@ from dpvision.priors.encoders import Encoder
 from dpvision.privacy.errors import InputError
 from dpvision.runs.progress import Progress
 
+LONGEST_OPTION = 40
+
 
 @torch.no_grad()
 def image_features(
@@ -74,9 +76,10 @@ def names_of(encoders: Sequence[Encoder]) -> list[str]:
 
 
 def features_in_words(encoder: Encoder) -> str:
-    """Say whose features were compared: the encoder's name, its options, and the digest of all that its
-    features follow from. Of one that is fitted it is to be asked afterwards.
+    """Say whose features were compared: the encoder's name, its options in so far as they are short, and the
+    digest of all that its features follow from. Of one that is fitted it is to be asked afterwards.
     """
     apart = ("name", "image_shape", "provenance")
     options = [f"{name} {value}" for name, value in encoder.config.items() if name not in apart and value]
-    return f"features by {encoder.config['name']} ({', '.join([*options, encoder.digest().hex()[:8]])})"
+    short = [option for option in options if len(option) <= LONGEST_OPTION]
+    return f"features by {encoder.config['name']} ({', '.join([*short, encoder.digest().hex()[:8]])})"
