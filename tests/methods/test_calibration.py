@@ -233,7 +233,7 @@ def test_only_a_head_whose_steps_are_known_is_calibrated() -> None:
             replace(config, calibration_share=0.1)
         with pytest.raises(InputError, match="calibration_share: only a linear head"):
             config_for(300, calibration_share=0.1, **others)
-    with pytest.raises(InputError, match=r"calibration_share must be between 0.001 and 0.999"):
+    with pytest.raises(InputError, match=r"calibration_share must be at least 1e-06 and at most"):
         config_for(300, calibration_share=1.0)
     with pytest.raises(InputError, match="calibration_learning_rate must be above 0"):
         config_for(300, calibration_learning_rate=0.0)

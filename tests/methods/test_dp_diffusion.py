@@ -224,7 +224,7 @@ def test_there_are_defaults_for_every_shape(side: int, channels: int) -> None:
         ({"patch": 2}, "patch must be one of"),
         ({"sampling_steps": 0}, "1 to 1000 times"),
         ({"guidance": 1.0}, "unlabelled must be above 0 for guidance"),
-        ({"warm_up_share": 1.0}, "warm_up_share must be between 0.001 and 0.999"),
+        ({"warm_up_share": 1.0}, "warm_up_share must be at least 1e-06 and at most"),
         ({"warm_up": {"nosuch": 1}}, "no setting 'nosuch'"),
         ({"warm_up": {"labelled": False}}, "warm_up: labelled must be true"),
         ({"pretraining_steps": -1}, "pretraining_steps must be at least 0"),

@@ -184,7 +184,7 @@ def test_a_teacher_of_other_classes_is_refused() -> None:
     ("overrides", "message"),
     [
         ({"share_of_teacher": 1.0}, "share_of_teacher"),
-        ({"share_of_teacher": 0.9999999999999999}, "share_of_teacher must be between 0.001 and 0.999"),
+        ({"share_of_teacher": 0.9999999999999999}, "share_of_teacher must be at least 1e-06 and at most"),
         ({"teacher": {"class_weight": "balanced"}}, 'teacher: class_weight must be "none"'),
         ({"teacher": {"pool": "public", "k_diff": 1, "phase_ii": "sampled"}}, "teacher: pool must be empty"),
         ({"candidates": 0}, "candidates"),

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from dpvision.images import Images
-from dpvision.images.sheet import GAP, LONGEST_TEXT, MARGIN, PAGE
+from dpvision.images.sheet import GAP, LARGEST_SIDE, LONGEST_TEXT, MARGIN, PAGE
 from dpvision.reports.grid import MOST_ROWS, class_sheet, image_sheet
 
 
@@ -43,7 +43,7 @@ def test_a_sheet_is_about_a_thousand_pixels_wide(side: int) -> None:
     assert page.ndim == 2  # grey images stay grey
     assert 700 < page.shape[1] < 1200
     large = page_of(image_sheet([grey(10, 256)], columns=10))
-    assert large.shape[1] == 2 * MARGIN + 10 * (256 + GAP)  # and is not made smaller
+    assert large.shape[1] == 2 * MARGIN + 10 * (LARGEST_SIDE + GAP)  # larger ones are averaged
 
 
 def test_names_stand_beside_their_rows() -> None:

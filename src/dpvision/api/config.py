@@ -205,11 +205,11 @@ class RunConfig:
         )
 
     def random(self) -> RandomSource:
-        """Return the source of all that protects. A run that takes up a release draws other noise than that
-        has, though both have one seed.
+        """Return the source of all that protects. A run that takes up a release draws other noise than a
+        first run of its seed, and the same whatever is released: several processes round that otherwise.
         """
-        source, digest = random_source(self.seed), getattr(self.settings, FROM_DIGEST, "")
-        return source.at(f"after {digest}", 0) if digest else source
+        source = random_source(self.seed)
+        return source.at("after a release", 0) if hasattr(self.settings, FROM_DIGEST) else source
 
     def learn(self, session: Session) -> Learned:
         """Do all that takes private images."""

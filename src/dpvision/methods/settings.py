@@ -14,7 +14,7 @@ _JSON_TYPES = (bool, int, float, str, dict, list)
 
 Config = TypeVar("Config")
 
-LEAST_SHARE = 0.001
+LEAST_SHARE = 1e-6
 """The least share of a budget, in terms of 1/σ²: a smaller one is of no use, and its ε may round to 0."""
 
 
@@ -60,9 +60,8 @@ def with_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
 
 def check_share(share: float, name: str) -> None:
     """Raise InputError, naming the setting, unless a share of a budget leaves something for both parts."""
-    check(
-        LEAST_SHARE <= share <= 1 - LEAST_SHARE, name, f"between {LEAST_SHARE} and {1 - LEAST_SHARE}", share
-    )
+    needed = f"at least {LEAST_SHARE:g} and at most {1 - LEAST_SHARE:g}"
+    check(LEAST_SHARE <= share <= 1 - LEAST_SHARE, name, needed, share)
 
 
 def check(holds: bool, name: str, needed: str, value: object) -> None:
