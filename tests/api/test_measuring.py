@@ -124,11 +124,31 @@ def test_other_images_that_are_given_as_private_ones_are_warned_of(
     assert "are not, number for number, those that" in caplog.text
 
 
+@pytest.mark.parametrize("how", ["without labels", "with units"])
+def test_the_images_of_a_run_are_known_whatever_their_labels_and_units(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = stripes(120, 0)
+    arrays = {"train_images": images.pixels[:, 0].numpy(), "train_labels": np.arange(120) % 2}
+    if how == "with units":
+        arrays["train_units"] = np.arange(120) // 2
+    np.savez(tmp_path / "data.npz", **arrays)
+    settings = {} if how == "with units" else {"labelled": False}
+    synthesize(tmp_path / "data.npz", tmp_path / "run", config=FAST | settings)
+    given = {"copies": True, "classifiers": [], "private": tmp_path / "data.npz"}
+    assert dpvision.evaluate_images(tmp_path / "run", stripes(60, 1), **given)
+    assert "number for number" not in caplog.text
+    with pytest.raises(InputError, match=r"those that .*run was made of"):
+        dpvision.evaluate_images(tmp_path / "run", tmp_path / "data.npz", split="train", **given)
+
+
 def test_what_cannot_be_compared_is_told_before_classifiers_learn(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dpvision.evaluation.synthetic.classified_right", None)
     private = stripes(120, 0)
+    with pytest.raises(InputError, match=r"seed must be from 0 to 2\*\*32 - 1, not -1"):
+        dpvision.evaluate_images(run, stripes(60, 1), copies=True, classifiers=[], seed=-1)
     with pytest.raises(InputError, match=r"there are 1 images of .*, too few to compare"):
         dpvision.evaluate_images(run, stripes(60, 1).subset([0]), copies=True, **PLAIN)
     assert private.labels is not None

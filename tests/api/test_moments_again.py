@@ -20,6 +20,7 @@ from dpvision.images import Images
 from dpvision.methods import Learned
 from dpvision.methods.dp_moments import OF_RELEASE, DPMoments
 from dpvision.methods.moments import Centred, Moments, first_sums, second_sums
+from dpvision.networks.weights import safetensors_bytes
 from dpvision.privacy import InputError
 from dpvision.privacy.accounting import epsilon
 from tests.api.taken_up import card_of, released, spent_on
@@ -51,8 +52,13 @@ def part(learned: Learned, step: str) -> dict[str, Tensor]:
 
 
 def centred_of(learned: Learned, images: Images) -> Centred:
+    """The second step that follows from what the first has released: the release has this and nothing else."""
     facts, moments = learned.facts, moments_of(learned, images)
-    return moments.centred(part(learned, "first"), facts["noise"][0], len(images), facts["least_spread"])
+    first, about = part(learned, "first"), part(learned, "about")
+    centred = moments.centred(first, facts["noise"][0], len(images), facts["least_spread"])
+    torch.testing.assert_close(about["means"].double(), centred.means, rtol=1e-4, atol=1e-5)
+    assert float(about["spread"]) == pytest.approx(centred.spread, rel=1e-4)
+    return centred
 
 
 def noises_on_the_card(run: Path, last: int) -> list[float]:
@@ -84,6 +90,37 @@ def test_more_is_made_of_a_release_at_no_cost(images: Images, tmp_path: Path, pl
     file = "moments.safetensors"
     assert (again.release / file).read_bytes() == (first.release / file).read_bytes()
     assert dpvision.verify(tmp_path / "again").holds
+
+
+def test_a_release_that_does_not_say_what_its_second_step_was_about_is_refused(
+    images: Images, tmp_path: Path
+) -> None:
+    """Means that another version makes of the first step would be others, and it would be misread."""
+    file = synthesize(images, tmp_path / "run").release / "moments.safetensors"
+    kept = released(tmp_path / "run")
+    sums = {name: tensor for name, tensor in kept.tensors.items() if not name.startswith("about.")}
+    file.write_bytes(safetensors_bytes(sums, kept.facts))
+    with pytest.raises(InputError, match=r"moments\.safetensors was released by an earlier version"):
+        dpvision.synthesize_from(file, out=tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_release_is_read_as_it_was_made_whatever_would_be_made_of_its_first_step(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synthesize(images, tmp_path / "run", seed=1)
+    centred = Moments.centred
+
+    def otherwise(*arguments: Any) -> Centred:
+        one = centred(*arguments)
+        return replace(one, means=one.means + 1, spread=2 * one.spread)
+
+    monkeypatch.setattr(Moments, "centred", otherwise)
+    again = dpvision.synthesize_from(tmp_path / "run", out=tmp_path / "again", seed=2)
+    monkeypatch.undo()
+    as_ever = dpvision.synthesize_from(tmp_path / "run", out=tmp_path / "as ever", seed=2)
+    for name, tensor in as_ever.generator.state_dict().items():
+        assert torch.equal(again.generator.state_dict()[name], tensor)
 
 
 def test_what_was_released_stays_as_it_is(images: Images, tmp_path: Path) -> None:

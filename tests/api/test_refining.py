@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -216,15 +217,16 @@ def test_a_refined_run_that_was_not_private_stays_so(images: Images, tmp_path: P
     assert "# NOT PRIVATE" in text
 
 
-def test_a_seed_that_both_have_draws_each_noise_of_its_own(images: Images, tmp_path: Path) -> None:
-    first = synthesize(images, tmp_path / "run", seed=1)
-    second = synthesize(images, tmp_path / "refined", refine=tmp_path / "run", seed=1)
-    before, mean = embedding(first.release), embedding(second.release)
-    of_second = 2 * mean.sums["first"] - before.sums["first"]
-    assert mean.facts["noise"] == pytest.approx(before.facts["noise"] / 2**0.5, rel=1e-3)
-    assert float((of_second - before.sums["first"]).std()) == pytest.approx(
-        before.facts["noise"] * 2**0.5, rel=0.1
-    )
+def test_a_seed_that_all_runs_have_draws_each_noise_of_its_own(images: Images, tmp_path: Path) -> None:
+    first = synthesize(images, tmp_path / "1", seed=1)
+    second = synthesize(images, tmp_path / "2", refine=tmp_path / "1", seed=1)
+    third = synthesize(images, tmp_path / "3", refine=tmp_path / "2", seed=1)
+    known = [embedding(run.release) for run in (first, second, third)]
+    noise = [known[0].facts["noise"] / count**0.5 for count in (1, 2, 3)]
+    assert [of.facts["noise"] for of in known] == pytest.approx(noise, rel=1e-3)
+    one, of_two, of_three = (of.sums["first"] * count for count, of in enumerate(known, 1))
+    for here, other in combinations((one, of_two - one, of_three - of_two), 2):
+        assert float((here - other).std()) == pytest.approx(noise[0] * 2**0.5, rel=0.1)
 
 
 def test_an_owners_limit_holds_for_both(

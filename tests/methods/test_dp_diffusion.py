@@ -11,11 +11,11 @@ import torch
 
 import dpvision
 from dpvision.images import Images
-from dpvision.methods import Workplace
+from dpvision.methods import Session, Workplace
 from dpvision.methods.denoising import public_images
 from dpvision.methods.dp_diffusion import DPDiffusion, DPDiffusionConfig
 from dpvision.networks.diffusion import DiffusionGenerator
-from dpvision.privacy import Budget, InputError, SecureRandom
+from dpvision.privacy import Account, Budget, BudgetExceeded, InputError, SecureRandom, SeededRandom
 from dpvision.privacy.mechanisms import GaussianSumMechanism
 from tests.methods.learning import CPU, calibrated, facts, facts_of, learned, session_on
 
@@ -80,6 +80,20 @@ def test_nothing_is_paid_for_a_denoiser_that_diverged_without_privacy() -> None:
     with pytest.raises(InputError, match="not finite; start a new run with a smaller public_learning_rate"):
         DPDiffusion().learn(config, session)
     assert all(account.left(stage.mechanism.cost(1)) == stage.count for stage in stages.stages)
+
+
+def test_what_an_account_refuses_is_told_before_the_denoiser_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an owner's limit: an hour of public steps would be for nothing."""
+    monkeypatch.setattr("dpvision.methods.dp_diffusion.public_images", None)
+    images = made()
+    stages = calibrated(DPDiffusion(), config := settings(images), facts_of(images), BUDGET)
+
+    def refused() -> Account:
+        raise BudgetExceeded("the owner's limit")
+
+    session = Session(images, facts_of(images), stages, refused, SeededRandom(0), CPU)
+    with pytest.raises(BudgetExceeded, match="the owner's limit"):
+        DPDiffusion().learn(config, session)
 
 
 def test_no_steps_are_paid_for_of_one_that_diverged_on_images_of_the_release() -> None:

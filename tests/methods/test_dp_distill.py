@@ -6,7 +6,6 @@ import csv
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,16 +195,6 @@ def test_a_teacher_of_other_classes_is_refused() -> None:
 def test_settings_that_cannot_be_are_refused(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         DPDistill().default_config(facts_of(made()), BUDGET, CPU, overrides)
-
-
-def test_a_release_of_before_that_weighed_classes_can_still_be_made_more_of() -> None:
-    images = made()
-    what = learned(DPDistill(), config_for(images), images, BUDGET)
-    teacher = what.facts["teacher"]
-    weighed = {**teacher, "settings": {**teacher["settings"], "class_weight": "balanced"}}
-    kept = DPDistill().settings_of_release(replace(what, facts={**what.facts, "teacher": weighed}))
-    assert dict(kept["teacher"]) == dict(teacher["settings"])
-    config_for(images, teacher=dict(kept["teacher"]))
 
 
 def test_a_teacher_of_colour_images_has_the_small_prior_unless_another_is_named() -> None:

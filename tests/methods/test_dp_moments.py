@@ -79,6 +79,16 @@ def test_the_releases_are_the_sums_with_the_noise_of_the_plan() -> None:
     centred = moments.centred(first, of_means, len(images))
     noise = (what.tensors["second.moments"] - second_sums(centred, images, CPU)["moments"]).flatten()
     assert float(noise.std()) == pytest.approx(of_rest, rel=0.1)
+    # What is released beside them follows from the first step alone.
+    assert what.tensors.keys() == {
+        "first.first",
+        "first.counts",
+        "about.means",
+        "about.spread",
+        "second.moments",
+    }
+    torch.testing.assert_close(what.tensors["about.means"].double(), centred.means, rtol=1e-4, atol=1e-5)
+    assert float(what.tensors["about.spread"]) == pytest.approx(centred.spread, rel=1e-4)
 
 
 def test_no_image_is_longer_than_the_bound_allows() -> None:
@@ -320,20 +330,28 @@ def test_thinned_moments_have_independent_noise_of_twice_the_variance() -> None:
     assert abs(float((one * other).mean() / one.square().mean())) < 0.05
 
 
-@pytest.mark.parametrize("epsilon", [0.5, 1.0, 4.0])
-def test_with_noise_the_spread_is_on_average_that_about_the_means_with_noise(epsilon: float) -> None:
+@pytest.mark.parametrize(
+    ("epsilon", "of_class"),
+    [(0.5, [100] * 10), (1, [100] * 10), (4, [100] * 10), (1, [140] + [15] * 9)],
+)
+def test_with_noise_the_spread_is_on_average_that_about_the_means_with_noise(
+    epsilon: float, of_class: list[int]
+) -> None:
     """The means have the noise of the sums that they are compared with, which hides a part of the spread."""
-    images = dpvision.open_images("bundled:digits").subset(range(1000))
+    images = dpvision.open_images("bundled:digits")
+    assert images.labels is not None
+    where = [(images.labels == number).nonzero().flatten()[:size] for number, size in enumerate(of_class)]
+    images = images.subset(torch.cat(where))
     config = config_for(images, Budget(epsilon, 1e-5))
     plan = calibrated(DPMoments(), config, facts_of(images), Budget(epsilon, 1e-5))
     moments, noise = config.moments(facts_of(images)), plan.stages[0].deviation
     exact, random = first_sums(moments, images, CPU), torch.Generator().manual_seed(0)
-    waves = moments.waves(images.take(torch.arange(1000))).double()
+    waves = moments.waves(images.take(torch.arange(len(images)))).double()
     assert images.labels is not None
     stated, true = [], []
     for _ in range(60):
         draws = {n: torch.randn(t.shape, generator=random, dtype=t.dtype) * noise for n, t in exact.items()}
-        centred = moments.centred({name: exact[name] + draws[name] for name in exact}, noise, 1000)
+        centred = moments.centred({name: exact[name] + draws[name] for name in exact}, noise, len(images))
         distances = (waves - centred.means[images.labels]) * moments.weights
         stated.append(centred.spread)
         true.append(float(distances.square().sum(dim=1).mean()))
@@ -346,6 +364,7 @@ def test_class_sizes_add_up_to_n_and_differ_by_what_noise_does_not_explain() -> 
     assert class_sizes(torch.tensor([50.0, 210.0]), 0.0, 200).tolist() == [20, 180]
     assert class_sizes(torch.tensor([-500.0, 700.0]), 0.0, 200).min() >= 1
     assert class_sizes(torch.tensor([-50.0, 250.0]), 400.0, 200).min() == 20, "what noise hides"
+    assert class_sizes(torch.tensor([-50.0, 250.0]), 400.0, 200).max() == pytest.approx(248.7, abs=0.1)
 
 
 @pytest.mark.parametrize("labelled", [True, False])

@@ -260,7 +260,10 @@ def test_a_private_result_says_so_on_the_card_and_not_where_it_lies(
         assert "private: do not publish" in text
         assert "alice" not in text
         assert "0.875" in text
-    assert "figures.json, which says of itself: private: do not publish" in caplog.text
+    table = "**private: do not publish**\n\n| measured | figure | of private images in their place |\n|---|"
+    assert table in (tmp_path / "card" / "card.md").read_text()
+    assert f"{tmp_path / 'card'} has results on it that say of themselves" in caplog.text
+    assert "figures.json: private: do not publish" in caplog.text
 
 
 def test_two_results_of_a_kind_are_refused(releases: dict[str, Path], tmp_path: Path) -> None:

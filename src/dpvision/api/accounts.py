@@ -31,6 +31,7 @@ def private_record(
     return {
         "run_id": f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}",
         "digest": digest,
+        "pixel_digest": images.pixel_digest,
         "ledger": str(Path(ledger or default_ledger_path(digest)).absolute()),
     }
 

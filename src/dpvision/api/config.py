@@ -30,7 +30,7 @@ from dpvision.methods import (
     check_settings,
     find_method,
 )
-from dpvision.methods.continued import FROM_DIGEST
+from dpvision.methods.continued import Continued
 from dpvision.methods.registry import plain_name
 from dpvision.privacy import Account, Budget, InputError, PublicFacts, RandomSource, random_source
 from dpvision.runs import Progress
@@ -205,11 +205,14 @@ class RunConfig:
         )
 
     def random(self) -> RandomSource:
-        """Return the source of all that protects. A run that takes up a release draws other noise than a
-        first run of its seed, and the same whatever is released: several processes round that otherwise.
+        """Return the source of all that protects. A run that takes up a release draws other noise than those
+        before it with the same seed, and the same whatever they released: several processes round that
+        otherwise. InputError where what it takes up is not what it began with.
         """
         source = random_source(self.seed)
-        return source.at("after a release", 0) if hasattr(self.settings, FROM_DIGEST) else source
+        if self.seed is None or not isinstance(self.method, Continued):
+            return source
+        return source.at("after a release", self.method.runs_before(self.settings))
 
     def learn(self, session: Session) -> Learned:
         """Do all that takes private images."""

@@ -16,7 +16,7 @@ from dpvision.api.releases import open_earlier
 from dpvision.api.sources import lasting
 from dpvision.images import ImageSet
 from dpvision.images.choices import Choices
-from dpvision.methods.continued import FROM_RUN, REFINE, TAKES_UP
+from dpvision.methods.continued import FROM_RUN, REFINE, TAKES_UP, parts_of
 from dpvision.methods.going_on import GoingOn
 from dpvision.methods.method import GUARANTEE, Method
 from dpvision.methods.refined import Refined
@@ -105,8 +105,7 @@ class Earlier:
         """Raise InputError where one ε at this run's δ cannot stand for both runs, be they on the same images
         or on others.
         """
-        parts = self.guarantee.get("parts", [self.guarantee])
-        before = max(part["num_examples"] for part in parts)
+        before = max(part["num_examples"] for part in parts_of(self.guarantee))
         if budget.delta >= 1 / before:
             raise InputError(
                 f"delta {budget.delta:g} is not below 1/N for the {before} of {self.place}, for which the "

@@ -64,8 +64,7 @@ def _read(
 
 def _warn_of_others(run: str | os.PathLike[str], private: ImageSet) -> None:
     """Warn where images that are given as private ones are not those that a run was made of."""
-    digest = RunDirectory.open(run).private.get("digest") if is_run(run) else None
-    if digest not in (None, private.digest):
+    if _are_those_of(run, private) is False:
         logger.warning(
             f"the images of {private.source} are not, number for number, those that {run} was made of: what "
             f"is measured of copies says nothing of those; leave out {named_option('private')}, if they are "
@@ -110,10 +109,18 @@ def refuse_those_of(run: str | os.PathLike[str], test: ImageSet) -> None:
     Raises:
         InputError: they are, image for image.
     """
-    if is_run(run) and RunDirectory.open(run).private.get("digest") == test.digest:
+    if _are_those_of(run, test):
         raise InputError(
             f"the images of {test.source} are those that {run} was made of; give others of the same kind"
         )
+
+
+def _are_those_of(run: str | os.PathLike[str], images: ImageSet) -> bool | None:
+    """Say whether images are those that a run was made of, number for number, whatever their labels and whose
+    they are. None where that is not known: of a release alone, and of runs of earlier versions.
+    """
+    digest = RunDirectory.open(run).private.get("pixel_digest") if is_run(run) else None
+    return None if digest is None else digest == images.pixel_digest
 
 
 def claimed(place: Path) -> dict[str, float]:

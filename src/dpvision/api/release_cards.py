@@ -52,14 +52,15 @@ def write_card(
             "could gain; make the release again, or use that version"
         )
     beside: dict[str, Any] = {}
+    private = []
     for result in map(Path, results):
         found = read_json(result)
         kind = result_kind(found, str(result))
         if kind in beside:
             raise InputError(f"{result} is a second result of {KINDS[kind]}; give one")
         beside[kind] = for_card(kind, found)
-        if notice := beside[kind].get("notice"):
-            logger.warning(f"on the card of {release} is now {result.name}, which says of itself: {notice}")
+        if "notice" in beside[kind]:
+            private.append(f"{result.name}: {beside[kind]['notice']}")
     card |= {"beside": beside} if beside else {}
     folder = Path(out)
     drawn = sheet_of(release) if "images" in card else None
@@ -69,4 +70,6 @@ def write_card(
         folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomically(folder / name, content)
+    if private:
+        logger.warning(f"{out} has results on it that say of themselves: {'; '.join(private)}")
     return card

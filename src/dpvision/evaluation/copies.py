@@ -13,7 +13,7 @@ from torch import Tensor
 from dpvision.evaluation.blind import blind_attack
 from dpvision.evaluation.downstream import check_same_shape
 from dpvision.evaluation.features import features_in_words, image_features, names_of
-from dpvision.evaluation.intervals import Figure, bounded_interval
+from dpvision.evaluation.intervals import Figure, bounded_interval, check_seed
 from dpvision.evaluation.membership import attacks
 from dpvision.evaluation.pairs import PAIRS_AT_A_TIME, squared_distances
 from dpvision.evaluation.roc import area, area_interval
@@ -61,13 +61,14 @@ def evaluate_copies(
         others: images of the same kind, none of which is among the private ones.
         epsilon, delta: what the release claims: how well any attack may do follows from it.
         encoders: for images of that shape. They stay on the device.
-        seed: the seed of the choice of images.
+        seed: the seed of the choice of images, from 0 to 2³² − 1.
         device: the device to compute on.
         progress: see `Progress`.
 
     Raises:
-        InputError: images of other shapes, or fewer than two private or other images.
+        InputError: a seed out of range, images of other shapes, or fewer than two private or other images.
     """
+    check_seed(seed)
     check_comparable(synthetic, private, others)
     count = min(len(private), len(others), MOST_IMAGES)
     generator = torch.Generator().manual_seed(seed)

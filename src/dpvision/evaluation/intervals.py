@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta, t
 
+from dpvision.privacy.errors import InputError
+
 CONFIDENCE = 0.95
 RESAMPLES = 1_000
 DRAWN_AT_A_TIME = 2_000_000
@@ -85,6 +87,12 @@ def bounded_interval(value: float, variance: float, count: float) -> tuple[float
 
     effective = shrunken(value) / (variance + shrunken(1.0) / count)
     return proportion_interval(value * effective, effective)
+
+
+def check_seed(seed: int) -> None:
+    """Raise InputError for a seed that NumPy does not take."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed must be from 0 to 2**32 - 1, not {seed}")
 
 
 def resamples(count: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:

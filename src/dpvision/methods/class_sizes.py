@@ -8,9 +8,10 @@ from torch import Tensor
 
 
 def class_sizes(counted: Tensor, variance: float, num_examples: int) -> Tensor:
-    """Return class sizes of noisy counts ``[K]``: their sum is N, which is public, and how they differ is
-    shortened by the share that noise has in it. None is less than the noise's standard deviation, or N / K
-    where that is less: of a class that noise hides, a mean divided by its size would be of any length.
+    """Return class sizes of noisy counts ``[K]``: they are brought to the sum N, which is public, and how
+    they differ is shortened by the share that noise has in it. Then those below the noise's standard
+    deviation, or below N / K where that is less, and below 1, are raised to it, by which the sum may be more
+    than N: of a class that noise hides, a mean divided by its size would be of any length.
 
     Args:
         counted: the noisy counts.

@@ -64,6 +64,12 @@ class Continued:
                 "or start a new run"
             )
 
+    def runs_before(self, config: Any) -> int:
+        """Return how many runs the earlier release is made of. InputError where it cannot be opened, or is
+        not the one that this run began with.
+        """
+        raise NotImplementedError
+
     def stages(self, config: Any, facts: PublicFacts, noise_multiplier: float) -> tuple[Stage, ...]:
         """Return the stages of this run alone; see :class:`Method`."""
         return self.method.stages(config, facts, noise_multiplier)
@@ -75,6 +81,12 @@ class Continued:
     def finish(self, config: Any, learned: Learned, facts: PublicFacts, workplace: Workplace) -> Finished:
         """Make of what both runs have released what is published."""
         return self.method.finish(config, learned, facts, workplace)
+
+
+def parts_of(guarantee: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return what a guarantee, or a card, says of each run that a release is made of, in order."""
+    parts: Sequence[Mapping[str, Any]] = guarantee.get("parts", [guarantee])
+    return parts
 
 
 def with_released(

@@ -225,11 +225,9 @@ class DPDistill:
 
     def settings_of_release(self, learned: Learned) -> dict[str, Any]:
         """Return what says which teacher it is and what share it had, and what the moments are of."""
-        # Earlier versions took weights of classes, which balancing undid.
-        of_teacher = {**learned.facts[TEACHER][SETTINGS], "class_weight": NONE}
         return {
             SHARE: learned.facts[SHARE],
-            TEACHER: OfPart(of_teacher),
+            TEACHER: OfPart(learned.facts[TEACHER][SETTINGS]),
             MOMENTS: OfPart(DPMoments().settings_of_release(_of(learned, MOMENTS))),
         }
 

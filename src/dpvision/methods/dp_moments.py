@@ -27,7 +27,7 @@ from dpvision.methods.generator_fitting import leaves
 from dpvision.methods.law_of_images import law_of_images, seconds_of_law, seconds_of_warps
 from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.moments import Centred, Moments, first_sums, second_sums
-from dpvision.methods.releases import check_sums, mean_of, read_release, stated
+from dpvision.methods.releases import EarlierVersionError, check_sums, mean_of, read_release, stated
 from dpvision.methods.session import Session
 from dpvision.methods.settings import check, check_settings, check_share, setting_types, with_overrides
 from dpvision.methods.stages import Stage
@@ -40,8 +40,10 @@ from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
 from dpvision.privacy.values import check_weight
 
-FIRST, SECOND = "first", "second"
-"""What the tensors of the two steps are called by."""
+FIRST, SECOND, ABOUT = "first", "second", "about"
+"""What the tensors of the two steps are called by, and those that the second follows from: the means that it
+is about, and the mean squared distance from these by the first, which its bound is of.
+"""
 
 MOMENTS = "moments.safetensors"
 """The name of the moments' file in a release."""
@@ -195,10 +197,11 @@ class DPMoments:
         moments, facts = config.moments(session.facts), session.facts
         of_means, of_rest = _noises(session)
         first = _first_step(session, moments)
-        second = _second_step(session, moments.centred(first, of_means, facts.num_examples))
+        centred = moments.centred(first, of_means, facts.num_examples)
+        second = _second_step(session, centred)
         kept = {name: getattr(config, name) for name in OF_RELEASE}
         about = stated(self.name, facts, config.labelled) | {LEAST_SPREAD: 0.0} | kept
-        return _of_steps(first, of_means, second, of_rest, about)
+        return _of_steps(first, of_means, centred, second, of_rest, about)
 
     def finish(
         self, config: DPMomentsConfig, learned: Learned, facts: PublicFacts, workplace: Workplace
@@ -220,7 +223,9 @@ class DPMoments:
         )
         card = {
             "moments": {
-                "numbers": sum(tensor.numel() for tensor in learned.tensors.values()),
+                "numbers": sum(
+                    total.numel() for step in (FIRST, SECOND) for total in _part(learned, step).values()
+                ),
                 "noise_standard_deviations": noise,
                 "bound": centred.bound,
                 "directions_above_noise": kept,
@@ -247,21 +252,35 @@ class DPMoments:
         before, (of_means, of_rest) = _centred(moments, earlier), earlier.facts["noise"]
         sums, of_means = mean_of(_part(earlier, FIRST), of_means, _first_step(session, moments), noises[0])
         second = moments.second.matrices(_part(earlier, SECOND))
-        least_spread = max(earlier.facts.get(LEAST_SPREAD, 0.0), before.least_spread(second, of_rest))
+        least_spread = max(earlier.facts[LEAST_SPREAD], before.least_spread(second, of_rest))
         centred = moments.centred(sums, of_means, session.facts.num_examples, least_spread)
         again = _second_step(session, centred)
         moved, of_rest = centred.moved(second, of_rest, before)
         both, of_rest = mean_of(moments.second.triangles(moved), of_rest, again, noises[1])
         about = {**earlier.facts, LEAST_SPREAD: least_spread}
-        return _of_steps(sums, of_means, both, of_rest, about)
+        return _of_steps(sums, of_means, centred, both, of_rest, about)
 
 
 def _centred(moments: Moments, learned: Learned) -> Centred:
-    """Return the second step of what was released."""
+    """Return the second step of what was released, as it was: what follows from the first may change with
+    versions.
+    """
     facts = learned.facts
-    of_means, _ = facts["noise"]
-    least_spread = facts.get(LEAST_SPREAD, 0.0)  # earlier versions knew none
-    return moments.centred(_part(learned, FIRST), of_means, facts["num_examples"], least_spread)
+    about = _about(learned)
+    means, spread = about["means"], float(about["spread"])
+    first, noise = _part(learned, FIRST), facts["noise"][0]
+    return moments.as_released(first, noise, facts["num_examples"], means, spread)
+
+
+def _about(learned: Learned) -> dict[str, Tensor]:
+    """Return what the second step was about. EarlierVersionError where that is not said."""
+    about = _part(learned, ABOUT)
+    if not about:
+        raise EarlierVersionError(
+            "was released by an earlier version, which did not say about which means; make more of it by "
+            "that version, or release anew"
+        )
+    return about
 
 
 def _noises(session: Session) -> list[float]:
@@ -290,21 +309,25 @@ def _second_step(session: Session, centred: Centred) -> dict[str, Tensor]:
 def _of_steps(
     first: Mapping[str, Tensor],
     of_means: float,
+    centred: Centred,
     second: Mapping[str, Tensor],
     of_rest: float,
     about: Mapping[str, Any],
 ) -> Learned:
-    """Return what was released in both steps, with the standard deviations of its noise and other facts."""
+    """Return what was released in both steps, with the standard deviations of its noise, what the second is
+    about and other facts.
+    """
+    follows = {"means": centred.means, "spread": torch.tensor([centred.spread])}
     tensors = {
         f"{part}.{name}": total.float()
-        for part, sums in ((FIRST, first), (SECOND, second))
+        for part, sums in ((FIRST, first), (ABOUT, follows), (SECOND, second))
         for name, total in sums.items()
     }
     return Learned(tensors, {**about, "noise": [of_means, of_rest]})
 
 
 def _part(learned: Learned, step: str) -> dict[str, Tensor]:
-    """Return what was released in a step, `FIRST` or `SECOND`, by name."""
+    """Return what was released in a step, `FIRST` or `SECOND`, by name, or `ABOUT` what the second was."""
     of_step = f"{step}."
     return {n.removeprefix(of_step): t for n, t in learned.tensors.items() if n.startswith(of_step)}
 
@@ -323,20 +346,25 @@ def _check_size(config: DPMomentsConfig, facts: PublicFacts) -> None:
 def check_moments(learned: Learned, facts: PublicFacts) -> None:
     """Raise ValueError, TypeError, … unless tensors are the two releases that their facts speak of."""
     kept = {name: learned.facts[name] for name in OF_RELEASE}
+    about = _about(learned)
     check_settings(DPMomentsConfig, kept)
     config = DPMomentsConfig(**kept, labelled=bool(facts.class_names))
     _check_size(config, facts)
     of_means, of_rest = learned.facts["noise"]
     if not (0 <= of_means < math.inf and 0 <= of_rest < math.inf):
         raise ValueError("its noise has no standard deviation")
-    if not 0 <= learned.facts.get(LEAST_SPREAD, 0.0) < math.inf:
+    if not 0 <= learned.facts[LEAST_SPREAD] < math.inf:
         raise ValueError("its mean squared distance is no number")
     moments = config.moments(facts)
     blocks, numbers = moments.second.num_classes, moments.second.num_numbers
     shapes = {
         f"{FIRST}.first": [blocks, moments.first.num_features],
+        f"{ABOUT}.means": [blocks, numbers - 1],
+        f"{ABOUT}.spread": [1],
         f"{SECOND}.moments": [blocks, numbers * (numbers + 1) // 2],
     }
     if facts.class_names:
         shapes[f"{FIRST}.counts"] = [blocks]
     check_sums(learned.tensors, shapes)
+    if not float(about["spread"]) > 0:
+        raise ValueError("its images have no distance from their means")

@@ -20,7 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from dpvision.methods.continued import FROM_DIGEST, FROM_RUN, Continued, with_released
+from dpvision.methods.continued import FROM_DIGEST, FROM_RUN, Continued, parts_of, with_released
 from dpvision.methods.gradient_descent import images_over_noise
 from dpvision.methods.method import GUARANTEE, Learned, Method
 from dpvision.methods.registry import FROM
@@ -138,9 +138,7 @@ class GoingOn(Continued):
         """Train from there, or anew beside it. What is learned has the guarantee of the earlier release."""
         if not session.leads:  # a process that follows may not see the release, and is given the weights
             return self.method.learn_from(config, session, lambda model: session.begin_with(model, {}))
-        start = open_start(getattr(config, FROM_RUN))
-        self.check_same(config, start.digest)
-
+        start = self._opened(config)
         anew = self.method.learned_anew(asdict(config))
 
         def begin(model: Classifier) -> None:
@@ -154,6 +152,16 @@ class GoingOn(Continued):
             ours = {name: tensor for name, tensor in tensors.items() if name.startswith(anew)}
             tensors |= _averaged(start, ours, session)
         return Learned(tensors, {**learned.facts, GUARANTEE: start.card})
+
+    def runs_before(self, config: Any) -> int:
+        """Return how many runs the earlier release is made of; see :class:`Continued`."""
+        return len(parts_of(self._opened(config).card))
+
+    def _opened(self, config: Any) -> Start:
+        """Open the earlier release. InputError where it is not the one that the run began with."""
+        start = open_start(getattr(config, FROM_RUN))
+        self.check_same(config, start.digest)
+        return start
 
 
 def _averaged(start: Start, ours: Mapping[str, Tensor], session: Session) -> dict[str, Tensor]:

@@ -112,19 +112,41 @@ class Moments:
         sums = released["first"].double() * norm
         to_waves = math.sqrt(n) / 2
         places, lengths = sums[:, :n] * to_waves, sums[:, n] / WEIGHT_OF_LENGTH * self.longest
-        counted, variance = torch.tensor([float(num_examples)], dtype=torch.float64), 0.0
-        if self.num_classes is not None:
-            counted = released["counts"].double() / self.count_weight
-            variance = (noise / self.count_weight) ** 2
+        counted, variance = self._counted(released, noise, num_examples)
         sizes = class_sizes(counted, variance, num_examples)
         deviation = noise * norm * to_waves
         means, of_noise = self._shrunk(places, sizes, deviation)
         squared = self.weights.square()
         inner = (squared * places * means).sum() - deviation**2 * (squared * of_noise).sum()
         of_means = (sizes[:, None] * squared * means.square()).sum()
-        spread = float((lengths.sum() - 2 * inner + of_means) / sizes.sum())
+        spread = float((lengths.sum() - 2 * inner + of_means) / num_examples)  # sizes may have a larger sum
         spread = max(spread, least_spread, LEAST_SHARE * self.longest)
         return Centred(self, means, spread, counted, variance, num_examples)
+
+    def as_released(
+        self,
+        released: Mapping[str, Tensor],
+        noise: float,
+        num_examples: int,
+        means: Tensor,
+        spread: float,
+    ) -> Centred:
+        """Return a second step that was made before: about these means, with the bound of this spread; others
+        as for `centred`.
+        """
+        return Centred(
+            self, means.double(), spread, *self._counted(released, noise, num_examples), num_examples
+        )
+
+    def _counted(
+        self, released: Mapping[str, Tensor], noise: float, num_examples: int
+    ) -> tuple[Tensor, float]:
+        """Return how many images of each class the first step has counted, and the variance of the noise on
+        that.
+        """
+        if self.num_classes is None:
+            return torch.tensor([float(num_examples)], dtype=torch.float64), 0.0
+        return released["counts"].double() / self.count_weight, (noise / self.count_weight) ** 2
 
     def _shrunk(self, places: Tensor, sizes: Tensor, deviation: float) -> tuple[Tensor, Tensor]:
         """Return class means ``[K, n]`` of noisy sums: that of all images, and what a class differs by from

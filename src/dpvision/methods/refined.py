@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from dpvision.methods.continued import FROM_DIGEST, REFINE, Continued, with_released
+from dpvision.methods.continued import FROM_DIGEST, REFINE, Continued, parts_of, with_released
 from dpvision.methods.method import GUARANTEE, Learned, Method
 from dpvision.methods.registry import REFINED
 from dpvision.methods.releases import Reusable, open_release
@@ -63,6 +63,10 @@ class Refined(Continued):
         earlier = self.opened(config)
         learned = self.method.learn_again(config, earlier, session)
         return replace(learned, facts={**learned.facts, GUARANTEE: earlier.facts[GUARANTEE]})
+
+    def runs_before(self, config: Any) -> int:
+        """Return how many runs the earlier release is made of; see :class:`Continued`."""
+        return len(parts_of(self.opened(config).facts[GUARANTEE]))
 
     def opened(self, config: Any) -> Learned:
         """Open the earlier release. InputError where it is not the one that the run began with."""

@@ -57,6 +57,10 @@ class Reusable(Method, Protocol):
         """
 
 
+class EarlierVersionError(InputError):
+    """A release of an earlier version, which does not say all that is needed to make more of it."""
+
+
 def open_release(place: str | os.PathLike[str]) -> tuple[Reusable, Learned]:
     """Find and read what a run released of private images. Returns the method too.
 
@@ -117,6 +121,8 @@ def read_release(path: Path, check: Callable[[Learned, PublicFacts], None]) -> L
         if public.image_shape[0] not in (1, 3):
             raise ValueError("its images are neither grey nor RGB")
         check(learned, public)
+    except EarlierVersionError as error:
+        raise InputError(f"{path} {error}") from error
     except Exception as error:  # whatever the facts' types are
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(

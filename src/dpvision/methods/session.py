@@ -178,8 +178,9 @@ class Session:
 
     def is_begun(self, number: int) -> bool:
         """Say, to the followers too, whether the stage ``number`` goes on from a checkpoint: what it would
-        start from need not be made again.
+        start from need not be made again. Account and images have been found to be in order by then.
         """
+        self.opened_account()
         begun = number in self._results or (bool(self._state) and self._state_of == number)
         return bool(self._peers.say(begun))
 

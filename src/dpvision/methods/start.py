@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dpvision.images.files import read_json, read_text_file, reading
 from dpvision.images.released import CARD, GUARANTEE
+from dpvision.methods.continued import parts_of
 from dpvision.methods.gradient_descent import images_over_noise
 from dpvision.methods.places import hides_a_place
 from dpvision.methods.registry import TUNED, plain_name
@@ -55,12 +56,12 @@ class Start:
         """N/σ of a single release with what the run itself has spent; see
         :func:`dpvision.methods.gradient_descent.images_over_noise`.
         """
-        return _images_over_noise(self.card.get("parts", [self.card])[-1])
+        return _images_over_noise(parts_of(self.card)[-1])
 
     @property
     def all_images_over_noise(self) -> float:
         """The same of all runs that it counts together: the root of the sum of squares."""
-        return math.hypot(*map(_images_over_noise, self.card.get("parts", [self.card])))
+        return math.hypot(*map(_images_over_noise, parts_of(self.card)))
 
     def check_makes(self, model: Classifier) -> None:
         """Raise InputError unless a classifier is built as the released one was."""

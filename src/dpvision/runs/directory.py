@@ -34,7 +34,8 @@ class RunDirectory:
     Attributes:
         path: the path of the directory.
         config: what config.json holds.
-        private: what private/run.json holds: the data's digest, the ledger's path, the run's id.
+        private: what private/run.json holds: the data's digest and that of its pixels, the ledger's path, the
+            run's id.
         seal: the SHA-256 of both, which identifies the run. private/run.json holds it too, and tells by it
             when either was changed.
     """
