@@ -52,7 +52,7 @@ def part(learned: Learned, step: str) -> dict[str, Tensor]:
 
 
 def centred_of(learned: Learned, images: Images) -> Centred:
-    """The second step that follows from what the first has released: the release has this and nothing else."""
+    """The second step that follows from what the first has released, and nothing else is in the release."""
     facts, moments = learned.facts, moments_of(learned, images)
     first, about = part(learned, "first"), part(learned, "about")
     centred = moments.centred(first, facts["noise"][0], len(images), facts["least_spread"])
