@@ -336,7 +336,9 @@ class FitOptions(Searched, SweptOptions):
 class FinishOptions:
     """Options for what is published of the images that a run makes."""
 
-    count: int | None = option("Images to release; by default N, as many as the private ones.", None)
+    count: int | None = option(
+        "Images to release; by default N: as many as the private images, or units, are said to be.", None
+    )
     formats: Sequence[str] = option(
         "To write images in: png (default), npz or parquet.", ("png",), flag="--format"
     )
@@ -401,6 +403,11 @@ class SynthesisOptions(FinishOptions, Refining, Named, Watched):
     """Options of a run that makes images."""
 
     out: FilePath = option("The run's directory, made here. Publish RUN/release, keep RUN/private.")
+    seed: int | None = option(
+        "Makes the run reproducible and NOT PRIVATE; for tests only. With --from-release it seeds the making "
+        "of images alone, and the guarantee stays.",
+        None,
+    )
     method: str = option(
         "How to learn: one of `dpvision methods`; by default dp-moments, or with refine that of the earlier "
         "run.",

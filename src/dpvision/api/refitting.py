@@ -37,7 +37,7 @@ def synthesize_from(
     device: str | None = None,
     progress: Progress | None = None,
 ) -> Synthesis:
-    """Fit another generator to what an earlier run released: at no further cost, however often.
+    """Make another generator of what an earlier run released: at no further cost, however often.
 
     Args:
         release: the directory of that run, or its release, or the file of what it released there:

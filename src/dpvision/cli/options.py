@@ -17,6 +17,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from dpvision.api.options import (
+    OfClassifiers,
     PlanOptions,
     ReadOptions,
     RunOptions,
@@ -91,6 +92,10 @@ PoolPath = Annotated[
         show_default=False,
     ),
 ]
+
+
+_SETTINGS_OF_CLASSIFIERS: dict[str, Any] = {"phase_iii": PhaseIII, "pool": PoolPath}
+"""The settings of methods for classifiers that have options of their own, and what these are."""
 
 
 def help_of(options: type[ReadOptions], name: str) -> str:
@@ -213,9 +218,12 @@ def command(
         names = {parameter.name for parameter in own}
         taken = [one for one in dataclasses.fields(options) if one.name not in without]
         shared = [one for one in taken if _is_option(one) and one.name not in names]
+        of_classifiers = _SETTINGS_OF_CLASSIFIERS if issubclass(options, OfClassifiers) else {}
 
         def run(**given: Any) -> None:
-            found = collect(given["config"], given["settings"], {n: given[n] for n in ("phase_iii", "pool")})
+            found = collect(
+                given["config"], given["settings"], {name: given[name] for name in of_classifiers}
+            )
             known = {"data", "config", *(one.name for one in taken)}
             for name in sorted(found.keys() - known):
                 if is_run and name not in without:
@@ -233,8 +241,7 @@ def command(
             _parameter("data", Data),
             *map(_option, shared),
             *own,
-            _parameter("phase_iii", PhaseIII),
-            _parameter("pool", PoolPath),
+            *(_parameter(name, kind) for name, kind in of_classifiers.items()),
             _parameter("config", ConfigFile),
             _parameter("settings", Settings),
             _parameter("as_json", AsJson, False),

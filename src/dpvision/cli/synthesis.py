@@ -27,7 +27,7 @@ def synthesize(
         typer.Option(
             metavar="RUN",
             help="An earlier run of synthesize, its release, or the file of what it released, in place of "
-            "DATA and ε: another generator is fitted to that, free of cost.",
+            "DATA and ε: another generator is made of that, free of cost.",
             show_default=False,
         ),
     ] = None,
@@ -64,7 +64,9 @@ def sample(
     out: Annotated[
         Path, typer.Option(metavar="FOLDER", help="A new folder, for the images.", show_default=False)
     ],
-    count: Annotated[int | None, typer.Option(help="How many images.", show_default=False)] = None,
+    count: Annotated[
+        int | None, typer.Option(help="How many images; give this, or of which classes.", show_default=False)
+    ] = None,
     class_counts: Annotated[
         list[str] | None,
         typer.Option(
