@@ -15,7 +15,20 @@ from tests.methods.learning import CPU, calibrated, facts
 OF = facts(1000, (1, 8, 8))
 EXTREMES: dict[Any, list[Any]] = {
     int: [-1, 0, 2**53, 10**400],
-    float: [-1.0, 0.0, 1e-300, 1e-40, 0.9999999999999999, 1e200, math.inf, math.nan, 10**400],
+    float: [
+        -1.0,
+        0.0,
+        1e-300,
+        1e-40,
+        1e-6,
+        1 - 1e-6,
+        0.9999999999999999,
+        1e3,
+        1e200,
+        math.inf,
+        math.nan,
+        10**400,
+    ],
 }
 METHODS = [name for name in known_methods() if name != "auto"]
 
