@@ -34,7 +34,7 @@ from dpvision.evaluation import (
 from dpvision.evaluation.benchmark_training import BENCHMARK_NETWORKS
 from dpvision.evaluation.copies import check_comparable
 from dpvision.evaluation.downstream import check_same_shape
-from dpvision.evaluation.intervals import check_seed
+from dpvision.evaluation.intervals import check_numpy_seed
 from dpvision.evaluation.soft_labels import soft_labels
 from dpvision.evaluation.synthetic import usual_classifiers
 from dpvision.images import ImageSet, open_images
@@ -112,7 +112,7 @@ def evaluate_images(
     Raises:
         InputError: the run, the images or an option cannot be used.
     """
-    check_seed(seed)
+    check_numpy_seed(seed)
     place = find_release(run)
     generator = load_generator(run)
     learners = None if classifiers is None else named_classifiers(classifiers)

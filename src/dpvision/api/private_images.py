@@ -117,10 +117,15 @@ def refuse_those_of(run: str | os.PathLike[str], test: ImageSet) -> None:
 
 def _are_those_of(run: str | os.PathLike[str], images: ImageSet) -> bool | None:
     """Say whether images are those that a run was made of, number for number, whatever their labels and whose
-    they are. None where that is not known: of a release alone, and of runs of earlier versions.
+    they are. None where that is not known: of a release alone, and of a run of an earlier version, unless
+    labels and units are the same too.
     """
-    digest = RunDirectory.open(run).private.get("pixel_digest") if is_run(run) else None
-    return None if digest is None else digest == images.pixel_digest
+    if not is_run(run):
+        return None
+    record = RunDirectory.open(run).private
+    if "pixel_digest" in record:
+        return bool(record["pixel_digest"] == images.pixel_digest)
+    return record.get("digest") == images.digest or None
 
 
 def claimed(place: Path) -> dict[str, float]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from dpvision.evaluation.blind import blind_attack
 from dpvision.evaluation.downstream import check_same_shape
 from dpvision.evaluation.features import features_in_words, image_features, names_of
-from dpvision.evaluation.intervals import Figure, bounded_interval, check_seed
+from dpvision.evaluation.intervals import Figure, bounded_interval, check_numpy_seed
 from dpvision.evaluation.membership import attacks
 from dpvision.evaluation.pairs import PAIRS_AT_A_TIME, squared_distances
 from dpvision.evaluation.roc import area, area_interval
@@ -68,7 +68,7 @@ def evaluate_copies(
     Raises:
         InputError: a seed out of range, images of other shapes, or fewer than two private or other images.
     """
-    check_seed(seed)
+    check_numpy_seed(seed)
     check_comparable(synthetic, private, others)
     count = min(len(private), len(others), MOST_IMAGES)
     generator = torch.Generator().manual_seed(seed)

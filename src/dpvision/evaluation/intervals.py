@@ -89,7 +89,7 @@ def bounded_interval(value: float, variance: float, count: float) -> tuple[float
     return proportion_interval(value * effective, effective)
 
 
-def check_seed(seed: int) -> None:
+def check_numpy_seed(seed: int) -> None:
     """Raise InputError for a seed that NumPy does not take."""
     if not 0 <= seed < 2**32:
         raise InputError(f"seed must be from 0 to 2**32 - 1, not {seed}")

@@ -20,7 +20,7 @@ from dpvision.evaluation.downstream import (
 )
 from dpvision.evaluation.features import features_in_words, image_features, names_of
 from dpvision.evaluation.frechet import FEWEST, frechet_distance
-from dpvision.evaluation.intervals import Figure, bounded_interval, check_seed, proportion_interval
+from dpvision.evaluation.intervals import Figure, bounded_interval, check_numpy_seed, proportion_interval
 from dpvision.evaluation.kernel_distance import kernel_distance
 from dpvision.evaluation.precision_recall import precision_recall
 from dpvision.evaluation.resnet9_training import ResNet9Training
@@ -91,7 +91,7 @@ def evaluate_synthetic(
         InputError: nothing to measure, a seed out of range, other shapes or class names, too few images, or
             as the parts.
     """
-    check_seed(seed)
+    check_numpy_seed(seed)
     if classifiers is None:
         classifiers = usual_classifiers(synthetic)
     if not classifiers and not encoders:
