@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,18 @@ def test_a_ledger_that_is_deleted_while_in_use_is_noticed(path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         ledger.record("open", STEP)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("kind", ["nothing", "a folder", "a pipe"])
+def test_what_is_no_file_is_refused_and_not_opened(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forged record may name anything: its own folder, by an empty text, or a pipe to wait for."""
+    monkeypatch.setattr(Path, "open", None)
+    place = tmp_path / "ledger"
+    if kind == "a folder":
+        place.mkdir()
+    elif kind == "a pipe":
+        os.mkfifo(place)
+    with pytest.raises(InputError, match=r"there is no ledger at .*ledger; restore it from a copy"):
+        Ledger(place)

@@ -117,7 +117,7 @@ class Ledger:
         self.path = Path(path)
         self._read_only = read_only
         self._forget()
-        if not os.path.exists(self.path):
+        if not os.path.isfile(self.path):
             raise InputError(f"there is no ledger at {self.path}; restore it from a copy if there was one.")
         with self._locked():
             pass
