@@ -93,8 +93,9 @@ class DPDiffusionConfig(DescentSettings):
             it has twice as many.
         patch: makes squares of pixels with this side one position for the denoiser: 1, 2, 4 or 8.
         pretraining_steps: is how many steps the denoiser takes on images of random processes first.
-        warm_up_share: is the share of the budget, in terms of 1/σ², of the release that the images of the
-            second part are made of; 0 is no release, and every class is then drawn as often.
+        warm_up_share: is the share of the release that the images of the second part are made of, where T
+            steps with sample rate q and noise σ count as T·q²/σ²: less than its share of the budget if σ is
+            below 1; 0 is no release, and every class is then drawn as often.
         warm_up_steps: is how many steps the denoiser takes on these images.
         warm_up_level_mean: centres the law of ln σ with which these images are shown, beside images of random
             processes.
@@ -201,7 +202,8 @@ class DPDiffusion:
         steps = stage(config, facts.num_examples, noise_multiplier)
         if not config.warm_up_share:
             return (steps,)
-        # T releases with sample rate q and noise σ count as T·q²/σ², exactly so for q = 1.
+        # T releases with sample rate q and noise σ count as T·q²/σ², exactly so for q = 1
+        # and nearly for σ well above 1.
         of_steps = config.steps * (config.expected_batch_size / facts.num_examples) ** 2
         noise = noise_multiplier * math.sqrt((1 / config.warm_up_share - 1) / of_steps)
         return (*DPMoments().stages(config.of_release(), facts, noise), steps)

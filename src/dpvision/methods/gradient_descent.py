@@ -62,7 +62,8 @@ class DescentSettings:
         learning_rate: scales every step, before the schedule does.
         momentum: is the share of the last update that the next one keeps; "adam" ignores it.
         schedule: lowers the learning rate: "linear" or "cosine" to 0 at the end, "constant" never.
-        ema_decay: is the share of the averaged weights that a step keeps; their average is what is released.
+        ema_decay: is the share of the averaged weights that a step keeps, in step t (from 0) at most
+            (1 + t) / (10 + t); their average is what is released.
         precision: sets the arithmetic of forward and backward: "float32", "bfloat16", or "auto", which takes
             bfloat16 where the hardware multiplies its matrices.
         engine: chooses how the gradients of layers are computed, and of how many examples at a time:
