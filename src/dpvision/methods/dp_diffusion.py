@@ -41,7 +41,7 @@ from dpvision.methods.method import Finished, Learned, Makes, Workplace, is_prev
 from dpvision.methods.releases import read_release, stated
 from dpvision.methods.session import Session
 from dpvision.methods.settings import check, check_settings, check_share, with_overrides
-from dpvision.methods.stages import Stage
+from dpvision.methods.stages import Stage, precision
 from dpvision.networks.denoiser import Denoiser, squared_error
 from dpvision.networks.diffusion import DiffusionGenerator
 from dpvision.networks.generators import SIDES, check_image_shape
@@ -202,10 +202,7 @@ class DPDiffusion:
         steps = stage(config, facts.num_examples, noise_multiplier)
         if not config.warm_up_share:
             return (steps,)
-        # T releases with sample rate q and noise σ count as T·q²/σ², exactly so for q = 1
-        # and nearly for σ well above 1.
-        of_steps = config.steps * (config.expected_batch_size / facts.num_examples) ** 2
-        noise = noise_multiplier * math.sqrt((1 / config.warm_up_share - 1) / of_steps)
+        noise = math.sqrt((1 / config.warm_up_share - 1) / precision((steps,)))
         return (*DPMoments().stages(config.of_release(), facts, noise), steps)
 
     def estimate(self, config: DPDiffusionConfig, facts: PublicFacts, device: torch.device) -> Estimate:

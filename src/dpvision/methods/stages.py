@@ -33,7 +33,8 @@ class Stage:
 
 def precision(stages: Iterable[Stage]) -> float:
     """Return what stages of Gaussian sums come to in terms of 1/σ² of a single release: T releases with
-    sample rate q and noise σ count as T·q²/σ², exactly so for q = 1.
+    sample rate q and noise σ count as T·q²/σ². That is exact for q = 1; with q below 1 they cost more if σ is
+    below 1.
     """
     total = 0.0
     for stage in stages:
