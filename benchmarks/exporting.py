@@ -66,7 +66,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "dp-moments": _law,
     "dp-mepf": lambda: Generator(COLOUR, NAMES, 100, 128),
     "dp-distill": lambda: TaughtImages(_law(), _network("linear", COLOUR), 8),
-    "dp-diffusion": lambda: DiffusionGenerator(GREY, NAMES, 16, 4, 10),
+    "dp-diffusion": lambda: DiffusionGenerator(GREY, NAMES, 16, 4, 64, 10),
 }
 
 

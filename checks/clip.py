@@ -155,7 +155,7 @@ def _network(name: str, setting: Setting) -> nn.Module:
     if name == "tokens":
         return Tokens(setting.side, setting.classes)
     if name == "denoiser":  # of two channels: the third has the noise level and the class
-        return Denoiser((2, setting.side, setting.side), setting.classes, 8, 1 if setting.side == 8 else 2)
+        return Denoiser((2, setting.side, setting.side), setting.classes, 8, 1 if setting.side == 8 else 2, 4)
     size = (setting.side, setting.side)
     return build_network(name, in_channels=3, image_size=size, num_classes=setting.classes)
 

@@ -70,7 +70,7 @@ def from_start() -> Generator:
 
 
 def diffusion(steps: int, guidance: float = 0.0) -> DiffusionGenerator:
-    return DiffusionGenerator((1, 8, 8), NAMES, 8, 1, steps, guidance)
+    return DiffusionGenerator((1, 8, 8), NAMES, 8, 1, 3, steps, guidance)
 
 
 CLASSIFIERS: dict[str, Callable[[], Classifier]] = {

@@ -135,7 +135,7 @@ def test_the_whole_budget_of_a_second_run_is_for_the_steps(images: Images, tmp_p
     ("method", "config", "others"),
     [
         (DISTILL, {"share_of_teacher": 0.2}, ["share_of_teacher=0.9", "teacher.steps=2", "moments.clip=2.0"]),
-        (DIFFUSION, {}, ["steps=9", "max_grad_norm=5.0", "warm_up_share=0.1", "width=16"]),
+        (DIFFUSION, {}, ["steps=9", "max_grad_norm=5.0", "warm_up_share=0.1", "width=16", "rank=2"]),
     ],
 )
 def test_what_is_made_of_a_release_has_no_settings_that_it_was_not_made_with(
@@ -152,7 +152,7 @@ def test_what_is_made_of_a_release_has_no_settings_that_it_was_not_made_with(
         assert again["moments"] == first["moments"]
         assert "With 20 % of the budget" in text
     else:
-        assert again.keys() == {"width", "patch", "unlabelled", "sampling_steps", "guidance"}
+        assert again.keys() == {"width", "patch", "rank", "unlabelled", "sampling_steps", "guidance"}
         assert "pretraining_steps" not in text
     for other in others:
         name = other.partition("=")[0]

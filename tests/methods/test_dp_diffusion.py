@@ -11,9 +11,13 @@ import torch
 
 import dpvision
 from dpvision.images import Images
-from dpvision.methods import Session, Workplace
+from dpvision.methods import Learned, Session, Workplace
 from dpvision.methods.denoising import public_images
-from dpvision.methods.dp_diffusion import DPDiffusion, DPDiffusionConfig
+from dpvision.methods.dp_diffusion import DPDiffusion, DPDiffusionConfig, _take_law
+from dpvision.methods.dp_moments import DPMoments
+from dpvision.methods.gradient_descent import images_over_noise
+from dpvision.networks.clamped_normal import ClampedNormal
+from dpvision.networks.denoiser import Denoiser
 from dpvision.networks.diffusion import DiffusionGenerator
 from dpvision.privacy import Account, Budget, BudgetExceeded, InputError, SecureRandom, SeededRandom
 from dpvision.privacy.mechanisms import GaussianSumMechanism
@@ -47,20 +51,32 @@ def settings(images: Images, **overrides: Any) -> DPDiffusionConfig:
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5])
-def test_the_share_of_the_warm_up_is_that_of_the_budget(share: float) -> None:
-    """In terms of 1/σ², the sample rate counting as its square."""
-    images = made()
-    config = settings(images, warm_up_share=share)
-    *release, steps = calibrated(DPDiffusion(), config, facts_of(images), BUDGET).stages
+@pytest.mark.parametrize("budget", [BUDGET, Budget(0.5, 1e-3)])
+def test_the_share_of_the_warm_up_is_that_of_the_budget(share: float, budget: Budget) -> None:
+    """In terms of the 1/σ² of a single release, whatever the steps' noise is: of little noise T·q²/σ² says
+    less than what steps cost.
+    """
+    images, method = made(), DPDiffusion()
+    config = method.default_config(facts_of(images), budget, CPU, FAST | {"warm_up_share": share})
+    of = calibrated(method, config, facts_of(images), budget)
+    once = images_over_noise(len(images), budget) / len(images)
     noises = []
-    for stage in (*release, steps):
+    for stage in of.stages[:-1]:
         assert isinstance(stage.mechanism, GaussianSumMechanism)
         noises.append(stage.mechanism.noise_multiplier)
-    of_release = sum(1 / noise**2 for noise in noises[:-1])
-    of_steps = 3 * (0.25 / noises[-1]) ** 2
-    assert of_release / (of_release + of_steps) == pytest.approx(share)
-    assert [stage.count for stage in (*release, steps)] == [1, 1, 3]
-    assert calibrated(DPDiffusion(), config, facts_of(images), BUDGET).epsilon <= BUDGET.epsilon
+    assert sum(1 / noise**2 for noise in noises) == pytest.approx(share * once**2)
+    assert [stage.count for stage in of.stages] == [1, 1, 3]
+    assert 0.98 * budget.epsilon < of.epsilon <= budget.epsilon
+
+
+def test_the_noise_of_the_warm_up_may_be_chosen() -> None:
+    images = made()
+    config = settings(images, warm_up_noise=7.0)
+    first, second, _ = calibrated(DPDiffusion(), config, facts_of(images), BUDGET).stages
+    assert isinstance(first.mechanism, GaussianSumMechanism)
+    assert isinstance(second.mechanism, GaussianSumMechanism)
+    noises = first.mechanism.noise_multiplier, second.mechanism.noise_multiplier
+    assert sum(1 / noise**2 for noise in noises) == pytest.approx(1 / 49)
 
 
 def test_without_a_warm_up_there_are_the_steps_alone_and_classes_are_drawn_as_often() -> None:
@@ -179,6 +195,43 @@ def test_centres_are_those_of_the_release() -> None:
     assert not alone.tensors["denoiser.centres"].any()
 
 
+def test_the_law_is_that_of_the_release_whatever_the_private_images_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of other images, of which the same was released, it is the same to the last bit."""
+    images, releases = made(), list[Learned]()
+    config, learn = settings(images), DPMoments.learn
+
+    def kept(*arguments: Any) -> Learned:
+        releases.append(learn(*arguments))
+        return releases[0]
+
+    monkeypatch.setattr(DPMoments, "learn", kept)
+    found = learned(DPDiffusion(), config, images, BUDGET).tensors
+    dark = Images(torch.zeros(120, 1, 8, 8, dtype=torch.uint8), images.labels, NAMES, "dark")
+    of_others = learned(DPDiffusion(), config, dark, BUDGET).tensors
+    public = {name for name in found if "law." in name or name.endswith(("centres", "class_proportions"))}
+    assert len(public) == 5
+    assert all(torch.equal(found[name], of_others[name]) for name in public)
+    assert not torch.equal(found["denoiser.last.weight"], of_others["denoiser.last.weight"])
+
+
+def test_a_denoiser_takes_the_law_of_each_class_of_rough_images() -> None:
+    rough = ClampedNormal((1, 8, 8), NAMES, (8, 8), 1).eval()
+    rough.location[0], rough.location[1] = 0.25, 0.75
+    rough.scale[0], rough.scale[1] = 0.02, 0.06
+    rough.root[:, :32] = 0.8  # one half of the pixels vary together
+    denoiser = Denoiser((1, 8, 8), 2, 8, 1, 1)
+    _take_law(denoiser, rough)
+    assert denoiser.centres.mean(dim=(1, 2, 3)).tolist() == pytest.approx([-0.5, 0.5], abs=0.01)
+    for label, scale in enumerate((0.04, 0.12)):  # of pixels from −1 to 1
+        together = (32 * 0.64 + 0.36) * scale**2
+        assert float(denoiser.law.variances[label, 0]) == pytest.approx(together, rel=0.1)
+        left = (64 * scale**2 - together) / 63
+        assert float(denoiser.law.rest[label]) == pytest.approx(left, rel=0.1)
+        assert float(denoiser.law.directions[label, :32].abs().mean()) == pytest.approx(32**-0.5, rel=0.02)
+
+
 def test_learning_is_learning() -> None:
     """With hardly any noise, what is drawn of a class looks like it."""
     images = made(400)
@@ -239,6 +292,10 @@ def test_there_are_defaults_for_every_shape(side: int, channels: int) -> None:
         ({"sampling_steps": 0}, "1 to 1000 times"),
         ({"guidance": 1.0}, "unlabelled must be above 0 for guidance"),
         ({"warm_up_share": 1.0}, "warm_up_share must be at least 1e-06 and at most"),
+        ({"warm_up_share": 0.0, "warm_up_noise": 1.0}, "warm_up_share must be above 0 for a warm_up_noise"),
+        ({"warm_up_noise": -1.0}, "warm_up_noise must be between"),
+        ({"warm_up_noise": 0.3}, r"warm_up_noise must be above 0\.\d+, with which that release alone would"),
+        ({"rank": 65}, "rank must be a number from 0 to 64"),
         ({"warm_up": {"nosuch": 1}}, "no setting 'nosuch'"),
         ({"warm_up": {"labelled": False}}, "warm_up: labelled must be true"),
         ({"pretraining_steps": -1}, "pretraining_steps must be at least 0"),

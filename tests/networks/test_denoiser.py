@@ -29,7 +29,7 @@ def generator(side: int = 8, channels: int = 1, **options: Any) -> DiffusionGene
     torch.manual_seed(0)
     patch = 1 if side == 8 else 2
     made = DiffusionGenerator(
-        (channels, side, side), NAMES, **({"width": 8, "patch": patch, "steps": 4} | options)
+        (channels, side, side), NAMES, **({"width": 8, "patch": patch, "rank": 3, "steps": 4} | options)
     )
     torch.nn.init.normal_(made.denoiser.last.weight, std=0.1)
     return made.eval()
@@ -163,4 +163,4 @@ def test_values_out_of_range_are_refused(options: dict[str, Any], message: str) 
 
 def test_other_shapes_are_refused() -> None:
     with pytest.raises(InputError, match="a denoiser takes squares, not 16×8 pixels"):
-        Denoiser((1, 8, 16), 2, 8, 1)
+        Denoiser((1, 8, 16), 2, 8, 1, 0)

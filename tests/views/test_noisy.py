@@ -106,6 +106,23 @@ def test_no_example_leaks(policy: NoisyViews) -> None:
     assert targets.shape == (0, policy.count, 1, 8, 8)
 
 
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 8, 8)])
+def test_a_view_is_the_same_to_the_last_bit_in_batches_of_other_sizes_and_order(
+    shape: tuple[int, int, int],
+) -> None:
+    """Of so many that numbers are worked on several at a time, and some are left over."""
+    policy = NoisyViews(3, CLASSES, flip=True, unlabelled=0.3, centres=torch.rand(CLASSES, *shape))
+    pixels, labels = batch(131, shape)
+    views, targets = made(policy, pixels, labels)
+    random = torch.Generator().manual_seed(0)
+    for count in (1, 2, 15, 67, 130):
+        some = torch.randperm(131, generator=random)[:count]
+        draws = SeededRandom(0).by_example().of(some)
+        found, wanted = policy(pixels[some], labels[some], draws)
+        assert torch.equal(found, views[some])
+        assert torch.equal(wanted, targets[some])
+
+
 def test_a_unit_is_shown_by_an_image_for_each_level() -> None:
     policy = NoisyViews(4, CLASSES, level_mean=-4.0, level_spread=0.0)
     pixels, labels = batch(8)

@@ -60,8 +60,8 @@ class CountSettings(ClassWeightSettings):
     """How much each class counts, and what their counts cost.
 
     Attributes:
-        class_count_share: is the share of the budget, in terms of 1/σ², that counts the classes where
-            class_weight is "balanced".
+        class_count_share: is the share of the budget, in terms of 1/σ² (T steps at sample rate q as T·q²/σ²),
+            that counts the classes where class_weight is "balanced".
 
     The other is that of :class:`ClassWeightSettings`.
     """

@@ -3,7 +3,8 @@ a small share of the budget says of each class (DP-FETA, Li et al., arXiv 2504.0
 
 A denoiser learns in three parts. First, from images of random processes, at no cost. Then from images that
 are made of noisy moments of each class, those of :mod:`dpvision.methods.dp_moments`: they are rough, and cost
-no more than the release. Last, by noisy gradients of the private images, each at several noise
+no more than the release. The best guess of a normal law with their moments is known in closed form, and the
+denoiser only adds to it. Last, it learns by noisy gradients of the private images, each at several noise
 levels, which are the views that its one gradient is the mean over.
 """
 
@@ -36,12 +37,19 @@ from dpvision.methods.estimates import (
     seconds_per_release,
     start_and_example,
 )
-from dpvision.methods.gradient_descent import DescentSettings, check_batch, clipped_gradient, descend, stage
+from dpvision.methods.gradient_descent import (
+    DescentSettings,
+    check_batch,
+    clipped_gradient,
+    descend,
+    images_over_noise,
+    stage,
+)
 from dpvision.methods.method import Finished, Learned, Makes, Workplace, is_previewed
 from dpvision.methods.releases import read_release, stated
 from dpvision.methods.session import Session
 from dpvision.methods.settings import check, check_settings, check_share, with_overrides
-from dpvision.methods.stages import Stage, precision
+from dpvision.methods.stages import Stage
 from dpvision.networks.denoiser import Denoiser, squared_error
 from dpvision.networks.diffusion import DiffusionGenerator
 from dpvision.networks.generators import SIDES, check_image_shape
@@ -52,14 +60,14 @@ from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
 from dpvision.privacy.noise import SeededRandom
-from dpvision.privacy.values import check_rate
+from dpvision.privacy.values import check_rate, check_weight
 from dpvision.training import ExponentialMovingAverage, check_tensors
 from dpvision.views import NoisyViews
 
 DENOISER = "denoiser.safetensors"
 """The name of the file, in a release, of the generator with what is stated of it, which is trained on."""
 
-OF_RELEASE = ("width", "patch", "unlabelled")
+OF_RELEASE = ("width", "patch", "rank", "unlabelled")
 """The settings that are part of what is released."""
 
 NOT_AGAIN: dict[str, Any] = {"pretraining_steps": 0, "warm_up_share": 0.0, "warm_up_steps": 0}
@@ -70,7 +78,11 @@ CENTRAL_IMAGES = 20_000
 
 NO_CLASS = -1
 
-IMAGES_OF_A_CENTRE = 256
+MOST_DIRECTIONS, MOST_NUMBERS_OF_LAWS = 64, 4_000_000
+"""The most directions of the law of a class by default, and the most numbers that all of them have."""
+
+IMAGES_OF_LAWS, NUMBERS_OF_A_LAW = 40_000, 1 << 26
+"""How many rough images the laws of all classes are taken from, if those of one have no more numbers."""
 
 PUBLIC_LEVELS, PUBLIC_LEVEL_MEAN, PUBLIC_LEVEL_SPREAD = 1, -0.8, 1.4
 """Noise levels of an image in a step without privacy, where another image says more than another level; and
@@ -92,10 +104,13 @@ class DPDiffusionConfig(DescentSettings):
         width: is how many channels the denoiser has at the highest resolution, a multiple of 8; at lower ones
             it has twice as many.
         patch: makes squares of pixels with this side one position for the denoiser: 1, 2, 4 or 8.
+        rank: is the number of directions of the normal law of a class that the denoiser adds to, in all
+            others of which its pixels vary alike; by default fewer of many classes, or of large images.
         pretraining_steps: is how many steps the denoiser takes on images of random processes first.
-        warm_up_share: is the share of the release that the images of the second part are made of, where T
-            steps with sample rate q and noise σ count as T·q²/σ²: less than its share of the budget if σ is
-            below 1; 0 is no release, and every class is then drawn as often.
+        warm_up_share: is the share of the budget, in terms of 1/σ², of the release that the images of the
+            second part are made of; 0 is no release, and every class is then drawn as often.
+        warm_up_noise: is the noise multiplier of that release; by default that of a single release of all of
+            the budget, over the root of the share.
         warm_up_steps: is how many steps the denoiser takes on these images.
         warm_up_level_mean: centres the law of ln σ with which these images are shown, beside images of random
             processes.
@@ -119,10 +134,12 @@ class DPDiffusionConfig(DescentSettings):
     unlabelled: float = 0.0
     width: int = 32
     patch: int = 2
+    rank: int = MOST_DIRECTIONS
     pretraining_steps: int = 600
     warm_up_share: float = 0.3
-    warm_up_steps: int = 400
-    warm_up_level_mean: float = 0.5
+    warm_up_noise: float = 0.0
+    warm_up_steps: int = 600
+    warm_up_level_mean: float = -0.4
     warm_up: dict[str, Any] = field(default_factory=dict)
     public_learning_rate: float = 1e-3
     sampling_steps: int = 10
@@ -134,6 +151,9 @@ class DPDiffusionConfig(DescentSettings):
         check(self.pretraining_steps >= 0, "pretraining_steps", "at least 0", self.pretraining_steps)
         if share:
             check_share(share, "warm_up_share")
+        if self.warm_up_noise:
+            check(share > 0, "warm_up_share", "above 0 for a warm_up_noise", share)
+            check_weight(self.warm_up_noise, "warm_up_noise")
         check(self.warm_up_steps >= 0, "warm_up_steps", "at least 0", self.warm_up_steps)
         check_rate(self.public_learning_rate, "public_learning_rate")
         check(
@@ -156,7 +176,13 @@ class DPDiffusionConfig(DescentSettings):
     def build(self, facts: PublicFacts) -> DiffusionGenerator:
         """Return the generator for such images, whose denoiser is to be trained."""
         return DiffusionGenerator(
-            facts.image_shape, facts.class_names, self.width, self.patch, self.sampling_steps, self.guidance
+            facts.image_shape,
+            facts.class_names,
+            self.width,
+            self.patch,
+            self.rank,
+            self.sampling_steps,
+            self.guidance,
         )
 
     def of_release(self) -> DPMomentsConfig:
@@ -185,6 +211,11 @@ class DPDiffusion:
             release = DPMoments().default_config(facts, budget, device, config.warm_up)
             check(release.labelled, "warm_up: labelled", "true", release.labelled)
             config = replace(config, warm_up=asdict(release))
+            once = facts.num_examples / images_over_noise(facts.num_examples, budget)
+            noise = config.warm_up_noise or once / math.sqrt(config.warm_up_share)
+            needed = f"above {once:.3g}, with which that release alone would spend the budget"
+            check(noise > once, "warm_up_noise", needed, noise)
+            config = replace(config, warm_up_noise=noise)
         elif config.warm_up:
             raise InputError(
                 "warm_up has settings of a release that there is not; leave it out, or give a warm_up_share"
@@ -202,8 +233,7 @@ class DPDiffusion:
         steps = stage(config, facts.num_examples, noise_multiplier)
         if not config.warm_up_share:
             return (steps,)
-        noise = math.sqrt((1 / config.warm_up_share - 1) / precision((steps,)))
-        return (*DPMoments().stages(config.of_release(), facts, noise), steps)
+        return (*DPMoments().stages(config.of_release(), facts, config.warm_up_noise), steps)
 
     def estimate(self, config: DPDiffusionConfig, facts: PublicFacts, device: torch.device) -> Estimate:
         """Estimate what a run takes; see :class:`Method`."""
@@ -236,7 +266,10 @@ class DPDiffusion:
         if config.warm_up_share:
             of_release = DPMoments().estimate(config.of_release(), facts, device)
             rough = CENTRAL_IMAGES if config.warm_up_steps else 0
-            seconds += of_release.seconds + rough * of_release.seconds_per_image
+            of_law = _images_of_a_law(model, facts.image_shape)
+            drawn = rough + of_law * len(facts.class_names)
+            rough += 4 * of_law  # as float32, and as much on the way
+            seconds += of_release.seconds + drawn * of_release.seconds_per_image
         held = 2 * (facts.num_examples + made + rough) * math.prod(facts.image_shape)
         weights = 6 * 4 * sum(p.numel() for p in model.parameters())
         return Estimate(seconds, held + weights, seconds_per_drawing(drawing))
@@ -251,7 +284,7 @@ class DPDiffusion:
             released = DPMoments().learn(config.of_release(), session)
             rough = _rough_generator(config, session, released)
             model.class_proportions.copy_(rough.class_proportions)
-            model.denoiser.centres.copy_(_centres(rough))
+            _take_law(model.denoiser, rough)
             if public and config.warm_up_steps:
                 _warm_up(config, session, model.denoiser, rough, public)
         session.agree(model)
@@ -328,7 +361,8 @@ def _check_denoiser(learned: Learned, facts: PublicFacts) -> None:
     check_image_shape(facts.image_shape)
     of_images = (facts.image_shape, facts.class_names)
     expected = without_memory(
-        lambda: DiffusionGenerator(*of_images, kept["width"], kept["patch"], steps=1), "what it states"
+        lambda: DiffusionGenerator(*of_images, kept["width"], kept["patch"], kept["rank"], steps=1),
+        "what it states",
     )
     check_tensors(learned.tensors, expected.state_dict())
 
@@ -345,11 +379,22 @@ def _rough_generator(config: DPDiffusionConfig, session: Session, released: Lear
     return rough
 
 
-def _centres(rough: ImageGenerator) -> Tensor:
-    """Return the mean of each class's rough images, as a denoiser has them: ``[classes, C, H, W]``."""
-    classes = torch.arange(len(rough.class_names)).repeat_interleave(IMAGES_OF_A_CENTRE)
-    images = rough.sample(len(classes), labels=classes, seed=0).take(torch.arange(len(classes)))
-    return images.unflatten(0, (-1, IMAGES_OF_A_CENTRE)).float().mean(dim=1) / 127.5 - 1
+def _take_law(denoiser: Denoiser, rough: ImageGenerator) -> None:
+    """Give a denoiser the centre and the normal law of each class's rough images."""
+    count = _images_of_a_law(denoiser, rough.image_shape)
+    for label in range(len(rough.class_names)):
+        drawn = rough.sample(count, labels=torch.full((count,), label), seed=label).take(torch.arange(count))
+        images = drawn.flatten(1).float() / 127.5 - 1
+        centre = images.mean(dim=0)
+        denoiser.centres[label] = centre.unflatten(0, rough.image_shape)
+        denoiser.law.fit(label, images - centre)
+
+
+def _images_of_a_law(denoiser: Denoiser, image_shape: Sequence[int]) -> int:
+    """Return how many rough images of a class its law is taken from: more than it has directions."""
+    num_classes, rank = denoiser.law.variances.shape
+    count = min(IMAGES_OF_LAWS // num_classes, NUMBERS_OF_A_LAW // math.prod(image_shape))
+    return max(count, 2 * rank + 1)
 
 
 def _pretrained(config: DPDiffusionConfig, session: Session, model: Denoiser) -> Shown | None:
@@ -373,8 +418,9 @@ def _warm_up(
 ) -> None:
     """Train a denoiser on rough images. InputError where that diverges.
 
-    What these look like is right in the large alone. So they are shown with much noise, and images of random
-    processes with any, so that the denoiser keeps what it knows of details.
+    The denoiser learns of them where images are not as a normal law has it, such as pixels that are exactly
+    black. What they look like is right in the large alone: images of random processes beside them keep what
+    the denoiser knows of details.
     """
     images = rough.sample(CENTRAL_IMAGES, seed=0)
     assert images.labels is not None
@@ -418,6 +464,7 @@ def _to_nobody(done: int, total: int) -> None:
 def _by_shape(facts: PublicFacts, device: torch.device) -> DPDiffusionConfig:
     """Choose settings that suit images of this shape and number."""
     channels, side, _ = facts.image_shape
+    numbers = len(facts.class_names) * channels * side**2
     on_gpu = device.type == "cuda"
     return DPDiffusionConfig(
         steps=200,
@@ -430,4 +477,5 @@ def _by_shape(facts: PublicFacts, device: torch.device) -> DPDiffusionConfig:
         ema_decay=0.98,
         flip=channels == 3,
         patch=max(1, side // 16) if side in SIDES else 2,
+        rank=max(1, min(MOST_DIRECTIONS, MOST_NUMBERS_OF_LAWS // numbers)),
     )

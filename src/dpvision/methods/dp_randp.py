@@ -118,9 +118,9 @@ class DPRandPConfig(GradientSettings, EncoderSettings):
             "none" the head alone ever learns.
         phase_ii_share: is the share of the steps that train the head alone, where a Phase III follows.
         phase_iii_learning_rate: scales the steps of Phase III, as learning_rate does those of Phase II.
-        calibration_share: is the share of the budget, in terms of 1/σ², that finds the scale of the logits at
-            which probabilities come true, once a linear head has learned from features by SGD and nothing
-            else learns; 0 leaves the logits as they are.
+        calibration_share: is the share of the budget, in terms of 1/σ² (T steps at sample rate q as T·q²/σ²),
+            that finds the scale of the logits at which probabilities come true, once a linear head has
+            learned from features by SGD and nothing else learns; 0 leaves the logits as they are.
         calibration_learning_rate: scales the steps of that scale's logarithm.
 
     The others are those of :class:`EncoderSettings` and :class:`GradientSettings`.

@@ -16,10 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dpvision.networks.normal_law import SPREAD, NormalLaw
 from dpvision.privacy.errors import InputError
-
-SPREAD = 0.5
-"""The standard deviation that pixels, from −1 to 1, are taken to have."""
 
 FREQUENCIES = 6
 EMBEDDED = 64
@@ -56,21 +54,24 @@ class ConditionedBlock(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """A U-Net on patches of an image, its noise level and its class.
+    """A U-Net on patches of an image, its noise level and its class, which adds to the guess of a normal law.
 
-    Images are less the centre of their class, a public image that the network sees too: at so much noise that
-    nothing is seen of an image, it has nothing to add to the centre. Its input is what :func:`packed` makes
-    of an image, its noise level and its class, so that a view is one tensor. A class is a one-hot row, or
-    zeros where it is not known, whose centre is 0. Its output is what :class:`Preconditioning` says.
+    Images are less the centre of their class, a public image. The network sees such an image, and whole what
+    the law of its class guesses that it is without noise; it is asked for the rest, in units of how wrong the
+    law is at this noise. So one that says nothing is as good as the law. Its input is what :func:`packed`
+    makes of an image, its noise level and its class, so that a view is one tensor. A class is a one-hot row,
+    or zeros where it is not known, whose centre is 0. Its output is what :class:`Preconditioning` says.
 
     Args:
         image_shape: (C, H, W); a square whose side is a multiple of ``patch``.
         num_classes: how many classes there are; 0 for none.
         width: channels at the highest resolution, a multiple of 8; twice as many at the lower ones.
         patch: the side of the squares of pixels that become one position.
+        rank: the number of directions of the :class:`NormalLaw` of a class.
 
     Attributes:
         centres: buffer ``[max(1, num_classes), C, H, W]``, from −1 to 1; at first 0.
+        law: the laws of the classes about these; at first the same of all.
 
     Raises:
         InputError: there is no such network.
@@ -79,7 +80,9 @@ class Denoiser(nn.Module):
     frequencies: Tensor
     centres: Tensor
 
-    def __init__(self, image_shape: Sequence[int], num_classes: int, width: int, patch: int) -> None:
+    def __init__(
+        self, image_shape: Sequence[int], num_classes: int, width: int, patch: int, rank: int
+    ) -> None:
         super().__init__()
         channels, side, width_of_image = image_shape
         if side != width_of_image:
@@ -91,6 +94,9 @@ class Denoiser(nn.Module):
             )
         if width not in range(GROUP, WIDEST + 1, GROUP):
             raise InputError(f"width must be a multiple of {GROUP} up to {WIDEST}, not {width!r}")
+        num_pixels = channels * side**2
+        if rank not in range(num_pixels + 1):
+            raise InputError(f"rank must be a number from 0 to {num_pixels}, that of pixels, not {rank!r}")
         self.image_shape, self.num_classes, self.patch = tuple(image_shape), num_classes, patch
         inside, depth = side // patch, 1
         while inside % 2 == 0 and inside > SMALLEST_INSIDE:
@@ -99,6 +105,7 @@ class Denoiser(nn.Module):
         frequencies = math.pi * 2.0 ** torch.arange(FREQUENCIES).sub(2)
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.register_buffer("centres", torch.zeros(max(1, num_classes), *image_shape))
+        self.law = NormalLaw(max(1, num_classes), num_pixels, rank)
         self.of_level = nn.Linear(2 * FREQUENCIES, EMBEDDED)
         self.of_class = nn.Linear(max(1, num_classes), EMBEDDED, bias=False)
         self.embed = nn.Linear(EMBEDDED, EMBEDDED)
@@ -109,14 +116,19 @@ class Denoiser(nn.Module):
         self.middle = ConditionedBlock(widths[-1], widths[-1])
         self.norm = nn.GroupNorm(width // GROUP, width)
         self.last = nn.Conv2d(width, channels * patch**2, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
+        for weight in self.last.parameters():
+            nn.init.zeros_(weight)
 
     def forward(self, views: Tensor) -> Tensor:
         x, level, classes = unpacked(views, self.image_shape[0], self.num_classes)
+        sigma = (4 * level).exp()
+        how = preconditioning(sigma[:, :, None, None])
+        noisy = x / how.scale
+        guess, wrong = self.law.denoised(noisy, sigma, classes)
         waves = level * self.frequencies
         embedded = self.of_level(torch.cat([waves.sin(), waves.cos()], dim=1)) + self.of_class(classes)
         embedded = F.silu(self.embed(F.silu(embedded)))
-        x = torch.cat([x, centres_of(self.centres, classes)], dim=1)
+        x = torch.cat([x, guess + centres_of(self.centres, classes)], dim=1)
         x = self.first(F.pixel_unshuffle(x, self.patch))
         passed = []
         for number, block in enumerate(self.down):
@@ -127,7 +139,8 @@ class Denoiser(nn.Module):
         x = self.middle(x, embedded)
         for block in reversed(self.up):
             x = block(torch.cat([passed.pop(), F.interpolate(x, scale_factor=2)], dim=1), embedded)
-        return F.pixel_shuffle(self.last(F.silu(self.norm(x))), self.patch)
+        said = F.pixel_shuffle(self.last(F.silu(self.norm(x))), self.patch)
+        return (guess - how.kept * noisy + wrong[:, :, None, None] * said) / how.added
 
 
 def packed(x: Tensor, level: Tensor, classes: Tensor) -> Tensor:

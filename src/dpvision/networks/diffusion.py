@@ -33,7 +33,7 @@ class DiffusionGenerator(ImageGenerator):
     Args:
         image_shape: (C, H, W), a square.
         class_names: the class names in the order of labels.
-        width, patch: those of the :class:`Denoiser`.
+        width, patch, rank: those of the :class:`Denoiser`.
         steps: how often the network is called for an image.
         guidance: g draws images that are more of their class than the network knows of it: what it says with
             the class, and g times what that differs by from what it says without (Ho and Salimans, arXiv
@@ -51,6 +51,7 @@ class DiffusionGenerator(ImageGenerator):
         class_names: Sequence[str],
         width: int,
         patch: int,
+        rank: int,
         steps: int,
         guidance: float = 0.0,
     ) -> None:
@@ -59,8 +60,9 @@ class DiffusionGenerator(ImageGenerator):
             raise InputError(f"a generator calls its network 1 to {MOST_STEPS} times an image, not {steps!r}")
         if not (isinstance(guidance, int | float) and 0 <= guidance <= MOST_GUIDANCE):
             raise InputError(f"guidance must be from 0 to {MOST_GUIDANCE:g}, not {guidance!r}")
-        self.denoiser = Denoiser(image_shape, len(self.class_names), width, patch)
-        self.width, self.patch, self.steps, self.guidance = width, patch, steps, guidance
+        self.denoiser = Denoiser(image_shape, len(self.class_names), width, patch, rank)
+        self.width, self.patch, self.rank = width, patch, rank
+        self.steps, self.guidance = steps, guidance
 
     @property
     def config(self) -> dict[str, Any]:
@@ -69,6 +71,7 @@ class DiffusionGenerator(ImageGenerator):
             "class_names": list(self.class_names),
             "width": self.width,
             "patch": self.patch,
+            "rank": self.rank,
             "steps": self.steps,
             "guidance": self.guidance,
         }
@@ -84,8 +87,8 @@ class DiffusionGenerator(ImageGenerator):
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
         classes = F.one_hot(labels, len(self.class_names)).to(noise)
         centre = centres_of(self.denoiser.centres, classes)
-        x, before, step_before = MOST_NOISE * noise, None, 0.0
         levels = noise_levels(self.steps)
+        x, before, step_before = self.denoiser.law.drawn(noise, levels[0], classes), None, 0.0
         for sigma, following in zip(levels, [*levels[1:], 0.0], strict=True):
             clean = self.denoised(x, sigma, classes)
             if following == 0:
