@@ -277,8 +277,14 @@ def test_there_are_defaults_for_every_shape(side: int, channels: int) -> None:
     of = facts(5000, (channels, side, side), NAMES)
     config = DPDiffusion().default_config(of, Budget(1.0, 1e-5), CPU, {})
     assert config.flip == (channels == 3)
+    assert config.rank == min(64, 2**18 // (channels * side**2))
     assert DPDiffusionConfig(**asdict(config)) == config
     assert len(calibrated(DPDiffusion(), config, of, Budget(1.0, 1e-5)).stages) == 3
+
+
+def test_laws_of_many_classes_have_fewer_directions() -> None:
+    of = facts(50_000, (3, 32, 32), tuple(map(str, range(200))))
+    assert DPDiffusion().default_config(of, Budget(1.0, 1e-5), CPU, {"warm_up": {"size": 8}}).rank == 6
 
 
 @pytest.mark.parametrize(

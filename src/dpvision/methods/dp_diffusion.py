@@ -78,8 +78,10 @@ CENTRAL_IMAGES = 20_000
 
 NO_CLASS = -1
 
-MOST_DIRECTIONS, MOST_NUMBERS_OF_LAWS = 64, 4_000_000
-"""The most directions of the law of a class by default, and the most numbers that all of them have."""
+MOST_DIRECTIONS, MOST_NUMBERS, MOST_NUMBERS_OF_LAWS = 64, 1 << 18, 1 << 22
+"""The most directions of the law of a class by default; the most numbers that those of a class have, of which
+each image that is worked on has a copy; and the most of all classes.
+"""
 
 IMAGES_OF_LAWS, NUMBERS_OF_A_LAW = 40_000, 1 << 26
 """How many rough images the laws of all classes are taken from, if those of one have no more numbers."""
@@ -464,7 +466,8 @@ def _to_nobody(done: int, total: int) -> None:
 def _by_shape(facts: PublicFacts, device: torch.device) -> DPDiffusionConfig:
     """Choose settings that suit images of this shape and number."""
     channels, side, _ = facts.image_shape
-    numbers = len(facts.class_names) * channels * side**2
+    num_pixels = channels * side**2
+    of_all = MOST_NUMBERS_OF_LAWS // max(1, len(facts.class_names))
     on_gpu = device.type == "cuda"
     return DPDiffusionConfig(
         steps=200,
@@ -477,5 +480,5 @@ def _by_shape(facts: PublicFacts, device: torch.device) -> DPDiffusionConfig:
         ema_decay=0.98,
         flip=channels == 3,
         patch=max(1, side // 16) if side in SIDES else 2,
-        rank=max(1, min(MOST_DIRECTIONS, MOST_NUMBERS_OF_LAWS // numbers)),
+        rank=max(1, min(MOST_DIRECTIONS, min(MOST_NUMBERS, of_all) // num_pixels)),
     )
