@@ -58,9 +58,10 @@ def test_it_is_the_same_whenever_it_is_fitted_and_draws_nothing_from_elsewhere()
     assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
 
 
-def test_of_images_that_are_all_alike_the_guess_is_that_image() -> None:
-    law = NormalLaw(1, PIXELS, RANK)
-    law.fit(0, torch.zeros(50, PIXELS))
+@pytest.mark.parametrize("rank", [0, RANK, PIXELS])
+def test_of_images_that_are_all_alike_the_guess_is_that_image(rank: int) -> None:
+    law = NormalLaw(1, PIXELS, rank)
+    law.fit(0, torch.zeros(80, PIXELS))
     guess, wrong = law.denoised(torch.randn(2, *SHAPE), torch.tensor([[1e-3], [80.0]]), torch.ones(2, 1))
     assert not guess.any()
     assert not wrong.any()
