@@ -220,6 +220,7 @@ def test_more_is_made_of_a_release_at_no_cost(
     [
         (DIFFUSION, {"width": 8}, "width"),
         (DIFFUSION, {"warm_up_share": 0.2}, "warm_up_share"),
+        (DIFFUSION, {"warm_up_noise": 9.0}, "warm_up_noise"),
         (DISTILL, {"teacher": {"encoder": "patches"}}, "teacher.encoder"),
         (DISTILL, {"moments": {"size": 4}}, "moments.size"),
     ],

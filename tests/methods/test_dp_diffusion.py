@@ -69,6 +69,14 @@ def test_the_share_of_the_warm_up_is_that_of_the_budget(share: float, budget: Bu
     assert 0.98 * budget.epsilon < of.epsilon <= budget.epsilon
 
 
+@pytest.mark.parametrize(("share", "epsilon"), [(1e-6, 1.0), (0.3, 1e-3)])
+def test_a_share_and_a_budget_may_be_as_small_as_they_may_be_elsewhere(share: float, epsilon: float) -> None:
+    images, method, budget = made(), DPDiffusion(), Budget(epsilon, 1e-5)
+    config = method.default_config(facts_of(images), budget, CPU, FAST | {"warm_up_share": share})
+    assert config.warm_up_noise > 1e3
+    assert calibrated(method, config, facts_of(images), budget).epsilon <= epsilon
+
+
 def test_the_noise_of_the_warm_up_may_be_chosen() -> None:
     images = made()
     config = settings(images, warm_up_noise=7.0)
@@ -299,7 +307,7 @@ def test_laws_of_many_classes_have_fewer_directions() -> None:
         ({"guidance": 1.0}, "unlabelled must be above 0 for guidance"),
         ({"warm_up_share": 1.0}, "warm_up_share must be at least 1e-06 and at most"),
         ({"warm_up_share": 0.0, "warm_up_noise": 1.0}, "warm_up_share must be above 0 for a warm_up_noise"),
-        ({"warm_up_noise": -1.0}, "warm_up_noise must be between"),
+        ({"warm_up_noise": -1.0}, "warm_up_noise must be above 0, not -1.0"),
         ({"warm_up_noise": 0.3}, r"warm_up_noise must be above 0\.\d+, with which that release alone would"),
         ({"rank": 65}, "rank must be a number from 0 to 64"),
         ({"warm_up": {"nosuch": 1}}, "no setting 'nosuch'"),

@@ -108,6 +108,7 @@ def test_of_no_known_class_and_at_first_pixels_are_alike() -> None:
 def test_an_image_s_guess_is_the_same_to_the_last_bit_whatever_the_others_are(side: int, rank: int) -> None:
     law = NormalLaw(3, side**2, rank)
     law.directions.normal_()
+    law.variances.uniform_(1, 2)  # not those of the rest, or directions would not matter
     x, sigma = torch.randn(64, 1, side, side), torch.rand(64, 1) + 0.1
     classes = torch.eye(3)[torch.randint(3, (64,))]
     guess, wrong = law.denoised(x, sigma, classes)
@@ -118,6 +119,11 @@ def test_an_image_s_guess_is_the_same_to_the_last_bit_whatever_the_others_are(si
     elsewhere, as_wrong = law.denoised(*moved)
     assert torch.equal(elsewhere[~others], guess[order][~others])
     assert torch.equal(as_wrong[~others], wrong[order][~others])
+    for count in (1, 5, 33):
+        some = order[:count]
+        fewer, as_wrong = law.denoised(x[some], sigma[some], classes[some])
+        assert torch.equal(fewer, guess[some])
+        assert torch.equal(as_wrong, wrong[some])
 
 
 def test_a_denoiser_that_has_learned_nothing_draws_images_of_the_law() -> None:

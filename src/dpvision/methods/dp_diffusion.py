@@ -42,7 +42,7 @@ from dpvision.methods.gradient_descent import (
     check_batch,
     clipped_gradient,
     descend,
-    images_over_noise,
+    noise_of_single_release,
     stage,
 )
 from dpvision.methods.method import Finished, Learned, Makes, Workplace, is_previewed
@@ -60,7 +60,7 @@ from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
 from dpvision.privacy.noise import SeededRandom
-from dpvision.privacy.values import check_rate, check_weight
+from dpvision.privacy.values import check_rate
 from dpvision.training import ExponentialMovingAverage, check_tensors
 from dpvision.views import NoisyViews
 
@@ -70,7 +70,12 @@ DENOISER = "denoiser.safetensors"
 OF_RELEASE = ("width", "patch", "rank", "unlabelled")
 """The settings that are part of what is released."""
 
-NOT_AGAIN: dict[str, Any] = {"pretraining_steps": 0, "warm_up_share": 0.0, "warm_up_steps": 0}
+NOT_AGAIN: dict[str, Any] = {
+    "pretraining_steps": 0,
+    "warm_up_share": 0.0,
+    "warm_up_noise": 0.0,
+    "warm_up_steps": 0,
+}
 """The settings of a run that goes on from what another has learned."""
 
 CENTRAL_IMAGES = 20_000
@@ -155,7 +160,7 @@ class DPDiffusionConfig(DescentSettings):
             check_share(share, "warm_up_share")
         if self.warm_up_noise:
             check(share > 0, "warm_up_share", "above 0 for a warm_up_noise", share)
-            check_weight(self.warm_up_noise, "warm_up_noise")
+            check(0 < self.warm_up_noise < math.inf, "warm_up_noise", "above 0", self.warm_up_noise)
         check(self.warm_up_steps >= 0, "warm_up_steps", "at least 0", self.warm_up_steps)
         check_rate(self.public_learning_rate, "public_learning_rate")
         check(
@@ -212,12 +217,11 @@ class DPDiffusion:
         if config.warm_up_share:
             release = DPMoments().default_config(facts, budget, device, config.warm_up)
             check(release.labelled, "warm_up: labelled", "true", release.labelled)
-            config = replace(config, warm_up=asdict(release))
-            once = facts.num_examples / images_over_noise(facts.num_examples, budget)
+            once = noise_of_single_release(facts.num_examples, budget)
             noise = config.warm_up_noise or once / math.sqrt(config.warm_up_share)
             needed = f"above {once:.3g}, with which that release alone would spend the budget"
             check(noise > once, "warm_up_noise", needed, noise)
-            config = replace(config, warm_up_noise=noise)
+            config = replace(config, warm_up=asdict(release), warm_up_noise=noise)
         elif config.warm_up:
             raise InputError(
                 "warm_up has settings of a release that there is not; leave it out, or give a warm_up_share"
@@ -264,15 +268,15 @@ class DPDiffusion:
             seconds += public * (perf_counter() - started) / 2
         made = min(public * BATCH, MOST_PROCESS_IMAGES)
         seconds += seconds_of_process_images(made, facts.image_shape)
-        rough = 0
+        kept = 0
         if config.warm_up_share:
             of_release = DPMoments().estimate(config.of_release(), facts, device)
-            rough = CENTRAL_IMAGES if config.warm_up_steps else 0
+            central = CENTRAL_IMAGES if config.warm_up_steps else 0
             of_law = _images_of_a_law(model, facts.image_shape)
-            drawn = rough + of_law * len(facts.class_names)
-            rough += 4 * of_law  # as float32, and as much on the way
+            drawn = central + of_law * len(facts.class_names)
+            kept = central + 4 * of_law  # of these the pixels as float32, twice
             seconds += of_release.seconds + drawn * of_release.seconds_per_image
-        held = 2 * (facts.num_examples + made + rough) * math.prod(facts.image_shape)
+        held = 2 * (facts.num_examples + made + kept) * math.prod(facts.image_shape)
         weights = 6 * 4 * sum(p.numel() for p in model.parameters())
         return Estimate(seconds, held + weights, seconds_per_drawing(drawing))
 

@@ -33,7 +33,7 @@ from dpvision.methods.dp_randp import (
 )
 from dpvision.methods.estimates import Estimate, seconds_of_process_images
 from dpvision.methods.features import PRIOR, features_of
-from dpvision.methods.gradient_descent import LARGEST_EPSILON
+from dpvision.methods.gradient_descent import noise_of_single_release
 from dpvision.methods.method import Finished, Learned, Makes, Workplace
 from dpvision.methods.part_of_session import PartOfSession
 from dpvision.methods.releases import mean_of, read_release, stated
@@ -46,7 +46,7 @@ from dpvision.networks.weights import safetensors_bytes
 from dpvision.priors.encoders import is_of_package
 from dpvision.priors.encoders.process_images import process_images
 from dpvision.priors.taught_images import MOST_CANDIDATES, TaughtImages
-from dpvision.privacy.accounting import calibrate_noise_multiplier, epsilon
+from dpvision.privacy.accounting import epsilon
 from dpvision.privacy.budget import Budget
 from dpvision.privacy.errors import InputError
 from dpvision.privacy.facts import PublicFacts
@@ -271,11 +271,9 @@ def _of_both(
 
 def _part(budget: Budget, share: float, num_examples: int) -> Budget:
     """Return the budget of a single release that has a share, in terms of 1/σ², of the whole."""
-    whole = replace(budget, epsilon=min(budget.epsilon, LARGEST_EPSILON))
-    once = GaussianSumMechanism(1.0, 1.0, FullBatch(num_examples))
-    noise = calibrate_noise_multiplier(lambda sigma: [replace(once, noise_multiplier=sigma).event], whole)
-    released = replace(once, noise_multiplier=noise / math.sqrt(share)).event
-    return replace(whole, epsilon=epsilon([released], budget.delta, budget.neighboring_relation))
+    noise = noise_of_single_release(num_examples, budget) / math.sqrt(share)
+    released = GaussianSumMechanism(noise, 1.0, FullBatch(num_examples)).event
+    return replace(budget, epsilon=epsilon([released], budget.delta, budget.neighboring_relation))
 
 
 def _with_features(teacher: Mapping[str, Any], facts: PublicFacts) -> dict[str, Any]:

@@ -140,14 +140,18 @@ def clipped_gradient(
     )
 
 
-def images_over_noise(num_examples: int, budget: Budget) -> float:
-    """Return N/σ, where σ is the noise multiplier of a single release of a sum over all images, for an ε of
-    at most `LARGEST_EPSILON`.
+def noise_of_single_release(num_examples: int, budget: Budget) -> float:
+    """Return the noise multiplier of a single release of a sum over all images that has all of a budget, for
+    an ε of at most `LARGEST_EPSILON`.
     """
     once = GaussianSumMechanism(1.0, 1.0, FullBatch(num_examples))
     budget = replace(budget, epsilon=min(budget.epsilon, LARGEST_EPSILON))
-    sigma = calibrate_noise_multiplier(lambda noise: [replace(once, noise_multiplier=noise).event], budget)
-    return num_examples / sigma
+    return calibrate_noise_multiplier(lambda noise: [replace(once, noise_multiplier=noise).event], budget)
+
+
+def images_over_noise(num_examples: int, budget: Budget) -> float:
+    """Return N/σ, where σ is that of :func:`noise_of_single_release`."""
+    return num_examples / noise_of_single_release(num_examples, budget)
 
 
 def way_for_noise(images: float, momentum: float, schedule: Schedule) -> float:
